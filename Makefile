@@ -1,0 +1,38 @@
+# Two commands: `make demo` (train, sample and measure faces in minutes) and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+PY := .venv/bin/python
+THREADS_PER_TEST ?= 1
+
+.PHONY: demo test check soak reference clean
+.DELETE_ON_ERROR:
+
+# A machine without ensurepip gets a bare environment that the outer pip fills.
+.venv/.stamp: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install it or say make PYTHON=..." >&2; exit 2; }
+	@[ -x $(PY) ] || $(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv; }
+	@if $(PY) -m pip --version >/dev/null 2>&1; \
+	then $(PY) -m pip install --quiet -c constraints.txt -e '.[test]'; \
+	else $(PYTHON) -m pip --python $(PY) install --quiet -c constraints.txt -e '.[test]'; fi
+	@touch $@
+
+demo: .venv/.stamp
+	$(PY) -m markovae demo
+
+test: .venv/.stamp
+	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m "not slow"
+
+soak: .venv/.stamp
+	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m slow
+
+check: .venv/.stamp
+	$(PY) -m ruff format --check src tests benchmarks scripts
+	$(PY) -m ruff check src tests benchmarks scripts
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_architecture.py
+
+reference: .venv/.stamp
+	$(PY) scripts/reference.py
+
+clean:
+	rm -rf .venv runs build src/*.egg-info

@@ -1,0 +1,123 @@
+r"""P_pri(z_0 | z_1): the probability of the pixels themselves, in nats, exact in both tails."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.special import log_ndtr
+
+from markovae.forward import noise_scale, posterior_variance, signal_scale
+from markovae.gaussian import sum_dims
+from markovae.pixels import Pixels
+from markovae.randomness import Source, normal_like
+
+
+@dataclass(frozen=True)
+class DiscretisedGaussian:
+    r"""P(digit k) = Φ((x_k + h − μ)/τ) − Φ((x_k − h − μ)/τ), the two end bins open.
+
+    Args:
+        mean: μ on the pixel scale, (B, *D).
+        scale: τ > 0, broadcastable to (B, *D).
+        pixels: the digits and their scale; h is half a bin.
+    Source: Ho et al. 2020, eq. 13 (with the exact Φ, and nothing clamped).
+    """
+
+    mean: Tensor
+    scale: Tensor
+    pixels: Pixels
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln P of the digits at the scale values `x` (bin centres), nats, (B,), float64: a log-probability."""
+        return sum_dims(self.log_probs(x))
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """ln P of each pixel, (B, *D), float64, by differences of log Φ taken in the nearer tail."""
+        digits = self.pixels.to_digits(x)
+        centre = self.pixels.to_x(digits) - self.mean.double()
+        scale = self.scale.double()
+        upper = (centre + self.pixels.half_width) / scale
+        lower = (centre - self.pixels.half_width) / scale
+        upper = torch.where(digits == self.pixels.bins - 1, torch.inf, upper)
+        lower = torch.where(digits == 0, -torch.inf, lower)
+        flip = lower > 0
+        upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+        return log_difference(log_ndtr(upper), log_ndtr(lower))
+
+    def sample(self, source: Source) -> Tensor:
+        """A draw on the pixel scale, (B, *D): a Gaussian draw rounded to its bin has exactly these probabilities."""
+        return self.round(self.mean + self.scale.to(self.mean) * normal_like(self.mean, source))
+
+    def mode(self) -> Tensor:
+        """The most probable digits, on the pixel scale, (B, *D)."""
+        return self.round(self.mean)
+
+    def round(self, x: Tensor) -> Tensor:
+        """The centre of the bin that holds `x`, (B, *D)."""
+        return self.pixels.to_x(self.pixels.to_digits(x), x.dtype)
+
+
+def log_difference(larger: Tensor, smaller: Tensor) -> Tensor:
+    """ln(e^larger − e^smaller) for larger ≥ smaller, float64, accurate when they nearly agree and when they do not."""
+    gap = smaller - larger
+    near = gap > -math.log(2)
+    safe_near = torch.where(near, gap, -1.0)
+    return larger + torch.where(near, (-torch.expm1(safe_near)).log(), torch.log1p(-gap.exp()))
+
+
+class Decoder(nn.Module, ABC):
+    """P_pri(z_0 | z_1) as a distribution around the network's x̂ at level 1.
+
+    Args:
+        pixels: the digits of the data and their scale.
+    """
+
+    def __init__(self, pixels: Pixels) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    @abstractmethod
+    def scale(self, logsnr: Tensor) -> Tensor:
+        """Standard deviation τ at the chain's log-SNRs λ_0…λ_L, (L+1,) -> (), float64."""
+
+    def distribution(self, x_hat: Tensor, logsnr: Tensor) -> DiscretisedGaussian:
+        """P_pri(z_0 | z_1) at x̂, (B, *D), on the grid λ_0…λ_L."""
+        return DiscretisedGaussian(x_hat, self.scale(logsnr).to(x_hat.device), self.pixels)
+
+
+@final
+class StepDecoder(Decoder):
+    """τ = s_1/a_1: what z_1 alone leaves unknown of a pixel. The default."""
+
+    def scale(self, logsnr: Tensor) -> Tensor:
+        """s_1/a_1."""
+        return noise_scale(logsnr[1]) / signal_scale(logsnr[1])
+
+
+@final
+class HoLargeDecoder(Decoder):
+    """τ = √β_1 = σ_1: Ho et al.'s level 1 with the step variance ("fixedlarge")."""
+
+    def scale(self, logsnr: Tensor) -> Tensor:
+        """σ_1 = s_1, since level 0 is clean."""
+        return noise_scale(logsnr[1])
+
+
+@final
+class HoSmallDecoder(Decoder):
+    """τ = √β̃_2: Ho et al.'s "fixedsmall", where the posterior variance of level 1 is replaced by that of level 2."""
+
+    def scale(self, logsnr: Tensor) -> Tensor:
+        """√β̃_2.
+
+        Raises:
+            ValueError: on a grid with one level.
+        """
+        if len(logsnr) < 3:
+            raise ValueError("Ho's small decoder takes the variance of level 2: the grid has one level")
+        return posterior_variance(logsnr[1], logsnr[2]).sqrt()

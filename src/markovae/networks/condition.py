@@ -1,0 +1,120 @@
+"""What is known about an example besides its latent, and how a network reads it."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A batch of conditions; every field is optional, and the network owns a learned null for each.
+
+    Attributes:
+        label: class of each example, (B,), int64.
+        tokens: a sequence of features, (B, T, C), with `mask`, (B, T), True where a token counts.
+        vector: one feature vector, (B, C).
+        keep: (B,), bool; False replaces every field of that example by the learned null. None keeps all.
+    """
+
+    label: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    vector: Tensor | None = None
+    keep: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        given = [getattr(self, f.name) for f in fields(self)]
+        sizes = {len(value) for value in given if value is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"a condition's fields have {sorted(sizes)} examples: give each the same number")
+        if self.label is not None and (self.label.ndim != 1 or self.label.dtype != torch.int64):
+            raise ValueError(
+                f"label is {self.label.dtype} of shape {tuple(self.label.shape)}: it must be int64 of shape (B,)"
+            )
+        if (self.tokens is None) != (self.mask is None):
+            raise ValueError("tokens and mask come together: the mask says which tokens count")
+        if self.tokens is not None and self.mask is not None and self.tokens.shape[:2] != self.mask.shape:
+            raise ValueError(
+                f"mask is {tuple(self.mask.shape)} but tokens are {tuple(self.tokens.shape)}: it must be (B, T)"
+            )
+
+    def __len__(self) -> int:
+        """Number of examples; a condition without any field has none."""
+        given = [getattr(self, f.name) for f in fields(self)]
+        return next((len(value) for value in given if value is not None), 0)
+
+    def drop(self, keep: Tensor) -> Self:
+        """Replace the condition of the examples where `keep`, (B,) bool, is False by the learned null."""
+        if keep.dtype != torch.bool or keep.shape != (len(self),):
+            raise ValueError(
+                f"keep is {keep.dtype} of shape {tuple(keep.shape)}: it must be bool of shape ({len(self)},)"
+            )
+        return replace(self, keep=keep if self.keep is None else self.keep & keep)
+
+    def take(self, indices: Tensor) -> Self:
+        """The conditions of the examples at `indices`, (K,) int64 or a (B,) bool mask."""
+        return self._map(lambda value: value[indices.to(value.device)])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same conditions on another device."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function) -> Self:  # type: ignore[no-untyped-def]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: None if v is None else function(v) for k, v in values.items()})
+
+
+class ConditionEmbedding(nn.Module):
+    """Class and vector conditions as one feature vector: e(label) + W·vector, each with a learned null.
+
+    A field that the network takes and the condition lacks is the null; a field that the condition has and
+    the network does not take is an error, so that no label is ever ignored in silence.
+
+    Args:
+        width: size of the embedding.
+        num_classes: labels run from 0 to num_classes − 1; 0 takes none.
+        vector_dim: size of the vector; 0 takes none.
+    """
+
+    def __init__(self, width: int, num_classes: int = 0, vector_dim: int = 0) -> None:
+        super().__init__()
+        self.width, self.num_classes, self.vector_dim = width, num_classes, vector_dim
+        self.label: nn.Embedding | None = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.vector: nn.Linear | None = nn.Linear(vector_dim, width) if vector_dim else None
+        self.null_vector: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if vector_dim else None
+
+    def forward(self, condition: Condition | None, batch: int) -> Tensor | float:
+        """Embed the condition of `batch` examples: (B, width), or 0.0 where the network takes none."""
+        condition = Condition() if condition is None else condition
+        self._check(condition, batch)
+        total: Tensor | float = 0.0
+        if self.label is not None:
+            total = total + self.label(self._labels(condition, batch, self.label.weight.device))
+        if self.vector is not None and self.null_vector is not None:
+            null = self.null_vector.expand(batch, -1)
+            if condition.vector is None:
+                total = total + null
+            else:
+                value = self.vector(condition.vector)
+                total = total + (
+                    value if condition.keep is None else torch.where(condition.keep[:, None], value, null)
+                )
+        return total
+
+    def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
+        null = torch.full((batch,), self.num_classes, dtype=torch.int64, device=device)
+        if condition.label is None:
+            return null
+        return condition.label if condition.keep is None else torch.where(condition.keep, condition.label, null)
+
+    def _check(self, condition: Condition, batch: int) -> None:
+        if len(condition) not in (0, batch):
+            raise ValueError(f"the condition has {len(condition)} examples but the latent {batch}: give one each")
+        if condition.label is not None and not self.num_classes:
+            raise ValueError("this network takes no labels: build it with num_classes, or drop the labels")
+        if condition.vector is not None and not self.vector_dim:
+            raise ValueError("this network takes no vector: build it with vector_dim, or drop the vector")
+        if condition.tokens is not None:
+            raise ValueError("this network takes no tokens: give a label or a vector instead")

@@ -1,0 +1,80 @@
+"""Fixed features of the log-SNR and of the latent's fine detail, computed above the network's precision."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LIMIT = 24.0  # beyond ±24 the latent is data or noise to float32 precision: the features stop there, ±inf included
+
+
+class LogSNREmbedding(nn.Module):
+    """(B,) log-SNR -> (B, width): MLP of [λ/10, cos(ω_i λ), sin(ω_i λ)], ω_i geometric from 1/16 to 2.
+
+    The features are formed in float64 and handed on as float32, so that two close levels stay apart.
+
+    Args:
+        width: size of the embedding.
+        features: how many fixed features, odd.
+    """
+
+    def __init__(self, width: int, features: int = 33) -> None:
+        super().__init__()
+        half = (features - 1) // 2
+        self.frequencies = tuple(2.0 ** (-4 + 5 * i / max(half - 1, 1)) for i in range(half))
+        self.first = nn.Linear(2 * half + 1, width)
+        self.second = nn.Linear(width, width)
+
+    def features(self, logsnr: Tensor) -> Tensor:
+        """The fixed features, (B, features), float32, finite for every log-SNR."""
+        precise = torch.float32 if logsnr.device.type == "mps" else torch.float64
+        level = logsnr.to(precise).clamp(-LIMIT, LIMIT)[:, None]
+        phase = level * torch.tensor(self.frequencies, dtype=precise, device=logsnr.device)
+        return torch.cat([level / 10, phase.cos(), phase.sin()], dim=1).float()
+
+    def forward(self, logsnr: Tensor) -> Tensor:
+        """Embed the log-SNR of each example, (B,) -> (B, width)."""
+        hidden: Tensor = self.second(F.silu(self.first(self.features(logsnr))))
+        return hidden
+
+
+class Detail(nn.Module):
+    """The latent and its detail in units of the noise, (B, C, H, W) -> (B, channels, H, W), float32.
+
+    Near the data the noise s is far below the grey levels that bf16 keeps apart, and a convolution of unit
+    weights cannot amplify it. Two fixed features bring it to unit size, from s alone:
+
+    - differences to the right and lower neighbour, tanh((z_j − z_i)/(2s)): ±1 across an edge, the difference
+      of two noises on a flat area;
+    - for each frequency f in cycles per unit of data, sin and cos of 2πf·z/a, damped by their expected
+      contrast exp(−½(2πf·s/a)²): the phase of the value on the grid of its grey levels once that is visible.
+      (VDM, Kingma et al. 2021, section 5.1, uses such features undamped.)
+
+    Args:
+        channels: C.
+        differences: whether the neighbour differences are given.
+        frequencies: f; 127.5 is the grid of x/127.5 − 1.
+    """
+
+    def __init__(self, channels: int, differences: bool = True, frequencies: tuple[float, ...] = ()) -> None:
+        super().__init__()
+        self.differences, self.frequencies = differences, frequencies
+        self.channels = channels * (1 + 2 * differences + 2 * len(frequencies))
+
+    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
+        """Stack the latent and its features; logsnr is (B,)."""
+        z = z.float()
+        level = logsnr.clamp(-LIMIT, LIMIT).float()[:, None, None, None]
+        found = [z]
+        if self.differences:
+            scale = 0.5 * torch.sigmoid(-level).rsqrt()
+            right = F.pad(z[..., 1:] - z[..., :-1], (0, 1))
+            below = F.pad(z[..., 1:, :] - z[..., :-1, :], (0, 0, 0, 1))
+            found += [torch.tanh(right * scale), torch.tanh(below * scale)]
+        for frequency in self.frequencies:
+            omega = 2 * math.pi * frequency
+            phase = z * (omega * torch.sigmoid(level).rsqrt())
+            contrast = torch.exp(-0.5 * omega**2 * torch.exp(-level))
+            found += [phase.sin() * contrast, phase.cos() * contrast]
+        return torch.cat(found, dim=1)

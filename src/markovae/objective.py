@@ -1,0 +1,113 @@
+r"""What training minimises: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with the law p of levels and the weights w as tables.
+
+"Simple" (Ho et al.) is p uniform, w = 1; the bound is p uniform, w the factor that turns a level's error to nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from markovae.forward import noise_scale, noised, signal_scale
+from markovae.gaussian import expand
+from markovae.networks.condition import Condition
+from markovae.schedule import NoiseSchedule
+from markovae.target import Target
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A law of levels and a weight for each.
+
+    Args:
+        probability: p_1…p_L, summing to 1, (L,), float64.
+        weight: w_1…w_L ≥ 0, (L,), float64.
+    """
+
+    probability: Tensor
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        if self.probability.shape != self.weight.shape:
+            raise ValueError(f"{len(self.probability)} probabilities for {len(self.weight)} weights: one each a level")
+        total = float(self.probability.double().sum())
+        if abs(total - 1) > 1e-9 or bool((self.probability < 0).any()):
+            raise ValueError(f"the levels' probabilities sum to {total:.12g}: they must be >= 0 and sum to 1")
+
+    def draw(self, u: Tensor) -> Tensor:
+        """Levels 1…L at the quantiles u ∈ [0, 1) of the law, (B,), int64."""
+        edges = self.probability.double().cumsum(0)
+        return 1 + torch.searchsorted(edges, u.double() * edges[-1], right=True).clamp(max=len(edges) - 1)
+
+
+def uniform_law(schedule: NoiseSchedule) -> Tensor:
+    """Every level alike, (L,)."""
+    return torch.full((schedule.num_levels,), 1 / schedule.num_levels, dtype=torch.float64)
+
+
+def as_error_of(target: Target, other: Target, schedule: NoiseSchedule) -> Tensor:
+    """Weights that turn the squared error of `target` into that of `other`, level by level, (L,), float64.
+
+    Both errors are multiples of ‖x − x̂‖²: out* − out = (D/s)(x̂ − x) up to sign, D = a t_ε − s t_x.
+    """
+    logsnr = schedule.logsnr
+    prev, levels = logsnr[:-1], logsnr[1:]
+    scales = []
+    for each in (target, other):
+        t_x, t_noise = each.pair(prev, levels)
+        scales.append(signal_scale(levels) * t_noise - noise_scale(levels) * t_x)
+    return (scales[1] / scales[0]) ** 2
+
+
+def nats_weight(target: Target, schedule: NoiseSchedule) -> Tensor:
+    """½(γ_{ℓ−1} − γ_ℓ) as a weight on `target`'s squared error, (L,), float64; level 1 takes level 2's.
+
+    With it and w/p as the weight, the objective is the bound with variance β̃, in nats (a constant factor apart).
+    """
+    logsnr = schedule.logsnr
+    snr = logsnr[1:].exp()
+    difference = 0.5 * (snr[:-1] - snr[1:])
+    difference = torch.cat([difference[:1], difference]) if len(difference) else torch.ones_like(snr)
+    logsnr_prev, levels = logsnr[:-1], logsnr[1:]
+    t_x, t_noise = target.pair(logsnr_prev, levels)
+    determinant = signal_scale(levels) * t_noise - noise_scale(levels) * t_x
+    return difference * (noise_scale(levels) / determinant) ** 2
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one training step needs besides the images.
+
+    Args:
+        level: 1…L, (B,), int64.   noise: ε̄, (B, *D).
+    """
+
+    level: Tensor
+    noise: Tensor
+
+
+def loss(
+    network: torch.nn.Module,
+    x: Tensor,
+    draw: Draw,
+    condition: Condition | None,
+    objective: Objective,
+    target: Target,
+    schedule: NoiseSchedule,
+) -> tuple[Tensor, Tensor]:
+    """(weighted, plain) mean squared errors per dim of the target, each (B,), float32.
+
+    Args:
+        x: data on the model's scale, (B, *D), float32.
+    """
+    logsnr = schedule.logsnr.to(x.device)
+    level = draw.level.to(x.device)
+    now, before = logsnr[level], logsnr[level - 1]
+    z = noised(x, draw.noise, now)
+    out = network(z, now, condition).float()
+    wanted = target.of(x, draw.noise, now, before)
+    error = ((out - wanted) ** 2).flatten(1).mean(1)
+    weight = objective.weight.to(x.device)[level - 1]
+    return expand(weight, error).float() * error, error

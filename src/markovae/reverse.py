@@ -1,0 +1,71 @@
+"""The variance of P_pri(z_{ℓ−1} | z_ℓ); its mean is the posterior mean at x̂.
+
+Only this file knows whether the network's output carries more than x̂ (a head for the variance).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+from torch import Tensor, nn
+
+from markovae.forward import posterior, posterior_coefficients, posterior_variance, step_variance
+from markovae.gaussian import Gaussian, expand, sum_dims
+
+
+class ReverseVariance(nn.Module, ABC):
+    """How wide the prior's step is.
+
+    `channels` is how many outputs a network needs for one data channel: 1, or 2 with a head for the variance.
+    """
+
+    channels: int = 1
+
+    @abstractmethod
+    def variance(self, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None) -> Tensor:
+        """Variance of P_pri(z_{ℓ−1}|z_ℓ), (B,) or (B, *D), float64; ℓ ≥ 2."""
+
+    def step(
+        self, x_hat: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None
+    ) -> Gaussian:
+        """P_pri(z_{ℓ−1} | z_ℓ) at the network's x̂, over (B, *D)."""
+        variance = self.variance(logsnr_prev, logsnr, head)
+        return Gaussian(posterior(x_hat, z, logsnr_prev, logsnr).mean, expand(variance, z).to(z.device))
+
+    def kl(self, x: Tensor, x_hat: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
+        r"""KL( q(z_{ℓ−1}|z_ℓ,x) ‖ P_pri(z_{ℓ−1}|z_ℓ) ) in nats, (B,), float64; ℓ ≥ 2.
+
+        ½ Σ [ r − 1 − ln r + c_x² (x − x̂)²/v ], r = β̃/v; with v = β̃ it is ½(γ_{ℓ−1} − γ_ℓ)‖x − x̂‖².
+        The means share c_z z, so their difference is formed from x − x̂ and loses no digits.
+        """
+        error = x.double() - x_hat.double()
+        variance = expand(self.variance(logsnr_prev, logsnr, head), x)
+        excess = expand(posterior_variance(logsnr_prev, logsnr), x) / variance - 1
+        c_x = expand(posterior_coefficients(logsnr_prev, logsnr)[1], x)
+        terms = excess - excess.log1p() + (c_x * error) ** 2 / variance
+        return 0.5 * sum_dims(terms)
+
+
+@final
+class StepVariance(ReverseVariance):
+    """σ_ℓ², the variance of the encoder's step: right where the data are broad against the step.
+
+    Source: Ho et al. 2020, section 3.2 (the "large" choice); lecture, "Rewriting the ELBO".
+    """
+
+    def variance(self, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None) -> Tensor:
+        """σ_ℓ²."""
+        return step_variance(logsnr_prev, logsnr)
+
+
+@final
+class PosteriorVariance(ReverseVariance):
+    """β̃_ℓ, the variance of q(z_{ℓ−1}|z_ℓ,z_0): right where z_0 is known, and then the KL is a weighted square.
+
+    Source: Ho et al. 2020, eq. 7 (the "small" choice).
+    """
+
+    def variance(self, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None) -> Tensor:
+        """β̃_ℓ."""
+        return posterior_variance(logsnr_prev, logsnr)

@@ -1,0 +1,221 @@
+r"""Noise schedules: a decreasing function u ∈ [0, 1] → log-SNR, and the levels drawn from it.
+
+Level 0 is clean data (log-SNR +∞); levels 1…L are drawn from the function. All in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from markovae.endpoint import endpoint_levels, endpoint_sigma
+from markovae.forward import noise_scale, signal_scale
+
+
+class NoiseSchedule(nn.Module, ABC):
+    """A decreasing log-SNR λ(u), u ∈ [0, 1], with L levels on it."""
+
+    def __init__(self, num_levels: int) -> None:
+        super().__init__()
+        if num_levels < 1:
+            raise ValueError(f"num_levels={num_levels} must be at least 1: a chain needs a level of noise")
+        self.num_levels = num_levels
+
+    @abstractmethod
+    def at(self, u: Tensor) -> Tensor:
+        """log-SNR at u ∈ [0, 1], float64, the shape of `u`; decreasing."""
+
+    @abstractmethod
+    def level_positions(self) -> Tensor:
+        """u of levels 1…L, (L,), float64, increasing, last one 1."""
+
+    @property
+    def logsnr(self) -> Tensor:
+        """λ_0…λ_L, (L+1,), float64; the first is +∞.
+
+        Raises:
+            ValueError: if the log-SNR does not fall from level to level.
+        """
+        levels = self.at(self.level_positions())
+        values = torch.cat([levels.new_full((1,), torch.inf), levels])
+        if not bool((values[1:] < values[:-1]).all()):
+            where = int((values[1:] >= values[:-1]).nonzero()[0]) + 1
+            raise ValueError(f"log-SNR must fall at every level: level {where} does not lie below level {where - 1}")
+        return values
+
+    def subgrid(self, num_levels: int) -> Tabulated:
+        """`num_levels` of the L levels at even strides; levels 1 and L are kept.
+
+        Raises:
+            ValueError: for num_levels outside 1…L (one level: level L alone).
+        """
+        return Tabulated(self.logsnr[self.sublevels(num_levels)])
+
+    def sublevels(self, num_levels: int) -> Tensor:
+        """The levels that `subgrid` keeps, (num_levels,), int64, increasing."""
+        if not 1 <= num_levels <= self.num_levels:
+            raise ValueError(f"{num_levels} levels asked for: the schedule has 1…{self.num_levels}")
+        if num_levels == 1:
+            return torch.tensor([self.num_levels])
+        return torch.linspace(1, self.num_levels, num_levels, dtype=torch.float64).round().long()
+
+
+@final
+class Tabulated(NoiseSchedule):
+    """Levels given one by one; between them the log-SNR is linear in u.
+
+    Args:
+        logsnr: λ_1…λ_L, decreasing and finite, (L,).
+    """
+
+    table: Tensor
+
+    def __init__(self, logsnr: Tensor) -> None:
+        super().__init__(len(logsnr))
+        table = logsnr.detach().double().clone()
+        if not bool(table.isfinite().all()):
+            raise ValueError("log-SNR of levels 1…L must be finite: level 0 alone is clean")
+        self.register_buffer("table", table, persistent=False)
+
+    def level_positions(self) -> Tensor:
+        """u = (ℓ−1)/(L−1)."""
+        return _even_positions(self.num_levels, self.table.device)
+
+    def at(self, u: Tensor) -> Tensor:
+        """Linear interpolation of the table."""
+        position = u.double() * (self.num_levels - 1)
+        below = position.floor().long().clamp(0, max(self.num_levels - 2, 0))
+        above = (below + 1).clamp(max=self.num_levels - 1)
+        return self.table[below] + (position - below) * (self.table[above] - self.table[below])
+
+
+@final
+class LogSNRLinear(NoiseSchedule):
+    """λ(u) = start + u (end − start): even steps in log-SNR. The default (13.3 → −10).
+
+    The start, 13.3, leaves noise of a sixth of an 8-bit grey level at level 1, so the decoder costs next to nothing.
+
+    Args:
+        start, end: log-SNR of levels 1 and L; start > end.
+    """
+
+    def __init__(self, num_levels: int = 1000, start: float = 13.3, end: float = -10.0) -> None:
+        super().__init__(num_levels)
+        if not (math.isfinite(start) and math.isfinite(end) and start > end):
+            raise ValueError(f"log-SNR must fall from level 1 to level L: start={start:g} must exceed end={end:g}")
+        self.start, self.end = start, end
+
+    def level_positions(self) -> Tensor:
+        """u = (ℓ−1)/(L−1)."""
+        return _even_positions(self.num_levels, None)
+
+    def at(self, u: Tensor) -> Tensor:
+        """start + u (end − start)."""
+        return self.start + u.double() * (self.end - self.start)
+
+
+@final
+class ConstantSigma(NoiseSchedule):
+    """The lecture's schedule: one σ at every level, a_ℓ = α^ℓ, α = √(1−σ²); a(u) = α^{Lu}, u = ℓ/L.
+
+    Args:
+        sigma: standard deviation of one step's noise, in (0, 1).
+        num_levels: L.
+    Source: lecture, "DDPM".
+    """
+
+    def __init__(self, sigma: float, num_levels: int) -> None:
+        super().__init__(num_levels)
+        if not 0 < sigma < 1:
+            raise ValueError(f"sigma={sigma!r} must lie in (0, 1): it is the noise of one step")
+        self.sigma = sigma
+
+    def level_positions(self) -> Tensor:
+        """u = ℓ/L."""
+        return torch.arange(1, self.num_levels + 1, dtype=torch.float64) / self.num_levels
+
+    def at(self, u: Tensor) -> Tensor:
+        """ln a²/(1−a²) with ln a² = Lu ln(1−σ²)."""
+        return logsnr_of_log_signal(u.double() * (self.num_levels * math.log1p(-(self.sigma**2))))
+
+
+def constant(*, sigma: float | None = None, delta: float | None = None, num_levels: int | None = None) -> ConstantSigma:
+    """The constant-σ schedule from two of (σ, δ, L); the endpoint rule gives the third.
+
+    (σ, δ): the least L with α^L < δ. (L, δ): the smallest float64 σ whose endpoint rule returns L. (σ, L): as given.
+    """
+    if sigma is not None and delta is not None and num_levels is None:
+        return ConstantSigma(sigma, endpoint_levels(sigma, delta))
+    if num_levels is not None and delta is not None and sigma is None:
+        return ConstantSigma(endpoint_sigma(num_levels, delta), num_levels)
+    if sigma is not None and num_levels is not None and delta is None:
+        return ConstantSigma(sigma, num_levels)
+    raise ValueError("constant() takes two of sigma, delta and num_levels: they fix the third")
+
+
+def from_betas(betas: Tensor) -> Tabulated:
+    """The schedule whose step variances are β_1…β_L, each in (0, 1), (L,)."""
+    betas = betas.double()
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        raise ValueError("betas must lie in (0, 1): each is the variance of one step's noise")
+    return Tabulated(logsnr_of_log_signal(torch.log1p(-betas).cumsum(0)))
+
+
+def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tabulated:
+    """Ho et al.'s β rising linearly, given for L = 1000 and scaled by 1000/L for another L.
+
+    Source: Ho et al. 2020, section 4.
+    """
+    scale = 1000 / num_levels
+    if beta_end * scale >= 1:
+        raise ValueError(f"num_levels={num_levels} makes the last beta {beta_end * scale:g}: use more than 20 levels")
+    return from_betas(torch.linspace(beta_start, beta_end, num_levels, dtype=torch.float64) * scale)
+
+
+def cosine(num_levels: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Tabulated:
+    """ā(t) = cos²((t + offset)/(1 + offset)·π/2), t = ℓ/L, normalised at t = 0, with β ≤ max_beta.
+
+    Source: Nichol & Dhariwal 2021, eq. 17.
+    """
+    t = torch.arange(num_levels + 1, dtype=torch.float64) / num_levels
+    signal = torch.cos((t + offset) / (1 + offset) * (math.pi / 2)) ** 2
+    return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
+
+
+def logsnr_of_log_signal(log_signal: Tensor) -> Tensor:
+    """ln [a²/(1−a²)] from ln a² < 0, without cancellation at either end, float64."""
+    return log_signal.double() - torch.log(-torch.expm1(log_signal.double()))
+
+
+def time(logsnr: Tensor) -> Tensor:
+    """t = −ln a, the clock of the SDE limit: 0 at clean data, float64."""
+    return 0.5 * torch.nn.functional.softplus(-logsnr.double())
+
+
+def first_level_warning(schedule: NoiseSchedule, half_width: float) -> str | None:
+    """What a level 1 that is already noisy costs, in a sentence; None where it costs next to nothing.
+
+    A decoder that only knows z_1 pays about log₂(√(2πe)·b) bits/dim, b the blur of level 1 in grey levels.
+    """
+    first = schedule.logsnr[1]
+    blur = float(noise_scale(first) / signal_scale(first)) / (2 * half_width)
+    if blur < 0.5:
+        return None
+    bits = math.log2(math.sqrt(2 * math.pi * math.e) * blur)
+    gap = 0.2886 / math.log(2)
+    return (
+        f"level 1 has log-SNR {float(first):.1f} and already blurs {blur:.1f} grey levels: a decoder that sees only "
+        f"z_1 pays about {bits:.1f} bits/dim; and with the posterior variance a constant σ keeps a gap that tends to "
+        f"{gap:.2f} bits/dim on smooth data however many levels. The schedule is kept; "
+        "schedule.kind=logsnr_linear has neither cost."
+    )
+
+
+def _even_positions(num_levels: int, device: torch.device | None) -> Tensor:
+    if num_levels == 1:
+        return torch.ones(1, dtype=torch.float64, device=device)
+    return torch.linspace(0, 1, num_levels, dtype=torch.float64, device=device)
