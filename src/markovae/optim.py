@@ -104,7 +104,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"momentum": momentum, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Apply one step; weights without a gradient stay, and so does their state."""
         if closure is not None:
             raise ValueError("this optimiser takes no closure: call backward first, then step()")
@@ -136,7 +136,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for number, state in found.items():
             self.state[weights[number]] = state
 
-    def _step_matrices(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
+    def _step_matrices(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         grads = [weight.grad for weight in weights if weight.grad is not None]
         averages = []
         for weight in weights:
@@ -157,7 +157,7 @@ class MuonAdamW(torch.optim.Optimizer):
             for index, update in zip(members, orthogonalise(stack), strict=True):
                 weights[index].sub_(update.reshape(weights[index].shape).to(weights[index].dtype), alpha=size)
 
-    def _step_others(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
+    def _step_others(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["first"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
@@ -173,8 +173,9 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_mul_(seconds, beta2)
         torch._foreach_addcmul_(seconds, grads, grads, 1 - beta2)
         if group["weight_decay"]:
-            decayed = [weight for weight in weights if weight.ndim >= 2]
-            torch._foreach_mul_(decayed, 1 - group["lr"] * group["weight_decay"])
+            decayed: list[Tensor] = [weight for weight in weights if weight.ndim >= 2]
+            if decayed:
+                torch._foreach_mul_(decayed, 1 - group["lr"] * group["weight_decay"])
         counts = [float(state["step"]) for state in states]
         scales = torch._foreach_sqrt(seconds)
         torch._foreach_div_(scales, [(1 - beta2**count) ** 0.5 for count in counts])

@@ -1,0 +1,1 @@
+"""Networks of the prior: out = net(z, log-SNR, condition)."""

@@ -98,15 +98,18 @@ class ConditionEmbedding(nn.Module):
                 total = total + null
             else:
                 value = self.vector(condition.vector)
-                total = total + (
-                    value if condition.keep is None else torch.where(condition.keep[:, None], value, null)
-                )
+                total = total + (value if condition.keep is None else torch.where(condition.keep[:, None], value, null))
         return total
 
     def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
         null = torch.full((batch,), self.num_classes, dtype=torch.int64, device=device)
         if condition.label is None:
             return null
+        if condition.label.device.type == "cpu" and batch:  # elsewhere the look would stall the device
+            low, high = int(condition.label.min()), int(condition.label.max())
+            if low < 0 or high >= self.num_classes:
+                wrong = low if low < 0 else high
+                raise ValueError(f"label {wrong} is unknown: this network's run from 0 to {self.num_classes - 1}")
         return condition.label if condition.keep is None else torch.where(condition.keep, condition.label, null)
 
     def _check(self, condition: Condition, batch: int) -> None:

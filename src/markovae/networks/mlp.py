@@ -53,7 +53,7 @@ class MLP(Network):
         """Vectors have no height: 1."""
         return 1
 
-    def outer_weights(self) -> tuple[nn.Parameter, ...]:
+    def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
 

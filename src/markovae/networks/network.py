@@ -16,7 +16,7 @@ class Network(nn.Module, ABC):
         """Height and width of the latent must be multiples of this (1 where it does not matter)."""
 
     @abstractmethod
-    def outer_weights(self) -> tuple[nn.Parameter, ...]:
+    def outer_weights(self) -> tuple[Tensor, ...]:
         """Matrices next to the data (first and last layers, embeddings), which Muon must leave to AdamW."""
 
     @abstractmethod

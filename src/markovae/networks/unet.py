@@ -1,6 +1,7 @@
 """The U-Net: net(z, log-SNR, condition) -> out, for images of any height and width that its stride divides."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class UNet(Network):
         self.stem = nn.Conv2d(self.detail.channels * config.patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level, merge=False) for level in levels)
         self.up = nn.ModuleList(_Level(config, level, merge=True) for level in levels)
-        steps = list(zip(widths, widths[1:], strict=False))
+        steps = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in steps)
         self.norm = nn.GroupNorm(group_count(widths[0]), widths[0])
@@ -114,7 +115,7 @@ class UNet(Network):
         """Height and width of the latent must be multiples of this."""
         return self.config.stride
 
-    def outer_weights(self) -> tuple[nn.Parameter, ...]:
+    def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
 
