@@ -1,0 +1,98 @@
+"""Progress and remarks on stderr; stdout stays free for results."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+# Plain output (a log file, a pipe) tells of the first ten seconds nothing, then at most ten lines.
+QUIET_SECONDS = 10.0
+PLAIN_LINES = 10
+
+
+def say(text: str) -> None:
+    """Print one remark on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items of `iterable` while telling on stderr how far it is.
+
+    On a terminal: a bar with count, rate (items/s) and the time left. Elsewhere: nothing for work that ends
+    within ten seconds, otherwise at most ten plain lines and one at the end.
+
+    Args:
+        iterable: what to walk through.   label: what is done, in a few words ("drawing faces").
+        total: number of items; None takes len(iterable) where it has one.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    if sys.stderr.isatty():
+        yield from _bar(iterable, label, total)
+    else:
+        yield from _plain(iterable, label, total)
+
+
+def _bar(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    # rich takes 0.1 s to import, so only where a bar is shown.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Items a second."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+        yield from progress.track(iterable, total=total, description=label)
+
+
+def _plain(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    started = time.monotonic()
+    # Counted work speaks at each tenth; uncounted work at doubling times, so that both stay short.
+    next_share, next_time, told, count = 1, QUIET_SECONDS, False, 0
+    for count, item in enumerate(iterable, start=1):
+        yield item
+        seconds = time.monotonic() - started
+        if seconds < next_time:
+            continue
+        if total:
+            if count >= total or count * PLAIN_LINES < next_share * total:
+                continue
+            next_share = count * PLAIN_LINES // total + 1
+            left = seconds / count * (total - count)
+            say(f"{label}: {count:,} of {total:,}, {_rate(count, seconds)}, about {left:.0f} s left")
+        else:
+            next_time = 2 * seconds
+            say(f"{label}: {count:,}, {_rate(count, seconds)}")
+        told = True
+    seconds = time.monotonic() - started
+    if told or seconds >= QUIET_SECONDS:
+        say(f"{label}: {count:,} done in {seconds:.0f} s ({_rate(count, seconds)})")
+
+
+def _rate(count: int, seconds: float) -> str:
+    speed = count / max(seconds, 1e-9)
+    return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s"

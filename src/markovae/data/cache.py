@@ -1,0 +1,103 @@
+"""The user's cache folder: arrays (.npy) and records (.json) that can be made again, written atomically."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markovae.data.images import Pixels
+from markovae.errors import UserError
+
+# Above this, pixels stay on disk and are mapped.
+LARGE_BYTES = 2**30
+
+
+def cache_folder() -> Path:
+    """$MARKOVAE_CACHE, else $XDG_CACHE_HOME/markovae, else ~/.cache/markovae. It need not exist yet."""
+    if own := os.environ.get("MARKOVAE_CACHE"):
+        return Path(own).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "markovae"
+
+
+def key_of(recipe: object) -> str:
+    """16 hex digits of SHA-256 over the JSON text of `recipe` (sorted keys)."""
+    text = json.dumps(recipe, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+@contextmanager
+def staged(entry: Path) -> Iterator[Path]:
+    """A fresh folder that becomes `entry` when the block ends well, and vanishes when it does not.
+
+    Every file is synced before the folder is renamed, so an entry is whole or absent. Where another process
+    finished the same entry first, that one stays.
+
+    Raises: UserError where the cache folder cannot be written.
+    """
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {entry.parent} cannot be written ({error.strerror}): "
+            "set MARKOVAE_CACHE to a folder that can"
+        ) from None
+    try:
+        yield stage
+        for path in stage.iterdir():
+            _sync(path)
+        _sync(stage)
+        try:
+            stage.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise
+        _sync(entry.parent)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # folders cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def entry(name: str, make: Callable[[Path], None]) -> Path:
+    """The cache entry `name`; `make(folder)` fills it where it is missing."""
+    path = cache_folder() / name
+    if not path.is_dir():
+        with staged(path) as stage:
+            make(stage)
+    return path
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON text."""
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_array(path: Path) -> Pixels:
+    """The array of a .npy file: in RAM up to 1 GiB, memory-mapped beyond. Pickled objects are refused."""
+    if path.stat().st_size > LARGE_BYTES:
+        mapped: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
+    array: Pixels = np.load(path, allow_pickle=False)
+    return array

@@ -1,0 +1,86 @@
+"""A set of equally shaped images with what is known about each."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Pixels = np.ndarray[Any, np.dtype[np.integer[Any]]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """N images of one shape, with optional classes and captions.
+
+    Args:
+        images: (N, C, H, W), C = 1 or 3, uint8 (uint16 where bins > 256), in RAM or memory-mapped.
+        labels: (N,) int64 class of each image, 0 … len(class_names) - 1, or None.
+        class_names: the name of each class; empty without labels.
+        captions: N sentences, "" where an image has none, or None.
+        bins: number of values a pixel can take, 0 … bins - 1.
+        name: what the set is called in messages.
+
+    Raises: ValueError where the parts do not fit together.
+    """
+
+    images: Pixels
+    labels: Indices | None = None
+    class_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
+    bins: int = 256
+    name: str = "images"
+
+    def __post_init__(self) -> None:
+        expected = np.uint8 if self.bins <= 256 else np.uint16
+        if self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
+            raise ValueError(f"images of shape {self.images.shape} must be (N, C, H, W) with C = 1 or 3")
+        if self.images.dtype != expected:
+            raise ValueError(f"images of type {self.images.dtype} with bins={self.bins} must be {expected}")
+        for what, column in (("labels", self.labels), ("captions", self.captions)):
+            if column is not None and len(column) != len(self.images):
+                raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
+        if (self.labels is None) != (not self.class_names):
+            raise ValueError("labels and class_names go together: give both or neither")
+        if self.labels is not None and len(self.labels):
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < 0 or high >= len(self.class_names):
+                raise ValueError(f"labels {low}…{high} must lie in 0…{len(self.class_names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def take(self, indices: Sequence[int] | Indices | slice) -> "ImageData":
+        """The images at `indices`, in that order. A slice of a memory-mapped set stays mapped."""
+        if not isinstance(indices, slice):
+            indices = np.asarray(indices, dtype=np.int64)
+        captions = None
+        if self.captions is not None:
+            positions = range(len(self))[indices] if isinstance(indices, slice) else indices.tolist()
+            captions = tuple(self.captions[i] for i in positions)
+        return ImageData(
+            images=self.images[indices],
+            labels=None if self.labels is None else self.labels[indices],
+            class_names=self.class_names,
+            captions=captions,
+            bins=self.bins,
+            name=self.name,
+        )
+
+    def content_hashes(self) -> tuple[bytes, ...]:
+        """SHA-256 of each image's pixel bytes ((C, H, W) in C order, 16-bit values little-endian)."""
+        wire = self.images.dtype.newbyteorder("<")
+        return tuple(hashlib.sha256(np.ascontiguousarray(x, dtype=wire).data).digest() for x in self.images)
+
+
+def fingerprint(hashes: Sequence[bytes]) -> str:
+    """SHA-256, as hex, over content hashes in order: two parts agree in it only if all images do."""
+    return hashlib.sha256(b"".join(hashes)).hexdigest()

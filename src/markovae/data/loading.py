@@ -1,0 +1,123 @@
+"""From a configuration to its three parts."""
+
+import difflib
+import itertools
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markovae.data import cache
+from markovae.data.findings import Reading
+from markovae.data.images import ImageData, Indices, fingerprint
+from markovae.data.options import DataConfig
+from markovae.data.split import Splits
+from markovae.errors import UserError
+
+BUILT_IN = ("faces", "digits")
+ARRAY_ENDINGS = (".npy", ".npz")
+
+
+def load_data(config: DataConfig | str) -> Splits:
+    """The training, validation and test parts of a source; the same call gives the same parts.
+
+    Args:
+        config: the `[data]` section, or just its source ("faces", "digits", a folder, an array file).
+    Raises: UserError where the source is missing, unreadable or too small.
+    """
+    return splits_of(read_source(DataConfig(config) if isinstance(config, str) else config))
+
+
+def reopen(config: DataConfig, record: Mapping[str, Any]) -> Splits:
+    """`load_data(config)`, checked against the record a run stored. Raises: UserError where they differ."""
+    splits = load_data(config)
+    splits.verify(record)
+    return splits
+
+
+def read_source(config: DataConfig) -> Reading:
+    """All images of a source with their parts and findings. Raises: UserError as `load_data`."""
+    if config.source == "faces":
+        from markovae.data.faceset import read_faces
+
+        return read_faces(config)
+    if config.source == "digits":
+        from markovae.data.digits import read_digits
+
+        return read_digits(config)
+    path = Path(config.source).expanduser()
+    if not path.exists():
+        raise UserError(_missing(config.source, path))
+    from markovae.data import arrays
+
+    if path.is_dir():
+        if arrays.holds_idx_files(path):
+            return arrays.read_idx_folder(path, config)
+        from markovae.data.folder import read_folder
+
+        return read_folder(path, config)
+    if not path.is_file():
+        raise UserError(f"{path} is neither a folder nor a regular file: give an image folder or an array file")
+    return arrays.read_array_file(path, config)
+
+
+def splits_of(reading: Reading) -> Splits:
+    """The parts of a reading. Memory-mapped images stay on disk, rearranged there part by part."""
+    data, parts = reading.data, reading.parts
+    rows = (parts.train, parts.validation, parts.test)
+    if isinstance(data.images, np.memmap):
+        data = _arranged(data, np.concatenate(rows))
+        ends = np.cumsum([0, *(len(part) for part in rows)]).tolist()
+        train, validation, test = (data.take(slice(a, b)) for a, b in itertools.pairwise(ends))
+    else:
+        train, validation, test = (data.take(part) for part in rows)
+    return Splits(train, validation, test, parts.method, parts.seed, parts.left_out)
+
+
+def _arranged(data: ImageData, order: Indices) -> ImageData:
+    """`data` in the given order, its images copied once to a mapped file in the cache."""
+    hashes = data.content_hashes()
+    wanted = fingerprint([hashes[i] for i in order.tolist()])
+    folder = cache.entry(f"arranged-{wanted[:32]}", partial(_write_rows, images=data.images, order=order))
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return ImageData(
+        images=images,
+        labels=None if data.labels is None else data.labels[order],
+        class_names=data.class_names,
+        captions=None if data.captions is None else tuple(data.captions[i] for i in order.tolist()),
+        bins=data.bins,
+        name=data.name,
+    )
+
+
+def _write_rows(folder: Path, images: np.ndarray[Any, Any], order: Indices) -> None:
+    shape = (len(order), *images.shape[1:])
+    _need_space(folder, int(np.prod(shape)) * images.dtype.itemsize)
+    target = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=images.dtype, shape=shape)
+    for row, source in enumerate(order.tolist()):
+        target[row] = images[source]
+    target.flush()
+
+
+def _need_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"the cache folder {folder.parent} has {free / 2**30:.1f} GiB free and needs {size / 2**30:.1f}: "
+            "set MARKOVAE_CACHE to a larger disk"
+        )
+
+
+def _missing(source: str, path: Path) -> str:
+    beside = []
+    if path.parent.is_dir():
+        beside = [str(path.with_name(item.name)) for item in path.parent.iterdir()]
+    near = difflib.get_close_matches(source, [*BUILT_IN, *beside], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return (
+        f"there is no data source, folder or file {source!r}: give faces, digits, an image folder "
+        f"or an .npy, .npz or idx file{hint}"
+    )

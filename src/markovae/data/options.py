@@ -1,0 +1,104 @@
+"""What a person may say about the data: the `[data]` section of a configuration."""
+
+import difflib
+from dataclasses import dataclass
+
+from markovae.errors import UserError
+
+CHANNELS = ("auto", "grey", "rgb")
+FITS = ("crop", "pad", "resize")
+LAYOUTS = ("auto", "nhw", "nhwc", "nchw")
+MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are brought to one shape.
+
+    Args:
+        source: "faces", "digits", an image folder, a folder with the four idx files, or an array file
+            (.npy, .npz, idx, idx.gz).
+        size: height in pixels; 0 = the source's own: faces 32, digits 8, arrays as they are; folders keep
+            a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
+        width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).
+        channels: "auto" (grey stays one channel, anything in colour makes the set rgb), "grey" or "rgb".
+        background: the colour under transparent pixels and around padded images, by name or "#rrggbb".
+        fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
+            fit inside, fill with `background`) or "resize" (stretch).
+        layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
+        flip: mirror training images left-right at random. Only training looks at it; a mirrored digit is
+            another digit, so it is off by default.
+        split_seed: chooses which images are held out (of sources that bring no split of their own).
+        validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
+
+    Raises: UserError with one sentence for a value out of its range.
+    """
+
+    source: str = "faces"
+    size: int = 0
+    width: int = 0
+    channels: str = "auto"
+    background: str = "white"
+    fit: str = "crop"
+    layout: str = "auto"
+    flip: bool = False
+    split_seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.source.strip():
+            raise UserError("data.source is empty: give faces, digits, an image folder or an array file")
+        _one_of("data.channels", self.channels, CHANNELS)
+        _one_of("data.fit", self.fit, FITS)
+        _one_of("data.layout", self.layout, LAYOUTS)
+        for name, value in (("data.size", self.size), ("data.width", self.width)):
+            if not 0 <= value <= MAX_SIDE:
+                raise UserError(f"{name}={value} must lie in 0…{MAX_SIDE} pixels (0 = the source's own)")
+        if self.width and not self.size:
+            raise UserError(f"data.width={self.width} needs data.size, the height, beside it")
+        if not 0 <= self.split_seed < 2**63:
+            raise UserError(f"data.split_seed={self.split_seed} must lie in 0…2^63-1")
+        self._check_fractions()
+        background_rgb(self.background)
+
+    def _check_fractions(self) -> None:
+        shares = (("validation", self.validation_fraction), ("test", self.test_fraction))
+        for name, share in shares:
+            if not 0 < share < 1:
+                raise UserError(f"data.{name}_fraction={share} must lie between 0 and 1, both excluded")
+        held_out = self.validation_fraction + self.test_fraction
+        if not held_out < 1:
+            raise UserError(
+                f"data.validation_fraction + data.test_fraction = {held_out:g} leave nothing to train on: "
+                "keep their sum below 1"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width) asked for, or None where the source decides."""
+        return (self.size, self.width or self.size) if self.size else None
+
+
+def background_rgb(colour: str) -> tuple[int, int, int]:
+    """(red, green, blue), 0…255, of a colour name or "#rrggbb". Raises: UserError for anything else."""
+    from PIL import ImageColor
+
+    try:
+        rgb = ImageColor.getrgb(colour)
+    except ValueError:
+        near = difflib.get_close_matches(colour.lower(), ImageColor.colormap, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"data.background={colour!r} is no colour: give a name such as white, or #rrggbb{hint}"
+        ) from None
+    if len(rgb) != 3:
+        raise UserError(f"data.background={colour!r} is itself transparent: give an opaque colour")
+    return rgb
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value.lower(), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{name}={value!r} must be one of {', '.join(known)}{hint}")

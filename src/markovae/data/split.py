@@ -1,0 +1,151 @@
+"""Training, validation and test parts that share no image.
+
+Images are told apart by their content hash, so copies of one image always fall into one part, whatever
+their file names. The different hashes are ranked by SHA-256(seed, hash): the first ones are the test part,
+the next the validation part, the rest trains. The ranking does not depend on the order of the files.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from markovae.data.images import ImageData, Indices, fingerprint
+from markovae.data.options import DataConfig
+from markovae.errors import UserError
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Which image of a source belongs to which part.
+
+    Args:
+        train, validation, test: positions, (n,) int64, each ascending.
+        method: how they were chosen, in words.   seed: the seed it used, or None.
+        left_out: images of the source that are in no part (copies across given parts).
+    """
+
+    train: Indices
+    validation: Indices
+    test: Indices
+    method: str
+    seed: int | None = None
+    left_out: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The three parts of a data set and how they came about (see `Parts`)."""
+
+    train: ImageData
+    validation: ImageData
+    test: ImageData
+    method: str
+    seed: int | None = None
+    left_out: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """What a run stores to know its split again: method, seed, shape, counts and a SHA-256 each.
+
+        The SHA-256 of a part runs over the content hashes of its images in order. JSON-able.
+        """
+        record: dict[str, Any] = {
+            "source": self.train.name,
+            "method": self.method,
+            "seed": self.seed,
+            "shape": list(self.train.shape),
+            "bins": self.train.bins,
+            "left_out": self.left_out,
+        }
+        for name, part in self._parts():
+            record[name] = {"count": len(part), "sha256": fingerprint(part.content_hashes())}
+        return record
+
+    def verify(self, record: Mapping[str, Any]) -> None:
+        """Check that these are the parts of a stored record.
+
+        Raises: UserError naming the first part that differs.
+        """
+        for name, part in self._parts():
+            stored = record.get(name)
+            if not isinstance(stored, Mapping) or not {"count", "sha256"} <= set(stored):
+                raise UserError(f"the stored split has no {name} part: the record is damaged")
+            if stored["count"] != len(part):
+                raise UserError(
+                    f"the {name} part of {part.name} has {len(part)} images where the run had "
+                    f"{stored['count']}: the data or its options changed since the run was made"
+                )
+            if stored["sha256"] != fingerprint(part.content_hashes()):
+                raise UserError(
+                    f"the {name} part of {part.name} holds other pixels than when the run was made: "
+                    "restore the data and its options, or start a new run"
+                )
+
+    def _parts(self) -> tuple[tuple[str, ImageData], ...]:
+        return tuple(zip(PARTS, (self.train, self.validation, self.test), strict=True))
+
+
+def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> Parts:
+    """Split by content hash, copies kept together.
+
+    Of n different images the test part gets max(1, round(n·test_fraction)), the validation part
+    max(1, round(n·validation_fraction)), both less where that would leave nothing to train on.
+
+    Args:
+        hashes: content hash of each image.   name: of the source, for messages.
+    Raises: UserError with fewer than three different images.
+    """
+    ranked = _ranked(hashes, config.split_seed)
+    if len(ranked) < 3:
+        raise UserError(
+            f"{name} holds {_images(len(hashes))}, {len(ranked)} of them different: at least 3 different images "
+            "are needed, one each to train, to validate and to test; add images"
+        )
+    test = max(1, round(len(ranked) * config.test_fraction))
+    test = min(test, len(ranked) - 2)
+    validation = min(max(1, round(len(ranked) * config.validation_fraction)), len(ranked) - test - 1)
+    group = {digest: 2 if rank < test else 1 if rank < test + validation else 0 for rank, digest in ranked}
+    owner = np.array([group[digest] for digest in hashes], dtype=np.int64)
+    train, held_out, tested = (np.flatnonzero(owner == part) for part in range(3))
+    method = (
+        f"by content hash, copies kept together, {config.validation_fraction:g} validation, "
+        f"{config.test_fraction:g} test"
+    )
+    return Parts(train, held_out, tested, method, config.split_seed)
+
+
+def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> Parts:
+    """The source's own test part (positions from `first_test` on); validation by content hash from the rest.
+
+    Images outside the test part whose pixels also occur in it are left out of training and validation.
+
+    Raises: UserError where fewer than two different images are left beside the test part.
+    """
+    test = set(hashes[first_test:])
+    keep = np.array([i for i in range(first_test) if hashes[i] not in test], dtype=np.int64)
+    ranked = _ranked([hashes[i] for i in keep], config.split_seed)
+    if len(ranked) < 2 or not test:
+        raise UserError(
+            f"{name} has {len(ranked)} different training images beside {len(test)} test images: "
+            "at least 2 and 1 are needed; add images"
+        )
+    held_out = min(max(1, round(len(ranked) * config.validation_fraction)), len(ranked) - 1)
+    chosen = {digest for rank, digest in ranked if rank < held_out}
+    is_held_out = np.array([hashes[i] in chosen for i in keep], dtype=bool)
+    method = f"the source's own test part; {config.validation_fraction:g} validation by content hash"
+    positions = np.arange(first_test, len(hashes), dtype=np.int64)
+    left_out = first_test - len(keep)
+    return Parts(keep[~is_held_out], keep[is_held_out], positions, method, config.split_seed, left_out)
+
+
+def _ranked(hashes: Sequence[bytes], seed: int) -> list[tuple[int, bytes]]:
+    key = b"markovae-split|%d|" % seed
+    return list(enumerate(sorted(set(hashes), key=lambda digest: hashlib.sha256(key + digest).digest())))
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
