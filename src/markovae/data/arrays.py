@@ -1,0 +1,183 @@
+"""Array files as images: .npy, .npz, idx and idx.gz (the format of MNIST and Fashion-MNIST)."""
+
+import gzip
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markovae.data import cache
+from markovae.data.findings import Findings, Reading
+from markovae.data.images import ImageData
+from markovae.data.layout import as_channels_first, as_pixels, labels_of
+from markovae.data.options import DataConfig
+from markovae.data.scan import ENDINGS
+from markovae.data.shaping import to_channels, to_size
+from markovae.data.split import split_by_content, split_with_test
+from markovae.errors import UserError
+
+Raw = np.ndarray[Any, np.dtype[Any]]
+
+IMAGE_KEYS = ("images", "arr_0", "x", "X")
+LABEL_KEYS = ("labels", "arr_1", "y", "Y")
+# The folder layout of MNIST and its relatives: (images, labels) to train and to test.
+IDX_FILES = (
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+IDX_UBYTE = 0x08
+MAX_IDX_BYTES = 2**36
+
+
+def holds_idx_files(folder: Path) -> bool:
+    """Whether `folder` has the training images of an MNIST-like set (plain or .gz)."""
+    return _idx_path(folder, IDX_FILES[0][0]) is not None
+
+
+def read_idx_folder(folder: Path, config: DataConfig) -> Reading:
+    """A folder with the idx files of MNIST's naming; its t10k files are the test part, where present.
+
+    Raises: UserError for damaged or missing files.
+    """
+    images: list[Raw] = []
+    labels: list[Raw] = []
+    for image_name, label_name in IDX_FILES:
+        path = _idx_path(folder, image_name)
+        if path is not None:
+            images.append(read_idx(path))
+            label_path = _idx_path(folder, label_name)
+            if label_path is not None:
+                labels.append(_matching(read_idx(label_path), len(images[-1]), label_path))
+    if len({part.shape[1:] for part in images}) > 1:
+        raise UserError(f"{folder} has test images of another size than its training images")
+    if labels and len(labels) != len(images):
+        raise UserError(f"{folder} has labels for one part only: add the missing labels file or remove the other")
+    joined = np.concatenate(images)
+    data = _image_data(joined, np.concatenate(labels) if labels else None, str(folder), config)
+    hashes = data.content_hashes()
+    if len(images) == 2:
+        parts = split_with_test(hashes, len(images[0]), config, data.name)
+    else:
+        parts = split_by_content(hashes, config, data.name)
+    return Reading(data, parts, _findings(joined, data))
+
+
+def read_array_file(path: Path, config: DataConfig) -> Reading:
+    """One array file, split by content hash.
+
+    .npy holds images alone and is memory-mapped beyond 1 GiB; .npz holds images (`images`, `arr_0`, `x`)
+    and perhaps labels (`labels`, `arr_1`, `y`); an idx images file takes the labels file beside it.
+
+    Raises: UserError for anything that is no stack of images, with the remedy.
+    """
+    ending = path.suffix.lower()
+    labels: Raw | None = None
+    if ending == ".npy":
+        images = _read_npy(path)
+    elif ending == ".npz":
+        images, labels = _read_npz(path)
+    elif _is_idx(path):
+        images, labels = _read_idx_pair(path)
+    elif ending in ENDINGS:
+        raise UserError(f"{path} is a single image: give the folder that holds the images")
+    else:
+        raise UserError(f"{path} is no .npy, .npz or idx file: give one of these, or an image folder")
+    data = _image_data(images, labels, str(path), config)
+    parts = split_by_content(data.content_hashes(), config, data.name)
+    return Reading(data, parts, _findings(images, data))
+
+
+def read_idx(path: Path) -> Raw:
+    """The array of an idx file (plain or .gz): magic 00 00 08 n, n big-endian sizes, then bytes.
+
+    Raises: UserError where it is no idx file of bytes, or is shorter or longer than it says.
+    """
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opener(path, "rb") as handle:
+            magic = handle.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= 4:
+                raise UserError(f"{path} is no idx file: it does not begin with its magic number")
+            if magic[2] != IDX_UBYTE:
+                raise UserError(f"{path} holds idx type 0x{magic[2]:02x}: only bytes (0x08) are read")
+            shape = tuple(int.from_bytes(handle.read(4), "big") for _ in range(magic[3]))
+            size = int(np.prod([int(n) for n in shape], dtype=object))
+            if size > MAX_IDX_BYTES:
+                raise UserError(f"{path} claims {size} bytes of pixels: its header is damaged")
+            content = handle.read(size)
+            surplus = handle.read(1)
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
+    if len(content) != size or surplus:
+        have = "more" if surplus else str(len(content))
+        raise UserError(f"{path} should hold {size} bytes after its header and holds {have}: fetch it again")
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _image_data(raw: Raw, labels: Raw | None, name: str, config: DataConfig) -> ImageData:
+    images, bins = as_pixels(as_channels_first(raw, config.layout, name), name)
+    numbers, class_names = labels_of(labels, len(images), name)
+    data = ImageData(images, numbers, class_names, bins=bins, name=name)
+    return to_channels(to_size(data, config), config.channels)
+
+
+def _findings(raw: Raw, data: ImageData) -> Findings:
+    channels, height, width = data.shape
+    notes = [f"read as {len(data)} images of {channels} x {height} x {width} from shape {raw.shape}"]
+    if isinstance(data.images, np.memmap):
+        notes.append("memory-mapped: the pixels stay on disk")
+    return Findings(kind="array", modes={str(raw.dtype): len(data)}, notes=tuple(notes))
+
+
+def _read_npy(path: Path) -> Raw:
+    large = path.stat().st_size > cache.LARGE_BYTES
+    try:
+        array: Raw = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is no readable .npy file of numbers ({error})") from None
+    return array
+
+
+def _read_npz(path: Path) -> tuple[Raw, Raw | None]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            keys = list(stored.files)
+            image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
+            if image_key is None:
+                raise UserError(f"{path} holds {', '.join(keys) or 'nothing'}: call the images `images`")
+            label_key = next((key for key in LABEL_KEYS if key in keys), None)
+            return stored[image_key], stored[label_key] if label_key else None
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable .npz file of numbers ({error})") from None
+
+
+def _is_idx(path: Path) -> bool:
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opener(path, "rb") as handle:
+            return handle.read(3) == b"\0\0\x08" or "idx" in path.name
+    except (OSError, EOFError):
+        return "idx" in path.name
+
+
+def _read_idx_pair(path: Path) -> tuple[Raw, Raw | None]:
+    images = read_idx(path)
+    if images.ndim == 1:
+        raise UserError(f"{path} holds {len(images)} labels: give the images file beside it")
+    name = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    beside = _idx_path(path.parent, name) if name != path.name.removesuffix(".gz") else None
+    return images, None if beside is None else _matching(read_idx(beside), len(images), beside)
+
+
+def _idx_path(folder: Path, name: str) -> Path | None:
+    candidates = (folder / name, folder / f"{name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _matching(labels: Raw, count: int, path: Path) -> Raw:
+    if labels.shape != (count,):
+        raise UserError(f"{path} has labels of shape {labels.shape} for {count} images: one each is needed")
+    return labels

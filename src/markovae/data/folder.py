@@ -1,0 +1,194 @@
+"""A folder of images; its sub-folders are classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from markovae.console import track
+from markovae.data import cache
+from markovae.data.captions import read_captions
+from markovae.data.decode import decode
+from markovae.data.findings import Findings, Reading, counted
+from markovae.data.images import ImageData, Indices, Pixels
+from markovae.data.options import DataConfig, background_rgb
+from markovae.data.scan import FoundFile, Header, find_files, read_header, reason_of
+from markovae.data.split import split_by_content
+from markovae.data.workers import map_in_processes
+from markovae.errors import UserError
+
+RECIPE = "folder-1"
+DEFAULT_SIDE = 32
+KEEP_UP_TO = 64
+# Below these, the work takes less time than starting workers.
+SERIAL_HEADERS = 5_000
+SERIAL_IMAGES = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every image of the folder is brought to: shape (height, width), channels, fit, background."""
+
+    shape: tuple[int, int]
+    grey: bool
+    fit: str
+    background: tuple[int, int, int]
+    notes: tuple[str, ...]
+
+
+def read_folder(folder: Path, config: DataConfig) -> Reading:
+    """The images of a folder at one shape, decoded in worker processes once and then cached.
+
+    Files that give no image are listed in the findings. The cache entry is keyed by each file's path, size
+    and time of change and by the options that touch pixels.
+
+    Raises: UserError for a folder without images, with no readable one, or with too few different ones.
+    """
+    files, refused, others = find_files(folder)
+    if not files and not refused:
+        raise UserError(
+            f"{folder} holds no images ({others} other files): give a folder with .png, .jpg, .webp, .gif, "
+            ".tif, .avif or .bmp files"
+        )
+    recipe = {
+        "recipe": RECIPE,
+        "pillow": PIL.__version__,
+        "folder": str(folder.resolve()),
+        "files": [[file.path, file.size, file.modified] for file in files],
+        "options": [config.size, config.width, config.channels, config.background, config.fit],
+    }
+    make = partial(_make, folder=folder, files=files, refused=refused, config=config)
+    entry = cache.entry(f"folder-{cache.key_of(recipe)}", make)
+    stored = cache.read_json(entry / "record.json")
+    labels, class_names, class_notes = classes_of(stored["paths"])
+    captions, caption_notes = read_captions(folder, stored["paths"])
+    data = ImageData(
+        images=cache.read_array(entry / "images.npy"),
+        labels=labels,
+        class_names=class_names,
+        captions=captions,
+        name=str(folder),
+    )
+    notes = (*stored["notes"], *class_notes, *caption_notes)
+    if others:
+        notes += (f"{others} files that are no images were passed over",)
+    unreadable = sorted([*refused, *((path, reason) for path, reason in stored["unreadable"])])
+    findings = Findings("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
+    return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)
+
+
+def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
+    """(labels, class names, notes) from the first folder of each path; no classes below two folders."""
+    tops = [path.split("/", 1)[0] if "/" in path else "" for path in paths]
+    names = sorted(set(tops) - {""})
+    loose = tops.count("")
+    if len(names) < 2:
+        return None, (), ()
+    if loose:
+        note = f"{loose} images lie beside the sub-folders, so the sub-folders are not taken as classes"
+        return None, (), (note,)
+    number = {name: position for position, name in enumerate(names)}
+    return np.array([number[top] for top in tops], dtype=np.int64), tuple(names), ()
+
+
+def plan(headers: Sequence[Header], config: DataConfig) -> Plan:
+    """Shape and channels for images with these (good) headers, and sentences on what was decided."""
+    sizes = {(header.height, header.width) for header in headers}
+    common = next(iter(sizes)) if len(sizes) == 1 else None
+    notes = []
+    if config.shape is not None:
+        shape = config.shape
+    elif common is not None and max(common) <= KEEP_UP_TO:
+        shape = common
+        notes.append(f"size {shape[0]}x{shape[1]} (height x width), which all images share")
+    else:
+        shape = (DEFAULT_SIDE, DEFAULT_SIDE)
+        notes.append(f"size {DEFAULT_SIDE}x{DEFAULT_SIDE} by default: set data.size for another")
+    changed = sum((header.height, header.width) != shape for header in headers)
+    smaller = sum(header.height < shape[0] or header.width < shape[1] for header in headers)
+    if changed:
+        words = {"crop": "scaled and cropped", "pad": "scaled and padded", "resize": "stretched"}
+        notes.append(
+            f"{changed} of {len(headers)} images {words[config.fit]} to {shape[0]}x{shape[1]} "
+            f"(data.fit = {config.fit!r}), {smaller} of them smaller than that"
+        )
+    greys = sum(header.grey for header in headers)
+    grey = config.channels == "grey" or (config.channels == "auto" and greys == len(headers))
+    if config.channels == "auto" and 0 < greys < len(headers):
+        notes.append(f"{greys} grey images beside {len(headers) - greys} in colour: all become rgb")
+    notes += _pixel_notes(headers, config)
+    return Plan(shape, grey, config.fit, background_rgb(config.background), tuple(notes))
+
+
+def _pixel_notes(headers: Sequence[Header], config: DataConfig) -> list[str]:
+    said = (
+        (sum(h.transparent for h in headers), f"with transparency, laid on {config.background}"),
+        (sum(h.animated for h in headers), "with several frames, of which the first is taken"),
+        (sum(h.mode.startswith("I") for h in headers), "with 16 bits, scaled to 8"),
+        (sum(h.sixteen_bit_colour for h in headers), "with 16-bit colour, read by the high byte"),
+    )
+    return [f"{count} images {what}" for count, what in said if count]
+
+
+def _make(
+    stage: Path, folder: Path, files: list[FoundFile], refused: list[tuple[str, str]], config: DataConfig
+) -> None:
+    """Decode into `stage`/images.npy and say what was found in `stage`/record.json."""
+    scanned = map_in_processes(partial(read_header, folder), files, 256, SERIAL_HEADERS)
+    headers = list(track(scanned, "reading image headers", len(files)))
+    good = [header for header in headers if not header.problem]
+    unreadable = [(header.path, header.problem) for header in headers if header.problem]
+    kept: list[Header] = []
+    if good:
+        chosen = plan(good, config)
+        results = map_in_processes(partial(_decode_one, folder, chosen), good, 16, SERIAL_IMAGES)
+        shape = (len(good), 1 if chosen.grey else 3, *chosen.shape)
+        path = stage / "images.npy"
+        target = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        for header, result in zip(good, track(results, "decoding images", len(good)), strict=True):
+            if isinstance(result, str):
+                unreadable.append((header.path, result))
+            else:
+                target[len(kept)] = result
+                kept.append(header)
+        target.flush()
+        _shorten(path, target, len(kept))
+    if not kept:
+        path_, reason = sorted([*refused, *unreadable])[0]
+        raise UserError(
+            f"none of the {len(files) + len(refused)} image files in {folder} can be read "
+            f"({path_}: {reason}): give intact images"
+        )
+    record = {
+        "paths": [header.path for header in kept],
+        "modes": counted([header.mode for header in kept]),
+        "formats": counted([header.format for header in kept]),
+        "sizes": counted([f"{header.width}x{header.height}" for header in kept]),
+        "notes": chosen.notes,
+        "unreadable": unreadable,
+    }
+    cache.write_json(stage / "record.json", record)
+
+
+def _shorten(path: Path, target: np.memmap[Any, Any], count: int) -> None:
+    """Keep the first `count` images of the file where some of those expected did not come."""
+    if count == len(target):
+        return
+    shape = (count, *target.shape[1:])
+    part = path.with_suffix(".part")
+    shorter = np.lib.format.open_memmap(part, mode="w+", dtype=target.dtype, shape=shape)
+    for row in range(count):
+        shorter[row] = target[row]
+    shorter.flush()
+    part.replace(path)
+
+
+def _decode_one(folder: Path, chosen: Plan, header: Header) -> Pixels | str:
+    try:
+        return decode(folder / header.path, chosen.shape, chosen.grey, fit=chosen.fit, background=chosen.background)
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        return reason_of(error)

@@ -1,0 +1,165 @@
+"""Finding the image files of a folder and reading their headers, without ever waiting on a file."""
+
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+# Formats named on purpose: others (PostScript, PDF) would start outside programs.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM")
+ENDINGS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
+    | {".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
+MAX_PIXELS = 64 * 2**20
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I"})
+TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+ORIENTATION_TAG = 0x0112
+# Orientations 5…8 lay the image on its side.
+SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """An image file: its path below the folder ("/" between names), its size in bytes and its age (ns)."""
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says; `problem` is a reason and the rest empty where it cannot be used."""
+
+    path: str
+    mode: str = ""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    grey: bool = False
+    transparent: bool = False
+    animated: bool = False
+    sixteen_bit_colour: bool = False
+    problem: str = ""
+
+
+def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], int]:
+    """The image files below `folder`, by path; the ones that are no regular files, with reasons; other files.
+
+    Hidden files and folders are passed over. Linked folders are followed once each, so loops end.
+    """
+    found: list[FoundFile] = []
+    refused: list[tuple[str, str]] = []
+    others = 0
+    visited: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        place = pending.pop()
+        try:
+            status = place.stat()
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            refused.append((_below(folder, place), reason_of(error)))
+            continue
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            path = Path(entry.path)
+            is_image = path.suffix.lower() in ENDINGS
+            try:
+                about = entry.stat()
+            except OSError as error:
+                if is_image:
+                    refused.append((_below(folder, path), reason_of(error)))
+                continue
+            if stat.S_ISDIR(about.st_mode):
+                pending.append(path)
+            elif not is_image:
+                others += 1
+            elif not stat.S_ISREG(about.st_mode):
+                refused.append((_below(folder, path), "not a regular file"))
+            else:
+                found.append(FoundFile(_below(folder, path), about.st_size, about.st_mtime_ns))
+    return sorted(found, key=lambda file: file.path), sorted(refused), others
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image in `path`, header read, pixels not yet.
+
+    Raises: ValueError with the reason for an image of more than 64 megapixels or of no known format.
+    """
+    with warnings.catch_warnings():
+        # The size is judged below, by our own limit.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("not an image of a known format, or its header is damaged") from None
+        except Image.DecompressionBombError:
+            raise ValueError(f"more than {MAX_PIXELS // 2**20} megapixels") from None
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS // 2**20} megapixels")
+            yield image
+
+
+def read_header(folder: Path, file: FoundFile) -> Header:
+    """The header of one file; a bad file gives a Header with a problem."""
+    if file.size == 0:
+        return Header(file.path, problem="the file is empty")
+    try:
+        with opened(folder / file.path) as image:
+            sideways = image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
+            width, height = (image.height, image.width) if sideways else image.size
+            return Header(
+                path=file.path,
+                mode=image.mode,
+                format=image.format or "",
+                width=width,
+                height=height,
+                grey=_is_grey(image),
+                transparent=is_transparent(image),
+                animated=bool(getattr(image, "is_animated", False)),
+                sixteen_bit_colour=_has_sixteen_bit_colour(image),
+            )
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        return Header(file.path, problem=reason_of(error))
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether some pixel may be other than opaque: an alpha channel, or a colour declared transparent."""
+    return image.mode in TRANSPARENT_MODES or "transparency" in image.info
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P":
+        palette = image.getpalette("RGB") or [0, 1, 2]
+        return all(len(set(palette[i : i + 3])) == 1 for i in range(0, len(palette), 3))
+    return image.mode in GREY_MODES
+
+
+def _has_sixteen_bit_colour(image: Image.Image) -> bool:
+    """Whether pillow reads this file's 16-bit colour (or grey with alpha) by its high byte."""
+    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file could not be read, on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
