@@ -1,0 +1,144 @@
+"""A configuration and the shape of the data become a model and what training minimises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from markovae import schedule as schedules
+from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
+from markovae.config.model import DEFAULT_LEVELS
+from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, StepDecoder
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.networks.unet import UNet, UNetConfig
+from markovae.objective import Objective, as_error_of, nats_weight, uniform_law
+from markovae.pixels import Pixels
+from markovae.randomness import generator
+from markovae.reverse import PosteriorVariance, StepVariance
+from markovae.schedule import NoiseSchedule
+from markovae.target import TARGETS, Target
+
+
+def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes: int = 0) -> Diffusion:
+    """A fresh model; its first weights are a function of train.seed.
+
+    Args:
+        config: the sections schedule, network, target and train.seed are read.
+        shape: of one image, (C, H, W).   bins: digits of a pixel.   num_classes: of the labels, 0 for none.
+    Raises:
+        UserError: for a shape that the network's stride does not divide, or a schedule that does not exist.
+    """
+    pixels = Pixels(bins, centred=config.target.pixels == "centres")
+    unet = _unet_config(config.network, shape, pixels, num_classes if config.network.classes else 0)
+    _check_stride(shape, unet.stride)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
+        network = UNet(unet)
+    return Diffusion(
+        network,
+        create_schedule(config.schedule),
+        target_named(config.target.name),
+        StepVariance() if config.target.reverse == "step" else PosteriorVariance(),
+        _decoder(config.target, pixels),
+        shape,
+    )
+
+
+def create_schedule(config: ScheduleConfig) -> NoiseSchedule:
+    """The schedule of a [schedule] section.
+
+    Raises:
+        UserError: where no such schedule exists, with the reason.
+    """
+    levels = config.num_levels
+    try:
+        if config.kind == "constant":
+            if levels is None and (config.sigma is None or config.delta is None):
+                levels = DEFAULT_LEVELS
+            made: NoiseSchedule = schedules.constant(sigma=config.sigma, delta=config.delta, num_levels=levels)
+        elif config.kind == "linear":
+            made = schedules.linear(levels or DEFAULT_LEVELS)
+        elif config.kind == "cosine":
+            made = schedules.cosine(levels or DEFAULT_LEVELS)
+        else:
+            made = schedules.LogSNRLinear(levels or DEFAULT_LEVELS, config.start, config.end)
+        if made.num_levels < 2:
+            raise ValueError("it has one level: a bound needs at least 2; lower sigma or delta")
+        made.logsnr  # noqa: B018 - a grid whose log-SNR does not fall raises here, before any training
+    except ValueError as error:
+        raise UserError(f"schedule: {error}") from None
+    return made
+
+
+def create_objective(config: TrainConfig, target: Target, schedule: NoiseSchedule) -> Objective:
+    """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law."""
+    law = uniform_law(schedule) if config.law == "uniform" else _normal_law(config, schedule)
+    if config.weighting == "nats":
+        weight = nats_weight(target, schedule)
+    elif config.weighting in ("own", target.name):
+        return Objective(law, torch.ones_like(law))
+    else:
+        weight = as_error_of(target, target_named(config.weighting), schedule)
+    return Objective(law, weight / (law * weight).sum())
+
+
+def target_named(name: str) -> Target:
+    """The target with this standard name."""
+    return next(target for target in TARGETS if target.name == name)
+
+
+def _normal_law(config: TrainConfig, schedule: NoiseSchedule) -> torch.Tensor:
+    """p_ℓ = the normal law's mass between the midpoints around λ_ℓ, (L,), float64."""
+    logsnr = schedule.logsnr[1:]
+    middle = (logsnr[1:] + logsnr[:-1]) / 2
+    edges = torch.cat([logsnr[:1], middle, logsnr[-1:]])
+    mass = torch.special.ndtr((edges - config.law_centre) / config.law_width)
+    law = mass[:-1] - mass[1:]
+    total = float(law.sum())
+    if not total > 1e-6:
+        raise UserError(
+            f"train.law_centre={config.law_centre:g} with law_width={config.law_width:g} misses the schedule, whose "
+            f"log-SNR runs from {float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move the centre there"
+        )
+    return law / total
+
+
+def _unet_config(config: NetworkConfig, shape: Sequence[int], pixels: Pixels, num_classes: int) -> UNetConfig:
+    return UNetConfig(
+        in_channels=shape[0],
+        out_channels=shape[0],
+        width=config.width,
+        multipliers=config.multipliers,
+        blocks=config.blocks,
+        attention=config.attention,
+        head_dim=config.head_dim,
+        patch=config.patch,
+        embedding=config.embedding,
+        dropout=config.dropout,
+        num_classes=num_classes,
+        differences=config.detail,
+        frequencies=(0.5 / pixels.half_width,) if config.detail else (),
+    )
+
+
+def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:
+    if config.decoder == "ho_small":
+        return HoSmallDecoder(pixels)
+    return HoLargeDecoder(pixels) if config.decoder == "ho_large" else StepDecoder(pixels)
+
+
+def _check_stride(shape: Sequence[int], stride: int) -> None:
+    height, width = shape[-2:]
+    if height % stride == 0 and width % stride == 0:
+        return
+    fits = [sorted({max(side // stride, 1) * stride, math.ceil(side / stride) * stride}) for side in (height, width)]
+    sizes = " or ".join(f"{h}x{w}" for h, w in zip(fits[0], fits[1], strict=False))
+    if len(fits[0]) != len(fits[1]):
+        sizes = f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
+    raise UserError(
+        f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "
+        f"do are {sizes} (data.size, data.width); or lower network.patch, or shorten network.multipliers"
+    )

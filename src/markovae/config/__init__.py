@@ -1,0 +1,90 @@
+"""Configurations: frozen dataclasses to TOML and back, strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from markovae.config.mapping import from_table, parse_setting, to_table
+from markovae.config.model import NetworkConfig, ScheduleConfig, TargetConfig
+from markovae.config.train import TrainConfig
+from markovae.data.options import DataConfig
+from markovae.errors import UserError
+
+__all__ = ["Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
+
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run is made from, one section each.
+
+    Args:
+        data, schedule, network, target, train: the sections; each has defaults for all.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Config:
+        """Read a TOML file.
+
+        Raises:
+            UserError: for a file that is missing or no TOML, an unknown key, a wrong type or range.
+        """
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes: it is no configuration")
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): name an existing TOML file") from None
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str = "configuration") -> Config:
+        """Parse TOML text; `name` is said in messages."""
+        try:
+            table = tomllib.loads(content.decode("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise UserError(f"{name} is no TOML: {error}") from None
+        try:
+            return from_table(cls, table)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+    def to_toml(self) -> str:
+        """The configuration as TOML text, every setting that has a value included."""
+        import tomli_w
+
+        return tomli_w.dumps(to_table(self))
+
+    def with_settings(self, settings: Sequence[str]) -> Config:
+        """A copy with settings "section.name=value" applied in order, all before any is checked against another.
+
+        A budget in steps replaces one in minutes and the other way round.
+        """
+        table = to_table(self)
+        for text in settings:
+            (section, name), value = parse_setting(text, type(self))
+            if section == "train" and name in ("steps", "minutes") and value is not None:
+                table["train"].pop("minutes" if name == "steps" else "steps", None)
+            if value is None:
+                table[section].pop(name, None)
+            else:
+                table[section][name] = value
+        return from_table(type(self), table)
+
+    def hash(self) -> str:
+        """16 hex digits that name this configuration: equal settings, equal hash, on any machine."""
+        text = json.dumps(to_table(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""Frozen dataclasses to plain tables and back, strictly: every key known, every value of its declared type."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
+
+from markovae.errors import UserError
+
+Record = TypeVar("Record")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def to_table(record: Any) -> dict[str, Any]:
+    """A dataclass as a table of what TOML can hold; None is left out."""
+    table: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if is_dataclass(value):
+            table[field.name] = to_table(value)
+        elif value is not None:
+            table[field.name] = list(value) if isinstance(value, tuple) else value
+    return table
+
+
+def from_table(kind: type[Record], table: Mapping[str, Any], where: str = "") -> Record:
+    """The dataclass that a table describes; keys left out keep their defaults.
+
+    Args:
+        where: dotted name of the table, for messages.
+    Raises:
+        UserError: for an unknown key (the nearest known one is named) or a value of another type.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{where}.{key}" if where else key
+        if key not in known:
+            raise unknown(name, names_of(kind, where))
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name}={value!r} must be a section: write [{name}] with settings below it")
+            values[key] = from_table(typing.cast(type, hints[key]), value, name)
+        else:
+            values[key] = _convert(value, hints[key], name, known[key].default)
+    return kind(**values)
+
+
+def names_of(kind: type, where: str = "") -> list[str]:
+    """Dotted names of every setting below a dataclass."""
+    hints = typing.get_type_hints(kind)
+    names = []
+    for field in fields(kind):
+        name = f"{where}.{field.name}" if where else field.name
+        names += names_of(hints[field.name], name) if is_dataclass(hints[field.name]) else [name]
+    return names
+
+
+def unknown(name: str, known: list[str]) -> UserError:
+    """The error for a setting that does not exist, naming the nearest one that does."""
+    return UserError(f"{name} is no setting: did you mean {_nearest(name, known)}?")
+
+
+def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
+    """("a.b=c") -> (["a", "b"], value of the type that `kind` declares there).
+
+    Raises:
+        UserError: without "=", for an unknown name, or for a value of another type.
+    """
+    name, equals, raw = text.partition("=")
+    name = name.strip()
+    known = names_of(kind)
+    if not equals:
+        raise UserError(f"--set {text}: write it as section.name=value, for instance {_nearest(name, known)}=...")
+    if name not in known:
+        raise unknown(name, known)
+    path = name.split(".")
+    hint: Any = kind
+    for part in path:
+        hint = typing.get_type_hints(hint)[part]
+    return path, _parse_value(raw.strip(), hint)
+
+
+def _parse_value(raw: str, hint: Any) -> Any:
+    if type(None) in typing.get_args(hint) and raw.lower() in ("none", ""):
+        return None
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        value = raw
+    if hint is str and not isinstance(value, str):
+        return raw
+    if isinstance(value, int) and not isinstance(value, bool) and typing.get_origin(hint) is tuple:
+        return [value]
+    return value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    leaf = name.rpartition(".")[2]
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
+        last = difflib.SequenceMatcher(None, leaf, candidate.rpartition(".")[2]).ratio()
+        return whole + last
+
+    return max(known, key=likeness)
+
+
+def _convert(value: Any, hint: Any, name: str, default: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{name}={value!r} must be a list, for instance {list(_example(default))}")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(item, inner, f"{name}[{i}]", MISSING) for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise UserError(f"{name}={value!r} is too large for a number") from None
+    if type(value) is not hint:
+        example = "" if default in (MISSING, None) else f" (the default is {default!r})"
+        raise UserError(f"{name}={value!r} must be {_WORDS[hint]}{example}")
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"{name}={value!r} must be a finite number")
+    return value
+
+
+def _example(default: Any) -> tuple[Any, ...]:
+    return default if isinstance(default, tuple) and default else (1,)

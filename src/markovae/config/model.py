@@ -1,0 +1,121 @@
+"""What a person may say about the model: the sections [schedule], [network] and [target]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markovae.config.checks import at_least, between, one_of
+from markovae.errors import UserError
+
+SCHEDULES = ("logsnr_linear", "constant", "linear", "cosine")
+TARGETS = ("noise", "data", "velocity", "score", "step_noise", "mean")
+REVERSES = ("posterior", "step")
+DECODERS = ("step", "ho_small", "ho_large")
+PIXELS = ("ends", "centres")
+DEFAULT_LEVELS = 1000
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The grid of levels.
+
+    Args:
+        kind: logsnr_linear, constant (the lecture's), linear (Ho et al.) or cosine (Nichol and Dhariwal).
+        num_levels: L; left out: 1000, or what the endpoint rule gives for constant (sigma, delta).
+        start, end: log-SNR of levels 1 and L, of logsnr_linear alone.
+        sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
+            (sigma, delta, num_levels).
+    Raises: UserError for a value out of its range or one that the kind does not use.
+    """
+
+    kind: str = "logsnr_linear"
+    num_levels: int | None = None
+    start: float = 13.3
+    end: float = -10.0
+    sigma: float | None = None
+    delta: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("schedule.kind", self.kind, SCHEDULES)
+        if self.num_levels is not None:
+            between("schedule.num_levels", self.num_levels, 2, 1_000_000, "a bound needs a level between data and top")
+        for name, limit in (("start", self.start), ("end", self.end)):
+            between(f"schedule.{name}", limit, -100, 100, "it is a log-SNR")
+        if not self.start > self.end:
+            raise UserError(f"schedule.start={self.start:g} must exceed schedule.end={self.end:g}: log-SNR falls")
+        if self.kind != "logsnr_linear" and (self.start, self.end) != (13.3, -10.0):
+            raise UserError(f"schedule.start and schedule.end belong to kind=logsnr_linear, not to kind={self.kind}")
+        self._check_constant()
+
+    def _check_constant(self) -> None:
+        given = {name: value for name, value in (("sigma", self.sigma), ("delta", self.delta)) if value is not None}
+        for name, value in given.items():
+            if self.kind != "constant":
+                raise UserError(f"schedule.{name}={value:g} belongs to kind=constant, not to kind={self.kind}")
+            if not 0 < value < 1:
+                raise UserError(f"schedule.{name}={value:g} must lie between 0 and 1, both excluded")
+        if self.kind == "constant" and not given:
+            raise UserError("schedule.kind=constant needs schedule.sigma or schedule.delta, for instance delta=0.01")
+        if len(given) == 2 and self.num_levels is not None:
+            raise UserError("schedule.sigma, delta and num_levels are all given: name two, they fix the third")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The U-Net; what the data decide (channels, classes) is not said here.
+
+    Args:
+        width: channels at the finest level.   multipliers: of the width, one a level; each halves H and W.
+        blocks: residual blocks a level, down and again up.
+        attention: levels with self-attention, 0 the finest.   head_dim: of attention.
+        patch: side of the squares of pixels folded into channels first.
+        embedding: size of the embedding of log-SNR and condition.
+        dropout: inside the residual blocks, in [0, 1).
+        detail: whether the network sees fixed features of the finest detail.
+        classes: whether the labels of the data, where there are any, condition the network.
+    """
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1,)
+    head_dim: int = 64
+    patch: int = 2
+    embedding: int = 256
+    dropout: float = 0.0
+    detail: bool = True
+    classes: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("width", "blocks", "head_dim", "patch", "embedding"):
+            at_least(f"network.{name}", getattr(self, name), 1, "it counts something the network is made of")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise UserError(f"network.multipliers={list(self.multipliers)} must name a factor of at least 1 a level")
+        levels = len(self.multipliers)
+        if any(not 0 <= level < levels for level in self.attention):
+            raise UserError(f"network.attention={list(self.attention)} must name levels 0…{levels - 1}, 0 the finest")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What the network's output means and how the prior's steps end.
+
+    Args:
+        name: noise, data, velocity, score, step_noise or mean.
+        reverse: variance of P_pri(z_{ℓ−1}|z_ℓ): posterior (β̃_ℓ) or step (σ_ℓ²).
+        decoder: P_pri(z_0|z_1): step, or Ho et al.'s ho_small, ho_large.
+        pixels: where the digits lie on [−1, 1]: ends or centres.
+    """
+
+    name: str = "velocity"
+    reverse: str = "posterior"
+    decoder: str = "step"
+    pixels: str = "ends"
+
+    def __post_init__(self) -> None:
+        one_of("target.name", self.name, TARGETS)
+        one_of("target.reverse", self.reverse, REVERSES)
+        one_of("target.decoder", self.decoder, DECODERS)
+        one_of("target.pixels", self.pixels, PIXELS)

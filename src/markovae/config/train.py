@@ -1,0 +1,119 @@
+"""What a person may say about training: the section [train]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markovae.config.checks import above, at_least, between, one_of
+from markovae.config.model import TARGETS
+from markovae.errors import UserError
+
+OPTIMISERS = ("muon", "adamw")
+WEIGHTINGS = ("own", *TARGETS, "nats")
+LAWS = ("uniform", "normal")
+PRECISIONS = ("auto", "float32", "bfloat16")
+DEFAULT_MINUTES = 5.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is trained.
+
+    Args:
+        seed: of every draw.   batch: images a step.   accumulate: parts a batch is computed in.
+        steps, minutes: the budget, one of them; neither is 5 minutes.
+        optimiser: muon (with AdamW for what is no hidden matrix) or adamw.
+        lr, rest_lr: rates of Muon and of AdamW.   momentum: of Muon.   beta1, beta2, weight_decay: of AdamW.
+        warmup_steps: steps over which the rates rise, at most a fifth of the run.
+        decay_start: share of the run after which the rates fall linearly to zero; 1 never.
+        ema_horizon: steps the average of the weights looks back.   ema_warmup: it never looks back further
+            than about 1/ema_warmup of the run so far.
+        clip: largest norm of the gradient.
+        law: of the levels: uniform, or normal in log-SNR around law_centre with law_width.
+        weighting: whose squared error is minimised: own (the target's), another target's, or nats.
+        label_dropout: share of the labels replaced by the learned null.
+        precision: auto (probed), float32 or bfloat16.
+        save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
+        evaluations: how often the held-out bound is taken.   eval_images, eval_draws: of each.
+        grids: how many sample grids are made on the way.
+    Raises: UserError for a value out of its range.
+    """
+
+    seed: int = 0
+    batch: int = 64
+    accumulate: int = 1
+    steps: int | None = None
+    minutes: float | None = None
+    optimiser: str = "muon"
+    lr: float = 6e-3
+    rest_lr: float = 2e-3
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    warmup_steps: int = 50
+    decay_start: float = 0.5
+    ema_horizon: float = 1000.0
+    ema_warmup: float = 10.0
+    clip: float = 1.0
+    law: str = "uniform"
+    law_centre: float = 0.0
+    law_width: float = 4.0
+    weighting: str = "own"
+    label_dropout: float = 0.1
+    precision: str = "auto"
+    save_minutes: float = 5.0
+    keep: int = 2
+    evaluations: int = 6
+    eval_images: int = 128
+    eval_draws: int = 4
+    grids: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"train.seed={self.seed} must lie in 0…2^63-1")
+        self._check_budget()
+        self._check_optimiser()
+        one_of("train.law", self.law, LAWS)
+        one_of("train.weighting", self.weighting, WEIGHTINGS)
+        one_of("train.precision", self.precision, PRECISIONS)
+        above("train.law_width", self.law_width, 0, "it is a standard deviation of log-SNR")
+        between("train.law_centre", self.law_centre, -100, 100, "it is a log-SNR")
+        between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels")
+        above("train.save_minutes", self.save_minutes, 0, "it is the time between checkpoints")
+        at_least("train.keep", self.keep, 1, "the last checkpoint must stay")
+        for name in ("evaluations", "grids"):
+            at_least(f"train.{name}", getattr(self, name), 0, "0 means none")
+        for name in ("eval_images", "eval_draws"):
+            at_least(f"train.{name}", getattr(self, name), 1, "set train.evaluations=0 to leave them out")
+
+    def _check_budget(self) -> None:
+        at_least("train.batch", self.batch, 1, "it counts the images of a step")
+        between("train.accumulate", self.accumulate, 1, self.batch, "it counts the parts of a batch")
+        if self.steps is not None and self.minutes is not None:
+            raise UserError(f"train.steps={self.steps} and train.minutes={self.minutes:g} are both given: name one")
+        if self.steps is not None:
+            between("train.steps", self.steps, 1, 2**53, "it is the length of the run")
+        if self.minutes is not None:
+            above("train.minutes", self.minutes, 0, "it is the length of the run")
+
+    def _check_optimiser(self) -> None:
+        one_of("train.optimiser", self.optimiser, OPTIMISERS)
+        for name in ("lr", "rest_lr"):
+            above(f"train.{name}", getattr(self, name), 0, "it is a learning rate")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"train.{name}={getattr(self, name):g} must lie in [0, 1)")
+        at_least("train.weight_decay", self.weight_decay, 0, "it pulls weights to zero")
+        at_least("train.warmup_steps", self.warmup_steps, 0, "0 means none")
+        between("train.decay_start", self.decay_start, 0, 1, "it is a share of the run")
+        at_least("train.ema_horizon", self.ema_horizon, 1, "1 averages nothing")
+        at_least("train.ema_warmup", self.ema_warmup, 0, "0 means none")
+        above("train.clip", self.clip, 0, "it is the largest norm of the gradient")
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in seconds, or None where it is in steps."""
+        if self.steps is not None:
+            return None
+        return 60 * (DEFAULT_MINUTES if self.minutes is None else self.minutes)

@@ -1,0 +1,7 @@
+"""Training: `fit` yields its steps; nothing here writes files."""
+
+from markovae.training.budget import Budget, rate_factor
+from markovae.training.loop import fit
+from markovae.training.trainer import NonFiniteError, Step, Training
+
+__all__ = ["Budget", "NonFiniteError", "Step", "Training", "fit", "rate_factor"]

@@ -1,0 +1,108 @@
+"""What every step is made of, as a pure function of the seed and the step's number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from markovae.data.images import ImageData
+from markovae.errors import UserError
+from markovae.objective import Draw, Objective
+from markovae.pixels import Pixels
+from markovae.randomness import Streams, generator, stratified
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of a step and its draws.
+
+    Args:
+        example: place of each image in the training set, (B,), int64.
+        x: images on the model's scale, (B, C, H, W), float32.   draw: levels and noise.
+        label: (B,), int64, or None.   keep: False where the label is left out, (B,), bool.
+    """
+
+    example: Tensor
+    x: Tensor
+    draw: Draw
+    label: Tensor | None
+    keep: Tensor
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Examples start…stop−1 of the batch."""
+        cut = slice(start, stop)
+        draw = Draw(self.draw.level[cut], self.draw.noise[cut])
+        label = None if self.label is None else self.label[cut]
+        return Batch(self.example[cut], self.x[cut], draw, label, self.keep[cut])
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        draw = Draw(self.draw.level.to(device), self.draw.noise.to(device))
+        label = None if self.label is None else self.label.to(device)
+        return Batch(self.example, self.x.to(device), draw, label, self.keep.to(device))
+
+
+@final
+class Batches:
+    """The endless sequence of batches: epoch after epoch, each in an order of its own.
+
+    Step t takes places tB…tB+B−1 of the sequence. The order of an epoch is keyed by (seed, epoch), the levels by
+    (seed, step) and the place in the batch, noise, flip and label dropout by (seed, example and epoch, step).
+
+    Args:
+        data: the training set.   pixels: the scale of its digits.   objective: the law of levels.
+        seed: of every draw.   batch: B.
+        flip: mirror each image left-right with probability ½.   label_dropout: share of labels left out.
+    Raises:
+        UserError: with fewer images than a batch.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        pixels: Pixels,
+        objective: Objective,
+        seed: int,
+        batch: int,
+        flip: bool = False,
+        label_dropout: float = 0.0,
+    ) -> None:
+        if len(data) < batch:
+            count = "1 image" if len(data) == 1 else f"{len(data)} images"
+            raise UserError(
+                f"train.batch={batch} but there {'is' if len(data) == 1 else 'are'} only {count} to train on: "
+                f"set train.batch to at most {len(data)}, or add images"
+            )
+        self.data, self.pixels, self.objective = data, pixels, objective
+        self.seed, self.batch, self.flip, self.label_dropout = seed, batch, flip, label_dropout
+        self._orders: dict[int, Tensor] = {}
+
+    def examples(self, step: int) -> tuple[Tensor, Tensor]:
+        """(example, epoch) at each place of a step, (B,) each, int64."""
+        place = step * self.batch + torch.arange(self.batch)
+        epoch, within = place // len(self.data), place % len(self.data)
+        wanted = range(int(epoch[0]), int(epoch[-1]) + 1)
+        self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in wanted}
+        return torch.stack([self._orders[e][w] for e, w in zip(epoch.tolist(), within.tolist(), strict=True)]), epoch
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step (counted from 0), on the CPU."""
+        example, epoch = self.examples(step)
+        level = self.objective.draw(stratified(self.batch, generator(self.seed, "levels", step)))
+        streams = Streams(self.seed, "train", (epoch * len(self.data) + example).tolist(), step)
+        chance = streams.uniform((2,))
+        noise = streams.normal(self.data.shape, torch.float32)
+        index = example.numpy()
+        digits = torch.from_numpy(np.ascontiguousarray(self.data.images[index]).astype(np.int32))
+        x = self.pixels.to_x(digits, torch.float32)
+        if self.flip:
+            x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
+        label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
+        return Batch(example, x, Draw(level, noise), label, chance[:, 1] >= self.label_dropout)
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.data), generator=generator(self.seed, "order", epoch))

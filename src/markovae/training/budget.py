@@ -1,0 +1,61 @@
+"""How long a run is, and the learning rate that ends with it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import final
+
+# A budget in minutes is turned into steps once this many were timed, or a twentieth of it is spent.
+TIMED_STEPS = 12
+TIMED_SECONDS = 5.0
+TIMED_SHARE = 0.05
+
+
+def rate_factor(step: int, total: int | None, warmup_steps: int, decay_start: float) -> float:
+    """The learning rate of step 0…total−1 as a share of its peak.
+
+    Rises linearly over the warm-up (at most a fifth of the run), stays 1, and from decay_start·total on falls
+    linearly, so that it would reach 0 at `total`. Before the total is known: the warm-up alone.
+    """
+    warmup = warmup_steps if total is None else min(warmup_steps, total // 5)
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if total is None or total * (1 - decay_start) < 1:
+        return rise
+    return rise * max(0.0, min(1.0, (total - step) / (total * (1 - decay_start))))
+
+
+@final
+@dataclass
+class Budget:
+    """A number of steps, or a time that becomes one after the first steps were timed.
+
+    Args:
+        total: number of steps, or None while it is not known.
+        seconds: the time, or None where the budget is in steps.
+        reserve: seconds to leave for what the caller does between steps (evaluations, checkpoints).
+    """
+
+    total: int | None = None
+    seconds: float | None = None
+    reserve: float = 0.0
+    _times: list[float] = field(default_factory=list)
+
+    def note(self, step: int, took: float, elapsed: float) -> None:
+        """Time one step; fixes `total` once enough steps were timed.
+
+        Args:
+            step: steps done so far, this one included.   took: seconds of this step.
+            elapsed: seconds of the run so far.
+        """
+        if self.total is not None or self.seconds is None:
+            return
+        self._times.append(took)
+        spent = sum(self._times)
+        enough = len(self._times) >= TIMED_STEPS and spent >= min(TIMED_SECONDS, TIMED_SHARE * self.seconds)
+        scarce = len(self._times) >= 2 and spent >= TIMED_SHARE * self.seconds
+        left = self.seconds - elapsed - self.reserve
+        if enough or scarce or left <= 0:
+            # The first step allocates and is slower than the rest.
+            pace = statistics.median(self._times[1:] or self._times)
+            self.total = step + max(0, int(left / max(pace, 1e-9)))
