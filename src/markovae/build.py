@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor, nn
 
 from markovae import schedule as schedules
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
@@ -85,12 +86,31 @@ def create_objective(config: TrainConfig, target: Target, schedule: NoiseSchedul
     return Objective(law, weight / (law * weight).sum())
 
 
+@torch.no_grad()
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy named parameters into a model, every one and no other, in the model's types.
+
+    Raises:
+        ValueError: naming the first that is missing, left over, or of another shape; nothing is copied then.
+    """
+    weights = dict(model.named_parameters())
+    for name in sorted(weights.keys() ^ tensors.keys()):
+        raise ValueError(f"weight {name!r} is {'missing' if name in weights else 'none of this model'}")
+    for name, weight in weights.items():
+        if tensors[name].shape != weight.shape:
+            raise ValueError(
+                f"weight {name!r} has shape {tuple(tensors[name].shape)} where this model takes {tuple(weight.shape)}"
+            )
+    for name, weight in weights.items():
+        weight.copy_(tensors[name])
+
+
 def target_named(name: str) -> Target:
     """The target with this standard name."""
     return next(target for target in TARGETS if target.name == name)
 
 
-def _normal_law(config: TrainConfig, schedule: NoiseSchedule) -> torch.Tensor:
+def _normal_law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
     """p_ℓ = the normal law's mass between the midpoints around λ_ℓ, (L,), float64."""
     logsnr = schedule.logsnr[1:]
     middle = (logsnr[1:] + logsnr[:-1]) / 2

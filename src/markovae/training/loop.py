@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from markovae.build import load_weights
 from markovae.config import TrainConfig
 from markovae.config.mapping import from_table, to_table
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.training.trainer import Step, Training, load_weights
+from markovae.training.trainer import Step, Training
 
 
 def fit(

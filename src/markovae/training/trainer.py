@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_objective
+from markovae.build import create_objective, load_weights
 from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
@@ -253,24 +253,6 @@ def _optimiser(model: Diffusion, config: TrainConfig) -> MuonAdamW:
 
 def _weights(model: Diffusion) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy named parameters into a model, every one and no other.
-
-    Raises:
-        ValueError: naming the first that is missing, left over, or of another shape.
-    """
-    weights = dict(model.named_parameters())
-    for name in weights.keys() ^ tensors.keys():
-        raise ValueError(f"weight {name!r} is {'missing' if name in weights else 'none of this model'}")
-    for name, weight in weights.items():
-        if tensors[name].shape != weight.shape:
-            raise ValueError(
-                f"weight {name!r} has shape {tuple(tensors[name].shape)} but this model takes {tuple(weight.shape)}"
-            )
-        weight.copy_(tensors[name])
 
 
 def _listed(items: list[Any]) -> str:
