@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from markovae import forward
-from markovae.decoder import Decoder, DiscretisedGaussian
+from markovae.decoder import Decoder
+from markovae.errors import UserError
 from markovae.gaussian import Gaussian
 from markovae.networks.condition import Condition
 from markovae.pixels import Pixels
 from markovae.randomness import Source, Streams, normal_like
-from markovae.reverse import ReverseVariance
+from markovae.reverse import ReverseVariance, jacobian
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target
-from markovae.vae import Bound, MarkovianVAE
+from markovae.vae import Bound, Distribution, MarkovianVAE
 
 
 @final
@@ -64,7 +65,13 @@ class Diffusion(MarkovianVAE):
 
     @property
     def pixels(self) -> Pixels:
-        """The digits of the data and their scale."""
+        """The digits of the data and their scale.
+
+        Raises:
+            UserError: for a model of continuous data.
+        """
+        if self.decoder.pixels is None:
+            raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
         return self.decoder.pixels
 
     def on_grid(self, schedule: NoiseSchedule) -> Diffusion:
@@ -84,20 +91,26 @@ class Diffusion(MarkovianVAE):
     # -- the network -------------------------------------------------------------------------------------------
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        """(x̂, head) at z: the network's guess of z_0, (B, *D), in the type of `z`; head for a learned variance.
+        """(x̂, head) at z: the network's guess of z_0, (B, *D), in the type of `z`, and what the variance needs.
 
         Args:
             z: (B, *D).   logsnr: (B,) or (), float64.
+        Returns: head is the network's second half, or ∂x̂/∂z, (B, d, d), or None (see `ReverseVariance`).
         """
+        if not self.reverse.needs_jacobian:
+            return self._guess(z, logsnr, condition)
+        return jacobian(lambda at: self.denoise(at, logsnr, condition), z)
+
+    def denoise(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
+        """x̂(z, λ) ≈ E[z_0 | z_ℓ], (B, *D)."""
+        return self._guess(z, logsnr, condition)[0]
+
+    def _guess(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor | None]:
         logsnr = logsnr.to(z.device).expand(z.shape[0])
         out, head = self._run(z, logsnr, condition), None
         if self.reverse.channels == 2:
             out, head = out.chunk(2, dim=1)
         return self.target.to_x(out, z, logsnr, self.neighbour(logsnr)), head
-
-    def denoise(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
-        """x̂(z, λ) ≈ E[z_0 | z_ℓ], (B, *D)."""
-        return self.predict(z, logsnr, condition)[0]
 
     def neighbour(self, logsnr: Tensor) -> Tensor | None:
         """log-SNR of the level before on the training grid, for the targets that need it, (B,), else None."""
@@ -136,12 +149,12 @@ class Diffusion(MarkovianVAE):
         mean = torch.zeros(batch, *self.shape, device=self.device)
         return Gaussian(mean, torch.ones((), dtype=torch.float64, device=self.device))
 
-    def prior_step(self, z: Tensor, level: int, condition: Condition | None = None) -> Gaussian | DiscretisedGaussian:
+    def prior_step(self, z: Tensor, level: int, condition: Condition | None = None) -> Distribution:
         """P_pri(z_{ℓ−1} | z_ℓ); at ℓ = 1 the decoder."""
         logsnr = self._grid(z)
-        x_hat, head = self.predict(z, logsnr[level], condition)
         if level == 1:
-            return self.decoder.distribution(x_hat, logsnr)
+            return self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z)
+        x_hat, head = self.predict(z, logsnr[level], condition)
         return self.reverse.step(x_hat, z, logsnr[level - 1], logsnr[level], head)
 
     # -- the bound, form E6 ------------------------------------------------------------------------------------
@@ -157,6 +170,8 @@ class Diffusion(MarkovianVAE):
         if not images.is_floating_point():
             return self.pixels.to_x(images.to(self.device))
         x = images.to(self.device, torch.float64)
+        if not self.decoder.discrete:
+            return x
         off = float((x - self.pixels.to_x(self.pixels.to_digits(x))).abs().max()) if x.numel() else 0.0
         if not off < 1e-3 * self.pixels.half_width + 1e-6:
             raise ValueError(
@@ -181,7 +196,7 @@ class Diffusion(MarkovianVAE):
         """One unbiased draw of −ln P_pri(z_0|z_1), (B,), nats."""
         logsnr = self._grid(x)
         z = forward.noised(x, normal_like(x, source), logsnr[1])
-        return -self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr).log_prob(x)
+        return -self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z).log_prob(x)
 
     @torch.no_grad()
     def bound(self, images: Tensor, source: Source | None = None, condition: Condition | None = None) -> Bound:
@@ -198,7 +213,8 @@ class Diffusion(MarkovianVAE):
             for level in range(2, self.num_levels + 1)
         ]
         nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
-        return Bound(self.prior_nats(x), nats, self.reconstruction_nats(x, source, condition), self.dims)
+        reconstruction = self.reconstruction_nats(x, source, condition)
+        return Bound(self.prior_nats(x), nats, reconstruction, self.dims, self.decoder.discrete)
 
     def _grid(self, like: Tensor) -> Tensor:
         return self.schedule.logsnr.to(like.device)

@@ -1,7 +1,4 @@
-"""The variance of P_pri(z_{ℓ−1} | z_ℓ); its mean is the posterior mean at x̂.
-
-Only this file knows whether the network's output carries more than x̂ (a head for the variance).
-"""
+"""What every reverse variance is, and the two that need nothing but the schedule."""
 
 from __future__ import annotations
 
@@ -12,19 +9,36 @@ from torch import Tensor, nn
 
 from markovae.forward import posterior, posterior_coefficients, posterior_variance, step_variance
 from markovae.gaussian import Gaussian, expand, sum_dims
+from markovae.vae import Distribution
 
 
 class ReverseVariance(nn.Module, ABC):
     """How wide the prior's step is.
 
     `channels` is how many outputs a network needs for one data channel: 1, or 2 with a head for the variance.
+    `needs_jacobian` says that `head` is ∂x̂/∂z, (B, d, d), which the model works out from its network.
     """
 
     channels: int = 1
+    needs_jacobian: bool = False
+
+    @abstractmethod
+    def step(
+        self, x_hat: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None
+    ) -> Distribution:
+        """P_pri(z_{ℓ−1} | z_ℓ) at the network's x̂, over (B, *D)."""
+
+    @abstractmethod
+    def kl(self, x: Tensor, x_hat: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
+        """KL( q(z_{ℓ−1}|z_ℓ,x) ‖ P_pri(z_{ℓ−1}|z_ℓ) ) in nats, (B,), float64; ℓ ≥ 2."""
+
+
+class IndependentVariance(ReverseVariance, ABC):
+    """A variance of its own for each coordinate, or one for all: the prior's step is a diagonal Gaussian."""
 
     @abstractmethod
     def variance(self, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None) -> Tensor:
-        """Variance of P_pri(z_{ℓ−1}|z_ℓ), (B,) or (B, *D), float64; ℓ ≥ 2."""
+        """Variance of P_pri(z_{ℓ−1}|z_ℓ), (), (B,) or (B, *D), float64; ℓ ≥ 2."""
 
     def step(
         self, x_hat: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None
@@ -48,7 +62,7 @@ class ReverseVariance(nn.Module, ABC):
 
 
 @final
-class StepVariance(ReverseVariance):
+class StepVariance(IndependentVariance):
     """σ_ℓ², the variance of the encoder's step: right where the data are broad against the step.
 
     Source: Ho et al. 2020, section 3.2 (the "large" choice); lecture, "Rewriting the ELBO".
@@ -60,7 +74,7 @@ class StepVariance(ReverseVariance):
 
 
 @final
-class PosteriorVariance(ReverseVariance):
+class PosteriorVariance(IndependentVariance):
     """β̃_ℓ, the variance of q(z_{ℓ−1}|z_ℓ,z_0): right where z_0 is known, and then the KL is a weighted square.
 
     Source: Ho et al. 2020, eq. 7 (the "small" choice).

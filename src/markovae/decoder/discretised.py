@@ -1,17 +1,14 @@
-r"""P_pri(z_0 | z_1): the probability of the pixels themselves, in nats, exact in both tails."""
+"""A Gaussian over digits: its mass in each bin, exact in both tails."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.special import log_ndtr
 
-from markovae.forward import noise_scale, posterior_variance, signal_scale
 from markovae.gaussian import sum_dims
 from markovae.pixels import Pixels
 from markovae.randomness import Source, normal_like
@@ -68,56 +65,3 @@ def log_difference(larger: Tensor, smaller: Tensor) -> Tensor:
     near = gap > -math.log(2)
     safe_near = torch.where(near, gap, -1.0)
     return larger + torch.where(near, (-torch.expm1(safe_near)).log(), torch.log1p(-gap.exp()))
-
-
-class Decoder(nn.Module, ABC):
-    """P_pri(z_0 | z_1) as a distribution around the network's x̂ at level 1.
-
-    Args:
-        pixels: the digits of the data and their scale.
-    """
-
-    def __init__(self, pixels: Pixels) -> None:
-        super().__init__()
-        self.pixels = pixels
-
-    @abstractmethod
-    def scale(self, logsnr: Tensor) -> Tensor:
-        """Standard deviation τ at the chain's log-SNRs λ_0…λ_L, (L+1,) -> (), float64."""
-
-    def distribution(self, x_hat: Tensor, logsnr: Tensor) -> DiscretisedGaussian:
-        """P_pri(z_0 | z_1) at x̂, (B, *D), on the grid λ_0…λ_L."""
-        return DiscretisedGaussian(x_hat, self.scale(logsnr).to(x_hat.device), self.pixels)
-
-
-@final
-class StepDecoder(Decoder):
-    """τ = s_1/a_1: what z_1 alone leaves unknown of a pixel. The default."""
-
-    def scale(self, logsnr: Tensor) -> Tensor:
-        """s_1/a_1."""
-        return noise_scale(logsnr[1]) / signal_scale(logsnr[1])
-
-
-@final
-class HoLargeDecoder(Decoder):
-    """τ = √β_1 = σ_1: Ho et al.'s level 1 with the step variance ("fixedlarge")."""
-
-    def scale(self, logsnr: Tensor) -> Tensor:
-        """σ_1 = s_1, since level 0 is clean."""
-        return noise_scale(logsnr[1])
-
-
-@final
-class HoSmallDecoder(Decoder):
-    """τ = √β̃_2: Ho et al.'s "fixedsmall", where the posterior variance of level 1 is replaced by that of level 2."""
-
-    def scale(self, logsnr: Tensor) -> Tensor:
-        """√β̃_2.
-
-        Raises:
-            ValueError: on a grid with one level.
-        """
-        if len(logsnr) < 3:
-            raise ValueError("Ho's small decoder takes the variance of level 2: the grid has one level")
-        return posterior_variance(logsnr[1], logsnr[2]).sqrt()

@@ -1,0 +1,23 @@
+"""The variance of P_pri(z_{ℓ−1} | z_ℓ); its mean is the posterior mean at x̂.
+
+Only this room knows whether the network's output carries more than x̂ (a head for the variance, or its Jacobian).
+"""
+
+from markovae.reverse.base import IndependentVariance, PosteriorVariance, ReverseVariance, StepVariance
+from markovae.reverse.fitted import DiagonalVariance, ErrorTable, IsotropicVariance
+from markovae.reverse.full import FullVariance
+from markovae.reverse.jacobian import jacobian
+from markovae.reverse.learned import LearnedVariance
+
+__all__ = [
+    "DiagonalVariance",
+    "ErrorTable",
+    "FullVariance",
+    "IndependentVariance",
+    "IsotropicVariance",
+    "LearnedVariance",
+    "PosteriorVariance",
+    "ReverseVariance",
+    "StepVariance",
+    "jacobian",
+]
