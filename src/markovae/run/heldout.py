@@ -1,0 +1,117 @@
+"""What a run looks at while it goes on: the held-out bound on a fixed draw, and sample grids."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from markovae.config import TrainConfig
+from markovae.data.images import ImageData
+from markovae.diffusion import Diffusion
+from markovae.likelihood import LevelNats, Measurement, finite, measure
+from markovae.sampling import sample
+
+SEED = 20_240_229  # of the fixed draw: the same images, levels and noise in every run
+BANDS = 5
+GRID_SIDE = 4
+SAMPLE_STEPS = 20
+
+
+def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict[str, Any]:
+    """The bound on the first images of `data`, on a draw that never changes: a row of metrics.jsonl.
+
+    Args:
+        model: with averaged weights.   data: the validation part; its labels, if any, are what the model is given.
+        config: eval_images and eval_draws are read.
+    """
+    measured = measure(
+        model,
+        np.asarray(data.images[: config.eval_images]),
+        None if data.labels is None else data.labels[: config.eval_images],
+        draws=config.eval_draws,
+        seed=SEED,
+        batch=config.batch,
+    )
+    record = measured.to_dict()
+    return {
+        "kind": "heldout",
+        "n": record["n"],
+        "bits_per_dim": {name: record["bits_per_dim"][name] for name in ("mean", "stderr")},
+        "terms_bits_per_dim": record["terms_bits_per_dim"],
+        "bands": band_table(measured, model.schedule.logsnr),
+    }
+
+
+def without_labels(data: ImageData) -> ImageData:
+    """The same images for a model that takes no labels."""
+    return replace(data, labels=None, class_names=())
+
+
+def band_table(measured: Measurement, logsnr: torch.Tensor) -> list[dict[str, Any]]:
+    """The levels' nats summed over bands of log-SNR, in bits per dim.
+
+    A band with n levels of which m draws were taken costs n times the mean of those draws.
+    Args:
+        logsnr: the grid λ_0…λ_L.
+    """
+    levels = logsnr[2:]
+    high, low = float(levels[0]), float(levels[-1])
+    edges = [high + (low - high) * i / BANDS for i in range(BANDS + 1)]
+    rows = []
+    for index, (upper, lower) in enumerate(pairwise(edges)):
+        last = index == BANDS - 1
+        inside = [p for p in measured.per_level if p.level > 1 and _within(p, upper, lower, index == 0, last)]
+        count = int(((levels < upper) | (index == 0)).logical_and((levels >= lower) | last).sum())
+        draws = sum(p.draws for p in inside)
+        nats = count * sum(p.nats * p.draws for p in inside) / draws if draws else math.nan
+        rows.append({"logsnr": [upper, lower], "bits_per_dim": finite(nats / measured.dims / math.log(2))})
+    return rows
+
+
+def _within(level: LevelNats, upper: float, lower: float, first: bool, last: bool) -> bool:
+    return (level.logsnr < upper or first) and (level.logsnr >= lower or last)
+
+
+def sample_grid(model: Diffusion, num_classes: int) -> bytes:
+    """PNG of a square of samples 0…15 of seed 0 (their classes in turn, where there are classes)."""
+    count = GRID_SIDE**2
+    labels = [i % num_classes for i in range(count)] if num_classes else None
+    images = sample(model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, batch=count, labels=labels)
+    return png(tile(images, GRID_SIDE), model.pixels.bins)
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """(n, C, H, W) -> (rows·H, columns·W, C), row by row."""
+    n, channels, height, width = images.shape
+    rows = n // columns
+    grid = images.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))
+
+
+def png(image: np.ndarray, bins: int) -> bytes:
+    """An 8-bit PNG of (H, W, C) digits 0…bins−1, small images enlarged to at least 256 pixels a side."""
+    from PIL import Image
+
+    pixels = np.round(image.astype(np.float64) * (255 / (bins - 1))).astype(np.uint8)
+    factor = max(1, 256 // min(pixels.shape[:2]))
+    pixels = pixels.repeat(factor, 0).repeat(factor, 1)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def heldout_sentence(row: dict[str, Any], before: dict[str, Any] | None, bins: int) -> str:
+    """A held-out row in words."""
+    now = row["bits_per_dim"]
+    error = "" if now["stderr"] is None else f" ± {now['stderr']:.3f}"
+    text = f"held-out bound {now['mean']:.3f}{error} bits/dim"
+    if before is None:
+        return f"{text} on {row['n']} images, the same draw each time; unmodelled pixels cost {math.log2(bins):.3g}"
+    change = now["mean"] - before["bits_per_dim"]["mean"]
+    return f"{text}, {'down' if change <= 0 else 'up'} {abs(change):.3f} since step {before['step']:,}"

@@ -1,0 +1,89 @@
+"""How far a training run is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self, final
+
+from markovae.console import say
+from markovae.training import Step
+
+PLAIN_LINES = 10
+SPAN = 20  # steps over which the shown speed is averaged
+
+
+@final
+class Progress:
+    """A bar on a terminal, at most a dozen lines elsewhere; remarks made with `say` stay readable either way.
+
+    Args:
+        step: done so far.   total: of the run, or None.
+    """
+
+    def __init__(self, step: int, total: int | None) -> None:
+        self._first, self._began = step, time.monotonic()
+        self._bar: Any = None
+        self._next_share = 0
+        self._speed = 0.0
+        if sys.stderr.isatty():
+            self._bar = _bar()
+            self._task = self._bar.add_task("training", total=total, completed=step, note="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: Step) -> None:
+        """Tell of one step."""
+        mix = 1 / SPAN if self._speed else 1.0
+        self._speed += mix * (step.images_per_second - self._speed)
+        note = f"loss {step.loss:.4f}, {self._speed:,.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._task, total=step.total, completed=step.index, note=note)
+        elif step.total is not None:
+            self._plain(step, step.total, note)
+
+    def _plain(self, step: Step, total: int, note: str) -> None:
+        share = PLAIN_LINES * step.index // total
+        if share < self._next_share and step.index < total:
+            return
+        self._next_share = share + 1
+        done = step.index - self._first
+        left = (time.monotonic() - self._began) / max(done, 1) * (total - step.index)
+        say(f"step {step.index:,} of {total:,}, {note}, about {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _bar() -> Any:
+    # rich takes 0.1 s to import, so only where a bar is shown.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Bar(*columns, console=Console(file=sys.stderr))

@@ -1,0 +1,156 @@
+"""`train_run` and `resume_run`: what `markovae train` does, without its options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from markovae.build import create, load_weights
+from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint
+from markovae.config import Config
+from markovae.console import say
+from markovae.data.images import ImageData
+from markovae.data.loading import load_data, reopen
+from markovae.data.split import Splits
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.files import write_file
+from markovae.run.folder import RunFolder
+from markovae.run.heldout import without_labels
+from markovae.run.session import Session
+from markovae.schedule import first_level_warning
+from markovae.training import Training
+
+
+def train_run(
+    config: Config, out: str | Path, *, init: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Path:
+    """Train a new run in the folder `out` and return it.
+
+    Args:
+        config: of the run; a relative path to its data is made absolute.
+        init: a run or checkpoint whose averaged weights are the first ones.
+    Raises:
+        UserError: before anything is written, for a folder that is not empty or cannot be written, data that
+            cannot be used, or a configuration that fits neither them nor `init`.
+        StoppedRun, SystemExit: as `Session.go`.
+    """
+    folder = RunFolder(out)
+    folder.require_empty()
+    config = _with_absolute_source(config)
+    splits = load_data(config.data)
+    model = _create(config, splits, init).to(device)
+    training = Training(model, _training_data(config, splits), config.train, config.data.flip)
+    folder.create()
+    with folder.hold():
+        folder.require_empty()
+        record = splits.record()
+        session = Session(folder, config, splits, record, training)
+        session.check_room()
+        write_file(folder.config, config.to_toml().encode())
+        write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode())
+        _introduce(folder, splits, training)
+        session.start()
+        session.go()
+    return folder.path
+
+
+def resume_run(
+    out: str | Path, *, steps: int | None = None, minutes: float | None = None, device: str | torch.device = "cpu"
+) -> Path:
+    """Go on with the run in `out` from its newest checkpoint that verifies, and return the folder.
+
+    Without a new budget the run goes on to its stored number of steps; a finished one is left as it is.
+
+    Args:
+        steps, minutes: a new budget, counted from the run's beginning.
+    Raises:
+        UserError: where `out` is no run, the data changed, or the new budget is spent already.
+        CheckpointError: where no checkpoint verifies.
+        StoppedRun, SystemExit: as `Session.go`.
+    """
+    folder = RunFolder(out)
+    folder.open()
+    with folder.hold():
+        checkpoint = newest_checkpoint(folder.path)
+        config = _extended(checkpoint, steps, minutes)
+        record = checkpoint.state["data"]
+        splits = reopen(config.data, record)
+        model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
+        training = Training(model.to(device), _training_data(config, splits), config.train, config.data.flip)
+        _restore(training, checkpoint)
+        if steps is not None or minutes is not None:
+            training.extend(steps=steps, minutes=minutes)
+        folder.clear()
+        session = Session(folder, config, splits, record, training)
+        session.resumed(checkpoint.path)
+        if training.done:
+            say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
+            return folder.path
+        session.check_room()
+        write_file(folder.config, config.to_toml().encode())
+        session.go()
+    return folder.path
+
+
+def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusion:
+    train = splits.train
+    model = create(config, train.shape, bins=train.bins, num_classes=len(train.class_names))
+    if init is not None:
+        source = open_checkpoint(init)
+        try:
+            load_weights(model, source.tensors("ema"))
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise UserError(
+                f"--init {init} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
+                "data of the same shape"
+            ) from None
+    return model
+
+
+def _restore(training: Training, checkpoint: Checkpoint) -> None:
+    tensors = {name: checkpoint.tensors(name) for name in ("model", "ema", "optimizer")}
+    try:
+        training.restore(tensors, checkpoint.state)
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path} does not fit its own configuration: {error}") from None
+
+
+def _extended(checkpoint: Checkpoint, steps: int | None, minutes: float | None) -> Config:
+    if steps is None and minutes is None:
+        return checkpoint.config
+    if steps is not None and steps <= checkpoint.step:
+        raise UserError(f"--steps {steps} is spent: the run has taken {checkpoint.step:,} steps; ask for more")
+    spent = float(checkpoint.state["seconds"]) / 60
+    if minutes is not None and minutes <= spent:
+        raise UserError(f"--minutes {minutes:g} is spent: the run has trained {spent:.1f} minutes; ask for more")
+    return replace(checkpoint.config, train=replace(checkpoint.config.train, steps=steps, minutes=minutes))
+
+
+def _training_data(config: Config, splits: Splits) -> ImageData:
+    return splits.train if config.network.classes else without_labels(splits.train)
+
+
+def _with_absolute_source(config: Config) -> Config:
+    path = Path(config.data.source).expanduser()
+    if config.data.source in ("faces", "digits") or not path.exists():
+        return config
+    return replace(config, data=replace(config.data, source=str(path.resolve())))
+
+
+def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
+    model = training.model
+    count = sum(weight.numel() for weight in model.parameters())
+    size = "x".join(map(str, model.shape))
+    say(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
+    say(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
+    warning = first_level_warning(model.schedule, model.pixels.half_width)
+    if warning is not None:
+        say(f"warning: {warning}")
