@@ -44,8 +44,7 @@ class Session:
         self._rows: list[Step] = []
         self._saved_step, self._saved_at = -1, time.monotonic()
         self._save_seconds = 0.0
-        past = [row for row in folder.rows() if row.get("kind") == "heldout"]
-        self._heldout: dict[str, Any] | None = past[-1] if past else None
+        self._heldout: dict[str, Any] | None = None
 
     @property
     def last_checkpoint(self) -> Path:
@@ -66,6 +65,8 @@ class Session:
         """After `training` was restored from a checkpoint of this run."""
         self._saved_step = self.training.step
         self.folder.forget_after(self.training.step)
+        past = [row for row in self.folder.rows() if row.get("kind") == "heldout"]
+        self._heldout = past[-1] if past else None
         say(f"resumed from {checkpoint}")
 
     def go(self) -> None:

@@ -66,7 +66,7 @@ def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
     """
     if labels is None:
         return None
-    classes = int(getattr(model.network, "num_classes", 0))
+    classes = int(getattr(getattr(model.network, "config", model.network), "num_classes", 0))
     if not classes:
         raise UserError("this model was trained without labels: leave the class out")
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:

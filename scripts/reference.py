@@ -1,0 +1,63 @@
+"""Train the reference model of the faces by its committed configuration, and ship its averaged weights.
+
+    python scripts/reference.py [--config configs/reference.toml] [--to tests/fixtures/reference]
+
+The run lies in the user's cache folder under the hash of the configuration: an interrupted one goes on where it
+stopped, a finished one is only exported again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from markovae.checkpoint import export_weights, load, open_checkpoint
+from markovae.config import Config
+from markovae.console import say
+from markovae.data.cache import cache_folder
+from markovae.errors import StoppedRun, UserError
+from markovae.run import resume_run, train_run
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 15_000_000  # bytes of the fixture
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Train and ship the reference model.")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "reference.toml")
+    parser.add_argument("--to", type=Path, default=ROOT / "tests" / "fixtures" / "reference")
+    options = parser.parse_args(arguments)
+    try:
+        ship(trained(Config.from_toml(options.config)), options.to)
+    except UserError as error:
+        say(str(error))
+        return 2
+    except StoppedRun as error:
+        say(str(error))
+        return 3
+    return 0
+
+
+def trained(config: Config) -> Path:
+    """The finished run of this configuration."""
+    run = cache_folder() / f"reference-{config.hash()}"
+    if (run / "checkpoints").is_dir():
+        return resume_run(run)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    return train_run(config, run)
+
+
+def ship(run: Path, target: Path) -> None:
+    """Export the run's averaged weights in half precision, and read them back."""
+    checkpoint = open_checkpoint(run)
+    export_weights(target, checkpoint.tensors("ema"), {**checkpoint.state, "kind": "weights"}, checkpoint.config)
+    load(target)
+    size = sum(path.stat().st_size for path in target.iterdir())
+    say(f"{target}: {size:,} bytes, step {checkpoint.step:,}")
+    if size >= LIMIT:
+        raise UserError(f"{target} has {size:,} bytes and must stay below {LIMIT:,}: make network.width smaller")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
