@@ -60,7 +60,7 @@ def read_idx_folder(folder: Path, config: DataConfig) -> Reading:
         parts = split_with_test(hashes, len(images[0]), config, data.name)
     else:
         parts = split_by_content(hashes, config, data.name)
-    return Reading(data, parts, _findings(joined, data))
+    return Reading(data, parts, _findings(joined, data, parts.left_out))
 
 
 def read_array_file(path: Path, config: DataConfig) -> Reading:
@@ -85,7 +85,7 @@ def read_array_file(path: Path, config: DataConfig) -> Reading:
         raise UserError(f"{path} is no .npy, .npz or idx file: give one of these, or an image folder")
     data = _image_data(images, labels, str(path), config)
     parts = split_by_content(data.content_hashes(), config, data.name)
-    return Reading(data, parts, _findings(images, data))
+    return Reading(data, parts, _findings(images, data, parts.left_out))
 
 
 def read_idx(path: Path) -> Raw:
@@ -122,11 +122,13 @@ def _image_data(raw: Raw, labels: Raw | None, name: str, config: DataConfig) -> 
     return to_channels(to_size(data, config), config.channels)
 
 
-def _findings(raw: Raw, data: ImageData) -> Findings:
+def _findings(raw: Raw, data: ImageData, left_out: int) -> Findings:
     channels, height, width = data.shape
     notes = [f"read as {len(data)} images of {channels} x {height} x {width} from shape {raw.shape}"]
     if isinstance(data.images, np.memmap):
         notes.append("memory-mapped: the pixels stay on disk")
+    if left_out:
+        notes.append(f"{left_out} training images left out, as copies of test images")
     return Findings(kind="array", modes={str(raw.dtype): len(data)}, notes=tuple(notes))
 
 

@@ -1,5 +1,6 @@
 """What a source holds, told before any training starts."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -116,16 +117,18 @@ def inspect_data(config: DataConfig | str) -> Inspection:
 
 def channel_moments(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, exact sums, in grey values."""
-    total = np.zeros(data.shape[0], dtype=np.int64)
-    squares = np.zeros(data.shape[0], dtype=np.float64)
+    total = [0] * data.shape[0]
+    squares = [0] * data.shape[0]
     for start in range(0, len(data), 1024):
         block = np.asarray(data.images[start : start + 1024], dtype=np.int64)
-        total += block.sum(axis=(0, 2, 3))
-        squares += (block * block).sum(axis=(0, 2, 3))
+        for channel in range(data.shape[0]):
+            total[channel] += int(block[:, channel].sum())
+            squares[channel] += int((block[:, channel] ** 2).sum())
     count = len(data) * data.shape[1] * data.shape[2]
-    mean = total / count
-    variance = np.maximum(squares / count - mean**2, 0.0)  # rounding may leave -1e-13 on flat images
-    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+    mean = tuple(value / count for value in total)
+    # Whole numbers up to the last division, so no rounding can turn a variance negative.
+    std = tuple(math.sqrt((count * q - t * t) / count**2) for t, q in zip(total, squares, strict=True))
+    return mean, std
 
 
 def _notes(reading: Reading, mean: Sequence[float]) -> list[str]:
@@ -145,8 +148,6 @@ def _notes(reading: Reading, mean: Sequence[float]) -> list[str]:
             f"the images lean to {strongest}: channel means differ by {spread:.0f} of {data.bins - 1}; "
             "good samples lean so too"
         )
-    if reading.parts.left_out:
-        notes.append(f"{reading.parts.left_out} images are in no part, as copies of others")
     if data.labels is not None:
         counts = np.bincount(data.labels[reading.parts.train], minlength=len(data.class_names))
         absent = [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-# Formats named on purpose: others (PostScript, PDF) would start outside programs.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM")
+# Formats named on purpose: others (PostScript) would start outside programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM")
 ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
     | {".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -98,12 +98,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
     Raises: ValueError with the reason for an image of more than 64 megapixels or of no known format.
     """
-    with warnings.catch_warnings():
-        # The size is judged below, by our own limit.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)
+    # By handle, not by name: pillow maps files it opens by name, and then reads sideways TIFFs wrongly.
+    with path.open("rb") as handle, warnings.catch_warnings():
+        # The size is judged below, by our own limit; other remarks on metadata do not touch pixels.
+        warnings.simplefilter("ignore")
         try:
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(handle, formats=FORMATS)
         except UnidentifiedImageError:
             raise ValueError("not an image of a known format, or its header is damaged") from None
         except Image.DecompressionBombError:
@@ -120,8 +120,7 @@ def read_header(folder: Path, file: FoundFile) -> Header:
         return Header(file.path, problem="the file is empty")
     try:
         with opened(folder / file.path) as image:
-            sideways = image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
-            width, height = (image.height, image.width) if sideways else image.size
+            width, height = (image.height, image.width) if _lies_sideways(image) else image.size
             return Header(
                 path=file.path,
                 mode=image.mode,
@@ -135,6 +134,14 @@ def read_header(folder: Path, file: FoundFile) -> Header:
             )
     except Exception as error:  # a decoder may raise anything on damaged bytes
         return Header(file.path, problem=reason_of(error))
+
+
+def _lies_sideways(image: Image.Image) -> bool:
+    if image.format == "TIFF":
+        return False  # pillow gives the upright size of these from the start
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return False  # asking further would decode the pixels, for what may follow them
+    return image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
 
 
 def is_transparent(image: Image.Image) -> bool:

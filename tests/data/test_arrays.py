@@ -1,0 +1,136 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from markovae.data import cache
+from markovae.data.arrays import holds_idx_files, read_array_file, read_idx, read_idx_folder
+from markovae.data.loading import splits_of
+from markovae.data.options import DataConfig
+from markovae.errors import UserError
+
+RNG = np.random.default_rng(3)
+GREYS = RNG.integers(0, 256, (12, 6, 5), dtype=np.uint8)
+CONFIG = DataConfig("x")
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+def test_npy_of_greys(tmp_path: Path):
+    np.save(tmp_path / "x.npy", GREYS)
+    data = read_array_file(tmp_path / "x.npy", CONFIG).data
+    assert np.array_equal(data.images[:, 0], GREYS)
+    assert (data.labels, data.bins) == (None, 256)
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("arr_0", "arr_1"), ("x", "y")])
+def test_npz_names(tmp_path: Path, images: str, labels: str):
+    rgb = RNG.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", **{images: rgb, labels: np.array([5, 5, 2, 2, 9, 9])})
+    data = read_array_file(tmp_path / "x.npz", CONFIG).data
+    assert np.array_equal(data.images, np.moveaxis(rgb, -1, 1))
+    assert data.class_names == ("2", "5", "9")
+    assert data.labels is not None
+    assert data.labels.tolist() == [1, 1, 0, 0, 2, 2]
+
+
+def test_idx_files_pair_up_and_gz_reads_the_same(tmp_path: Path):
+    labels = np.arange(12) % 3
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(GREYS))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
+    data = read_array_file(tmp_path / "train-images-idx3-ubyte", CONFIG).data
+    assert np.array_equal(data.images[:, 0], GREYS)
+    assert data.labels is not None
+    assert data.labels.tolist() == labels.tolist()
+    (tmp_path / "z.gz").write_bytes(gzip.compress(idx_bytes(GREYS)))
+    assert np.array_equal(read_idx(tmp_path / "z.gz"), GREYS)
+    assert np.array_equal(read_array_file(tmp_path / "z.gz", CONFIG).data.images[:, 0], GREYS)
+
+
+def test_an_idx_folder_keeps_its_test_part_and_drops_copies_from_training(tmp_path: Path):
+    tested = RNG.integers(0, 256, (4, 6, 5), dtype=np.uint8)
+    tested[0] = GREYS[2]
+    for part, images in (("train", GREYS), ("t10k", tested)):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(len(images)) % 4))
+    assert holds_idx_files(tmp_path)
+    reading = read_idx_folder(tmp_path, CONFIG)
+    splits = splits_of(reading)
+    assert np.array_equal(splits.test.images[:, 0], tested)
+    assert splits.test.labels is not None
+    assert splits.test.labels.tolist() == [0, 1, 2, 3]
+    assert (len(splits.train), len(splits.validation), splits.left_out) == (10, 1, 1)
+    assert not set(splits.train.content_hashes()) & set(splits.test.content_hashes())
+    assert "1 training images left out, as copies of test images" in reading.findings.notes
+
+
+def test_an_idx_folder_without_test_files_is_split_by_content(tmp_path: Path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(GREYS))
+    splits = splits_of(read_idx_folder(tmp_path, CONFIG))
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [10, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\0\0\x08\x03", "should hold 0 bytes|claims|no pixels"),
+        (idx_bytes(GREYS)[:-1], "should hold 360 bytes after its header and holds 359"),
+        (idx_bytes(GREYS) + b"x", "holds more"),
+        (b"\0\0\x0d\x01" + b"\0\0\0\x01" + b"1234", "idx type 0x0d"),
+        (b"hello idx", "does not begin with its magic number"),
+        (b"\0\0\x08\x04" + b"\xff" * 16, "its header is damaged"),
+        (idx_bytes(np.arange(9)), "holds 9 labels"),
+    ],
+)
+def test_damaged_idx_files_are_one_sentence(tmp_path: Path, content: bytes, sentence: str):
+    (tmp_path / "x-idx3-ubyte").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_array_file(tmp_path / "x-idx3-ubyte", CONFIG)
+
+
+def test_a_cut_off_gz_is_one_sentence(tmp_path: Path):
+    (tmp_path / "x-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(GREYS))[:-20])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_array_file(tmp_path / "x-idx3-ubyte.gz", CONFIG)
+
+
+def test_large_npy_is_mapped_and_arranged_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rgb = RNG.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", rgb)
+    small = splits_of(read_array_file(tmp_path / "x.npy", CONFIG))
+    monkeypatch.setattr(cache, "LARGE_BYTES", 100)
+    reading = read_array_file(tmp_path / "x.npy", CONFIG)
+    assert isinstance(reading.data.images, np.memmap)
+    large = splits_of(reading)
+    assert isinstance(large.test.images, np.memmap)
+    assert large.record() == small.record()
+
+
+def test_arrays_can_be_scaled(tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.arange(3, dtype=np.uint8).reshape(3, 1, 1) * np.ones((1, 28, 28), np.uint8))
+    config = DataConfig("x", size=32, fit="pad", background="black")
+    data = read_array_file(tmp_path / "x.npy", config).data
+    assert data.shape == (1, 32, 32)
+    assert data.images[2].max() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "sentence"),
+    [
+        ("x.npy", lambda path: path.write_bytes(b"junk"), "no readable .npy"),
+        ("x.npy", lambda path: np.save(path, np.array([{}], dtype=object)), "no readable .npy"),
+        ("x.npz", lambda path: path.write_bytes(b"junk"), "no readable .npz"),
+        ("x.npz", lambda path: np.savez(path, a=GREYS, b=GREYS), "holds a, b: call the images `images`"),
+        ("x.npz", lambda path: np.savez(path, images=GREYS, labels=np.arange(3)), "one each is needed"),
+        ("x.png", lambda path: path.write_bytes(b""), "is a single image"),
+        ("x.zip", lambda path: path.write_bytes(b"PK"), "no .npy, .npz or idx file"),
+    ],
+)
+def test_other_files_are_one_sentence(tmp_path: Path, name: str, write, sentence: str):
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=sentence):
+        read_array_file(tmp_path / name, CONFIG)

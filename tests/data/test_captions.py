@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from markovae.data.captions import read_captions
+from markovae.errors import UserError
+
+PATHS = ["a/x.png", "y.png"]
+
+
+def test_no_file_no_captions(tmp_path: Path):
+    assert read_captions(tmp_path, PATHS) == (None, ())
+
+
+def test_csv_with_quotes_commas_and_a_byte_order_mark(tmp_path: Path):
+    text = '\ufefffile_name,text,other\na\\x.png,"red, ""round""",1\n./y.png, two \n'
+    (tmp_path / "captions.csv").write_text(text, encoding="utf-8")
+    assert read_captions(tmp_path, PATHS) == (('red, "round"', "two"), ("captions from captions.csv",))
+
+
+def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
+    rows = [{"file_name": "y.png", "text": "grün"}, {"file_name": "z.png", "text": "away"}]
+    (tmp_path / "metadata.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
+    captions, notes = read_captions(tmp_path, PATHS)
+    assert captions == ("", "grün")
+    assert notes[1:] == ("1 of 2 images have no caption", "1 captions name files that are no readable image")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("captions.csv", b"name,text\n", "columns file_name and text"),
+        ("captions.csv", b"", "columns file_name and text"),
+        ("captions.csv", b"file_name,text\ny.png\n", "line 2 must have"),
+        ("captions.csv", b"file_name,text\ny.png,a\ny.png,b\n", "names y.png a second time"),
+        ("captions.csv", b"file_name,text\ny.png,\xff\xfe\n", "not UTF-8"),
+        ("captions.csv", b"file_name,text\nq.png,a\n", "names none of the 2 images"),
+        ("metadata.jsonl", b"{", "line 1 is not JSON"),
+        ("metadata.jsonl", b"[1]", "line 1 must be an object"),
+        ("metadata.jsonl", b'\n{"file_name": "y.png"}', "line 2 must have"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, content: bytes, sentence: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_captions(tmp_path, PATHS)
+
+
+def test_two_files_are_one_too_many(tmp_path: Path):
+    (tmp_path / "captions.csv").write_text("file_name,text\n")
+    (tmp_path / "metadata.jsonl").write_text("")
+    with pytest.raises(UserError, match="keep the one that is meant"):
+        read_captions(tmp_path, PATHS)

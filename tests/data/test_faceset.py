@@ -1,0 +1,92 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from markovae.data import faceset
+from markovae.data.drawing import render
+from markovae.data.faces import attributes, caption
+from markovae.data.loading import splits_of
+from markovae.data.options import DataConfig
+from markovae.errors import UserError
+
+COUNTS = (20, 6, 5)
+
+
+def test_parts_are_disjoint_by_pixels_and_in_order(own_cache: Path):
+    splits = splits_of(faceset.read_faces(DataConfig("faces"), COUNTS))
+    parts = (splits.train, splits.validation, splits.test)
+    assert [len(part) for part in parts] == list(COUNTS)
+    digests = [digest for part in parts for digest in part.content_hashes()]
+    assert len(set(digests)) == sum(COUNTS)
+    assert np.array_equal(splits.train.images[3], render(3))
+    assert np.array_equal(splits.test.images[0], render(26))
+    assert splits.validation.captions is not None
+    assert splits.validation.captions[0] == caption(attributes(20))
+    assert json.dumps(splits.record())
+
+
+def test_the_second_call_reads_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    first = faceset.read_faces(DataConfig("faces"), COUNTS)
+    monkeypatch.setattr(faceset, "walk", None)
+    second = faceset.read_faces(DataConfig("faces"), COUNTS)
+    assert first.data.content_hashes() == second.data.content_hashes()
+    assert first.data.captions == second.data.captions
+    assert [path.name.startswith("faces-32-") for path in own_cache.iterdir()] == [True]
+
+
+def test_worker_processes_draw_the_same_bytes(monkeypatch: pytest.MonkeyPatch):
+    serial, indices, _ = faceset.walk(32, 24)
+    monkeypatch.setattr(faceset, "SERIAL_BELOW", 1)
+    monkeypatch.setattr(faceset, "CHUNK", 5)
+    monkeypatch.setattr("markovae.data.workers.worker_count", lambda: 2)
+    parallel, same, _ = faceset.walk(32, 24)
+    assert indices == same
+    assert np.array_equal(serial, parallel)
+
+
+def test_repeated_pixels_are_dropped_and_recorded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(faceset, "render", _five_then_all_different)
+    images, indices, dropped = faceset.walk(32, 9)
+    assert indices == [0, 1, 2, 3, 4, 10, 11, 12, 13]
+    assert dropped == [[5, 0], [6, 1], [7, 2], [8, 3], [9, 4]]
+    assert len({hashlib.sha256(x.tobytes()).digest() for x in images}) == 9
+
+
+def _five_then_all_different(index: int, size: int) -> np.ndarray:
+    return np.full((3, size, size), index % 5 if index < 10 else index, dtype=np.uint8)
+
+
+def test_an_interrupted_drawing_leaves_no_entry(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(index: int, size: int) -> np.ndarray:
+        if index == 7:
+            raise KeyboardInterrupt
+        return render(index, size)
+
+    monkeypatch.setattr(faceset, "render", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        faceset.read_faces(DataConfig("faces"), COUNTS)
+    assert list(own_cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"size": 48}, "32x32 or 64x64, not 48x48"),
+        ({"size": 32, "width": 64}, "not 64x32"),
+        ({"channels": "grey"}, "faces are rgb"),
+    ],
+)
+def test_what_faces_cannot_be_is_one_sentence(options: dict[str, object], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        faceset.read_faces(DataConfig("faces", **options), COUNTS)  # type: ignore[arg-type]
+
+
+def test_an_unwritable_cache_is_one_sentence(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.rmtree(own_cache)
+    own_cache.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match=r"cannot be written.*set MARKOVAE_CACHE"):
+        faceset.read_faces(DataConfig("faces"), COUNTS)

@@ -1,0 +1,175 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from markovae.data import cache, folder
+from markovae.data.folder import classes_of, read_folder
+from markovae.data.options import DataConfig
+from markovae.errors import UserError
+
+RNG = np.random.default_rng(7)
+
+
+def fill(place: Path, count: int = 6, side: int = 8, channels: int = 3) -> list[np.ndarray]:
+    """`count` PNG files of noise; their pixels as (C, H, W)."""
+    place.mkdir(parents=True, exist_ok=True)
+    made = []
+    for n in range(count):
+        pixels = RNG.integers(0, 256, (side, side, channels), dtype=np.uint8)
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(place / f"{n:02}.png")
+        made.append(np.moveaxis(pixels, -1, 0))
+    return made
+
+
+def config(place: Path, **options) -> DataConfig:
+    return DataConfig(str(place), **options)
+
+
+def test_a_common_small_size_is_kept_pixel_for_pixel(tmp_path: Path):
+    made = fill(tmp_path)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert np.array_equal(reading.data.images, np.stack(made))
+    assert reading.data.labels is None
+    assert "size 8x8 (height x width), which all images share" in reading.findings.notes
+    assert reading.findings.sizes == {"8x8": 6}
+    assert reading.findings.formats == {"PNG": 6}
+
+
+def test_height_and_width_may_differ(tmp_path: Path):
+    for n in range(3):
+        Image.new("L", (12, 4), 50 * n).save(tmp_path / f"{n}.png")
+    assert read_folder(tmp_path, config(tmp_path)).data.shape == (1, 4, 12)
+    assert read_folder(tmp_path, config(tmp_path, size=8, width=4)).data.shape == (1, 8, 4)
+
+
+def test_mixed_sizes_come_to_thirty_two_and_say_so(tmp_path: Path):
+    fill(tmp_path, 3, side=40)
+    fill(tmp_path / "more", 3, side=16)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert reading.data.shape == (3, 32, 32)
+    notes = " ".join(reading.findings.notes)
+    assert "size 32x32 by default" in notes
+    assert "6 of 6 images scaled and cropped to 32x32 (data.fit = 'crop'), 3 of them smaller" in notes
+
+
+def test_grey_stays_one_channel_unless_asked(tmp_path: Path):
+    made = fill(tmp_path, channels=1)
+    assert np.array_equal(read_folder(tmp_path, config(tmp_path)).data.images, np.stack(made))
+    rgb = read_folder(tmp_path, config(tmp_path, channels="rgb")).data.images
+    assert np.array_equal(rgb, np.repeat(np.stack(made), 3, axis=1))
+
+
+def test_grey_beside_colour_becomes_rgb_and_is_said(tmp_path: Path):
+    fill(tmp_path, 2)
+    grey = fill(tmp_path / "grey", 2, channels=1)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert reading.data.shape == (3, 8, 8)
+    assert np.array_equal(reading.data.images[2], np.repeat(grey[0], 3, axis=0))
+    assert "2 grey images beside 2 in colour: all become rgb" in reading.findings.notes
+    assert reading.findings.modes == {"RGB": 2, "L": 2}
+    assert read_folder(tmp_path, config(tmp_path, channels="grey")).data.shape == (1, 8, 8)
+
+
+def test_sub_folders_are_classes(tmp_path: Path):
+    fill(tmp_path / "cat", 2)
+    fill(tmp_path / "dog" / "deep", 3)
+    data = read_folder(tmp_path, config(tmp_path)).data
+    assert data.class_names == ("cat", "dog")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_loose_images_beside_folders_mean_no_classes():
+    labels, names, notes = classes_of(["a/x.png", "b/x.png", "x.png"])
+    assert (labels, names) == (None, ())
+    assert "1 images lie beside the sub-folders" in notes[0]
+    assert classes_of(["a/x.png", "a/y.png"]) == (None, (), ())
+
+
+def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_read(tmp_path: Path):
+    made = fill(tmp_path, 5)
+    whole = (tmp_path / "02.png").read_bytes()
+    (tmp_path / "02.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.JPG").write_bytes(b"")
+    (tmp_path / "text.webp").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.gif")
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert np.array_equal(reading.data.images, np.stack(made)[[0, 1, 3, 4]])
+    reasons = dict(reading.findings.unreadable)
+    assert set(reasons) == {"02.png", "empty.JPG", "text.webp", "pipe.gif"}
+    assert "truncated" in reasons["02.png"]
+    assert reasons["empty.JPG"] == "the file is empty"
+    assert reading.findings.modes == {"RGB": 4}
+
+
+def test_captions_follow_their_images(tmp_path: Path):
+    fill(tmp_path, 3)
+    (tmp_path / "captions.csv").write_text("file_name,text\n02.png,last\n00.png,first\n")
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert reading.data.captions == ("first", "", "last")
+    (tmp_path / "captions.csv").write_text("file_name,text\n00.png,other\n")
+    assert read_folder(tmp_path, config(tmp_path)).data.captions == ("other", "", "")
+
+
+def test_the_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = fill(tmp_path, 4)
+    first = read_folder(tmp_path, config(tmp_path)).data
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "map_in_processes", None)
+        again = read_folder(tmp_path, config(tmp_path, split_seed=3)).data
+        assert np.array_equal(first.images, again.images)
+    Image.fromarray(np.moveaxis(255 - made[1], 0, -1)).save(tmp_path / "01.png")
+    os.utime(tmp_path / "01.png", ns=(1, 1))
+    assert np.array_equal(read_folder(tmp_path, config(tmp_path)).data.images[1], 255 - made[1])
+    assert read_folder(tmp_path, config(tmp_path, size=16)).data.shape == (3, 16, 16)
+
+
+def test_worker_processes_decode_the_same(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    made = fill(tmp_path, 20)
+    (tmp_path / "99.png").write_bytes(b"damaged")
+    monkeypatch.setattr(folder, "SERIAL_HEADERS", 1)
+    monkeypatch.setattr(folder, "SERIAL_IMAGES", 1)
+    monkeypatch.setattr("markovae.data.workers.worker_count", lambda: 2)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert np.array_equal(reading.data.images, np.stack(made))
+    assert [path for path, _ in reading.findings.unreadable] == ["99.png"]
+
+
+def test_large_sets_stay_on_disk_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from markovae.data.loading import splits_of
+
+    made = np.stack(fill(tmp_path, 10))
+    small = splits_of(read_folder(tmp_path, config(tmp_path)))
+    monkeypatch.setattr(cache, "LARGE_BYTES", 100)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert isinstance(reading.data.images, np.memmap)
+    assert np.array_equal(reading.data.images, made)
+    large = splits_of(reading)
+    assert isinstance(large.train.images, np.memmap)
+    assert np.shares_memory(large.train.images, large.train.images.base)
+    assert large.record() == small.record()
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({}, r"holds no images \(0 other files\)"),
+        ({"notes.txt": b"x"}, r"holds no images \(1 other files\)"),
+        ({"a.png": b"", "b.jpg": b"x"}, r"none of the 2 image files .* can be read \(a.png: the file is empty\)"),
+    ],
+)
+def test_nothing_to_read_is_one_sentence(tmp_path: Path, names: dict[str, bytes], sentence: str, own_cache: Path):
+    for name, content in names.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_folder(tmp_path, config(tmp_path))
+    assert list(own_cache.iterdir()) == []
+
+
+def test_one_image_is_too_few(tmp_path: Path):
+    fill(tmp_path, 1)
+    with pytest.raises(UserError, match="holds 1 image, 1 of them different: at least 3"):
+        read_folder(tmp_path, config(tmp_path))

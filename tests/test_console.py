@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+from markovae import console
+
+
+def test_track_yields_every_item_in_order_and_is_silent_for_short_work(capsys: pytest.CaptureFixture[str]):
+    assert list(console.track(range(1000), "counting")) == list(range(1000))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("total", [12_345, None])
+def test_long_plain_work_prints_few_lines_on_stderr_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], total: int | None
+):
+    clock = iter(range(10**7))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    assert sum(1 for _ in console.track((n for n in range(12_345)), "drawing", total)) == 12_345
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    assert 2 <= len(lines) <= 12
+    assert "12,345 done" in lines[-1]
+    assert all(line.startswith("drawing: ") for line in lines)
+
+
+def test_a_failing_item_is_raised_through_track():
+    def broken():
+        yield 1
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        list(console.track(broken(), "working"))
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert list(console.track([3, 1, 2], "sorting")) == [3, 1, 2]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "sorting" in captured.err
+    assert "3/3" in captured.err
+
+
+def test_say_writes_to_stderr(capsys: pytest.CaptureFixture[str]):
+    console.say("where files go")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "where files go\n")
+
+
+def test_rich_is_not_imported_until_a_bar_is_shown():
+    code = "import sys, markovae.console; list(markovae.console.track([1], 'x')); print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
