@@ -1,0 +1,85 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import markovae
+from markovae.data import DataConfig, load_data, reopen
+from markovae.errors import UserError
+
+
+@pytest.fixture
+def greys(tmp_path: Path) -> Path:
+    path = tmp_path / "greys.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8))
+    return path
+
+
+def test_the_same_call_gives_the_same_parts(greys: Path):
+    first, second = load_data(str(greys)), load_data(DataConfig(str(greys)))
+    assert first.record() == second.record()
+    assert np.array_equal(first.train.images, second.train.images)
+    assert markovae.load_data is load_data
+
+
+def test_a_stored_record_reopens_and_changed_data_are_told(greys: Path):
+    config = DataConfig(str(greys))
+    record = load_data(config).record()
+    assert reopen(config, record).record() == record
+    with pytest.raises(UserError, match="other pixels than when the run was made"):
+        reopen(DataConfig(str(greys), split_seed=1), record)
+    images = np.load(greys)
+    images[0] ^= 255
+    np.save(greys, images)
+    with pytest.raises(UserError, match=r"greys\.npy"):
+        reopen(config, record)
+
+
+def test_built_in_sources():
+    assert load_data("digits").train.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("face", r"'face'.* did you mean faces\?"),
+        ("digit", r"did you mean digits\?"),
+        ("~/no/such/place", r"there is no data source, folder or file '~/no/such/place'"),
+    ],
+)
+def test_unknown_sources_name_the_nearest(source: str, sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        load_data(source)
+
+
+def test_a_misspelt_neighbour_is_named(greys: Path):
+    with pytest.raises(UserError, match=r"did you mean .*greys\.npy\?"):
+        load_data(str(greys.with_name("grey.npy")))
+
+
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="neither a folder nor a regular file"):
+        load_data(str(tmp_path / "pipe"))
+
+
+def test_a_folder_goes_by_what_it_holds(tmp_path: Path):
+    with pytest.raises(UserError, match="holds no images"):
+        load_data(str(tmp_path))
+    pixels = np.arange(40, dtype=np.uint8)
+    content = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (10, 2, 2)) + pixels.tobytes()
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    assert load_data(str(tmp_path)).train.shape == (1, 2, 2)
+
+
+def test_a_full_disk_is_told_before_writing(greys: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path):
+    from types import SimpleNamespace
+
+    from markovae.data import cache, loading
+
+    monkeypatch.setattr(cache, "LARGE_BYTES", 100)
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match="set MARKOVAE_CACHE to a larger disk"):
+        load_data(str(greys))
+    assert list(own_cache.iterdir()) == []
