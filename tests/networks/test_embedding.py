@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from markovae.networks.embedding import Detail, LogSNREmbedding
+from markovae.networks.embedding import Detail, LogSNREmbedding, positions, smoothed_difference
 
 
 @given(st.floats(allow_nan=False))
@@ -51,8 +51,45 @@ def test_grid_phase_shows_only_where_the_noise_lets_it() -> None:
 @given(st.floats(-30, 30))
 def test_detail_is_bounded_and_keeps_the_latent(level: float) -> None:
     z = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    detail = Detail(3, frequencies=(1.0, 127.5))
+    detail = Detail(3, frequencies=(1.0, 127.5), radius=2)
     found = detail(z, torch.full((2,), level, dtype=torch.float64))
     assert found.shape == (2, detail.channels, 4, 6)
     assert torch.equal(found[:, :3], z)
-    assert found[:, 3:].abs().max() <= 1
+    assert found[:, 3:].abs().max() <= max(1.0, math.log(25))
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9))
+def test_positions_are_relative_and_all_different(height: int, width: int) -> None:
+    found = positions(height, width, 2, torch.zeros(2, 1))
+    assert found.shape == (2, 10, height, width)
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[:, :2], -found[:, :2].flip(2, 3))
+    cells = found[0].flatten(1).T
+    apart = torch.cdist(cells, cells) + 10 * torch.eye(len(cells))
+    assert apart.min() > 0.2
+    assert positions(height, width, 0, torch.zeros(2, 1)).shape == (2, 0, height, width)
+
+
+def test_smoothed_difference_equals_its_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, s = torch.randn(2, 3, 5, 4, generator=generator), torch.tensor([0.3, 0.8])
+    found, weight = smoothed_difference(z, s[:, None, None, None], 1)
+    for b, i, j in ((0, 0, 0), (0, 2, 1), (1, 4, 3), (1, 3, 0)):
+        here = z[b, :, i, j]
+        near = [z[b, :, k, m] for k in range(max(i - 1, 0), min(i + 2, 5)) for m in range(max(j - 1, 0), min(j + 2, 4))]
+        weights = torch.stack([torch.exp(-(other - here).square().sum() / (12 * s[b] ** 2)) for other in near])
+        moves = torch.stack([(here - other) / s[b] for other in near])
+        expected = (weights[:, None] * moves).sum(0) / weights.sum()
+        torch.testing.assert_close(found[b, :, i, j], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(weight[b, 0, i, j], (weights.sum() / 9).log(), atol=1e-5, rtol=1e-4)
+
+
+def test_smoothed_difference_finds_small_noise_on_flat_areas_and_keeps_edges() -> None:
+    s = 1.3e-3
+    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    x = torch.zeros(1, 3, 32, 32)
+    x[..., 16:] = 0.7
+    found, _ = smoothed_difference(x + s * noise, torch.full((1, 1, 1, 1), s), 2)
+    assert (found - noise).square().mean() < 0.25
+    assert (found - noise)[..., 14:18].square().mean() < 0.35

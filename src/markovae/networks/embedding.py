@@ -39,14 +39,63 @@ class LogSNREmbedding(nn.Module):
         return hidden
 
 
+def positions(height: int, width: int, octaves: int, like: Tensor) -> Tensor:
+    """Where a pixel is, relative to the image: u, v ∈ (−1, 1), and sin and cos of π·2^k·u, π·2^k·v.
+
+    Args:
+        octaves: how many k, from 0; the result has 2 + 4·octaves channels, or none where octaves is 0.
+        like: gives batch, device and dtype.
+    Returns: (B, channels, height, width).
+    """
+    batch = len(like)
+    if not octaves:
+        return like.new_zeros(batch, 0, height, width)
+    along = [(2 * torch.arange(n, device=like.device) + 1) / n - 1 for n in (height, width)]
+    found = list(torch.meshgrid(*along, indexing="ij"))
+    for u in tuple(found):
+        for k in range(octaves):
+            found += [torch.sin(math.pi * 2**k * u), torch.cos(math.pi * 2**k * u)]
+    return torch.stack(found).to(like.dtype).expand(batch, -1, -1, -1)
+
+
+def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """How far each pixel lies from the like-coloured pixels around it, in units of the noise.
+
+    A bilateral filter at the scale of the noise, over the window j of (2·radius + 1)² pixels around i:
+
+        w_ij = exp(−‖z_j − z_i‖² / (4Cs²)),   D_i = Σ_j w_ij (z_i − z_j) / (s Σ_j w_ij)
+
+    On a flat area D is the pixel's noise up to the window's mean, however small s; alone on an edge it is 0.
+
+    Args:
+        z: (B, C, H, W), float32.   noise: s, (B, 1, 1, 1).   radius: of the window.
+    Returns: D, (B, C, H, W), and the log of the mean weight over the window, (B, 1, H, W).
+    Source: Tomasi and Manduchi 1998, with the noise's own scale for the range.
+    """
+    height, width = z.shape[2:]
+    outside = 1e4  # so far from every value that a pixel beyond the border weighs nothing
+    padded = F.pad(z / noise, (radius,) * 4, value=outside)
+    scaled = padded[..., radius : radius + height, radius : radius + width]
+    total, weight = torch.zeros_like(scaled), torch.ones_like(scaled[:, :1])
+    for i in range(2 * radius + 1):
+        for j in range(2 * radius + 1):
+            if (i, j) != (radius, radius):
+                apart = scaled - padded[..., i : i + height, j : j + width]
+                similar = torch.exp(apart.square().mean(1, keepdim=True) * -0.25)
+                total = total + similar * apart
+                weight = weight + similar
+    return total / weight, (weight / (2 * radius + 1) ** 2).log()
+
+
 class Detail(nn.Module):
     """The latent and its detail in units of the noise, (B, C, H, W) -> (B, channels, H, W), float32.
 
     Near the data the noise s is far below the grey levels that bf16 keeps apart, and a convolution of unit
-    weights cannot amplify it. Two fixed features bring it to unit size, from s alone:
+    weights cannot amplify it. Three fixed features bring it to unit size, from s alone:
 
     - differences to the right and lower neighbour, tanh((z_j − z_i)/(2s)): ±1 across an edge, the difference
       of two noises on a flat area;
+    - tanh(D/2) and the log weight of `smoothed_difference`: the distance from the like-coloured pixels around;
     - for each frequency f in cycles per unit of data, sin and cos of 2πf·z/a, damped by their expected
       contrast exp(−½(2πf·s/a)²): the phase of the value on the grid of its grey levels once that is visible.
       (VDM, Kingma et al. 2021, section 5.1, uses such features undamped.)
@@ -55,12 +104,16 @@ class Detail(nn.Module):
         channels: C.
         differences: whether the neighbour differences are given.
         frequencies: f; 127.5 is the grid of x/127.5 − 1.
+        radius: of the window of `smoothed_difference`; 0 leaves it out.
     """
 
-    def __init__(self, channels: int, differences: bool = True, frequencies: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, channels: int, differences: bool = True, frequencies: tuple[float, ...] = (), radius: int = 0
+    ) -> None:
         super().__init__()
-        self.differences, self.frequencies = differences, frequencies
+        self.differences, self.frequencies, self.radius = differences, frequencies, radius
         self.channels = channels * (1 + 2 * differences + 2 * len(frequencies))
+        self.channels += (channels + 1) * (radius > 0)
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """Stack the latent and its features; logsnr is (B,)."""
@@ -72,6 +125,9 @@ class Detail(nn.Module):
             right = F.pad(z[..., 1:] - z[..., :-1], (0, 1))
             below = F.pad(z[..., 1:, :] - z[..., :-1, :], (0, 0, 0, 1))
             found += [torch.tanh(right * scale), torch.tanh(below * scale)]
+        if self.radius:
+            apart, weight = smoothed_difference(z, torch.sigmoid(-level).sqrt(), self.radius)
+            found += [torch.tanh(0.5 * apart), weight]
         for frequency in self.frequencies:
             omega = 2 * math.pi * frequency
             phase = z * (omega * torch.sigmoid(level).rsqrt())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from markovae.networks.condition import Condition, ConditionEmbedding
-from markovae.networks.embedding import Detail, LogSNREmbedding
+from markovae.networks.embedding import Detail, LogSNREmbedding, positions
 from markovae.networks.layers import ResidualBlock, SelfAttention, group_count, zeroed
 from markovae.networks.network import Network
 
@@ -26,7 +26,8 @@ class UNetConfig:
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the residual blocks.
         num_classes, vector_dim: the conditions taken; 0 is none.
-        differences, frequencies: fixed features of the latent's detail (see `Detail`).
+        differences, frequencies, radius: fixed features of the latent's detail (see `Detail`).
+        octaves: of the fixed features of the position in the image (see `positions`); 0 gives none.
     """
 
     in_channels: int = 3
@@ -43,6 +44,8 @@ class UNetConfig:
     vector_dim: int = 0
     differences: bool = True
     frequencies: tuple[float, ...] = (127.5,)
+    octaves: int = 3
+    radius: int = 2
 
     def __post_init__(self) -> None:
         smallest = ("in_channels", "out_channels", "width", "blocks", "patch", "embedding", "head_dim")
@@ -98,10 +101,11 @@ class UNet(Network):
         self.config = config
         widths = [config.width * factor for factor in config.multipliers]
         levels = range(len(widths))
-        self.detail = Detail(config.in_channels, config.differences, config.frequencies)
+        self.detail = Detail(config.in_channels, config.differences, config.frequencies, config.radius)
         self.level = LogSNREmbedding(config.embedding)
         self.condition = ConditionEmbedding(config.embedding, config.num_classes, config.vector_dim)
-        self.stem = nn.Conv2d(self.detail.channels * config.patch**2, widths[0], 3, padding=1)
+        inputs = self.detail.channels * config.patch**2 + (2 + 4 * config.octaves) * (config.octaves > 0)
+        self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level, merge=False) for level in levels)
         self.up = nn.ModuleList(_Level(config, level, merge=True) for level in levels)
         steps = list(pairwise(widths))
@@ -123,7 +127,9 @@ class UNet(Network):
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), float32."""
         self._check(z, logsnr)
         embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
-        h = self.stem(F.pixel_unshuffle(self.detail(z, logsnr), self.config.patch))
+        seen = F.pixel_unshuffle(self.detail(z, logsnr), self.config.patch)
+        where = positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)
+        h = self.stem(torch.cat([seen, where], dim=1))
         skips: list[Tensor] = []
         last = len(self.down) - 1
         for level, stage in enumerate(self.down):
