@@ -1,64 +1,12 @@
-r"""The Markovian VAE: an encoder chain, a prior chain, and the bound on the entropy of what is modelled.
-
-y = z_0 is modelled with latents z_1…z_L. The encoder P_enc(z_ℓ|z_{ℓ−1}) walks from data to noise, the prior
-P_pri(z_{ℓ−1}|z_ℓ) walks back, its last step P_pri(z_0|z_1) is the decoder, and sampling the prior generates.
-"""
+"""The bound in its terms, and numbers with their standard errors."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-
-from markovae.randomness import Source
-
-
-class Distribution(Protocol):
-    """What a step of either chain returns: something to draw from and to weigh, for a batch."""
-
-    def sample(self, source: Source) -> Tensor:
-        """A draw, (B, *D)."""
-        ...
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """ln P(x) in nats, (B,), float64."""
-        ...
-
-
-class MarkovianVAE(nn.Module, ABC):
-    """Two chains over the same latents; subclasses supply their steps. Levels are 0 (data) … L (`num_levels`)."""
-
-    num_levels: int
-
-    @abstractmethod
-    def encoder_step(self, z_prev: Tensor, level: int) -> Distribution:
-        """P_enc(z_ℓ | z_{ℓ−1}), ℓ = 1…L."""
-
-    @abstractmethod
-    def prior_top(self, batch: int) -> Distribution:
-        """P_pri(z_L) for a batch."""
-
-    @abstractmethod
-    def prior_step(self, z: Tensor, level: int) -> Distribution:
-        """P_pri(z_{ℓ−1} | z_ℓ), ℓ = L…1; ℓ = 1 is the decoder."""
-
-    def encode(self, x: Tensor, source: Source) -> list[Tensor]:
-        """One path z_0…z_L of the encoder, z_0 = x: a list of L+1 tensors (B, *D)."""
-        path = [x]
-        for level in range(1, self.num_levels + 1):
-            path.append(self.encoder_step(path[-1], level).sample(source))
-        return path
-
-    def generate(self, batch: int, source: Source) -> Tensor:
-        """A batch of z_0 drawn from the prior chain, (B, *D): ancestral sampling through every level."""
-        z = self.prior_top(batch).sample(source)
-        for level in range(self.num_levels, 0, -1):
-            z = self.prior_step(z, level).sample(source)
-        return z
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +26,13 @@ class Estimate:
 
 
 def estimate_mean(values: Tensor) -> Estimate:
-    """The mean of independent values, (N,), and its standard error s/√N."""
+    """The mean of independent values, (N,), and its standard error s/√N.
+
+    Raises:
+        ValueError: of no values at all.
+    """
+    if not len(values):
+        raise ValueError("a mean needs at least one value: none was given")
     values = values.double()
     stderr = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return Estimate(float(values.mean()), stderr)
@@ -125,7 +79,14 @@ class Bound:
 
 
 def stack_bounds(bounds: list[Bound]) -> Bound:
-    """One Bound for the examples of several batches of the same model."""
+    """One Bound for the examples of several batches of the same model.
+
+    Raises:
+        ValueError: for no bounds, or bounds of different models.
+    """
+    kinds = {(b.dims, b.discrete, b.levels.shape[1]) for b in bounds}
+    if len(kinds) != 1:
+        raise ValueError(f"bounds of {len(kinds)} kinds cannot be stacked: give batches of one model")
     return Bound(
         torch.cat([b.prior for b in bounds]),
         torch.cat([b.levels for b in bounds]),
