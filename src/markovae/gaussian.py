@@ -17,8 +17,8 @@ def sum_dims(values: Tensor) -> Tensor:
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
-    """View one number an example, (B,) or (), so that it broadcasts against `like`, (B, *D)."""
-    return values if values.ndim == 0 else values.reshape(values.shape[0], *[1] * (like.ndim - 1))
+    """View one number an example, (B,) or (), so that it broadcasts against `like`, (B, *D); (B, *D) is left as is."""
+    return values if values.ndim in (0, like.ndim) else values.reshape(values.shape[0], *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
