@@ -1,4 +1,4 @@
-"""The normal distribution with independent coordinates: draws, log-densities and divergences in nats."""
+"""Normal distributions, with independent coordinates or full covariance: draws, log-densities, divergences in nats."""
 
 from __future__ import annotations
 
@@ -41,19 +41,24 @@ class Gaussian:
         """ln N(x; mean, variance) in nats, (B,), float64: a log-density.
 
         Raises:
-            ValueError: where a variance is not positive.
+            ValueError: where a variance is not positive, or x has another shape than the mean.
         """
         mean, variance = self._checked()
+        _check_shapes(x, mean)
         mean, variance, x = torch.broadcast_tensors(mean, variance, x.double())
         return -0.5 * sum_dims((x - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
 
     def kl(self, other: Gaussian) -> Tensor:
         r"""KL(self ‖ other) = ½ Σ [ r − 1 − ln r + (μ−μ')²/v' ], r = v/v', in nats, (B,), float64.
 
-        r − 1 − ln r is taken through log1p, so nearly equal variances lose no digits.
+        r − 1 − ln r is taken through log1p: nearly equal variances leave no more than rounding errors.
+
+        Raises:
+            ValueError: where a variance is not positive, or the means differ in shape.
         """
         mean, variance = self._checked()
         other_mean, other_variance = other._checked()
+        _check_shapes(mean, other_mean)
         excess = (variance - other_variance) / other_variance
         terms = excess - excess.log1p() + (mean - other_mean) ** 2 / other_variance
         return 0.5 * sum_dims(terms.expand(torch.broadcast_shapes(mean.shape, terms.shape)))
@@ -63,3 +68,79 @@ class Gaussian:
         if not bool((variance > 0).all()):
             raise ValueError(f"variance={float(variance.min()):g} must be positive for a density to exist")
         return self.mean.double(), variance
+
+
+@dataclass(frozen=True)
+class FullGaussian:
+    """N(mean, covariance) over vectors, one for each example of the batch.
+
+    Args:
+        mean: (B, d).
+        covariance: symmetric and positive definite, (d, d) or (B, d, d).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def sample(self, source: Source) -> Tensor:
+        """mean + C ε with C Cᵀ the covariance, (B, d), float64."""
+        mean, factor = self._checked()
+        return mean + (factor @ normal_like(mean, source)[..., None])[..., 0]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln N(x; mean, covariance) in nats, (B,), float64: a log-density.
+
+        Raises:
+            ValueError: where a covariance is not positive definite, or x has another shape than the mean.
+        """
+        mean, factor = self._checked()
+        _check_shapes(x, mean)
+        white = _solve(factor, (x.double() - mean)[..., None])[..., 0]
+        return -0.5 * ((white**2).sum(1) + _log_det(factor) + mean.shape[1] * math.log(2 * math.pi))
+
+    def kl(self, other: FullGaussian) -> Tensor:
+        r"""KL(self ‖ other) = ½ [ tr(V'⁻¹V) − d + ln(|V'|/|V|) + (μ−μ')ᵀ V'⁻¹ (μ−μ') ] in nats, (B,), float64.
+
+        Raises:
+            ValueError: where a covariance is not positive definite, or the means differ in shape.
+        """
+        mean, factor = self._checked()
+        other_mean, other_factor = other._checked()
+        _check_shapes(mean, other_mean)
+        trace = (_solve(other_factor, factor) ** 2).sum((-2, -1))
+        white = _solve(other_factor, (mean - other_mean)[..., None])[..., 0]
+        return 0.5 * (trace - mean.shape[1] + _log_det(other_factor) - _log_det(factor) + (white**2).sum(1))
+
+    def _checked(self) -> tuple[Tensor, Tensor]:
+        return self.mean.double(), cholesky(self.covariance)
+
+
+def cholesky(covariance: Tensor) -> Tensor:
+    """The lower factor C of a covariance C Cᵀ, (…, d, d), float64.
+
+    Raises:
+        ValueError: where it is not symmetric (to 1e-9 of its largest entry) or not positive definite.
+    """
+    covariance = covariance.double()
+    if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
+        raise ValueError(f"covariance of shape {tuple(covariance.shape)} must be square")
+    skew = float((covariance - covariance.mT).abs().max())
+    if not skew <= 1e-9 * float(covariance.abs().max()):
+        raise ValueError(f"covariance is off symmetry by {skew:g}: it must equal its transpose")
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if bool((failed != 0).any()):
+        raise ValueError("covariance is not positive definite: every eigenvalue must exceed 0")
+    return factor
+
+
+def _check_shapes(x: Tensor, mean: Tensor) -> None:
+    if x.shape[1:] != mean.shape[1:]:
+        raise ValueError(f"x of shape {tuple(x.shape)} does not match a Gaussian over {tuple(mean.shape)}")
+
+
+def _solve(factor: Tensor, right: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(factor, right, upper=False)
+
+
+def _log_det(factor: Tensor) -> Tensor:
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

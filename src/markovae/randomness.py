@@ -19,11 +19,13 @@ Key = int | str
 def generator(seed: int, *key: Key) -> torch.Generator:
     """A CPU generator that is a pure function of its seed and key: equal keys, equal draws.
 
+    Keys are hashed to 64 bits, of which torch's CPU generator keeps 32: among N streams about N²/2³³ pairs coincide.
+
     Args:
         seed: any integer.
         key: what the stream is for, for instance ("train", example, step).
     """
-    text = repr((int(seed), *key)).encode()
+    text = repr((int(seed), *(part if isinstance(part, str) else int(part) for part in key))).encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
@@ -47,6 +49,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def check(self, batch: int) -> None:
+        """Refuse, with a ValueError, a batch of another length."""
+        if len(self) != batch:
+            raise ValueError(f"{len(self)} streams for a batch of {batch}: give one stream an example")
+
     def normal(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Standard normal draws, (B, *shape), on the CPU; each example's from its own stream."""
         return torch.stack([torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self._generators])
@@ -67,8 +74,7 @@ def normal_like(z: Tensor, source: Source) -> Tensor:
         ValueError: when per-example streams do not match the batch.
     """
     if isinstance(source, Streams):
-        if len(source) != z.shape[0]:
-            raise ValueError(f"{len(source)} streams for a batch of {z.shape[0]}: give one stream an example")
+        source.check(z.shape[0])
         noise = source.normal(z.shape[1:], z.dtype)
     else:
         noise = torch.randn(z.shape, generator=source, dtype=z.dtype, device=source.device)
@@ -76,8 +82,13 @@ def normal_like(z: Tensor, source: Source) -> Tensor:
 
 
 def uniform(batch: int, source: Source) -> Tensor:
-    """One uniform number in [0, 1) an example, (B,), float64, on the CPU."""
+    """One uniform number in [0, 1) an example, (B,), float64, on the CPU.
+
+    Raises:
+        ValueError: when per-example streams do not match the batch.
+    """
     if isinstance(source, Streams):
+        source.check(batch)
         return source.uniform(())
     return torch.rand(batch, generator=source, dtype=torch.float64, device=source.device).cpu()
 

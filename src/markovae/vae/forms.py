@@ -49,9 +49,9 @@ def e1(vae: MarkovianVAE, path: Path) -> Form:
     paths drawn by reparameterisation its gradient trains encoder and prior together.
 
     Args:
-        path: z_0…z_L, L+1 tensors (B, *D), from `MarkovianVAE.encode`.
+        path: z_0…z_L, L+1 tensors (B, *D), as from `MarkovianVAE.encode`; real numbers are promoted to float64.
     """
-    levels = _levels(vae, path)
+    levels, path = _checked(vae, path)
     prior = [-_step_log_prob(vae, path, level) for level in levels]
     encoder = [vae.encoder_step(path[level - 1], level).log_prob(path[level]) for level in levels]
     return Form(torch.stack([-_top_log_prob(vae, path), *prior, *encoder], 1))
@@ -62,7 +62,7 @@ def e2(vae: MarkovianVAE, path: Path) -> Form:
 
     The log of a ratio, where the slides print a ratio of logs. Terms: one for z_L, one for each level.
     """
-    levels = _levels(vae, path)
+    levels, path = _checked(vae, path)
     ratios = [
         _step_log_prob(vae, path, level) - vae.encoder_step(path[level - 1], level).log_prob(path[level])
         for level in levels
@@ -75,7 +75,7 @@ def e3(vae: MarkovianVAE, path: Path) -> Form:
 
     The encoder is Markov, so its step given z_0 as well is `encoder_given_data`.
     """
-    levels = _levels(vae, path)
+    levels, path = _checked(vae, path)
     ratios = [
         _step_log_prob(vae, path, level)
         - encoder_given_data(vae, path[0], path[level - 1], level).log_prob(path[level])
@@ -93,7 +93,8 @@ def e4(vae: MarkovianVAE, path: Path) -> Form:
     Raises:
         ValueError: for an encoder without `marginal` and `posterior`.
     """
-    levels, encoder, x = _levels(vae, path), _tractable(vae, "E4"), path[0]
+    levels, path = _checked(vae, path)
+    encoder, x = _tractable(vae, "E4"), path[0]
     first = vae.encoder_step(x, 1).log_prob(path[1])
     bayes = [
         encoder.posterior(x, path[level], level).log_prob(path[level - 1])
@@ -114,7 +115,8 @@ def e5(vae: MarkovianVAE, path: Path) -> Form:
     Raises:
         ValueError: for an encoder without `marginal` and `posterior`.
     """
-    levels, encoder, x = _levels(vae, path), _tractable(vae, "E5"), path[0]
+    levels, path = _checked(vae, path)
+    encoder, x = _tractable(vae, "E5"), path[0]
     top = _top_log_prob(vae, path) - encoder.marginal(x, levels[-1]).log_prob(path[-1])
     ratios = [
         _step_log_prob(vae, path, level) - encoder.posterior(x, path[level], level).log_prob(path[level - 1])
@@ -132,7 +134,8 @@ def e6(vae: MarkovianVAE, path: Path) -> Form:
     Raises:
         ValueError: for an encoder without `marginal` and `posterior`, or steps whose divergence has no closed form.
     """
-    levels, encoder, x = _levels(vae, path), _tractable(vae, "E6"), path[0]
+    levels, path = _checked(vae, path)
+    encoder, x = _tractable(vae, "E6"), path[0]
     top = divergence(encoder.marginal(x, levels[-1]), vae.prior_top(len(x)))
     steps = [
         divergence(encoder.posterior(x, path[level], level), vae.prior_step(path[level], level)) for level in levels[1:]
@@ -191,10 +194,10 @@ def _tractable(vae: MarkovianVAE, form: str) -> TractableEncoder:
     return vae
 
 
-def _levels(vae: MarkovianVAE, path: Path) -> range:
+def _checked(vae: MarkovianVAE, path: Path) -> tuple[range, Path]:
     if len(path) != vae.num_levels + 1:
         raise ValueError(f"a path of {len(path)} latents: a chain of {vae.num_levels} levels has {vae.num_levels + 1}")
-    return range(1, vae.num_levels + 1)
+    return range(1, vae.num_levels + 1), [z.double() if z.is_floating_point() else z for z in path]
 
 
 def _top_log_prob(vae: MarkovianVAE, path: Path) -> Tensor:
