@@ -86,8 +86,9 @@ class Training:
         self.precision: Choice | None = None
         self.step, self._seconds, self._started = 0, 0.0, clock()
         self._parameters = dict(model.named_parameters())
-        share = nats_weight(model.target, model.schedule) / self.objective.probability.clamp_min(1e-300)
-        self._nats = share * (model.dims * (1 - 1 / model.num_levels))
+        # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
+        self._nats = model.dims * nats_weight(model.target, model.schedule) / self.objective.probability
+        self._nats[0] = 0.0
 
     @property
     def seconds(self) -> float:
@@ -141,6 +142,8 @@ class Training:
 
     def capture(self) -> tuple[Tensors, dict[str, Any]]:
         """(tensors by file, position): all that `restore` needs to go on bit by bit.
+
+        The tensors are the live ones: write or copy them before the next step.
 
         Raises:
             NonFiniteError: where a tensor holds a number that is none; it must not be saved.

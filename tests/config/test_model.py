@@ -1,0 +1,42 @@
+import pytest
+
+from markovae.config import NetworkConfig, ScheduleConfig, TargetConfig
+from markovae.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "constnat"}, "did you mean constant"),
+        ({"num_levels": 1}, r"num_levels=1 must lie in 2"),
+        ({"start": -10.0, "end": -10.0}, "must exceed"),
+        ({"kind": "cosine", "start": 9.0}, "belong to kind=logsnr_linear"),
+        ({"sigma": 0.1}, "belongs to kind=constant"),
+        ({"kind": "constant"}, r"needs schedule\.sigma or schedule\.delta"),
+        ({"kind": "constant", "delta": 1.2}, r"delta=1\.2 must lie between 0 and 1"),
+        ({"kind": "constant", "delta": 0.1, "sigma": 0.1, "num_levels": 9}, "name two"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        ScheduleConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 0}, r"network\.width=0 must be at least 1"),
+        ({"multipliers": ()}, "must name a factor"),
+        ({"attention": (2,)}, r"attention=\[2\] must name levels 0…1"),
+        ({"dropout": 1.0}, r"dropout=1 must lie in \[0, 1\)"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        NetworkConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["name", "reverse", "decoder", "pixels"])
+def test_a_target_word_is_checked(name: str):
+    with pytest.raises(UserError, match=rf"target\.{name}='velocty' must be one of"):
+        TargetConfig(**{name: "velocty"})

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from markovae.build import create
+from markovae.config import Config
+from markovae.data.images import ImageData
+from markovae.diffusion import Diffusion
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_config() -> Config:
+    """A model of a few thousand weights that takes a step in milliseconds."""
+    return Config().with_settings(
+        [
+            "network.width=8",
+            "network.multipliers=[1]",
+            "network.blocks=1",
+            "network.attention=[]",
+            "network.embedding=16",
+            "schedule.num_levels=50",
+            "train.batch=8",
+            "train.steps=12",
+            "train.warmup_steps=3",
+            "train.precision=float32",
+            "train.eval_images=4",
+            "train.eval_draws=2",
+            "train.evaluations=2",
+            "train.grids=1",
+        ]
+    )
+
+
+@pytest.fixture
+def tiny_data() -> ImageData:
+    """Twenty labelled images of 4x4 pixels: bright left halves or bright right halves."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (20, 1, 4, 4))
+    labels = np.arange(20) % 2
+    images[labels == 0, :, :, :2] += 190
+    images[labels == 1, :, :, 2:] += 190
+    return ImageData(images.astype(np.uint8), labels.astype(np.int64), ("left", "right"))
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Config, tiny_data: ImageData) -> Diffusion:
+    return create(tiny_config, tiny_data.shape, num_classes=2)

@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from markovae import target as targets
+from markovae.build import create, create_objective, create_schedule, load_weights
+from markovae.config import Config, ScheduleConfig, TrainConfig
+from markovae.endpoint import endpoint_levels
+from markovae.errors import UserError
+from markovae.schedule import ConstantSigma
+
+
+def test_the_first_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone(tiny_config: Config):
+    before = torch.random.get_rng_state()
+    first, again = (create(tiny_config, (1, 4, 4)) for _ in range(2))
+    other = create(tiny_config.with_settings(["train.seed=1"]), (1, 4, 4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    pairs = list(zip(first.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", [target.name for target in targets.TARGETS])
+@pytest.mark.parametrize("decoder", ["step", "ho_small", "ho_large"])
+def test_every_target_and_decoder_gives_a_finite_bound(tiny_config: Config, name: str, decoder: str):
+    config = tiny_config.with_settings([f"target.name={name}", f"target.decoder={decoder}", "target.pixels=centres"])
+    model = create(config, (1, 4, 4), bins=17)
+    bound = model.bound(torch.randint(0, 17, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0)))
+    assert model.target.name == name
+    assert model.pixels.bins == 17
+    assert model.pixels.centred
+    assert bool(bound.total.isfinite().all())
+
+
+def test_constant_sigma_takes_two_of_three():
+    alone = create_schedule(ScheduleConfig("constant", delta=0.01))
+    assert isinstance(alone, ConstantSigma)
+    assert alone.num_levels == 1000
+    assert endpoint_levels(alone.sigma, 0.01) == 1000
+    pair = create_schedule(ScheduleConfig("constant", sigma=0.2, delta=0.05))
+    assert pair.num_levels == endpoint_levels(0.2, 0.05)
+    assert create_schedule(ScheduleConfig("constant", sigma=0.2, num_levels=70)).num_levels == 70
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ScheduleConfig("constant", sigma=1e-7, delta=0.01), "schedule: .*more than 1000000 levels"),
+        (ScheduleConfig("linear", num_levels=10), "schedule: .*use more than 20 levels"),
+        (ScheduleConfig("constant", sigma=0.9, delta=0.9), "schedule: .*one level"),
+    ],
+)
+def test_a_schedule_that_does_not_exist_is_told_as_bad_input(config: ScheduleConfig, message: str):
+    with pytest.raises(UserError, match=message):
+        create_schedule(config)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 5, 4), "5x4 pixels do not fit the network, whose stride is 2: .*heights 4 or 6 and widths 4"),
+        ((1, 5, 7), "are 4x6 or 6x8"),
+        ((1, 1, 4), "heights 2 and widths 4|2x4"),
+    ],
+)
+def test_sizes_off_the_stride_name_the_nearest_that_fit(tiny_config: Config, shape: tuple, message: str):
+    with pytest.raises(UserError, match=message):
+        create(tiny_config, shape)
+
+
+def test_labels_are_taken_unless_the_configuration_says_no(tiny_config: Config):
+    assert create(tiny_config, (1, 4, 4), num_classes=3).network.config.num_classes == 3
+    without = tiny_config.with_settings(["network.classes=false"])
+    assert create(without, (1, 4, 4), num_classes=3).network.config.num_classes == 0
+
+
+@pytest.mark.parametrize("weighting", ["own", "noise", "data", "nats"])
+@pytest.mark.parametrize("law", ["uniform", "normal"])
+def test_the_mean_weight_under_the_law_is_one(weighting: str, law: str):
+    schedule = create_schedule(ScheduleConfig(num_levels=200))
+    objective = create_objective(TrainConfig(weighting=weighting, law=law), targets.VELOCITY, schedule)
+    assert float((objective.probability * objective.weight).sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_normal_law_has_the_normal_moments():
+    schedule = create_schedule(ScheduleConfig(num_levels=2000, start=30.0, end=-30.0))
+    law = create_objective(TrainConfig(law="normal", law_centre=2.0, law_width=3.0), targets.NOISE, schedule)
+    mean = float((law.probability * schedule.logsnr[1:]).sum())
+    spread = float((law.probability * (schedule.logsnr[1:] - mean) ** 2).sum()) ** 0.5
+    assert mean == pytest.approx(2, abs=1e-3)
+    assert spread == pytest.approx(3, abs=1e-3)
+
+
+def test_a_law_beside_the_schedule_is_refused():
+    schedule = create_schedule(ScheduleConfig())
+    with pytest.raises(UserError, match="misses the schedule, whose log-SNR runs from 13.3 to -10.0"):
+        create_objective(TrainConfig(law="normal", law_centre=60.0, law_width=1.0), targets.NOISE, schedule)
+
+
+def test_load_weights_takes_every_weight_and_no_other(tiny_config: Config):
+    model = create(tiny_config, (1, 4, 4))
+    weights = {name: value.detach().clone() + 1 for name, value in model.named_parameters()}
+    name = next(iter(weights))
+    before = [value.detach().clone() for value in model.parameters()]
+    for broken, message in (
+        ({k: v for k, v in weights.items() if k != name}, "missing"),
+        ({**weights, "more": torch.zeros(1)}, "none of this model"),
+        ({**weights, name: torch.zeros(3, 3)}, r"shape \(3, 3\) where this model takes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_weights(model, broken)
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    load_weights(model, weights)
+    assert all(torch.equal(weights[n], value) for n, value in model.named_parameters())
