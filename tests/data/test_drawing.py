@@ -1,12 +1,15 @@
 import hashlib
+import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
+from dicebear import Avatar, Style
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from markovae.data import faces
-from markovae.data.drawing import box_halve, render
+from markovae.data.drawing import box_halve, components, options, render, svg
 from markovae.data.faces import attributes
 from markovae.errors import UserError
 
@@ -32,6 +35,27 @@ def test_bytes_do_not_depend_on_what_was_drawn_before():
     order = [7, 3, 5, 3, 7]
     first = {index: render(index).tobytes() for index in (3, 5, 7)}
     assert [render(index).tobytes() for index in order] == [first[index] for index in order]
+
+
+def test_the_layers_make_the_very_text_that_dicebear_composes():
+    style = Style(json.loads(files("dicebear_styles").joinpath("avataaars.json").read_text("utf-8")))
+    shown = set()
+    for index in range(150):
+        face = attributes(index)
+        parts = components(face)
+        asked = options(parts, faces.BACKGROUNDS[face.background], faces.SKINS[face.skin])
+        assert svg(face) == str(Avatar(style, asked))
+        shown |= {(layer, variant) for layer, variant, _ in parts}
+    tops = {variant for layer, variant in shown if layer == "top"}
+    assert tops == {top for tops in faces.HAIR.values() for top in tops} | set(faces.HEADWEAR.values()) - {""}
+
+
+def test_every_colour_reaches_the_drawing():
+    for index in range(150):
+        face = attributes(index)
+        colours = [colour for _, _, colour in components(face) if colour]
+        colours += [faces.BACKGROUNDS[face.background], faces.SKINS[face.skin]]
+        assert all(f'fill="{colour}"' in svg(face) for colour in colours)
 
 
 @given(arrays(np.uint8, (3, 4, 6)))

@@ -22,46 +22,80 @@ SIZES = (32, 64)
 FRAME_COLOUR = "#262e33"
 
 
+# The components of the style, from back to front.
+LAYERS = ("clothes", "mouth", "nose", "eyes", "eyebrows", "top", "facialHair", "accessories")
+
+
 def svg(face: Attributes) -> str:
-    """The drawing as SVG text: the head fills the canvas (scale 1.15), the background is flat."""
+    """The drawing as SVG text: the head fills the canvas (scale 1.15), the background is flat.
+
+    It is the text that dicebear composes from all the components at once. Composing takes longer than
+    drawing, so each component is composed alone, once, and laid over the others here.
+    """
+    base = _base(faces.BACKGROUNDS[face.background], faces.SKINS[face.skin])
+    layers = [_layer(*parts) for parts in components(face)]
+    before, start, rest = base.partition("<defs>")
+    inside, end, after = rest.partition("</g>")
+    definitions = "".join(definition for definition, _ in layers)
+    uses = "".join(use for _, use in layers)
+    return "".join((before, start, definitions, inside, uses, end, after))
+
+
+def components(face: Attributes) -> list[tuple[str, str, str]]:
+    """(component, variant, colour or "") of each layer that shows, from back to front."""
+    hair = faces.HAIR_COLOURS
+    worn: dict[str, tuple[str, str]] = {
+        "clothes": ("shirtCrewNeck", faces.SHIRTS[face.shirt]),
+        "mouth": (faces.MOUTHS[face.mouth], ""),
+        "nose": ("default", ""),
+        "eyes": (faces.EYES[face.eyes], ""),
+        "eyebrows": ("sadConcernedNatural" if face.mouth == "frown" else "defaultNatural", ""),
+    }
+    if face.headwear != "none":
+        worn["top"] = (faces.HEADWEAR[face.headwear], faces.HEADWEAR_COLOURS[face.headwear_colour])
+    elif faces.HAIR[face.hair]:
+        worn["top"] = (faces.HAIR[face.hair][face.variant], hair[face.hair_colour])
+    if face.beard != "none":
+        worn["facialHair"] = (faces.BEARDS[face.beard], hair[face.beard_colour])
+    if face.glasses != "none":
+        worn["accessories"] = (faces.GLASSES[face.glasses], FRAME_COLOUR)
+    return [(layer, *worn[layer]) for layer in LAYERS if layer in worn]
+
+
+def options(parts: list[tuple[str, str, str]], background: str = "", skin: str = "") -> dict[str, Any]:
+    """What dicebear is asked for, so that exactly these (component, variant, colour) show."""
+    asked: dict[str, Any] = {"seed": faces.RECIPE, "scale": 1.15, "translateY": 7.5}
+    asked |= {f"{layer}Probability": 0 for layer in LAYERS}
+    for layer, variant, colour in parts:
+        asked[f"{layer}Probability"] = 100
+        asked[f"{layer}Variant"] = variant
+        if colour and layer == "top":
+            # The style colours hats and hair by different names; a top uses one of them.
+            asked["hatColor"] = asked["hairColor"] = [colour]
+        elif colour:
+            asked[f"{layer}Color"] = [colour]
+    if background:
+        asked |= {"backgroundColor": [background], "skinColor": [skin]}
+    return asked
+
+
+@cache
+def _base(background: str, skin: str) -> str:
+    """A head without components: its only definition is the clip path, its first </g> closes the figure."""
     from dicebear import Avatar
 
-    top = _top(face)
-    options: dict[str, Any] = {
-        "seed": faces.RECIPE,
-        "scale": 1.15,
-        "translateY": 7.5,
-        "backgroundColor": [faces.BACKGROUNDS[face.background]],
-        "skinColor": [faces.SKINS[face.skin]],
-        "clothesColor": [faces.SHIRTS[face.shirt]],
-        "clothesVariant": "shirtCrewNeck",
-        "eyebrowsVariant": "sadConcernedNatural" if face.mouth == "frown" else "defaultNatural",
-        "eyesVariant": faces.EYES[face.eyes],
-        "mouthVariant": faces.MOUTHS[face.mouth],
-        "topProbability": 100 if top else 0,
-        "facialHairProbability": 0 if face.beard == "none" else 100,
-        "accessoriesProbability": 0 if face.glasses == "none" else 100,
-    }
-    if top:
-        options["topVariant"] = top
-    if face.hair_colour in faces.HAIR_COLOURS:
-        options["hairColor"] = [faces.HAIR_COLOURS[face.hair_colour]]
-    if face.headwear != "none":
-        options["hatColor"] = [faces.HEADWEAR_COLOURS[face.headwear_colour]]
-    if face.beard != "none":
-        options["facialHairVariant"] = faces.BEARDS[face.beard]
-        options["facialHairColor"] = [faces.HAIR_COLOURS[face.beard_colour]]
-    if face.glasses != "none":
-        options["accessoriesVariant"] = faces.GLASSES[face.glasses]
-        options["accessoriesColor"] = [FRAME_COLOUR]
-    return str(Avatar(_style(), options))
+    return str(Avatar(_style(), options([], background, skin)))
 
 
-def _top(face: Attributes) -> str:
-    if face.headwear != "none":
-        return faces.HEADWEAR[face.headwear]
-    shapes = faces.HAIR[face.hair]
-    return shapes[face.variant] if shapes else ""
+@cache
+def _layer(layer: str, variant: str, colour: str) -> tuple[str, str]:
+    """(definition, use) of one component."""
+    from dicebear import Avatar
+
+    text = str(Avatar(_style(), options([(layer, variant, colour)])))
+    definition = text.partition("<defs>")[2].partition("<clipPath")[0]
+    use = "<use" + text.partition("<use")[2].partition("/>")[0] + "/>"
+    return definition, use
 
 
 @cache
