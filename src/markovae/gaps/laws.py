@@ -115,15 +115,16 @@ def full_law(width: Tensor, third_square: Tensor) -> Tensor:
     return width**3 * third_square / 12
 
 
-def second_order(covariance: Tensor, weight: Tensor, logsnr: Tensor) -> ByVariance:
+def second_order(covariance: Tensor, weight: Tensor, logsnr: Tensor, places: Tensor) -> ByVariance:
     """All laws to second order in Δγ at ℓ = 2…L, (L−1,) each; `full` has no such term.
 
     Args:
         covariance: C at levels 2…L, (L−1, M, d, d).   weight: (L−1, M).   logsnr: λ_1…λ_L, (L,).
+        places: where in each step C was taken, (L−1,): λ_ℓ, or the middle of the step.
     """
     width, m = snr_steps(logsnr), moments(covariance, weight)
     return ByVariance(
-        step_law(width, m, logsnr[1:].double()),
+        step_law(width, m, places),
         posterior_law(width, m),
         isotropic_law(width, m),
         level_diagonal_law(width, m),

@@ -114,16 +114,27 @@ def truth(toy: Mixture, logsnr: Tensor) -> float:
     return information(toy, logsnr[0].double()) - information(toy, logsnr[-1].double())
 
 
-def gaps(toy: Mixture, logsnr: Tensor, count: int = 600) -> tuple[ByVariance, ByVariance]:
-    """(measured, predicted) gaps of the levels 2…L in all, () each, nats; λ_1…λ_L.
+def measured(toy: Mixture, logsnr: Tensor, count: int = 600) -> ByVariance:
+    """Gaps of the levels 2…L in all, () each, nats: E6 with the exact denoiser less the truth; λ_1…λ_L."""
+    return measured_nats(spread(toy, logsnr, count)).total().above(truth(toy, logsnr))
 
-    The prediction of `full` is the third-order law on the line, 0 otherwise; the others are to second order.
+
+def predicted(toy: Mixture, logsnr: Tensor, count: int = 600, *, centred: bool = False) -> ByVariance:
+    """The laws' gaps of the levels 2…L in all, () each, nats; λ_1…λ_L.
+
+    `full` is the third-order law on the line and 0 elsewhere; the others are to second order.
+
+    Args:
+        centred: take C in the middle of each step, at (γ_{ℓ−1} + γ_ℓ)/2, not at γ_ℓ: the same law to its order,
+            with a smaller remainder.
     """
-    s = spread(toy, logsnr, count)
-    law = second_order(s.covariance, s.weight, s.logsnr).total()
-    third = full_law(snr_steps(s.logsnr), (s.weight * s.third**2).sum(1)).sum()
-    predicted = replace(law, full=third)
-    return measured_nats(s).total().above(truth(toy, s.logsnr)), predicted
+    logsnr = logsnr.double()
+    width = snr_steps(logsnr)
+    # In the middle of a step γ is the mean of the two; only the places of C move, not the steps' widths.
+    places = logsnr[1:] + (0.5 * (-logsnr.diff()).expm1()).log1p() if centred else logsnr[1:]
+    s = spread(toy, torch.cat([logsnr[:1] + 1, places]), count)
+    third = full_law(width, (s.weight * s.third**2).sum(1)).sum()
+    return replace(second_order(s.covariance, s.weight, logsnr, places).total(), full=third)
 
 
 def _factor(covariance: Tensor) -> Tensor:
