@@ -1,0 +1,174 @@
+r"""A Markovian VAE whose steps are linear with Gaussian noise of any covariance: everything is closed form.
+
+Encoder z_ℓ = A_ℓ z_{ℓ−1} + b_ℓ + N(0, Q_ℓ), prior z_{ℓ−1} = B_ℓ z_ℓ + c_ℓ + N(0, V_ℓ), P_pri(z_L) Gaussian. With
+Gaussian data the bound, its terms and what it exceeds H(z_0) by are traces and determinants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import final
+
+import torch
+from torch import Tensor
+
+from markovae.gaussian import FullGaussian, cholesky
+from markovae.vae import MarkovianVAE
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A Gaussian law of one vector.
+
+    Args:
+        mean: (d,).   covariance: positive definite, (d, d).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def batch(self, size: int) -> FullGaussian:
+        """The law, for a batch."""
+        return FullGaussian(self.mean.double().expand(size, -1), self.covariance)
+
+    def entropy(self) -> float:
+        """H = ½ ln |2πe S| in nats."""
+        factor = cholesky(self.covariance)
+        return float(factor.diagonal().log().sum()) + 0.5 * len(factor) * math.log(2 * math.pi * math.e)
+
+
+@dataclass(frozen=True)
+class LinearStep:
+    """P(y|z) = N(M z + c, S).
+
+    Args:
+        matrix: M, (d', d).   offset: c, (d',).   covariance: S, positive definite, (d', d').
+    Raises:
+        ValueError: for shapes that do not fit together, or a covariance that is not positive definite.
+    """
+
+    matrix: Tensor
+    offset: Tensor
+    covariance: Tensor
+
+    def __post_init__(self) -> None:
+        cholesky(self.covariance)
+        if (
+            self.matrix.ndim != 2
+            or self.offset.shape != self.matrix.shape[:1]
+            or len(self.covariance) != len(self.offset)
+        ):
+            raise ValueError(
+                f"a step's matrix {tuple(self.matrix.shape)}, offset {tuple(self.offset.shape)} and covariance "
+                f"{tuple(self.covariance.shape)} must be (d', d), (d',) and (d', d')"
+            )
+
+    def given(self, z: Tensor) -> FullGaussian:
+        """P(y|z) for a batch of z, (B, d)."""
+        return FullGaussian(z.double() @ self.matrix.T + self.offset, self.covariance)
+
+    def push(self, law: Moments) -> Moments:
+        """The law of y when z follows `law`."""
+        covariance = self.matrix @ law.covariance @ self.matrix.T + self.covariance
+        return Moments(self.matrix @ law.mean + self.offset, _symmetric(covariance))
+
+    def then(self, after: LinearStep) -> LinearStep:
+        """P(w|z) when w follows `after` at y."""
+        pushed = after.push(Moments(self.offset, self.covariance))
+        return LinearStep(after.matrix @ self.matrix, pushed.mean, pushed.covariance)
+
+    def gain(self, covariance: Tensor) -> Tensor:
+        """K = S_z Mᵀ (M S_z Mᵀ + S)⁻¹, (d, d'): the regression of z on y where z has covariance S_z."""
+        innovation = self.matrix @ covariance @ self.matrix.T + self.covariance
+        return torch.linalg.solve(innovation, self.matrix @ covariance).T
+
+    def reverse(self, law: Moments) -> LinearStep:
+        """P(z|y) when z follows `law`: Bayes' rule."""
+        gain = self.gain(law.covariance)
+        kept = torch.eye(len(law.mean), dtype=torch.float64) - gain @ self.matrix
+        covariance = kept @ law.covariance @ kept.T + gain @ self.covariance @ gain.T
+        return LinearStep(gain, kept @ law.mean - gain @ self.offset, _symmetric(covariance))
+
+
+@final
+class LinearGaussianChain(MarkovianVAE):
+    """Linear steps in both chains, each with a full covariance.
+
+    Args:
+        encoder: steps ℓ = 1…L.   top: P_pri(z_L).   prior: steps ℓ = 1…L, each from z_ℓ to z_{ℓ−1}.
+    Raises:
+        ValueError: for encoder and prior of different lengths or shapes.
+    """
+
+    def __init__(self, encoder: Sequence[LinearStep], top: Moments, prior: Sequence[LinearStep]) -> None:
+        super().__init__()
+        if len(encoder) < 1 or len(encoder) != len(prior):
+            raise ValueError(
+                f"{len(encoder)} encoder steps and {len(prior)} prior steps: both chains have L >= 1 steps"
+            )
+        for level, (up, down) in enumerate(zip(encoder, prior, strict=True), start=1):
+            if up.matrix.shape != down.matrix.T.shape:
+                raise ValueError(
+                    f"level {level}: the encoder maps {up.matrix.shape[1]} dimensions to {up.matrix.shape[0]}, "
+                    f"the prior {down.matrix.shape[1]} to {down.matrix.shape[0]}"
+                )
+        sizes = [step.matrix.shape[0] for step in encoder]
+        if len(top.mean) != sizes[-1] or any(b.matrix.shape[1] != a.matrix.shape[0] for a, b in pairwise(encoder)):
+            raise ValueError(f"steps to {sizes} dimensions and a top of {len(top.mean)} do not join to one chain")
+        cholesky(top.covariance)
+        self.num_levels = len(encoder)
+        self.encoder, self.top, self.prior = tuple(encoder), top, tuple(prior)
+
+    def encoder_step(self, z_prev: Tensor, level: int) -> FullGaussian:
+        """N(A_ℓ z_{ℓ−1} + b_ℓ, Q_ℓ)."""
+        return self.encoder[level - 1].given(z_prev)
+
+    def prior_top(self, batch: int) -> FullGaussian:
+        """P_pri(z_L)."""
+        return self.top.batch(batch)
+
+    def prior_step(self, z: Tensor, level: int) -> FullGaussian:
+        """N(B_ℓ z_ℓ + c_ℓ, V_ℓ)."""
+        return self.prior[level - 1].given(z)
+
+    def marginal_step(self, level: int) -> LinearStep:
+        """P_enc(z_ℓ|z_0) as one linear step, ℓ ≥ 1."""
+        step = self.encoder[0]
+        for after in self.encoder[1:level]:
+            step = step.then(after)
+        return step
+
+    def marginal(self, x: Tensor, level: int) -> FullGaussian:
+        """P_enc(z_ℓ|z_0)."""
+        return self.marginal_step(level).given(x)
+
+    def posterior_step(self, level: int) -> tuple[Tensor, LinearStep]:
+        """(F, G): P_enc(z_{ℓ−1}|z_ℓ,z_0) = N(F z_0 + G's mean at z_ℓ, G's covariance), ℓ ≥ 2.
+
+        Bayes' rule with the law of z_{ℓ−1} given z_0, whose mean Φ z_0 + φ is carried through as F = (I − K A) Φ.
+        """
+        before, step = self.marginal_step(level - 1), self.encoder[level - 1]
+        back = step.reverse(Moments(before.offset, before.covariance))
+        return before.matrix - back.matrix @ step.matrix @ before.matrix, back
+
+    def posterior(self, x: Tensor, z: Tensor, level: int) -> FullGaussian:
+        """P_enc(z_{ℓ−1}|z_ℓ,z_0), ℓ ≥ 2."""
+        matrix, back = self.posterior_step(level)
+        at_z = back.given(z)
+        return FullGaussian(at_z.mean + x.double() @ matrix.T, at_z.covariance)
+
+
+def exact_linear(data: Moments, encoder: Sequence[LinearStep]) -> LinearGaussianChain:
+    """The chain whose prior is the true reverse of its encoder on these data: its bound equals H(z_0)."""
+    law, prior = data, []
+    for step in encoder:
+        prior.append(step.reverse(law))
+        law = step.push(law)
+    return LinearGaussianChain(encoder, law, prior)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2
