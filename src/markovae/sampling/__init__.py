@@ -1,24 +1,67 @@
-"""Sampling: one loop, many steppers."""
+"""Sampling: one loop, many steppers; guidance, grids and control."""
 
-from markovae.sampling.draw import SAMPLERS, Plan, draw_batches, plan, sample, to_images, walk
-from markovae.sampling.grid import rho_grid, sampling_grid
+from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
+from markovae.sampling.draw import Guidance, draw_batches, sample, to_images, walk
+from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.guidance import Guided, Interval, Unconditional
 from markovae.sampling.loop import trajectory
-from markovae.sampling.steppers import DDIM, Ancestral, DPMSolverPP2M, State, Stepper
+from markovae.sampling.planning import SAMPLERS, SPACINGS, Plan, plan
+from markovae.sampling.steppers import (
+    DDIM,
+    AdamsBashforth,
+    Ancestral,
+    Corrector,
+    DPMSolverPP1,
+    DPMSolverPP2M,
+    DPMSolverPP2S,
+    DPMSolverPP3M,
+    DPMSolverPP3S,
+    Euler,
+    Heun,
+    Langevin,
+    SDEDPMSolverPP2M,
+    State,
+    Stepper,
+    UniC,
+)
 
 __all__ = [
     "DDIM",
     "SAMPLERS",
+    "SPACINGS",
+    "AdamsBashforth",
     "Ancestral",
+    "Clipped",
+    "Corrector",
+    "DPMSolverPP1",
     "DPMSolverPP2M",
+    "DPMSolverPP2S",
+    "DPMSolverPP3M",
+    "DPMSolverPP3S",
+    "Denoiser",
+    "DynamicallyClipped",
+    "Euler",
+    "Guidance",
+    "Guided",
+    "Heun",
+    "Interval",
+    "Langevin",
     "Plan",
+    "SDEDPMSolverPP2M",
     "State",
     "Stepper",
+    "Unconditional",
+    "UniC",
     "draw_batches",
+    "explicit_grid",
+    "partial_grid",
     "plan",
+    "quadratic_grid",
     "rho_grid",
     "sample",
     "sampling_grid",
     "to_images",
     "trajectory",
+    "uniform_grid",
     "walk",
 ]

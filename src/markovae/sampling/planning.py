@@ -1,0 +1,125 @@
+"""From a sampler's name and a number of network calls to its steps and its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.sampling.grid import quadratic_grid, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.steppers import (
+    DDIM,
+    AdamsBashforth,
+    Ancestral,
+    Corrector,
+    DPMSolverPP1,
+    DPMSolverPP2M,
+    DPMSolverPP2S,
+    DPMSolverPP3M,
+    DPMSolverPP3S,
+    Euler,
+    Heun,
+    Langevin,
+    SDEDPMSolverPP2M,
+    Stepper,
+    UniC,
+)
+
+_SOLVERS: dict[str, Callable[[], Stepper]] = {
+    "dpmpp2m": DPMSolverPP2M,
+    "ddim": DDIM,
+    "euler": Euler,
+    "heun": Heun,
+    "dpmpp1": DPMSolverPP1,
+    "dpmpp3m": DPMSolverPP3M,
+    "dpmpp2s": DPMSolverPP2S,
+    "dpmpp3s": DPMSolverPP3S,
+    "sde-dpmpp2m": SDEDPMSolverPP2M,
+    "unipc2": partial(AdamsBashforth, 2),
+    "unipc3": partial(AdamsBashforth, 3),
+    "deis2": partial(AdamsBashforth, 2),
+    "deis3": partial(AdamsBashforth, 3),
+    "pc": partial(DDIM, 1.0),
+}
+_CORRECTORS: dict[str, Callable[[], Corrector]] = {
+    "unipc2": partial(UniC, 2),
+    "unipc3": partial(UniC, 3),
+    "pc": Langevin,
+}
+SAMPLERS = (*_SOLVERS, "ancestral")
+SPACINGS = ("rho", "uniform", "quadratic", "levels")
+NEAREST = 13.3
+"""Log-SNR beyond which a sampler goes straight to x̂: the noise left is a sixth of an 8-bit grey level."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sampler and the log-SNRs it visits.
+
+    Args:
+        stepper: one step of the sampler.   grid: λ = ∞ first, then decreasing, (K+1,), float64.
+        corrector: applied after each call but the first, or None.
+    """
+
+    stepper: Stepper
+    grid: Tensor
+    corrector: Corrector | None = None
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser a sample: one at each log-SNR, and those within the steps and corrections."""
+        within = self.stepper.calls_per_step - 1 + (self.corrector.calls if self.corrector else 0)
+        return len(self.grid) - 1 + (len(self.grid) - 2) * within
+
+
+def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None = None) -> Plan:
+    """The plan for a sampler's name and a number of network calls (None: 20, or all L levels for `ancestral`).
+
+    `steps` counts network calls, so that samplers compare at equal cost: one that takes c calls a step makes
+    ⌊(steps−1)/c⌋ steps, and its last call gives z_0. Spacings: rho (ρ = 7; the solvers' default), uniform in log-SNR,
+    quadratic in the schedule's u, levels (even strides of the schedule's own; the default of `ancestral`).
+
+    Raises:
+        UserError: for an unknown name, steps < 1, or more ancestral steps than levels.
+    """
+    if sampler not in SAMPLERS:
+        raise UserError(f"sampler {sampler!r} is unknown: take one of {', '.join(SAMPLERS)}")
+    levels = model.num_levels
+    ancestral = sampler == "ancestral"
+    steps = (levels if ancestral else min(20, levels)) if steps is None else steps
+    if steps < 1:
+        raise UserError(f"steps={steps} must be at least 1: it counts the network's calls")
+    if ancestral and steps > levels:
+        raise UserError(f"steps={steps} exceeds the model's {levels} levels: ancestral sampling takes at most those")
+    stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
+    corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
+    calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
+    grid = spaced(model, spacing or ("levels" if ancestral else "rho"), (steps - 1) // calls + 1)
+    return Plan(stepper, grid, corrector)
+
+
+def spaced(model: Diffusion, spacing: str, count: int) -> Tensor:
+    """`count` log-SNRs of the model's range in this spacing, after λ = ∞, (count+1,).
+
+    Raises:
+        UserError: for an unknown spacing.
+    """
+    if spacing not in SPACINGS:
+        raise UserError(f"spacing {spacing!r} is unknown: take one of {', '.join(SPACINGS)}")
+    if spacing == "levels":
+        return sampling_grid(model.schedule, count)
+    if spacing == "quadratic":
+        return quadratic_grid(model.schedule, count)
+    first, last = ends(model)
+    return rho_grid(first, last, count) if spacing == "rho" else uniform_grid(first, last, count)
+
+
+def ends(model: Diffusion) -> tuple[float, float]:
+    """The log-SNRs nearest the data (level 1, at most `NEAREST`) and nearest the noise (level L)."""
+    logsnr = model.schedule.logsnr
+    last = float(logsnr[-1])
+    return max(min(float(logsnr[1]), NEAREST), last + 1e-6), last
