@@ -53,7 +53,20 @@ class NoiseSchedule(nn.Module, ABC):
         Raises:
             ValueError: for num_levels outside 1…L (one level: level L alone).
         """
-        return Tabulated(self.logsnr[self.sublevels(num_levels)])
+        return self.only(self.sublevels(num_levels))
+
+    def only(self, levels: Tensor) -> Tabulated:
+        """These of the levels 1…L, increasing, (K,) int64.
+
+        Raises:
+            ValueError: for levels that the schedule has not, or that do not increase.
+        """
+        levels = levels.long()
+        if not len(levels) or int(levels.min()) < 1 or int(levels.max()) > self.num_levels:
+            raise ValueError(f"levels {levels.tolist()} must lie in 1…{self.num_levels}")
+        if not bool((levels[1:] > levels[:-1]).all()):
+            raise ValueError(f"levels {levels.tolist()} must increase: a chain visits each level once")
+        return Tabulated(self.logsnr[levels])
 
     def sublevels(self, num_levels: int) -> Tensor:
         """The levels that `subgrid` keeps, (num_levels,), int64, increasing."""

@@ -1,6 +1,49 @@
-"""Estimators of the bound, with standard errors."""
+"""Estimators of the bound, with standard errors; what is fitted before them; and other likelihoods."""
 
-from markovae.likelihood.measure import Drawn, finish, measure, measuring, stratified_levels
+from markovae.likelihood.continuous import continuous_bound, continuous_draws
+from markovae.likelihood.control import Wiener, WienerControl
+from markovae.likelihood.dequantise import TruncatedNormalNoise, UniformNoise
+from markovae.likelihood.estimators import Drawn, Estimator, finish, measure, measuring
+from markovae.likelihood.integrate import DormandPrince, RungeKutta4
+from markovae.likelihood.law import LevelLaw, stratified_levels
+from markovae.likelihood.ode import OdeLikelihood, ode_likelihood
+from markovae.likelihood.paired import Comparison, compare
+from markovae.likelihood.rate import RatePoint, rate_distortion
 from markovae.likelihood.record import LevelNats, Measurement, finite
+from markovae.likelihood.subgrid import Subgrids, diagonal_costs, isotropic_costs, posterior_costs, search
+from markovae.likelihood.surveying import Survey, fit_reverse, survey
 
-__all__ = ["Drawn", "LevelNats", "Measurement", "finish", "finite", "measure", "measuring", "stratified_levels"]
+__all__ = [
+    "Comparison",
+    "DormandPrince",
+    "Drawn",
+    "Estimator",
+    "LevelLaw",
+    "LevelNats",
+    "Measurement",
+    "OdeLikelihood",
+    "RatePoint",
+    "RungeKutta4",
+    "Subgrids",
+    "Survey",
+    "TruncatedNormalNoise",
+    "UniformNoise",
+    "Wiener",
+    "WienerControl",
+    "compare",
+    "continuous_bound",
+    "continuous_draws",
+    "diagonal_costs",
+    "finish",
+    "finite",
+    "fit_reverse",
+    "isotropic_costs",
+    "measure",
+    "measuring",
+    "ode_likelihood",
+    "posterior_costs",
+    "rate_distortion",
+    "search",
+    "stratified_levels",
+    "survey",
+]

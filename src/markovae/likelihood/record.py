@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from markovae.errors import UserError
 from markovae.vae import Estimate, estimate_mean
 
 SCHEMA_VERSION = 1
@@ -38,6 +39,9 @@ class Measurement:
         per_level: the levels' own figures.
         dims: dimensions of one image.   num_levels: L of the grid measured on.
         network_calls_per_example: network calls spent on an image.   seed: of every draw.
+        discrete: True for the code length of digits, False for the negative log-density of a continuous variable.
+        estimator: what drew the levels, in words.
+        randomisations: each image's bound by independent randomisations, (n, R), or None where there was one.
     """
 
     prior: Tensor
@@ -48,6 +52,9 @@ class Measurement:
     num_levels: int
     network_calls_per_example: int
     seed: int
+    discrete: bool = True
+    estimator: str = "stratified"
+    randomisations: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -61,32 +68,98 @@ class Measurement:
 
     @property
     def bits_per_dim(self) -> Estimate:
-        """Mean bits per dimension ± standard error."""
+        """Mean bits per dimension ± standard error over images.
+
+        Raises:
+            UserError: for a density, which has no bits until a bin width is named.
+        """
+        if not self.discrete:
+            raise UserError("bits per dimension of a density depend on a bin width: measure a model of pixels")
         return self._per_dim(self.total)
 
+    @property
+    def density_nats(self) -> Estimate:
+        """Mean negative log-density in nats an example ± standard error over examples.
+
+        Raises:
+            UserError: for digits, which have a probability and no density.
+        """
+        if self.discrete:
+            raise UserError("digits have a probability and no density: read `nats`")
+        return estimate_mean(self.total)
+
+    @property
+    def noise_nats(self) -> Estimate:
+        """The mean of these very images ± the standard error of the draws alone, from independent randomisations.
+
+        Raises:
+            UserError: for a single randomisation, which cannot tell its own error.
+        """
+        if self.randomisations is None:
+            raise UserError("one randomisation cannot tell the error of its draws: measure with replicates >= 2")
+        n, times = self.randomisations.shape
+        spread = float((self.randomisations.var(1) / times).sum().sqrt()) / n
+        return Estimate(float(self.randomisations.mean()), spread)
+
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of `markovae measure --json`; numbers that do not exist are None."""
+        """The JSON object of `markovae measure --json`; numbers that do not exist are None.
+
+        A density's figures stand under `density_nats`, and its `nats` and `bits_per_dim` are empty.
+        """
         terms = {"prior": self.prior, "levels": self.levels, "reconstruction": self.reconstruction}
-        bits, nats = self.bits_per_dim, self.nats
-        return {
+        none = Estimate(math.nan, math.nan)
+        bits, nats = (self._per_dim(self.total), estimate_mean(self.total)) if self.discrete else (none, none)
+        record = {
             "schema_version": SCHEMA_VERSION,
             "n": len(self.total),
             "dims": self.dims,
             "levels": self.num_levels,
             "network_calls_per_example": self.network_calls_per_example,
             "seed": self.seed,
+            "estimator": self.estimator,
             "bits_per_dim": {
                 "mean": finite(bits.value),
                 "stderr": finite(bits.stderr),
                 "ci95": [finite(end) for end in bits.ci95],
             },
             "nats": {"mean": finite(nats.value), "stderr": finite(nats.stderr)},
-            "terms_bits_per_dim": {name: finite(self._per_dim(value).value) for name, value in terms.items()},
+            "terms_bits_per_dim": {
+                name: finite(self._per_dim(value).value) if self.discrete else None for name, value in terms.items()
+            },
             "per_level": [
                 {"level": p.level, "logsnr": finite(p.logsnr), "nats": finite(p.nats), "stderr": finite(p.stderr)}
                 for p in self.per_level
             ],
         }
+        if not self.discrete:
+            density = self.density_nats
+            record["density_nats"] = {"mean": finite(density.value), "stderr": finite(density.stderr)}
+        if self.randomisations is not None:
+            record["noise_stderr_nats"] = finite(self.noise_nats.stderr)
+        return record
+
+    def rows(self) -> list[dict[str, float]]:
+        """One row an image, in their order: its place, its terms and total in nats, and bits/dim for digits."""
+        names = ("prior", "levels", "reconstruction", "total")
+        columns = [getattr(self, name).tolist() for name in names]
+        rows = []
+        for i, values in enumerate(zip(*columns, strict=True)):
+            row: dict[str, float] = {"image": i, **{f"{k}_nats": v for k, v in zip(names, values, strict=True)}}
+            if self.discrete:
+                row["bits_per_dim"] = row["total_nats"] / (self.dims * math.log(2))
+            rows.append(row)
+        return rows
+
+    def to_csv(self) -> str:
+        """The rows as text: a header and a line an image."""
+        rows = self.rows()
+        lines = [",".join(rows[0]), *(",".join(repr(value) for value in row.values()) for row in rows)]
+        return "\n".join(lines) + "\n"
+
+    def extremes(self, count: int) -> tuple[Tensor, Tensor]:
+        """Places of the `count` most and the `count` least likely images, each most extreme first, int64."""
+        order = self.total.argsort(stable=True)
+        return order[:count], order.flip(0)[:count]
 
     def _per_dim(self, values: Tensor) -> Estimate:
         estimate, scale = estimate_mean(values), 1 / (self.dims * math.log(2))

@@ -6,7 +6,7 @@ Only this room knows whether the network's output carries more than x̂ (a head 
 from markovae.reverse.base import IndependentVariance, PosteriorVariance, ReverseVariance, StepVariance
 from markovae.reverse.fitted import DiagonalVariance, ErrorTable, IsotropicVariance
 from markovae.reverse.full import FullVariance
-from markovae.reverse.jacobian import jacobian
+from markovae.reverse.jacobian import jacobian, traces
 from markovae.reverse.learned import LearnedVariance
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "ReverseVariance",
     "StepVariance",
     "jacobian",
+    "traces",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -10,32 +9,29 @@ import torch
 from torch import Tensor
 
 from markovae.forward import noise_scale, posterior, posterior_variance, signal_scale
-from markovae.gaussian import expand
-from markovae.randomness import Source, normal_like
+from markovae.gaussian import FullGaussian, expand
+from markovae.randomness import Source
 from markovae.reverse.base import ReverseVariance
 
 
 @dataclass(frozen=True)
-class Rotated:
-    """N(mean, Q diag(variance) Qᵀ), one for each example.
+class Shaped:
+    """A Gaussian over vectors, seen over (*D).
 
     Args:
-        mean: (B, *D).   variance: > 0, (B, d).   axes: Q, orthonormal columns, (B, d, d).
+        flat: over (d,), one for each example.   like: a tensor (B, *D) of the shape and type of its draws.
     """
 
-    mean: Tensor
-    variance: Tensor
-    axes: Tensor
+    flat: FullGaussian
+    like: Tensor
 
     def sample(self, source: Source) -> Tensor:
-        """mean + Q √variance ε, (B, *D)."""
-        noise = self.variance.sqrt() * normal_like(self.mean, source).double().flatten(1)
-        return self.mean + (self.axes @ noise[..., None])[..., 0].reshape(self.mean.shape).to(self.mean)
+        """A draw, (B, *D)."""
+        return self.flat.sample(source).reshape(self.like.shape).to(self.like)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """ln N(x; mean, Q diag(variance) Qᵀ) in nats, (B,), float64: a log-density."""
-        error = (self.axes.mT @ (x.double() - self.mean.double()).flatten(1)[..., None])[..., 0]
-        return -0.5 * (error**2 / self.variance + self.variance.log() + math.log(2 * math.pi)).sum(1)
+        """Its log-density in nats, (B,), float64."""
+        return self.flat.log_prob(x.flatten(1))
 
 
 @final
@@ -63,14 +59,13 @@ class FullVariance(ReverseVariance):
         values, vectors = torch.linalg.eigh(symmetric)
         return values.clamp(min=0), vectors
 
-    def step(
-        self, x_hat: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None
-    ) -> Rotated:
+    def step(self, x_hat: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None) -> Shaped:
         """N(posterior mean at x̂, β̃ (I + Δγ C)), over (B, *D)."""
         values, vectors = self.covariance(logsnr, head)
         floor, width = _expand(posterior_variance(logsnr_prev, logsnr)), _expand(_snr_step(logsnr_prev, logsnr))
         mean = posterior(x_hat, z, logsnr_prev, logsnr).mean
-        return Rotated(mean, floor * (1 + width * values), vectors)
+        covariance = (vectors * (floor * (1 + width * values))[:, None]) @ vectors.mT
+        return Shaped(FullGaussian(mean.flatten(1), (covariance + covariance.mT) / 2), mean)
 
     def kl(self, x: Tensor, x_hat: Tensor, logsnr_prev: Tensor, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
         r"""½ Σ_i [ ln(1 + u_i) − u_i/(1 + u_i) + Δγ e_i²/(1 + u_i) ] nats, (B,), float64; ℓ ≥ 2.

@@ -37,7 +37,12 @@ class Shrink(nn.Module):
 
 def model(levels: int = 33, factor: float = 1.0, start: float = 13.3) -> Diffusion:
     made = Diffusion(
-        Shrink(factor), LogSNRLinear(levels, start=start), DATA, PosteriorVariance(), StepDecoder(Pixels(256)), (1, 3, 3)
+        Shrink(factor),
+        LogSNRLinear(levels, start=start),
+        DATA,
+        PosteriorVariance(),
+        StepDecoder(Pixels(256)),
+        (1, 3, 3),
     )
     made.precision = torch.float64
     return made

@@ -1,0 +1,119 @@
+r"""The bound in the limit of ever more levels between the same ends.
+
+    Σ_ℓ KL → ½ ∫ e^λ E‖x − x̂(z_λ)‖² dλ = ½ E_u[ (1 − u_1) (−λ'(u)) e^λ ‖x − x̂‖² ],   u uniform on (u_1, 1)
+from level L to level 1, with the prior term and the reconstruction as before. The integral over λ does not know the
+schedule: its shape changes the variance of the draws, never their mean.
+Source: Kingma et al. 2021, eq. 18.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from markovae.diffusion import Diffusion
+from markovae.forward import noised
+from markovae.gaussian import sum_dims
+from markovae.learned_schedule import slope
+from markovae.likelihood.inputs import at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.law import level_starts
+from markovae.likelihood.ode import refuse_steps
+from markovae.likelihood.record import Measurement
+from markovae.networks.condition import Condition
+from markovae.randomness import Streams
+from markovae.schedule import NoiseSchedule
+
+
+def continuous_draws(
+    model: Diffusion,
+    x: Tensor,
+    noise: Tensor,
+    quantile: Tensor,
+    condition: Condition | None = None,
+    schedule: NoiseSchedule | None = None,
+) -> Tensor:
+    """One draw each of the levels' sum in the limit, (B,), nats, float64; differentiable in network and schedule.
+
+    Args:
+        x, noise: (B, *D).   quantile: of u between level 1 and L, in [0, 1), (B,).
+        schedule: of the draws; None is the model's own.
+    """
+    schedule = model.schedule if schedule is None else schedule
+    first = schedule.level_positions()[0].detach().to(quantile.device)
+    logsnr, rate = slope(schedule, first + (1 - first) * quantile.double())
+    logsnr, rate = logsnr.to(x.device), rate.to(x.device)
+    x_hat = model.denoise(noised(x, noise, logsnr), logsnr, condition)
+    error = sum_dims((x.double() - x_hat.double()) ** 2)
+    return -0.5 * (1 - float(first)) * rate * logsnr.exp() * error
+
+
+def continuous_bound(
+    model: Diffusion,
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | None = None,
+    *,
+    draws: int = 16,
+    schedule: NoiseSchedule | None = None,
+    seed: int = 0,
+    batch: int = 64,
+) -> Measurement:
+    """The continuous bound of many images, evenly spread draws of u from a random start an image; unbiased.
+
+    Args:
+        images, labels, seed, batch: as for `measure`.   draws: of u an image (cost: draws + 1 network calls).
+        schedule: for the draws of u between the model's own ends; None is the model's own.
+    Returns: a Measurement whose `num_levels` is 0: the limit.
+    Raises:
+        UserError: as `measure`; or for a target that is defined by one step of a grid.
+    """
+    at_least_one(draws=draws, batch=batch)
+    refuse_steps(model)
+    checked_model(model)
+    images = checked_images(model, images)
+    labels = checked_labels(labels, len(images))
+    training, columns = model.training, []
+    model.eval()
+    with torch.no_grad():
+        for part in torch.arange(len(images)).split(max(1, batch // draws)):
+            x = model.to_x(images[part])
+            given = None if labels is None else labels[part]
+            levels = _levels(model, x, part, given, draws, schedule, seed)
+            source = Streams(seed, "measure noise", (part * 2**20 + 1).tolist())
+            reconstruction = model.reconstruction_nats(x, source, conditions(model, given))
+            columns.append(torch.stack([model.prior_nats(x).cpu(), levels, reconstruction.cpu()]))
+    model.train(training)
+    prior, levels, reconstruction = torch.cat(columns, 1)
+    return Measurement(
+        prior,
+        levels,
+        reconstruction,
+        per_level=(),
+        dims=model.dims,
+        num_levels=0,
+        network_calls_per_example=draws + 1,
+        seed=seed,
+        discrete=model.decoder.discrete,
+        estimator="continuous time",
+    )
+
+
+def _levels(
+    model: Diffusion,
+    x: Tensor,
+    part: Tensor,
+    labels: Tensor | None,
+    draws: int,
+    schedule: NoiseSchedule | None,
+    seed: int,
+) -> Tensor:
+    """The mean of each image's draws, (B,), on the CPU."""
+    starts = level_starts(part, seed)
+    quantile = ((torch.arange(draws, dtype=torch.float64) + starts[:, None]) / draws).flatten()
+    number = torch.arange(draws).repeat(len(part))
+    image = part.repeat_interleave(draws)
+    names = [(i << 20) + k for i, k in zip(image.tolist(), number.tolist(), strict=True)]
+    noise = Streams(seed, "continuous noise", names).normal(model.shape, x.dtype).to(x.device)
+    condition = conditions(model, None if labels is None else labels.repeat_interleave(draws))
+    each = continuous_draws(model, x.repeat_interleave(draws, 0), noise, quantile, condition, schedule)
+    return each.cpu().reshape(len(part), draws).mean(1)

@@ -1,0 +1,216 @@
+r"""The bound E6 of many images, by draws of the level or by all levels; unbiased either way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.likelihood.control import ControlVariate
+from markovae.likelihood.inputs import at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.law import LevelLaw
+from markovae.likelihood.record import Measurement, level_table
+from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
+
+Levels = int | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How the sum over levels is estimated.
+
+    Args:
+        draws: levels drawn an image, evenly spread from a random start; None takes every level once.
+        law: how likely each level is, fitted on other images; None is uniform (stratified).
+        replicates: independent randomisations of each image; with 2 or more the noise's own error is known.
+        control: a control variate with known level sums, fitted on other images.
+    """
+
+    draws: int | None = 16
+    law: LevelLaw | None = None
+    replicates: int = 1
+    control: ControlVariate | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one(draws=self.draws, replicates=self.replicates)
+
+    def task(self, num_levels: int, n: int, seed: int) -> Task:
+        """Every draw of n images on a grid of `num_levels`.
+
+        Raises:
+            UserError: for a law of another grid.
+        """
+        if self.law is not None and self.law.num_levels != num_levels:
+            raise UserError(f"a law of {self.law.num_levels} levels cannot draw from a grid of {num_levels}: refit it")
+        if self.draws is None or num_levels == 1 or (self.law is None and self.draws >= num_levels - 1):
+            return full_sum(num_levels, n, self.replicates)
+        law = LevelLaw.uniform(num_levels) if self.law is None else self.law
+        return sampled(law, self.draws, n, seed, self.replicates)
+
+    @property
+    def name(self) -> str:
+        """The estimator in a word or two, for the record."""
+        kind = "every level" if self.draws is None else "stratified" if self.law is None else "importance"
+        return kind if self.control is None else f"{kind} with control variate"
+
+
+def measure(
+    model: Diffusion,
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | None = None,
+    *,
+    draws: int | None = 16,
+    levels: Levels = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    law: LevelLaw | None = None,
+    replicates: int = 1,
+    control: ControlVariate | None = None,
+) -> Measurement:
+    """Measure the bound on −ln P of integer images; every image counts exactly once.
+
+    Args:
+        images: digits, (n, C, H, W), as the data hold them; never augmented, scaled or dropped. Floats on the
+            model's scale where the decoder is a density.
+        labels: classes, (n,), for a model that was trained with them.
+        draws: levels drawn an image (cost: draws + 1 network calls); None takes every level (L calls).
+        levels: measure on the sub-grid of so many levels, or of these levels; None is the model's own grid.
+        limit: the first so many images only.
+        seed: of the draws; noise is keyed by (seed, image, level).
+        batch: draws a network call; no figure depends on it beyond rounding.
+        law, replicates, control: see `Estimator`.
+    Raises:
+        UserError: for no images, draws or limit below 1, more levels than the grid has, data that do not fit the
+            model, or weights that are no numbers.
+    """
+    estimator = Estimator(draws, law, replicates, control)
+    drawn = list(measuring(model, images, labels, draws, levels, limit, seed, batch, estimator))
+    return finish(model, drawn, seed, levels, estimator)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The outcome of one batch of draws.
+
+    Args:
+        task: image and level of each draw.   nats: of each draw, (B,), float64.
+        counted: what each draw adds to its image's sum: share × (nats − control), (B,).
+        prior, known: closed-form prior term, and level sum of the control, of the images this batch opens, by place.
+        num_levels, total: L of the grid, and the number of draws to come in all (for a progress bar).
+    """
+
+    task: Task
+    nats: Tensor
+    counted: Tensor
+    prior: Tensor
+    known: Tensor
+    num_levels: int
+    total: int
+
+
+def measuring(
+    model: Diffusion,
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | None,
+    draws: int | None,
+    levels: Levels,
+    limit: int | None,
+    seed: int,
+    batch: int,
+    estimator: Estimator | None = None,
+) -> Iterator[Drawn]:
+    """The work of `measure`, batch by batch, for those who show progress; `finish` sums it up."""
+    at_least_one(draws=draws, limit=limit, batch=batch)
+    estimator = Estimator(draws) if estimator is None else estimator
+    model = on_levels(model, levels)
+    checked_model(model)
+    images = checked_images(model, images, limit)
+    labels = checked_labels(labels, len(images), limit)
+    tasks = estimator.task(model.num_levels, len(images), seed)
+    training = model.training
+    model.eval()
+    try:
+        for begin in range(0, len(tasks), batch):
+            yield _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, estimator, len(tasks))
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _drawn(
+    model: Diffusion,
+    images: Tensor,
+    labels: Tensor | None,
+    task: Task,
+    seed: int,
+    estimator: Estimator,
+    total: int,
+) -> Drawn:
+    x = model.to_x(images[task.image])
+    condition = conditions(model, None if labels is None else labels[task.image])
+    nats = evaluate(model, x, task, condition, seed)
+    opened = x[((task.level == 1) & (task.replicate == 0)).to(x.device)]
+    counted, known = task.share * nats, nats.new_zeros(len(opened))
+    later = (task.level > 1).nonzero().flatten()
+    if estimator.control is not None:
+        known = estimator.control.total(opened.cpu())
+        if len(later):
+            part = x.cpu()[later]
+            noise = task.streams(seed, later).normal(model.shape, torch.float64)
+            counted[later] -= task.share[later] * estimator.control.value(part, noise, task.level[later])
+    return Drawn(task, nats, counted, model.prior_nats(opened).cpu(), known, model.num_levels, total)
+
+
+def finish(
+    model: Diffusion, drawn: list[Drawn], seed: int, levels: Levels = None, estimator: Estimator | None = None
+) -> Measurement:
+    """Sum the draws of every image into a Measurement; `levels` as given to `measuring`."""
+    image, level, replicate = (
+        torch.cat([getattr(d.task, name) for d in drawn]) for name in ("image", "level", "replicate")
+    )
+    nats, counted = torch.cat([d.nats for d in drawn]), torch.cat([d.counted for d in drawn])
+    n, times, first = int(image.max()) + 1, int(replicate.max()) + 1, level == 1
+    assert torch.equal(image[first], torch.arange(n).repeat(times)), "every image exactly once"
+    sums = torch.zeros(times * n, dtype=torch.float64)
+    sums.index_add_(0, (replicate * n + image)[~first], counted[~first])
+    known, prior = torch.cat([d.known for d in drawn]), torch.cat([d.prior for d in drawn])
+    each, reconstruction = sums.reshape(times, n) + known, nats[first].reshape(times, n)
+    num_levels = drawn[0].num_levels
+    grid = on_levels(model, num_levels if levels is None else levels).schedule.logsnr
+    return Measurement(
+        prior=prior,
+        levels=each.mean(0),
+        reconstruction=reconstruction.mean(0),
+        per_level=level_table(level[~first], nats[~first], grid),
+        dims=model.dims,
+        num_levels=num_levels,
+        network_calls_per_example=len(image) // n,
+        seed=seed,
+        discrete=model.decoder.discrete,
+        estimator="stratified" if estimator is None else estimator.name,
+        randomisations=(prior + each + reconstruction).T if times > 1 else None,
+    )
+
+
+def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
+    """The model on a sub-grid: of so many levels at even strides, or of these levels (increasing, L the last).
+
+    Raises:
+        UserError: for levels that the grid does not have.
+    """
+    if levels is None or levels == model.num_levels:
+        return model
+    if isinstance(levels, int):
+        if not 1 <= levels <= model.num_levels:
+            raise UserError(f"levels={levels} must lie in 1…{model.num_levels}, the levels of this model's grid")
+        return model.on_grid(model.schedule.subgrid(levels))
+    try:
+        return model.on_grid(model.schedule.only(torch.as_tensor(levels)))
+    except ValueError as error:
+        raise UserError(str(error)) from error

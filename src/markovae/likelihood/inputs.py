@@ -1,0 +1,74 @@
+"""What may be measured: images that fit the model, and a model that is fit to measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.networks.condition import Condition
+
+
+def at_least_one(**values: int | None) -> None:
+    """Refuse numbers below 1.
+
+    Raises:
+        UserError: naming the number.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+
+
+def checked_model(model: Diffusion) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        UserError: naming the first such tensor.
+    """
+    for name, value in model.network.named_parameters():
+        if not bool(value.isfinite().all()):
+            raise UserError(f"the model's weights {name!r} hold NaN or infinity: this model cannot be measured")
+
+
+def checked_images(model: Diffusion, images: np.ndarray | Tensor, limit: int | None = None) -> Tensor:
+    """The first `limit` images as a tensor: digits for a model of pixels, floats for one of continuous data.
+
+    Raises:
+        UserError: for no images, another shape, type or number of digits than the model's.
+    """
+    images = torch.as_tensor(np.asarray(images[:limit]) if isinstance(images, np.ndarray) else images[:limit])
+    if not len(images):
+        raise UserError("no images to measure: the data are empty")
+    if tuple(images.shape[1:]) != model.shape:
+        raise UserError(f"images of shape {tuple(images.shape[1:])} do not fit the model, which takes {model.shape}")
+    if not model.decoder.discrete:
+        if not images.is_floating_point():
+            raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
+        return images
+    bins = model.pixels.bins
+    if images.is_floating_point():
+        raise UserError(f"images must be integers 0…{bins - 1}, not {images.dtype}: pass them unscaled")
+    low, high = int(images.min()), int(images.max())
+    if low < 0 or high >= bins:
+        raise UserError(f"images with digits {low}…{high} do not fit the model, which declares {bins} bins a pixel")
+    return images
+
+
+def checked_labels(labels: np.ndarray | Tensor | None, n: int, limit: int | None = None) -> Tensor | None:
+    """One label an image, (n,), or None.
+
+    Raises:
+        UserError: for another number of labels.
+    """
+    labels = None if labels is None else torch.as_tensor(labels[:limit]).long()
+    if labels is not None and len(labels) != n:
+        raise UserError(f"{len(labels)} labels for {n} images: give one each")
+    return labels
+
+
+def conditions(model: Diffusion, labels: Tensor | None) -> Condition | None:
+    """Labels as a condition on the model's device."""
+    return None if labels is None else Condition(label=labels.to(model.device))
