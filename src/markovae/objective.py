@@ -14,7 +14,7 @@ from markovae.forward import noise_scale, noised, signal_scale
 from markovae.gaussian import expand
 from markovae.networks.condition import Condition
 from markovae.schedule import NoiseSchedule
-from markovae.target import Target
+from markovae.target import Target, noise_ratio
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,28 @@ class Draw:
 
     Args:
         level: 1…L, (B,), int64.   noise: ε̄, (B, *D).
+        fresh: ξ, (B, *D), to regress onto the raw sample of one step; None regresses onto its conditional mean.
     """
 
     level: Tensor
     noise: Tensor
+    fresh: Tensor | None = None
+
+
+def literal_draw(level: Tensor, noise_prev: Tensor, step_noise: Tensor, schedule: NoiseSchedule) -> Draw:
+    """The lecture's draw (z_0, ℓ, z_{ℓ−1}, ε): z_{ℓ−1} = a_{ℓ−1} z_0 + s_{ℓ−1} ε', then z_ℓ = α z_{ℓ−1} + σ ε.
+
+    (ε̄, ξ) are (ε', ε) turned by one angle, sin = ρ: ε̄ = √(1−ρ²) ε' + ρ ε, ξ = √(1−ρ²) ε − ρ ε'; so
+    ρ ε̄ + √(1−ρ²) ξ is ε again, and the regression is onto the very noise that was drawn.
+
+    Args:
+        level: 1…L, (B,), int64.   noise_prev: ε', (B, *D).   step_noise: ε, (B, *D).
+    Source: lecture, "Training".
+    """
+    logsnr = schedule.logsnr.to(noise_prev.device)
+    level = level.to(noise_prev.device)
+    rho, rest = (expand(v, noise_prev).to(noise_prev) for v in noise_ratio(logsnr[level - 1], logsnr[level]))
+    return Draw(level, rest * noise_prev + rho * step_noise, rest * step_noise - rho * noise_prev)
 
 
 def loss(
@@ -107,7 +125,10 @@ def loss(
     now, before = logsnr[level], logsnr[level - 1]
     z = noised(x, draw.noise, now)
     out = network(z, now, condition).float()
-    wanted = target.of(x, draw.noise, now, before)
+    if draw.fresh is None:
+        wanted = target.of(x, draw.noise, now, before)
+    else:
+        wanted = target.of_sample(x, draw.noise, draw.fresh, now, before)
     error = ((out - wanted) ** 2).flatten(1).mean(1)
     weight = objective.weight.to(x.device)[level - 1]
     return expand(weight, error).float() * error, error

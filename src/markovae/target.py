@@ -6,7 +6,10 @@ The six affine maps of the literature are these six pairs:
     noise (0, 1); data (1, 0); velocity (−s, a); score (0, −1/s);
     step noise (0, ρ), ρ = σ_ℓ/s_ℓ, the conditional mean ρ ε̄ of one step's noise given z_0 and z_ℓ;
     mean (c_x + a c_z, s c_z), the posterior mean of z_{ℓ−1}.
-The last two need the log-SNR of the level before, on the grid the network was trained on.
+The last two need the log-SNR of the level before, on the grid the network was trained on. They are conditional
+means given (z_0, z_ℓ); the lecture regresses onto the sample itself, which adds t_ξ ξ with a fresh ξ ~ N(0, I):
+    ε_ℓ = ρ ε̄ + √(1−ρ²) ξ,      z_{ℓ−1} = (posterior mean) − √β̃ ξ.
+Regression onto the mean (Rao–Blackwell) has the same optimum and less noise.
 """
 
 from __future__ import annotations
@@ -17,10 +20,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from markovae.forward import noise_scale, posterior_coefficients, signal_scale, step_variance
+from markovae.forward import (
+    noise_scale,
+    posterior_coefficients,
+    posterior_variance,
+    signal_scale,
+    step_alpha,
+    step_variance,
+)
 from markovae.gaussian import expand
 
 Pair = tuple[Tensor, Tensor]
+
+
+def _no_spread(logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
+    return torch.zeros_like(logsnr, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -31,16 +45,39 @@ class Target:
         name: its standard name, as in configurations.
         pair: (logsnr_prev, logsnr) -> (t_x, t_ε), float64.
         needs_neighbour: True where the pair depends on the training grid's log-SNR at ℓ−1.
+        spread: (logsnr_prev, logsnr) -> t_ξ, float64: what one step's sample adds to its conditional mean.
     """
 
     name: str
     pair: Callable[[Tensor, Tensor], Pair]
     needs_neighbour: bool = False
+    spread: Callable[[Tensor, Tensor], Tensor] = _no_spread
 
     def of(self, x: Tensor, noise: Tensor, logsnr: Tensor, logsnr_prev: Tensor | None = None) -> Tensor:
         """The regression target t_x x + t_ε ε̄, (B, *D); logsnr: (B,)."""
         t_x, t_noise = self._pair(logsnr_prev, logsnr)
         return expand(t_x, x).to(x) * x + expand(t_noise, x).to(x) * noise
+
+    def of_sample(
+        self, x: Tensor, noise: Tensor, fresh: Tensor, logsnr: Tensor, logsnr_prev: Tensor | None = None
+    ) -> Tensor:
+        """The raw target of one step, t_x x + t_ε ε̄ + t_ξ ξ, (B, *D): ε_ℓ itself, or z_{ℓ−1} itself.
+
+        Args:
+            fresh: ξ ~ N(0, I), independent of (x, ε̄), (B, *D); see `one_step_noise`.
+        """
+        spread = self.spread(self._before(logsnr_prev, logsnr), logsnr)
+        return self.of(x, noise, logsnr, logsnr_prev) + expand(spread, x).to(x) * fresh
+
+    def residual(self, logsnr_prev: Tensor | None, logsnr: Tensor) -> Pair:
+        """(|D|/a, |t_ξ|): how far the mean target moves with a unit error of ε̄, and how far its samples scatter.
+
+        With m = E(ε̄ − ε̂)²/d, the squared residual per dim is (D/a)² m of the mean, and (D/a)² m + t_ξ² of the sample.
+        """
+        t_x, t_noise = self._pair(logsnr_prev, logsnr)
+        a, s = signal_scale(logsnr), noise_scale(logsnr)
+        spread = self.spread(self._before(logsnr_prev, logsnr), logsnr)
+        return ((a * t_noise - s * t_x) / a).abs(), spread.abs()
 
     def to_x(self, out: Tensor, z: Tensor, logsnr: Tensor, logsnr_prev: Tensor | None = None) -> Tensor:
         """x̂ = (t_ε z − s out)/D: the data that (z, out) imply, (B, *D), in the type of `z`."""
@@ -57,14 +94,17 @@ class Target:
         return self.of(x_hat, noise, logsnr, logsnr_prev)
 
     def _pair(self, logsnr_prev: Tensor | None, logsnr: Tensor) -> Pair:
+        return self.pair(self._before(logsnr_prev, logsnr), logsnr)
+
+    def _before(self, logsnr_prev: Tensor | None, logsnr: Tensor) -> Tensor:
         if logsnr_prev is None:
             if self.needs_neighbour:
                 raise ValueError(
                     f"target {self.name!r} is defined by one step of a grid and has no continuous limit: "
                     "give the log-SNR of the level before on the training grid"
                 )
-            logsnr_prev = torch.full_like(logsnr, torch.inf)
-        return self.pair(logsnr_prev, logsnr)
+            return torch.full_like(logsnr, torch.inf)
+        return logsnr_prev
 
 
 def _noise(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
@@ -87,7 +127,7 @@ def _score(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
 
 
 def _step_noise(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
-    ratio = step_variance(logsnr_prev, logsnr).sqrt() / noise_scale(logsnr)
+    ratio = noise_ratio(logsnr_prev, logsnr)[0]
     return torch.zeros_like(ratio), ratio
 
 
@@ -96,10 +136,33 @@ def _mean(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
     return c_x + signal_scale(logsnr) * c_z, noise_scale(logsnr) * c_z
 
 
+def noise_ratio(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
+    """(ρ, √(1−ρ²)) of ε_ℓ = ρ ε̄ + √(1−ρ²) ξ, float64: ρ = σ_ℓ/s_ℓ, √(1−ρ²) = α_ℓ s_{ℓ−1}/s_ℓ."""
+    s = noise_scale(logsnr)
+    return (
+        step_variance(logsnr_prev, logsnr).sqrt() / s,
+        step_alpha(logsnr_prev, logsnr) * noise_scale(logsnr_prev) / s,
+    )
+
+
+def one_step_noise(noise: Tensor, fresh: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
+    """ε_ℓ = ρ ε̄ + √(1−ρ²) ξ, (B, *D): the noise of step ℓ, given the cumulative noise ε̄ and a fresh ξ."""
+    rho, rest = noise_ratio(logsnr_prev, logsnr)
+    return expand(rho, noise).to(noise) * noise + expand(rest, noise).to(noise) * fresh
+
+
+def _step_spread(logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
+    return noise_ratio(logsnr_prev, logsnr)[1]
+
+
+def _mean_spread(logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
+    return -posterior_variance(logsnr_prev, logsnr).sqrt()
+
+
 NOISE = Target("noise", _noise)
 DATA = Target("data", _data)
 VELOCITY = Target("velocity", _velocity)
 SCORE = Target("score", _score)
-STEP_NOISE = Target("step_noise", _step_noise, needs_neighbour=True)
-MEAN = Target("mean", _mean, needs_neighbour=True)
+STEP_NOISE = Target("step_noise", _step_noise, True, _step_spread)
+MEAN = Target("mean", _mean, True, _mean_spread)
 TARGETS = (NOISE, DATA, VELOCITY, SCORE, STEP_NOISE, MEAN)
