@@ -153,7 +153,7 @@ class ConstantSigma(NoiseSchedule):
 
     def at(self, u: Tensor) -> Tensor:
         """ln a²/(1−a²) with ln a² = Lu ln(1−σ²)."""
-        return logsnr_of_log_signal(u.double() * (self.num_levels * math.log1p(-(self.sigma**2))))
+        return logsnr_of_log_signal(u.double() * (self.num_levels * _log_kept(self.sigma)))
 
 
 def constant(*, sigma: float | None = None, delta: float | None = None, num_levels: int | None = None) -> ConstantSigma:
@@ -226,6 +226,11 @@ def first_level_warning(schedule: NoiseSchedule, half_width: float) -> str | Non
         f"{gap:.2f} bits/dim on smooth data however many levels. The schedule is kept; "
         "schedule.kind=logsnr_linear has neither cost."
     )
+
+
+def _log_kept(sigma: float) -> float:
+    """ln(1−σ²); from the middle on as ln(1−σ) + ln(1+σ), which does not cancel where σ → 1."""
+    return math.log1p(-(sigma**2)) if sigma < 0.5 else math.log1p(-sigma) + math.log1p(sigma)
 
 
 def _even_positions(num_levels: int, device: torch.device | None) -> Tensor:
