@@ -32,6 +32,7 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
     Raises:
         UserError: for a shape that the network's stride does not divide, or a schedule that does not exist.
     """
+    _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
     unet = _unet_config(config.network, shape, pixels, num_classes if config.network.classes else 0)
     _check_stride(shape, unet.stride)
@@ -148,6 +149,11 @@ def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:
     if config.decoder == "ho_small":
         return HoSmallDecoder(pixels)
     return HoLargeDecoder(pixels) if config.decoder == "ho_large" else StepDecoder(pixels)
+
+
+def _check_shape(shape: Sequence[int]) -> None:
+    if len(shape) != 3 or min(shape) < 1:
+        raise UserError(f"images of shape {tuple(shape)} cannot be modelled: give (channels, height, width), each >= 1")
 
 
 def _check_stride(shape: Sequence[int], stride: int) -> None:

@@ -59,19 +59,29 @@ def staged_folder(target: Path) -> Iterator[Path]:
     The files written in it are the caller's to flush (`write_synced`). An older folder of the same name is
     replaced: it steps aside first and is deleted last.
     """
-    stage = target.with_name(f"{STAGE}{target.name}-{uuid.uuid4().hex[:8]}")
+    token = uuid.uuid4().hex[:8]
+    stage, aside = target.with_name(f"{STAGE}{target.name}-{token}"), target.with_name(f"{STAGE}old-{token}")
     stage.mkdir()
     try:
         yield stage
         sync(stage)
-        old = target.with_name(f"{STAGE}old-{target.name}-{uuid.uuid4().hex[:8]}")
-        if target.exists():
-            target.rename(old)
-        stage.rename(target)
+        _swap(stage, target, aside)
         sync(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(stage: Path, target: Path, aside: Path) -> None:
+    if target.exists():
+        target.rename(aside)
+    try:
+        stage.rename(target)
+    except BaseException:
+        if aside.exists():
+            aside.rename(target)
+        raise
 
 
 def clear_stages(folder: Path) -> None:

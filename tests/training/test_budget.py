@@ -1,0 +1,65 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from markovae.training.budget import Budget, rate_factor
+
+
+def test_the_rate_rises_stays_and_falls_to_the_last_step():
+    rates = [rate_factor(step, 100, 10, 0.5) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10:51] == [1.0] * 41
+    assert rates[50:] == pytest.approx([(100 - step) / 50 for step in range(50, 101)])
+    assert rates[100] == 0
+
+
+def test_before_the_length_is_known_only_the_warmup_counts():
+    assert [rate_factor(step, None, 4, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_warmup_takes_at_most_a_fifth():
+    assert rate_factor(1, 10, 50, 1.0) == 1.0
+    assert rate_factor(0, 10, 50, 1.0) == 0.5
+
+
+@given(st.integers(1, 10_000), st.integers(0, 500), st.floats(0, 1), st.floats(0, 1))
+def test_the_rate_is_positive_within_the_run_and_never_above_its_peak(total, warmup, decay_start, share):
+    step = min(int(share * total), total - 1)
+    assert 0 < rate_factor(step, total, warmup, decay_start) <= 1
+
+
+def clocked(seconds: float, pace: float, reserve: float = 0.0, first: float = 0.0) -> tuple[int, int]:
+    """(steps taken when the length was fixed, the length) where every step takes `pace` seconds."""
+    budget, elapsed = Budget(None, seconds, reserve), 0.0
+    for step in range(1, 10_000):
+        took = pace + (first if step == 1 else 0.0)
+        elapsed += took
+        budget.note(step, took, elapsed)
+        if budget.total is not None:
+            return step, budget.total
+    raise AssertionError("never fixed")
+
+
+def test_minutes_become_the_steps_that_fit():
+    assert clocked(60, 0.1) == (30, 600)  # a twentieth of the budget is timed
+    assert clocked(600, 0.5)[1] == 1200
+    assert clocked(600, 0.5)[0] == 12  # enough after twelve steps and five seconds
+
+
+def test_a_slow_first_step_is_not_taken_for_the_pace():
+    assert clocked(600, 0.5, first=5.0)[1] == 1190
+
+
+def test_what_the_caller_reserves_is_left():
+    assert clocked(60, 0.1, reserve=15)[1] == 450
+
+
+def test_a_budget_shorter_than_its_first_steps_ends_at_once():
+    assert clocked(1, 3.0) == (1, 1)
+
+
+def test_a_fixed_length_is_never_changed_by_timing():
+    budget = Budget(7, 10.0)
+    for step in range(1, 50):
+        budget.note(step, 5.0, 5.0 * step)
+    assert budget.total == 7

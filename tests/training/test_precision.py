@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from markovae.training.precision import probe
+
+
+class Machine:
+    """Steps that take stated times on a clock of their own."""
+
+    def __init__(self, plain: float, brief: float, first: float = 0.0) -> None:
+        self.times = {torch.float32: plain, torch.bfloat16: brief}
+        self.first, self.now, self.steps = first, 0.0, []
+
+    def step(self, dtype: torch.dtype) -> None:
+        self.now += self.times[dtype] + (0.0 if dtype in self.steps else self.first)
+        self.steps.append(dtype)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("plain", "brief", "chosen"),
+    [(0.4, 0.2, torch.bfloat16), (0.4, 0.39, torch.float32), (0.4, 0.4, torch.float32), (0.2, 0.9, torch.float32)],
+)
+def test_bfloat16_is_taken_only_where_it_pays(plain: float, brief: float, chosen: torch.dtype):
+    machine = Machine(plain, brief)
+    choice = probe(machine.step, machine.clock)
+    assert choice.dtype == chosen
+    assert f"{1000 * plain:.0f} ms a step in float32, {1000 * brief:.0f} ms in bfloat16" in choice.reason
+
+
+def test_three_steps_are_timed_and_the_first_of_a_kind_is_not():
+    machine = Machine(0.4, 0.3, first=0.2)
+    assert "400 ms a step in float32, 300 ms" in probe(machine.step, machine.clock).reason
+    assert machine.steps == [torch.float32] * 4 + [torch.bfloat16] * 4
+
+
+def test_a_hopeless_bfloat16_is_given_up_after_one_step():
+    machine = Machine(0.4, 20.0)
+    assert probe(machine.step, machine.clock).dtype == torch.float32
+    assert machine.steps.count(torch.bfloat16) == 1

@@ -1,0 +1,206 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from markovae import forward
+from markovae.build import create
+from markovae.config import Config
+from markovae.data.images import ImageData
+from markovae.training import NonFiniteError, Training
+from markovae.training.budget import rate_factor
+
+
+def training(config: Config, data: ImageData, seed: int = 0, **settings) -> Training:
+    model = create(config.with_settings([f"train.seed={seed}"]), data.shape, num_classes=len(data.class_names))
+    return Training(model, data, config.train, **settings)
+
+
+def snapshot(run: Training) -> tuple[dict, dict]:
+    return copy.deepcopy(run.capture())
+
+
+def assert_same(a: tuple[dict, dict], b: tuple[dict, dict]) -> None:
+    for file in ("model", "ema", "optimizer"):
+        assert a[0][file].keys() == b[0][file].keys()
+        assert all(torch.equal(a[0][file][name], b[0][file][name]) for name in a[0][file])
+    for key in ("step", "images_seen", "total_steps", "precision"):
+        assert a[1][key] == b[1][key]
+
+
+def finish(run: Training) -> tuple[dict, dict]:
+    while not run.done:
+        run.advance()
+    return snapshot(run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["train.optimiser=adamw", "train.weight_decay=0.1", "train.accumulate=3"],
+        ["train.precision=bfloat16", "network.dropout=0.3", "train.law=normal"],
+    ],
+)
+def test_resume_is_bitwise_after_any_interruption(tiny_config: Config, tiny_data: ImageData, settings: list[str]):
+    config = tiny_config.with_settings(settings)
+    whole = finish(training(config, tiny_data, flip=True))
+    run = training(config, tiny_data, flip=True)
+    for step in range(12):
+        if step in (0, 1, 2, 5, 11):  # mid-epoch and across one
+            saved = snapshot(run)
+            resumed = training(config, tiny_data, seed=99, flip=True)
+            resumed.restore(*saved)
+            torch.manual_seed(step)  # the global generator plays no part
+            assert_same(finish(resumed), whole)
+        run.advance()
+    assert_same(snapshot(run), whole)
+
+
+def test_a_run_in_minutes_replays_its_fixed_length(tiny_config: Config, tiny_data: ImageData):
+    config = tiny_config.with_settings(["train.minutes=0.01"])
+    ticks = iter(range(10**6))
+
+    def clock() -> float:
+        return 0.01 * next(ticks)
+
+    run = training(config, tiny_data, clock=clock)
+    while run.budget.total is None:
+        run.advance()
+    total, saved = run.budget.total, snapshot(run)
+    assert run.step < total
+    assert saved[1]["total_steps"] == total
+    resumed = training(config, tiny_data, clock=lambda: 0.0)
+    resumed.restore(*saved)
+    assert_same(finish(resumed), finish(run))
+
+
+def test_a_longer_budget_extends_a_finished_run(tiny_config: Config, tiny_data: ImageData):
+    run = training(tiny_config, tiny_data)
+    finish(run)
+    run.extend(steps=15)
+    assert not run.done
+    rate = run.advance().lr
+    assert rate == pytest.approx(tiny_config.train.lr * rate_factor(12, 15, 3, 0.5))
+    finish(run)
+    assert run.step == 15
+
+
+def test_steps_report_what_they_did(tiny_config: Config, tiny_data: ImageData):
+    run = training(tiny_config, tiny_data)
+    steps = [run.advance() for _ in range(12)]
+    assert [step.index for step in steps] == list(range(1, 13))
+    assert [step.images_seen for step in steps] == [8 * i for i in range(1, 13)]
+    assert [step.lr for step in steps] == pytest.approx(
+        [tiny_config.train.lr * rate_factor(i, 12, 3, 0.5) for i in range(12)]
+    )
+    assert all(step.total == 12 and step.grad_norm > 0 and step.images_per_second > 0 for step in steps)
+    assert all(a.seconds <= b.seconds for a, b in zip(steps, steps[1:], strict=False))
+
+
+@pytest.mark.parametrize("law", ["uniform", "normal"])
+def test_the_nats_of_a_step_are_the_bounds_own(tiny_config: Config, tiny_data: ImageData, law: str):
+    run = training(tiny_config.with_settings([f"train.law={law}"]), replace(tiny_data, labels=None, class_names=()))
+    model, batch, objective = run.model, run.batches.at(0), run.objective
+    logsnr, level = model.schedule.logsnr, batch.draw.level
+    with torch.no_grad():
+        z = forward.noised(batch.x, batch.draw.noise, logsnr[level])
+        kl = model.reverse.kl(batch.x, model.denoise(z, logsnr[level]), logsnr[level - 1], logsnr[level])
+    share = kl / objective.probability[level - 1]
+    expected = torch.where(level == 1, 0.0, share).mean()
+    assert run.advance().nats == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tiny_config: Config, tiny_data: ImageData):
+    whole = training(tiny_config, tiny_data).advance()
+    parts = training(tiny_config.with_settings(["train.accumulate=3"]), tiny_data).advance()
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+
+
+def test_the_gradient_is_clipped_to_its_limit_and_logged_before(tiny_config: Config, tiny_data: ImageData):
+    free = training(tiny_config.with_settings(["train.clip=1e9"]), tiny_data)
+    bound = training(tiny_config.with_settings(["train.clip=0.01"]), tiny_data)
+    assert bound.advance().grad_norm == free.advance().grad_norm > 0.01
+    norms = [
+        float(torch.stack([w.grad.norm() for w in run.model.parameters() if w.grad is not None]).norm())
+        for run in (free, bound)
+    ]
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+    assert norms[0] > norms[1]
+
+
+def poison_weight(run: Training) -> None:
+    with torch.no_grad():
+        run.model.network.head.bias[0] = torch.nan
+
+
+def poison_gradient(run: Training) -> None:
+    run.model.network.stem.weight.register_hook(lambda grad: grad * torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("poison", "words"),
+    [(poison_weight, r"the loss is nan at step 3"), (poison_gradient, r"the gradient of network\.stem\.weight")],
+)
+def test_a_number_that_is_none_stops_before_optimiser_and_average(
+    tiny_config: Config, tiny_data: ImageData, poison, words: str
+):
+    run = training(tiny_config, tiny_data)
+    run.advance()
+    run.advance()
+    poison(run)
+    before = {name: value.detach().clone() for name, value in run.model.named_parameters()}
+    average = {name: value.clone() for name, value in run.average.model.named_parameters()}
+    moments = {name: value.clone() for name, value in run.optimiser.state_tensors().items()}
+    with pytest.raises(NonFiniteError, match=words) as caught:
+        run.advance()
+    example, level = run.batches.at(2).example[0], run.batches.at(2).draw.level[0]
+    assert f"levels {level}, " in str(caught.value)
+    assert f"training images {example}, " in str(caught.value)
+    assert run.step == 2
+    for kept, now in (
+        (before, dict(run.model.named_parameters())),
+        (average, dict(run.average.model.named_parameters())),
+        (moments, run.optimiser.state_tensors()),
+    ):
+        assert all(torch.equal(value.nan_to_num(), now[name].nan_to_num()) for name, value in kept.items())
+
+
+def test_only_the_bad_examples_are_named(tiny_config: Config, tiny_data: ImageData):
+    run = training(tiny_config, tiny_data)
+    first = run.batches.at(0)
+    third = int(first.example[2])
+
+    def break_third(module, inputs, output):
+        output = output.clone()
+        output[2] = torch.inf
+        return output
+
+    run.model.network.register_forward_hook(break_third)
+    with pytest.raises(NonFiniteError, match=f"levels {int(first.draw.level[2])}, training images {third}: the step"):
+        run.advance()
+
+
+@pytest.mark.parametrize("where", ["model", "average"])
+def test_a_poisoned_weight_is_never_captured(tiny_config: Config, tiny_data: ImageData, where: str):
+    run = training(tiny_config, tiny_data)
+    model = run.model if where == "model" else run.average.model
+    with torch.no_grad():
+        model.network.stem.weight[0] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"network\.stem\.weight is not finite after step 0: it is not saved"):
+        run.capture()
+
+
+def test_a_state_of_another_model_is_refused(tiny_config: Config, tiny_data: ImageData):
+    saved = snapshot(training(tiny_config, tiny_data))
+    wider = training(tiny_config.with_settings(["network.width=16"]), tiny_data)
+    with pytest.raises(ValueError, match="where this model takes"):
+        wider.restore(*saved)
+
+
+def test_labels_given_to_a_network_without_classes_are_an_error(tiny_config: Config, tiny_data: ImageData):
+    model = create(tiny_config, tiny_data.shape)
+    with pytest.raises(ValueError, match="takes no labels"):
+        Training(model, tiny_data, tiny_config.train).advance()
