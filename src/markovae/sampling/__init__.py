@@ -24,6 +24,7 @@ from markovae.sampling.steppers import (
     Stepper,
     UniC,
 )
+from markovae.sampling.tuning import Tuned, tuned
 
 __all__ = [
     "DDIM",
@@ -50,6 +51,7 @@ __all__ = [
     "SDEDPMSolverPP2M",
     "State",
     "Stepper",
+    "Tuned",
     "Unconditional",
     "UniC",
     "draw_batches",
@@ -62,6 +64,7 @@ __all__ = [
     "sampling_grid",
     "to_images",
     "trajectory",
+    "tuned",
     "uniform_grid",
     "walk",
 ]

@@ -21,6 +21,8 @@ class Ancestral(Stepper):
     Source: Ho et al. 2020, algorithm 2; lecture, "Generating".
     """
 
+    draws: bool = True
+
     def __init__(self, reverse: ReverseVariance) -> None:
         self.reverse = reverse
 

@@ -34,11 +34,12 @@ class Stepper(ABC):
     """A rule that takes a state to the latent at the next log-SNR; the loop itself ends at λ = ∞ with z_0 = x̂.
 
     `history` is how many earlier states it reads; `calls_per_step` counts the denoiser's calls in a step, the one
-    that made `now` among them.
+    that made `now` among them; `draws` says whether it draws random numbers.
     """
 
     history: int = 0
     calls_per_step: int = 1
+    draws: bool = False
 
     @abstractmethod
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
@@ -53,11 +54,13 @@ class Stepper(ABC):
 class Corrector(ABC):
     """A rule that betters a state at its own log-SNR, after a step and before the next.
 
-    `history` and `calls` count the earlier states it reads and the denoiser's calls it adds.
+    `history` and `calls` count the earlier states it reads and the denoiser's calls it adds; `draws` says whether it
+    draws random numbers.
     """
 
     history: int = 0
     calls: int = 0
+    draws: bool = False
 
     @abstractmethod
     def correct(self, now: State, past: Sequence[State], look: Look, source: Source) -> State:

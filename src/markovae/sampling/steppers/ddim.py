@@ -25,7 +25,7 @@ class DDIM(Stepper):
     def __init__(self, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
             raise ValueError(f"eta={eta:g} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
-        self.eta = eta
+        self.eta, self.draws = eta, eta > 0
 
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One DDIM step."""

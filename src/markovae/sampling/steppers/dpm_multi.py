@@ -76,6 +76,7 @@ class SDEDPMSolverPP2M(Stepper):
     """
 
     history: int = 1
+    draws: bool = True
 
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One multistep update with fresh noise."""

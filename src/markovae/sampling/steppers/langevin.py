@@ -24,6 +24,8 @@ class Langevin(Corrector):
     Source: Song et al. 2021 (score SDE), algorithms 4 and 5.
     """
 
+    draws: bool = True
+
     def __init__(self, calls: int = 1, ratio: float = 0.16) -> None:
         if calls < 1:
             raise ValueError(f"calls={calls} must be at least 1: each is one correction")
