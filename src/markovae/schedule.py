@@ -101,7 +101,10 @@ class Tabulated(NoiseSchedule):
     def at(self, u: Tensor) -> Tensor:
         """Linear interpolation of the table."""
         position = u.double() * (self.num_levels - 1)
-        below = position.floor().long().clamp(0, max(self.num_levels - 2, 0))
+        # A level's own position comes out of the product within rounding: it must give its entry to the last bit.
+        nearest = position.round()
+        position = torch.where((position - nearest).abs() < 1e-9, nearest, position)
+        below = position.floor().long().clamp(0, self.num_levels - 1)
         above = (below + 1).clamp(max=self.num_levels - 1)
         return self.table[below] + (position - below) * (self.table[above] - self.table[below])
 
