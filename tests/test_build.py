@@ -92,7 +92,7 @@ def test_the_normal_law_has_the_normal_moments():
 
 def test_a_law_beside_the_schedule_is_refused():
     schedule = create_schedule(ScheduleConfig())
-    with pytest.raises(UserError, match="misses the schedule, whose log-SNR runs from 13.3 to -10.0"):
+    with pytest.raises(UserError, match=r"misses the schedule, whose log-SNR runs from 13\.3 to -10\.0"):
         create_objective(TrainConfig(law="normal", law_centre=60.0, law_width=1.0), targets.NOISE, schedule)
 
 

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,11 @@ def test_whichever_write_fails_the_older_checkpoint_stays_and_nothing_is_half_th
                 patch.setattr(owner, name, counted(getattr(owner, name), limit))
             try:
                 save_checkpoint(folder, 6, {"ema": {"w": torch.ones(3)}}, STATE, tiny_config)
-            except StoppedRun as error:
-                failures += 1
-                assert "step-00000006 could not be written" in str(error)
-                assert "bytes and" in str(error)
-            else:
                 break
+            except StoppedRun as error:
+                message = str(error)
+        failures += 1
+        assert re.search(r"step-00000006 could not be written .* needs [\d,]+ bytes and [\d,]+ are free", message)
         assert verify_bundle(folder / "step-00000004") == older
         # The last fsync comes after the rename: then the checkpoint is whole, only its name may not be on the disk yet.
         assert {path.name for path in folder.iterdir()} - {"step-00000006"} == {"step-00000002", "step-00000004"}

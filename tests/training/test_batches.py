@@ -119,5 +119,7 @@ def test_sixteen_bit_and_mapped_images_are_read_alike(tmp_path):
 
 @pytest.mark.parametrize(("count", "words"), [(1, "there is only 1 image"), (7, "there are only 7 images")])
 def test_fewer_images_than_a_batch_is_told(tiny_data: ImageData, count: int, words: str):
-    with pytest.raises(UserError, match=rf"train\.batch=8 but {words} to train on: set train\.batch to at most {count}"):
+    with pytest.raises(
+        UserError, match=rf"train\.batch=8 but {words} to train on: set train\.batch to at most {count}"
+    ):
         batches(tiny_data.take(slice(0, count)))

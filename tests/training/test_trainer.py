@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_steps_report_what_they_did(tiny_config: Config, tiny_data: ImageData):
         [tiny_config.train.lr * rate_factor(i, 12, 3, 0.5) for i in range(12)]
     )
     assert all(step.total == 12 and step.grad_norm > 0 and step.images_per_second > 0 for step in steps)
-    assert all(a.seconds <= b.seconds for a, b in zip(steps, steps[1:], strict=False))
+    assert all(a.seconds <= b.seconds for a, b in pairwise(steps))
 
 
 @pytest.mark.parametrize("law", ["uniform", "normal"])

@@ -53,6 +53,11 @@ class MLP(Network):
         """Vectors have no height: 1."""
         return 1
 
+    @property
+    def num_classes(self) -> int:
+        """Labels taken: 0…num_classes − 1; 0 takes none."""
+        return self.config.num_classes
+
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())

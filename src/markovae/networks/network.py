@@ -15,6 +15,11 @@ class Network(nn.Module, ABC):
     def stride(self) -> int:
         """Height and width of the latent must be multiples of this (1 where it does not matter)."""
 
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Labels taken: 0…num_classes − 1; 0 takes none."""
+
     @abstractmethod
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Matrices next to the data (first and last layers, embeddings), which Muon must leave to AdamW."""

@@ -119,6 +119,11 @@ class UNet(Network):
         """Height and width of the latent must be multiples of this."""
         return self.config.stride
 
+    @property
+    def num_classes(self) -> int:
+        """Labels taken: 0…num_classes − 1; 0 takes none."""
+        return self.config.num_classes
+
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())

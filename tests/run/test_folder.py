@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from markovae.errors import UserError
+from markovae.run.folder import RunFolder
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path: Path):
+    RunFolder(tmp_path / "a" / "b").create()
+    assert (tmp_path / "a" / "b").is_dir()
+    RunFolder(tmp_path / "a" / "b").create()  # empty: nothing to lose
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints"])
+def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path: Path, name: str):
+    (tmp_path / name).mkdir() if name == "checkpoints" else (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="add --resume to go on with it, or name another folder"):
+        RunFolder(tmp_path).create()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file: name a folder"):
+        RunFolder(tmp_path / "file").create()
+    with pytest.raises(UserError, match="cannot be made"):
+        RunFolder(tmp_path / "file" / "below").create()
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path: Path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="is no run"):
+            RunFolder(path).open()
+
+
+def test_one_process_holds_a_folder_and_the_others_are_told(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    with folder.hold():
+        with pytest.raises(UserError, match=r"another process \(\d+\) trains in"), RunFolder(tmp_path).hold():
+            pass
+        folder.require_empty()  # the lock itself is no content
+    with RunFolder(tmp_path).hold():
+        pass
+
+
+def test_rows_survive_a_line_cut_short_and_forget_what_is_taken_again(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    assert folder.rows() == []
+    for step in (10, 20, 30):
+        folder.append({"kind": "train", "step": step, "loss": 0.1 * step})
+    with folder.metrics.open("ab") as file:
+        file.write(b'{"kind": "train", "st')
+    assert [row["step"] for row in folder.rows()] == [10, 20, 30]
+    folder.forget_after(20)
+    assert folder.metrics.read_bytes().count(b"\n") == 2
+    folder.append({"kind": "train", "step": 21})
+    assert [row["step"] for row in folder.rows()] == [10, 20, 21]
+
+
+def test_figures_that_are_none_are_never_written(tmp_path: Path):
+    with pytest.raises(ValueError, match="JSON"):
+        RunFolder(tmp_path).append({"loss": float("nan")})
+    assert not (tmp_path / "metrics.jsonl").exists()

@@ -1,0 +1,79 @@
+import io
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from markovae.build import create
+from markovae.config import Config
+from markovae.data.images import ImageData
+from markovae.diffusion import Diffusion
+from markovae.likelihood import measure
+from markovae.run import heldout
+
+
+def test_the_draw_is_fixed(tiny_model: Diffusion, tiny_data: ImageData, tiny_config: Config):
+    rows = [heldout.held_out_row(tiny_model, tiny_data, tiny_config.train) for _ in range(2)]
+    assert rows[0] == rows[1]
+    assert rows[0]["n"] == 4
+    terms = rows[0]["terms_bits_per_dim"]
+    assert sum(terms.values()) == pytest.approx(rows[0]["bits_per_dim"]["mean"], rel=1e-9)
+
+
+def test_bands_of_all_levels_add_up_to_the_levels_term(tiny_config: Config, tiny_data: ImageData):
+    model = create(tiny_config, tiny_data.shape)
+    measured = measure(model, tiny_data.images[:3], draws=None)
+    bands = heldout.band_table(measured, model.schedule.logsnr)
+    assert len(bands) == heldout.BANDS
+    total = sum(band["bits_per_dim"] for band in bands)
+    assert total == pytest.approx(measured.to_dict()["terms_bits_per_dim"]["levels"], rel=1e-9)
+    assert [band["logsnr"][0] for band in bands[1:]] == [band["logsnr"][1] for band in bands[:-1]]
+
+
+def test_a_band_nothing_fell_into_has_no_figure(tiny_config: Config, tiny_data: ImageData):
+    model = create(tiny_config, tiny_data.shape)
+    measured = measure(model, tiny_data.images[:1], draws=2)
+    bands = heldout.band_table(measured, model.schedule.logsnr)
+    assert sum(band["bits_per_dim"] is not None for band in bands) <= 2
+
+
+def test_a_grid_is_a_png_of_sixteen_samples(tiny_model: Diffusion):
+    picture = heldout.sample_grid(tiny_model, 2)
+    image = Image.open(io.BytesIO(picture))
+    assert image.size == (256, 256)
+    assert picture == heldout.sample_grid(tiny_model, 2)
+
+
+def test_tiles_lie_row_by_row():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((6, 3, 2, 2), np.uint8)
+    grid = heldout.tile(images, 3)
+    assert grid.shape == (4, 6, 3)
+    assert grid[::2, ::2, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_png_spreads_few_digits_over_the_grey_levels():
+    image = np.array([[[0], [16]], [[8], [4]]])
+    pixels = np.asarray(Image.open(io.BytesIO(heldout.png(image, 17))))
+    assert pixels.shape == (256, 256)
+    assert pixels[::128, ::128].tolist() == [[0, 255], [128, 64]]
+
+
+def test_the_sentence_says_where_it_stands():
+    row = {"step": 20, "n": 4, "bits_per_dim": {"mean": 3.0, "stderr": 0.1}}
+    first = heldout.heldout_sentence(row, None, 256)
+    assert (
+        first == "held-out bound 3.000 ± 0.100 bits/dim on 4 images, the same draw each time; unmodelled pixels cost 8"
+    )
+    later = {**row, "step": 30, "bits_per_dim": {"mean": 2.5, "stderr": math.nan}}
+    assert heldout.heldout_sentence({**later, "bits_per_dim": {"mean": 2.5, "stderr": None}}, row, 256) == (
+        "held-out bound 2.500 bits/dim, down 0.500 since step 20"
+    )
+
+
+def test_without_labels_keeps_the_images(tiny_data: ImageData):
+    plain = heldout.without_labels(tiny_data)
+    assert plain.labels is None
+    assert plain.images is tiny_data.images
+    assert replace(plain, labels=tiny_data.labels, class_names=tiny_data.class_names).shape == tiny_data.shape

@@ -1,0 +1,65 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from markovae.run.signals import Interrupted, Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_the_work_goes_on(number: int, capfd: pytest.CaptureFixture[str]):
+    before = signal.getsignal(number)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), number)
+        assert interrupts.caught == number
+    assert signal.getsignal(number) is before
+    assert "stopping: saving the present step" in capfd.readouterr().err
+
+
+def test_harmless_work_is_cut_short():
+    reached = []
+
+    def work(interrupts: Interrupts, interrupted: bool) -> None:
+        with interrupts.harmless():
+            if interrupted:
+                os.kill(os.getpid(), signal.SIGINT)
+            reached.append("past the signal")
+
+    with Interrupts() as interrupts:
+        with pytest.raises(Interrupted):
+            work(interrupts, interrupted=True)
+        with pytest.raises(Interrupted):
+            work(interrupts, interrupted=False)
+    assert reached == []
+
+
+def test_another_thread_leaves_the_handlers_alone():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work() -> None:
+        with Interrupts():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    script = (
+        "import os, signal, time\n"
+        "from markovae.run.signals import Interrupts\n"
+        "with Interrupts():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 130
+    assert done.stdout == "still here\n"

@@ -1,0 +1,222 @@
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from markovae.checkpoint import CheckpointError, load, open_checkpoint
+from markovae.checkpoint.manifest import verify_bundle
+from markovae.config import Config
+from markovae.errors import StoppedRun, UserError
+from markovae.run import read_rows, resume_run, train_run
+from markovae.training import Training
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    """The tensors of a run's newest checkpoint, as bytes: equal if and only if bitwise equal."""
+    contents = open_checkpoint(run).contents
+    return {name: content for name, content in contents.items() if name.endswith(".safetensors")}
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """The signal arrives while that step is being taken."""
+    advance = Training.advance
+
+    def interrupted(self: Training):
+        if self.step + 1 == step:
+            os.kill(os.getpid(), number)
+        return advance(self)
+
+    monkeypatch.setattr(Training, "advance", interrupted)
+
+
+def test_a_run_leaves_everything_that_is_promised(run_config: Config, tmp_path: Path, capsys):
+    run = train_run(run_config, tmp_path / "run")
+    names = {path.name for path in run.iterdir()}
+    assert {"config.toml", "checkpoints", "metrics.jsonl", "samples", "split.json"} <= names
+    assert Config.from_toml(run / "config.toml") == run_config
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000000", "step-00000012"]
+    assert [path.name for path in (run / "samples").iterdir()] == ["step-00000012.png"]
+    rows = read_rows(run / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [10, 12]
+    assert [row["step"] for row in rows if row["kind"] == "heldout"] == [6, 12]
+    state = open_checkpoint(run).state
+    assert state["data"] == json.loads((run / "split.json").read_text())
+    assert (state["step"], state["total_steps"], state["shape"], state["bins"]) == (12, 12, [1, 4, 4], 256)
+    assert load(run).shape == (1, 4, 4)
+    said = capsys.readouterr()
+    assert said.out == ""
+    for words in ("training images", "go to", "float32", "images/s", "left", "held-out bound"):
+        assert words in said.err
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "code"), [(1, signal.SIGINT, 130), (6, signal.SIGTERM, 143), (12, signal.SIGINT, 130)]
+)
+def test_an_interrupted_run_saves_says_how_to_go_on_and_ends_bitwise_as_if_never_stopped(
+    run_config: Config, tmp_path: Path, monkeypatch, capfd, step: int, number: int, code: int
+):
+    whole = train_run(run_config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, number)
+        with pytest.raises(SystemExit) as left:
+            train_run(run_config, tmp_path / "cut")
+    assert left.value.code == code
+    assert open_checkpoint(tmp_path / "cut").step == step
+    assert (
+        f"stopped at step {step}: go on with  markovae train --resume --out {tmp_path / 'cut'}"
+        in capfd.readouterr().err
+    )
+    resume_run(tmp_path / "cut")
+    assert weights(tmp_path / "cut") == weights(whole)
+
+
+def test_a_kill_loses_at_most_the_steps_since_the_last_save(run_config: Config, tmp_path: Path, monkeypatch):
+    class Kill(BaseException):
+        pass
+
+    whole = train_run(run_config, tmp_path / "whole")
+    advance = Training.advance
+
+    def kill(self: Training):
+        if self.step == 7:
+            raise Kill
+        return advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", kill)
+        with pytest.raises(Kill):
+            train_run(run_config.with_settings(["train.save_minutes=1e-9", "train.keep=3"]), tmp_path / "cut")
+    cut = tmp_path / "cut" / "checkpoints"
+    assert sorted(path.name for path in cut.iterdir()) == [f"step-0000000{step}" for step in (5, 6, 7)]
+    (cut / "step-00000007" / "model.safetensors").write_bytes(b"torn")
+    (cut / ".tmp-step-00000008-x").mkdir()
+    resume_run(tmp_path / "cut")
+    assert weights(tmp_path / "cut") == weights(whole)
+    assert not list(cut.glob(".tmp-*"))
+
+
+def test_a_finished_run_is_left_alone_and_can_be_extended(run_config: Config, tmp_path: Path, capsys):
+    run = train_run(run_config, tmp_path / "run")
+    before = weights(run)
+    resume_run(run)
+    assert weights(run) == before
+    assert "has finished its 12 steps: extend it with a larger --steps or --minutes" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--steps 12 is spent: the run has taken 12 steps"):
+        resume_run(run, steps=12)
+    with pytest.raises(UserError, match=r"--minutes 1e-06 is spent"):
+        resume_run(run, minutes=1e-6)
+    resume_run(run, steps=15)
+    assert open_checkpoint(run).step == 15
+    assert Config.from_toml(run / "config.toml").train.steps == 15
+    resume_run(run)
+    assert open_checkpoint(run).step == 15
+
+
+def test_a_run_in_minutes_fixes_its_steps_and_keeps_them(run_config: Config, tmp_path: Path, monkeypatch):
+    config = run_config.with_settings(["train.minutes=0.03"])
+    interrupt_at(monkeypatch, 13, signal.SIGINT)
+    with pytest.raises(SystemExit):
+        train_run(config, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
+    total = open_checkpoint(tmp_path / "run").state["total_steps"]
+    assert total > 13
+    resume_run(tmp_path / "run")
+    assert open_checkpoint(tmp_path / "run").step == total
+
+
+def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_path: Path):
+    first = train_run(run_config, tmp_path / "first")
+    with pytest.raises(UserError, match=r"--init .* does not fit this run: weight .* has shape"):
+        train_run(run_config.with_settings(["network.width=16"]), tmp_path / "wide", init=first)
+    assert not (tmp_path / "wide").exists()
+    second = train_run(run_config.with_settings(["train.seed=5"]), tmp_path / "second", init=first)
+    begin = open_checkpoint(second / "checkpoints" / "step-00000000").tensors("model")
+    assert all(torch.equal(begin[name], value) for name, value in open_checkpoint(first).tensors("ema").items())
+    with pytest.raises(UserError, match="is no"):
+        train_run(run_config, tmp_path / "third", init=tmp_path / "nowhere")
+    assert not (tmp_path / "third").exists()
+
+
+def test_bad_input_is_refused_before_anything_is_written(run_config: Config, tmp_path: Path):
+    out = tmp_path / "run"
+    for settings, message in (
+        (["data.source=/none/at/all"], "none"),
+        (["train.batch=100"], r"train\.batch=100 but there are only \d+ images"),
+        (["network.patch=8"], "stride is 8"),
+        (
+            ["schedule.kind=constant", "schedule.num_levels=none", "schedule.sigma=1e-7", "schedule.delta=0.01"],
+            "schedule",
+        ),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            train_run(run_config.with_settings(settings), out)
+        assert "\n" not in str(caught.value)
+        assert not out.exists()
+
+
+def test_a_full_folder_is_refused_untouched_whatever_is_asked(run_config: Config, tmp_path: Path):
+    run = train_run(run_config, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        train_run(run_config, run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_changed_data_are_noticed_on_resume(run_config: Config, tmp_path: Path):
+    run = train_run(run_config, tmp_path / "run")
+    images = np.load(tmp_path / "images.npy")
+    np.save(tmp_path / "images.npy", 255 - images)
+    with pytest.raises(UserError, match=r"changed|other pixels"):
+        resume_run(run, steps=20)
+
+
+def test_a_run_without_a_good_checkpoint_is_never_started_afresh(run_config: Config, tmp_path: Path):
+    run = train_run(run_config, tmp_path / "run")
+    for path in run.glob("checkpoints/*/ema.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
+        resume_run(run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match="is no run"):
+        resume_run(run)
+
+
+def test_a_loss_that_is_no_number_names_step_and_last_good_checkpoint(run_config: Config, tmp_path: Path, monkeypatch):
+    advance = Training.advance
+
+    def poisoned(self: Training):
+        if self.step == 4:
+            with torch.no_grad():
+                self.model.network.head.bias.fill_(torch.nan)
+        return advance(self)
+
+    monkeypatch.setattr(Training, "advance", poisoned)
+    with pytest.raises(
+        StoppedRun, match=r"loss is nan at step 5, .*last good checkpoint is .*step-00000000: lower"
+    ) as e:
+        train_run(run_config, tmp_path / "run")
+    assert "\n" not in str(e.value)
+    verify_bundle(tmp_path / "run" / "checkpoints" / "step-00000000")
+    assert open_checkpoint(tmp_path / "run").step == 0
+
+
+def test_a_constant_sigma_run_works_and_warns_with_its_figure(run_config: Config, tmp_path: Path, capsys):
+    config = run_config.with_settings(["schedule.kind=constant", "schedule.delta=0.01", "train.steps=2"])
+    run = train_run(config, tmp_path / "run")
+    assert load(run).schedule.num_levels == 50
+    assert "warning: level 1 has log-SNR" in capsys.readouterr().err
+
+
+def test_a_disk_without_room_is_refused_before_the_run(run_config: Config, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("markovae.files.free_bytes", lambda _path: 10)
+    with pytest.raises(UserError, match="has 10 bytes free and the run needs"):
+        train_run(run_config, tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
+    train_run(run_config.with_settings(["train.steps=1"]), tmp_path / "run")
