@@ -72,7 +72,7 @@ class ErrorTable(nn.Module):
         below = torch.searchsorted(-knots, -logsnr.double().contiguous()).clamp(1, len(knots) - 1) - 1
         share = (knots[below] - logsnr) / (knots[below] - knots[below + 1])
         table = self.error.to(logsnr.device).clamp(min=_TINY).log()
-        share = share.reshape(*share.shape, *[1] * (table.ndim - 1))
+        share = share.reshape((*share.shape, *[1] * (table.ndim - 1)))
         return (table[below] + share * (table[below + 1] - table[below])).exp()
 
 
