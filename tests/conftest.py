@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from markovae.build import create
 from markovae.config import Config
@@ -8,6 +9,9 @@ from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 
 torch.set_num_threads(1)
+# Machines differ in speed, and a suite must say the same thing twice.
+settings.register_profile("markovae", deadline=None)
+settings.load_profile("markovae")
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import mpmath
 import pytest
@@ -53,7 +54,7 @@ def test_steps_compose_to_the_marginal(falls: list[float], start: float) -> None
     for fall in falls:
         levels.append(levels[-1] - fall)
     mean, variance = x, scalar(0.0)
-    for prev, now in zip(levels[:-1], levels[1:], strict=True):
+    for prev, now in pairwise(levels):
         one = forward.step(mean, prev, now)
         mean, variance = one.mean, forward.step_alpha(prev, now) ** 2 * variance + one.variance
     marginal = forward.marginal(x, levels[-1])
