@@ -1,11 +1,14 @@
+from dataclasses import fields
+
 import pytest
 import torch
 
 from markovae import target as targets
 from markovae.build import create, create_objective, create_schedule, load_weights
-from markovae.config import Config, ScheduleConfig, TrainConfig
+from markovae.config import Config, NetworkConfig, ScheduleConfig, TrainConfig
 from markovae.endpoint import endpoint_levels
 from markovae.errors import UserError
+from markovae.networks.unet import UNetConfig
 from markovae.schedule import ConstantSigma
 
 
@@ -88,6 +91,25 @@ def test_the_normal_law_has_the_normal_moments():
     spread = float((law.probability * (schedule.logsnr[1:] - mean) ** 2).sum()) ** 0.5
     assert mean == pytest.approx(2, abs=1e-3)
     assert spread == pytest.approx(3, abs=1e-3)
+
+
+def test_a_table_law_is_linear_between_its_points():
+    schedule = create_schedule(ScheduleConfig(num_levels=1001, start=10.0, end=-10.0))
+    config = TrainConfig(law="table", law_logsnr=(-10.0, 0.0, 10.0), law_density=(1.0, 3.0, 0.0))
+    law = create_objective(config, targets.NOISE, schedule).probability
+    inner = law[1:-1] / law[500]
+    expected = torch.where(
+        schedule.logsnr[2:-1] < 0, 1 + 2 * (schedule.logsnr[2:-1] + 10) / 10, 0.3 * (10 - schedule.logsnr[2:-1])
+    )
+    torch.testing.assert_close(inner, expected / 3, rtol=1e-9, atol=1e-12)
+
+
+def test_the_network_section_has_the_networks_own_defaults():
+    decided_by_data = {"in_channels", "out_channels", "num_classes", "vector_dim", "differences", "frequencies"}
+    ours = {f.name: f.default for f in fields(NetworkConfig)}
+    theirs = {f.name: f.default for f in fields(UNetConfig) if f.name not in decided_by_data}
+    assert {name: ours[name] for name in theirs} == theirs
+    assert set(ours) - set(theirs) == {"detail", "classes"}
 
 
 def test_a_law_beside_the_schedule_is_refused():

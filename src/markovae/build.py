@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +78,7 @@ def create_schedule(config: ScheduleConfig) -> NoiseSchedule:
 
 def create_objective(config: TrainConfig, target: Target, schedule: NoiseSchedule) -> Objective:
     """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law."""
-    law = uniform_law(schedule) if config.law == "uniform" else _normal_law(config, schedule)
+    law = _law(config, schedule)
     if config.weighting == "nats":
         weight = nats_weight(target, schedule)
     elif config.weighting in ("own", target.name):
@@ -111,20 +112,25 @@ def target_named(name: str) -> Target:
     return next(target for target in TARGETS if target.name == name)
 
 
-def _normal_law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
-    """p_ℓ = the normal law's mass between the midpoints around λ_ℓ, (L,), float64."""
+def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
+    """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64."""
     logsnr = schedule.logsnr[1:]
-    middle = (logsnr[1:] + logsnr[:-1]) / 2
-    edges = torch.cat([logsnr[:1], middle, logsnr[-1:]])
-    mass = torch.special.ndtr((edges - config.law_centre) / config.law_width)
-    law = mass[:-1] - mass[1:]
-    total = float(law.sum())
+    if config.law == "uniform":
+        return uniform_law(schedule)
+    if config.law == "normal":
+        density = (-0.5 * ((logsnr - config.law_centre) / config.law_width) ** 2).exp()
+    else:
+        knots, values = np.array(config.law_logsnr), np.array(config.law_density)
+        density = torch.from_numpy(np.interp(logsnr.numpy(), knots, values))
+    edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
+    mass = density * (edges[:-1] - edges[1:])
+    total = float(mass.sum())
     if not total > 1e-6:
         raise UserError(
-            f"train.law_centre={config.law_centre:g} with law_width={config.law_width:g} misses the schedule, whose "
-            f"log-SNR runs from {float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move the centre there"
+            f"the law of levels (train.law={config.law}) misses the schedule, whose log-SNR runs from "
+            f"{float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move it there"
         )
-    return law / total
+    return mass / total
 
 
 def _unet_config(config: NetworkConfig, shape: Sequence[int], pixels: Pixels, num_classes: int) -> UNetConfig:
@@ -142,6 +148,8 @@ def _unet_config(config: NetworkConfig, shape: Sequence[int], pixels: Pixels, nu
         num_classes=num_classes,
         differences=config.detail,
         frequencies=(0.5 / pixels.half_width,) if config.detail else (),
+        radius=config.radius if config.detail else 0,
+        octaves=config.octaves,
     )
 
 

@@ -71,7 +71,8 @@ class NetworkConfig:
         patch: side of the squares of pixels folded into channels first.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the residual blocks, in [0, 1).
-        detail: whether the network sees fixed features of the finest detail.
+        detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
+        octaves: of the fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network.
     """
 
@@ -84,11 +85,15 @@ class NetworkConfig:
     embedding: int = 256
     dropout: float = 0.0
     detail: bool = True
+    radius: int = 2
+    octaves: int = 3
     classes: bool = True
 
     def __post_init__(self) -> None:
         for name in ("width", "blocks", "head_dim", "patch", "embedding"):
             at_least(f"network.{name}", getattr(self, name), 1, "it counts something the network is made of")
+        for name in ("radius", "octaves"):
+            between(f"network.{name}", getattr(self, name), 0, 8, "0 means none")
         if not self.multipliers or min(self.multipliers) < 1:
             raise UserError(f"network.multipliers={list(self.multipliers)} must name a factor of at least 1 a level")
         levels = len(self.multipliers)

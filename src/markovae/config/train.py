@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markovae.config.checks import above, at_least, between, one_of
 from markovae.config.model import TARGETS
@@ -10,7 +11,7 @@ from markovae.errors import UserError
 
 OPTIMISERS = ("muon", "adamw")
 WEIGHTINGS = ("own", *TARGETS, "nats")
-LAWS = ("uniform", "normal")
+LAWS = ("uniform", "normal", "table")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEFAULT_MINUTES = 5.0
 
@@ -29,7 +30,8 @@ class TrainConfig:
         ema_horizon: steps the average of the weights looks back.   ema_warmup: it never looks back further
             than about 1/ema_warmup of the run so far.
         clip: largest norm of the gradient.
-        law: of the levels: uniform, or normal in log-SNR around law_centre with law_width.
+        law: of the levels: uniform; normal in log-SNR around law_centre with law_width; or table, a density that
+            runs linearly between the points (law_logsnr, law_density), log-SNR rising.
         weighting: whose squared error is minimised: own (the target's), another target's, or nats.
         label_dropout: share of the labels replaced by the learned null.
         precision: auto (probed), float32 or bfloat16.
@@ -59,6 +61,8 @@ class TrainConfig:
     law: str = "uniform"
     law_centre: float = 0.0
     law_width: float = 4.0
+    law_logsnr: tuple[float, ...] = ()
+    law_density: tuple[float, ...] = ()
     weighting: str = "own"
     label_dropout: float = 0.1
     precision: str = "auto"
@@ -74,11 +78,9 @@ class TrainConfig:
             raise UserError(f"train.seed={self.seed} must lie in 0…2^63-1")
         self._check_budget()
         self._check_optimiser()
-        one_of("train.law", self.law, LAWS)
+        self._check_law()
         one_of("train.weighting", self.weighting, WEIGHTINGS)
         one_of("train.precision", self.precision, PRECISIONS)
-        above("train.law_width", self.law_width, 0, "it is a standard deviation of log-SNR")
-        between("train.law_centre", self.law_centre, -100, 100, "it is a log-SNR")
         between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels")
         above("train.save_minutes", self.save_minutes, 0, "it is the time between checkpoints")
         at_least("train.keep", self.keep, 1, "the last checkpoint must stay")
@@ -110,6 +112,19 @@ class TrainConfig:
         at_least("train.ema_horizon", self.ema_horizon, 1, "1 averages nothing")
         at_least("train.ema_warmup", self.ema_warmup, 0, "0 means none")
         above("train.clip", self.clip, 0, "it is the largest norm of the gradient")
+
+    def _check_law(self) -> None:
+        one_of("train.law", self.law, LAWS)
+        above("train.law_width", self.law_width, 0, "it is a standard deviation of log-SNR")
+        between("train.law_centre", self.law_centre, -100, 100, "it is a log-SNR")
+        points = self.law_logsnr
+        if (self.law == "table") != bool(points) or len(points) != len(self.law_density):
+            raise UserError(
+                f"train.law={self.law} with {len(points)} law_logsnr and {len(self.law_density)} law_density: "
+                "law=table takes as many of the one as of the other, another law takes none"
+            )
+        if any(a >= b for a, b in pairwise(points)) or min(self.law_density, default=0) < 0:
+            raise UserError("train.law_logsnr must rise and train.law_density must not be negative")
 
     @property
     def seconds(self) -> float | None:
