@@ -2,12 +2,13 @@
 
 from markovae.gaps.laws import ByVariance, gaussian_exact, gaussian_levels
 from markovae.gaps.levels import measured, measured_nats, predicted, spread, truth
-from markovae.gaps.steps import step_divergences, step_slopes
+from markovae.gaps.steps import leading_divergences, step_divergences, step_slopes
 
 __all__ = [
     "ByVariance",
     "gaussian_exact",
     "gaussian_levels",
+    "leading_divergences",
     "measured",
     "measured_nats",
     "predicted",

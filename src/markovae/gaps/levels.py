@@ -122,7 +122,8 @@ def measured(toy: Mixture, logsnr: Tensor, count: int = 600) -> ByVariance:
 def predicted(toy: Mixture, logsnr: Tensor, count: int = 600, *, centred: bool = False) -> ByVariance:
     """The laws' gaps of the levels 2…L in all, () each, nats; λ_1…λ_L.
 
-    `full` is the third-order law on the line and 0 elsewhere; the others are to second order.
+    `full` is the third-order law on the line (there `diagonal` is the same) and 0 elsewhere; the others are to
+    second order.
 
     Args:
         centred: take C in the middle of each step, at (γ_{ℓ−1} + γ_ℓ)/2, not at γ_ℓ: the same law to its order,
@@ -134,7 +135,8 @@ def predicted(toy: Mixture, logsnr: Tensor, count: int = 600, *, centred: bool =
     places = logsnr[1:] + (0.5 * (-logsnr.diff()).expm1()).log1p() if centred else logsnr[1:]
     s = spread(toy, torch.cat([logsnr[:1] + 1, places]), count)
     third = full_law(width, (s.weight * s.third**2).sum(1)).sum()
-    return replace(second_order(s.covariance, s.weight, logsnr, places).total(), full=third)
+    law = second_order(s.covariance, s.weight, logsnr, places).total()
+    return replace(law, full=third, diagonal=third if toy.dims == 1 else law.diagonal)
 
 
 def _factor(covariance: Tensor) -> Tensor:

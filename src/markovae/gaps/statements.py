@@ -15,7 +15,7 @@ from markovae.forward import step_alpha, step_variance
 from markovae.gaps.laws import ByVariance, gaussian_exact
 from markovae.gaps.levels import measured, predicted
 from markovae.gaps.limits import POINT_LIMIT, SMOOTH_LIMIT, point_gap, smooth_gap
-from markovae.gaps.steps import step_slopes
+from markovae.gaps.steps import leading_divergences, step_divergences, step_slopes
 from markovae.quadrature import extrapolated, slope
 from markovae.randomness import Source, generator
 from markovae.reverse import StepVariance
@@ -167,7 +167,7 @@ def gaussian_gaps(logsnr: Tensor) -> tuple[ByVariance, ByVariance]:
 
 
 def law_ratios(toy: Mixture, levels: int, start: float = 13.3, end: float = -10.0, *, centred: bool) -> ByVariance:
-    """Measured gap over predicted, for each reverse variance with a law; the others are nan or inf."""
+    """Measured gap over predicted, for each reverse variance; nan where there is no gap (a Gaussian's `full`)."""
     logsnr = LogSNRLinear(levels, start, end).logsnr[1:]
     law = predicted(toy, logsnr, centred=centred)
     return ByVariance(*[m / getattr(law, name) for name, m in vars(measured(toy, logsnr)).items()])
@@ -211,10 +211,18 @@ def step_orders(logsnr: float = 1.0) -> tuple[Pair, Pair, Pair]:
     return (2.0, found[0]), (4.0, found[1]), (6.0, found[2])
 
 
+def step_constants(logsnr: float = 1.0, sigma: float = 0.02) -> tuple[Pair, Pair, Pair]:
+    """The three KLs against their leading terms, nats: ratios 1 + O(σ²)."""
+    toy, lam = line_mixture(), torch.tensor(logsnr, dtype=torch.float64)
+    ratio = step_divergences(toy, lam, sigma) / leading_divergences(toy, lam, sigma)
+    return (1.0, float(ratio[0])), (1.0, float(ratio[1])), (1.0, float(ratio[2]))
+
+
 def _slopes(levels: tuple[int, ...], gaps: list[ByVariance]) -> ByVariance:
     def fitted(name: str) -> Tensor:
         values = torch.stack([getattr(gap, name) for gap in gaps])
-        return torch.tensor(slope(torch.tensor(levels), values))
+        # A Gaussian has no gap under its full covariance: what is left is rounding, and has no slope.
+        return torch.tensor(slope(torch.tensor(levels), values) if bool((values > 1e-12).all()) else math.nan)
 
     return ByVariance(*[fitted(name) for name in vars(gaps[0])])
 

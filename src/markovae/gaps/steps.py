@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from markovae.forward import posterior_coefficients, posterior_variance
+from markovae.forward import noise_scale, posterior_coefficients, posterior_variance
 from markovae.quadrature import even_grid, slope
 from markovae.schedule import time
 from markovae.sde import logsnr_at
@@ -41,6 +41,7 @@ def step_divergences(toy: Mixture, logsnr: Tensor, sigma: float, count: int = 30
     Args:
         logsnr: of z_ℓ, ().   sigma: of the step.   count: nodes over z_ℓ and over z_{ℓ−1}.
     """
+    logsnr = logsnr.double()
     before = logsnr_before(logsnr, sigma)
     z, weight = toy.nodes(logsnr.reshape(1), count)
     z, weight = z[0], weight[0]
@@ -49,8 +50,24 @@ def step_divergences(toy: Mixture, logsnr: Tensor, sigma: float, count: int = 30
     law = posterior.blurred(c_z * z, c_x.expand(len(z)), posterior_variance(before, logsnr).expand(len(z)))
     mean, variance = law.mean(), law.covariance()[:, :, 0]
     step = torch.full_like(variance, sigma**2)
-    values = [_kl_to_normal(law, m, v, count) for m, v in ((z, step), (mean, step), (mean, variance))]
+    values = [kl_to_normal(law, m, v, count) for m, v in ((z, step), (mean, step), (mean, variance))]
     return torch.stack([(weight * kl).sum() for kl in values])
+
+
+def leading_divergences(toy: Mixture, logsnr: Tensor, sigma: float, count: int = 300) -> Tensor:
+    r"""The same three to leading order in σ, (3,), nats, on the line.
+
+    ½σ² E(z/2 + ∇ln p)²;   ¼Δγ² E(C − s²)²;   Δγ³ E κ₃²/12, with Δγ = σ² γ(1+γ), C and κ₃ cumulants of x given z.
+    """
+    logsnr = logsnr.double()
+    z, weight = toy.nodes(logsnr.reshape(1), count)
+    z, weight = z[0], weight[0]
+    posterior = toy.law(len(z)).posterior(z, logsnr.expand(len(z)))
+    drift = 0.5 * z[:, 0] + toy.score(z, logsnr)[:, 0]
+    width = sigma**2 * logsnr.exp() * (1 + logsnr.exp())
+    excess = posterior.covariance()[:, 0, 0] - noise_scale(logsnr) ** 2
+    terms = (0.5 * sigma**2 * drift**2, 0.25 * width**2 * excess**2, width**3 / 12 * posterior.third_moment() ** 2)
+    return torch.stack([(weight * term).sum() for term in terms])
 
 
 def step_slopes(toy: Mixture, logsnr: Tensor, sigmas: tuple[float, ...] = (0.02, 0.03, 0.045)) -> tuple[float, ...]:
@@ -59,11 +76,11 @@ def step_slopes(toy: Mixture, logsnr: Tensor, sigmas: tuple[float, ...] = (0.02,
     return tuple(slope(torch.tensor(sigmas), column) for column in values.T)
 
 
-def _kl_to_normal(law: MixtureLaw, mean: Tensor, variance: Tensor, count: int) -> Tensor:
-    """KL(law ‖ N(mean, variance)) of each example, (B,): ∫ Q φ(δ), δ = ln P/Q, φ(δ) = e^δ δ − e^δ + 1 ≥ 0.
+def kl_to_normal(law: MixtureLaw, mean: Tensor, variance: Tensor, count: int = 300) -> Tensor:
+    """KL(law ‖ N(mean, variance)) of each example on the line, (B,), nats.
 
-    ln P/Q is summed from differences of nearly equal means and variances, and φ ≈ δ²/2 from its series, so a
-    divergence of 1e-14 keeps its digits.
+    It is ∫ Q φ(δ) with δ = ln P/Q and φ(δ) = e^δ δ − e^δ + 1 ≥ 0. δ is summed from differences of nearly equal means
+    and variances, and φ ≈ δ²/2 from its series, so a divergence of 1e-14 keeps its digits.
     """
     ends = torch.tensor(_REACH, dtype=torch.float64)
     unit, weight = even_grid(-ends, ends, count)
