@@ -14,10 +14,21 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoints"])
 def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path: Path, name: str):
-    (tmp_path / name).mkdir() if name == "checkpoints" else (tmp_path / name).write_text("mine")
+    if name == "checkpoints":
+        (tmp_path / name / "step-00000000").mkdir(parents=True)
+    else:
+        (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="add --resume to go on with it, or name another folder"):
         RunFolder(tmp_path).create()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_killed_before_its_first_save_can_be_started_again(tmp_path: Path):
+    (tmp_path / "checkpoints" / ".tmp-step-00000000-x").mkdir(parents=True)
+    (tmp_path / ".lock").touch()
+    RunFolder(tmp_path).create()
+    RunFolder(tmp_path).clear()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path):

@@ -27,12 +27,12 @@ def test_bfloat16_is_taken_only_where_it_pays(plain: float, brief: float, chosen
     machine = Machine(plain, brief)
     choice = probe(machine.step, machine.clock)
     assert choice.dtype == chosen
-    assert f"{1000 * plain:.0f} ms a step in float32, {1000 * brief:.0f} ms in bfloat16" in choice.reason
+    assert f"{1000 * plain:.0f} ms for a small step in float32, {1000 * brief:.0f} ms in bfloat16" in choice.reason
 
 
 def test_three_steps_are_timed_and_the_first_of_a_kind_is_not():
     machine = Machine(0.4, 0.3, first=0.2)
-    assert "400 ms a step in float32, 300 ms" in probe(machine.step, machine.clock).reason
+    assert "400 ms for a small step in float32, 300 ms" in probe(machine.step, machine.clock).reason
     assert machine.steps == [torch.float32] * 4 + [torch.bfloat16] * 4
 
 

@@ -68,10 +68,10 @@ class TrainConfig:
     precision: str = "auto"
     save_minutes: float = 5.0
     keep: int = 2
-    evaluations: int = 6
-    eval_images: int = 128
+    evaluations: int = 5
+    eval_images: int = 64
     eval_draws: int = 4
-    grids: int = 3
+    grids: int = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

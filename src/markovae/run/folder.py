@@ -12,7 +12,7 @@ from typing import Any, final
 from markovae.checkpoint.reading import CHECKPOINTS
 from markovae.checkpoint.writing import checkpoints_in
 from markovae.errors import UserError
-from markovae.files import clear_stages, refused, write_file
+from markovae.files import STAGE, clear_stages, refused, write_file
 
 LOCK = ".lock"
 
@@ -55,7 +55,7 @@ class RunFolder:
         Raises:
             UserError: where the folder holds anything.
         """
-        if self.path.is_dir() and any(entry.name != LOCK for entry in self.path.iterdir()):
+        if self.path.is_dir() and any(map(_counts, self.path.iterdir())):
             what = "holds a run already" if self.checkpoints.is_dir() else "is not empty"
             raise UserError(f"{self.path} {what}: add --resume to go on with it, or name another folder with --out")
 
@@ -134,6 +134,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             if isinstance(row, dict):
                 rows.append(row)
     return rows
+
+
+def _counts(entry: Path) -> bool:
+    """Whether an entry is more than what a run leaves that was stopped before its first save."""
+    if entry.name == CHECKPOINTS and entry.is_dir():
+        return any(not inside.name.startswith(STAGE) for inside in entry.iterdir())
+    return entry.name != LOCK and not entry.name.startswith(STAGE)
 
 
 def _lock(handle: int, path: Path) -> None:

@@ -51,10 +51,6 @@ class Session:
         """The folder of the last save."""
         return self.folder.checkpoints / checkpoint_name(self._saved_step)
 
-    def start(self) -> None:
-        """Before the first step of a new run: its fresh weights are saved, so that it can be resumed from there."""
-        self.save()
-
     def check_room(self) -> None:
         """Twice the bundle must be free beside what is kept."""
         # model, average and at most two moments, four bytes each

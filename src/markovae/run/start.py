@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,13 +48,14 @@ def train_run(
     folder.create()
     with folder.hold():
         folder.require_empty()
+        folder.clear()
         record = splits.record()
         session = Session(folder, config, splits, record, training)
         session.check_room()
-        write_file(folder.config, config.to_toml().encode())
-        write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode())
         _introduce(folder, splits, training)
-        session.start()
+        # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
+        session.save()
+        _describe(folder, config, record)
         session.go()
     return folder.path
 
@@ -91,7 +93,7 @@ def resume_run(
             say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
             return folder.path
         session.check_room()
-        write_file(folder.config, config.to_toml().encode())
+        _describe(folder, config, record)
         session.go()
     return folder.path
 
@@ -143,6 +145,11 @@ def _with_absolute_source(config: Config) -> Config:
     if config.data.source in ("faces", "digits") or not path.exists():
         return config
     return replace(config, data=replace(config.data, source=str(path.resolve())))
+
+
+def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None:
+    write_file(folder.config, config.to_toml().encode())
+    write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:

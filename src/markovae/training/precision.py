@@ -39,7 +39,7 @@ def probe(step: Callable[[torch.dtype], object], clock: Callable[[], float]) -> 
     """
     plain = _fastest(step, torch.float32, clock, limit=float("inf"))
     brief = _fastest(step, torch.bfloat16, clock, limit=2 * plain)
-    times = f"{1000 * plain:.0f} ms a step in float32, {1000 * brief:.0f} ms in bfloat16"
+    times = f"{1000 * plain:.0f} ms for a small step in float32, {1000 * brief:.0f} ms in bfloat16"
     if brief * WORTH <= plain:
         return Choice(torch.bfloat16, f"bfloat16, since it pays here: {times}")
     return Choice(torch.float32, f"float32, since bfloat16 does not pay here: {times}")

@@ -26,6 +26,7 @@ from markovae.training.batches import Batch, Batches
 from markovae.training.budget import Budget, rate_factor
 from markovae.training.precision import Choice, dtype_named, probe
 
+PROBE_IMAGES = 16  # of a batch: enough to tell two precisions apart, cheap where one of them is hopeless
 Tensors = dict[str, dict[str, Tensor]]
 
 
@@ -105,7 +106,7 @@ class Training:
         if self.precision is None:
             name = self.config.precision
             if name == "auto":
-                batch = self.batches.at(0).to(self.model.device)
+                batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device)
                 self.precision = probe(lambda dtype: self._rehearse(batch, dtype), self._clock)
             else:
                 self.precision = Choice(dtype_named(name), f"{name}, as train.precision says")
@@ -213,6 +214,8 @@ class Training:
         """A step's forward and backward pass without consequences."""
         self._gradient(batch, dtype)
         self.optimiser.zero_grad(set_to_none=True)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
 
     def _check(self, losses: Tensor, batch: Batch, what: str) -> None:
         bad = ~losses.isfinite()
