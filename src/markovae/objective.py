@@ -33,8 +33,10 @@ class Objective:
         if self.probability.shape != self.weight.shape:
             raise ValueError(f"{len(self.probability)} probabilities for {len(self.weight)} weights: one each a level")
         total = float(self.probability.double().sum())
-        if abs(total - 1) > 1e-9 or bool((self.probability < 0).any()):
+        if not abs(total - 1) <= 1e-9 or bool((self.probability < 0).any()):
             raise ValueError(f"the levels' probabilities sum to {total:.12g}: they must be >= 0 and sum to 1")
+        if not bool(((self.weight >= 0) & self.weight.isfinite()).all()):
+            raise ValueError("the levels' weights must be finite and >= 0: a loss is no smaller for a larger error")
 
     def draw(self, u: Tensor) -> Tensor:
         """Levels 1…L at the quantiles u ∈ [0, 1) of the law, (B,), int64."""

@@ -33,7 +33,7 @@ def estimate_mean(values: Tensor) -> Estimate:
     """
     if not len(values):
         raise ValueError("a mean needs at least one value: none was given")
-    values = values.double()
+    values = values.detach().double()
     stderr = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return Estimate(float(values.mean()), stderr)
 

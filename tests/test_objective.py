@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from markovae.forward import noised, step_alpha, step_variance
+from markovae.objective import Draw, Objective, as_error_of, literal_draw, loss, nats_weight, uniform_law
+from markovae.randomness import generator
+from markovae.reverse import PosteriorVariance
+from markovae.schedule import LogSNRLinear
+from markovae.target import DATA, MEAN, NOISE, STEP_NOISE, TARGETS, Target
+
+SCHEDULE = LogSNRLinear(12, 6.0, -6.0)
+by_name = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+
+
+def draws() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x, noise, guess = torch.randn(3, 12, 5, generator=generator(0, "objective"), dtype=torch.float64)
+    return x, noise, guess
+
+
+def errors(target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared errors of a target's output, for the same x̂ at every level, and x̂'s own, both per dim."""
+    x, noise, x_hat = draws()
+    level = torch.arange(1, 13)
+    grid = SCHEDULE.logsnr
+    z = noised(x, noise, grid[level])
+    out = target.of_x(x_hat, z, grid[level], grid[level - 1])
+    wanted = target.of(x, noise, grid[level], grid[level - 1])
+    return ((out - wanted) ** 2).mean(1), ((x - x_hat) ** 2).mean(1)
+
+
+@by_name
+def test_the_bounds_weight_turns_every_targets_error_into_its_levels_nats(target: Target) -> None:
+    squares, _ = errors(target)
+    x, _, x_hat = draws()
+    grid = SCHEDULE.logsnr
+    nats = PosteriorVariance().kl(x, x_hat, grid[:-1], grid[1:])[1:]
+    got = (nats_weight(target, SCHEDULE) * squares * x.shape[1])[1:]
+    torch.testing.assert_close(got, nats, rtol=1e-8, atol=1e-10)
+
+
+def test_the_bounds_weight_is_half_the_fall_of_the_snr_for_data() -> None:
+    snr = SCHEDULE.logsnr[1:].exp()
+    torch.testing.assert_close(nats_weight(DATA, SCHEDULE)[1:], 0.5 * (snr[:-1] - snr[1:]), rtol=1e-12, atol=0)
+    assert nats_weight(DATA, SCHEDULE)[0] == nats_weight(DATA, SCHEDULE)[1]
+    assert nats_weight(DATA, LogSNRLinear(1)).shape == (1,)
+
+
+@by_name
+def test_one_targets_error_can_be_counted_as_anothers(target: Target) -> None:
+    squares, as_data = errors(target)
+    torch.testing.assert_close(as_error_of(target, DATA, SCHEDULE) * squares, as_data, rtol=1e-8, atol=1e-10)
+
+
+def test_an_output_scaled_by_rho_is_the_noise_target_weighted_by_rho_squared() -> None:
+    """Rao–Blackwell with output ρ·net: ‖ρ ε̄ − ρ net‖² = ρ² ‖ε̄ − net‖²."""
+    grid = SCHEDULE.logsnr
+    rho_squared = step_variance(grid[:-1], grid[1:]) * (1 + grid[1:].exp())
+    torch.testing.assert_close(as_error_of(NOISE, STEP_NOISE, SCHEDULE), rho_squared, rtol=1e-10, atol=0)
+
+
+def test_levels_are_drawn_by_their_probabilities() -> None:
+    objective = Objective(torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64), torch.ones(4))
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    counts = torch.bincount(objective.draw(u), minlength=5)
+    assert counts.tolist() == [0, 100, 0, 600, 300]
+    assert objective.draw(torch.tensor([0.0, 0.1, 1 - 1e-16])).tolist() == [1, 3, 4]
+    uniform = Objective(uniform_law(SCHEDULE), torch.ones(12))
+    assert torch.bincount(uniform.draw(u)).min() == 0
+    assert torch.bincount(uniform.draw(u))[1:].float().std() < 1
+
+
+def test_what_is_no_law_is_refused() -> None:
+    with pytest.raises(ValueError, match="sum to 0.9"):
+        Objective(torch.tensor([0.4, 0.5]), torch.ones(2))
+    with pytest.raises(ValueError, match=">= 0 and sum to 1"):
+        Objective(torch.tensor([1.5, -0.5]), torch.ones(2))
+    with pytest.raises(ValueError, match="sum to nan"):
+        Objective(torch.tensor([torch.nan, 1.0]), torch.ones(2))
+    for weight in (-1.0, torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="weights must be finite"):
+            Objective(torch.tensor([0.5, 0.5]), torch.tensor([1.0, weight]))
+    with pytest.raises(ValueError, match="2 probabilities for 3 weights"):
+        Objective(torch.tensor([0.5, 0.5]), torch.ones(3))
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, out: torch.Tensor) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, z: torch.Tensor, logsnr: torch.Tensor, condition: object = None) -> torch.Tensor:
+        return self.out
+
+
+@by_name
+def test_the_loss_is_the_weighted_error_of_the_target(target: Target) -> None:
+    x, noise, out = (v.float() for v in draws())
+    level = torch.arange(12) % 12 + 1
+    weight = torch.linspace(0.5, 2, 12, dtype=torch.float64)
+    objective = Objective(uniform_law(SCHEDULE), weight)
+    weighted, plain = loss(Constant(out), x, Draw(level, noise), None, objective, target, SCHEDULE)
+    grid = SCHEDULE.logsnr
+    wanted = target.of(x.double(), noise.double(), grid[level], grid[level - 1])
+    expected = ((out.double() - wanted) ** 2).mean(1)
+    torch.testing.assert_close(plain.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weighted.double(), weight * expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_lectures_literal_draw() -> None:
+    """(z_0, ℓ, z_{ℓ−1}, ε): the loss' latent is α z_{ℓ−1} + σ ε and its targets are ε and z_{ℓ−1} themselves."""
+    x, before, step = draws()
+    level, grid = torch.arange(1, 13), SCHEDULE.logsnr
+    prev, now = grid[level - 1], grid[level]
+    draw = literal_draw(level, before, step, SCHEDULE)
+    z_prev = noised(x, before, prev)
+    z = step_alpha(prev, now)[:, None] * z_prev + step_variance(prev, now).sqrt()[:, None] * step
+    assert draw.fresh is not None
+    torch.testing.assert_close(noised(x, draw.noise, now), z, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(STEP_NOISE.of_sample(x, draw.noise, draw.fresh, now, prev), step, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(MEAN.of_sample(x, draw.noise, draw.fresh, now, prev), z_prev, rtol=1e-8, atol=1e-8)
+    objective = Objective(uniform_law(SCHEDULE), torch.ones(12, dtype=torch.float64))
+    out = torch.zeros(12, 5)
+    _, plain = loss(Constant(out), x.float(), draw, None, objective, STEP_NOISE, SCHEDULE)
+    torch.testing.assert_close(plain.double(), (step**2).mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fresh_noise_changes_nothing_for_targets_of_no_step() -> None:
+    x, noise, fresh = (v.float() for v in draws())
+    level, objective = torch.arange(1, 13), Objective(uniform_law(SCHEDULE), torch.ones(12, dtype=torch.float64))
+    for target in TARGETS:
+        plain = [
+            loss(Constant(x), x, Draw(level, noise, ξ), None, objective, target, SCHEDULE)[1] for ξ in (None, fresh)
+        ]
+        assert torch.equal(plain[0], plain[1]) != target.needs_neighbour
