@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,11 @@ class Checkpoint:
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, empty without labels."""
         return tuple(str(name) for name in self._state("class_names", list))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name this bundle: of its manifest, and so of every file."""
+        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()[:16]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `name`.safetensors.

@@ -1,0 +1,8 @@
+"""`python -m markovae` is `markovae`."""
+
+import sys
+
+from markovae.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
