@@ -98,7 +98,7 @@ def test_along_one_path_the_first_five_forms_agree_and_the_sixth_in_expectation(
     for form in forms[1:5]:
         assert bool(((form.nats - forms[0].nats).abs() <= 1e-10 * forms[0].magnitude).all())
     difference = estimate_mean(forms[5].nats - forms[4].nats)
-    assert 0 < difference.stderr
+    assert difference.stderr > 0
     assert abs(difference.value) < 4 * difference.stderr
 
 

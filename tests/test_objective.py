@@ -70,7 +70,7 @@ def test_levels_are_drawn_by_their_probabilities() -> None:
 
 
 def test_what_is_no_law_is_refused() -> None:
-    with pytest.raises(ValueError, match="sum to 0.9"):
+    with pytest.raises(ValueError, match=r"sum to 0\.9"):
         Objective(torch.tensor([0.4, 0.5]), torch.ones(2))
     with pytest.raises(ValueError, match=">= 0 and sum to 1"):
         Objective(torch.tensor([1.5, -0.5]), torch.ones(2))

@@ -53,6 +53,6 @@ def test_an_exact_guess_costs_the_variances_difference_alone() -> None:
 
 
 def test_the_steps_variance_is_the_encoders() -> None:
-    x, x_hat, z = three()
+    _, x_hat, z = three()
     before, level = torch.tensor([1.0, 0.0]).double()
     assert torch.equal(StepVariance().step(x_hat, z, before, level).variance, step_variance(before, level))
