@@ -9,6 +9,7 @@ from markovae.config import Config, NetworkConfig, ScheduleConfig, TrainConfig
 from markovae.endpoint import endpoint_levels
 from markovae.errors import UserError
 from markovae.networks.unet import UNetConfig
+from markovae.pixels import Pixels
 from markovae.schedule import ConstantSigma
 
 
@@ -35,13 +36,13 @@ def test_every_target_and_decoder_gives_a_finite_bound(tiny_config: Config, name
 
 
 def test_constant_sigma_takes_two_of_three():
-    alone = create_schedule(ScheduleConfig("constant", delta=0.01))
+    alone = create_schedule(ScheduleConfig("constant", delta=0.01), Pixels(256))
     assert isinstance(alone, ConstantSigma)
     assert alone.num_levels == 1000
     assert endpoint_levels(alone.sigma, 0.01) == 1000
-    pair = create_schedule(ScheduleConfig("constant", sigma=0.2, delta=0.05))
+    pair = create_schedule(ScheduleConfig("constant", sigma=0.2, delta=0.05), Pixels(256))
     assert pair.num_levels == endpoint_levels(0.2, 0.05)
-    assert create_schedule(ScheduleConfig("constant", sigma=0.2, num_levels=70)).num_levels == 70
+    assert create_schedule(ScheduleConfig("constant", sigma=0.2, num_levels=70), Pixels(256)).num_levels == 70
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_constant_sigma_takes_two_of_three():
 )
 def test_a_schedule_that_does_not_exist_is_told_as_bad_input(config: ScheduleConfig, message: str):
     with pytest.raises(UserError, match=message):
-        create_schedule(config)
+        create_schedule(config, Pixels(256))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +80,13 @@ def test_labels_are_taken_unless_the_configuration_says_no(tiny_config: Config):
 @pytest.mark.parametrize("weighting", ["own", "noise", "data", "nats"])
 @pytest.mark.parametrize("law", ["uniform", "normal"])
 def test_the_mean_weight_under_the_law_is_one(weighting: str, law: str):
-    schedule = create_schedule(ScheduleConfig(num_levels=200))
+    schedule = create_schedule(ScheduleConfig(num_levels=200), Pixels(256))
     objective = create_objective(TrainConfig(weighting=weighting, law=law), targets.VELOCITY, schedule)
     assert float((objective.probability * objective.weight).sum()) == pytest.approx(1, abs=1e-12)
 
 
 def test_the_normal_law_has_the_normal_moments():
-    schedule = create_schedule(ScheduleConfig(num_levels=2000, start=30.0, end=-30.0))
+    schedule = create_schedule(ScheduleConfig(num_levels=2000, start=30.0, end=-30.0), Pixels(256))
     law = create_objective(TrainConfig(law="normal", law_centre=2.0, law_width=3.0), targets.NOISE, schedule)
     mean = float((law.probability * schedule.logsnr[1:]).sum())
     spread = float((law.probability * (schedule.logsnr[1:] - mean) ** 2).sum()) ** 0.5
@@ -94,7 +95,7 @@ def test_the_normal_law_has_the_normal_moments():
 
 
 def test_a_table_law_is_linear_between_its_points():
-    schedule = create_schedule(ScheduleConfig(num_levels=1001, start=10.0, end=-10.0))
+    schedule = create_schedule(ScheduleConfig(num_levels=1001, start=10.0, end=-10.0), Pixels(256))
     config = TrainConfig(law="table", law_logsnr=(-10.0, 0.0, 10.0), law_density=(1.0, 3.0, 0.0))
     law = create_objective(config, targets.NOISE, schedule).probability
     inner = law[1:-1] / law[500]
@@ -113,7 +114,7 @@ def test_the_network_section_has_the_networks_own_defaults():
 
 
 def test_a_law_beside_the_schedule_is_refused():
-    schedule = create_schedule(ScheduleConfig())
+    schedule = create_schedule(ScheduleConfig(), Pixels(256))
     with pytest.raises(UserError, match=r"misses the schedule, whose log-SNR runs from 13\.3 to -10\.0"):
         create_objective(TrainConfig(law="normal", law_centre=60.0, law_width=1.0), targets.NOISE, schedule)
 
@@ -133,3 +134,11 @@ def test_load_weights_takes_every_weight_and_no_other(tiny_config: Config):
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     load_weights(model, weights)
     assert all(torch.equal(weights[n], value) for n, value in model.named_parameters())
+
+
+@pytest.mark.parametrize("bins", [2, 17, 256, 65536])
+def test_the_default_schedule_starts_at_a_sixth_of_a_grey_value(bins):
+    pixels = Pixels(bins)
+    first = create_schedule(ScheduleConfig(), pixels).logsnr[1]
+    noise = float(torch.exp(-first / 2)) / (2 * pixels.half_width)
+    assert noise == pytest.approx(1 / 6, rel=0.02)

@@ -42,7 +42,7 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
         network = UNet(unet)
     return Diffusion(
         network,
-        create_schedule(config.schedule),
+        create_schedule(config.schedule, pixels),
         target_named(config.target.name),
         StepVariance() if config.target.reverse == "step" else PosteriorVariance(),
         _decoder(config.target, pixels),
@@ -50,8 +50,8 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
     )
 
 
-def create_schedule(config: ScheduleConfig) -> NoiseSchedule:
-    """The schedule of a [schedule] section.
+def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
+    """The schedule of a [schedule] section, for pixels of these digits.
 
     Raises:
         UserError: where no such schedule exists, with the reason.
@@ -67,7 +67,8 @@ def create_schedule(config: ScheduleConfig) -> NoiseSchedule:
         elif config.kind == "cosine":
             made = schedules.cosine(levels or DEFAULT_LEVELS)
         else:
-            made = schedules.LogSNRLinear(levels or DEFAULT_LEVELS, config.start, config.end)
+            start = schedules.fine_logsnr(pixels.half_width) if config.start is None else config.start
+            made = schedules.LogSNRLinear(levels or DEFAULT_LEVELS, start, config.end)
         if made.num_levels < 2:
             raise ValueError("it has one level: a bound needs at least 2; lower sigma or delta")
         made.logsnr  # noqa: B018 - a grid whose log-SNR does not fall raises here, before any training

@@ -22,7 +22,8 @@ class ScheduleConfig:
     Args:
         kind: logsnr_linear, constant (the lecture's), linear (Ho et al.) or cosine (Nichol and Dhariwal).
         num_levels: L; left out: 1000, or what the endpoint rule gives for constant (sigma, delta).
-        start, end: log-SNR of levels 1 and L, of logsnr_linear alone.
+        start, end: log-SNR of levels 1 and L, of logsnr_linear alone; start left out: where the noise left is a
+            sixth of a grey value of the data (13.3 for 256 values).
         sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
             (sigma, delta, num_levels).
     Raises: UserError for a value out of its range or one that the kind does not use.
@@ -30,7 +31,7 @@ class ScheduleConfig:
 
     kind: str = "logsnr_linear"
     num_levels: int | None = None
-    start: float = 13.3
+    start: float | None = None
     end: float = -10.0
     sigma: float | None = None
     delta: float | None = None
@@ -40,10 +41,11 @@ class ScheduleConfig:
         if self.num_levels is not None:
             between("schedule.num_levels", self.num_levels, 2, 1_000_000, "a bound needs a level between data and top")
         for name, limit in (("start", self.start), ("end", self.end)):
-            between(f"schedule.{name}", limit, -100, 100, "it is a log-SNR")
-        if not self.start > self.end:
+            if limit is not None:
+                between(f"schedule.{name}", limit, -100, 100, "it is a log-SNR")
+        if self.start is not None and not self.start > self.end:
             raise UserError(f"schedule.start={self.start:g} must exceed schedule.end={self.end:g}: log-SNR falls")
-        if self.kind != "logsnr_linear" and (self.start, self.end) != (13.3, -10.0):
+        if self.kind != "logsnr_linear" and (self.start, self.end) != (None, -10.0):
             raise UserError(f"schedule.start and schedule.end belong to kind=logsnr_linear, not to kind={self.kind}")
         self._check_constant()
 
