@@ -154,9 +154,9 @@ def test_what_is_no_chain_is_refused() -> None:
         CategoricalChain(good, top, good).paths(DATA)
     with pytest.raises(ValueError, match="cannot be reached"):
         exact_categorical(DATA, ABSORBING).posterior(torch.tensor([0]), torch.tensor([1]), 2)
+    long = exact_categorical(DATA, torch.stack([uniform_transition(4, 0.1)] * 11))
     with pytest.raises(ValueError, match="more than 4194304 paths"):
-        long = torch.stack([uniform_transition(4, 0.1)] * 11)
-        exact_categorical(DATA, long).paths(DATA)
+        long.paths(DATA)
     for wrong in ((1, 0.5), (3, 1.5), (3, math.nan)):
         with pytest.raises(ValueError, match=r"letters=1|rate="):
             absorbing_transition(*wrong)

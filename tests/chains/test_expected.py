@@ -1,5 +1,7 @@
 """The linear-Gaussian bound in closed form: no sampling but where it is checked against sampling."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +37,7 @@ def random_chain(seed: int, dims: list[int]) -> tuple[Moments, LinearGaussianCha
         law = moments(b)
         return LinearStep(0.6 * torch.randn(b, a, generator=g, dtype=torch.float64), law.mean, law.covariance)
 
-    pairs = list(zip(dims[:-1], dims[1:], strict=True))
+    pairs = list(pairwise(dims))
     data = moments(dims[0])
     return data, LinearGaussianChain([step(a, b) for a, b in pairs], moments(dims[-1]), [step(b, a) for a, b in pairs])
 

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def random_chain(seed: int, dims: tuple[int, ...] = (3, 3, 2, 4)) -> tuple[Momen
     """Data and a chain whose prior has nothing to do with its encoder; levels may differ in size."""
     g = generator(seed, "chain")
     data = random_moments(dims[0], g)
-    pairs = list(zip(dims[:-1], dims[1:], strict=True))
+    pairs = list(pairwise(dims))
     encoder = [random_step(a, b, g) for a, b in pairs]
     return data, LinearGaussianChain(encoder, random_moments(dims[-1], g), [random_step(b, a, g) for a, b in pairs])
 
