@@ -19,6 +19,14 @@ class Denoiser(Protocol):
         ...
 
 
+class Guess(Protocol):
+    """Anything that gives x̂ by itself."""
+
+    def denoise(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
+        """x̂ at z, (B, *D)."""
+        ...
+
+
 @final
 class Clipped:
     """Static thresholding: x̂ held to [−limit, limit]. Off by default; it defines another model.
@@ -59,3 +67,19 @@ class DynamicallyClipped:
         reach = torch.quantile(x_hat.abs().flatten(1).float(), self.quantile, dim=1).clamp(min=1).to(x_hat)
         reach = expand(reach, x_hat)
         return x_hat.clamp(-reach, reach) / reach, head
+
+
+@final
+class Headless:
+    """x̂ alone: what a solver needs of a model whose reverse variance would also ask for ∂x̂/∂z.
+
+    Args:
+        model: anything with `denoise`.
+    """
+
+    def __init__(self, model: Guess) -> None:
+        self.model = model
+
+    def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """(x̂, None)."""
+        return self.model.denoise(z, logsnr, condition), None

@@ -15,11 +15,11 @@ from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
-from markovae.sampling.denoiser import Denoiser
+from markovae.sampling.denoiser import Denoiser, Headless
 from markovae.sampling.guidance import Guided, Interval, Unconditional
 from markovae.sampling.loop import trajectory
 from markovae.sampling.planning import Plan, plan
-from markovae.sampling.steppers import State
+from markovae.sampling.steppers import Ancestral, State
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
     return Condition(label=labels)
 
 
-def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) -> Denoiser:
-    """The model, or the model with guidance around it.
+def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) -> Denoiser | None:
+    """The model with guidance around it; None where the weight is 1.
 
     Raises:
         UserError: for classifier-free guidance without a condition, or a weaker model of another shape.
     """
     if guidance.weight == 1:
-        return model
+        return None
     weaker = guidance.weaker
     if weaker is None and condition is None:
         takes = int(getattr(model.network, "num_classes", 0))
@@ -91,9 +91,14 @@ def walk(
     """
     source = Streams(seed, "sample", indices)
     z = source.normal(model.shape, torch.float32).to(model.device, working_type(model))
-    return trajectory(
-        denoiser or model, z, steps_plan.grid, steps_plan.stepper, source, condition, steps_plan.corrector
-    )
+    if denoiser is None:
+        denoiser = Headless(model) if ignores_head(model, steps_plan) else model
+    return trajectory(denoiser, z, steps_plan.grid, steps_plan.stepper, source, condition, steps_plan.corrector)
+
+
+def ignores_head(model: Diffusion, steps_plan: Plan) -> bool:
+    """Whether the model would work out ∂x̂/∂z, d network calls, for a sampler that does not read it."""
+    return model.reverse.needs_jacobian and not isinstance(steps_plan.stepper, Ancestral)
 
 
 def working_type(model: Diffusion) -> torch.dtype:

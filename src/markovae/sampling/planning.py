@@ -43,7 +43,7 @@ _SOLVERS: dict[str, Callable[[], Stepper]] = {
     "unipc3": partial(AdamsBashforth, 3),
     "deis2": partial(AdamsBashforth, 2),
     "deis3": partial(AdamsBashforth, 3),
-    "pc": partial(DDIM, 1.0),
+    "pc": DDIM,
 }
 _CORRECTORS: dict[str, Callable[[], Corrector]] = {
     "unipc2": partial(UniC, 2),

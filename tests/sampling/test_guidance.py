@@ -1,0 +1,90 @@
+"""Guidance on two classes on a line, and its refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from markovae.errors import UserError
+from markovae.networks.condition import Condition
+from markovae.sampling import Guidance, Guided, Interval, Unconditional, sample
+from markovae.toys import Mixture
+
+LOGSNR = torch.tensor(0.4, dtype=torch.float64)
+
+
+def some(batch=6):
+    z = torch.linspace(-1.5, 1.5, batch, dtype=torch.float64)[:, None]
+    return z, Condition(label=torch.arange(batch) % 2)
+
+
+def test_weight_one_is_no_guidance_bitwise(class_model):
+    whole = sample(class_model, 8, steps=6, labels=1, raw=True)
+    assert np.array_equal(sample(class_model, 8, steps=6, labels=1, guidance=1.0, raw=True), whole)
+    z, condition = some()
+    guided = Guided(class_model, Unconditional(class_model), 1.0)
+    assert torch.equal(guided.predict(z, LOGSNR, condition)[0], class_model.predict(z, LOGSNR, condition)[0])
+
+
+def test_guidance_extrapolates_from_the_unconditional_guess(class_model):
+    z, condition = some()
+    with_class, without = class_model.denoise(z, LOGSNR, condition), class_model.denoise(z, LOGSNR)
+    for weight in (0.0, 0.5, 3.0):
+        found, _ = Guided(class_model, Unconditional(class_model), weight).predict(z, LOGSNR, condition)
+        torch.testing.assert_close(found, without + weight * (with_class - without))
+
+
+def test_guidance_acts_inside_its_interval_alone(class_model, counting):
+    strong = counting(Mixture.line([1.0], [0.2], [0.3]))
+    weak = counting(Mixture.line([1.0], [-0.2], [0.3]))
+    guided = Guided(strong, weak, 2.0, Interval(-1.0, 3.0))
+    z, _ = some()
+    for logsnr, inside in ((-1.5, False), (-1.0, True), (2.9, True), (3.1, False)):
+        logsnr = torch.tensor(logsnr, dtype=torch.float64)
+        before = weak.calls
+        differs = not torch.equal(guided.predict(z, logsnr)[0], strong.predict(z, logsnr)[0])
+        assert differs == inside == (weak.calls > before)
+
+
+def test_labels_lead_to_their_class_and_guidance_further(class_model):
+    labels = [0, 1] * 100
+    plain = sample(class_model, 200, steps=40, labels=labels, raw=True)[:, 0]
+    assert plain[0::2].mean() == pytest.approx(-0.6, abs=4 * 0.1 / 10)
+    assert plain[1::2].mean() == pytest.approx(0.6, abs=4 * 0.1 / 10)
+    pushed = sample(class_model, 200, steps=40, labels=labels, guidance=4.0, raw=True)[:, 0]
+    assert pushed[1::2].mean() > plain[1::2].mean()
+    assert pushed[0::2].mean() < plain[0::2].mean()
+
+
+def test_labels_belong_to_their_sample_whatever_the_batch(class_model):
+    labels = [0, 1, 1, 0, 1]
+    whole = sample(class_model, 5, steps=5, labels=labels, guidance=2.0, raw=True)
+    parts = sample(class_model, 5, steps=5, labels=labels, guidance=2.0, batch=2, raw=True)
+    np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-12)
+
+
+def test_autoguidance_moves_away_from_the_weaker_model(model_of):
+    strong, weak = model_of(Mixture.line([1.0], [0.3], [0.2])), model_of(Mixture.line([1.0], [0.1], [0.4]))
+    plain = sample(strong, 300, steps=10, raw=True)
+    pushed = sample(strong, 300, steps=10, guidance=Guidance(2.0, weaker=weak), raw=True)
+    assert pushed.std() < plain.std()
+    assert pushed.mean() > plain.mean()
+
+
+def test_bad_guidance_is_one_sentence(class_model, gaussian, model_of):
+    plain = model_of(gaussian)
+    with pytest.raises(UserError, match=r"guidance=3 needs a condition.*without labels"):
+        sample(plain, 2, guidance=3.0)
+    with pytest.raises(UserError, match=r"guidance=3 needs a condition.*0…1"):
+        sample(class_model, 2, guidance=3.0)
+    with pytest.raises(UserError, match=r"class 2 is unknown: this model has classes 0, 1"):
+        sample(class_model, 2, labels=2)
+    with pytest.raises(UserError, match="trained without labels"):
+        sample(plain, 2, labels=0)
+    with pytest.raises(UserError, match=r"3 labels for n=2"):
+        sample(class_model, 2, labels=[0, 1, 0])
+    with pytest.raises(UserError, match="one shape"):
+        sample(plain, 2, guidance=Guidance(2.0, weaker=class_model))
+    with pytest.raises(UserError, match="must be finite"):
+        sample(class_model, 2, labels=0, guidance=float("inf"))
+    with pytest.raises(ValueError, match="empty"):
+        Interval(2.0, -2.0)

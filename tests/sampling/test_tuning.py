@@ -1,0 +1,47 @@
+"""The tuned grid: nearer to the fine walk on seeds it has not seen, within its budget."""
+
+import pytest
+import torch
+
+from markovae.errors import UserError
+from markovae.sampling import AdamsBashforth, Plan, UniC, plan, rho_grid, tuned, walk
+from markovae.sampling.draw import finished
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("dpmpp2m", 6), ("unipc2", 10)])
+def test_tuning_helps_on_other_samples(sampler, steps, mixture, model_of):
+    model = model_of(mixture)
+    start = plan(model, sampler, steps)
+    found = tuned(model, start, samples=64, trials=25)
+    assert found.rmse < 0.75 * found.rmse_before
+    assert found.tried <= 25
+    assert len(found.plan.grid) == len(start.grid)
+    fine = Plan(AdamsBashforth(3), rho_grid(13.3, -10.0, 200), UniC(3))
+    reference = finished(walk(model, range(64), fine, seed=9))
+    errors = [
+        float((finished(walk(model, range(64), p, seed=9)) - reference).square().mean().sqrt())
+        for p in (start, found.plan)
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_the_same_seeds_give_the_same_grid(mixture, model_of):
+    model = model_of(mixture)
+    grids = [tuned(model, plan(model, "ddim", 5), samples=8, trials=10, fine=40).plan.grid for _ in range(2)]
+    assert torch.equal(*grids)
+
+
+def test_time_ends_the_search(mixture, model_of):
+    model = model_of(mixture)
+    found = tuned(model, plan(model, "ddim", 5), samples=4, fine=20, seconds=0.0)
+    assert found.tried <= 2
+    assert found.rmse <= found.rmse_before
+
+
+def test_what_cannot_be_tuned_is_refused(mixture, model_of):
+    model = model_of(mixture)
+    for sampler in ("ancestral", "sde-dpmpp2m", "pc"):
+        with pytest.raises(UserError, match="draws random numbers"):
+            tuned(model, plan(model, sampler, 10))
+    with pytest.raises(UserError, match="2 log-SNRs"):
+        tuned(model, plan(model, "ddim", 2))
