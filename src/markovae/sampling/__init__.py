@@ -1,7 +1,7 @@
 """Sampling: one loop, many steppers; guidance, grids and control."""
 
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.draw import Guidance, draw_batches, sample, to_images, walk
+from markovae.sampling.draw import Guidance, draw_batches, evaluating, sample, to_images, walk
 from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
 from markovae.sampling.guidance import Guided, Interval, Unconditional
 from markovae.sampling.loop import trajectory
@@ -55,6 +55,7 @@ __all__ = [
     "Unconditional",
     "UniC",
     "draw_batches",
+    "evaluating",
     "explicit_grid",
     "partial_grid",
     "plan",
