@@ -1,0 +1,90 @@
+"""The measurement's table and extremes, and what a randomisation more tells."""
+
+import csv
+import io
+import math
+
+import pytest
+import torch
+
+from markovae.decoder import StepDecoder
+from markovae.errors import UserError
+from markovae.likelihood import LevelLaw, measure
+from markovae.pixels import Pixels
+from markovae.randomness import generator
+
+
+def digits(n: int) -> torch.Tensor:
+    return torch.randint(256, (n, 4), generator=generator(0, "digits"))
+
+
+def test_every_image_has_one_row(gauss):
+    measured = measure(gauss.model(decoder=StepDecoder(Pixels())), digits(7))
+    rows = list(csv.DictReader(io.StringIO(measured.to_csv())))
+    assert [int(r["image"]) for r in rows] == list(range(7))
+    for row, total in zip(rows, measured.total.tolist(), strict=True):
+        terms = sum(float(row[f"{name}_nats"]) for name in ("prior", "levels", "reconstruction"))
+        assert float(row["total_nats"]) == total
+        assert terms == pytest.approx(total)
+        assert float(row["bits_per_dim"]) == pytest.approx(total / 4 / math.log(2))
+    density = measure(gauss.model(), gauss.data(2, generator(0, "x")))
+    assert "bits_per_dim" not in density.rows()[0]
+
+
+def test_extremes_are_the_ends_of_the_order(gauss):
+    measured = measure(gauss.model(decoder=StepDecoder(Pixels())), digits(9))
+    most, least = measured.extremes(2)
+    assert float(measured.total[most[0]]) == float(measured.total.min())
+    assert float(measured.total[least[0]]) == float(measured.total.max())
+    assert float(measured.total[least[0]]) > float(measured.total[least[1]]) > float(measured.total[most[1]])
+
+
+@pytest.mark.parametrize("draws", [None, 5])
+def test_randomisations_average_to_the_figure(gauss, draws):
+    x = gauss.data(30, generator(0, "x"))
+    measured = measure(gauss.model(), x, draws=draws, replicates=3)
+    assert measured.randomisations.shape == (30, 3)
+    torch.testing.assert_close(measured.randomisations.mean(1), measured.total)
+    assert not torch.equal(measured.randomisations[:, 0], measured.randomisations[:, 1])
+    first = measure(gauss.model(), x, draws=draws)
+    torch.testing.assert_close(measured.randomisations[:, 0], first.total)
+    assert measured.noise_nats.value == pytest.approx(measured.density_nats.value)
+    assert 0 < measured.noise_nats.stderr < measured.density_nats.stderr
+    assert measured.to_dict()["noise_stderr_nats"] == measured.noise_nats.stderr
+    assert measured.network_calls_per_example == 3 * (33 if draws is None else 6)
+    with pytest.raises(UserError, match="replicates >= 2"):
+        _ = first.noise_nats
+
+
+def test_importance_is_named_and_unbiased(gauss):
+    model = gauss.model(factor=0.9)
+    other, _ = gauss.table(model, gauss.data(500, generator(1, "x")), generator(1, "n"))
+    x = gauss.data(1500, generator(0, "x"))
+    measured = measure(model, x, draws=6, law=LevelLaw.importance((other**2).mean(0)))
+    assert measured.estimator == "importance"
+    assert measured.density_nats.value == pytest.approx(gauss.truth(model), abs=4 * measured.density_nats.stderr)
+    assert measure(model, x[:2], draws=None).to_dict()["estimator"] == "every level"
+
+
+def test_a_law_of_another_grid_is_refused(gauss):
+    x = gauss.data(2, generator(0, "x"))
+    with pytest.raises(UserError, match="law of 17 levels"):
+        measure(gauss.model(), x, law=LevelLaw.uniform(17))
+
+
+def test_broken_weights_and_digits_are_one_sentence(gauss):
+    broken = gauss.model(factor=math.nan)
+    with pytest.raises(UserError, match="'factor' hold NaN"):
+        measure(broken, gauss.data(2, generator(0, "x")))
+    coarse = gauss.model(decoder=StepDecoder(Pixels(16)))
+    with pytest.raises(UserError, match="declares 16 bins"):
+        measure(coarse, digits(5))
+    with pytest.raises(UserError, match="replicates=0"):
+        measure(gauss.model(), gauss.data(2, generator(0, "x")), replicates=0)
+
+
+def test_one_level_is_a_chain_too(gauss):
+    measured = measure(gauss.model(), gauss.data(3, generator(0, "x")), levels=1)
+    assert not measured.levels.any()
+    assert measured.per_level == ()
+    assert measured.network_calls_per_example == 1
