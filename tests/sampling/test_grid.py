@@ -67,6 +67,11 @@ def test_a_partial_grid_starts_where_told_in_the_same_proportions(begin):
     torch.testing.assert_close(grid[1:].diff() / (begin - 13.3), whole[1:].diff() / -23.3)
 
 
+def test_a_partial_grid_from_beside_the_data_is_one_step():
+    for whole, begin in ((rho_grid(9, -9, 5), 9.5), (rho_grid(9, -9, 5), 9.0), (rho_grid(9, -9, 1), 2.0)):
+        torch.testing.assert_close(partial_grid(whole, begin), torch.tensor([torch.inf, begin]).double())
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -75,7 +80,6 @@ def test_a_partial_grid_starts_where_told_in_the_same_proportions(begin):
         (lambda: quadratic_grid(LogSNRLinear(5), 0), "steps=0"),
         (lambda: rho_grid(-9, 9, 5), "-9 does not exceed 9"),
         (lambda: rho_grid(9, -9, 5, rho=0), "rho=0"),
-        (lambda: partial_grid(rho_grid(9, -9, 5), 9.5), "must lie below 9"),
     ],
 )
 def test_bad_grids_are_refused(call, sentence):

@@ -70,12 +70,11 @@ def explicit_grid(logsnr: Tensor) -> Tensor:
 def partial_grid(grid: Tensor, start: float) -> Tensor:
     """The grid squeezed to begin at log-SNR `start`: the same number of steps, the same proportions in log-SNR.
 
-    Raises:
-        ValueError: where `start` does not lie below the grid's first log-SNR.
+    Where `start` is no noisier than the grid's log-SNR nearest to the data, one step remains: x̂ from there.
     """
     levels = grid[1:]
     if not start < float(levels[0]) or len(levels) < 2:
-        raise ValueError(f"log-SNR {start:g} must lie below {float(levels[0]):g}, the grid's nearest to the data")
+        return _with_clean(levels.new_full((1,), start))
     share = (levels - levels[0]) / (levels[-1] - levels[0])
     return _with_clean(levels[0] + share * (start - levels[0]))
 

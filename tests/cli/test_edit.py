@@ -1,0 +1,194 @@
+"""`markovae edit` on a small colour model: files in, files out, and one sentence for what does not fit."""
+
+import argparse
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from markovae.build import create
+from markovae.checkpoint import load, save_checkpoint
+from markovae.cli import edit
+from markovae.data.images import ImageData
+from markovae.errors import UserError
+from markovae.training import Training
+
+SIZE = 8
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_config):
+    """A run, and images and masks beside it."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(12) % 2
+    data = ImageData(rng.integers(0, 256, (12, 3, SIZE, SIZE)).astype(np.uint8), labels, ("cat", "dog"))
+    model = create(tiny_config, data.shape, num_classes=2)
+    training = Training(model, data, tiny_config.train)
+    training.advance()
+    tensors, position = training.capture()
+    state = {**position, "shape": [3, SIZE, SIZE], "bins": 256, "class_names": ["cat", "dog"], "data": {}}
+    save_checkpoint(tmp_path / "run" / "checkpoints", 1, tensors, state, tiny_config)
+
+    def save(name, mode, size=(SIZE, SIZE)):
+        shape = size[::-1] if mode == "L" else (*size[::-1], len(mode))
+        Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8)).save(tmp_path / name)
+
+    save("image.png", "RGB")
+    save("other.png", "RGB")
+    save("small.png", "RGB", (SIZE // 4, SIZE // 4))
+    save("grey.png", "L")
+    save("wide.png", "RGB", (SIZE + 2, SIZE))
+    save("alpha.png", "RGBA")
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:, SIZE // 2 :] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask[:, 1:]).save(tmp_path / "narrow.png")
+    Image.fromarray(mask // 2).save(tmp_path / "soft.png")
+    Image.fromarray(mask * 0).save(tmp_path / "black.png")
+    (tmp_path / "text.png").write_text("not an image")
+    return tmp_path
+
+
+def edited(folder, *words):
+    """Run the command in a folder; the pictures it wrote, by name."""
+    options = parsed(folder, *words, "--out", str(folder / "out"))
+    assert edit.run(options) == 0
+    return {path.name: np.asarray(Image.open(path)) for path in sorted((folder / "out").iterdir())}
+
+
+def parsed(folder, *words):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    edit.add_arguments(parser)
+    files = [str(folder / word) if word.endswith(".png") else word for word in words]
+    return parser.parse_args([str(folder / "run"), *files])
+
+
+def source(folder, name="image.png"):
+    return np.asarray(Image.open(folder / name))
+
+
+@pytest.mark.parametrize("method", [[], ["--quick"], ["--method", "repaint", "--resampling", "2"]])
+def test_masked_pixels_are_drawn_and_the_others_kept(folder, method):
+    files = edited(folder, "image.png", "--mask", "mask.png", "--n", "2", "--steps", "5", *method)
+    assert list(files) == ["000000.png", "000001.png", "grid.png"]
+    for name in ("000000.png", "000001.png"):
+        np.testing.assert_array_equal(files[name][:, : SIZE // 2], source(folder)[:, : SIZE // 2])
+    assert (files["000000.png"] != files["000001.png"]).any()
+    np.testing.assert_array_equal(files["grid.png"][:SIZE, :SIZE], source(folder))
+
+
+@pytest.mark.parametrize("how", ["sr2", "sr4", "blur", "grey"])
+def test_what_is_restored_looks_the_same_once_degraded(folder, how):
+    words = ("image.png", "--degrade", how, "--n", "2", "--steps", "6", "--quick", "--iterations", "40")
+    files, original = edited(folder, *words), source(folder).astype(float)
+    restored = files["000001.png"].astype(float)
+    if how.startswith("sr"):
+        side = SIZE // int(how[2:])
+        means = [p.reshape(side, SIZE // side, side, SIZE // side, 3).mean((1, 3)) for p in (restored, original)]
+    elif how == "grey":
+        means = [p @ [0.299, 0.587, 0.114] for p in (restored, original)]
+    else:
+        means = [p.mean((0, 1)) for p in (restored, original)]
+    # Pixels beyond black and white are cut when written, so the means agree loosely.
+    assert np.abs(means[0] - means[1]).mean() < 25
+
+
+def test_an_image_already_degraded_is_restored(folder):
+    assert edited(folder, "small.png", "--degrade", "sr4", "--steps", "4", "--n", "1")["000000.png"].shape == (8, 8, 3)
+
+
+def test_a_grey_image_is_coloured(folder):
+    assert edited(folder, "grey.png", "--degrade", "grey", "--steps", "4", "--n", "1")["000000.png"].shape == (8, 8, 3)
+
+
+def test_a_low_level_returns_nearly_the_image(folder):
+    near = edited(folder, "image.png", "--from-level", "0.02", "--steps", "4", "--n", "1")["000000.png"]
+    assert np.abs(near.astype(float) - source(folder)).mean() < 6
+
+
+def test_interpolation_draws_n_images_between_two(folder):
+    files = edited(folder, "image.png", "--to", "other.png", "--level", "0.1", "--n", "3", "--steps", "6")
+    assert len(files) == 4
+    first, last = files["000000.png"].astype(float), files["000002.png"].astype(float)
+    for end, name, stranger in ((first, "image.png", "other.png"), (last, "other.png", "image.png")):
+        assert np.abs(end - source(folder, name)).mean() < 0.5 * np.abs(end - source(folder, stranger)).mean()
+
+
+def test_a_round_trip_tells_its_error(folder, capsys):
+    back = edited(folder, "image.png", "--round-trip", "--steps", "40")["000000.png"]
+    error = float(np.sqrt(np.mean((back.astype(float) - source(folder)) ** 2)))
+    told = re.search(r"root mean square error (\d+\.\d\d) grey levels", capsys.readouterr().err)
+    # Written pixels are rounded and cut at black and white, which only brings them nearer.
+    assert error - 0.6 < float(told[1]) < 2 * error + 1
+
+
+def test_facts_are_written_into_every_picture(folder):
+    words = ["--steps", "3", "--seed", "7", "--class", "dog", "--guidance", "2"]
+    edited(folder, "image.png", "--from-level", "0.5", *words)
+    with Image.open(folder / "out" / "000002.png") as image:
+        text = dict(image.info)
+    assert text["markovae:seed"] == "7"
+    assert text["markovae:sample"] == "2"
+    assert text["markovae:edit"] == "from level 0.5"
+    assert len(text["markovae:checkpoint"]) == 16
+
+
+def test_draws_depend_on_seed_and_number_only(folder):
+    model, picks = load(folder / "run"), []
+    for count in ("3", "1"):
+        options = parsed(folder, "image.png", "--from-level", "0.6", "--steps", "4", "--n", count)
+        picks.append(edit.edit(model, options).drawn[0])
+    torch.testing.assert_close(picks[0], picks[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["image.png", "--mask", "narrow.png"], "the mask .* is 7x8 but the image 8x8"),
+        (["image.png", "--mask", "soft.png"], "neither black nor white"),
+        (["image.png", "--mask", "black.png"], "all black"),
+        (["wide.png", "--from-level", "0.5"], "is 10x8: 8x8 is taken here"),
+        (["grey.png", "--from-level", "0.5"], "is grey: the model's images are colour"),
+        (["alpha.png", "--from-level", "0.5"], "transparent"),
+        (["text.png", "--from-level", "0.5"], "is no image"),
+        (["nothing.png", "--from-level", "0.5"], "cannot be read: No such file"),
+        (["wide.png", "--degrade", "sr4"], "8x8 or 2x2"),
+        (["image.png", "--from-level", "0.5", "--class", "cow"], "cow is unknown: this model has cat, dog"),
+        (["image.png", "--from-level", "0.5", "--guidance", "3"], "needs a condition"),
+        (["image.png", "--from-level", "0.5", "--sampler", "heum"], "heum"),
+        (["image.png", "--round-trip", "--sampler", "ancestral"], "draws random numbers"),
+        (["image.png", "--from-level", "0.5", "--sampler", "ancestral", "--steps", "51"], "50 levels"),
+    ],
+)
+def test_bad_input_is_one_sentence(folder, words, sentence):
+    with pytest.raises(UserError, match=sentence) as told:
+        edited(folder, *words)
+    assert "\n" not in str(told.value)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["image.png"],
+        ["image.png", "--from-level", "0"],
+        ["image.png", "--from-level", "0.5", "--n", "0"],
+        ["image.png", "--from-level", "0.5", "--steps", "0"],
+        ["image.png", "--degrade", "sr3"],
+        ["image.png", "--from-level", "0.5", "--round-trip"],
+    ],
+)
+def test_bad_options_are_refused(folder, words):
+    with pytest.raises((argparse.ArgumentError, SystemExit)):
+        parsed(folder, *words)
+
+
+def test_a_folder_with_files_is_not_overwritten(folder):
+    (folder / "out").mkdir()
+    Path(folder / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        edited(folder, "image.png", "--from-level", "0.5", "--steps", "3")
+    assert (folder / "out" / "mine.txt").read_text() == "mine"
