@@ -12,12 +12,11 @@ import math
 from collections.abc import Iterator
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.schedule import NoiseSchedule, Tabulated
+from markovae.schedule import NoiseSchedule, Tabulated, interpolate
 
 
 @final
@@ -109,8 +108,8 @@ def least_variance(logsnr: Tensor, second_moment: Tensor, num_levels: int) -> Ta
     root = second_moment.double().sqrt()
     pieces = 0.5 * (root[1:] + root[:-1]) * (logsnr[:-1] - logsnr[1:]).double()
     reached = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
-    wanted = np.linspace(0, 1, num_levels) * float(reached[-1])
-    table = torch.as_tensor(np.interp(wanted, reached.numpy(), logsnr.double().numpy()))
+    wanted = torch.linspace(0, 1, num_levels, dtype=torch.float64) * reached[-1]
+    table = interpolate(wanted, reached, logsnr.double())
     return Tabulated(torch.cat([logsnr[:1].double(), table[1:-1], logsnr[-1:].double()]))
 
 

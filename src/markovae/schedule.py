@@ -249,3 +249,16 @@ def _even_positions(num_levels: int, device: torch.device | None) -> Tensor:
     if num_levels == 1:
         return torch.ones(1, dtype=torch.float64, device=device)
     return torch.linspace(0, 1, num_levels, dtype=torch.float64, device=device)
+
+
+def interpolate(at: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Values linear between knots, and beyond them with the slope of the last two; float64.
+
+    Args:
+        at: (*S).   knots: increasing, (K,), K ≥ 2.   values: (K, *V).
+    Returns: (*S, *V).
+    """
+    below = torch.searchsorted(knots, at.double().contiguous()).clamp(1, len(knots) - 1) - 1
+    share = (at - knots[below]) / (knots[below + 1] - knots[below])
+    share = share.reshape((*share.shape, *[1] * (values.ndim - 1)))
+    return values[below] + share * (values[below + 1] - values[below])

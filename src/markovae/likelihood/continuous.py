@@ -8,7 +8,8 @@ Source: Kingma et al. 2021, eq. 18.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -16,13 +17,16 @@ from markovae.diffusion import Diffusion
 from markovae.forward import noised
 from markovae.gaussian import sum_dims
 from markovae.learned_schedule import slope
-from markovae.likelihood.inputs import at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
 from markovae.likelihood.law import level_starts
 from markovae.likelihood.ode import refuse_steps
 from markovae.likelihood.record import Measurement
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
 from markovae.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    pass
 
 
 def continuous_draws(
@@ -50,8 +54,8 @@ def continuous_draws(
 
 def continuous_bound(
     model: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    images: Array,
+    labels: Array | None = None,
     *,
     draws: int = 16,
     schedule: NoiseSchedule | None = None,

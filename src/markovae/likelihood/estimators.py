@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.control import ControlVariate
-from markovae.likelihood.inputs import at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
 from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.record import Measurement, level_table
 from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
+
+if TYPE_CHECKING:
+    pass
 
 Levels = int | Sequence[int] | None
 
@@ -61,8 +64,8 @@ class Estimator:
 
 def measure(
     model: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    images: Array,
+    labels: Array | None = None,
     *,
     draws: int | None = 16,
     levels: Levels = None,
@@ -116,8 +119,8 @@ class Drawn:
 
 def measuring(
     model: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None,
+    images: Array,
+    labels: Array | None,
     draws: int | None,
     levels: Levels,
     limit: int | None,
@@ -193,7 +196,7 @@ def finish(
         network_calls_per_example=len(image) // n,
         seed=seed,
         discrete=model.decoder.discrete,
-        estimator="stratified" if estimator is None else estimator.name,
+        estimator=Estimator(None if len(image) == n * num_levels else 1).name if estimator is None else estimator.name,
         randomisations=(prior + each + reconstruction).T if times > 1 else None,
     )
 

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
+
 import torch
 from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+
+if TYPE_CHECKING:
+    pass
+
+
+class ArrayLike(Protocol):
+    """An array of another library, as the data hold them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Array = Tensor | ArrayLike
 
 
 def at_least_one(**values: int | None) -> None:
@@ -33,13 +53,13 @@ def checked_model(model: Diffusion) -> None:
             raise UserError(f"the model's weights {name!r} hold NaN or infinity: this model cannot be measured")
 
 
-def checked_images(model: Diffusion, images: np.ndarray | Tensor, limit: int | None = None) -> Tensor:
+def checked_images(model: Diffusion, images: Array, limit: int | None = None) -> Tensor:
     """The first `limit` images as a tensor: digits for a model of pixels, floats for one of continuous data.
 
     Raises:
         UserError: for no images, another shape, type or number of digits than the model's.
     """
-    images = torch.as_tensor(np.asarray(images[:limit]) if isinstance(images, np.ndarray) else images[:limit])
+    images = _tensor(images[:limit])
     if not len(images):
         raise UserError("no images to measure: the data are empty")
     if tuple(images.shape[1:]) != model.shape:
@@ -57,16 +77,22 @@ def checked_images(model: Diffusion, images: np.ndarray | Tensor, limit: int | N
     return images
 
 
-def checked_labels(labels: np.ndarray | Tensor | None, n: int, limit: int | None = None) -> Tensor | None:
+def checked_labels(labels: Array | None, n: int, limit: int | None = None) -> Tensor | None:
     """One label an image, (n,), or None.
 
     Raises:
         UserError: for another number of labels.
     """
-    labels = None if labels is None else torch.as_tensor(labels[:limit]).long()
+    labels = None if labels is None else _tensor(labels[:limit]).long()
     if labels is not None and len(labels) != n:
         raise UserError(f"{len(labels)} labels for {n} images: give one each")
     return labels
+
+
+def _tensor(values: Any) -> Tensor:
+    values = values if isinstance(values, Tensor) else torch.tensor(values)
+    # The engine does little with 16 unsigned bits.
+    return values.int() if values.dtype == torch.uint16 else values
 
 
 def conditions(model: Diffusion, labels: Tensor | None) -> Condition | None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +20,16 @@ from markovae.errors import UserError
 from markovae.forward import signal_scale
 from markovae.gaussian import Gaussian
 from markovae.likelihood.dequantise import Dequantisation, UniformNoise
-from markovae.likelihood.inputs import at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
 from markovae.likelihood.integrate import DormandPrince, Integrator
 from markovae.likelihood.record import finite
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
 from markovae.reverse import traces
 from markovae.vae import Estimate, estimate_mean
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class OdeLikelihood:
 
 def ode_likelihood(
     model: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    images: Array,
+    labels: Array | None = None,
     *,
     integrator: Integrator | None = None,
     probes: int | None = 4,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Levels, measure
+from markovae.likelihood.inputs import Array
 from markovae.likelihood.record import Measurement, finite
 from markovae.vae import Estimate, estimate_mean
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Comparison:
 def compare(
     a: Diffusion,
     b: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    images: Array,
+    labels: Array | None = None,
     *,
     levels: Levels = None,
     **options: Any,

@@ -7,9 +7,8 @@ control variate's coefficients; and the rate–distortion curve.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +17,14 @@ from markovae.errors import UserError
 from markovae.forward import noised
 from markovae.gaussian import expand
 from markovae.likelihood.control import Wiener, WienerControl, half_snr_steps, regress
-from markovae.likelihood.inputs import at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
 from markovae.likelihood.law import LevelLaw, level_starts
 from markovae.randomness import Streams
 from markovae.reverse import DiagonalVariance, ErrorTable, IsotropicVariance, PosteriorVariance, ReverseVariance
-from markovae.schedule import NoiseSchedule
+from markovae.schedule import NoiseSchedule, interpolate
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,16 @@ class Survey:
 
     def _linear(self, values: Tensor) -> Tensor:
         """Values of the surveyed levels ≥ 2 to all, (L−1,), linear in log-SNR."""
-        knots = self.logsnr[self.level[self.level > 1]].numpy()
-        grid = np.interp(-self.logsnr[2:].numpy(), -knots, values.numpy())
-        return torch.as_tensor(grid)
+        knots = self.logsnr[self.level[self.level > 1]]
+        if len(knots) == 1:
+            return values.expand(len(self.logsnr) - 2)
+        return interpolate(-self.logsnr[2:], -knots, values)
 
 
 def survey(
     model: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    images: Array,
+    labels: Array | None = None,
     *,
     per_image: int = 16,
     knots: int | None = 65,
@@ -135,8 +138,8 @@ def survey(
 
 def fit_reverse(
     model: Diffusion,
-    images: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | None = None,
+    images: Array,
+    labels: Array | None = None,
     **options: Any,
 ) -> Survey:
     """Fit the model's isotropic or diagonal reverse variance on training images, in place, in one pass.

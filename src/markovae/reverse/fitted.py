@@ -17,6 +17,7 @@ from markovae.errors import UserError
 from markovae.forward import posterior_coefficients, posterior_variance
 from markovae.gaussian import expand
 from markovae.reverse.base import IndependentVariance
+from markovae.schedule import interpolate
 
 # An exactly known pixel has error 0 and v = β̃; the logarithm needs a number, and this one is 0 beside any β̃.
 _TINY = 1e-30
@@ -69,11 +70,8 @@ class ErrorTable(nn.Module):
         knots = self.logsnr.to(logsnr.device)
         if bool(knots.isnan().any()):
             raise UserError("the reverse variance is not fitted yet: fit it on training images first")
-        below = torch.searchsorted(-knots, -logsnr.double().contiguous()).clamp(1, len(knots) - 1) - 1
-        share = (knots[below] - logsnr) / (knots[below] - knots[below + 1])
         table = self.error.to(logsnr.device).clamp(min=_TINY).log()
-        share = share.reshape((*share.shape, *[1] * (table.ndim - 1)))
-        return (table[below] + share * (table[below + 1] - table[below])).exp()
+        return interpolate(-logsnr, -knots, table).exp()
 
 
 def _optimal(error: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
