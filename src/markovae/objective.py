@@ -13,6 +13,7 @@ from torch import Tensor
 from markovae.forward import noise_scale, noised, signal_scale
 from markovae.gaussian import expand
 from markovae.networks.condition import Condition
+from markovae.reverse import LearnedVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target, noise_ratio
 
@@ -116,21 +117,42 @@ def loss(
     objective: Objective,
     target: Target,
     schedule: NoiseSchedule,
+    reverse: LearnedVariance | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(weighted, plain) mean squared errors per dim of the target, each (B,), float32.
 
     Args:
         x: data on the model's scale, (B, *D), float32.
+        reverse: a learned variance, whose head is the second half of the network's output: the weighted error gains
+            L/1000 of the level's KL per dim, which teaches the head alone (see `LearnedVariance.head_loss`).
     """
     logsnr = schedule.logsnr.to(x.device)
     level = draw.level.to(x.device)
     now, before = logsnr[level], logsnr[level - 1]
     z = noised(x, draw.noise, now)
     out = network(z, now, condition).float()
+    head = None
+    if reverse is not None:
+        out, head = out.chunk(2, dim=1)
     if draw.fresh is None:
         wanted = target.of(x, draw.noise, now, before)
     else:
         wanted = target.of_sample(x, draw.noise, draw.fresh, now, before)
     error = ((out - wanted) ** 2).flatten(1).mean(1)
     weight = objective.weight.to(x.device)[level - 1]
-    return expand(weight, error).float() * error, error
+    weighted = expand(weight, error).float() * error
+    if reverse is not None and head is not None:
+        weighted = weighted + schedule.num_levels / 1000 * _head_nats(
+            reverse, x, target.to_x(out, z, now, before), before, now, head
+        )
+    return weighted, error
+
+
+def _head_nats(reverse: LearnedVariance, x: Tensor, x_hat: Tensor, before: Tensor, now: Tensor, head: Tensor) -> Tensor:
+    """The levels' KL per dim, 0 at level 1, whose step is the decoder's; (B,), float32."""
+    nats = torch.zeros(len(x), device=x.device)
+    later = before.isfinite().nonzero().flatten()
+    if len(later):
+        kl = reverse.head_loss(x[later], x_hat[later], before[later], now[later], head[later])
+        nats = nats.index_add(0, later, kl.float() / x[0].numel())
+    return nats

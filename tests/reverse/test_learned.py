@@ -4,9 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from markovae.decoder import DensityDecoder, StepDecoder
+from markovae.diffusion import Diffusion
 from markovae.forward import posterior_variance, step_variance
+from markovae.likelihood import measure
+from markovae.objective import Draw, Objective, loss, uniform_law
+from markovae.pixels import Pixels
 from markovae.randomness import generator
 from markovae.reverse import LearnedVariance
+from markovae.schedule import LogSNRLinear
+from markovae.target import NOISE, VELOCITY
 
 NOW = torch.tensor([2.0, -1.0], dtype=torch.float64)
 PREV = NOW + torch.tensor([0.5, 2.0], dtype=torch.float64)
@@ -57,3 +64,46 @@ def test_loss_finds_the_best_variance_even_beyond_both():
 def test_needs_a_head():
     with pytest.raises(ValueError, match="second half"):
         LearnedVariance().variance(PREV, NOW, None)
+
+
+class TwoHeads(nn.Module):
+    """Out and head from two linear maps of z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.head = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, z, logsnr, condition=None):
+        return torch.cat([self.out * z, self.head * z], 1)
+
+
+def test_training_loss_teaches_the_head_without_touching_the_mean():
+    network, schedule = TwoHeads(), LogSNRLinear(20, 6.0, -6.0)
+    objective = Objective(uniform_law(schedule), torch.ones(20, dtype=torch.float64))
+    x = torch.randn(20, 3, 2, 2, generator=generator(0, "learned"))
+    draw = Draw(torch.arange(1, 21), torch.randn(20, 3, 2, 2, generator=generator(1, "learned")))
+    weighted, plain = loss(network, x, draw, None, objective, VELOCITY, schedule, LearnedVariance())
+    extra = weighted - plain
+    assert float(extra.detach()[0]) == 0  # level 1 is the decoder's
+    assert bool((extra.detach()[1:] > 0).all())
+    grads = torch.autograd.grad(extra.sum(), [network.out, network.head], allow_unused=True, retain_graph=True)
+    assert grads[0] is None or not grads[0].any()
+    assert bool(grads[1] != 0)
+    # The added term is L/1000 of the KL that a measurement counts, per dim.
+    model = Diffusion(network, schedule, VELOCITY, LearnedVariance(), DensityDecoder(), (3, 2, 2))
+    logsnr = schedule.logsnr
+    level = torch.arange(2, 21)
+    z = torch.sigmoid(logsnr[level]).sqrt().reshape(-1, 1, 1, 1) * x[1:]
+    z = z + torch.sigmoid(-logsnr[level]).sqrt().reshape(-1, 1, 1, 1) * draw.noise[1:]
+    x_hat, head = model.predict(z.float(), logsnr[level])
+    kl = model.reverse.kl(x[1:], x_hat, logsnr[level - 1], logsnr[level], head)
+    torch.testing.assert_close(extra[1:].double(), 0.02 * kl / 12, rtol=1e-4, atol=1e-7)
+
+
+def test_a_model_with_a_head_is_measured_on_every_grid():
+    model = Diffusion(TwoHeads(), LogSNRLinear(20), NOISE, LearnedVariance(), StepDecoder(Pixels()), (1, 2, 2))
+    digits = torch.randint(256, (3, 1, 2, 2), generator=generator(2, "learned"))
+    whole, few = measure(model, digits, draws=None), measure(model, digits, draws=None, levels=5)
+    assert bool(whole.total.isfinite().all())
+    assert few.num_levels == 5
+    torch.testing.assert_close(whole.reconstruction, few.reconstruction)
