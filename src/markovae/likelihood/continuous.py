@@ -8,8 +8,6 @@ Source: Kingma et al. 2021, eq. 18.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -24,9 +22,6 @@ from markovae.likelihood.record import Measurement
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
 from markovae.schedule import NoiseSchedule
-
-if TYPE_CHECKING:
-    pass
 
 
 def continuous_draws(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,9 +15,6 @@ from markovae.likelihood.inputs import Array, at_least_one, checked_images, chec
 from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.record import Measurement, level_table
 from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
-
-if TYPE_CHECKING:
-    pass
 
 Levels = int | Sequence[int] | None
 

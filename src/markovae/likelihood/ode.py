@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from markovae.networks.condition import Condition
 from markovae.randomness import Streams
 from markovae.reverse import traces
 from markovae.vae import Estimate, estimate_mean
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
@@ -12,9 +12,6 @@ from markovae.likelihood.estimators import Levels, measure
 from markovae.likelihood.inputs import Array
 from markovae.likelihood.record import Measurement, finite
 from markovae.vae import Estimate, estimate_mean
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ control variate's coefficients; and the rate–distortion curve.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,6 @@ from markovae.likelihood.law import LevelLaw, level_starts
 from markovae.randomness import Streams
 from markovae.reverse import DiagonalVariance, ErrorTable, IsotropicVariance, PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule, interpolate
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
