@@ -140,7 +140,7 @@ def test_draws_depend_on_seed_and_number_only(folder):
     model, picks = load(folder / "run"), []
     for count in ("3", "1"):
         options = parsed(folder, "image.png", "--from-level", "0.6", "--steps", "4", "--n", count)
-        picks.append(edit.edit(model, options).drawn[0])
+        picks.append(edit.edit_image(model, options).drawn[0])
     torch.testing.assert_close(picks[0], picks[1], rtol=0, atol=1e-4)
 
 

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     if model.pixels.bins != 256:
         raise UserError(f"this model's pixels have {model.pixels.bins} digits: edit takes images of 8 bits, 256")
     target = Path(options.out) if options.out else _default_folder(opened, options)
-    made = edit(model, options, _label(options.label, opened))
+    made = edit_image(model, options, _label(options.label, opened))
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
     facts = {"edit": made.name, "seed": str(options.seed), "checkpoint": opened.checkpoint.digest}
     write_pictures(target, drawn, (given, drawn), facts)
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def edit(model: Diffusion, options: argparse.Namespace, label: int | None = None) -> Edit:
+def edit_image(model: Diffusion, options: argparse.Namespace, label: int | None = None) -> Edit:
     """The edit that the options ask for.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import Tensor
 from markovae.forward import noise_scale
 from markovae.randomness import Source, normal_like
 from markovae.sampling.steppers.base import Look, State, Stepper
-from markovae.sampling.steppers.exponential import combine, exponential, leap, moments, retaken
+from markovae.sampling.steppers.exponential import combine, held_step, leap, moments, retaken
 
 
 @final
@@ -27,7 +27,7 @@ class DPMSolverPP1(Stepper):
 
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One step of first order."""
-        return exponential(now.z, now.x_hat, now.logsnr, logsnr_next)
+        return held_step(now.z, now.x_hat, now.logsnr, logsnr_next)
 
 
 @final
@@ -41,7 +41,7 @@ class DPMSolverPP2M(Stepper):
 
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One multistep update of second order."""
-        return exponential(now.z, extrapolated(now, past, logsnr_next), now.logsnr, logsnr_next)
+        return held_step(now.z, extrapolated(now, past, logsnr_next), now.logsnr, logsnr_next)
 
 
 @final
@@ -58,7 +58,7 @@ class DPMSolverPP3M(Stepper):
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One multistep update of third order."""
         if len(past) < 2:
-            return exponential(retaken(now, past), extrapolated(now, past, logsnr_next), now.logsnr, logsnr_next)
+            return held_step(retaken(now, past), extrapolated(now, past, logsnr_next), now.logsnr, logsnr_next)
         fade, gain, width = leap(now.logsnr, logsnr_next)
         r_0, r_1 = ratio(now, past[0], width), ratio(past[0], past[1], width)
         d_0, d_1 = (now.x_hat - past[0].x_hat) / r_0, (past[0].x_hat - past[1].x_hat) / r_1

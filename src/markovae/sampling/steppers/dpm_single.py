@@ -10,7 +10,7 @@ from torch import Tensor
 
 from markovae.randomness import Source
 from markovae.sampling.steppers.base import Look, State, Stepper
-from markovae.sampling.steppers.exponential import combine, exponential, leap, moments
+from markovae.sampling.steppers.exponential import combine, held_step, leap, moments
 
 
 @final
@@ -25,8 +25,8 @@ class DPMSolverPP2S(Stepper):
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One singlestep update of second order."""
         middle = (now.logsnr + logsnr_next) / 2
-        half = look(exponential(now.z, now.x_hat, now.logsnr, middle), middle)
-        return exponential(now.z, half.x_hat, now.logsnr, logsnr_next)
+        half = look(held_step(now.z, now.x_hat, now.logsnr, middle), middle)
+        return held_step(now.z, half.x_hat, now.logsnr, logsnr_next)
 
 
 @final
@@ -43,7 +43,7 @@ class DPMSolverPP3S(Stepper):
     def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
         """One singlestep update of third order."""
         third, two_thirds = (now.logsnr + part * (logsnr_next - now.logsnr) for part in (1 / 3, 2 / 3))
-        one = look(exponential(now.z, now.x_hat, now.logsnr, third), third)
+        one = look(held_step(now.z, now.x_hat, now.logsnr, third), third)
         fade, gain, width = leap(now.logsnr, two_thirds)
         bend = 2 * gain * moments(width, 2)[1]
         start = -gain * math.expm1(-width)

@@ -32,7 +32,7 @@ def combine(fade: float, z: Tensor, *terms: tuple[float, Tensor]) -> Tensor:
     return total
 
 
-def exponential(now_z: Tensor, x_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
+def held_step(now_z: Tensor, x_hat: Tensor, logsnr: Tensor, logsnr_next: Tensor) -> Tensor:
     """One step with x̂ held: z' = (s'/s) z + a' (1 − e^{−H}) x̂, (B, *D); first order, and DDIM with η = 0."""
     fade, gain, width = leap(logsnr, logsnr_next)
     return combine(fade, now_z, (-gain * math.expm1(-width), x_hat))
