@@ -1,0 +1,56 @@
+"""The table of nats says what measuring says, and its curve what repeated measuring would."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from markovae.likelihood import LevelLaw, Wiener, measure, survey
+from markovae.likelihood.resample import NatsTable, cost_curve, coverage, nats_table
+from markovae.randomness import generator
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_table_is_the_full_sum(gauss, controlled):
+    model, control = gauss.model(factor=0.9, levels=17), None
+    if controlled:
+        other = gauss.data(200, generator(1, "x"))
+        wiener = Wiener.fit(other)
+        control = survey(model, other, per_image=16, knots=None, wiener=wiener).control(wiener)
+    x = gauss.data(12, generator(0, "x"))
+    table = nats_table(model, x, control=control)
+    torch.testing.assert_close(table.full(), measure(model, x, draws=None, control=control).total)
+
+    every = table.estimates(LevelLaw.uniform(17), 16, torch.tensor([0.5], dtype=torch.float64))
+    torch.testing.assert_close(every[:, 0], table.full())
+
+
+def test_curve_falls_to_the_full_sum(gauss):
+    model = gauss.model(factor=0.9)
+    table = nats_table(model, gauss.data(400, generator(0, "x")))
+    curve = cost_curve(table, LevelLaw.uniform(33), [1, 2, 4, 8, 16, 32])
+    assert [row.calls for row in curve] == [2, 3, 5, 9, 17, 33]
+    assert all(a.stderr > b.stderr for a, b in pairwise(curve))
+    assert curve[-1].added == pytest.approx(0, abs=1e-9)
+    # Against measuring afresh: the standard error that a measurement of the same images states.
+    stated = measure(model, gauss.data(400, generator(0, "x")), draws=8).density_nats.stderr
+    assert curve[3].stderr == pytest.approx(stated, rel=0.2)
+
+
+def test_importance_never_needs_more_than_uniform_where_it_matters(gauss):
+    model = gauss.model(factor=0.9)
+    other = nats_table(model, gauss.data(400, generator(1, "x")))
+    law = LevelLaw.importance((other.nats**2).mean(0))
+    table = nats_table(model, gauss.data(400, generator(0, "x")))
+    uniform, importance = (cost_curve(table, p, [4])[0] for p in (LevelLaw.uniform(33), law))
+    assert importance.added < uniform.added
+
+
+def test_coverage_of_a_known_table():
+    # Alike at every level: the estimate is exact, and the interval is that of the images' own spread.
+    values = torch.randn(5000, generator=generator(0, "known"), dtype=torch.float64)
+    table = NatsTable(values[:, None].expand(-1, 8) / 8, torch.zeros(5000, dtype=torch.float64))
+    assert coverage(table, LevelLaw.uniform(9), 3, 200, repeats=1000) == pytest.approx(0.95, abs=0.02)
+    assert cost_curve(table, LevelLaw.uniform(9), [3])[0].added == pytest.approx(0, abs=1e-9)
+    assert math.isclose(float(table.full().sum()), float(values.sum()), abs_tol=1e-9)
