@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for files, sizes, classes or options that do not go together.
     """
-    from markovae.cli.pictures import write_pictures
+    from markovae.cli.edit_files import write_pictures
     from markovae.cli.running import open_run
     from markovae.console import say
     from markovae.sampling import to_images
@@ -134,7 +134,7 @@ def edit_image(model: Diffusion, options: argparse.Namespace, label: int | None 
 def _inpaint(editor: Editor, options: argparse.Namespace, x: Tensor) -> Edit:
     import torch
 
-    from markovae.cli.pictures import read_mask
+    from markovae.cli.edit_files import read_mask
 
     known = ~torch.from_numpy(read_mask(options.mask, *x.shape[-2:]))
     many = x.expand(options.n, *x.shape[1:])
@@ -149,7 +149,7 @@ def _inpaint(editor: Editor, options: argparse.Namespace, x: Tensor) -> Edit:
 def _restore(editor: Editor, options: argparse.Namespace) -> Edit:
     import torch
 
-    from markovae.cli.pictures import read_picture
+    from markovae.cli.edit_files import read_picture
     from markovae.sampling.control import Observation
 
     model, how = editor.model, options.degrade
@@ -192,7 +192,7 @@ def _covariance(options: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _read(model: Diffusion, path: str) -> Tensor:
-    from markovae.cli.pictures import read_picture
+    from markovae.cli.edit_files import read_picture
 
     return _scaled(model, read_picture(path, (_shape(model),)))
 
