@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from markovae import forward
 from markovae.gaps import gaussian_levels, statements
+from markovae.quadrature import slope
 from markovae.randomness import generator
 from markovae.schedule import time
 from markovae.sde import (
@@ -20,6 +21,7 @@ from markovae.sde import (
     logsnr_at,
     moments_at,
     reverse,
+    reverse_euler,
     reverse_moments,
     score_of,
     simulate,
@@ -77,6 +79,30 @@ def test_one_euler_increment_has_the_drift_and_the_noise_of_the_lecture():
     change = euler(z, h).sample(generator(3, "increment")) - z
     assert float(change.mean()) == pytest.approx(-0.8 * 0.01, abs=4 * math.sqrt(0.02 / count))
     assert float(change.var()) == pytest.approx(0.02, abs=4 * 0.02 * math.sqrt(2 / count))
+
+
+def test_euler_is_the_transition_to_first_order():
+    z, steps = torch.tensor([[1.3]], dtype=F64), (1e-2, 5e-3, 2.5e-3)
+    pairs = [(euler(z, number(h)), transition(z, number(h))) for h in steps]
+    for field in ("mean", "variance"):
+        errors = torch.stack([(getattr(a, field) - getattr(b, field)).abs().squeeze() for a, b in pairs])
+        assert slope(torch.tensor(steps), errors) == pytest.approx(2, abs=0.02)
+
+
+@pytest.mark.parametrize("t", [0.2, 1.0])
+def test_reverse_euler_is_the_true_reverse_step_to_first_order(t):
+    """P(z_{t−h} | z_t) of a mixture, from responsibilities, against the drift z + 2∇ln p and the noise 2h."""
+    toy, z, steps = statements.line_mixture(), torch.tensor([[0.9]], dtype=F64), (4e-3, 2e-3, 1e-3)
+    means, variances = [], []
+    for h in steps:
+        found = reverse_euler(z, number(t), number(h), toy.score)
+        c_z, c_x = forward.posterior_coefficients(logsnr_at(number(t - h)), logsnr_at(number(t)))
+        floor = forward.posterior_variance(logsnr_at(number(t - h)), logsnr_at(number(t)))
+        law = toy.posterior(z, logsnr_at(number(t))).blurred(c_z * z, c_x.reshape(1), floor.reshape(1))
+        means.append((found.mean - law.mean()).abs().squeeze())
+        variances.append((found.variance - law.covariance().squeeze()).abs())
+    assert slope(torch.tensor(steps), torch.stack(means)) == pytest.approx(2, abs=0.05)
+    assert slope(torch.tensor(steps), torch.stack(variances)) == pytest.approx(2, abs=0.05)
 
 
 def test_simulated_euler_follows_its_exact_moments():

@@ -53,7 +53,17 @@ def test_divergences_agree_with_forty_digits():
         with mpmath.workdps(40):
             wanted = float(_precise_kl(*rows))
         assert wanted < 1e-7
-        assert float(found[i]) == pytest.approx(wanted, rel=1e-6)
+        assert float(found[i]) == pytest.approx(wanted, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("excess", [1e-5, 1e-4, 1e-2, 0.3])
+def test_divergence_of_two_normals_is_closed(excess):
+    # ln P/Q crosses from the series of φ to φ itself within this range.
+    law = Mixture.line([1.0], [0.0], [(1 + excess) ** 0.5]).law(1)
+    one = torch.ones(1, 1, dtype=F64)
+    with mpmath.workdps(40):
+        wanted = float((mpmath.mpf(excess) - mpmath.log1p(mpmath.mpf(excess))) / 2)
+    assert float(kl_to_normal(law, 0 * one, one)) == pytest.approx(wanted, rel=1e-9 + 1e-14 / excess, abs=0)
 
 
 def _precise_kl(log_weights, means, variances):
