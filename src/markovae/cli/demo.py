@@ -1,54 +1,125 @@
-"""`markovae demo`: the whole path in minutes."""
+"""`markovae demo`: faces that did not exist, and what they cost in bits."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from markovae.cli.parser import positive
+from markovae.cli.ending import finished
+from markovae.cli.options import add_machine, chosen_device, positive
+from markovae.console import say
+
+if TYPE_CHECKING:
+    import torch
+
+    from markovae.config import Config
+
+SUMMARY = "train, sample and measure faces in ten minutes"
+DESCRIPTION = """\
+Draw 12,000 cartoon faces, train on them for a few minutes, sample new ones, measure the held-out ones in bits/dim,
+and write the report. A demo that was stopped goes on; one that is finished is shown again.
+"""
+EXAMPLES = """\
+examples:
+  markovae demo
+  markovae demo --minutes 20 --out runs/demo-long
+"""
+DEFAULT_OUT = "runs/demo"
+DEFAULT_MINUTES = 4.0
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    command.add_argument("--minutes", type=positive, default=4.5, help="of training")
-    command.add_argument(
-        "--out", metavar="RUN", default=None, help="folder of the run; none named: runs/demo, or the next number free"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae demo`."""
+    parser.add_argument(
+        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="of training (default: 4)"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
+    parser.add_argument(
+        "--out",
+        metavar="RUN",
+        help="the run's folder (default: runs/demo; runs/demo-2 and so on where other settings were used there)",
+    )
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=64; repeatable"
+    )
+    add_machine(
+        parser,
+        batch="images a step (default: 64)",
+        precision="auto (timed, the default), float32 or bfloat16",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Faces: train, sample, measure, report."""
-    from markovae.cli.device import chosen_device
-    from markovae.config import Config
-    from markovae.console import say
-    from markovae.report import write_report
-    from markovae.run import train_run
+    """Train or go on, report, and say what came out; exit code 0.
 
+    Raises:
+        UserError: for settings that do not fit, or an --out that holds something else.
+    """
     device = chosen_device(options.device)
-    target = Path(options.out) if options.out else free_name(Path("runs/demo"))
-    config = Config().with_settings(["data.source=faces", f"train.minutes={options.minutes}"])
-    say(f"faces: {options.minutes:g} minutes of training, then samples, bits and a report")
-    folder = train_run(config, target, device=device)
-    write_report(folder, device=device)
-    figures = json.loads((folder / "report.json").read_text())
-    bits = figures["measurement"]["bits_per_dim"]
-    coders = {coder["name"]: coder["bits_per_dim"] for coder in figures["coders"]}
-    print(f"\nfaces that did not exist   {folder}/samples/grid.png")
-    print(f"the report                 {folder}/report.html")
-    low, high = bits["ci95"]
-    print(f"what a face costs          {bits['mean']:.3f} bits/dim (95 % {low:.3f} … {high:.3f}),")
-    print("                           " + ", ".join(f"{name} {value:.3f}" for name, value in coders.items()))
-    print(f"\nmore samples:   markovae sample {folder} --n 64 --seed 1")
-    print("your images:    markovae train FOLDER --out runs/mine")
+    config = configuration(options)
+    path = train(config, place(options.out, config), device)
+    tell(path, finished(path, device))
     return 0
 
 
-def free_name(base: Path) -> Path:
-    """`base`, or base-2, base-3 … : the first that is not taken."""
-    number, name = 1, base
-    while name.exists() and any(name.iterdir()):
+def configuration(options: argparse.Namespace) -> Config:
+    """The demo's configuration: the defaults, for `minutes`.
+
+    Raises:
+        UserError: for a setting that does not exist or does not fit.
+    """
+    from markovae.config import Config
+
+    settings = [f"train.minutes={options.minutes}", *options.set]
+    for name in ("batch", "precision"):
+        if getattr(options, name) is not None:
+            settings.append(f"train.{name}={getattr(options, name)}")
+    return Config().with_settings(settings)
+
+
+def place(out: str | None, config: Config) -> Path:
+    """--out, or the first of runs/demo, runs/demo-2, … that is free or holds a run of this very configuration."""
+    if out is not None:
+        return Path(out)
+    path, number = Path(DEFAULT_OUT), 1
+    while path.exists() and any(path.iterdir()) and not _holds(path, config):
         number += 1
-        name = base.with_name(f"{base.name}-{number}")
-    return name
+        path = Path(f"{DEFAULT_OUT}-{number}")
+    return path
+
+
+def train(config: Config, path: Path, device: torch.device) -> Path:
+    """A new run, or the one there to its end."""
+    from markovae.run import resume_run, train_run
+
+    if _holds(path, config):
+        say(f"{path} was begun before: going on with it (for a fresh one: markovae demo --out NAME)")
+        return resume_run(path, device=device)
+    return train_run(config, path, device=device)
+
+
+def _holds(path: Path, config: Config) -> bool:
+    from markovae.checkpoint import CheckpointError, open_checkpoint
+
+    if not (path / "checkpoints").is_dir():
+        return False
+    try:
+        return open_checkpoint(path).config.hash() == config.hash()
+    except CheckpointError:
+        return False
+
+
+def tell(path: Path, record: dict[str, Any]) -> None:
+    """Where the pictures are, and what the faces cost."""
+    from markovae.cli.measure import headline
+
+    measured, codecs = record["measurement"], record["codecs"]
+    print(
+        f"\nfaces that did not exist:  {path / 'samples' / 'grid.png'}\n"
+        f"the report, in a browser:  {path / 'report.html'}"
+    )
+    print(f"what held-out faces cost:  {headline(measured['bits_per_dim'])}, {measured['n']:,} images")
+    for row in codecs:
+        if row["per_image_bits_per_dim"] is not None:
+            print(f"  the same images as {row['name']}: {row['per_image_bits_per_dim']:.3f} bits/dim, one file each")
+    print(f"more: markovae sample {path}, markovae measure {path}")

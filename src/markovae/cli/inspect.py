@@ -1,28 +1,50 @@
-"""`markovae inspect`."""
+"""`markovae inspect`: what data hold, before any training."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
-from markovae.cli.parser import add_json
+from markovae.cli.options import add_json
+from markovae.cli.output import print_json
+
+SUMMARY = "say what is in a data set, before any training"
+DESCRIPTION = """\
+Read images exactly as training would and say what was found: counts, modes, sizes, unreadable files with the reason,
+duplicates, channel means, classes, captions and the split.
+"""
+EXAMPLES = """\
+examples:
+  markovae inspect photos/
+  markovae inspect photos/ --set data.size=64 --set data.fit=pad
+"""
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    command.add_argument("data", metavar="DATA", help="faces, digits, a folder of images or an array file")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="data.b=c", dest="settings", help="as of `markovae train`"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae inspect`."""
+    parser.add_argument("data", metavar="DATA", help="faces, digits, an image folder, or an .npz, .npy or idx file")
+    parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=64; repeatable"
     )
-    add_json(command)
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read the data whole and say what they hold."""
+    """Read and tell; exit code 0.
+
+    Raises:
+        UserError: for data that are missing, unreadable or too few.
+    """
+    from dataclasses import replace
+
     from markovae.config import Config
     from markovae.data import inspect_data
 
-    config = Config().with_settings([f"data.source={options.data}", *options.settings])
-    found = inspect_data(config.data)
-    print(json.dumps(found.to_dict(), allow_nan=False) if options.json else found.describe())
+    config = Config() if options.config is None else Config.from_toml(options.config)
+    data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
+    found = inspect_data(data)
+    if options.json:
+        print_json(found.to_dict())
+    else:
+        print(found.describe())
     return 0

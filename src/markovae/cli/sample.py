@@ -1,100 +1,203 @@
-"""`markovae sample`."""
+"""`markovae sample`: images from a run, as PNGs, a grid and an array."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from markovae.cli.parser import add_device, whole
+from markovae.cli.options import add_json, add_machine, positive, whole
+from markovae.cli.output import print_json
+from markovae.cli.running import Opened, open_run
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
-    from markovae.checkpoint import Checkpoint
+    from torch import Tensor
+
+    from markovae.sampling import Plan
+
+SUMMARY = "draw images from a run"
+DESCRIPTION = """\
+Draw images from a run's averaged weights. Image i depends on the seed and on i, not on how many are drawn.
+Writes 00000.png and so on, grid.png, and samples.npz (arr_0: images, N x H x W x C; arr_1: classes, if any).
+"""
+EXAMPLES = """\
+examples:
+  markovae sample runs/faces
+  markovae sample runs/digits --class 7 --n 16 --out sevens
+  markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
+
+samplers:
+  dpmpp2m, the default; ancestral, the model's own prior, the only one measured by the bound; ddim, euler, heun,
+  dpmpp1, dpmpp3m, dpmpp2s, dpmpp3s, sde-dpmpp2m, unipc2, unipc3, deis2, deis3, pc
+"""
+DEFAULT_STEPS = 20
+DEFAULT_BATCH = 64
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    command.add_argument("run_folder", metavar="RUN", help="a run, or one of its checkpoints")
-    command.add_argument("--n", type=whole(1), default=64, help="how many images")
-    command.add_argument(
-        "--steps", type=whole(1), default=None, help="network calls an image; none named: 20, or all L of ancestral"
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn.
+
+    Args:
+        images: digits, (n, C, H, W).   labels: class of each, (n,), or None.
+        plan: of the sampler.   seconds: that drawing took.
+    """
+
+    images: Any
+    labels: Tensor | None
+    plan: Plan
+    seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae sample`."""
+    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    parser.add_argument("--n", metavar="N", type=whole(1), default=64, help="how many images (default: 64)")
+    parser.add_argument(
+        "--steps", metavar="N", type=whole(1), help="network calls an image (default: 20; ancestral: every level)"
     )
-    command.add_argument("--sampler", default="dpmpp2m", help="dpmpp2m, ddim, ancestral, heun, unipc2 …")
-    command.add_argument("--seed", type=int, default=0, help="image i depends on the seed and i alone")
-    command.add_argument("--class", dest="label", metavar="K", help="a class, by name or number")
-    command.add_argument("--guidance", type=float, default=1.0, help="weight of the class; 1 is the model itself")
-    command.add_argument("--out", metavar="DIR", help="folder for the images; none named: one in RUN/samples")
-    add_device(command)
+    parser.add_argument("--sampler", metavar="NAME", default="dpmpp2m", help="see below (default: dpmpp2m)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
+    parser.add_argument(
+        "--class",
+        dest="label",
+        metavar="K",
+        help="a class by name or number; all: each in turn (the default); none: whatever the model likes",
+    )
+    parser.add_argument(
+        "--guidance", metavar="W", type=positive, default=1.0, help="push towards the class; 1 (the default) is none"
+    )
+    parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: a new one in RUN/samples)")
+    add_json(parser)
+    add_machine(
+        parser,
+        batch="images at a time (default: 64)",
+        precision="auto (as trained where the device has it, the default), float32, bfloat16 or float64",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw the images and write them."""
+    """Draw and write; exit code 0.
+
+    Raises:
+        UserError: for what the model does not offer, or an --out that is not empty.
+    """
+    if options.out is not None:
+        require_free(Path(options.out))
+    opened = open_run(options, trained_in=True)
+    drawn = draw(opened, options)
+    from markovae.cli.sample_files import write_samples
+
+    target = Path(options.out) if options.out else _free_place(opened, options)
+    write_samples(target, opened, drawn, options)
+    _report(target, opened, drawn, options)
+    return 0
+
+
+def draw(opened: Opened, options: argparse.Namespace) -> Drawn:
+    """The images of the options, with progress on stderr."""
     import torch
 
-    from markovae.cli.device import open_model
-    from markovae.console import say, track
-    from markovae.report.images import write_samples
+    from markovae.console import track
     from markovae.sampling import Guidance, draw_batches, evaluating, plan, to_images
 
-    checkpoint, model = open_model(options.run_folder, options)
+    model = opened.model
     chosen = plan(model, options.sampler, options.steps)
-    label = class_number(options.label, checkpoint)
-    target = _target(options, chosen.calls)
-    labels = None if label is None else torch.tensor(label)
+    labels = chosen_labels(opened, options.label, options.n, options.guidance)
+    batch = options.batch or DEFAULT_BATCH
     batches = draw_batches(
         model,
         options.n,
         chosen,
         seed=options.seed,
-        batch=options.batch,
+        batch=batch,
         labels=labels,
         guidance=Guidance(options.guidance),
     )
-    count = -(-options.n // options.batch)
-    with evaluating(model), torch.no_grad():
-        parts = [to_images(model, x.cpu()) for x in track(batches, f"sampling {options.n} images", count)]
-    facts = {
-        "seed": str(options.seed),
-        "sampler": options.sampler,
-        "network_calls": str(chosen.calls),
-        "checkpoint": checkpoint.digest,
-    }
-    write_samples(target, parts, model.pixels.bins, facts, label)
-    say(f"{options.n} images, grid.png and samples.npz are in {target}")
-    return 0
+    began = time.monotonic()
+    with evaluating(model):
+        parts = [x.cpu() for x in track(batches, "sampling", -(-options.n // batch))]
+    return Drawn(to_images(model, torch.cat(parts)), labels, chosen, time.monotonic() - began)
 
 
-def class_number(name: str | None, checkpoint: Checkpoint) -> int | None:
-    """A class named by name or number.
+def chosen_labels(opened: Opened, text: str | None, n: int, guidance: float = 1.0) -> Tensor | None:
+    """Class of each sample, (n,), from --class: a name, a number, `all` (each in turn) or `none`.
 
     Raises:
-        UserError: where the model has no classes, or not this one.
+        UserError: for a class that the model does not know, or any where it knows none.
     """
-    if name is None:
+    import torch
+
+    names, count = opened.checkpoint.class_names, opened.num_classes
+    if not count:
+        if text not in (None, "none") or guidance != 1:
+            what = f"--class {text}" if text is not None else f"--guidance {guidance:g}"
+            raise UserError(f"{what} needs classes, and {opened.path} was trained without: leave it out")
         return None
-    names = checkpoint.class_names if checkpoint.config.network.classes else ()
-    if not names:
-        raise UserError(f"--class {name}: this model was trained without labels; leave --class out")
-    if name in names:
-        return names.index(name)
-    if name.isdecimal() and int(name) < len(names):
-        return int(name)
-    listed = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
-    raise UserError(f"--class {name} is unknown: this model has {len(names)} classes: {listed}")
+    if text in names:
+        return torch.full((n,), names.index(text))
+    if text is None or text == "all":
+        return torch.arange(n) % count
+    if text == "none":
+        if not opened.checkpoint.config.train.label_dropout:
+            raise UserError("--class none: this run never trained without classes (train.label_dropout=0); name one")
+        return None
+    if text.isdecimal() and int(text) < count:
+        return torch.full((n,), int(text))
+    shown = ", ".join(names[:20]) + (", …" if count > 20 else "")
+    raise UserError(f"--class {text} is unknown: this run has {shown} (or their numbers 0…{count - 1}), all and none")
 
 
-def _target(options: argparse.Namespace, calls: int) -> Path:
-    if options.out is not None:
-        target = Path(options.out)
-    else:
-        label = "" if options.label is None else f"-class-{options.label}"
-        name = f"{options.sampler}-{calls}-seed-{options.seed}-n-{options.n}{label}"
-        target = Path(options.run_folder) / "samples" / name
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is not empty: name another folder with --out")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{target} cannot be made ({error.strerror}): name another folder with --out") from None
-    return target
+def require_free(target: Path) -> None:
+    """Nothing is overwritten.
+
+    Raises:
+        UserError: for a folder that holds anything, or a file.
+    """
+    if target.is_dir() and any(target.iterdir()):
+        raise UserError(f"--out {target} is not empty: name a new folder, or empty it")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"--out {target} is a file: name a folder")
+
+
+def _free_place(opened: Opened, options: argparse.Namespace) -> Path:
+    if not (opened.path / "checkpoints").is_dir():
+        raise UserError(f"{opened.path} is a checkpoint and no run: name a folder for the samples with --out")
+    name = f"{options.sampler}-{options.steps or 'auto'}-seed{options.seed}"
+    name += f"-class{options.label}" if (options.label or "").isalnum() else ""
+    folder, number = opened.path / "samples", 1
+    while (folder / f"{name}-{number}").exists():
+        number += 1
+    return folder / f"{name}-{number}"
+
+
+def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
+    if options.json:
+        record = {
+            "schema_version": 1,
+            "out": str(target),
+            "n": len(drawn.images),
+            "shape": list(drawn.images.shape[1:]),
+            "bins": opened.model.pixels.bins,
+            "labels": None if drawn.labels is None else drawn.labels.tolist(),
+            "sampler": options.sampler,
+            "network_calls_per_sample": drawn.plan.calls,
+            "guidance": options.guidance,
+            "seed": options.seed,
+            "precision": opened.precision,
+            "checkpoint": {
+                "path": str(opened.checkpoint.path),
+                "step": opened.checkpoint.step,
+                "digest": opened.checkpoint.digest,
+            },
+            "seconds": drawn.seconds,
+        }
+        print_json(record)
+        return
+    print(
+        f"{len(drawn.images):,} images in {drawn.seconds:.1f} s ({options.sampler}, {drawn.plan.calls} network calls "
+        f"each, seed {options.seed})\n{target / 'grid.png'}"
+    )

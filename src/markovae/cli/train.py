@@ -1,86 +1,117 @@
-"""`markovae train`."""
+"""`markovae train`: a new run, or one that goes on, and the report at its end."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from markovae.cli.parser import positive, whole
+from markovae.cli.ending import finished
+from markovae.cli.options import add_json, add_machine, chosen_device, positive, whole
+from markovae.cli.output import print_json
 from markovae.errors import UserError
 
+if TYPE_CHECKING:
+    from markovae.config import Config
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of this command."""
-    command.add_argument(
+SUMMARY = "train a model on images, then write its report"
+DESCRIPTION = """\
+Train a model on images. The run's folder holds checkpoints, metrics.jsonl and sample grids as it goes, and
+report.html and report.json at the end. Ctrl-C saves; --resume goes on.
+"""
+EXAMPLES = """\
+examples:
+  markovae train photos/ --out runs/photos --minutes 30
+  markovae train digits --out runs/digits --steps 2000 --set network.width=64
+  markovae train --resume --out runs/photos --minutes 60     longer than it was: the budget counts from the start
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae train`."""
+    parser.add_argument(
         "data",
-        nargs="?",
         metavar="DATA",
-        help="faces, digits, a folder of images (sub-folders are classes), or an .npy, .npz or idx file; "
-        "not needed with --resume",
+        nargs="?",
+        help="faces, digits, an image folder (sub-folders are classes), or an .npz, .npy or idx file",
     )
-    command.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
-    budget = command.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=positive, help="budget in minutes (5 if no budget is named)")
-    budget.add_argument("--steps", type=whole(1), help="budget in steps")
-    command.add_argument("--config", metavar="F.toml", help="settings to start from, as in a run's config.toml")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="a.b=c",
-        dest="settings",
-        help="change one setting, for instance schedule.kind=cosine; may be given often",
+    parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
+    parser.add_argument("--config", metavar="F.toml", help="settings to start from")
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as train.lr=0.004; repeatable"
     )
-    command.add_argument("--resume", action="store_true", help="go on with the run in --out where it stopped")
-    command.add_argument("--init", metavar="RUN", help="start from the weights of another run")
-    command.add_argument("--no-report", action="store_true", help="leave report.html out at the end")
-    group = command.add_argument_group("machine")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps …")
-    group.add_argument("--precision", choices=("auto", "float32", "bfloat16"), help="as --set train.precision=…")
-    group.add_argument("--batch", type=whole(1), help="as --set train.batch=…")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 5)")
+    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for so many steps")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--init", metavar="RUN", help="start from the averaged weights of another run")
+    parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
+    add_json(parser)
+    add_machine(
+        parser,
+        batch="images a step (default: 64); the same as --set train.batch=N",
+        precision="auto (timed, the default), float32 or bfloat16; the same as --set train.precision=NAME",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, then write the report."""
-    from markovae.cli.device import chosen_device
-    from markovae.report import write_report
-    from markovae.run import resume_run, train_run
+    """Train; exit code 0.
 
+    Raises:
+        UserError: for options, data or settings that do not go together.   StoppedRun: see `train_run`.
+    """
     device = chosen_device(options.device)
     if options.resume:
-        _refuse_with_resume(options)
-        folder = resume_run(options.out, steps=options.steps, minutes=options.minutes, device=device)
+        _check_resume(options)
+        from markovae.run import resume_run
+
+        path = resume_run(options.out, steps=options.steps, minutes=options.minutes, device=device)
     else:
-        folder = train_run(_config(options), options.out, init=options.init, device=device)
-    if not options.no_report:
-        write_report(folder, device=device)
+        config = configuration(options)
+        from markovae.run import train_run
+
+        path = train_run(config, options.out, init=options.init, device=device)
+    if options.no_report:
+        if options.json:
+            raise UserError("--json prints the report: leave --no-report out")
+        return 0
+    record = finished(path, device)
+    if options.json:
+        print_json(record)
     return 0
 
 
-def _config(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def configuration(options: argparse.Namespace) -> Config:
+    """The configuration of a new run: the file, then DATA, then --set, then the other options.
+
+    Raises:
+        UserError: for a setting that does not exist or does not fit, or no data.
+    """
     from markovae.config import Config
 
-    config = Config.from_toml(options.config) if options.config else Config()
-    if options.data is None and not options.config:
-        raise UserError("DATA is missing: name faces, digits, a folder of images or an array file")
-    given = {
-        "data.source": options.data,
-        "train.minutes": options.minutes,
-        "train.steps": options.steps,
-        "train.precision": options.precision,
-        "train.batch": options.batch,
-    }
-    flags = [f"{name}={value}" for name, value in given.items() if value is not None]
-    return config.with_settings([*flags, *options.settings])
+    config = Config() if options.config is None else Config.from_toml(options.config)
+    settings = list(options.set)
+    if options.data is not None:
+        config = replace(config, data=replace(config.data, source=options.data))
+    elif options.config is None and not any(text.startswith("data.source=") for text in settings):
+        raise UserError("DATA is missing: name faces, digits, an image folder or an array file; see markovae train -h")
+    for name in ("minutes", "steps", "batch", "precision"):
+        value = getattr(options, name)
+        if value is not None:
+            settings.append(f"train.{name}={value}")
+    return config.with_settings(settings)
 
 
-def _refuse_with_resume(options: argparse.Namespace) -> None:
-    fixed = {
-        "--config": options.config,
-        "--set": options.settings,
-        "--init": options.init,
-        "--precision": options.precision,
-        "--batch": options.batch,
-    }
-    for flag, value in fixed.items():
-        if value:
-            raise UserError(f"{flag} cannot change a run that is resumed: leave it out, or start a new run with --init")
+def _check_resume(options: argparse.Namespace) -> None:
+    given = [f"--{name}" for name in ("config", "init", "batch", "precision") if getattr(options, name) is not None]
+    given += ["--set"] if options.set else []
+    if given:
+        raise UserError(f"{given[0]} does not go with --resume: a run goes on with its own settings; leave it out")
+    if options.data is None:
+        return
+    from markovae.checkpoint import open_checkpoint
+
+    stored = open_checkpoint(options.out).config.data.source
+    if options.data != stored and str(Path(options.data).expanduser().resolve()) != stored:
+        raise UserError(f"DATA {options.data!r} is not what {options.out} was trained on ({stored}): leave it out")

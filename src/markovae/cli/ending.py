@@ -1,0 +1,30 @@
+"""The end of every run: its report, and where it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markovae.console import say
+
+if TYPE_CHECKING:
+    import torch
+
+
+def finished(path: Path, device: torch.device) -> dict[str, Any]:
+    """Write the report of a run that has just ended, unless the one there tells of the same step; its record.
+
+    Raises:
+        KeyboardInterrupt: after saying how to get the report later.
+    """
+    from markovae.report import current_report, write_report
+
+    record = current_report(path)
+    if record is None:
+        try:
+            record = write_report(path, device=device)
+        except KeyboardInterrupt:
+            say(f"no report written; for one:  markovae train --resume --out {path}")
+            raise
+    say(f"report: {path / 'report.html'}")
+    return record

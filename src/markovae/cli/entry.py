@@ -1,0 +1,85 @@
+"""From arguments to an exit code: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from markovae.cli.parsing import command_line
+from markovae.errors import StoppedRun, UserError
+
+OUT_OF_MEMORY = "OutOfMemoryError"  # torch's class, by name: torch may never have been imported
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: without the program's name; None is those of the process.
+    """
+    with _terminable():
+        try:
+            code = _run(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has what it wanted; Python's own flush at exit must not complain either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        options = command_line(arguments)
+        return int(options.run(options))
+    except UserError as error:
+        return _tell(error, 2)
+    except StoppedRun as error:
+        return _tell(error, 3)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BrokenPipeError:
+        raise
+    except MemoryError:
+        return _tell("the memory is full: lower --batch, or take smaller images", 2)
+    except Exception as error:
+        if type(error).__name__ == OUT_OF_MEMORY:
+            return _tell("the device's memory is full: lower --batch, or take another --device", 2)
+        traceback.print_exc()
+        return _tell(
+            "this is a bug in markovae: please report it with the lines above, the command, and what "
+            "`markovae doctor` says",
+            1,
+        )
+
+
+def _tell(what: object, code: int) -> int:
+    text = " ".join(str(what).split())
+    with suppress(BrokenPipeError):
+        print(f"markovae: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the command like an exception does, so that staged files are removed; then exit code 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,89 @@
+"""The values of options, and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from markovae.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+
+
+def whole(minimum: int) -> Callable[[str], int]:
+    """A whole number of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {minimum}") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} must be at least {minimum}")
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return value
+
+
+def one_of(*known: str) -> Callable[[str], str]:
+    """One of a few words; another one is told the nearest."""
+
+    def parse(text: str) -> str:
+        if text in known:
+            return text
+        near = difflib.get_close_matches(text, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(known)}{hint}")
+
+    return parse
+
+
+def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str) -> None:
+    """--device, --precision and --batch, with what the command does where they are left out."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--device", metavar="NAME", default="auto", help="auto (a CUDA device, else the CPU), cpu, cuda:1, mps"
+    )
+    group.add_argument("--precision", metavar="NAME", type=one_of(*PRECISIONS), help=precision)
+    group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device with this name; auto is a CUDA device where there is one, else the CPU.
+
+    Raises:
+        UserError: for a device that is not there, or no device at all.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(f"--device {name} is not on this machine, which has {', '.join(there)}") from None
+    return device

@@ -1,0 +1,98 @@
+"""What a report is about: a run's model, its data and its rows, and how fast the model is here."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from markovae.checkpoint import Checkpoint, open_checkpoint
+from markovae.data import Splits, reopen
+from markovae.data.images import ImageData
+from markovae.diffusion import Diffusion
+from markovae.doctor import has_bfloat16
+
+PACE_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, opened.
+
+    Args:
+        path: the run's folder.   checkpoint: its newest that verifies.   model: with averaged weights, float32.
+        splits: its data, checked against the stored split.   rows: of metrics.jsonl.
+        pace: images a second through the network, in float32.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    model: Diffusion
+    splits: Splits
+    rows: tuple[dict[str, Any], ...]
+    pace: float
+
+    @property
+    def bins(self) -> int:
+        """Digits of a pixel."""
+        return self.splits.train.bins
+
+    @property
+    def num_classes(self) -> int:
+        """Classes the network takes, 0 for none."""
+        return int(getattr(self.model.network, "num_classes", 0))
+
+    def labels(self, data: ImageData) -> Any:
+        """Of the images, where the network takes them."""
+        return data.labels if self.num_classes else None
+
+    def classes_in_turn(self, n: int) -> Tensor | None:
+        """The classes of n samples, (n,), or None."""
+        return torch.arange(n) % self.num_classes if self.num_classes else None
+
+
+def open_subject(run: str | Path, device: torch.device) -> Subject:
+    """Open a run for its report.
+
+    Raises:
+        UserError: for a path that is no run, or data that are missing or changed.
+    """
+    path = Path(run)
+    checkpoint = open_checkpoint(path)
+    splits = reopen(checkpoint.config.data, checkpoint.state["data"])
+    model = checkpoint.model().to(device)
+    return Subject(path, checkpoint, model, splits, read_rows(path / "metrics.jsonl"), pace(model))
+
+
+def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
+    """The objects of metrics.jsonl; a line cut short by a kill is passed over."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return tuple(row for row in rows if isinstance(row, dict))
+
+
+@torch.no_grad()
+def pace(model: Diffusion) -> float:
+    """Images a second through the network: the second of two small batches, timed."""
+    z = torch.zeros(PACE_IMAGES, *model.shape, device=model.device)
+    logsnr = torch.zeros(PACE_IMAGES, dtype=torch.float64, device=model.device)
+    for _ in range(2):
+        began = time.monotonic()
+        model.denoise(z, logsnr).sum().item()
+        took = time.monotonic() - began
+    return PACE_IMAGES / max(took, 1e-6)
+
+
+def own_precision(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """bfloat16 where the run trained in it and the device has it natively, else float32: no clock decides."""
+    trained = str(checkpoint.state.get("precision"))
+    return torch.bfloat16 if trained == "bfloat16" and has_bfloat16(device) else torch.float32
