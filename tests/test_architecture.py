@@ -18,8 +18,8 @@ SOURCE = Path(markovae.__file__).parent
 ROOMS = """
     errors files randomness gaussian quadrature vae endpoint forward schedule learned_schedule pixels sde
     target reverse decoder chains regression toys gaps networks diffusion objective optim likelihood
-    sampling quality console data text config build checkpoint training interop verify report
-    run doctor web cli __main__
+    sampling quality console data text config build checkpoint training interop verify doctor report
+    run web cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ROOMS[: ROOMS.index("likelihood") + 1]
 MAX_LINES = 350
