@@ -211,3 +211,14 @@ def test_images_are_digits_or_their_places_and_nothing_else() -> None:
 def test_densities_have_no_bits() -> None:
     with pytest.raises(ValueError, match="bin width"):
         model().bound(data(3)).bits_per_dim()
+
+
+@pytest.mark.parametrize("target", [STEP_NOISE, MEAN], ids=lambda t: t.name)
+def test_between_the_levels_targets_of_one_step_mean_nothing(target: Target) -> None:
+    made, z = model(target=target), data(3)
+    for level in (1, 6, 12):
+        made.denoise(z, SCHEDULE.logsnr[level])
+    for wrong in (0.5 * (SCHEDULE.logsnr[6] + SCHEDULE.logsnr[7]), SCHEDULE.logsnr[12] - 1, SCHEDULE.logsnr[1] + 1):
+        with pytest.raises(UserError, match="off its levels"):
+            made.denoise(z, wrong)
+    model().denoise(z, SCHEDULE.logsnr[12] - 1)

@@ -113,12 +113,23 @@ class Diffusion(MarkovianVAE):
         return self.target.to_x(out, z, logsnr, self.neighbour(logsnr)), head
 
     def neighbour(self, logsnr: Tensor) -> Tensor | None:
-        """log-SNR of the level before on the training grid, for the targets that need it, (B,), else None."""
+        """log-SNR of the level before on the training grid, for the targets that need it, (B,), else None.
+
+        Raises:
+            UserError: between the levels of that grid, where such a target means nothing.
+        """
         if not self.target.needs_neighbour:
             return None
         grid = self.training_schedule.logsnr.to(logsnr.device)
-        level = torch.searchsorted(-grid[1:].contiguous(), -logsnr.double().contiguous() - 1e-9)
-        return grid[level.clamp(max=len(grid) - 2)]
+        wanted = logsnr.double().contiguous()
+        level = torch.searchsorted(-grid[1:].contiguous(), -wanted - 1e-9).clamp(max=len(grid) - 2)
+        off = float((grid[level + 1] - wanted).abs().max()) if wanted.numel() else 0.0
+        if not off < 1e-6:
+            raise UserError(
+                f"target {self.target.name!r} is defined by the steps of its training grid, and a log-SNR lies {off:g} "
+                "off its levels: use levels of that grid, or a model trained on another target"
+            )
+        return grid[level]
 
     def _run(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> Tensor:
         if self.precision == torch.float32:
