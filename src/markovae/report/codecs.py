@@ -21,20 +21,22 @@ def codec_table(images: Images, bins: int) -> list[dict[str, Any]]:
     """bits/dim of PNG and lossless WebP at their smallest settings, one file an image and all tiled into one file.
 
     The files' headers count; the digits are stored as they are, unscaled. Images of more than 256 bins are left
-    out (None): these writers hold 8 bits a channel.
+    out (None): these writers hold 8 bits a channel. `tiled_images` is how many of them fill a rectangle.
 
     Args:
         images: digits, (n, C, H, W).
     """
     rows = []
     for name, settings in SETTINGS.items():
-        single = tiled = None
+        single, tiled, count = None, None, 0
         if bins <= 256:
             pictures = np.asarray(images, np.uint8).transpose(0, 2, 3, 1)
             single = sum(_size(picture, name, settings) for picture in pictures) * 8 / pictures.size
             sheet = _sheet(pictures)
-            tiled = _size(sheet, name, settings) * 8 / sheet.size
-        rows.append({"name": name, "per_image_bits_per_dim": single, "tiled_bits_per_dim": tiled})
+            tiled, count = _size(sheet, name, settings) * 8 / sheet.size, sheet.size // pictures[0].size
+        rows.append(
+            {"name": name, "per_image_bits_per_dim": single, "tiled_bits_per_dim": tiled, "tiled_images": count}
+        )
     return rows
 
 
@@ -48,9 +50,16 @@ def _size(picture: Images, name: str, settings: dict[str, Any]) -> int:
 
 
 def _sheet(pictures: Images) -> Images:
-    """A full rectangle of tiles, nearly square, without gaps; what does not fill a row is left out."""
+    """A full rectangle of tiles without gaps: as many images as fit, then as square as can be."""
     n, height, width, channels = pictures.shape
-    columns = max(1, min(round(math.sqrt(n * height / width)), n, LARGEST_SIDE // width))
-    rows = max(1, min(n // columns, LARGEST_SIDE // height))
+    square = max(1, min(round(math.sqrt(n * height / width)), n, LARGEST_SIDE // width))
+
+    def rows_of(columns: int) -> int:
+        return max(1, min(n // columns, LARGEST_SIDE // height))
+
+    # Beyond twice as wide as high, and the reverse, nothing is gained.
+    some = range(max(1, square * 2 // 3), min(square * 3 // 2, n, max(1, LARGEST_SIDE // width)) + 1)
+    columns = max(some, key=lambda c: (c * rows_of(c), -abs(c - square)))
+    rows = rows_of(columns)
     tiles = pictures[: rows * columns].reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
     return tiles.reshape(rows * height, columns * width, channels)

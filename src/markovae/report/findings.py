@@ -19,7 +19,9 @@ from markovae.report.curves import heldout_curve, level_curve, training_curve
 from markovae.report.neighbours import Neighbours, nearest, pool_of
 from markovae.report.pictures import Images
 from markovae.report.subject import Subject, own_precision
+from markovae.report.words import meanings
 from markovae.sampling import sample
+from markovae.schedule import first_level_warning
 
 SCHEMA_VERSION = 1
 STEPS = 20
@@ -74,7 +76,7 @@ def find(subject: Subject) -> Findings:
         "data": data_facts(subject),
         "measurement": {**measured.to_dict(), "split": "test"},
         "codecs": codec_table(subject.splits.test.images[: len(measured.total)], subject.bins),
-        "samples": {"n": len(samples), "sampler": "dpmpp2m", "network_calls_per_sample": steps(subject), "seed": 0},
+        "samples": sample_facts(subject, len(samples)),
         "neighbours": neighbour_facts(near, real, len(pool)),
         "channels": channel_facts(subject, samples),
         "curves": {
@@ -82,6 +84,7 @@ def find(subject: Subject) -> Findings:
             "heldout": heldout_curve(subject.rows),
             "levels": level_curve(measured),
         },
+        "meanings": meanings(subject.bins),
     }
     return Findings(record, encoder, reverse, samples, near, pool, subject.bins)
 
@@ -109,11 +112,33 @@ def labels(subject: Subject, n: int) -> Any:
 
 
 def drawn(subject: Subject) -> Images:
-    """As many samples as the time allows, of 64, 36 or 16: numbers 0, 1, … of seed 0, the classes in turn."""
+    """About 64, 36 or 16 samples as the time allows: numbers 0, 1, … of seed 0, the classes in turn, whole rows."""
     fits = [n for n in GRIDS if n * steps(subject) <= SAMPLE_SECONDS * subject.pace]
     n = fits[0] if fits else GRIDS[-1]
+    n -= n % sheet_columns(n, subject.num_classes)
     classes = subject.classes_in_turn(n)
     return sample(subject.model, n, steps=steps(subject), seed=0, labels=None if classes is None else classes.tolist())
+
+
+def sheet_columns(n: int, classes: int) -> int:
+    """Columns of the sheet of n samples: nearly square, or such that every column holds one class."""
+    side = math.isqrt(n)
+    return classes * max(1, side // classes) if 1 < classes <= min(n, 2 * side) else side
+
+
+def sample_facts(subject: Subject, n: int) -> dict[str, Any]:
+    """What was drawn; `columns` are the classes of the sheet's columns, or None."""
+    columns = sheet_columns(n, subject.num_classes)
+    aligned = subject.num_classes > 1 and columns % subject.num_classes == 0
+    names = subject.checkpoint.class_names
+    return {
+        "n": n,
+        "sampler": "dpmpp2m",
+        "network_calls_per_sample": steps(subject),
+        "seed": 0,
+        "columns": columns,
+        "column_classes": [names[i % len(names)] for i in range(columns)] if aligned else None,
+    }
 
 
 def run_facts(subject: Subject) -> dict[str, Any]:
@@ -131,6 +156,7 @@ def run_facts(subject: Subject) -> dict[str, Any]:
         "first_logsnr": float(subject.model.schedule.logsnr[1]),
         "last_logsnr": float(subject.model.schedule.logsnr[-1]),
         "target": subject.model.target.name,
+        "warning": first_level_warning(subject.model.schedule, subject.model.pixels.half_width),
         "device": str(subject.model.device),
         "threads": torch.get_num_threads(),
         "sampling_precision": str(subject.model.precision).removeprefix("torch."),

@@ -61,11 +61,14 @@ def _header(record: dict[str, Any]) -> str:
 
 def _samples(found: Findings) -> str:
     facts = found.record["samples"]
-    sheet = html.image(grid(viewable(found.samples, found.bins)), f"{facts['n']} samples of the model")
+    pictures = grid(viewable(found.samples, found.bins), facts["columns"], clear=True)
+    sheet = html.image(pictures, f"{facts['n']} samples of the model")
     text = (
         f"Samples 0 to {facts['n'] - 1} of seed {facts['seed']}, {facts['network_calls_per_sample']} network calls "
-        "each, not selected: none of these images exists in the data."
+        "each: drawn by the model, none left out. How near they are to training images stands below."
     )
+    if facts["column_classes"]:
+        text += f" One class a column: {', '.join(facts['column_classes'])}."
     return html.section("Samples", f'<div class="sheet">{sheet}</div>', html.paragraph(text))
 
 
@@ -74,7 +77,9 @@ def _neighbours(found: Findings) -> str:
     own = viewable(found.samples[: len(near.index)], found.bins)
     real = viewable(np.asarray(found.pool[near.index]), found.bins)
     figures = [
-        html.figure(grid(np.stack([a, b]), 1), f"sample {i} above its nearest training image", (f"{d:.1f}",))
+        html.figure(
+            grid(np.stack([a, b]), 1, clear=True), f"sample {i} above its nearest training image", (f"{d:.1f}",)
+        )
         for i, (a, b, d) in enumerate(zip(own, real, near.distance, strict=True))
     ]
     unseen = facts["real"]
@@ -90,7 +95,9 @@ def _neighbours(found: Findings) -> str:
 def _encoder(found: Findings) -> str:
     figures = [
         html.figure(
-            grid(column.pictures, 1), f"level {column.level}", (f"ℓ = {column.level}", f"λ = {_logsnr(column.logsnr)}")
+            grid(column.pictures, 1, clear=True),
+            f"level {column.level}",
+            (f"ℓ = {column.level}", f"λ = {_logsnr(column.logsnr)}"),
         )
         for column in found.encoder
     ]
@@ -103,7 +110,7 @@ def _encoder(found: Findings) -> str:
 
 def _reverse(found: Findings) -> str:
     figures = [
-        html.figure(grid(column.pictures, 1), "z above its guess", (f"λ = {_logsnr(column.logsnr)}",))
+        html.figure(grid(column.pictures, 1, clear=True), "z above its guess", (f"λ = {_logsnr(column.logsnr)}",))
         for column in found.reverse
     ]
     text = (

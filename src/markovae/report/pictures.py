@@ -21,12 +21,20 @@ def viewable(images: Images, bins: int) -> Images:
     return np.round(turned.astype(np.float64) * (255 / (bins - 1))).astype(np.uint8)
 
 
-def grid(pictures: Images, columns: int | None = None, gap: int = 2) -> Images:
-    """(n, H, W, C) -> one sheet, row by row, white between; nearly square unless `columns` are given."""
-    n, height, width, channels = pictures.shape
+def grid(pictures: Images, columns: int | None = None, clear: bool = False) -> Images:
+    """(n, H, W, C) -> one sheet, row by row; nearly square unless `columns` are given.
+
+    Args:
+        clear: transparent between the pictures, (·, ·, 4), for pages of any colour; else white.
+    """
+    n, height, width, _ = pictures.shape
     columns = columns or math.ceil(math.sqrt(n))
-    rows = -(-n // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    rows, gap = -(-n // columns), max(1, min(height, width) // 16)
+    if clear:
+        opaque = np.full((n, height, width, 1), 255, np.uint8)
+        pictures = np.concatenate([np.broadcast_to(pictures, (n, height, width, 3)), opaque], axis=3)
+    paper = 0 if clear else 255
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, pictures.shape[3]), paper, np.uint8)
     for index, picture in enumerate(pictures):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = picture
@@ -34,7 +42,7 @@ def grid(pictures: Images, columns: int | None = None, gap: int = 2) -> Images:
 
 
 def png(picture: Images, text: Mapping[str, str] | None = None) -> bytes:
-    """Lossless PNG of (H, W, 1) as grey or (H, W, 3) as rgb, with tEXt entries."""
+    """Lossless PNG of (H, W, C): grey for 1 channel, rgb for 3, rgb and opacity for 4; with tEXt entries."""
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()

@@ -7,7 +7,16 @@ from typing import Any
 
 from markovae.report import html
 from markovae.report.plots import Line, plot
-from markovae.report.words import TERMS, bound_in_words, change_in_words
+from markovae.report.words import (
+    CHANNELS,
+    HELDOUT,
+    PER_LEVEL,
+    TERMS,
+    TRAINING,
+    bound_in_words,
+    change_in_words,
+    codecs_in_words,
+)
 
 Record = dict[str, Any]
 
@@ -39,18 +48,22 @@ def cost(record: Record) -> str:
             figure = codec[f"{kind}_bits_per_dim"]
             if figure is not None:
                 note = f"the model takes {change_in_words(bits['mean'], figure)}"
+                if kind == "tiled" and codec["tiled_images"] < measured["n"]:
+                    note += f" ({codec['tiled_images']:,} images fill the rectangle)"
                 rows.append([f"{codec['name']}, {text}", f"{figure:.3f}", _bar(figure, plain), note])
     rows.append(["stored plainly", f"{plain:.3f}", _bar(plain, plain), f"{bins} values a number, all alike"])
     terms = [[name, f"{measured['terms_bits_per_dim'][name]:.4f}", text] for name, text in TERMS.items()]
     how = (
         f"The bound on the test part's first {measured['n']:,} images, {measured['network_calls_per_example']} network "
-        f"calls each, and the lossless codecs on the same images, file headers included. {bound_in_words(bins)}"
+        f"calls each, and what lossless files of the same images take. {bound_in_words(bins)} {codecs_in_words(bins)}"
     )
+    warning = record["run"]["warning"]
     return html.section(
         "What the images cost",
         html.table(("", "bits/dim", "", ""), rows, numeric=(1,), meaning=3),
         html.paragraph(how),
         html.table(("term of the bound", "bits/dim", "what it is"), terms, numeric=(1,), meaning=2),
+        "" if warning is None else html.paragraph(f"Warning: {warning}", "warning"),
     )
 
 
@@ -63,11 +76,6 @@ def _bar(value: float, full: float, own: bool = False) -> str:
 def levels(record: Record) -> str:
     """Nats a level against log-SNR."""
     curve = record["curves"]["levels"]
-    text = (
-        "Nats that one level costs, averaged over stretches of log-SNR, ± one standard error. Coarse structure is "
-        "paid for on the right, the grey values' last digits on the left: where the curve is high, a better network "
-        "would save most."
-    )
     if not curve:
         return html.section("Where the bits go", html.paragraph("This model has no levels between data and top."))
     line = Line(
@@ -75,8 +83,8 @@ def levels(record: Record) -> str:
         [point["nats"] for point in curve],
         [point["stderr"] or 0.0 for point in curve],
     )
-    drawing = plot([line], "log-SNR λ: data on the left, noise on the right", "nats a level", text, falling=True)
-    return html.section("Where the bits go", drawing, html.paragraph(text))
+    drawing = plot([line], "log-SNR λ: data on the left, noise on the right", "nats a level", PER_LEVEL, falling=True)
+    return html.section("Where the bits go", drawing, html.paragraph(PER_LEVEL))
 
 
 def heldout(record: Record) -> str:
@@ -84,16 +92,12 @@ def heldout(record: Record) -> str:
     curve = [point for point in record["curves"]["heldout"] if point["mean"] is not None]
     if not curve:
         return html.section("Held-out bound", html.paragraph("Not taken in this run (train.evaluations=0)."))
-    text = (
-        "The bound on a few validation images as training went on, with the same images, levels and noise each time, "
-        "so that changes are the model's. While it falls, longer training helps; if it rises, the model memorises."
-    )
     line = Line(
         [point["step"] for point in curve],
         [point["mean"] for point in curve],
         [point["stderr"] or 0.0 for point in curve],
     )
-    return html.section("Held-out bound", plot([line], "step", "bits/dim", text), html.paragraph(text))
+    return html.section("Held-out bound", plot([line], "step", "bits/dim", HELDOUT), html.paragraph(HELDOUT))
 
 
 def training(record: Record) -> str:
@@ -103,14 +107,10 @@ def training(record: Record) -> str:
         return html.section("Training", html.paragraph("No rows in metrics.jsonl."))
     steps, loss = ([point[name] for point in curve] for name in ("step", "loss"))
     smooth = [math.fsum(loss[max(0, i - 4) : i + 5]) / len(loss[max(0, i - 4) : i + 5]) for i in range(len(loss))]
-    text = (
-        "The training loss, averaged over batches (thin) and smoothed (thick). It flattens early by its nature, since "
-        "most of the noise cannot be guessed; the held-out bound tells progress."
-    )
     # The first steps tower over the rest and would flatten it.
     start = min(len(loss) // 20, 5)
     lines = [Line(steps[start:], smooth[start:]), Line(steps[start:], loss[start:], faint=True)]
-    return html.section("Training", plot(lines, "step", "loss", text), html.paragraph(text))
+    return html.section("Training", plot(lines, "step", "loss", TRAINING), html.paragraph(TRAINING))
 
 
 def channels(record: Record) -> str:
@@ -122,14 +122,10 @@ def channels(record: Record) -> str:
         rows.append(
             [row["channel"], f"{row['samples']:.1f}{error}", f"{row['data']:.1f}", f"{off:+.1f}".replace("-", "−")]
         )
-    text = (
-        "Mean of each colour channel on 0…255. Differences of one sign in a single channel, beyond two or three "
-        "standard errors, are a tint that the eye may miss."
-    )
     return html.section(
         "Colour of samples and data",
         html.table(("channel", "samples", "training data", "difference"), rows, numeric=(1, 2, 3)),
-        html.paragraph(text),
+        html.paragraph(CHANNELS),
     )
 
 
@@ -150,8 +146,17 @@ def facts(record: Record) -> str:
             f"{run['images_seen'] or 0:,} images seen, {(run['images_seen'] or 0) / data['train']:.1f} times each"
             + ("" if speed is None else f", {speed:,.0f} a second"),
         ],
-        ["precision", f"{run['training_precision'] or 'unknown'}", "of the network in training; measured in float32"],
-        ["device", run["device"], f"{run['threads']} threads, where this report was written"],
+        [
+            "precision",
+            f"{run['training_precision'] or 'unknown'}",
+            f"of the network in training; measured in float32, sampled in {run['sampling_precision']}",
+        ],
+        [
+            "device",
+            run["device"],
+            f"where this report was written, with {run['threads']} CPU threads; trained with torch "
+            f"{(run['versions'] or {}).get('torch', 'of unknown version')}",
+        ],
         [
             "data",
             f"{data['train']:,} + {data['validation']:,} + {data['test']:,}",

@@ -2,15 +2,16 @@
 
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --paper: #f7f8fa; --card: #ffffff; --edge: #e1e5ea;
-  --accent: #2f6fdb; --band: #2f6fdb33; }
+  --accent: #2f6fdb; --band: #2f6fdb33; --warn: #c77700; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6eaf0; --soft: #9aa7b6; --paper: #12161c; --card: #1b212a; --edge: #2c3541; --accent: #7fb0ff;
-    --band: #7fb0ff33; }
+    --band: #7fb0ff33; --warn: #f0a63c; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
 main { max-width: 1040px; margin: 0 auto; padding: 28px 16px 60px; }
+.warning { border-left: 4px solid var(--warn); padding-left: 12px; }
 header p, .meaning, figcaption, footer { color: var(--soft); }
 h1 { font-size: 1.7rem; margin: 0 0 2px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 0 0 4px; }

@@ -11,6 +11,59 @@ TERMS = {
 }
 
 
+PER_LEVEL = (
+    "Nats that one level costs, averaged over stretches of log-SNR, ± one standard error. Coarse structure is "
+    "paid for on the right, the grey values' last digits on the left: where the curve is high, a better network "
+    "would save most."
+)
+HELDOUT = (
+    "The bound on a few validation images as training went on, with the same images, levels and noise each time, "
+    "so that changes are the model's. While it falls, longer training helps; if it rises, the model memorises."
+)
+TRAINING = (
+    "The training loss, averaged over batches (thin) and smoothed (thick). It flattens early by its nature, since "
+    "most of the noise cannot be guessed; the held-out bound tells progress."
+)
+CHANNELS = (
+    "Mean of each colour channel on 0…255. Differences of one sign in a single channel, beyond two or three "
+    "standard errors, are a tint that the eye may miss."
+)
+NEIGHBOURS = (
+    "How far a sample lies from the nearest training image, beside how far images lie that were never trained on: "
+    "samples well below that yardstick would be copies of training images."
+)
+
+
+def meanings(bins: int) -> dict[str, str]:
+    """What each figure of report.json means, under the figure's own name."""
+    return {
+        "bits_per_dim": bound_in_words(bins),
+        **{f"terms_bits_per_dim.{name}": f"{text[0].upper()}{text[1:]}." for name, text in TERMS.items()},
+        "per_level": PER_LEVEL,
+        "codecs": codecs_in_words(bins),
+        "neighbours": NEIGHBOURS,
+        "channels": CHANNELS,
+        "curves.training": TRAINING,
+        "curves.heldout": HELDOUT,
+    }
+
+
+def codecs_in_words(bins: int) -> str:
+    """What PNG and WebP were given."""
+    if bins > 256:
+        return f"PNG and WebP are left out: these writers hold 8 bits a channel, and the images have {bins:,} values."
+    text = (
+        "PNG and WebP are lossless, at their smallest settings, and their headers count: one file an image is mostly "
+        "header where images are small, one large image hardly at all."
+    )
+    if bins == 256:
+        return text
+    return (
+        f"{text} They were given the digits 0…{bins - 1} as 8-bit grey values and must find out for themselves that no "
+        f"others occur; the model knows that there are {bins}."
+    )
+
+
 def bound_in_words(bins: int) -> str:
     """What bits/dim are."""
     return (

@@ -27,8 +27,9 @@ def write_report(run: str | Path, device: str | torch.device = "cpu") -> dict[st
     """
     subject = open_subject(run, torch.device(device))
     found = find(subject)
+    sheet = png(grid(viewable(found.samples, found.bins), found.record["samples"]["columns"]))
     (subject.path / "samples").mkdir(exist_ok=True)
-    write_file(subject.path / "samples" / "grid.png", png(grid(viewable(found.samples, found.bins))))
+    write_file(subject.path / "samples" / "grid.png", sheet)
     write_file(subject.path / PAGE, page(found).encode())
     # Last, since its step says that the report is whole.
     write_file(subject.path / RECORD, (json.dumps(found.record, indent=1, allow_nan=False) + "\n").encode())
