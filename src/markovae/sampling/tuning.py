@@ -20,7 +20,7 @@ from markovae.sampling.steppers import DPMSolverPP2M
 
 _RHO = 7.0
 _REACH = 0.45
-_START = (0.5, 0.0, 0.0)
+_START = (1.0, 0.4, 0.2)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def tuned(
 
     The family is even in (s/a)^{1/ρ} between two log-SNRs: ρ, the log-SNR where the walk hands over to x̂, and the one
     where it begins. Each is searched along its axis with a stride that halves (compass search) from `start`'s sampler
-    on the usual grid (ρ = 7); the reference takes `fine` steps of 2M over the model's whole range. `start`'s own grid
+    near the default grid; the reference takes `fine` steps of 2M over the model's whole range. `start`'s own grid
     is kept where no trial beats it.
 
     Args:

@@ -1,0 +1,52 @@
+"""Names to plans: ranges, budgets, and a default grid that is nearer to the flow than the whole range at ρ = 7."""
+
+import pytest
+import torch
+
+from markovae.sampling import AdamsBashforth, Plan, UniC, plan, rho_grid, uniform_grid, walk
+from markovae.sampling.draw import finished
+from markovae.sampling.planning import ends
+from markovae.toys import pink_pair
+
+
+@pytest.mark.parametrize(
+    ("start", "last", "few", "whole"),
+    [
+        (13.3, -10.0, (9.0, -8.0), (13.3, -10.0)),
+        (20.0, -18.0, (9.0, -8.0), (13.3, -10.0)),
+        (4.7, -6.0, (4.7, -6.0), (4.7, -6.0)),
+        (20.0, 10.0, (13.3, 10.0), (13.3, 10.0)),
+    ],
+)
+def test_the_range_is_cut_for_few_calls_and_whole_in_the_limit(start, last, few, whole, mixture, model_of):
+    model = model_of(mixture, 100, start, last)
+    assert ends(model, 8) == ends(model, 20) == pytest.approx(few)
+    assert ends(model) == pytest.approx(whole)
+    assert ends(model, 10**6) == pytest.approx(whole, abs=1e-3)
+    for sampler in ("dpmpp2m", "heun"):
+        grid = plan(model, sampler, 20).grid[1:]
+        assert (grid[[0, -1]] - torch.tensor(few)).abs().max() < 1e-6
+
+
+def test_the_default_grid_is_nearer_to_the_flow_than_rho_over_the_whole_range(model_of):
+    model = model_of(pink_pair((1, 8, 8)))
+
+    def images(chosen):
+        return finished(walk(model, range(32), chosen, seed=2))
+
+    reference = images(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 300), UniC(3)))
+    for steps in (5, 10, 20):
+        default = plan(model, "dpmpp2m", steps)
+        usual = Plan(default.stepper, rho_grid(13.3, -10.0, steps))
+        errors = [float((images(p) - reference).square().mean().sqrt()) for p in (default, usual)]
+        assert errors[0] < 0.5 * errors[1]
+
+
+def test_walks_converge_to_the_flow_over_the_whole_range(mixture, model_of):
+    model = model_of(mixture)
+    fine = Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 2000), UniC(3))
+    plans = (fine, *(plan(model, "unipc3", steps) for steps in (20, 80, 320)))
+    reference, *ends_of = (finished(walk(model, range(32), chosen)) for chosen in plans)
+    errors = [float((end - reference).abs().max()) for end in ends_of]
+    assert errors[1] < errors[0] / 3
+    assert errors[2] < errors[1] / 2
