@@ -2,7 +2,6 @@ import io
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -42,22 +41,8 @@ def test_a_band_nothing_fell_into_has_no_figure(tiny_config: Config, tiny_data: 
 def test_a_grid_is_a_png_of_sixteen_samples(tiny_model: Diffusion):
     picture = heldout.sample_grid(tiny_model, 2)
     image = Image.open(io.BytesIO(picture))
-    assert image.size == (256, 256)
+    assert image.size == (14 * 19, 14 * 19)  # four of four pixels and three gaps, enlarged to 256 or more
     assert picture == heldout.sample_grid(tiny_model, 2)
-
-
-def test_tiles_lie_row_by_row():
-    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((6, 3, 2, 2), np.uint8)
-    grid = heldout.tile(images, 3)
-    assert grid.shape == (4, 6, 3)
-    assert grid[::2, ::2, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
-def test_a_png_spreads_few_digits_over_the_grey_levels():
-    image = np.array([[[0], [16]], [[8], [4]]])
-    pixels = np.asarray(Image.open(io.BytesIO(heldout.png(image, 17))))
-    assert pixels.shape == (256, 256)
-    assert pixels[::128, ::128].tolist() == [[0, 255], [128, 64]]
 
 
 def test_the_sentence_says_where_it_stands():

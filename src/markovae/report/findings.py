@@ -95,7 +95,11 @@ def steps(subject: Subject) -> int:
 
 
 def measured_part(subject: Subject) -> Measurement:
-    """The bound on as many test images as the time allows, then with as many draws."""
+    """The bound on as many test images as the time allows, then with as many draws.
+
+    Raises:
+        UserError: where it is no number.
+    """
     test = subject.splits.test
     calls = MEASURE_SECONDS * subject.pace
     n = int(min(MOST_IMAGES, len(test), max(LEAST_IMAGES, calls / (LEAST_DRAWS + 1))))

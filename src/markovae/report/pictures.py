@@ -41,6 +41,12 @@ def grid(pictures: Images, columns: int | None = None, clear: bool = False) -> I
     return sheet
 
 
+def enlarged(sheet: Images, least: int = 256) -> Images:
+    """(H, W, C) with every pixel repeated until the shorter side has `least` pixels or more."""
+    factor = -(-least // min(sheet.shape[:2]))
+    return sheet.repeat(factor, 0).repeat(factor, 1)
+
+
 def png(picture: Images, text: Mapping[str, str] | None = None) -> bytes:
     """Lossless PNG of (H, W, C): grey for 1 channel, rgb for 3, rgb and opacity for 4; with tEXt entries."""
     from PIL import Image, PngImagePlugin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -15,6 +14,7 @@ from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.likelihood import LevelNats, Measurement, finite, measure
+from markovae.report.pictures import enlarged, grid, png, viewable
 from markovae.sampling import sample
 
 SEED = 20_240_229  # of the fixed draw: the same images, levels and noise in every run
@@ -83,27 +83,7 @@ def sample_grid(model: Diffusion, num_classes: int) -> bytes:
     count = GRID_SIDE**2
     labels = [i % num_classes for i in range(count)] if num_classes else None
     images = sample(model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, batch=count, labels=labels)
-    return png(tile(images, GRID_SIDE), model.pixels.bins)
-
-
-def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """(n, C, H, W) -> (rows·H, columns·W, C), row by row."""
-    n, channels, height, width = images.shape
-    rows = n // columns
-    grid = images.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    return np.ascontiguousarray(grid.reshape(rows * height, columns * width, channels))
-
-
-def png(image: np.ndarray, bins: int) -> bytes:
-    """An 8-bit PNG of (H, W, C) digits 0…bins−1, small images enlarged to at least 256 pixels a side."""
-    from PIL import Image
-
-    pixels = np.round(image.astype(np.float64) * (255 / (bins - 1))).astype(np.uint8)
-    factor = max(1, 256 // min(pixels.shape[:2]))
-    pixels = pixels.repeat(factor, 0).repeat(factor, 1)
-    stream = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
-    return stream.getvalue()
+    return png(enlarged(grid(viewable(images, model.pixels.bins), GRID_SIDE)))
 
 
 def heldout_sentence(row: dict[str, Any], before: dict[str, Any] | None, bins: int) -> str:

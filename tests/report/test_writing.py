@@ -1,0 +1,151 @@
+import html
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from markovae.report import current_report
+from markovae.report.pictures import grid, viewable
+from markovae.sampling import sample
+
+VOID = {"meta", "img", "br"}
+
+
+class Balance(HTMLParser):
+    """Whether every tag is closed in its turn, and what is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def record_and_text(run: Path) -> tuple[dict, str, str]:
+    """report.json, report.html, and what a reader sees of it."""
+    page = (run / "report.html").read_text(encoding="utf-8")
+    text = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)))
+    return json.loads((run / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail), page, text
+
+
+@pytest.mark.parametrize("name", ["digits_run", "colour_run"])
+def test_the_page_needs_nothing_but_itself(name: str, request: pytest.FixtureRequest):
+    _, page, _ = record_and_text(request.getfixturevalue(name))
+    assert not re.search(r"https?:|<script|<link|<iframe|@import|url\(|javascript:", page, re.IGNORECASE)
+    parser = Balance()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    assert len(parser.addresses) > 20
+    assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+@pytest.mark.parametrize("name", ["digits_run", "colour_run"])
+def test_the_page_shows_the_figures_of_the_record(name: str, request: pytest.FixtureRequest):
+    record, page, text = record_and_text(request.getfixturevalue(name))
+    bits = record["measurement"]["bits_per_dim"]
+    low, high = bits["ci95"]
+    shown = [
+        f"{bits['mean']:.3f} ± {bits['stderr']:.3f}",
+        f"95 % interval {low:.3f} to {high:.3f}",
+        f"first {record['measurement']['n']:,} images, {record['measurement']['network_calls_per_example']} network",
+        f"median {record['neighbours']['samples_median']:.1f}",
+        f"median {record['neighbours']['real']['median']:.1f}",
+        f"{record['run']['parameters']:,} weights",
+        f"{record['run']['step']:,} steps",
+        f"{record['run']['images_seen']:,} images seen",
+        f"{record['run']['images_per_second']:,.0f} a second",
+        f"torch {record['run']['versions']['torch']}",
+        f"{record['data']['train']:,} + {record['data']['validation']:,} + {record['data']['test']:,}",
+        *(f"{value:.4f}" for value in record["measurement"]["terms_bits_per_dim"].values()),
+        *(f"{row[key]:.3f}" for row in record["codecs"] for key in ("per_image_bits_per_dim", "tiled_bits_per_dim")),
+        *(f"{row['samples']:.1f} ± {row['stderr']:.1f}" for row in record["channels"]),
+        *(f"{row['data']:.1f}" for row in record["channels"]),
+        *(f"{row['distance']:.1f}" for row in record["neighbours"]["samples"]),
+        *(f"λ = {record['run']['last_logsnr']:.1f}".replace("-", "−") for _ in range(1)),
+    ]
+    for figure in shown:
+        assert figure in text, figure
+    assert page.count("<svg viewBox") == 3, "levels, held-out bound and training"
+
+
+@pytest.mark.parametrize("name", ["digits_run", "colour_run"])
+def test_every_sentence_of_the_record_stands_in_the_page(name: str, request: pytest.FixtureRequest):
+    record, _, text = record_and_text(request.getfixturevalue(name))
+    meanings = record["meanings"]
+    for figure in ("bits_per_dim", "per_level", "codecs", "channels", "curves.training", "curves.heldout"):
+        assert meanings[figure] in text
+    for figure in ("prior", "levels", "reconstruction"):
+        assert meanings[f"terms_bits_per_dim.{figure}"][1:-1] in text
+
+
+def test_a_noisy_level_1_is_warned_of_with_its_figure(colour_run: Path, digits_run: Path):
+    record, _, text = record_and_text(colour_run)
+    assert "blurs" in record["run"]["warning"]
+    assert f"Warning: {record['run']['warning']}" in text
+    record, page, _ = record_and_text(digits_run)
+    assert record["run"]["warning"] is None
+    assert "Warning" not in page
+
+
+def test_classes_are_the_columns_of_the_sheet(digits_run: Path, colour_run: Path):
+    record, _, text = record_and_text(digits_run)
+    facts = record["samples"]
+    assert (facts["n"], facts["columns"]) == (60, 10)
+    assert facts["column_classes"] == list("0123456789")
+    assert "One class a column: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text
+    facts = record_and_text(colour_run)[0]["samples"]
+    assert (facts["n"], facts["columns"], facts["column_classes"]) == (64, 8, None)
+
+
+def test_the_grid_holds_the_samples_anyone_would_draw(digits_run: Path):
+    import markovae as mv
+
+    record = record_and_text(digits_run)[0]["samples"]
+    images = sample(
+        mv.load(digits_run),
+        record["n"],
+        steps=record["network_calls_per_sample"],
+        seed=record["seed"],
+        sampler=record["sampler"],
+        labels=[i % 10 for i in range(record["n"])],
+    )
+    drawn = np.asarray(Image.open(io.BytesIO((digits_run / "samples" / "grid.png").read_bytes())), np.int64)
+    # Matrix products change with the shape of a batch: a digit may round the other way.
+    assert np.abs(drawn - grid(viewable(images, 17), 10)[..., 0].astype(np.int64)).max() <= 16
+
+
+def test_a_report_is_current_while_whole_and_of_the_newest_checkpoint(digits_run: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    record = current_report(run)
+    assert record == record_and_text(run)[0]
+    for changed in ({"schema_version": 0}, {"run": {**record["run"], "step": 11}}):
+        (run / "report.json").write_text(json.dumps({**record, **changed}), encoding="utf-8")
+        assert current_report(run) is None
+    (run / "report.json").write_text("[]", encoding="utf-8")
+    assert current_report(run) is None
+    (run / "report.json").write_text('{"torn', encoding="utf-8")
+    assert current_report(run) is None
+    (run / "report.json").write_text(json.dumps(record), encoding="utf-8")
+    assert current_report(run) == record
+    (run / "report.html").unlink()
+    assert current_report(run) is None
