@@ -9,8 +9,8 @@ from markovae.cli.output import print_json, table
 
 SUMMARY = "check the machine: versions, device, precision, agreement"
 DESCRIPTION = """\
-Say what markovae runs on, and compare a small model on the device with the same model on the CPU in float64.
-Exit code 1 where they disagree.
+Say what markovae runs on, and compare a small model on the device with the same model on the CPU, one image at a
+time. Exit code 1 where they disagree.
 """
 EXAMPLES = """\
 examples:
@@ -43,9 +43,15 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(record)
     else:
-        rows = [(name, str(value), "") for name, value in record["versions"].items()]
-        machine = [(name, str(value), "") for name, value in record["machine"].items()]
-        print("versions\n" + table(rows) + "\nmachine\n" + table(machine) + "\nagreement with the CPU in float64")
+        rows = [(name, "", str(value)) for name, value in record["versions"].items()]
+        machine = [(name, "", str(value)) for name, value in record["machine"].items()]
+        print(
+            "versions\n"
+            + table(rows)
+            + "\nmachine\n"
+            + table(machine)
+            + "\nagreement with the CPU, one image at a time"
+        )
         checks = [
             (row["name"], f"{row['difference']:.1e}", f"of at most {row['tolerance']:.0e}: {_word(row['pass'])}")
             for row in record["agreement"]

@@ -13,7 +13,7 @@ from markovae.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def whole(minimum: int) -> Callable[[str], int]:

@@ -58,6 +58,4 @@ def open_run(options: argparse.Namespace, trained_in: bool) -> Opened:
         model.precision = own_precision(checkpoint, device) if trained_in else torch.float32
     else:
         model.precision = getattr(torch, options.precision)
-    if model.precision == torch.float64:
-        model.network.double()
     return Opened(Path(options.run_path), checkpoint, model)

@@ -61,6 +61,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for options, data or settings that do not go together.   StoppedRun: see `train_run`.
     """
+    if options.json and options.no_report:
+        raise UserError("--json prints the report: leave --no-report out")
     device = chosen_device(options.device)
     if options.resume:
         _check_resume(options)
@@ -73,8 +75,6 @@ def run(options: argparse.Namespace) -> int:
 
         path = train_run(config, options.out, init=options.init, device=device)
     if options.no_report:
-        if options.json:
-            raise UserError("--json prints the report: leave --no-report out")
         return 0
     record = finished(path, device)
     if options.json:

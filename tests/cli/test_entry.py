@@ -1,0 +1,94 @@
+"""Exit codes, signals, streams, and how fast the command line starts."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from markovae.cli import entry, main
+from markovae.errors import StoppedRun, UserError
+
+QUICK = "import sys; from markovae.cli import main; main({}); sys.exit(repr(sorted({} & set(sys.modules))) or 0)"
+HEAVY = {"torch", "numpy", "rich", "PIL", "safetensors", "tomli_w"}
+
+
+def run_as(monkeypatch, action):
+    """Exit code of a command that does `action`."""
+    monkeypatch.setattr(entry, "command_line", lambda arguments: argparse.Namespace(run=lambda options: action()))
+    return main(["something"])
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("delta=2 is\n too large"), 2, "markovae: delta=2 is too large"),
+        (StoppedRun("the loss is NaN"), 3, "markovae: the loss is NaN"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(143), 143, ""),
+        (MemoryError(), 2, "lower --batch"),
+    ],
+)
+def test_what_ends_a_command_is_told_without_a_traceback(monkeypatch, capsys, error, code, words):
+    assert run_as(monkeypatch, raising(error)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+    assert err.count("\n") == bool(words)
+
+
+def test_a_bug_shows_its_traceback_and_how_to_report_it(monkeypatch, capsys):
+    assert run_as(monkeypatch, raising(ZeroDivisionError("seven"))) == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError: seven" in err
+    assert "report" in err.splitlines()[-1]
+
+
+def test_a_device_out_of_memory_names_the_batch(monkeypatch, capsys):
+    class OutOfMemoryError(RuntimeError):
+        """As torch's own is called."""
+
+    assert run_as(monkeypatch, raising(OutOfMemoryError("CUDA out of memory"))) == 2
+    assert "--batch" in capsys.readouterr().err
+
+
+def test_sigterm_unwinds_and_gives_143(monkeypatch):
+    cleaned = []
+
+    def action():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_as(monkeypatch, action) == 143
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_loads_nothing_heavy(words):
+    done = subprocess.run([sys.executable, "-c", QUICK.format(words, HEAVY)], capture_output=True, text=True)
+    assert done.stderr == "[]\n"
+    assert done.stdout
+
+
+def test_the_module_is_the_command_and_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "markovae", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

@@ -1,0 +1,80 @@
+"""`markovae measure`: the contract, which images, and the library's own figures."""
+
+import math
+
+import numpy as np
+import pytest
+
+from markovae.checkpoint import load
+from markovae.cli import main
+from markovae.data import load_data
+from markovae.likelihood import measure
+
+
+def test_json_is_the_librarys_measurement_of_the_test_part(digits_run, json_of):
+    record = json_of("measure", "measure", digits_run, "--limit", "12", "--draws", "3", "--seed", "5")
+    test = load_data("digits").test
+    expected = measure(load(digits_run), test.images, test.labels, draws=3, limit=12, seed=5).to_dict()
+    assert {name: record[name] for name in expected} == expected
+    assert record["data"] == {"source": "digits", "split": "test", "matches_run": True}
+    assert record["n"] == 12
+    assert record["network_calls_per_example"] == 4
+    low, high = record["bits_per_dim"]["ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * record["bits_per_dim"]["stderr"], rel=1e-3)
+    assert record["nats"]["mean"] == pytest.approx(record["bits_per_dim"]["mean"] * 64 * math.log(2))
+
+
+def test_one_image_has_no_error_and_json_says_null(digits_run, json_of):
+    record = json_of("measure", "measure", digits_run, "--limit", "1", "--draws", "all", "--levels", "4")
+    assert record["bits_per_dim"]["stderr"] is None
+    assert record["bits_per_dim"]["ci95"] == [None, None]
+    assert record["levels"] == 4
+    assert record["network_calls_per_example"] == 4
+
+
+def test_text_gives_the_interval_the_terms_and_what_they_mean(digits_run, capsys):
+    assert main(["measure", str(digits_run), "--limit", "4", "--draws", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "bits/dim (95 % interval" in out
+    assert "upper bound" in out
+    assert "4 images (test part of digits)" in out
+    terms = {
+        line.split()[0]: float(line.split()[1])
+        for line in out.splitlines()
+        if line.startswith("  ") and "." in line.split()[1]
+    }
+    assert set(terms) == {"prior", "levels", "reconstruction"}
+    assert float(out.split()[0]) == pytest.approx(sum(terms.values()), abs=2e-3)
+
+
+def test_parts_and_other_data(digits_run, json_of, tmp_path):
+    words = ["--draws", "1", "--limit", "3"]
+    validation = json_of("measure", "measure", digits_run, "--split", "validation", *words)
+    assert validation["nats"] != json_of("measure", "measure", digits_run, *words)["nats"]
+    every = json_of("measure", "measure", digits_run, "digits", "--split", "all", "--draws", "1", "--limit", "1700")
+    assert every["n"] == 1700
+    assert every["data"]["matches_run"] is None
+
+
+def test_data_that_changed_since_are_measured_with_a_warning(images, tmp_path, json_of, capsys):
+    from .conftest import settings
+
+    run = tmp_path / "run"
+    assert main(["train", str(images), "--out", str(run), "--steps", "1", "--no-report", *settings()]) == 0
+    np.save(images, np.random.default_rng(1).integers(0, 256, (40, 8, 8)).astype(np.uint8))
+    assert json_of("measure", "measure", run, "--draws", "1")["data"]["matches_run"] is False
+    assert main(["measure", str(run), "--draws", "1"]) == 0
+    err = capsys.readouterr().err
+    assert "other pixels than when the run was made" in err
+    assert "may have been trained on" in err
+
+
+def test_what_does_not_fit_is_refused(digits_run, images, tmp_path, refused):
+    cases = [
+        ([images], "has 256 grey values a pixel and the model 17"),
+        (["nothing-there"], "there is no data source"),
+        (["--levels", "9"], "levels=9 must lie in 1…8"),
+    ]
+    for words, said in cases:
+        assert said in refused("measure", digits_run, *words), words
+    assert "is no folder" in refused("measure", tmp_path / "missing")

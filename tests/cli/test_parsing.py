@@ -1,0 +1,75 @@
+"""Commands, options, help; and what is said of those that do not exist."""
+
+import pytest
+
+from markovae import __version__
+from markovae.cli import main
+from markovae.cli.parsing import COMMANDS, command_line
+from markovae.errors import UserError
+
+NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_command_explains_itself_within_a_terminal(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: markovae {name}")
+    assert f"  markovae {name}" in out, "an example"
+    assert max(map(len, out.splitlines())) <= 118
+    options = [line for line in out.splitlines() if line.startswith("  --")]
+    assert options
+
+
+def test_the_commands_are_listed_with_the_exit_codes(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"    {name} " in out for name in NAMES)
+    assert "130/143" in out
+
+
+@pytest.mark.parametrize("words", [["--version"], ["train", "--version"]])
+def test_the_version(words, capsys):
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"markovae {__version__}\n"
+
+
+def test_nothing_asked_shows_the_help_as_bad_usage(capsys):
+    assert main([]) == 2
+    assert "start here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian", "digits"], "there is no command 'trian'.*did you mean train"),
+        (["--json"], "name a command before --json"),
+        (["train", "digits", "--out", "x", "--stpes", "3"], "no option --stpes; did you mean --steps"),
+        (["train", "digits", "--out", "x", "--step=3"], "no option --step; did you mean --steps"),
+        (["sample", "x", "--zzzz"], "no option --zzzz; see markovae sample --help"),
+        (["train", "digits"], "--out is missing; see markovae train --help"),
+        (["sample"], "RUN is missing"),
+        (["measure", "run", "digits", "more"], "does not take 'more' as well"),
+        (["train", "digits", "--out", "x", "--steps", "0"], "--steps: 0 must be at least 1"),
+        (["train", "digits", "--out", "x", "--steps", "ten"], "--steps: 'ten' must be a whole number"),
+        (["train", "digits", "--out", "x", "--minutes", "-3"], "--minutes: '-3' must be a number above 0"),
+        (["train", "digits", "--out", "x", "--minutes", "nan"], "--minutes: 'nan' must be a number above 0"),
+        (["train", "digits", "--out", "x", "--minutes", "3", "--steps", "4"], "not allowed with"),
+        (["train", "digits", "--out", "x", "--precision", "bfloat"], "'bfloat' must be one of .*mean bfloat16"),
+        (["measure", "x", "--split", "tset"], "'tset' must be one of .*did you mean test"),
+        (["measure", "x", "--draws", "0"], "--draws: 0 must be at least 1"),
+        (["measure", "x", "--draws", "every"], "'every' must be a whole number"),
+        (["demo", "--minutes", "0"], "'0' must be a number above 0"),
+    ],
+)
+def test_what_is_not_offered_is_one_sentence_that_names_the_nearest(words, said):
+    with pytest.raises(UserError, match=said):
+        command_line(words)
+
+
+def test_options_are_read():
+    options = command_line(["measure", "runs/a", "digits", "--draws", "all", "--limit", "5", "--json"])
+    assert (options.run_path, options.data, options.draws, options.limit) == ("runs/a", "digits", "all", 5)
+    assert options.json
+    assert options.seed == 0
