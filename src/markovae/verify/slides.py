@@ -1,0 +1,15 @@
+"""The titles that rows are grouped by, in the order of the lecture."""
+
+VAE = "Markovian VAE"
+DDPM = "DDPM"
+SDE = "The SDE limit"
+ELBO = "The ELBO of the Markovian VAE"
+REWRITING = "Rewriting the ELBO"
+GAUSSIAN = "The Gaussian model"
+EPSILON = "From the μ-prior to the ε-prior"
+TRAINING = "Training"
+DECODER = "The decoder"
+PIXELS = "Pixels"
+GAP = "Beyond the slides: the gap of L levels"
+TRUTH = "Beyond the slides: the truth"
+SLIDES = (VAE, DDPM, SDE, ELBO, REWRITING, GAUSSIAN, EPSILON, TRAINING, DECODER, PIXELS, GAP, TRUTH)
