@@ -41,6 +41,7 @@ def study_cost(model: Diffusion, fit: Array, images: Array, labels: tuple[Any, A
     found = survey(model, fit, labels[0], wiener=wiener, batch=batch)
     control = found.control(wiener)
     uniform, importance = LevelLaw.uniform(model.num_levels), found.law()
+    residual = found.law(controlled=True)
     plain = nats_table(model, images, labels[1], batch=batch)
     helped = nats_table(model, images, labels[1], control=control, batch=batch)
     draws = [d for d in DRAWS if d < model.num_levels]
@@ -48,7 +49,7 @@ def study_cost(model: Diffusion, fit: Array, images: Array, labels: tuple[Any, A
         "stratified": (plain, uniform),
         "importance": (plain, importance),
         "stratified + control": (helped, uniform),
-        "importance + control": (helped, importance),
+        "importance + control": (helped, residual),
     }
     ten = [d for d in draws if d < 10][-1]
     return {

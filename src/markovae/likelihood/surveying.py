@@ -19,6 +19,7 @@ from markovae.gaussian import expand
 from markovae.likelihood.control import Wiener, WienerControl, half_snr_steps, regress
 from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
 from markovae.likelihood.law import LevelLaw, level_starts
+from markovae.likelihood.smoothing import smoothed
 from markovae.randomness import Streams
 from markovae.reverse import DiagonalVariance, ErrorTable, IsotropicVariance, PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule, interpolate
@@ -34,6 +35,7 @@ class Survey:
         nats, nats_square: first and second moment of the level's nats, (K,); level 1's are the reconstruction's.
         prior: mean closed-form prior term, nats.
         slope, intercept: of the nats on a Wiener denoiser's, level by level, (K,); zeros and means without one.
+        residual_square: second moment of what that leaves, (K,).
     """
 
     level: Tensor
@@ -45,21 +47,35 @@ class Survey:
     prior: float
     slope: Tensor
     intercept: Tensor
+    residual_square: Tensor
 
-    def errors_at(self, logsnr: Tensor, per_coordinate: bool = False) -> Tensor:
-        """E(x − x̂)² at any log-SNRs (N,), ln-interpolated: the mean over coordinates, (N,), or each, (N, *D)."""
+    def errors_at(self, logsnr: Tensor, per_coordinate: bool = False, width: float = 0.7) -> Tensor:
+        """E(x − x̂)² at any log-SNRs (N,): the mean over coordinates, (N,), or each, (N, *D).
+
+        The surveyed means are smoothed first: a search that picks levels would pick those that chance made look good.
+
+        Args:
+            width: of the smoothing in log-SNR; 0 takes the means as they are (see `smoothed`).
+        """
         error = self.error if per_coordinate else self.error.flatten(1).mean(1)
         if len(self.level) == 1:
             return error.expand(len(logsnr), *error.shape[1:])
-        return ErrorTable(len(self.level), error.shape[1:]).fit(self.logsnr[self.level], error).at(logsnr)
+        knots = self.logsnr[self.level]
+        error = smoothed(knots, error, self.count, width) if width else error
+        return ErrorTable(len(self.level), error.shape[1:]).fit(knots, error).at(logsnr)
 
     def nats_of_levels(self) -> Tensor:
         """Mean nats of levels 2…L, (L−1,): between surveyed levels the nats for one unit of SNR are interpolated."""
         return self._spread(self.nats, half_snr_steps(self.logsnr))
 
-    def law(self, even: float = 0.05) -> LevelLaw:
-        """The importance law of levels, p ∝ √E[nats²] (see `LevelLaw.importance`)."""
-        return LevelLaw.importance(self._spread(self.nats_square, half_snr_steps(self.logsnr) ** 2), even)
+    def law(self, even: float = 0.05, *, controlled: bool = False) -> LevelLaw:
+        """The importance law of levels, p ∝ √E[nats²] (see `LevelLaw.importance`).
+
+        Args:
+            controlled: of the nats less the control variate of this survey, for use with it.
+        """
+        square = self.residual_square if controlled else self.nats_square
+        return LevelLaw.importance(self._spread(square, half_snr_steps(self.logsnr) ** 2), even)
 
     def control(self, wiener: Wiener) -> WienerControl:
         """The control variate whose coefficients this survey fitted with the same denoiser."""
@@ -224,6 +240,7 @@ class _Totals:
         place, nats, control = (torch.cat(parts) for parts in zip(*self.draws, strict=True))
         zeros = torch.zeros_like(self.count)
         slope, intercept = regress(nats, control, place, len(levels))
+        residual = nats - slope[place] * control - intercept[place]
         return Survey(
             levels,
             logsnr,
@@ -234,4 +251,5 @@ class _Totals:
             prior,
             slope,
             intercept,
+            zeros.index_add(0, place, residual**2) / self.count,
         )
