@@ -173,7 +173,7 @@ CHECKS = (
         "process.simulated",
         "simulated increments reach e^{−t} x and 1−e^{−2t}: within 4 standard errors",
         4.0,
-        lambda: claims.increments_reach_the_marginal(count=400_000),
+        lambda: claims.increments_reach_the_marginal(count=800_000, steps=25),
     ),
     single(SDE, "process.order", "Euler–Maruyama's error in E z² is of order 1", 0.005, claims.euler_weak_order),
     single(SDE, "reverse.drift", "reverse drift z + 2∇ln p_t", 1e-4, reverse_drift),
