@@ -78,13 +78,13 @@ class NetworkConfig:
         classes: whether the labels of the data, where there are any, condition the network.
     """
 
-    width: int = 128
+    width: int = 64
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 2
     attention: tuple[int, ...] = (1,)
     head_dim: int = 64
     patch: int = 2
-    embedding: int = 256
+    embedding: int = 128
     dropout: float = 0.0
     detail: bool = True
     radius: int = 2

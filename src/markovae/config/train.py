@@ -42,7 +42,7 @@ class TrainConfig:
     """
 
     seed: int = 0
-    batch: int = 64
+    batch: int = 32
     accumulate: int = 1
     steps: int | None = None
     minutes: float | None = None
