@@ -94,6 +94,9 @@ def heldout(record: Record) -> str:
     curve = [point for point in record["curves"]["heldout"] if point["mean"] is not None]
     if not curve:
         return html.section("Held-out bound", html.paragraph("Not taken in this run (train.evaluations=0)."))
+    # The untrained network's bound towers over the rest and would flatten it.
+    trained = [point for point in curve if point["step"]]
+    curve = trained if len(trained) > 1 else curve
     line = Line(
         [point["step"] for point in curve],
         [point["mean"] for point in curve],
