@@ -18,7 +18,7 @@ SOURCE = Path(markovae.__file__).parent
 ROOMS = """
     errors files randomness gaussian quadrature vae endpoint forward schedule learned_schedule pixels sde
     target reverse decoder chains regression toys gaps networks diffusion objective optim likelihood
-    sampling quality console data text config build checkpoint training interop verify doctor report
+    sampling quality console data text config build checkpoint training interop plots verify doctor report
     run web cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ROOMS[: ROOMS.index("likelihood") + 1]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.options import add_json
 from markovae.cli.output import print_json
+from markovae.console import say
+from markovae.errors import UserError
 
 if TYPE_CHECKING:
     from markovae.verify import Row
@@ -29,14 +32,24 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae verify`."""
     add_json(parser)
+    parser.add_argument("--plots", metavar="DIR", help="draw the convergence plots there, as SVG files")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check and tell; exit code 0, or 1 where an equation fails."""
+    """Check and tell; exit code 0, or 1 where an equation fails.
+
+    Raises:
+        UserError: where --plots cannot be made a folder.
+        StoppedRun: where the disk refuses the plots.
+    """
     from markovae.verify import check_all
+
+    folder = None if options.plots is None else _folder(Path(options.plots))
 
     rows = list(check_all()) if options.json else list(_told(check_all()))
     failed = [row.name for row in rows if not row.passed]
+    if folder is not None:
+        _draw(folder)
     if options.json:
         print_json({"schema_version": 1, "rows": [row.to_dict() for row in rows]})
     elif failed:
@@ -44,6 +57,24 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"\nall {len(rows)} equations hold")
     return 1 if failed else 0
+
+
+def _folder(folder: Path) -> Path:
+    """Made before anything is computed: a folder that cannot be is told at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--plots {folder} cannot be made a folder: {error.strerror or error}") from None
+    return folder
+
+
+def _draw(folder: Path) -> None:
+    from markovae.files import write_file
+    from markovae.verify.figures import figures
+
+    for name, picture in figures():
+        write_file(folder / name, picture.encode())
+    say(f"plots: {folder}")
 
 
 def _told(rows: Iterator[Row]) -> Iterator[Row]:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from markovae.report import html
-from markovae.report.plots import Line, plot
+from markovae.plots import Line, plot
 from markovae.report.words import (
     CHANNELS,
     HELDOUT,
