@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 520, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 46
 LEGEND = 20
-_FACTORS = (1, 2, 5)
+_FACTORS, _FINE = (1, 2, 5), (1, 1.5, 2, 3, 5, 7)
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ALONE = """\
 svg { background: #ffffff; font: 13px system-ui, "DejaVu Sans", sans-serif; }
@@ -62,9 +62,8 @@ class Axis:
         """Four to eight round numbers within the data; powers of ten where it is logarithmic and spans two."""
         span = self.high - self.low
         if self.logarithmic and span < 2:
-            rounds = [
-                math.log10(f * 10.0**k) for k in range(math.floor(self.low), math.ceil(self.high)) for f in _FACTORS
-            ]
+            decades = range(math.floor(self.low), math.ceil(self.high))
+            rounds = [k + math.log10(f) for k in decades for f in (_FACTORS if span >= 1 else _FINE)]
             return [value for value in rounds if self.low <= value <= self.high]
         if self.logarithmic:
             step = math.ceil(span / 7)
@@ -186,9 +185,9 @@ def _joined(points: Sequence[tuple[float, float]]) -> str:
 def _tick(value: float, axis: Axis) -> str:
     if not axis.logarithmic:
         return _number(value)
-    if abs(value) < 4:
-        return _number(float(f"{10**value:.6g}"))
-    return "10" + str(round(value)).translate(_RAISED)
+    if value == round(value) and abs(value) >= 3:
+        return "10" + str(round(value)).translate(_RAISED)
+    return _number(float(f"{10**value:.6g}"))
 
 
 def _number(value: float) -> str:

@@ -98,10 +98,10 @@ def gradients(schedule: NoiseSchedule, name: str) -> str:
         # E‖ε̄ − Wz‖²/d = 1 − tr(W Cov(z, ε̄))/d with Cov(ε̄, z) = s I.
         errors[level - 1] = 1 - float(predictor.weight.trace() * torch.sigmoid(-now).sqrt()) / len(data.mean)
     curves = {
-        "ε loss, one step's noise": noise_loss_gradient(schedule, errors).raw,
+        "ε loss, one step's sample": noise_loss_gradient(schedule, errors).raw,
         "ε loss, Rao–Blackwellised": noise_loss_gradient(schedule, errors).mean,
-        "μ loss, onto z_{ℓ−1}": mean_loss_gradient(schedule, errors).raw,
-        "μ loss, onto the posterior mean": mean_loss_gradient(schedule, errors).mean,
+        "μ loss, one step's sample": mean_loss_gradient(schedule, errors).raw,
+        "μ loss, posterior mean": mean_loss_gradient(schedule, errors).mean,
     }
     lines = [
         Line(levels[1:].tolist(), (values / values[-1])[levels[1:] - 1].tolist(), label=label)
