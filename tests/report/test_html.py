@@ -29,4 +29,6 @@ def test_tables_mark_numbers_and_meanings_and_keep_html():
     table = html.table(("", ""), [["1.0", "<i>bar</i>"], ["name", "why"]], numeric=(0,), meaning=1)
     assert "<thead>" not in table
     assert '<td class="n">1.0</td><td class="m"><i>bar</i></td>' in table
+    assert '<td class="wide"><i>bar</i></td>' in html.table(("",), [["<i>bar</i>"]], ())
+    assert 'class="explained"' in table
     assert "<thead><tr><th>a</th></tr></thead>" in html.table(("a",), [], ())

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,21 @@ def test_differences_carry_their_sign(record: dict):
 )
 def test_durations(seconds: float | None, text: str):
     assert sections.duration(seconds) == text
+
+
+def test_a_short_run_is_not_smoothed_away(record: dict):
+    record["curves"]["training"] = [{"step": i, "seconds": 1.0, "loss": float(i % 3), "nats": 1.0} for i in range(9)]
+    thick, thin = (
+        re.search(f'class="{kind}" points="([^"]*)"', sections.training(record)) for kind in ("line", "faint")
+    )
+    assert thick[1] == thin[1]
+
+
+def test_the_untrained_bound_does_not_flatten_the_rest(record: dict):
+    points = [{"step": i, "seconds": 1.0, "mean": 9.0 - i, "stderr": None} for i in range(3)]
+    record["curves"]["heldout"] = points
+    trained = sections.heldout(record)
+    record["curves"]["heldout"] = points[1:]
+    assert sections.heldout(record) == trained
+    record["curves"]["heldout"] = points[:2]
+    assert sections.heldout(record).count("<circle") == 2, "nor is a lone point left of two"

@@ -36,22 +36,25 @@ def strip(figures: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int], meaning: int = -1) -> str:
-    """Rows of texts; those that begin with "<" are HTML already.
+    """Rows of texts; those that begin with "<" are HTML already, and span a narrow screen, as explanations do.
 
     Args:
         numeric: columns set to the right.   meaning: the column of explanations.
     """
 
     def cell(tag: str, column: int, text: str) -> str:
-        kind = ' class="n"' if column in numeric else ' class="m"' if column == meaning else ""
-        return f"<{tag}{kind}>{text if text.startswith('<') else escape(text)}</{tag}>"
+        wide = text.startswith("<")
+        name = "n" if column in numeric else "m" if column == meaning else "wide" if wide else ""
+        kind = f' class="{name}"' if name else ""
+        return f"<{tag}{kind}>{text if wide else escape(text)}</{tag}>"
 
     def line(tag: str, texts: Sequence[str]) -> str:
         return f"<tr>{''.join(cell(tag, i, text) for i, text in enumerate(texts))}</tr>"
 
     body = "".join(line("td", row) for row in rows)
+    kind = ' class="explained"' if meaning >= 0 else ""
     top = f"<thead>{line('th', head)}</thead>" if any(head) else ""
-    return f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
 
 
 def hero(entries: Sequence[tuple[str, str]]) -> str:

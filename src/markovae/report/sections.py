@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from markovae.report import html
 from markovae.plots import Line, plot
+from markovae.report import html
 from markovae.report.words import (
     CHANNELS,
     HELDOUT,
@@ -72,7 +72,7 @@ def cost(record: Record) -> str:
 def _bar(value: float, full: float, own: bool = False) -> str:
     width = max(0.0, 100 * value / full)
     kind = "bar own" if own else "bar"
-    return f'<div style="min-width:90px;padding-top:8px"><div class="{kind}" style="width:{width:.1f}%"></div></div>'
+    return f'<div class="{kind}" style="width:{width:.1f}%"></div>'
 
 
 def levels(record: Record) -> str:
@@ -111,7 +111,9 @@ def training(record: Record) -> str:
     if not curve:
         return html.section("Training", html.paragraph("No rows in metrics.jsonl."))
     steps, loss = ([point[name] for point in curve] for name in ("step", "loss"))
-    smooth = [math.fsum(loss[max(0, i - 4) : i + 5]) / len(loss[max(0, i - 4) : i + 5]) for i in range(len(loss))]
+    reach = min(4, len(loss) // 10)
+    near = [loss[max(0, i - reach) : i + reach + 1] for i in range(len(loss))]
+    smooth = [math.fsum(window) / len(window) for window in near]
     # The first steps tower over the rest and would flatten it.
     start = min(len(loss) // 20, 5)
     lines = [Line(steps[start:], smooth[start:]), Line(steps[start:], loss[start:], faint=True)]
@@ -129,7 +131,7 @@ def channels(record: Record) -> str:
         )
     return html.section(
         "Colour of samples and data",
-        html.table(("channel", "samples", "training data", "difference"), rows, numeric=(1, 2, 3)),
+        html.table(("channel", "samples", "data", "difference"), rows, numeric=(1, 2, 3)),
         html.paragraph(CHANNELS),
     )
 
@@ -143,7 +145,9 @@ def facts(record: Record) -> str:
         [
             "levels",
             f"{run['levels']:,}",
-            f"log-SNR {run['first_logsnr']:.1f} to {run['last_logsnr']:.1f}: how finely noise is added",
+            "log-SNR "
+            + f"{run['first_logsnr']:.1f} to {run['last_logsnr']:.1f}".replace("-", "−")
+            + ": how finely noise is added",
         ],
         [
             "training",

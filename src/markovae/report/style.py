@@ -50,5 +50,14 @@ svg .faint { fill: none; stroke: var(--soft); stroke-width: 1; opacity: 0.5; }
 svg .band { fill: var(--band); }
 svg .dot { fill: var(--accent); }
 footer { font-size: 0.85rem; margin-top: 22px; }
-@media (max-width: 560px) { section { padding: 14px; } main { padding: 18px 10px 40px; } td.m { font-size: 0.85rem; } }
+td .bar { margin-top: 8px; } td.wide { min-width: 90px; }
+@media (max-width: 560px) { section { padding: 14px; } main { padding: 18px 10px 40px; }
+  th, td { font-size: 0.92rem; padding-right: 8px; } th:last-child, td:last-child { padding-right: 0; }
+  .explained tr { display: grid; grid-template-columns: 1fr auto; column-gap: 12px; padding: 6px 0;
+    border-bottom: 1px solid var(--edge); }
+  .explained tr:last-child { border-bottom: 0; }
+  .explained th, .explained td { border-bottom: 0; padding: 1px 0; }
+  .explained thead .m { display: none; }
+  .explained td.m, .explained td.wide { grid-column: 1 / -1; font-size: 0.88rem; }
+  td .bar { margin: 4px 0; } }
 """

@@ -25,7 +25,7 @@ TRAINING = (
     "most of the noise cannot be guessed; the held-out bound tells progress."
 )
 CHANNELS = (
-    "Mean of each colour channel on 0…255. Differences of one sign in a single channel, beyond two or three "
+    "Mean of each colour channel on 0…255, of the samples and of the training data. Differences of one sign in a single channel, beyond two or three "
     "standard errors, are a tint that the eye may miss."
 )
 NEIGHBOURS = (
@@ -53,8 +53,8 @@ def codecs_in_words(bins: int) -> str:
     if bins > 256:
         return f"PNG and WebP are left out: these writers hold 8 bits a channel, and the images have {bins:,} values."
     text = (
-        "PNG and WebP are lossless, at their smallest settings, and their headers count: one file an image is mostly "
-        "header where images are small, one large image hardly at all."
+        "PNG and WebP are lossless, at their smallest settings, and their headers count: much where every small image "
+        "is a file, hardly at all in one large image."
     )
     if bins == 256:
         return text
