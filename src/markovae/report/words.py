@@ -25,8 +25,8 @@ TRAINING = (
     "most of the noise cannot be guessed; the held-out bound tells progress."
 )
 CHANNELS = (
-    "Mean of each colour channel on 0…255, of the samples and of the training data. Differences of one sign in a single channel, beyond two or three "
-    "standard errors, are a tint that the eye may miss."
+    "Mean of each colour channel on 0…255, of the samples and of the training data. Differences of one sign in a "
+    "single channel, beyond two or three standard errors, are a tint that the eye may miss."
 )
 NEIGHBOURS = (
     "How far a sample lies from the nearest training image, beside how far images lie that were never trained on: "
