@@ -56,7 +56,7 @@ def test_classes_by_name_number_all_and_none(digits_run, tmp_path):
 def test_json_and_the_default_place(digits_run, json_of):
     words = ["sample", digits_run, "--n", "2", "--steps", "2", "--seed", "9"]
     first, second = (json_of("sample", *words) for _ in range(2))
-    assert first["out"] == str(digits_run / "samples" / "dpmpp2m-2-seed9-1")
+    assert first["out"] == str(digits_run / "samples" / "sde-dpmpp2m-2-seed9-1")
     assert second["out"].endswith("seed9-2"), "nothing is overwritten"
     assert (first["n"], first["network_calls_per_sample"], first["labels"]) == (2, 2, [0, 1])
 
@@ -95,3 +95,11 @@ def test_a_run_without_classes_takes_none(words, images, tmp_path, refused):
     assert main(["train", str(images), "--out", run, "--steps", "1", "--no-report", *settings()]) == 0
     assert "trained without" in refused("sample", run, "--n", "1", *words)
     assert drawn(run, tmp_path / "out", "--n", "2", "--steps", "1").files == ["arr_0"]
+
+
+def test_the_sampler_named_as_the_default_is_the_default() -> None:
+    from markovae.cli.parsing import command_line
+    from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS
+
+    assert command_line(["sample", "runs/a"]).sampler == DEFAULT_SAMPLER
+    assert DEFAULT_SAMPLER in SAMPLERS

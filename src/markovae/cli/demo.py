@@ -26,13 +26,13 @@ examples:
   markovae demo --minutes 20 --out runs/demo-long
 """
 DEFAULT_OUT = "runs/demo"
-DEFAULT_MINUTES = 4.0
+DEFAULT_MINUTES = 4.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae demo`."""
     parser.add_argument(
-        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="of training (default: 4)"
+        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="of training (default: 4.5)"
     )
     parser.add_argument(
         "--out",
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_machine(
         parser,
-        batch="images a step (default: 64)",
+        batch="images a step (default: 32)",
         precision="auto (timed, the default), float32 or bfloat16",
     )
 

@@ -30,8 +30,9 @@ examples:
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
 
 samplers:
-  dpmpp2m, the default; ancestral, the model's own prior, the only one measured by the bound; ddim, euler, heun,
-  dpmpp1, dpmpp3m, dpmpp2s, dpmpp3s, sde-dpmpp2m, unipc2, unipc3, deis2, deis3, pc
+  sde-dpmpp2m, the default: fresh noise at each step; ancestral, the model's own prior, the only one measured by
+  the bound; without fresh noise dpmpp2m, ddim, euler, heun, dpmpp1, dpmpp3m, dpmpp2s, dpmpp3s, unipc2, unipc3,
+  deis2, deis3; pc
 """
 DEFAULT_STEPS = 20
 DEFAULT_BATCH = 64
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", metavar="N", type=whole(1), help="network calls an image (default: 20; ancestral: every level)"
     )
-    parser.add_argument("--sampler", metavar="NAME", default="dpmpp2m", help="see below (default: dpmpp2m)")
+    parser.add_argument("--sampler", metavar="NAME", default="sde-dpmpp2m", help="see below (default: sde-dpmpp2m)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
     parser.add_argument(
         "--class",

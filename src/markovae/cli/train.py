@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     add_machine(
         parser,
-        batch="images a step (default: 64); the same as --set train.batch=N",
+        batch="images a step (default: 32); the same as --set train.batch=N",
         precision="auto (timed, the default), float32 or bfloat16; the same as --set train.precision=NAME",
     )
 

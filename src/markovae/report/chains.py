@@ -12,7 +12,7 @@ from markovae import forward
 from markovae.diffusion import Diffusion
 from markovae.randomness import Streams
 from markovae.report.pictures import Images, viewable
-from markovae.sampling import plan, to_images, walk
+from markovae.sampling import DEFAULT_SAMPLER, plan, to_images, walk
 from markovae.sampling.draw import condition_for
 
 COLUMNS = 9
@@ -64,7 +64,7 @@ def reverse_strip(
     """Samples 0…count−1 on their way from noise: of each, z above the network's guess of z_0 at that moment."""
     condition = condition_for(model, labels)
     condition = None if condition is None else condition.to(model.device)
-    states = list(walk(model, range(count), plan(model, "dpmpp2m", steps), seed, condition))
+    states = list(walk(model, range(count), plan(model, DEFAULT_SAMPLER, steps), seed, condition))
     chosen = np.unique(np.linspace(0, len(states) - 1, COLUMNS).round().astype(int))
     columns = []
     for index in chosen:

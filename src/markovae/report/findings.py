@@ -20,7 +20,7 @@ from markovae.report.neighbours import Neighbours, nearest, pool_of
 from markovae.report.pictures import Images
 from markovae.report.subject import Subject, own_precision
 from markovae.report.words import meanings
-from markovae.sampling import sample
+from markovae.sampling import DEFAULT_SAMPLER, sample
 from markovae.schedule import first_level_warning
 
 SCHEMA_VERSION = 1
@@ -137,7 +137,7 @@ def sample_facts(subject: Subject, n: int) -> dict[str, Any]:
     names = subject.checkpoint.class_names
     return {
         "n": n,
-        "sampler": "dpmpp2m",
+        "sampler": DEFAULT_SAMPLER,
         "network_calls_per_sample": steps(subject),
         "seed": 0,
         "columns": columns,

@@ -5,7 +5,7 @@ from markovae.sampling.draw import Guidance, draw_batches, evaluating, sample, t
 from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
 from markovae.sampling.guidance import Guided, Interval, Unconditional
 from markovae.sampling.loop import trajectory
-from markovae.sampling.planning import SAMPLERS, SPACINGS, Plan, plan
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan
 from markovae.sampling.steppers import (
     DDIM,
     AdamsBashforth,
@@ -28,6 +28,7 @@ from markovae.sampling.tuning import Tuned, tuned
 
 __all__ = [
     "DDIM",
+    "DEFAULT_SAMPLER",
     "SAMPLERS",
     "SPACINGS",
     "AdamsBashforth",

@@ -18,7 +18,7 @@ from markovae.randomness import Streams
 from markovae.sampling.denoiser import Denoiser, Headless
 from markovae.sampling.guidance import Guided, Interval, Unconditional
 from markovae.sampling.loop import trajectory
-from markovae.sampling.planning import Plan, plan
+from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, plan
 from markovae.sampling.steppers import Ancestral, State
 
 
@@ -163,7 +163,7 @@ def sample(
     n: int,
     *,
     steps: int | None = None,
-    sampler: str | Plan = "dpmpp2m",
+    sampler: str | Plan = DEFAULT_SAMPLER,
     seed: int = 0,
     batch: int = 64,
     labels: Sequence[int] | int | None = None,

@@ -51,6 +51,8 @@ _CORRECTORS: dict[str, Callable[[], Corrector]] = {
     "pc": Langevin,
 }
 SAMPLERS = (*_SOLVERS, "ancestral")
+DEFAULT_SAMPLER = "sde-dpmpp2m"
+"""Its fresh noise lets a network mend what an earlier step got wrong, which keeps flat areas flat."""
 SPACINGS = ("uniform", "rho", "quadratic", "levels")
 NEAREST, FARTHEST = 13.3, -10.0
 FEW = 20
