@@ -18,7 +18,7 @@ def test_every_setting_is_named_once_with_its_section():
         ({"trian": {}}, r"trian is no setting: did you mean train"),
         ({"batch": 3}, r"batch is no setting: did you mean train\.batch\?"),
         ({"train": 3}, r"train=3 must be a section"),
-        ({"train": {"batch": "x"}}, r"train\.batch='x' must be a whole number \(the default is 64\)"),
+        ({"train": {"batch": "x"}}, r"train\.batch='x' must be a whole number \(the default is 32\)"),
         ({"train": {"batch": 6.0}}, r"train\.batch=6\.0 must be a whole number"),
         ({"train": {"batch": True}}, r"train\.batch=True must be a whole number"),
         ({"train": {"lr": "fast"}}, r"train\.lr='fast' must be a number"),

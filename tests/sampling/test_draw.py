@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.sampling import DDIM, SAMPLERS, SPACINGS, Plan, plan, rho_grid, sample, walk
+from markovae.sampling import DDIM, DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan, rho_grid, sample, walk
 from markovae.sampling.draw import draw_batches
 from markovae.toys import pink_gaussian
 
@@ -55,7 +55,7 @@ def test_a_plan_stands_for_sampler_and_steps(model):
 
 
 def test_walk_ends_in_the_sample(model):
-    *_, last = walk(model, [3], plan(model, "dpmpp2m", 6))
+    *_, last = walk(model, [3], plan(model, DEFAULT_SAMPLER, 6))
     np.testing.assert_allclose(last.z[0].float(), sample(model, 4, steps=6, raw=True)[3], atol=1e-6)
 
 

@@ -32,13 +32,13 @@ class UNetConfig:
 
     in_channels: int = 3
     out_channels: int = 3
-    width: int = 128
+    width: int = 64
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 2
     attention: tuple[int, ...] = (1,)
     head_dim: int = 64
     patch: int = 2
-    embedding: int = 256
+    embedding: int = 128
     dropout: float = 0.0
     num_classes: int = 0
     vector_dim: int = 0

@@ -114,7 +114,9 @@ def test_interpolated_noise_keeps_its_strength_unless_told_otherwise(model, imag
 def test_a_strip_ends_in_the_samples(model, editor):
     strip = editor.strip(3, 4)
     assert strip.shape == (4, 3, *SHAPE)
-    torch.testing.assert_close(strip[-1].float(), torch.from_numpy(sample(model, 3, steps=12, raw=True)))
+    torch.testing.assert_close(
+        strip[-1].float(), torch.from_numpy(sample(model, 3, steps=12, sampler="dpmpp2m", raw=True))
+    )
     assert [float((picture - strip[-1]).norm()) for picture in strip] == sorted(
         [float((picture - strip[-1]).norm()) for picture in strip], reverse=True
     )
