@@ -16,7 +16,16 @@ from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, StepDecode
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.unet import UNet, UNetConfig
-from markovae.objective import Objective, as_error_of, nats_weight, uniform_law
+from markovae.objective import (
+    Draws,
+    LiteralDraws,
+    MeanDraws,
+    Objective,
+    RawDraws,
+    as_error_of,
+    nats_weight,
+    uniform_law,
+)
 from markovae.pixels import Pixels
 from markovae.randomness import generator
 from markovae.reverse import PosteriorVariance, StepVariance
@@ -87,6 +96,24 @@ def create_objective(config: TrainConfig, target: Target, schedule: NoiseSchedul
     else:
         weight = as_error_of(target, target_named(config.weighting), schedule)
     return Objective(law, weight / (law * weight).sum())
+
+
+def create_draws(config: TrainConfig, target: Target, schedule: NoiseSchedule) -> Draws:
+    """How the noise of training is drawn, by train.draw.
+
+    Raises:
+        UserError: for the raw sample of a target that is not of one step.
+    """
+    if config.draw == "literal":
+        return LiteralDraws(schedule)
+    if config.draw == "rao_blackwell":
+        return MeanDraws()
+    if not target.needs_neighbour:
+        raise UserError(
+            f"train.draw=raw regresses onto the sample of one step, which target {target.name!r} has none of: "
+            "set target.name to step_noise or mean, or train.draw=rao_blackwell"
+        )
+    return RawDraws()
 
 
 @torch.no_grad()

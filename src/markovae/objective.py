@@ -5,7 +5,10 @@ r"""What training minimises: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from torch import Tensor
 from markovae.forward import noise_scale, noised, signal_scale
 from markovae.gaussian import expand
 from markovae.networks.condition import Condition
+from markovae.randomness import Streams
 from markovae.reverse import LearnedVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target, noise_ratio
@@ -64,6 +68,15 @@ def as_error_of(target: Target, other: Target, schedule: NoiseSchedule) -> Tenso
     return (scales[1] / scales[0]) ** 2
 
 
+def scatter(target: Target, schedule: NoiseSchedule) -> Tensor:
+    """t_ξ², (L,), float64: what a raw draw adds to the target's expected squared error per dim, whatever the network.
+
+    0 for the targets that are not of one step.
+    """
+    logsnr = schedule.logsnr
+    return target.residual(logsnr[:-1], logsnr[1:])[1] ** 2
+
+
 def nats_weight(target: Target, schedule: NoiseSchedule) -> Tensor:
     """½(γ_{ℓ−1} − γ_ℓ) as a weight on `target`'s squared error, (L,), float64; level 1 takes level 2's.
 
@@ -92,6 +105,16 @@ class Draw:
     noise: Tensor
     fresh: Tensor | None = None
 
+    def part(self, start: int, stop: int) -> Draw:
+        """Of examples start…stop−1 of the batch."""
+        cut = slice(start, stop)
+        return Draw(self.level[cut], self.noise[cut], None if self.fresh is None else self.fresh[cut])
+
+    def to(self, device: torch.device) -> Draw:
+        """The same draw on another device."""
+        fresh = None if self.fresh is None else self.fresh.to(device)
+        return Draw(self.level.to(device), self.noise.to(device), fresh)
+
 
 def literal_draw(level: Tensor, noise_prev: Tensor, step_noise: Tensor, schedule: NoiseSchedule) -> Draw:
     """The lecture's draw (z_0, ℓ, z_{ℓ−1}, ε): z_{ℓ−1} = a_{ℓ−1} z_0 + s_{ℓ−1} ε', then z_ℓ = α z_{ℓ−1} + σ ε.
@@ -107,6 +130,54 @@ def literal_draw(level: Tensor, noise_prev: Tensor, step_noise: Tensor, schedule
     level = level.to(noise_prev.device)
     rho, rest = (expand(v, noise_prev).to(noise_prev) for v in noise_ratio(logsnr[level - 1], logsnr[level]))
     return Draw(level, rest * noise_prev + rho * step_noise, rest * step_noise - rho * noise_prev)
+
+
+class Draws(ABC):
+    """How the noise of a training step is drawn, its levels given."""
+
+    @abstractmethod
+    def at(self, level: Tensor, streams: Streams, shape: Sequence[int]) -> Draw:
+        """The draw of a batch, float32, on the CPU.
+
+        Args:
+            level: 1…L, (B,), int64.   streams: one an example.   shape: of one example, D.
+        """
+
+
+@final
+class MeanDraws(Draws):
+    """ε̄ alone: regression onto the target's mean given (z_0, z_ℓ), Rao–Blackwellised."""
+
+    def at(self, level: Tensor, streams: Streams, shape: Sequence[int]) -> Draw:
+        """(ℓ, ε̄)."""
+        return Draw(level, streams.normal(shape, torch.float32))
+
+
+@final
+class RawDraws(Draws):
+    """(ε̄, ξ): regression onto the sample of one step, ε_ℓ = ρ ε̄ + √(1−ρ²) ξ or z_{ℓ−1}."""
+
+    def at(self, level: Tensor, streams: Streams, shape: Sequence[int]) -> Draw:
+        """(ℓ, ε̄, ξ); ε̄ is that of `MeanDraws`."""
+        noise = streams.normal(shape, torch.float32)
+        return Draw(level, noise, streams.normal(shape, torch.float32))
+
+
+@final
+class LiteralDraws(Draws):
+    """The lecture's (z_0, ℓ, z_{ℓ−1}, ε) as it stands; the law is that of `RawDraws`.
+
+    Args:
+        schedule: the grid of levels.
+    """
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule = schedule
+
+    def at(self, level: Tensor, streams: Streams, shape: Sequence[int]) -> Draw:
+        """ε' of z_{ℓ−1} first, then ε of the step; see `literal_draw`."""
+        before = streams.normal(shape, torch.float32)
+        return literal_draw(level, before, streams.normal(shape, torch.float32), self.schedule)
 
 
 def loss(

@@ -21,6 +21,7 @@ from markovae.errors import UserError
         ({"ema_horizon": 0.5}, "at least 1"),
         ({"clip": 0.0}, "above 0"),
         ({"weighting": "velocit"}, "did you mean velocity"),
+        ({"draw": "rao-blackwell"}, "did you mean rao_blackwell"),
         ({"label_dropout": 1.1}, "share of the labels"),
         ({"law": "table"}, "law=table with 0 law_logsnr and 0 law_density"),
         ({"law": "table", "law_logsnr": (1.0, 1.0), "law_density": (1.0, 1.0)}, "must rise"),

@@ -9,6 +9,9 @@ from markovae import forward
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
+from markovae.errors import UserError
+from markovae.networks.condition import Condition
+from markovae.objective import nats_weight
 from markovae.training import NonFiniteError, Training
 from markovae.training.budget import rate_factor
 
@@ -42,6 +45,7 @@ def finish(run: Training) -> tuple[dict, dict]:
         [],
         ["train.optimiser=adamw", "train.weight_decay=0.1", "train.accumulate=3"],
         ["train.precision=bfloat16", "network.dropout=0.3", "train.law=normal"],
+        ["target.name=step_noise", "train.draw=raw", "train.accumulate=2"],
     ],
 )
 def test_resume_is_bitwise_after_any_interruption(tiny_config: Config, tiny_data: ImageData, settings: list[str]):
@@ -113,9 +117,44 @@ def test_the_nats_of_a_step_are_the_bounds_own(tiny_config: Config, tiny_data: I
     assert run.advance().nats == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(tiny_config: Config, tiny_data: ImageData):
-    whole = training(tiny_config, tiny_data).advance()
-    parts = training(tiny_config.with_settings(["train.accumulate=3"]), tiny_data).advance()
+@pytest.mark.parametrize("target", ["step_noise", "mean"])
+@pytest.mark.parametrize("draw", ["rao_blackwell", "raw", "literal"])
+def test_the_nats_of_a_step_know_how_the_target_was_drawn(
+    tiny_config: Config, tiny_data: ImageData, target: str, draw: str
+):
+    """A raw draw's scatter, which no network removes, is no part of the bound."""
+    run = training(tiny_config.with_settings([f"target.name={target}", f"train.draw={draw}"]), tiny_data)
+    batch, model = run.batches.at(0), run.model
+    logsnr, level = model.schedule.logsnr, batch.draw.level
+    now, before, wanted = logsnr[level], logsnr[level - 1], batch.draw
+    if draw == "rao_blackwell":
+        assert wanted.fresh is None
+        t = model.target.of(batch.x, wanted.noise, now, before)
+    else:
+        t = model.target.of_sample(batch.x, wanted.noise, wanted.fresh, now, before)
+    spread = model.target.residual(logsnr[:-1], logsnr[1:])[1] ** 2 * (draw != "rao_blackwell")
+    with torch.no_grad():
+        condition = Condition(label=batch.label).drop(batch.keep)
+        out = model.network(forward.noised(batch.x, wanted.noise, now), now, condition)
+    error = ((out - t).double() ** 2).flatten(1).mean(1)
+    share = model.dims * nats_weight(model.target, model.schedule)[level - 1] * (error - spread[level - 1])
+    expected = torch.where(level == 1, 0.0, share / run.objective.probability[level - 1]).mean()
+    step = run.advance()
+    assert step.loss == pytest.approx(float(error.mean()), rel=1e-4)
+    assert step.nats == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_only_targets_of_one_step_have_a_raw_sample(tiny_config: Config, tiny_data: ImageData):
+    with pytest.raises(UserError, match=r"train\.draw=raw .* target 'velocity' has none of: set target\.name to"):
+        training(tiny_config.with_settings(["train.draw=raw"]), tiny_data)
+    assert training(tiny_config.with_settings(["train.draw=literal"]), tiny_data).advance().loss > 0
+
+
+@pytest.mark.parametrize("draw", ["rao_blackwell", "raw", "literal"])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tiny_config: Config, tiny_data: ImageData, draw: str):
+    config = tiny_config.with_settings(["target.name=step_noise", f"train.draw={draw}"])
+    whole = training(config, tiny_data).advance()
+    parts = training(config.with_settings(["train.accumulate=3"]), tiny_data).advance()
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
     assert parts.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
 

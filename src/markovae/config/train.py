@@ -12,6 +12,7 @@ from markovae.errors import UserError
 OPTIMISERS = ("muon", "adamw")
 WEIGHTINGS = ("own", *TARGETS, "nats")
 LAWS = ("uniform", "normal", "table")
+DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEFAULT_MINUTES = 5.0
 
@@ -33,6 +34,8 @@ class TrainConfig:
         law: of the levels: uniform; normal in log-SNR around law_centre with law_width; or table, a density that
             runs linearly between the points (law_logsnr, law_density), log-SNR rising.
         weighting: whose squared error is minimised: own (the target's), another target's, or nats.
+        draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
+            itself, for the targets step_noise and mean; literal, raw too, drawn as (z_0, ℓ, z_{ℓ−1}, ε).
         label_dropout: share of the labels replaced by the learned null.
         precision: auto (probed), float32 or bfloat16.
         save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
@@ -64,6 +67,7 @@ class TrainConfig:
     law_logsnr: tuple[float, ...] = ()
     law_density: tuple[float, ...] = ()
     weighting: str = "own"
+    draw: str = "rao_blackwell"
     label_dropout: float = 0.1
     precision: str = "auto"
     save_minutes: float = 5.0
@@ -80,6 +84,7 @@ class TrainConfig:
         self._check_optimiser()
         self._check_law()
         one_of("train.weighting", self.weighting, WEIGHTINGS)
+        one_of("train.draw", self.draw, DRAWS)
         one_of("train.precision", self.precision, PRECISIONS)
         between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels")
         above("train.save_minutes", self.save_minutes, 0, "it is the time between checkpoints")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from markovae.data.images import ImageData
 from markovae.errors import UserError
-from markovae.objective import Draw, Objective
+from markovae.objective import Draw, Draws, MeanDraws, Objective
 from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator, stratified
 
@@ -35,15 +35,13 @@ class Batch:
     def part(self, start: int, stop: int) -> Batch:
         """Examples start…stop−1 of the batch."""
         cut = slice(start, stop)
-        draw = Draw(self.draw.level[cut], self.draw.noise[cut])
         label = None if self.label is None else self.label[cut]
-        return Batch(self.example[cut], self.x[cut], draw, label, self.keep[cut])
+        return Batch(self.example[cut], self.x[cut], self.draw.part(start, stop), label, self.keep[cut])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        draw = Draw(self.draw.level.to(device), self.draw.noise.to(device))
         label = None if self.label is None else self.label.to(device)
-        return Batch(self.example, self.x.to(device), draw, label, self.keep.to(device))
+        return Batch(self.example, self.x.to(device), self.draw.to(device), label, self.keep.to(device))
 
 
 @final
@@ -57,6 +55,7 @@ class Batches:
         data: the training set.   pixels: the scale of its digits.   objective: the law of levels.
         seed: of every draw.   batch: B.
         flip: mirror each image left-right with probability ½.   label_dropout: share of labels left out.
+        draws: how the noise is drawn.
     Raises:
         UserError: with fewer images than a batch.
     """
@@ -70,6 +69,7 @@ class Batches:
         batch: int,
         flip: bool = False,
         label_dropout: float = 0.0,
+        draws: Draws | None = None,
     ) -> None:
         if len(data) < batch:
             count = "1 image" if len(data) == 1 else f"{len(data)} images"
@@ -79,6 +79,7 @@ class Batches:
             )
         self.data, self.pixels, self.objective = data, pixels, objective
         self.seed, self.batch, self.flip, self.label_dropout = seed, batch, flip, label_dropout
+        self.draws = MeanDraws() if draws is None else draws
         self._orders: dict[int, Tensor] = {}
 
     def examples(self, step: int) -> tuple[Tensor, Tensor]:
@@ -95,14 +96,14 @@ class Batches:
         level = self.objective.draw(stratified(self.batch, generator(self.seed, "levels", step)))
         streams = Streams(self.seed, "train", (epoch * len(self.data) + example).tolist(), step)
         chance = streams.uniform((2,))
-        noise = streams.normal(self.data.shape, torch.float32)
+        draw = self.draws.at(level, streams, self.data.shape)
         index = example.numpy()
         digits = torch.from_numpy(np.ascontiguousarray(self.data.images[index]).astype(np.int32))
         x = self.pixels.to_x(digits, torch.float32)
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
-        return Batch(example, x, Draw(level, noise), label, chance[:, 1] >= self.label_dropout)
+        return Batch(example, x, draw, label, chance[:, 1] >= self.label_dropout)
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.data), generator=generator(self.seed, "order", epoch))

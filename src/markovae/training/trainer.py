@@ -11,14 +11,14 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_objective, load_weights
+from markovae.build import create_draws, create_objective, load_weights
 from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.errors import StoppedRun
 from markovae.networks.condition import Condition
 from markovae.networks.network import Network
-from markovae.objective import loss, nats_weight
+from markovae.objective import loss, nats_weight, scatter
 from markovae.optim import MuonAdamW, split_weights
 from markovae.randomness import generator
 from markovae.training.average import Average
@@ -78,8 +78,9 @@ class Training:
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
         self.objective = create_objective(config, model.target, model.schedule)
+        draws = create_draws(config, model.target, model.schedule)
         self.batches = Batches(
-            data, model.pixels, self.objective, config.seed, config.batch, flip, config.label_dropout
+            data, model.pixels, self.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
         self.optimiser = _optimiser(model, config)
         self.average = Average(model, config.ema_horizon, config.ema_warmup)
@@ -90,6 +91,7 @@ class Training:
         # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
         self._nats = model.dims * nats_weight(model.target, model.schedule) / self.objective.probability
         self._nats[0] = 0.0
+        self._scatter = scatter(model.target, model.schedule)
 
     @property
     def seconds(self) -> float:
@@ -201,7 +203,10 @@ class Training:
                 plain.append(errors.detach())
         losses, errors = torch.cat(weighted).cpu(), torch.cat(plain).cpu()
         self._check(losses, batch, "loss")
-        nats = (self._nats[batch.draw.level.cpu() - 1] * errors.double()).mean()
+        place, plain_errors = batch.draw.level.cpu() - 1, errors.double()
+        if batch.draw.fresh is not None:
+            plain_errors = plain_errors - self._scatter[place]
+        nats = (self._nats[place] * plain_errors).mean()
         return float(losses.mean()), float(nats)
 
     def _losses(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
