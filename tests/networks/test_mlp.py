@@ -45,3 +45,17 @@ def test_wrong_shapes_are_refused() -> None:
         network(torch.zeros(3, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="at least 1"):
         MLPConfig(0, 2)
+
+
+def test_in_float64_it_works_wholly_in_float64() -> None:
+    torch.manual_seed(0)
+    network = MLP(MLPConfig(2, 2, width=16, num_classes=2, vector_dim=3)).double()
+    torch.nn.init.normal_(network.head.weight)
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    level = torch.tensor([3.0, -2.0, 0.5, 9.0], dtype=torch.float64)
+    with torch.no_grad():
+        up, down = network(z, level + 1e-5), network(z, level - 1e-5)
+    assert up.dtype == torch.float64
+    at = level.clone().requires_grad_()
+    network(z, at).sum().backward()
+    assert float((up - down).sum()) / 2e-5 == pytest.approx(float(at.grad.sum()), rel=1e-7)

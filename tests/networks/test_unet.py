@@ -149,3 +149,27 @@ def test_learns_a_denoiser_of_flat_images() -> None:
 def test_configurations_that_make_no_network_are_refused(option: dict) -> None:
     with pytest.raises(ValueError, match="must"):
         UNetConfig(**{**SMALL, **option})
+
+
+def test_in_float64_it_works_wholly_in_float64() -> None:
+    """Float32 anywhere on the way would cost the difference quotient eight of its digits."""
+    network = lively(num_classes=3, vector_dim=2, radius=1)
+    z, level = latent(2, 4, 4), torch.tensor([3.0, -2.0], dtype=torch.float64)
+    condition = Condition(label=torch.tensor([0, 2]), vector=torch.ones(2, 2))
+    with torch.no_grad():
+        plain = network(z, level, condition)
+        network = network.double()
+        z = z.double()
+        whole = network(z, level, condition)
+        assert plain.dtype == torch.float32
+        assert whole.dtype == torch.float64
+        torch.testing.assert_close(plain.double(), whole, rtol=1e-4, atol=1e-5)
+        step = 1e-5
+        pairs = {
+            "z": (network(z + step, level, condition), network(z - step, level, condition)),
+            "logsnr": (network(z, level + step, condition), network(z, level - step, condition)),
+        }
+    at = {"z": z.clone().requires_grad_(), "logsnr": level.clone().requires_grad_()}
+    network(at["z"], at["logsnr"], condition).sum().backward()
+    for name, (up, down) in pairs.items():
+        assert float((up - down).sum()) / (2 * step) == pytest.approx(float(at[name].grad.sum()), rel=1e-7), name

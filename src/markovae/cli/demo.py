@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         batch="images a step (default: 32)",
         precision="auto (timed, the default), float32 or bfloat16",
+        float64=False,
     )
 
 

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         batch="images of the comparison (default: 8)",
         precision="what is compared: float32 (the default) or bfloat16",
+        float64=False,
     )
 
 

@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", metavar="N", type=whole(1), default=5, help="of the solver (default: 5)")
     parser.add_argument("--quick", action="store_true", help="moments without the network's derivative: rougher")
     parser.add_argument("--out", metavar="DIR", help="a new folder (default: one in RUN/edits)")
-    add_machine(parser, batch="not used: the draws are one batch", precision="float32 (the default) or bfloat16")
+    add_machine(
+        parser, batch="not used: the draws are one batch", precision="float32 (the default), bfloat16 or float64"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(
         parser,
         batch="draws a network call (default: 64); no figure depends on it beyond rounding",
-        precision="auto (float32, the default), float32 or bfloat16",
+        precision="auto (float32, the default), float32, bfloat16 or float64",
     )
 
 

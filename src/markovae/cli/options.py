@@ -55,13 +55,18 @@ def one_of(*known: str) -> Callable[[str], str]:
     return parse
 
 
-def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str) -> None:
-    """--device, --precision and --batch, with what the command does where they are left out."""
+def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, float64: bool = True) -> None:
+    """--device, --precision and --batch, with what the command does where they are left out.
+
+    Args:
+        float64: whether the command also works in float64, which is for checking figures, not for speed.
+    """
+    known = (*PRECISIONS, "float64") if float64 else PRECISIONS
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--device", metavar="NAME", default="auto", help="auto (a CUDA device, else the CPU), cpu, cuda:1, mps"
     )
-    group.add_argument("--precision", metavar="NAME", type=one_of(*PRECISIONS), help=precision)
+    group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
     group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
 
 

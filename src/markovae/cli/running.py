@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.options import chosen_device
+from markovae.errors import UserError
 
 if TYPE_CHECKING:
     from markovae.checkpoint import Checkpoint
@@ -44,7 +45,8 @@ def open_run(options: argparse.Namespace, trained_in: bool) -> Opened:
         trained_in: what `auto` means: True for the precision of the training where the device has it natively,
             False for float32.
     Raises:
-        UserError: for a path that is no run, a checkpoint that does not verify, or a device that is not there.
+        UserError: for a path that is no run, a checkpoint that does not verify, or a device that is not there or has
+            no float64.
     """
     import torch
 
@@ -58,4 +60,8 @@ def open_run(options: argparse.Namespace, trained_in: bool) -> Opened:
         model.precision = own_precision(checkpoint, device) if trained_in else torch.float32
     else:
         model.precision = getattr(torch, options.precision)
+    if model.precision == torch.float64:
+        if device.type == "mps":
+            raise UserError("--precision float64 is not on the device mps: add --device cpu")
+        model.double()
     return Opened(Path(options.run_path), checkpoint, model)

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(
         parser,
         batch="images at a time (default: 64)",
-        precision="auto (as trained where the device has it, the default), float32 or bfloat16",
+        precision="auto (as trained where the device has it, the default), float32, bfloat16 or float64",
     )
 
 

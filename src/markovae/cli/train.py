@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         batch="images a step (default: 32); the same as --set train.batch=N",
         precision="auto (timed, the default), float32 or bfloat16; the same as --set train.precision=NAME",
+        float64=False,
     )
 
 

@@ -97,7 +97,7 @@ class ConditionEmbedding(nn.Module):
             if condition.vector is None:
                 total = total + null
             else:
-                value = self.vector(condition.vector)
+                value = self.vector(condition.vector.to(self.vector.weight.dtype))
                 total = total + (value if condition.keep is None else torch.where(condition.keep[:, None], value, null))
         return total
 

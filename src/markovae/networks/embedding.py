@@ -9,10 +9,16 @@ from torch.nn import functional as F
 LIMIT = 24.0  # beyond ±24 the latent is data or noise to float32 precision: the features stop there, ±inf included
 
 
+def working_type(weight: Tensor) -> torch.dtype:
+    """What a network works in: float64 where its weights are float64 (`network.double()`), else float32."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
 class LogSNREmbedding(nn.Module):
     """(B,) log-SNR -> (B, width): MLP of [λ/10, cos(ω_i λ), sin(ω_i λ)], ω_i geometric from 1/16 to 2.
 
-    The features are formed in float64 and handed on as float32, so that two close levels stay apart.
+    The features are formed in float64 and handed on in the working type (see `working_type`), so that two close levels
+    stay apart.
 
     Args:
         width: size of the embedding.
@@ -27,11 +33,11 @@ class LogSNREmbedding(nn.Module):
         self.second = nn.Linear(width, width)
 
     def features(self, logsnr: Tensor) -> Tensor:
-        """The fixed features, (B, features), float32, finite for every log-SNR."""
+        """The fixed features, (B, features), in the working type, finite for every log-SNR."""
         precise = torch.float32 if logsnr.device.type == "mps" else torch.float64
         level = logsnr.to(precise).clamp(-LIMIT, LIMIT)[:, None]
         phase = level * torch.tensor(self.frequencies, dtype=precise, device=logsnr.device)
-        return torch.cat([level / 10, phase.cos(), phase.sin()], dim=1).float()
+        return torch.cat([level / 10, phase.cos(), phase.sin()], dim=1).to(working_type(self.first.weight))
 
     def forward(self, logsnr: Tensor) -> Tensor:
         """Embed the log-SNR of each example, (B,) -> (B, width)."""
@@ -50,7 +56,8 @@ def positions(height: int, width: int, octaves: int, like: Tensor) -> Tensor:
     batch = len(like)
     if not octaves:
         return like.new_zeros(batch, 0, height, width)
-    along = [(2 * torch.arange(n, device=like.device) + 1) / n - 1 for n in (height, width)]
+    precise = working_type(like)
+    along = [(2 * torch.arange(n, device=like.device) + 1).to(precise) / n - 1 for n in (height, width)]
     found = list(torch.meshgrid(*along, indexing="ij"))
     for u in tuple(found):
         for k in range(octaves):
@@ -68,7 +75,7 @@ def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, 
     On a flat area D is the pixel's noise up to the window's mean, however small s; alone on an edge it is 0.
 
     Args:
-        z: (B, C, H, W), float32.   noise: s, (B, 1, 1, 1).   radius: of the window.
+        z: (B, C, H, W).   noise: s, (B, 1, 1, 1).   radius: of the window.
     Returns: D, (B, C, H, W), and the log of the mean weight over the window, (B, 1, H, W).
     Source: Tomasi and Manduchi 1998, with the noise's own scale for the range.
     """
@@ -88,7 +95,7 @@ def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, 
 
 
 class Detail(nn.Module):
-    """The latent and its detail in units of the noise, (B, C, H, W) -> (B, channels, H, W), float32.
+    """The latent and its detail in units of the noise, (B, C, H, W) -> (B, channels, H, W), in the type of the latent.
 
     Near the data the noise s is far below the grey levels that bf16 keeps apart, and a convolution of unit
     weights cannot amplify it. Three fixed features bring it to unit size, from s alone:
@@ -117,8 +124,7 @@ class Detail(nn.Module):
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """Stack the latent and its features; logsnr is (B,)."""
-        z = z.float()
-        level = logsnr.clamp(-LIMIT, LIMIT).float()[:, None, None, None]
+        level = logsnr.clamp(-LIMIT, LIMIT).to(z.dtype)[:, None, None, None]
         found = [z]
         if self.differences:
             scale = 0.5 * torch.sigmoid(-level).rsqrt()

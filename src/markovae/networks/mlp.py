@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from markovae.networks.condition import Condition, ConditionEmbedding
-from markovae.networks.embedding import LogSNREmbedding
+from markovae.networks.embedding import LogSNREmbedding, working_type
 from markovae.networks.layers import zeroed
 from markovae.networks.network import Network
 
@@ -63,7 +63,7 @@ class MLP(Network):
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the target: (B, D), (B,) -> (B, D_out), float32."""
+        """Predict the target: (B, D), (B,) -> (B, D_out), in the working type."""
         if z.ndim != 2 or z.shape[1] != self.config.dims:
             raise ValueError(f"latent of shape {tuple(z.shape)} must be (B, {self.config.dims})")
         if logsnr.shape != (len(z),):
@@ -74,4 +74,4 @@ class MLP(Network):
             gain, offset = modulation(embedding).chunk(2, dim=1)
             h = h + second(F.silu(first(h) * (1 + gain) + offset))
         out: Tensor = self.head(F.silu(h))
-        return out.float()
+        return out.to(working_type(self.stem.weight))

@@ -32,5 +32,5 @@ class Network(nn.Module, ABC):
             z: latent, (B, *D).
             logsnr: log-SNR of each example, (B,), float64 preferred; ±inf is allowed.
             condition: what is known about each example, or None for the learned null.
-        Returns: (B, C_out, *rest of D), float32.
+        Returns: (B, C_out, *rest of D), float32; float64 where the weights are (`network.double()`).
         """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from markovae.networks.condition import Condition, ConditionEmbedding
-from markovae.networks.embedding import Detail, LogSNREmbedding, positions
+from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
 from markovae.networks.layers import ResidualBlock, SelfAttention, group_count, zeroed
 from markovae.networks.network import Network
 
@@ -129,10 +129,11 @@ class UNet(Network):
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), float32."""
+        """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
         self._check(z, logsnr)
+        precise = working_type(self.stem.weight)
         embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
-        seen = F.pixel_unshuffle(self.detail(z, logsnr), self.config.patch)
+        seen = F.pixel_unshuffle(self.detail(z.to(precise), logsnr), self.config.patch)
         where = positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)
         h = self.stem(torch.cat([seen, where], dim=1))
         skips: list[Tensor] = []
@@ -144,7 +145,7 @@ class UNet(Network):
             h = self.up[level](h, embedding, skips)
             h = self.grow[level - 1](h) if level > 0 else h
         out: Tensor = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.config.patch)
-        return out.float()
+        return out.to(precise)
 
     def _check(self, z: Tensor, logsnr: Tensor) -> None:
         channels, stride = self.config.in_channels, self.stride
