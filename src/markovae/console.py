@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+from markovae.processes import speaks
+
 Item = TypeVar("Item")
 
 # Plain output (a log file, a pipe) tells of the first ten seconds nothing, then at most ten lines.
@@ -13,8 +15,9 @@ PLAIN_LINES = 10
 
 
 def say(text: str) -> None:
-    """Print one remark on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one remark on stderr; of several processes, the first alone does."""
+    if speaks():
+        print(text, file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
@@ -29,7 +32,7 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and speaks():
         yield from _bar(iterable, label, total)
     else:
         yield from _plain(iterable, label, total)
