@@ -1,3 +1,6 @@
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
+
+from .together import Together, forked
 
 torch.set_num_threads(1)
 # Machines differ in speed, and a suite must say the same thing twice.
@@ -51,3 +56,9 @@ def tiny_data() -> ImageData:
 @pytest.fixture
 def tiny_model(tiny_config: Config, tiny_data: ImageData) -> Diffusion:
     return create(tiny_config, tiny_data.shape, num_classes=2)
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Together:
+    """Several processes at once; see `forked`."""
+    return partial(forked, folder=tmp_path)

@@ -1,0 +1,242 @@
+"""The processes that train one model: what they sum, what they agree on, and who is missing when one is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from markovae.errors import StoppedRun, UserError
+from markovae.processes import Place, place
+from markovae.training.watch import Watch, watched
+
+Result = TypeVar("Result")
+ROLL_CALL = 1.5  # seconds in which the processes that are left say so
+
+
+class LostRankError(StoppedRun):
+    """A process of the job ended or stopped answering; the others stop too."""
+
+
+@final
+class Ranks:
+    """The processes that train together, through torch.distributed; one process alone needs none of it.
+
+    What a collective call here is given lives on the CPU and goes through gloo, so a process that dies is noticed at
+    once, also where gradients go through NCCL.
+
+    Args:
+        place: of this process.   store: what the processes meet in; None for one alone.
+        timeout: seconds after which a process that does not answer counts as lost.
+    """
+
+    def __init__(
+        self,
+        place: Place | None = None,
+        store: dist.Store | None = None,
+        timeout: float = 600.0,
+        watch: Watch | None = None,
+    ) -> None:
+        self.place = Place() if place is None else place
+        self._store, self._timeout, self._watch = store, timeout, watch
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone writes and speaks."""
+        return self.place.first
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one process only."""
+        return self.place.alone
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self.place.size
+
+    # -- what is exchanged --------------------------------------------------------------------------------------
+
+    def sum(self, table: Tensor) -> Tensor:
+        """The sum of every rank's table, the same bits on each; the tables lie on the CPU and have one shape."""
+        return self._reduced(table, dist.ReduceOp.SUM)
+
+    def whole(self, part: Tensor, count: int) -> Tensor:
+        """The rows of all ranks, (count, …), from each rank's share of them (see `Place.share`); exact.
+
+        Every rank's rows are added to zeros, and x + 0 is x, numbers that are none included.
+        """
+        if self.alone:
+            return part
+        start, stop = self.place.share(count)
+        table = part.new_zeros(count, *part.shape[1:])
+        table[start:stop] = part
+        return self.sum(table)
+
+    def highest(self, *values: float) -> tuple[float, ...]:
+        """The greatest of each value over the ranks."""
+        return self._numbers(values, dist.ReduceOp.MAX)
+
+    def firsts(self, *values: float) -> tuple[float, ...]:
+        """Rank 0's values."""
+        return self._numbers(values if self.first else [0.0] * len(values), dist.ReduceOp.SUM)
+
+    def first_does(self, work: Callable[[], None]) -> None:
+        """Rank 0 does `work` while the others wait; where it fails they leave with its exit code, in silence."""
+        self._attempt(work if self.first else None)
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """Every rank does `work`, the first of each machine before the others (it may leave files for them)."""
+        if self.alone:
+            return work()
+        before = self._attempt(work if self.place.local == 0 else None)
+        after = self._attempt(work if self.place.local != 0 else None)
+        return (before + after)[0]
+
+    def _attempt(self, work: Callable[[], Result] | None) -> list[Result]:
+        made, failure = [], None
+        try:
+            if work is not None:
+                made.append(work())
+        except BaseException as raised:
+            failure = raised
+        if failure is not None and (self.alone or isinstance(failure, LostRankError)):
+            raise failure
+        (code,) = self.highest(0 if failure is None else exit_code(failure))
+        if failure is not None:
+            raise failure
+        if code:
+            raise SystemExit(int(code))
+        return made
+
+    # -- gradients ----------------------------------------------------------------------------------------------
+
+    def wrapped(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over the ranks in its backward pass (DistributedDataParallel).
+
+        Raises:
+            LostRankError: when another process is gone.
+        """
+        if self.alone:
+            return module
+        with self.guarded():
+            return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def gathering(self, module: nn.Module) -> AbstractContextManager[None]:
+        """While entered, backward passes add to the gradients of this rank alone."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Whatever goes wrong between the processes inside is told as the loss of one.
+
+        Raises:
+            LostRankError: naming the ranks that are gone or do not answer.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.alone or not _between_processes(error):
+                raise
+            raise self._lost(error) from error
+
+    def settled(self) -> None:
+        """Say that a signal was heard and that the ranks agreed what to do about it."""
+        if self._watch is not None:
+            self._watch.settled()
+
+    # -- the parts ----------------------------------------------------------------------------------------------
+
+    def _numbers(self, values: Any, operation: Any) -> tuple[float, ...]:
+        if self.alone:
+            return tuple(values)
+        return tuple(self._reduced(torch.tensor(values, dtype=torch.float64), operation).tolist())
+
+    def _reduced(self, table: Tensor, operation: Any) -> Tensor:
+        if not self.alone:
+            with self.guarded():
+                dist.all_reduce(table, operation)
+        return table
+
+    def _lost(self, error: RuntimeError) -> LostRankError:
+        """Who of the others does not say that it is still there, which those who are left do."""
+        late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+        what = f"did not answer for {self._timeout:g} s" if late else "ended"
+        missing = self._missing()
+        if missing:
+            who = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(map(str, missing[:8]))}"
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            return LostRankError(f"{who}{more} {what}: rank {self.place.rank} stops too")
+        return LostRankError(f"a process of the job {what}: rank {self.place.rank} stops too")
+
+    def _missing(self) -> list[int]:
+        names = [f"markovae/{self.place.restarts}/here/{rank}" for rank in range(self.size)]
+        try:
+            assert self._store is not None
+            self._store.set(names[self.place.rank], "yes")
+            until = time.monotonic() + ROLL_CALL
+            missing = list(range(self.size))
+            while missing and time.monotonic() < until:
+                time.sleep(0.05)
+                missing = [rank for rank in missing if not self._store.check([names[rank]])]
+        except (RuntimeError, OSError):
+            return []  # whoever kept the store is gone as well
+        return missing
+
+
+@contextmanager
+def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
+    """The processes that torchrun started, while the block runs; one alone where it started none.
+
+    Args:
+        timeout: seconds after which a process that does not answer counts as lost.
+        device: of this process: gradients go through NCCL on CUDA, through gloo elsewhere.
+    Raises:
+        UserError: for half an environment, or a torch without torch.distributed.
+        LostRankError: where the processes do not find each other.
+    """
+    here = place()
+    if here.alone:
+        yield Ranks(here)
+        return
+    if not dist.is_available():
+        raise UserError("this torch was built without torch.distributed: start one process, without torchrun")
+    with watched() as watch:
+        limit = timedelta(seconds=timeout)
+        try:
+            store, _, _ = next(dist.rendezvous("env://", timeout=limit))
+            store.set_timeout(limit)
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=limit, store=store, rank=here.rank, world_size=here.size)
+        except (RuntimeError, ValueError) as error:
+            raise LostRankError(
+                f"rank {here.rank} did not find the other {here.size - 1} within {timeout:g} s "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        yield Ranks(here, store, timeout, watch)
+        # Only after a good end: a lost process would be waited for here.
+        dist.destroy_process_group()
+
+
+def exit_code(failure: BaseException) -> int:
+    """The exit code that this failure ends the command with."""
+    if isinstance(failure, SystemExit):
+        return failure.code if isinstance(failure.code, int) else 1
+    if isinstance(failure, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(failure, UserError) else 3 if isinstance(failure, StoppedRun) else 1
+
+
+def _between_processes(error: RuntimeError) -> bool:
+    """Whether an error comes from torch.distributed; gloo's are plain RuntimeErrors that name its files."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "process group"))

@@ -1,0 +1,93 @@
+"""Several processes forked from this one, as torchrun would start them: torch is imported once."""
+
+import json
+import os
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from markovae.training.ranks import exit_code
+
+Together = Callable[..., "list[Ended]"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: `value` is what its work returned, by way of JSON; `said` is its error, if any."""
+
+    code: int
+    value: Any
+    said: str
+    seconds: float
+
+
+def forked(
+    work: Callable[[], Any],
+    folder: Path,
+    size: int = 2,
+    limit: float = 60.0,
+    between: Callable[[list[int]], None] | None = None,
+) -> list[Ended]:
+    """Run `work` in `size` processes; each finds its place in the environment, and none outlives `limit` seconds.
+
+    Args:
+        folder: for their results.   between: called once with the process ids, after all were started.
+    """
+    # As torchrun's agent does, this process keeps the store: it outlives every rank.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+    started = time.monotonic()
+    children = {}
+    for rank in range(size):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_USE_AGENT_STORE": "True", **told}
+        children[_fork(work, folder / f"rank-{rank}.json", place)] = rank
+    if between is not None:
+        between(list(children))
+    ends: dict[int, Ended] = {}
+    while len(ends) < size:
+        for pid, rank in children.items():
+            if rank in ends:
+                continue
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                ends[rank] = _ended(folder / f"rank-{rank}.json", code, time.monotonic() - started)
+            elif time.monotonic() - started > limit:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+    return [ends[rank] for rank in range(size)]
+
+
+def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object]) -> int:
+    result.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # forking a process with threads: these children use none of them
+        pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.environ.update({name: str(value) for name, value in place.items()})
+        os.environ.setdefault("TORCHELASTIC_RESTART_COUNT", "0")
+        record: dict[str, Any] = {"value": None, "said": ""}
+        try:
+            record["value"] = work()
+            code = 0
+        except BaseException as error:
+            code = exit_code(error)
+            record["said"] = str(error) if code in (2, 3) else traceback.format_exc()
+        result.write_text(json.dumps(record))
+    finally:
+        os._exit(code)
+
+
+def _ended(result: Path, code: int, seconds: float) -> Ended:
+    record = json.loads(result.read_text()) if result.exists() else {"value": None, "said": ""}
+    return Ended(code, record["value"], record["said"], seconds)
