@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test check soak reference clean
+.PHONY: demo test check soak reference fashion clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
@@ -33,6 +33,10 @@ check: .venv/.stamp
 
 reference: .venv/.stamp
 	$(PY) scripts/reference.py
+
+# Fashion-MNIST from Debian's package dataset-fashion-mnist, given its classes; for docs/results.md.
+fashion: .venv/.stamp
+	$(PY) scripts/reference.py --config configs/fashion.toml --keep
 
 clean:
 	rm -rf .venv runs build src/*.egg-info

@@ -1,6 +1,7 @@
-"""Train the reference model of the faces by its committed configuration, and ship its averaged weights.
+"""Train a reference model by its committed configuration, and ship its averaged weights.
 
     python scripts/reference.py [--config configs/reference.toml] [--to tests/fixtures/reference]
+    python scripts/reference.py --config configs/fashion.toml --keep        # trained, not shipped
 
 The run lies in the user's cache folder under the hash of the configuration: an interrupted one goes on where it
 stopped, a finished one is only exported again.
@@ -27,9 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train and ship the reference model.")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "reference.toml")
     parser.add_argument("--to", type=Path, default=ROOT / "tests" / "fixtures" / "reference")
+    parser.add_argument("--keep", action="store_true", help="leave the run in the cache folder and ship nothing")
     options = parser.parse_args(arguments)
     try:
-        ship(trained(Config.from_toml(options.config)), options.to)
+        run = trained(Config.from_toml(options.config))
+        say(f"trained: {run}")
+        if not options.keep:
+            ship(run, options.to)
     except UserError as error:
         say(str(error))
         return 2

@@ -41,13 +41,20 @@ def clocked(seconds: float, pace: float, reserve: float = 0.0, first: float = 0.
 
 
 def test_minutes_become_the_steps_that_fit():
-    assert clocked(60, 0.1) == (30, 600)  # a twentieth of the budget is timed
-    assert clocked(600, 0.5)[1] == 1200
-    assert clocked(600, 0.5)[0] == 12  # enough after twelve steps and five seconds
+    assert clocked(60, 0.1) == (76, 600)  # an eighth of the budget is timed
+    assert clocked(600, 0.5) == (50, 1200)  # enough after fifty steps and fifteen seconds
 
 
 def test_a_slow_first_step_is_not_taken_for_the_pace():
     assert clocked(600, 0.5, first=5.0)[1] == 1190
+
+
+def test_slow_first_steps_of_a_short_budget_are_not_taken_for_the_pace_either():
+    budget, elapsed = Budget(None, 40.0), 0.0
+    for step in range(1, 100):
+        elapsed += (took := 0.6 if step < 4 else 0.2)
+        budget.note(step, took, elapsed)
+    assert budget.total == 194  # 1.2 seconds were lost
 
 
 def test_what_the_caller_reserves_is_left():

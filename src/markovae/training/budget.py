@@ -6,10 +6,11 @@ import statistics
 from dataclasses import dataclass, field
 from typing import final
 
-# A budget in minutes is turned into steps once this many were timed, or a twentieth of it is spent.
-TIMED_STEPS = 12
-TIMED_SECONDS = 5.0
-TIMED_SHARE = 0.05
+# A budget in minutes is turned into steps once this many were timed, or an eighth of it is spent; the first steps
+# of a process are slower than the rest, so the later half of those timed gives the pace.
+TIMED_STEPS = 50
+TIMED_SECONDS = 15.0
+TIMED_SHARE = 0.125
 
 
 def rate_factor(step: int, total: int | None, warmup_steps: int, decay_start: float) -> float:
@@ -56,6 +57,5 @@ class Budget:
         scarce = len(self._times) >= 2 and spent >= TIMED_SHARE * self.seconds
         left = self.seconds - elapsed - self.reserve
         if enough or scarce or left <= 0:
-            # The first step allocates and is slower than the rest.
-            pace = statistics.median(self._times[1:] or self._times)
+            pace = statistics.median(self._times[len(self._times) // 2 :])
             self.total = step + max(0, int(left / max(pace, 1e-9)))
