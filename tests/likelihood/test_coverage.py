@@ -53,3 +53,11 @@ def test_noise_only_interval_of_fixed_images(gauss, name):
         low, high = measurement(each.mean(1), each).noise_nats.ci95
         hits += low <= truth <= high
     assert 0.93 <= hits / REPEATS <= 0.97, hits / REPEATS
+
+
+def test_noise_only_interval_of_very_few_images():
+    scale = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)[:, None]
+    draws = scale * torch.randn(REPEATS, 3, 2, generator=generator(0, "few"), dtype=torch.float64)
+    hits = [low <= 0 <= high for low, high in (measurement(each.mean(1), each).noise_nats.ci95 for each in draws)]
+    assert 0.93 <= sum(hits) / REPEATS <= 0.97, sum(hits) / REPEATS
+    assert measurement(draws[0, :1].mean(1), draws[0, :1]).noise_nats.dof == pytest.approx(1)

@@ -41,10 +41,16 @@ def test_stacked_batches_are_the_batch() -> None:
 
 
 def test_a_mean_covers_the_truth_as_often_as_it_says() -> None:
-    draws = torch.randn(2000, 50, generator=generator(0, "cover"), dtype=torch.float64)
-    inside = [low < 0 < high for low, high in (estimate_mean(row).ci95 for row in draws)]
-    # Student's t with 49 degrees of freedom keeps 94.4 % of its mass within 1.96.
-    assert abs(sum(inside) / 2000 - 0.9442) < 4 * (0.95 * 0.05 / 2000) ** 0.5
+    for n in (2, 4, 50):
+        draws = torch.randn(2000, n, generator=generator(n, "cover"), dtype=torch.float64)
+        inside = [low < 0 < high for low, high in (estimate_mean(row).ci95 for row in draws)]
+        assert abs(sum(inside) / 2000 - 0.95) < 4 * (0.95 * 0.05 / 2000) ** 0.5
+
+
+def test_an_estimate_in_another_unit_keeps_its_interval() -> None:
+    one = estimate_mean(torch.tensor([1.0, 2.0, 4.0]))
+    assert one.scaled(2.0).ci95 == pytest.approx([2 * end for end in one.ci95])
+    assert all(math.isnan(end) for end in estimate_mean(torch.ones(1)).ci95)
 
 
 def test_one_value_has_no_standard_error_and_none_has_no_mean() -> None:

@@ -34,10 +34,14 @@ class Comparison:
 
     @property
     def difference_bits_per_dim(self) -> Estimate:
-        """Mean of A − B in bits/dim ± the standard error of the paired differences."""
-        a, b = self.a.bits_per_dim, self.b.bits_per_dim  # refuses densities
-        scale = 1 / (self.a.dims * math.log(2))
-        return Estimate(a.value - b.value, self.difference_nats.stderr * scale)
+        """Mean of A − B in bits/dim ± the standard error of the paired differences.
+
+        Raises:
+            UserError: for densities.
+        """
+        if not self.a.discrete:
+            raise UserError("bits per dimension of a density depend on a bin width: compare the nats")
+        return self.difference_nats.scaled(1 / (self.a.dims * math.log(2)))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure A --against B --json`: A's record, with B's under `against`."""

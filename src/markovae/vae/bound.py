@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from markovae.vae.student import student_quantile
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error; `stderr` is nan where one draw cannot tell it."""
+    """A number with its standard error; `stderr` is nan where one draw cannot tell it.
+
+    Args:
+        dof: degrees of freedom of the standard error: how many independent deviations it was worked out from.
+    """
 
     value: float
     stderr: float
+    dof: float = math.inf
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """value ± 1.96 stderr."""
-        return self.value - 1.959964 * self.stderr, self.value + 1.959964 * self.stderr
+        """value ± t stderr, t the 97.5 % quantile of Student's law: 1.96 for many values, 12.7 for two."""
+        if math.isnan(self.stderr):
+            return math.nan, math.nan
+        reach = student_quantile(self.dof) * self.stderr
+        return self.value - reach, self.value + reach
+
+    def scaled(self, factor: float) -> Estimate:
+        """The number and its error in another unit."""
+        return replace(self, value=self.value * factor, stderr=self.stderr * factor)
 
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.stderr:.4f}"
@@ -34,8 +48,9 @@ def estimate_mean(values: Tensor) -> Estimate:
     if not len(values):
         raise ValueError("a mean needs at least one value: none was given")
     values = values.detach().double()
-    stderr = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return Estimate(float(values.mean()), stderr)
+    if len(values) == 1:
+        return Estimate(float(values[0]), math.nan)
+    return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))), len(values) - 1)
 
 
 @dataclass(frozen=True)
@@ -73,9 +88,7 @@ class Bound:
         """
         if not self.discrete:
             raise ValueError("bits per dimension of a density depend on a bin width: use a decoder over digits")
-        nats = self.mean()
-        scale = 1 / (self.dims * math.log(2))
-        return Estimate(nats.value * scale, nats.stderr * scale)
+        return self.mean().scaled(1 / (self.dims * math.log(2)))
 
 
 def stack_bounds(bounds: list[Bound]) -> Bound:
