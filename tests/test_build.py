@@ -10,6 +10,7 @@ from markovae.endpoint import endpoint_levels
 from markovae.errors import UserError
 from markovae.networks.unet import UNetConfig
 from markovae.pixels import Pixels
+from markovae.reverse import FullVariance, IsotropicVariance, LearnedVariance
 from markovae.schedule import ConstantSigma
 
 
@@ -24,7 +25,7 @@ def test_the_first_weights_are_a_function_of_the_seed_and_leave_the_global_gener
 
 
 @pytest.mark.parametrize("name", [target.name for target in targets.TARGETS])
-@pytest.mark.parametrize("decoder", ["step", "ho_small", "ho_large"])
+@pytest.mark.parametrize("decoder", ["step", "ho_small", "ho_large", "softmax"])
 def test_every_target_and_decoder_gives_a_finite_bound(tiny_config: Config, name: str, decoder: str):
     config = tiny_config.with_settings([f"target.name={name}", f"target.decoder={decoder}", "target.pixels=centres"])
     model = create(config, (1, 4, 4), bins=17)
@@ -33,6 +34,35 @@ def test_every_target_and_decoder_gives_a_finite_bound(tiny_config: Config, name
     assert model.pixels.bins == 17
     assert model.pixels.centred
     assert bool(bound.total.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("learned", LearnedVariance), ("full", FullVariance), ("isotropic", IsotropicVariance)]
+)
+def test_a_learned_variance_doubles_the_outputs_and_no_other_does(tiny_config: Config, word: str, kind: type):
+    model = create(tiny_config.with_settings([f"target.reverse={word}"]), (3, 4, 4))
+    assert isinstance(model.reverse, kind)
+    assert model.network.config.out_channels == (6 if word == "learned" else 3)
+    assert model.denoise(torch.zeros(2, 3, 4, 4), torch.zeros(2)).shape == (2, 3, 4, 4)
+
+
+def test_a_full_covariance_of_large_images_is_refused(tiny_config: Config):
+    full = tiny_config.with_settings(["target.reverse=full"])
+    with pytest.raises(UserError, match="these images have 3,072: 1,024 is the limit; take smaller images, or"):
+        create(full, (3, 32, 32))
+    assert create(full, (1, 32, 32)).dims == 1024
+
+
+def test_a_learned_schedule_begins_where_the_default_lies(tiny_config: Config):
+    config = ScheduleConfig("learned", num_levels=50, end=-8.0)
+    with torch.no_grad():
+        logsnr = create_schedule(config, Pixels(256)).logsnr
+    assert float(logsnr[1]) == pytest.approx(13.3, abs=1e-9)
+    assert float(logsnr[-1]) == pytest.approx(-8, abs=1e-9)
+    learned = create(tiny_config.with_settings(["schedule.kind=learned"]), (1, 4, 4))
+    assert {name for name, _ in learned.named_parameters() if name.startswith("schedule.")} == {
+        f"schedule.{part}" for part in ("start", "log_span", "slope", "weight", "steepness", "centre")
+    }
 
 
 def test_constant_sigma_takes_two_of_three():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from markovae import schedule as schedules
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
 from markovae.config.model import DEFAULT_LEVELS
-from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, StepDecoder
+from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
+from markovae.fitting import variance_named
+from markovae.learned_schedule import LearnedLogSNR
 from markovae.networks.unet import UNet, UNetConfig
 from markovae.objective import (
     Draws,
@@ -28,7 +30,6 @@ from markovae.objective import (
 )
 from markovae.pixels import Pixels
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance, StepVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import TARGETS, Target
 
@@ -40,11 +41,13 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
         config: the sections schedule, network, target and train.seed are read.
         shape: of one image, (C, H, W).   bins: digits of a pixel.   num_classes: of the labels, 0 for none.
     Raises:
-        UserError: for a shape that the network's stride does not divide, or a schedule that does not exist.
+        UserError: for a shape that the network's stride does not divide, a schedule that does not exist, or a full
+            covariance of more dimensions than it is worked out in.
     """
     _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
-    unet = _unet_config(config.network, shape, pixels, num_classes if config.network.classes else 0)
+    reverse = variance_named(config.target.reverse, shape)
+    unet = _unet_config(config.network, shape, reverse.channels, pixels, num_classes if config.network.classes else 0)
     _check_stride(shape, unet.stride)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
@@ -53,7 +56,7 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
         network,
         create_schedule(config.schedule, pixels),
         target_named(config.target.name),
-        StepVariance() if config.target.reverse == "step" else PosteriorVariance(),
+        reverse,
         _decoder(config.target, pixels),
         shape,
     )
@@ -77,7 +80,8 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
             made = schedules.cosine(levels or DEFAULT_LEVELS)
         else:
             start = schedules.fine_logsnr(pixels.half_width) if config.start is None else config.start
-            made = schedules.LogSNRLinear(levels or DEFAULT_LEVELS, start, config.end)
+            kind = LearnedLogSNR if config.kind == "learned" else schedules.LogSNRLinear
+            made = kind(levels or DEFAULT_LEVELS, start, config.end)
         if made.num_levels < 2:
             raise ValueError("it has one level: a bound needs at least 2; lower sigma or delta")
         made.logsnr  # noqa: B018 - a grid whose log-SNR does not fall raises here, before any training
@@ -161,10 +165,12 @@ def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
     return mass / total
 
 
-def _unet_config(config: NetworkConfig, shape: Sequence[int], pixels: Pixels, num_classes: int) -> UNetConfig:
+def _unet_config(
+    config: NetworkConfig, shape: Sequence[int], outputs: int, pixels: Pixels, num_classes: int
+) -> UNetConfig:
     return UNetConfig(
         in_channels=shape[0],
-        out_channels=shape[0],
+        out_channels=outputs * shape[0],
         width=config.width,
         multipliers=config.multipliers,
         blocks=config.blocks,
@@ -182,9 +188,13 @@ def _unet_config(config: NetworkConfig, shape: Sequence[int], pixels: Pixels, nu
 
 
 def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:
-    if config.decoder == "ho_small":
-        return HoSmallDecoder(pixels)
-    return HoLargeDecoder(pixels) if config.decoder == "ho_large" else StepDecoder(pixels)
+    kinds: dict[str, Callable[[Pixels], Decoder]] = {
+        "step": StepDecoder,
+        "ho_small": HoSmallDecoder,
+        "ho_large": HoLargeDecoder,
+        "softmax": SoftmaxDecoder,
+    }
+    return kinds[config.decoder](pixels)
 
 
 def _check_shape(shape: Sequence[int]) -> None:

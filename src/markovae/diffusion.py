@@ -16,7 +16,7 @@ from markovae.gaussian import Gaussian
 from markovae.networks.condition import Condition
 from markovae.pixels import Pixels
 from markovae.randomness import Source, Streams, normal_like
-from markovae.reverse import ReverseVariance, jacobian
+from markovae.reverse import MAX_DIMS, ReverseVariance, jacobian
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target
 from markovae.vae import Bound, Distribution, MarkovianVAE
@@ -88,6 +88,21 @@ class Diffusion(MarkovianVAE):
         model.precision = self.precision
         return model.train(self.training)
 
+    def with_reverse(self, reverse: ReverseVariance) -> Diffusion:
+        """The same network with another variance of the prior's steps; a learned one needs the network's head for it.
+
+        Raises:
+            ValueError: for a full covariance in more dimensions than a Jacobian is worked out in.
+        """
+        if reverse.needs_jacobian and self.dims > MAX_DIMS:
+            raise ValueError(
+                f"a full covariance in {self.dims} dimensions costs {self.dims} backward passes a step: "
+                f"{MAX_DIMS} is the limit"
+            )
+        model = self.on_grid(self.schedule)
+        model.reverse = reverse.to(self.device)
+        return model.train(self.training)
+
     # -- the network -------------------------------------------------------------------------------------------
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
@@ -108,7 +123,7 @@ class Diffusion(MarkovianVAE):
     def _guess(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor | None]:
         logsnr = logsnr.to(z.device).expand(z.shape[0])
         out, head = self._run(z, logsnr, condition), None
-        if self.reverse.channels == 2:
+        if out.shape[1] == 2 * z.shape[1]:  # a head for a learned variance, whether it is read or not
             out, head = out.chunk(2, dim=1)
         return self.target.to_x(out, z, logsnr, self.neighbour(logsnr)), head
 

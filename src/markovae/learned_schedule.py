@@ -46,7 +46,7 @@ class LearnedLogSNR(NoiseSchedule):
     def at(self, u: Tensor) -> Tensor:
         """λ(u), with gradients to all parameters."""
         ends = self._bend(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.start.device))
-        share = (self._bend(u.double()) - ends[0]) / (ends[1] - ends[0])
+        share = (self._bend(u.to(self.start.device, torch.float64)) - ends[0]) / (ends[1] - ends[0])
         return self.start.double() - self.log_span.double().exp() * share
 
     def level_positions(self) -> Tensor:
@@ -76,17 +76,18 @@ def slope(schedule: NoiseSchedule, u: Tensor) -> tuple[Tensor, Tensor]:
     return (logsnr, rate) if torch.is_grad_enabled() else (logsnr.detach(), rate.detach())
 
 
-def backward(nats: Tensor, schedule: LearnedLogSNR) -> None:
+def backward(nats: Tensor, schedule: LearnedLogSNR, weight: float = 1.0) -> None:
     """Gradients of a training step with a learned schedule: of the mean nats for the network and the ends of the
     schedule, of the mean squared nats for its shape; added to `.grad` as `Tensor.backward` does.
 
     Args:
         nats: single draws of the continuous bound, (B,), with their graph (see `continuous_draws`).
+        weight: on both means, where these draws are a part of a batch.
     """
     shape = list(schedule.shape_parameters())
-    grads = torch.autograd.grad((nats**2).mean(), shape, retain_graph=True)
+    grads = torch.autograd.grad(weight * (nats**2).mean(), shape, retain_graph=True)
     before = [None if p.grad is None else p.grad.clone() for p in shape]
-    nats.mean().backward()
+    (weight * nats.mean()).backward()
     for parameter, old, new in zip(shape, before, grads, strict=True):
         parameter.grad = new if old is None else old + new
 

@@ -35,12 +35,12 @@ class NoiseSchedule(nn.Module, ABC):
 
     @property
     def logsnr(self) -> Tensor:
-        """λ_0…λ_L, (L+1,), float64; the first is +∞.
+        """λ_0…λ_L, (L+1,), float64, on the CPU; the first is +∞.
 
         Raises:
             ValueError: if the log-SNR does not fall from level to level.
         """
-        levels = self.at(self.level_positions())
+        levels = self.at(self.level_positions()).cpu()
         values = torch.cat([levels.new_full((1,), torch.inf), levels])
         if not bool((values[1:] < values[:-1]).all()):
             where = int((values[1:] >= values[:-1]).nonzero()[0]) + 1
@@ -100,7 +100,7 @@ class Tabulated(NoiseSchedule):
 
     def at(self, u: Tensor) -> Tensor:
         """Linear interpolation of the table."""
-        position = u.double() * (self.num_levels - 1)
+        position = u.to(self.table.device, torch.float64) * (self.num_levels - 1)
         # A level's own position comes out of the product within rounding: it must give its entry to the last bit.
         nearest = position.round()
         position = torch.where((position - nearest).abs() < 1e-9, nearest, position)

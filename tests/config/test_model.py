@@ -10,7 +10,9 @@ from markovae.errors import UserError
         ({"kind": "constnat"}, "did you mean constant"),
         ({"num_levels": 1}, r"num_levels=1 must lie in 2"),
         ({"start": -10.0, "end": -10.0}, "must exceed"),
-        ({"kind": "cosine", "start": 9.0}, "belong to kind=logsnr_linear"),
+        ({"kind": "cosine", "start": 9.0}, "belong to kind=logsnr_linear or learned, not to kind=cosine"),
+        ({"kind": "learned", "start": -1.0, "end": 1.0}, "must exceed"),
+        ({"kind": "leraned"}, "did you mean learned"),
         ({"sigma": 0.1}, "belongs to kind=constant"),
         ({"kind": "constant"}, r"needs schedule\.sigma or schedule\.delta"),
         ({"kind": "constant", "delta": 1.2}, r"delta=1\.2 must lie between 0 and 1"),
@@ -34,6 +36,14 @@ def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
 def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
     with pytest.raises(UserError, match=message):
         NetworkConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "near"), [("reverse", "isotropc", "isotropic"), ("decoder", "soft_max", "softmax")]
+)
+def test_the_nearest_word_is_named(name: str, value: str, near: str):
+    with pytest.raises(UserError, match=rf"target\.{name}='{value}' must be one of .*; did you mean {near}\?"):
+        TargetConfig(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["name", "reverse", "decoder", "pixels"])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from markovae.config.checks import at_least, between, one_of
 from markovae.errors import UserError
 
-SCHEDULES = ("logsnr_linear", "constant", "linear", "cosine")
+SCHEDULES = ("logsnr_linear", "constant", "linear", "cosine", "learned")
 TARGETS = ("noise", "data", "velocity", "score", "step_noise", "mean")
-REVERSES = ("posterior", "step")
-DECODERS = ("step", "ho_small", "ho_large")
+REVERSES = ("posterior", "step", "isotropic", "diagonal", "learned", "full")
+DECODERS = ("step", "ho_small", "ho_large", "softmax")
 PIXELS = ("ends", "centres")
 DEFAULT_LEVELS = 1000
 
@@ -20,10 +20,11 @@ class ScheduleConfig:
     """The grid of levels.
 
     Args:
-        kind: logsnr_linear, constant (the lecture's), linear (Ho et al.) or cosine (Nichol and Dhariwal).
+        kind: logsnr_linear, constant (the lecture's), linear (Ho et al.), cosine (Nichol and Dhariwal), or learned
+            (VDM: ends by the bound's gradient, shape by its variance; it needs train.objective=bound).
         num_levels: L; left out: 1000, or what the endpoint rule gives for constant (sigma, delta).
-        start, end: log-SNR of levels 1 and L, of logsnr_linear alone; start left out: where the noise left is a
-            sixth of a grey value of the data (13.3 for 256 values).
+        start, end: log-SNR of levels 1 and L, of logsnr_linear, and of learned to begin with; start left out: where
+            the noise left is a sixth of a grey value of the data (13.3 for 256 values).
         sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
             (sigma, delta, num_levels).
     Raises: UserError for a value out of its range or one that the kind does not use.
@@ -45,8 +46,10 @@ class ScheduleConfig:
                 between(f"schedule.{name}", limit, -100, 100, "it is a log-SNR")
         if self.start is not None and not self.start > self.end:
             raise UserError(f"schedule.start={self.start:g} must exceed schedule.end={self.end:g}: log-SNR falls")
-        if self.kind != "logsnr_linear" and (self.start, self.end) != (None, -10.0):
-            raise UserError(f"schedule.start and schedule.end belong to kind=logsnr_linear, not to kind={self.kind}")
+        if self.kind not in ("logsnr_linear", "learned") and (self.start, self.end) != (None, -10.0):
+            raise UserError(
+                f"schedule.start and schedule.end belong to kind=logsnr_linear or learned, not to kind={self.kind}"
+            )
         self._check_constant()
 
     def _check_constant(self) -> None:
@@ -111,8 +114,11 @@ class TargetConfig:
 
     Args:
         name: noise, data, velocity, score, step_noise or mean.
-        reverse: variance of P_pri(z_{ℓ−1}|z_ℓ): posterior (β̃_ℓ) or step (σ_ℓ²).
-        decoder: P_pri(z_0|z_1): step, or Ho et al.'s ho_small, ho_large.
+        reverse: variance of P_pri(z_{ℓ−1}|z_ℓ): posterior (β̃_ℓ); step (σ_ℓ²); isotropic or diagonal, fitted to
+            training images, one number a level, or a level and coordinate; learned, a head of the network; or full,
+            from its Jacobian, up to 1,024 dimensions.
+        decoder: P_pri(z_0|z_1): step; Ho et al.'s ho_small, ho_large; or VDM's softmax over the bins, which reads
+            z_1 alone.
         pixels: where the digits lie on [−1, 1]: ends or centres.
     """
 

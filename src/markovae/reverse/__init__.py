@@ -4,12 +4,13 @@ Only this room knows whether the network's output carries more than x̂ (a head 
 """
 
 from markovae.reverse.base import IndependentVariance, PosteriorVariance, ReverseVariance, StepVariance
-from markovae.reverse.derivatives import jacobian, traces
+from markovae.reverse.derivatives import MAX_DIMS, jacobian, traces
 from markovae.reverse.fitted import DiagonalVariance, ErrorTable, IsotropicVariance
 from markovae.reverse.full import FullVariance
 from markovae.reverse.learned import LearnedVariance
 
 __all__ = [
+    "MAX_DIMS",
     "DiagonalVariance",
     "ErrorTable",
     "FullVariance",

@@ -42,6 +42,11 @@ class ErrorTable(nn.Module):
         self.register_buffer("logsnr", torch.full((knots,), torch.nan, dtype=torch.float64))
         self.register_buffer("error", empty)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it holds errors yet."""
+        return not bool(self.logsnr.isnan().any())
+
     def fit(self, logsnr: Tensor, error: Tensor) -> Self:
         """Take the errors, (K, *shape), at the decreasing log-SNRs, (K,), and return self.
 
@@ -67,9 +72,12 @@ class ErrorTable(nn.Module):
         Raises:
             UserError: before `fit`.
         """
+        if not self.fitted:
+            raise UserError(
+                "the reverse variance is not fitted yet: a run fits it with every held-out bound and at its end; "
+                "fit it on training images with with_reverse"
+            )
         knots = self.logsnr.to(logsnr.device)
-        if bool(knots.isnan().any()):
-            raise UserError("the reverse variance is not fitted yet: fit it on training images first")
         table = self.error.to(logsnr.device).clamp(min=_TINY).log()
         return interpolate(-logsnr, -knots, table).exp()
 
