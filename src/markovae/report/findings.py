@@ -13,10 +13,10 @@ from markovae import __version__
 from markovae.console import say
 from markovae.data.inspect import channel_moments
 from markovae.likelihood import Measurement, finite, measure
+from markovae.quality.neighbours import Neighbours, nearest, pool_of
 from markovae.report.chains import Column, encoder_strip, reverse_strip
 from markovae.report.codecs import codec_table
 from markovae.report.curves import heldout_curve, level_curve, training_curve
-from markovae.report.neighbours import Neighbours, nearest, pool_of
 from markovae.report.pictures import Images
 from markovae.report.subject import Subject, own_precision
 from markovae.report.words import meanings

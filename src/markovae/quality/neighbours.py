@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from markovae.report.pictures import Images
+Images = np.ndarray[Any, Any]
 
 BLOCK = 1024
 LARGEST_POOL = 50_000

@@ -1,0 +1,1 @@
+"""How good samples are: distances to real images with their errors and their floor."""

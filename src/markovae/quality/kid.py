@@ -1,0 +1,148 @@
+"""Kernel distance between two sets of features: unbiased at every n, with a standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from markovae.quality.arrays import Array, as_features, same_width
+from markovae.vae import Estimate
+
+BLOCK = 2048
+FEWEST = 4
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the estimators need of a kernel matrix.
+
+    Args:
+        rows, columns: sums of the entries, (m,), (n,).   squares: Σ k², all entries.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    squares: float
+
+
+def kid(samples: Array, reference: Array) -> Estimate:
+    r"""Squared maximum mean discrepancy under k(a, b) = (a·b/d + 1)³, unbiased, with its standard error.
+
+        KID = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) − 2 mean_{ij} k(x_i, y_j)
+
+    It is 0 in expectation for equal populations, whatever the two sizes, so a single figure may be negative. The
+    variance is that of the Hoeffding decomposition (see `_variance`): both sets count as random draws.
+
+    Args:
+        samples, reference: features, (m, d) and (n, d), at least 4 rows each.
+    Returns: value ± standard error.
+    Raises:
+        ValueError: for features that are no matrices of one width, too few, or not finite.
+    Source: Bińkowski et al. 2018, section 4; the variance is derived in docs/quality.md.
+    """
+    x, y = as_features(samples, "samples", FEWEST), as_features(reference, "reference", FEWEST)
+    same_width(x, y)
+    within_x, within_y, across = sums(x), sums(y), sums(x, y)
+    m, n = len(x), len(y)
+    value = float(within_x.rows.sum()) / (m * (m - 1)) + float(within_y.rows.sum()) / (n * (n - 1))
+    value -= 2 * float(across.rows.sum()) / (m * n)
+    return Estimate(value, math.sqrt(_variance(within_x, within_y, across)))
+
+
+def kid_difference(first: Array, second: Array, reference: Array) -> Estimate:
+    r"""KID(first) − KID(second) against one fixed reference set, where row i of both belongs together.
+
+    Samples drawn from one seed share their noise, so the difference is known better than either. With
+    c(x) = mean_j k(x, y_j) it is a U-statistic of the pairs w_i = (x_i, x'_i),
+
+        mean_{i≠j} g(w_i, w_j),   g = k(x_i, x_j) − c(x_i) − c(x_j) − [k(x'_i, x'_j) − c(x'_i) − c(x'_j)],
+
+    with variance 4 Var[E g | w]/m + 2 E[g̃²]/(m(m−1)), g̃ the doubly centred g. The reference counts as given.
+
+    Args:
+        first, second: features, (m, d).   reference: (n, d).
+    Raises:
+        ValueError: for features that are no matrices of one width, too few, not finite, or not in pairs.
+    """
+    x, other = as_features(first, "first", FEWEST), as_features(second, "second", FEWEST)
+    y = as_features(reference, "reference", 1)
+    same_width(x, y)
+    same_width(other, y)
+    if len(x) != len(other):
+        raise ValueError(f"{len(x)} and {len(other)} rows do not pair: give the features of the same samples")
+    m = len(x)
+    near, far = sums(x, y).rows / len(y), sums(other, y).rows / len(y)
+    tilt = near - far
+    table = kernel(x, x) - kernel(other, other) - tilt[:, None] - tilt
+    table.fill_diagonal_(0)
+    found = Sums(table.sum(1), table.sum(0), float((table**2).sum()))
+    value = float(found.rows.sum()) / (m * (m - 1))
+    second_order = degenerate_within(found)
+    first_order = float((found.rows / (m - 2)).var()) - second_order / (m - 2)
+    return Estimate(value, math.sqrt(4 * max(first_order, 0) / m + 2 * max(second_order, 0) / (m * (m - 1))))
+
+
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x·y/d + 1)³ of every pair, (m, n), float64."""
+    root = x @ y.T / x.shape[1] + 1
+    return root * root * root
+
+
+def sums(x: Tensor, y: Tensor | None = None) -> Sums:
+    """Sums of the kernel matrix of x with y, or of x with itself without the diagonal, block by block."""
+    other = x if y is None else y
+    rows, columns, squares = [], torch.zeros(len(other), dtype=torch.float64), 0.0
+    for start in range(0, len(x), BLOCK):
+        block = kernel(x[start : start + BLOCK], other)
+        if y is None:
+            block.diagonal(start).fill_(0)
+        rows.append(block.sum(1))
+        columns += block.sum(0)
+        squares += float((block**2).sum())
+    return Sums(torch.cat(rows), columns, squares)
+
+
+def _variance(xx: Sums, yy: Sums, xy: Sums) -> float:
+    r"""Variance of KID, its two first-order parts floored at 0.
+
+    Hoeffding's parts are uncorrelated, so with g_x(x) = E k(x, X) − E k(x, Y), g_y alike, and v the second moments
+    of the doubly centred kernels,
+
+        Var = 4 Var g_x/m + 4 Var g_y/n + 2 v_xx/(m(m−1)) + 2 v_yy/(n(n−1)) + 4 v_xy/(mn).
+
+    Each is estimated without bias: v from sums over distinct indices, Var g_x as the variance of
+    r_i/(m−2) − c_i/n (row sums within and across) less what the second order adds to it, v_xx/(m−2) + v_xy/n. For equal
+    populations Var g = 0 and its estimate may fall below 0; there the floor makes the error larger, never smaller.
+    """
+    m, n = len(xx.rows), len(yy.rows)
+    v_xx, v_yy, v_xy = degenerate_within(xx), degenerate_within(yy), degenerate_across(xy)
+    first_x = float((xx.rows / (m - 2) - xy.rows / n).var()) - v_xx / (m - 2) - v_xy / n
+    first_y = float((yy.rows / (n - 2) - xy.columns / m).var()) - v_yy / (n - 2) - v_xy / m
+    second = 2 * v_xx / (m * (m - 1)) + 2 * v_yy / (n * (n - 1)) + 4 * v_xy / (m * n)
+    return 4 * max(first_x, 0) / m + 4 * max(first_y, 0) / n + max(second, 0)
+
+
+def degenerate_within(found: Sums) -> float:
+    """E k̃² of k̃(x, x') = k − h(x) − h(x') + θ, without bias, from sums that leave the diagonal out."""
+    m = len(found.rows)
+    pairs, triples = m * (m - 1), m * (m - 1) * (m - 2)
+    total, rows = float(found.rows.sum()), float((found.rows**2).sum())
+    mean_square = found.squares / pairs
+    projection = (rows - found.squares) / triples
+    squared_mean = (total**2 - 4 * rows + 2 * found.squares) / (triples * (m - 3))
+    return mean_square - 2 * projection + squared_mean
+
+
+def degenerate_across(found: Sums) -> float:
+    """E k̃² of k̃(x, y) = k − h(x) − h(y) + θ, without bias."""
+    m, n = len(found.rows), len(found.columns)
+    total = float(found.rows.sum())
+    rows, columns = float((found.rows**2).sum()), float((found.columns**2).sum())
+    mean_square = found.squares / (m * n)
+    along_x = (rows - found.squares) / (m * n * (n - 1))
+    along_y = (columns - found.squares) / (m * n * (m - 1))
+    squared_mean = (total**2 - rows - columns + found.squares) / (m * (m - 1) * n * (n - 1))
+    return mean_square - along_x - along_y + squared_mean
