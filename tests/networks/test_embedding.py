@@ -71,18 +71,25 @@ def test_positions_are_relative_and_all_different(height: int, width: int) -> No
     assert positions(height, width, 0, torch.zeros(2, 1)).shape == (2, 0, height, width)
 
 
-def test_smoothed_difference_equals_its_definition() -> None:
+@pytest.mark.parametrize("radius", [1, 2, 6])  # 6 reaches beyond the image on every side
+def test_smoothed_difference_equals_its_definition(radius: int) -> None:
     generator = torch.Generator().manual_seed(0)
     z, s = torch.randn(2, 3, 5, 4, generator=generator), torch.tensor([0.3, 0.8])
-    found, weight = smoothed_difference(z, s[:, None, None, None], 1)
+    found, weight = smoothed_difference(z, s[:, None, None, None], radius)
+
+    def rows(at: int, size: int) -> range:
+        return range(max(at - radius, 0), min(at + radius + 1, size))
+
     for b, i, j in ((0, 0, 0), (0, 2, 1), (1, 4, 3), (1, 3, 0)):
         here = z[b, :, i, j]
-        near = [z[b, :, k, m] for k in range(max(i - 1, 0), min(i + 2, 5)) for m in range(max(j - 1, 0), min(j + 2, 4))]
+        near = [z[b, :, k, m] for k in rows(i, 5) for m in rows(j, 4)]
         weights = torch.stack([torch.exp(-(other - here).square().sum() / (12 * s[b] ** 2)) for other in near])
         moves = torch.stack([(here - other) / s[b] for other in near])
         expected = (weights[:, None] * moves).sum(0) / weights.sum()
         torch.testing.assert_close(found[b, :, i, j], expected, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(weight[b, 0, i, j], (weights.sum() / 9).log(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            weight[b, 0, i, j], (weights.sum() / (2 * radius + 1) ** 2).log(), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_smoothed_difference_finds_small_noise_on_flat_areas_and_keeps_edges() -> None:

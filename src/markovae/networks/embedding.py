@@ -80,17 +80,22 @@ def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, 
     Source: Tomasi and Manduchi 1998, with the noise's own scale for the range.
     """
     height, width = z.shape[2:]
-    outside = 1e4  # so far from every value that a pixel beyond the border weighs nothing
-    padded = F.pad(z / noise, (radius,) * 4, value=outside)
-    scaled = padded[..., radius : radius + height, radius : radius + width]
+    scaled = z / noise
     total, weight = torch.zeros_like(scaled), torch.ones_like(scaled[:, :1])
-    for i in range(2 * radius + 1):
-        for j in range(2 * radius + 1):
-            if (i, j) != (radius, radius):
-                apart = scaled - padded[..., i : i + height, j : j + width]
-                similar = torch.exp(apart.square().mean(1, keepdim=True) * -0.25)
-                total = total + similar * apart
-                weight = weight + similar
+    reach = min(radius, width - 1)
+    # Each pair of pixels once: one of them is `here`, the other `there`, moved by (down, right).
+    for down in range(min(radius, height - 1) + 1):
+        for right in range(-reach if down else 1, reach + 1):
+            left, shifted = max(0, -right), max(0, right)
+            here = (..., slice(0, height - down), slice(left, width - shifted))
+            there = (..., slice(down, height), slice(shifted, width - left))
+            apart = scaled[here] - scaled[there]
+            similar = torch.exp(apart.square().mean(1, keepdim=True) * -0.25)
+            weight[here] += similar
+            weight[there] += similar
+            pull = similar * apart
+            total[here] += pull
+            total[there] -= pull
     return total / weight, (weight / (2 * radius + 1) ** 2).log()
 
 
