@@ -156,7 +156,7 @@ def test_draws_depend_on_seed_and_number_only(folder):
         (["text.png", "--from-level", "0.5"], "is no image"),
         (["nothing.png", "--from-level", "0.5"], "cannot be read: No such file"),
         (["wide.png", "--degrade", "sr4"], "8x8 or 2x2"),
-        (["image.png", "--from-level", "0.5", "--class", "cow"], "cow is unknown: this model has cat, dog"),
+        (["image.png", "--from-level", "0.5", "--class", "cow"], "cow is unknown: this run has cat, dog"),
         (["image.png", "--from-level", "0.5", "--guidance", "3"], "needs a condition"),
         (["image.png", "--from-level", "0.5", "--sampler", "heum"], "heum"),
         (["image.png", "--round-trip", "--sampler", "ancestral"], "draws random numbers"),

@@ -6,7 +6,21 @@ import torch
 
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
-from markovae.sampling import Guidance, Guided, Interval, Unconditional, sample
+from markovae.quadrature import slope
+from markovae.sampling import (
+    AdamsBashforth,
+    Guidance,
+    Guided,
+    Interval,
+    Plan,
+    Unconditional,
+    UniC,
+    plan,
+    sample,
+    uniform_grid,
+    walk,
+)
+from markovae.sampling.draw import finished
 from markovae.toys import Mixture
 
 LOGSNR = torch.tensor(0.4, dtype=torch.float64)
@@ -70,6 +84,35 @@ def test_autoguidance_moves_away_from_the_weaker_model(model_of):
     assert pushed.mean() > plain.mean()
 
 
+def test_a_condition_stands_for_labels(class_model):
+    labels = [0, 1, 1]
+    wanted = sample(class_model, 3, steps=5, labels=labels, guidance=2.0, raw=True)
+    given = sample(class_model, 3, steps=5, condition=Condition(label=torch.tensor(labels)), guidance=2.0, raw=True)
+    assert np.array_equal(given, wanted)
+    for_all = sample(class_model, 3, steps=5, condition=Condition(label=torch.tensor([1])), raw=True)
+    assert np.array_equal(for_all, sample(class_model, 3, steps=5, labels=1, raw=True))
+    nothing = sample(class_model, 3, steps=5, condition=Condition(), raw=True)
+    assert np.array_equal(nothing, sample(class_model, 3, steps=5, raw=True))
+
+
+def test_guidance_converges_at_the_solvers_order(class_model):
+    """At few calls 2M overshoots, for the guided x̂ turns sharply where the class is decided; more calls mend it."""
+    condition, weight = Condition(label=torch.zeros(64, dtype=torch.int64)), 3.0
+    denoiser = Guided(class_model, Unconditional(class_model), weight)
+
+    def ends(chosen):
+        return finished(walk(class_model, range(64), chosen, condition=condition, denoiser=denoiser))
+
+    reference = ends(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 1000), UniC(3)))
+    counts = (80, 160, 320)
+    errors = [(ends(plan(class_model, "dpmpp2m", n)) - reference).square().mean().sqrt() for n in counts]
+    assert -slope(torch.tensor(counts), torch.stack(errors)) == pytest.approx(2, abs=0.15)
+    few = [ends(plan(class_model, name, 12)) for name in ("dpmpp2m", "unipc2")]
+    pulled, corrected = (float((end - reference).square().mean().sqrt()) for end in few)
+    assert float((few[0] - reference).mean()) > 0, "away from class 0, the wrong way"
+    assert corrected < 0.5 * pulled
+
+
 def test_bad_guidance_is_one_sentence(class_model, gaussian, model_of):
     plain = model_of(gaussian)
     with pytest.raises(UserError, match=r"guidance=3 needs a condition.*without labels"):
@@ -82,6 +125,15 @@ def test_bad_guidance_is_one_sentence(class_model, gaussian, model_of):
         sample(plain, 2, labels=0)
     with pytest.raises(UserError, match=r"3 labels for n=2"):
         sample(class_model, 2, labels=[0, 1, 0])
+    with pytest.raises(UserError, match=r"3 conditions for n=2"):
+        sample(class_model, 2, condition=Condition(label=torch.zeros(3, dtype=torch.int64)))
+    with pytest.raises(UserError, match=r"class 2 is unknown"):
+        sample(class_model, 1, condition=Condition(label=torch.tensor([2])))
+    with pytest.raises(UserError, match="both given"):
+        sample(class_model, 1, labels=0, condition=Condition(label=torch.tensor([0])))
+    weaker = model_of(Mixture.line([1.0], [0.0], [1.0]))
+    with pytest.raises(UserError, match="the weaker model has 0 classes, this one 2"):
+        sample(class_model, 1, labels=0, guidance=Guidance(2.0, weaker=weaker))
     with pytest.raises(UserError, match="one shape"):
         sample(plain, 2, guidance=Guidance(2.0, weaker=class_model))
     with pytest.raises(UserError, match="must be finite"):

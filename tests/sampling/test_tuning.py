@@ -1,10 +1,13 @@
 """The tuned grid: nearer to the fine walk on seeds it has not seen, within its budget."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.sampling import AdamsBashforth, Plan, UniC, plan, rho_grid, tuned, walk
+from markovae.sampling import AdamsBashforth, Clipped, Plan, UniC, plan, rho_grid, tuned, walk
 from markovae.sampling.draw import finished
 
 
@@ -38,9 +41,23 @@ def test_time_ends_the_search(mixture, model_of):
     assert found.rmse <= found.rmse_before
 
 
+def test_a_sampler_with_fresh_noise_takes_the_grid_of_the_one_without(mixture, model_of):
+    model = model_of(mixture)
+    found = [tuned(model, plan(model, f"{kind}dpmpp2m", 6), samples=8, trials=10, fine=40) for kind in ("", "sde-")]
+    assert torch.equal(found[0].plan.grid, found[1].plan.grid)
+    assert found[1].plan.stepper.draws
+
+
+def test_a_threshold_is_kept(mixture, model_of):
+    model = model_of(mixture)
+    start = replace(plan(model, "dpmpp2m", 5), threshold=partial(Clipped, limit=0.1))
+    found = tuned(model, start, samples=8, trials=4, fine=20)
+    assert float(finished(walk(model, range(8), found.plan)).abs().max()) <= 0.1
+
+
 def test_what_cannot_be_tuned_is_refused(mixture, model_of):
     model = model_of(mixture)
-    for sampler in ("ancestral", "sde-dpmpp2m", "pc"):
+    for sampler in ("ancestral", "pc"):
         with pytest.raises(UserError, match="draws random numbers"):
             tuned(model, plan(model, sampler, 10))
     with pytest.raises(UserError, match="2 log-SNRs"):

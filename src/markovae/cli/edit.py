@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markovae.cli.classes import chosen_label
 from markovae.cli.options import add_machine, one_of, whole
 from markovae.errors import UserError
 
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", metavar="NAME", help="default: dpmpp2m, for RePaint ancestral")
     parser.add_argument("--steps", metavar="N", type=whole(1), help="network calls a walk (default: 20, RePaint 50)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="draw i depends on seed and i (default: 0)")
-    parser.add_argument("--class", metavar="K", dest="label", help="a class of the model, by name or number")
+    parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
     parser.add_argument("--guidance", metavar="W", type=float, default=1.0, help="towards the class (default: 1, none)")
     parser.add_argument("--method", type=one_of("moments", "repaint"), default="moments", help="of --mask")
     parser.add_argument("--resampling", metavar="N", type=whole(1), default=10, help="of repaint (default: 10)")
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if model.pixels.bins != 256:
         raise UserError(f"this model's pixels have {model.pixels.bins} digits: edit takes images of 8 bits, 256")
     target = Path(options.out) if options.out else _default_folder(opened, options)
-    made = edit_image(model, options, _label(options.label, opened))
+    made = edit_image(model, options, _label(opened, options.label))
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
     facts = {"edit": made.name, "seed": str(options.seed), "checkpoint": opened.checkpoint.digest}
     write_pictures(target, drawn, (given, drawn), facts)
@@ -219,19 +220,17 @@ def _grey_levels(model: Diffusion, made: Edit) -> float:
     return float(error) / (2 * model.pixels.half_width)
 
 
-def _label(name: str | None, opened: Opened) -> int | None:
-    """A class by name or number; an unknown one is told those that exist."""
-    if name is None:
-        return None
-    names = opened.checkpoint.class_names if opened.num_classes else ()
-    if not names:
-        raise UserError(f"--class {name}: this model was trained without labels; leave --class out")
-    if name in names:
-        return names.index(name)
-    if name.isdecimal() and int(name) < len(names):
-        return int(name)
-    listed = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
-    raise UserError(f"--class {name} is unknown: this model has {listed}")
+def _label(opened: Opened, text: str | None) -> int | None:
+    """The class that is asked for; without one the network's learned null, where it was learned.
+
+    Raises:
+        UserError: for an unknown class, or none where the run never trained without.
+    """
+    if text is not None:
+        return chosen_label(opened, text)
+    if opened.num_classes and not opened.checkpoint.config.train.label_dropout:
+        raise UserError("--class is missing: this run never trained without classes (train.label_dropout=0); name one")
+    return None
 
 
 def _default_folder(opened: Opened, options: argparse.Namespace) -> Path:

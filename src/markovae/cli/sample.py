@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, positive, whole
+from markovae.cli.classes import chosen_labels
+from markovae.cli.options import add_json, add_machine, whole
 from markovae.cli.output import print_json
 from markovae.cli.running import Opened, open_run
+from markovae.cli.sampler import HELP, Chosen, add_sampler, chosen_sampler
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from markovae.sampling import Plan
 
 SUMMARY = "draw images from a run"
 DESCRIPTION = """\
@@ -28,13 +28,11 @@ examples:
   markovae sample runs/faces
   markovae sample runs/digits --class 7 --n 16 --out sevens
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
+  markovae sample runs/digits --class 3 --guidance 2 --guidance-interval -3 4
+  markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
 
-samplers:
-  sde-dpmpp2m, the default: fresh noise at each step; ancestral, the model's own prior, the only one measured by
-  the bound; without fresh noise dpmpp2m, ddim, euler, heun, dpmpp1, dpmpp3m, dpmpp2s, dpmpp3s, unipc2, unipc3,
-  deis2, deis3; pc
 """
-DEFAULT_STEPS = 20
+EXAMPLES += HELP
 DEFAULT_BATCH = 64
 
 
@@ -44,12 +42,12 @@ class Drawn:
 
     Args:
         images: digits, (n, C, H, W).   labels: class of each, (n,), or None.
-        plan: of the sampler.   seconds: that drawing took.
+        chosen: the sampler.   seconds: that drawing took.
     """
 
     images: Any
     labels: Tensor | None
-    plan: Plan
+    chosen: Chosen
     seconds: float
 
 
@@ -57,10 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
     parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
     parser.add_argument("--n", metavar="N", type=whole(1), default=64, help="how many images (default: 64)")
-    parser.add_argument(
-        "--steps", metavar="N", type=whole(1), help="network calls an image (default: 20; ancestral: every level)"
-    )
-    parser.add_argument("--sampler", metavar="NAME", default="sde-dpmpp2m", help="see below (default: sde-dpmpp2m)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
     parser.add_argument(
         "--class",
@@ -68,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="a class by name or number; all: each in turn (the default); none: whatever the model likes",
     )
-    parser.add_argument(
-        "--guidance", metavar="W", type=positive, default=1.0, help="push towards the class; 1 (the default) is none"
-    )
+    add_sampler(parser)
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: a new one in RUN/samples)")
     add_json(parser)
     add_machine(
@@ -103,53 +95,25 @@ def draw(opened: Opened, options: argparse.Namespace) -> Drawn:
     import torch
 
     from markovae.console import track
-    from markovae.sampling import Guidance, draw_batches, evaluating, plan, to_images
+    from markovae.sampling import condition_for, draw_batches, evaluating, to_images
 
     model = opened.model
-    chosen = plan(model, options.sampler, options.steps)
-    labels = chosen_labels(opened, options.label, options.n, options.guidance)
+    labels = chosen_labels(opened, options.label, options.n)
+    chosen = chosen_sampler(opened, options)
     batch = options.batch or DEFAULT_BATCH
     batches = draw_batches(
         model,
         options.n,
-        chosen,
+        chosen.plan,
         seed=options.seed,
         batch=batch,
-        labels=labels,
-        guidance=Guidance(options.guidance),
+        condition=condition_for(model, labels),
+        guidance=chosen.guidance,
     )
     began = time.monotonic()
     with evaluating(model):
         parts = [x.cpu() for x in track(batches, "sampling", -(-options.n // batch))]
     return Drawn(to_images(model, torch.cat(parts)), labels, chosen, time.monotonic() - began)
-
-
-def chosen_labels(opened: Opened, text: str | None, n: int, guidance: float = 1.0) -> Tensor | None:
-    """Class of each sample, (n,), from --class: a name, a number, `all` (each in turn) or `none`.
-
-    Raises:
-        UserError: for a class that the model does not know, or any where it knows none.
-    """
-    import torch
-
-    names, count = opened.checkpoint.class_names, opened.num_classes
-    if not count:
-        if text not in (None, "none") or guidance != 1:
-            what = f"--class {text}" if text is not None else f"--guidance {guidance:g}"
-            raise UserError(f"{what} needs classes, and {opened.path} was trained without: leave it out")
-        return None
-    if text in names:
-        return torch.full((n,), names.index(text))
-    if text is None or text == "all":
-        return torch.arange(n) % count
-    if text == "none":
-        if not opened.checkpoint.config.train.label_dropout:
-            raise UserError("--class none: this run never trained without classes (train.label_dropout=0); name one")
-        return None
-    if text.isdecimal() and int(text) < count:
-        return torch.full((n,), int(text))
-    shown = ", ".join(names[:20]) + (", …" if count > 20 else "")
-    raise UserError(f"--class {text} is unknown: this run has {shown} (or their numbers 0…{count - 1}), all and none")
 
 
 def require_free(target: Path) -> None:
@@ -184,9 +148,8 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             "shape": list(drawn.images.shape[1:]),
             "bins": opened.model.pixels.bins,
             "labels": None if drawn.labels is None else drawn.labels.tolist(),
-            "sampler": options.sampler,
-            "network_calls_per_sample": drawn.plan.calls,
-            "guidance": options.guidance,
+            "network_calls_per_sample": drawn.chosen.plan.calls,
+            **drawn.chosen.facts,
             "seed": options.seed,
             "precision": opened.precision,
             "checkpoint": {
@@ -198,7 +161,15 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
         }
         print_json(record)
         return
+    facts = drawn.chosen.facts
     print(
-        f"{len(drawn.images):,} images in {drawn.seconds:.1f} s ({options.sampler}, {drawn.plan.calls} network calls "
-        f"each, seed {options.seed})\n{target / 'grid.png'}"
+        f"{len(drawn.images):,} images in {drawn.seconds:.1f} s ({facts['sampler']}, {drawn.chosen.plan.calls} network "
+        f"calls each, seed {options.seed}{_classes_drawn(opened, drawn, options)})\n{target / 'grid.png'}"
     )
+
+
+def _classes_drawn(opened: Opened, drawn: Drawn, options: argparse.Namespace) -> str:
+    """What was done about classes, where the run has any and none was named."""
+    if not opened.num_classes or options.label not in (None, "all", "none"):
+        return ""
+    return ", without a class" if drawn.labels is None else f", each of {opened.num_classes} classes in turn"

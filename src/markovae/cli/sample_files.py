@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,21 +40,31 @@ def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.
 
 def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, index: int | None = None) -> dict[str, str]:
     """The texts in a PNG: from which checkpoint, and how to draw it again."""
+    chosen = drawn.chosen
     text = {
         "Software": f"markovae {__version__}",
         "markovae:checkpoint": opened.checkpoint.digest,
         "markovae:training-step": str(opened.checkpoint.step),
-        "markovae:sampler": options.sampler,
-        "markovae:steps": str(drawn.plan.calls),
+        "markovae:steps": str(chosen.plan.calls),
         "markovae:seed": str(options.seed),
-        "markovae:guidance": f"{options.guidance:g}",
         "markovae:precision": opened.precision,
     }
+    for name, value in chosen.facts.items():
+        if value is not None:
+            text[f"markovae:{name.replace('_', '-')}"] = _worded(value)
+    if chosen.facts["spacing"] in ("optimal", "tuned"):
+        text["markovae:logsnr"] = _worded(chosen.plan.grid[1:].tolist())
     if index is not None:
         text["markovae:index"] = str(index)
         if drawn.labels is not None:
             text["markovae:class"] = opened.checkpoint.class_names[int(drawn.labels[index])]
     return text
+
+
+def _worded(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(repr, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def archive(drawn: Drawn) -> bytes:

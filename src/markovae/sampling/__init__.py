@@ -1,11 +1,13 @@
 """Sampling: one loop, many steppers; guidance, grids and control."""
 
+from markovae.sampling.conditions import condition_for, num_classes
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.draw import Guidance, draw_batches, evaluating, sample, to_images, walk
+from markovae.sampling.draw import draw_batches, evaluating, sample, to_images, walk
 from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
-from markovae.sampling.guidance import Guided, Interval, Unconditional
+from markovae.sampling.guidance import Guidance, Guided, Interval, Unconditional, guided
 from markovae.sampling.loop import trajectory
-from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan
+from markovae.sampling.optimal import optimal_grid
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, THRESHOLDS, Plan, plan
 from markovae.sampling.steppers import (
     DDIM,
     AdamsBashforth,
@@ -31,6 +33,7 @@ __all__ = [
     "DEFAULT_SAMPLER",
     "SAMPLERS",
     "SPACINGS",
+    "THRESHOLDS",
     "AdamsBashforth",
     "Ancestral",
     "Clipped",
@@ -55,9 +58,13 @@ __all__ = [
     "Tuned",
     "Unconditional",
     "UniC",
+    "condition_for",
     "draw_batches",
     "evaluating",
     "explicit_grid",
+    "guided",
+    "num_classes",
+    "optimal_grid",
     "partial_grid",
     "plan",
     "quadratic_grid",

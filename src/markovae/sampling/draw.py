@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,65 +14,12 @@ from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
+from markovae.sampling.conditions import condition_for, spread
 from markovae.sampling.denoiser import Denoiser, Headless
-from markovae.sampling.guidance import Guided, Interval, Unconditional
+from markovae.sampling.guidance import Guidance, guided
 from markovae.sampling.loop import trajectory
 from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, plan
 from markovae.sampling.steppers import Ancestral, State
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How far x̂ is pushed, where, and away from what.
-
-    Args:
-        weight: 1 is none.   interval: log-SNRs where it acts; None is everywhere.
-        weaker: a smaller or less trained model of the same data (autoguidance); None is the model without its
-            condition (classifier-free guidance).
-    """
-
-    weight: float = 1.0
-    interval: Interval | None = None
-    weaker: Diffusion | None = None
-
-
-def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
-    """Class labels as a condition, or None.
-
-    Raises:
-        UserError: when the model takes no labels, or a label is not one of its classes.
-    """
-    if labels is None:
-        return None
-    classes = int(getattr(model.network, "num_classes", 0))
-    if not classes:
-        raise UserError("this model was trained without labels: leave the class out")
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        known = ", ".join(map(str, range(classes))) if classes <= 20 else f"0…{classes - 1}"
-        raise UserError(f"class {int(wrong[0])} is unknown: this model has classes {known}")
-    return Condition(label=labels)
-
-
-def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) -> Denoiser | None:
-    """The model with guidance around it; None where the weight is 1.
-
-    Raises:
-        UserError: for classifier-free guidance without a condition, or a weaker model of another shape.
-    """
-    if guidance.weight == 1:
-        return None
-    weaker = guidance.weaker
-    if weaker is None and condition is None:
-        takes = int(getattr(model.network, "num_classes", 0))
-        remedy = f"name a class, 0…{takes - 1}" if takes else "this model was trained without labels; leave it out"
-        raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}")
-    if weaker is not None and weaker.shape != model.shape:
-        raise UserError(f"the weaker model makes {weaker.shape}, this one {model.shape}: guidance needs one shape")
-    try:
-        return Guided(model, Unconditional(model) if weaker is None else weaker, guidance.weight, guidance.interval)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 def walk(
@@ -87,12 +33,15 @@ def walk(
     """The states of the samples with these numbers, from noise to data (see `trajectory`).
 
     Args:
-        denoiser: what stands in for the model's own x̂ (guidance, thresholds, a measurement); None is the model.
+        denoiser: what stands in for the model's own x̂ (guidance, a measurement); None is the model. The plan's
+            threshold is put around it.
     """
     source = Streams(seed, "sample", indices)
     z = source.normal(model.shape, torch.float32).to(model.device, working_type(model))
     if denoiser is None:
         denoiser = Headless(model) if ignores_head(model, steps_plan) else model
+    if steps_plan.threshold is not None:
+        denoiser = steps_plan.threshold(denoiser)
     return trajectory(denoiser, z, steps_plan.grid, steps_plan.stepper, source, condition, steps_plan.corrector)
 
 
@@ -113,30 +62,25 @@ def draw_batches(
     *,
     seed: int = 0,
     batch: int = 64,
-    labels: Tensor | None = None,
+    condition: Condition | None = None,
     start: int = 0,
     guidance: Guidance | None = None,
 ) -> Iterator[Tensor]:
     """z_0 of samples start…start+n−1 in batches, on the model's scale, (≤ batch, *D), float32.
 
     Args:
-        labels: one class for all, (), or one a sample, (n,).
+        condition: of one for all, or of n, one a sample.
     """
     if n < 1:
         raise UserError(f"n={n} must be at least 1: it counts the samples")
     if batch < 1:
         raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
-    if labels is not None:
-        if labels.ndim and len(labels) != n:
-            raise UserError(f"{len(labels)} labels for n={n} samples: give one for all, or one a sample")
-        labels = labels.expand(n)
+    condition = spread(condition, n)
     for begin in range(0, n, batch):
-        numbers = range(start + begin, start + min(begin + batch, n))
-        part = None if labels is None else labels[begin : begin + len(numbers)]
-        condition = condition_for(model, part)
-        denoiser = guided(model, condition, guidance or Guidance())
-        condition = None if condition is None else condition.to(model.device)
-        yield finished(walk(model, numbers, steps_plan, seed, condition, denoiser)).float()
+        numbers = range(begin, min(begin + batch, n))
+        part = None if condition is None else condition.take(torch.tensor(numbers)).to(model.device)
+        denoiser = guided(model, part, guidance or Guidance())
+        yield finished(walk(model, [start + i for i in numbers], steps_plan, seed, part, denoiser)).float()
 
 
 def finished(states: Iterator[State]) -> Tensor:
@@ -167,6 +111,7 @@ def sample(
     seed: int = 0,
     batch: int = 64,
     labels: Sequence[int] | int | None = None,
+    condition: Condition | None = None,
     guidance: float | Guidance = 1.0,
     raw: bool = False,
 ) -> np.ndarray:
@@ -176,7 +121,8 @@ def sample(
         steps: network calls a sample; None is 20, or all L levels for `ancestral`.
         sampler: one of SAMPLERS, or a plan (then `steps` is its own).
         batch: images made at a time; bitwise equal at one batch size, within a grey level across sizes.
-        labels: a class for all, or one a sample; None is unconditional.
+        labels: a class for all, or one a sample; None is the learned null of a model of classes.
+        condition: what else the model takes (labels too, instead of `labels`), of one for all or one a sample.
         guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work.
         raw: True returns float32 on the model's scale instead of digits.
     Returns: (n, C, H, W), uint8 (uint16 above 256 bins), or float32 with `raw`.
@@ -187,10 +133,18 @@ def sample(
     if isinstance(sampler, Plan) and steps is not None:
         raise UserError(f"steps={steps} and a plan of {sampler.calls} calls are both given: leave steps out")
     chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps)
-    wanted = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+    if labels is not None and condition is not None:
+        raise UserError("labels and a condition are both given: put the labels into the condition")
+    if labels is not None:
+        each = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        if len(each) not in (1, n):
+            raise UserError(f"{len(each)} labels for n={n} samples: give one for all, or one a sample")
+        condition = condition_for(model, each)
+    elif condition is not None:
+        condition_for(model, condition.label)
     push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     with evaluating(model, push.weaker):
-        parts = list(draw_batches(model, n, chosen, seed=seed, batch=batch, labels=wanted, guidance=push))
+        parts = list(draw_batches(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push))
     x = torch.cat(parts).cpu()
     return x.numpy() if raw else to_images(model, x)
 

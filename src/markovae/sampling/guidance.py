@@ -11,7 +11,10 @@ from typing import final
 import torch
 from torch import Tensor
 
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.sampling.conditions import num_classes
 from markovae.sampling.denoiser import Denoiser
 
 
@@ -75,3 +78,49 @@ class Guided:
             return x_hat, head
         weak, _ = self.weak.predict(z, logsnr, condition)
         return torch.lerp(weak, x_hat, self.weight), head
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far x̂ is pushed, where, and away from what.
+
+    Args:
+        weight: 1 is none.   interval: log-SNRs where it acts; None is everywhere.
+        weaker: a smaller or less trained model of the same data (autoguidance); None is the model without its
+            condition (classifier-free guidance).
+    """
+
+    weight: float = 1.0
+    interval: Interval | None = None
+    weaker: Diffusion | None = None
+
+
+def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) -> Denoiser | None:
+    """The model with guidance around it; None where the weight is 1.
+
+    Raises:
+        UserError: for classifier-free guidance without a condition, or a weaker model of other images or classes.
+    """
+    if guidance.weight == 1:
+        return None
+    weaker = guidance.weaker
+    if weaker is None and condition is None:
+        takes = num_classes(model)
+        remedy = f"name a class, 0…{takes - 1}" if takes else "this model was trained without labels; leave it out"
+        raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}")
+    if weaker is not None:
+        _check_weaker(model, weaker)
+    try:
+        return Guided(model, Unconditional(model) if weaker is None else weaker, guidance.weight, guidance.interval)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _check_weaker(model: Diffusion, weaker: Diffusion) -> None:
+    if weaker.shape != model.shape:
+        raise UserError(f"the weaker model makes {weaker.shape}, this one {model.shape}: guidance needs one shape")
+    if weaker.decoder.pixels != model.decoder.pixels:
+        raise UserError(f"the weaker model's pixels are {weaker.decoder.pixels}, this one's {model.decoder.pixels}")
+    theirs, ours = num_classes(weaker), num_classes(model)
+    if theirs != ours:
+        raise UserError(f"the weaker model has {theirs} classes, this one {ours}: guidance needs the same")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from markovae.sampling.denoiser import Denoiser
 from markovae.sampling.draw import evaluating, finished, walk
 from markovae.sampling.grid import explicit_grid, rho_grid
 from markovae.sampling.planning import Plan, ends
-from markovae.sampling.steppers import DPMSolverPP2M
+from markovae.sampling.steppers import DPMSolverPP2M, SDEDPMSolverPP2M
 
 _RHO = 7.0
 _REACH = 0.45
@@ -58,7 +58,8 @@ def tuned(
     The family is even in (s/a)^{1/ρ} between two log-SNRs: ρ, the log-SNR where the walk hands over to x̂, and the one
     where it begins. Each is searched along its axis with a stride that halves (compass search) from `start`'s sampler
     near the default grid; the reference takes `fine` steps of 2M over the model's whole range. `start`'s own grid
-    is kept where no trial beats it.
+    is kept where no trial beats it. SDE-DPM-Solver++(2M), which has no fine walk, is tuned as 2M: the same rule
+    without fresh noise.
 
     Args:
         start: sampler, and how many log-SNRs.   samples: images compared; their numbers do not overlap those of
@@ -66,7 +67,8 @@ def tuned(
     Raises:
         UserError: for a sampler that draws random numbers, or fewer than 3 log-SNRs.
     """
-    if start.stepper.draws or (start.corrector is not None and start.corrector.draws):
+    walker = replace(start, stepper=DPMSolverPP2M()) if isinstance(start.stepper, SDEDPMSolverPP2M) else start
+    if walker.stepper.draws or (start.corrector is not None and start.corrector.draws):
         raise UserError(
             "a sampler that draws random numbers has no fine walk to be compared with: tune ddim or dpmpp2m"
         )
@@ -78,14 +80,13 @@ def tuned(
     numbers = range(2**62, 2**62 + samples)
 
     def images(grid: Tensor, plan: Plan) -> Tensor:
-        chosen = Plan(plan.stepper, grid, plan.corrector)
-        return finished(walk(model, numbers, chosen, seed, condition, denoiser)).double()
+        return finished(walk(model, numbers, replace(plan, grid=grid), seed, condition, denoiser)).double()
 
     with evaluating(model):
-        reference = images(rho_grid(first, last, fine), Plan(DPMSolverPP2M(), start.grid))
+        reference = images(rho_grid(first, last, fine), Plan(DPMSolverPP2M(), start.grid, threshold=start.threshold))
 
         def error(grid: Tensor) -> float:
-            value = float((images(grid, start) - reference).square().mean().sqrt())
+            value = float((images(grid, walker) - reference).square().mean().sqrt())
             return value if math.isfinite(value) else math.inf
 
         before = error(start.grid)
@@ -93,7 +94,7 @@ def tuned(
             lambda p: error(_family(p, first, last, count)), trials - 1, lambda: time.monotonic() - began < seconds
         )
     grid = start.grid if before <= best else _family(place, first, last, count)
-    found = Plan(start.stepper, explicit_grid(grid[1:]), start.corrector)
+    found = replace(start, grid=explicit_grid(grid[1:]))
     return Tuned(found, min(best, before), before, fine, tried + 1, time.monotonic() - began)
 
 

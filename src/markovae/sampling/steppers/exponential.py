@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from markovae.forward import noise_scale, signal_scale
@@ -54,11 +53,20 @@ def moments(width: float, count: int) -> list[float]:
 def weights(nodes: Sequence[float], width: float) -> list[float]:
     r"""w_j = ∫₀^H e^{u−H} ℓ_j(u/H) du: the integral of the polynomial through x̂ at `nodes`, in units of H from now.
 
-    They solve Σ_j w_j v_j^k = μ_k, k = 0…p−1.
+    ℓ_j(v) = ∏_{i≠j} (v − v_i)/(v_j − v_i) is multiplied out, and v^k integrates to μ_k. (Plain numbers: a solve of a
+    3×3 system by tensors costs as much time as the rest of a step.)
     """
-    grid = torch.tensor(nodes, dtype=torch.float64)
-    powers = grid ** torch.arange(len(nodes), dtype=torch.float64)[:, None]
-    return torch.linalg.solve(powers, torch.tensor(moments(width, len(nodes)), dtype=torch.float64)).tolist()
+    mu = moments(width, len(nodes))
+    found = []
+    for j, own in enumerate(nodes):
+        polynomial, scale = [1.0], 1.0
+        for i, other in enumerate(nodes):
+            if i != j:
+                shifted, constant = [0.0, *polynomial], [*(-other * c for c in polynomial), 0.0]
+                polynomial = [a + b for a, b in zip(shifted, constant, strict=True)]
+                scale *= own - other
+        found.append(sum(c * m for c, m in zip(polynomial, mu, strict=True)) / scale)
+    return found
 
 
 def retaken(now: State, past: Sequence[State]) -> Tensor:

@@ -1,0 +1,76 @@
+"""Grids that take work: found once for a checkpoint, kept in the cache folder, used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markovae.cli.classes import chosen_labels
+from markovae.console import say
+from markovae.data import cache
+from markovae.sampling import condition_for, explicit_grid, guided, optimal_grid, tuned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from markovae.cli.running import Opened
+    from markovae.sampling import Guidance, Plan
+
+RECIPE = 1  # raised when a grid of the same options would come out otherwise
+SAMPLES = 16
+
+
+def worked_out_grid(opened: Opened, start: Plan, guidance: Guidance, text: str | None, facts: dict[str, Any]) -> Tensor:
+    """The grid of `facts["spacing"]`, optimal or tuned, with as many log-SNRs as `start` has.
+
+    Args:
+        text: of --class, or None: what is tuned for.   facts: what the grid depends on.
+    Raises:
+        UserError: for a sampler that cannot be tuned, or too few levels.
+    """
+    count = len(start.grid) - 1
+    labels = chosen_labels(opened, text, SAMPLES)
+    key = {
+        "recipe": RECIPE,
+        "checkpoint": opened.checkpoint.digest,
+        "count": count,
+        "labels": None if labels is None else labels.tolist(),
+        **facts,
+    }
+    if facts["spacing"] == "optimal":
+        key = {name: key[name] for name in ("recipe", "checkpoint", "count", "spacing")}
+
+    def make(folder: Path) -> None:
+        grid = _optimal(opened, count) if facts["spacing"] == "optimal" else _tuned(opened, start, guidance, labels)
+        cache.write_json(folder / "grid.json", {"logsnr": grid[1:].tolist(), "of": key})
+
+    name = f"grid-{cache.key_of(key)}"
+    known = (cache.cache_folder() / name).is_dir()
+    if not known:
+        say(f"finding the {facts['spacing']} grid of {count} log-SNRs")
+    folder = cache.entry(name, make)
+    if known:
+        say(f"{facts['spacing']} grid of {count} log-SNRs from {folder}")
+    return explicit_grid(_numbers(cache.read_json(folder / "grid.json")["logsnr"]))
+
+
+def _numbers(values: list[float]) -> Tensor:
+    import torch
+
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _optimal(opened: Opened, count: int) -> Tensor:
+    return optimal_grid(opened.model, count)
+
+
+def _tuned(opened: Opened, start: Plan, guidance: Guidance, labels: Tensor | None) -> Tensor:
+    model = opened.model
+    condition = condition_for(model, labels)
+    condition = None if condition is None else condition.to(model.device)
+    found = tuned(model, start, samples=SAMPLES, condition=condition, denoiser=guided(model, condition, guidance))
+    say(
+        f"tuned in {found.seconds:.0f} s over {found.tried} grids: {found.rmse_before:.4f} to {found.rmse:.4f} root "
+        f"mean square off a walk of {found.calls} calls"
+    )
+    return found.plan.grid

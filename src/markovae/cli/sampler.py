@@ -1,0 +1,136 @@
+"""The options that choose a sampler, and the plan and the guidance they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from markovae.cli.options import one_of, positive, whole
+from markovae.errors import UserError
+
+if TYPE_CHECKING:
+    from markovae.cli.running import Opened
+    from markovae.sampling import Guidance, Plan
+
+SPACINGS = ("uniform", "karras", "quadratic", "levels", "optimal", "tuned")
+THRESHOLDS = ("static", "dynamic")
+HELP = """\
+samplers:
+  sde-dpmpp2m, the default: fresh noise at each step; ancestral, the model's own prior, the only one measured by
+  the bound; without fresh noise dpmpp2m, ddim, euler, heun, dpmpp1, dpmpp3m, dpmpp2s, dpmpp3s, unipc2, unipc3,
+  deis2, deis3; pc
+
+spacings:
+  uniform in log-SNR; karras, rho = 7; quadratic in the schedule's time; levels, even strides of the schedule's own;
+  optimal, the levels of the least bound; tuned, to this run, against a fine walk (a minute at most). What optimal and
+  tuned find is kept in the cache folder and used again.
+"""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the options ask for.
+
+    Args:
+        plan: sampler and grid.   guidance: how x̂ is pushed.   facts: what a picture says of both.
+    """
+
+    plan: Plan
+    guidance: Guidance
+    facts: dict[str, Any]
+
+
+def add_sampler(parser: argparse.ArgumentParser) -> None:
+    """--steps, --sampler, --spacing, --threshold, --guidance, --guidance-interval and --autoguide."""
+    parser.add_argument(
+        "--steps", metavar="N", type=whole(1), help="network calls an image (default: 20; ancestral: every level)"
+    )
+    parser.add_argument("--sampler", metavar="NAME", default="sde-dpmpp2m", help="see below (default: sde-dpmpp2m)")
+    parser.add_argument(
+        "--spacing", metavar="NAME", type=one_of(*SPACINGS), help="of the steps, see below (default: the sampler's own)"
+    )
+    parser.add_argument(
+        "--guidance", metavar="W", type=positive, default=1.0, help="push towards the class; 1 (the default) is none"
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        metavar=("LOW", "HIGH"),
+        type=float,
+        nargs=2,
+        help="log-SNRs between which --guidance acts (default: everywhere)",
+    )
+    parser.add_argument(
+        "--autoguide", metavar="RUN", help="guide away from a smaller or less trained run, not from no class"
+    )
+    parser.add_argument(
+        "--threshold", metavar="HOW", type=one_of(*THRESHOLDS), help="clip what the network sees: static or dynamic"
+    )
+
+
+def chosen_sampler(opened: Opened, options: argparse.Namespace) -> Chosen:
+    """The plan and the guidance of the options.
+
+    Raises:
+        UserError: for what the run does not offer, or options that do not go together.
+    """
+    from markovae.sampling import plan
+    from markovae.sampling.planning import THRESHOLDS as WRAPPERS
+    from markovae.sampling.planning import own_spacing
+
+    guidance, weaker = chosen_guidance(opened, options)
+    worked_out = options.spacing in ("optimal", "tuned")
+    made = plan(opened.model, options.sampler, options.steps, None if worked_out else options.spacing)
+    if options.threshold is not None:
+        made = replace(made, threshold=WRAPPERS[options.threshold])
+    interval = None if guidance.interval is None else [guidance.interval.low, guidance.interval.high]
+    facts: dict[str, Any] = {
+        "sampler": options.sampler,
+        "spacing": options.spacing or own_spacing(options.sampler),
+        "threshold": options.threshold,
+        "guidance": guidance.weight,
+        "guidance_interval": interval,
+        "autoguide": weaker,
+    }
+    if worked_out:
+        from markovae.cli.grids import worked_out_grid
+
+        made = replace(made, grid=worked_out_grid(opened, made, guidance, options.label, facts))
+    return Chosen(made, guidance, facts)
+
+
+def chosen_guidance(opened: Opened, options: argparse.Namespace) -> tuple[Guidance, str | None]:
+    """The guidance of the options, and the digest of the weaker run.
+
+    Raises:
+        UserError: for guidance without anything to be guided to or from.
+    """
+    from markovae.sampling import Guidance, Interval
+
+    for name in ("guidance_interval", "autoguide"):
+        if getattr(options, name) is not None and options.guidance == 1:
+            raise UserError(f"--{name.replace('_', '-')} shapes guidance: name its weight with --guidance, 2 say")
+    if options.guidance != 1 and options.autoguide is None and not opened.num_classes:
+        raise UserError(
+            f"--guidance {options.guidance:g} needs classes, and {opened.path} was trained without: leave it out, or "
+            "name a weaker run with --autoguide"
+        )
+    try:
+        interval = None if options.guidance_interval is None else Interval(*options.guidance_interval)
+    except ValueError as error:
+        raise UserError(f"--guidance-interval: {error}") from None
+    if options.autoguide is None:
+        return Guidance(options.guidance, interval), None
+    weaker = _weaker(opened, options)
+    return Guidance(options.guidance, interval, weaker.model), weaker.checkpoint.digest
+
+
+def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
+    from markovae.cli.running import open_run
+
+    weaker = open_run(argparse.Namespace(**{**vars(options), "run_path": options.autoguide}), trained_in=True)
+    if weaker.checkpoint.digest == opened.checkpoint.digest:
+        raise UserError(f"--autoguide {options.autoguide} is the run itself: name a smaller or less trained one")
+    if weaker.checkpoint.class_names != opened.checkpoint.class_names:
+        raise UserError(f"--autoguide {options.autoguide} knows other classes than {opened.path}: take one of the same")
+    return weaker
