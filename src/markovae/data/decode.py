@@ -10,15 +10,17 @@ from markovae.data.scan import is_transparent, opened
 from markovae.data.shaping import channels_first, fit_image
 
 
-def decode(path: Path, shape: tuple[int, int], grey: bool, fit: str, background: tuple[int, int, int]) -> Pixels:
-    """The image in `path` as (1 or 3, height, width) uint8.
+def decode(
+    source: Path | bytes, shape: tuple[int, int], grey: bool, fit: str, background: tuple[int, int, int]
+) -> Pixels:
+    """The image in a file, or in these bytes of one, as (1 or 3, height, width) uint8.
 
     The order is: first frame, 16 bits to 8 by round(255 v / 65535), EXIF orientation, transparency laid on
     `background`, one channel or three, then `shape` by `fit`.
 
     Raises: OSError or ValueError with a reason where the file cannot be decoded.
     """
-    with opened(path) as image:
+    with opened(source) as image:
         image.seek(0)
         image.load()
         upright = ImageOps.exif_transpose(eight_bits(image))

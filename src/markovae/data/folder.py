@@ -1,7 +1,8 @@
 """A folder of images; its sub-folders are classes."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,29 +16,17 @@ from markovae.data.captions import read_captions
 from markovae.data.decode import decode
 from markovae.data.findings import Findings, Reading, counted
 from markovae.data.images import ImageData, Indices, Pixels
-from markovae.data.options import DataConfig, background_rgb
+from markovae.data.options import DataConfig
+from markovae.data.plan import Plan, plan
 from markovae.data.scan import FoundFile, Header, find_files, read_header, reason_of
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 
 RECIPE = "folder-1"
-DEFAULT_SIDE = 32
-KEEP_UP_TO = 64
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every image of the folder is brought to: shape (height, width), channels, fit, background."""
-
-    shape: tuple[int, int]
-    grey: bool
-    fit: str
-    background: tuple[int, int, int]
-    notes: tuple[str, ...]
 
 
 def read_folder(folder: Path, config: DataConfig) -> Reading:
@@ -95,45 +84,6 @@ def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], t
     return np.array([number[top] for top in tops], dtype=np.int64), tuple(names), ()
 
 
-def plan(headers: Sequence[Header], config: DataConfig) -> Plan:
-    """Shape and channels for images with these (good) headers, and sentences on what was decided."""
-    sizes = {(header.height, header.width) for header in headers}
-    common = next(iter(sizes)) if len(sizes) == 1 else None
-    notes = []
-    if config.shape is not None:
-        shape = config.shape
-    elif common is not None and max(common) <= KEEP_UP_TO:
-        shape = common
-        notes.append(f"size {shape[0]}x{shape[1]} (height x width), which all images share")
-    else:
-        shape = (DEFAULT_SIDE, DEFAULT_SIDE)
-        notes.append(f"size {DEFAULT_SIDE}x{DEFAULT_SIDE} by default: set data.size for another")
-    changed = sum((header.height, header.width) != shape for header in headers)
-    smaller = sum(header.height < shape[0] or header.width < shape[1] for header in headers)
-    if changed:
-        words = {"crop": "scaled and cropped", "pad": "scaled and padded", "resize": "stretched"}
-        notes.append(
-            f"{changed} of {len(headers)} images {words[config.fit]} to {shape[0]}x{shape[1]} "
-            f"(data.fit = {config.fit!r}), {smaller} of them smaller than that"
-        )
-    greys = sum(header.grey for header in headers)
-    grey = config.channels == "grey" or (config.channels == "auto" and greys == len(headers))
-    if config.channels == "auto" and 0 < greys < len(headers):
-        notes.append(f"{greys} grey images beside {len(headers) - greys} in colour: all become rgb")
-    notes += _pixel_notes(headers, config)
-    return Plan(shape, grey, config.fit, background_rgb(config.background), tuple(notes))
-
-
-def _pixel_notes(headers: Sequence[Header], config: DataConfig) -> list[str]:
-    said = (
-        (sum(h.transparent for h in headers), f"with transparency, laid on {config.background}"),
-        (sum(h.animated for h in headers), "with several frames, of which the first is taken"),
-        (sum(h.mode.startswith("I") for h in headers), "with 16 bits, scaled to 8"),
-        (sum(h.sixteen_bit_colour for h in headers), "with 16-bit colour, read by the high byte"),
-    )
-    return [f"{count} images {what}" for count, what in said if count]
-
-
 def _make(
     stage: Path, folder: Path, files: list[FoundFile], refused: list[tuple[str, str]], config: DataConfig
 ) -> None:
@@ -144,9 +94,9 @@ def _make(
     unreadable = [(header.path, header.problem) for header in headers if header.problem]
     kept: list[Header] = []
     if good:
-        chosen = plan(good, config)
+        chosen = plan(Counter(replace(header, path="") for header in good), config)
         results = map_in_processes(partial(_decode_one, folder, chosen), good, 16, SERIAL_IMAGES)
-        shape = (len(good), 1 if chosen.grey else 3, *chosen.shape)
+        shape = (len(good), chosen.channels, *chosen.shape)
         path = stage / "images.npy"
         target = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
         for header, result in zip(good, track(results, "decoding images", len(good)), strict=True):

@@ -1,9 +1,11 @@
 """A set of equally shaped images with what is known about each."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,12 +18,14 @@ class ImageData:
     """N images of one shape, with optional classes and captions.
 
     Args:
-        images: (N, C, H, W), C = 1 or 3, uint8 (uint16 where bins > 256), in RAM or memory-mapped.
+        images: (N, C, H, W), C = 1 or 3, uint8 (uint16 where bins > 256), in RAM, memory-mapped, or what stands for
+            such an array and reads it when asked (`StoredImages`).
         labels: (N,) int64 class of each image, 0 … len(class_names) - 1, or None.
         class_names: the name of each class; empty without labels.
         captions: N sentences, "" where an image has none, or None.
         bins: number of values a pixel can take, 0 … bins - 1.
         name: what the set is called in messages.
+        digests: (N, 32) uint8, the content hash of each image where it is known already, or None.
 
     Raises: ValueError where the parts do not fit together.
     """
@@ -32,6 +36,7 @@ class ImageData:
     captions: tuple[str, ...] | None = None
     bins: int = 256
     name: str = "images"
+    digests: np.ndarray[Any, np.dtype[np.uint8]] | None = None
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -39,7 +44,7 @@ class ImageData:
             raise ValueError(f"images of shape {self.images.shape} must be (N, C, H, W) with C = 1 or 3")
         if self.images.dtype != expected:
             raise ValueError(f"images of type {self.images.dtype} with bins={self.bins} must be {expected}")
-        for what, column in (("labels", self.labels), ("captions", self.captions)):
+        for what, column in (("labels", self.labels), ("captions", self.captions), ("digests", self.digests)):
             if column is not None and len(column) != len(self.images):
                 raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
         if (self.labels is None) != (not self.class_names):
@@ -58,8 +63,8 @@ class ImageData:
         _, channels, height, width = self.images.shape
         return channels, height, width
 
-    def take(self, indices: Sequence[int] | Indices | slice) -> "ImageData":
-        """The images at `indices`, in that order. A slice of a memory-mapped set stays mapped."""
+    def take(self, indices: Sequence[int] | Indices | slice) -> ImageData:
+        """The images at `indices`, in that order. A slice of a memory-mapped set stays mapped, a stored one stored."""
         if not isinstance(indices, slice):
             indices = np.asarray(indices, dtype=np.int64)
         captions = None
@@ -67,18 +72,33 @@ class ImageData:
             positions = range(len(self))[indices] if isinstance(indices, slice) else indices.tolist()
             captions = tuple(self.captions[i] for i in positions)
         return ImageData(
-            images=self.images[indices],
+            images=self.images[indices] if isinstance(self.images, np.ndarray) else _lazy(self.images).select(indices),
             labels=None if self.labels is None else self.labels[indices],
             class_names=self.class_names,
             captions=captions,
             bins=self.bins,
             name=self.name,
+            digests=None if self.digests is None else self.digests[indices],
+        )
+
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...] | None:
+        """(start, stop) of the rows that are stored together and are read best together; None where all are at hand."""
+        return (
+            None if isinstance(self.images, np.ndarray) else cast(tuple[tuple[int, int], ...], _lazy(self.images).runs)
         )
 
     def content_hashes(self) -> tuple[bytes, ...]:
         """SHA-256 of each image's pixel bytes ((C, H, W) in C order, 16-bit values little-endian)."""
+        if self.digests is not None:
+            return tuple(row.tobytes() for row in self.digests)
         wire = self.images.dtype.newbyteorder("<")
         return tuple(hashlib.sha256(np.ascontiguousarray(x, dtype=wire).data).digest() for x in self.images)
+
+
+def _lazy(images: object) -> Any:
+    """Images that stand for an array, by what only they have."""
+    return images
 
 
 def fingerprint(hashes: Sequence[bytes]) -> str:

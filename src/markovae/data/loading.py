@@ -49,6 +49,10 @@ def read_source(config: DataConfig) -> Reading:
 
         return read_digits(config)
     path = Path(config.source).expanduser()
+    if _names_shards(config.source, path):
+        from markovae.data.shards import read_shards
+
+        return read_shards(config)
     if not path.exists():
         raise UserError(_missing(config.source, path))
     from markovae.data import arrays
@@ -62,6 +66,13 @@ def read_source(config: DataConfig) -> Reading:
     if not path.is_file():
         raise UserError(f"{path} is neither a folder nor a regular file: give an image folder or an array file")
     return arrays.read_array_file(path, config)
+
+
+def _names_shards(source: str, path: Path) -> bool:
+    """Whether a source is a URL, a pattern of tars, one tar, or a folder with tars in it."""
+    if "://" in source or (source.endswith(".tar") and (path.is_file() or "{" in source)):
+        return True
+    return path.is_dir() and any(item.suffix == ".tar" for item in path.iterdir() if not item.name.startswith("."))
 
 
 def splits_of(reading: Reading) -> Splits:
@@ -119,5 +130,5 @@ def _missing(source: str, path: Path) -> str:
     hint = f"; did you mean {near[0]}?" if near else ""
     return (
         f"there is no data source, folder or file {source!r}: give faces, digits, an image folder "
-        f"or an .npy, .npz or idx file{hint}"
+        f"an .npy, .npz or idx file, or shards{hint}"
     )

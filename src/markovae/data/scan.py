@@ -1,5 +1,6 @@
 """Finding the image files of a folder and reading their headers, without ever waiting on a file."""
 
+import io
 import os
 import stat
 import warnings
@@ -93,13 +94,14 @@ def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], in
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The image in `path`, header read, pixels not yet.
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """The image in a file, or in these bytes of one, header read, pixels not yet.
 
     Raises: ValueError with the reason for an image of more than 64 megapixels or of no known format.
     """
     # By handle, not by name: pillow maps files it opens by name, and then reads sideways TIFFs wrongly.
-    with path.open("rb") as handle, warnings.catch_warnings():
+    content = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with content as handle, warnings.catch_warnings():
         # The size is judged below, by our own limit; other remarks on metadata do not touch pixels.
         warnings.simplefilter("ignore")
         try:
@@ -119,21 +121,26 @@ def read_header(folder: Path, file: FoundFile) -> Header:
     if file.size == 0:
         return Header(file.path, problem="the file is empty")
     try:
-        with opened(folder / file.path) as image:
-            width, height = (image.height, image.width) if _lies_sideways(image) else image.size
-            return Header(
-                path=file.path,
-                mode=image.mode,
-                format=image.format or "",
-                width=width,
-                height=height,
-                grey=_is_grey(image),
-                transparent=is_transparent(image),
-                animated=bool(getattr(image, "is_animated", False)),
-                sixteen_bit_colour=_has_sixteen_bit_colour(image),
-            )
+        return header_of(folder / file.path, file.path)
     except Exception as error:  # a decoder may raise anything on damaged bytes
         return Header(file.path, problem=reason_of(error))
+
+
+def header_of(source: Path | bytes, path: str) -> Header:
+    """The header of an image that can be opened, called `path`. Raises: whatever a decoder may on damaged bytes."""
+    with opened(source) as image:
+        width, height = (image.height, image.width) if _lies_sideways(image) else image.size
+        return Header(
+            path=path,
+            mode=image.mode,
+            format=image.format or "",
+            width=width,
+            height=height,
+            grey=_is_grey(image),
+            transparent=is_transparent(image),
+            animated=bool(getattr(image, "is_animated", False)),
+            sixteen_bit_colour=_has_sixteen_bit_colour(image),
+        )
 
 
 def _lies_sideways(image: Image.Image) -> bool:

@@ -1,0 +1,91 @@
+"""`markovae shard`: images to tar shards, for data larger than memory or read from afar."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from markovae.cli.options import add_json, whole
+from markovae.cli.output import print_json
+from markovae.errors import UserError
+
+SUMMARY = "write images as tar shards, for data larger than memory"
+DESCRIPTION = """\
+Read images exactly as training would and write them as tar files of PNGs at their final size (the WebDataset layout),
+shuffled and split once, with an index. Training on the folder then reads what it needs, when it needs it.
+"""
+EXAMPLES = """\
+examples:
+  markovae shard photos/ --out shards --set data.size=64
+  markovae train shards --out runs/photos
+  markovae train s3://bucket/shards --out runs/photos        with fsspec and its file system installed
+"""
+PER_SHARD = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae shard`."""
+    parser.add_argument("data", metavar="DATA", help="an image folder, an array file, other shards, faces or digits")
+    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--per-shard", metavar="N", type=whole(1), default=PER_SHARD, help="images a shard (default: 10,000)"
+    )
+    parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=64; repeatable"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write and tell; exit code 0.
+
+    Raises:
+        UserError: for data that are missing, unreadable or too few, or an --out that is not empty.
+        StoppedRun: when the disk refuses.
+    """
+    from dataclasses import replace
+
+    from markovae.config import Config
+    from markovae.data.loading import read_source
+    from markovae.data.sharding import write_shards
+
+    out = Path(options.out)
+    require_free(out)
+    config = Config() if options.config is None else Config.from_toml(options.config)
+    data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
+    record = write_shards(read_source(data), out, options.per_shard)
+    if options.json:
+        print_json({"schema_version": 1, "out": str(out), **record})
+    else:
+        print(describe(record, out))
+    return 0
+
+
+def require_free(out: Path) -> None:
+    """Nothing is overwritten.
+
+    Raises:
+        UserError: for a folder that holds anything, a file, or a place that does not exist.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty: name a new folder, or empty it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out} cannot be made: {out.parent} is no folder")
+
+
+def describe(record: dict[str, Any], out: Path) -> str:
+    """The shards in words."""
+    counts = {
+        part: sum(s["count"] for s in record["shards"] if s["part"] == part) for part in ("train", "validation", "test")
+    }
+    size = sum(shard["bytes"] for shard in record["shards"])
+    channels, height, width = record["shape"]
+    images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
+    return (
+        f"{record['count']:,} images of {channels} x {height} x {width} in {len(record['shards'])} shards, "
+        f"{size / 1e6:,.1f} MB ({images})\ntrain on them:  markovae train {out} --out RUN"
+    )

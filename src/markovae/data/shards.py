@@ -1,0 +1,177 @@
+"""Shards as a source: tar files written by `markovae shard`, or anyone's in the WebDataset layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import PIL
+
+from markovae.console import track
+from markovae.data import cache
+from markovae.data.findings import Findings, Reading
+from markovae.data.images import ImageData, Indices, Pixels
+from markovae.data.layout import labels_of
+from markovae.data.options import DataConfig
+from markovae.data.places import Shards, named
+from markovae.data.plan import Plan, plan
+from markovae.data.record import ShardRecord, read_record
+from markovae.data.scan import Header
+from markovae.data.scanning import Found, Scan, digests, scan
+from markovae.data.split import Parts, split_by_content
+from markovae.data.stored import Index, StoredImages
+from markovae.data.workers import map_in_processes
+from markovae.errors import UserError
+
+RECIPE = "shards-1"
+# Below this many shards the work takes less time than starting workers.
+SERIAL_SHARDS = 4
+COLUMNS = ("shard", "offset", "size", "digest")
+
+
+def read_shards(config: DataConfig) -> Reading:
+    """Shards, in place: what `markovae shard` wrote brings its own split; others are looked through once.
+
+    Raises: UserError for shards that are missing or damaged, or hold too few images.
+    """
+    source = config.source if "://" in config.source else str(Path(config.source).expanduser())
+    record = read_record(source)
+    if record is not None:
+        return _own(record, config, source)
+    return _others(Shards(named(source)), config, source)
+
+
+def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
+    """Shards that `markovae shard` wrote, with the split that was made then."""
+    shards = Shards(record.names)
+    for name, facts, promised in zip(record.names, shards.facts(), record.bytes, strict=True):
+        if facts[1] not in (None, promised):
+            raise UserError(f"{name} has {facts[1]:,} bytes where its record says {promised:,}: it was cut or changed")
+    channels, *shape = record.shape
+    wanted = config.shape or (shape[0], shape[1])
+    grey = config.channels == "grey" or (config.channels == "auto" and channels == 1)
+    as_stored = wanted == tuple(shape) and grey == (channels == 1)
+    if not as_stored and record.bins != 256:
+        raise UserError(f"{source} has {record.bins} grey values, and only images of 256 can be scaled: leave it so")
+    one = Header("", mode="L" if channels == 1 else "RGB", width=shape[1], height=shape[0], grey=channels == 1)
+    chosen = plan({one: len(record.index)}, config)
+    chosen = Plan(wanted, grey, chosen.fit, chosen.background, chosen.notes)
+    images = StoredImages(shards, record.index, chosen, checked=as_stored)
+    data = ImageData(
+        images=cast(Pixels, images),
+        labels=record.labels,
+        class_names=record.class_names,
+        captions=record.captions,
+        bins=record.bins,
+        name=source,
+        digests=record.index.digest,
+    )
+    train, validation, test = (np.flatnonzero(record.part == number).astype(np.int64) for number in range(3))
+    parts = Parts(train, validation, test, record.method, record.seed, record.left_out)
+    notes = (f"{len(shards)} shards written by markovae shard from {record.source}", *chosen.notes)
+    size = f"{shape[1]}x{shape[0]}"
+    return Reading(
+        data, parts, Findings("shards", {one.mode: len(data)}, {"PNG": len(data)}, {size: len(data)}, (), notes)
+    )
+
+
+def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
+    """Anyone's shards: every image is decoded once, to know which can be and which are copies; then kept in mind."""
+    recipe = {
+        "recipe": RECIPE,
+        "pillow": PIL.__version__,
+        "shards": shards.facts(),
+        "options": [config.size, config.width, config.channels, config.background, config.fit],
+    }
+    entry = cache.entry(f"shards-{cache.key_of(recipe)}", partial(_make, shards=shards, config=config, source=source))
+    stored = cache.read_json(entry / "record.json")
+    index = Index(*(cast(Any, cache.read_array(entry / f"{name}.npy")) for name in COLUMNS))
+    chosen = Plan(tuple(stored["shape"]), stored["grey"], config.fit, tuple(stored["background"]))
+    labels, class_names, notes = _labels(stored["labels"], source)
+    captions = tuple(stored["captions"]) if any(stored["captions"]) else None
+    data = ImageData(
+        images=cast(Pixels, StoredImages(shards, index, chosen)),
+        labels=labels,
+        class_names=class_names,
+        captions=captions,
+        name=source,
+        digests=index.digest,
+    )
+    findings = Findings(
+        "shards",
+        stored["modes"],
+        stored["formats"],
+        stored["sizes"],
+        tuple((name, reason) for name, reason in stored["unreadable"]),
+        (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
+    )
+    return Reading(data, split_by_content(data.content_hashes(), config, source), findings)
+
+
+def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:
+    numbers = range(len(shards))
+    scanned = map_in_processes(partial(scan, shards.names), numbers, 1, SERIAL_SHARDS)
+    scans: list[Scan] = list(track(scanned, "reading shards", len(shards)))
+    unreadable = [bad for one in scans for bad in one.unreadable]
+    tally: Counter[Header] = sum((one.headers for one in scans), Counter())
+    if not tally:
+        what = f" ({unreadable[0][0]}: {unreadable[0][1]})" if unreadable else ""
+        raise UserError(f"{source} holds no image that can be read{what}: give shards of PNG, JPEG or WEBP images")
+    chosen = plan(tally, config)
+    work = [(number, one.found) for number, one in zip(numbers, scans, strict=True)]
+    decoded = map_in_processes(partial(digests, shards.names, chosen), work, 1, SERIAL_SHARDS)
+    kept: list[tuple[int, Found, bytes]] = []
+    for (number, found), results in zip(work, track(decoded, "decoding shards", len(shards)), strict=True):
+        for one, result in zip(found, results, strict=True):
+            if isinstance(result, str):
+                unreadable.append((one.name, result))
+            else:
+                kept.append((number, one, result))
+    _store(stage, kept)
+    notes = list(chosen.notes)
+    record = {
+        "shape": chosen.shape,
+        "grey": chosen.grey,
+        "background": chosen.background,
+        "modes": _tally(tally, lambda h: h.mode),
+        "formats": _tally(tally, lambda h: h.format),
+        "sizes": _tally(tally, lambda h: f"{h.width}x{h.height}"),
+        "labels": [one.label for _, one, _ in kept],
+        "captions": [one.caption for _, one, _ in kept],
+        "unreadable": sorted(unreadable),
+        "notes": notes,
+    }
+    cache.write_json(stage / "record.json", record)
+
+
+def _store(stage: Path, kept: list[tuple[int, Found, bytes]]) -> None:
+    columns: dict[str, np.ndarray[Any, Any]] = {
+        "shard": np.array([number for number, _, _ in kept], dtype=np.int64),
+        "offset": np.array([one.offset for _, one, _ in kept], dtype=np.int64),
+        "size": np.array([one.size for _, one, _ in kept], dtype=np.int64),
+        "digest": np.frombuffer(b"".join(d for _, _, d in kept), dtype=np.uint8).reshape(-1, 32),
+    }
+    for name, column in columns.items():
+        np.save(stage / f"{name}.npy", column, allow_pickle=False)
+
+
+def _tally(headers: Counter[Header], name: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for header, number in headers.items():
+        total[name(header)] += number
+    return dict(total.most_common())
+
+
+def _labels(given: list[str], source: str) -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
+    bare = given.count("")
+    if bare == len(given):
+        return None, (), ()
+    if bare:
+        return None, (), (f"{bare} of {len(given)} images have no .cls, so the classes are left out",)
+    whole = all(text.isdecimal() for text in given)
+    values = np.array([int(text) for text in given]) if whole else np.array(given)
+    labels, names = labels_of(values, len(given), source)
+    return labels, names, ()

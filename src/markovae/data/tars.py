@@ -1,0 +1,97 @@
+"""Tar files as a row of samples (the WebDataset layout), read in place: nothing is ever extracted.
+
+Consecutive members whose names agree up to the first dot after the last slash are one sample: `0001.jpg`, `0001.cls`,
+`0001.txt`. A name is a label here and never a path on this machine.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from markovae.data.scan import ENDINGS
+
+BLOCK = 512
+SMALL = 1 << 16  # bytes of a class or a caption
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a tar: its name, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The files of one key.
+
+    Args:
+        image: the first member with the ending of an image.   label, caption: its .cls and .txt.
+    """
+
+    image: Member
+    label: Member | None
+    caption: Member | None
+
+
+def members(handle: BinaryIO, size: int) -> Iterator[Member]:
+    """The regular files of an uncompressed tar, in order; links, folders and devices are passed over.
+
+    Args:
+        size: bytes of the whole file.
+    Raises: ValueError with the reason where the tar is damaged, after the members before the damage.
+    """
+    last, end = -1, 0
+    try:
+        with tarfile.open(fileobj=handle, mode="r:") as tar:
+            for entry in tar:
+                # A header that sends the reader back would be read for ever.
+                if entry.offset <= last or entry.size < 0:
+                    raise ValueError("a header points back")
+                last, end = entry.offset, tar.offset
+                if not entry.isreg() or entry.issparse():
+                    continue
+                if entry.offset_data + entry.size > size:
+                    raise ValueError(f"it ends in the middle of {entry.name!r}")
+                yield Member(entry.name, entry.offset_data, entry.size)
+                tar.members = []  # type: ignore[attr-defined]  # else every header read is kept
+        handle.seek(end)
+        if handle.read(BLOCK) != bytes(BLOCK):
+            raise ValueError("it has no end mark")
+    except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError, OverflowError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        where = "" if last < 0 else f" after byte {last:,}"
+        raise ValueError(f"damaged tar{where}: {text}") from None
+
+
+def samples(handle: BinaryIO, size: int) -> Iterator[Sample]:
+    """The samples that hold an image. Raises: ValueError as `members`."""
+    key, held = "", dict[str, Member]()
+    for member in members(handle, size):
+        own, ending = _key(member.name)
+        if own != key:
+            if (made := _sample(held)) is not None:
+                yield made
+            key, held = own, {}
+        held.setdefault(ending, member)
+    if (made := _sample(held)) is not None:
+        yield made
+
+
+def _key(name: str) -> tuple[str, str]:
+    folder, slash, base = name.rpartition("/")
+    stem, dot, ending = base.partition(".")
+    return folder + slash + stem, (dot + ending).lower()
+
+
+def _sample(held: dict[str, Member]) -> Sample | None:
+    image = next((member for ending, member in held.items() if ending in ENDINGS), None)
+    if image is None:
+        return None
+    small = {e: m for e, m in held.items() if m.size <= SMALL}
+    return Sample(image, small.get(".cls"), small.get(".txt"))

@@ -1,0 +1,319 @@
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from markovae.data import load_data
+from markovae.data.images import ImageData
+from markovae.data.inspect import inspect_data
+from markovae.data.loading import read_source, reopen, splits_of
+from markovae.data.options import DataConfig
+from markovae.data.record import RECORD
+from markovae.data.sharding import write_shards
+from markovae.data.stored import StoredImages
+from markovae.errors import StoppedRun, UserError
+
+PARTS = ("train", "validation", "test")
+
+
+def folder_of(path: Path, count: int = 40, side: int = 8, captions: bool = False) -> Path:
+    """Images of two classes, with copies and perhaps captions."""
+    rng = np.random.default_rng(3)
+    for number in range(count):
+        place = path / ("cats", "dogs")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(place / f"{number:03}.png")
+    Image.open(path / "cats" / "000.png").save(path / "dogs" / "copy.png")
+    if captions:
+        lines = ["file_name,text", *(f"{('cats', 'dogs')[n % 2]}/{n:03}.png,number {n} é" for n in range(count))]
+        (path / "captions.csv").write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def shards_of(source: Path | str, out: Path, per_shard: int = 10, **options) -> Path:
+    write_shards(read_source(DataConfig(str(source), **options)), out, per_shard)
+    return out
+
+
+def foreign(path: Path, files: list[tuple[str, bytes]], shards: int = 2) -> Path:
+    """Tars in the WebDataset layout that someone else wrote."""
+    path.mkdir(exist_ok=True)
+    for shard in range(shards):
+        with tarfile.open(path / f"part-{shard:03}.tar", "w") as tar:
+            for name, content in files[shard::shards]:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def encoded(pixels: np.ndarray, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("captions", [False, True])
+def test_shards_hold_the_very_images_parts_classes_and_captions(tmp_path: Path, captions: bool):
+    folder = folder_of(tmp_path / "folder", captions=captions)
+    plain = load_data(DataConfig(str(folder)))
+    sharded = load_data(DataConfig(str(shards_of(folder, tmp_path / "shards"))))
+    for name in PARTS:
+        one, other = getattr(plain, name), getattr(sharded, name)
+        assert isinstance(other.images, StoredImages)
+        place = {digest: row for row, digest in enumerate(one.content_hashes())}
+        rows = [place[digest] for digest in other.content_hashes()]
+        assert len(one) == len(other)
+        assert np.array_equal(np.asarray(other.images), one.images[rows])
+        assert other.class_names == one.class_names == ("cats", "dogs")
+        assert other.captions is None or {*other.captions} == {*one.captions}
+        assert (other.captions is None) != captions
+    assert sharded.seed == plain.seed
+    assert sharded.method == plain.method
+
+
+def test_a_shard_is_a_fair_sample_and_equal_sources_give_equal_bytes(tmp_path: Path):
+    folder = folder_of(tmp_path / "folder")
+    one, two = (shards_of(folder, tmp_path / name) for name in ("one", "two"))
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    assert all((one / p.name).read_bytes() == p.read_bytes() for p in two.iterdir())
+    names = sorted(p.name for p in one.glob("*.tar"))
+    assert names == ["test-000000.tar", *(f"train-{n:06}.tar" for n in range(4)), "validation-000000.tar"]
+    train = load_data(DataConfig(str(one))).train
+    assert [stop - start for start, stop in train.runs] == [10, 10, 10, 3]
+    assert 2 <= int(train.labels[:10].sum()) <= 8, "the classes are mixed, though the folder holds one after the other"
+
+
+def test_any_webdataset_reader_can_read_them(tmp_path: Path):
+    out = shards_of(folder_of(tmp_path / "folder", captions=True), tmp_path / "shards")
+    with tarfile.open(out / "train-000000.tar") as tar:
+        names = [entry.name for entry in tar]
+        assert names[:3] == ["000000000.png", "000000000.cls", "000000000.txt"]
+        with Image.open(tar.extractfile(names[0])) as image:
+            assert image.size == (8, 8)
+
+
+def test_rows_are_read_in_any_order_by_number_list_and_slice(tmp_path: Path):
+    data = load_data(DataConfig(str(shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")))).train
+    images = data.images
+    whole = np.asarray(images)
+    assert (images.shape, images.ndim, images.dtype, images.nbytes) == (whole.shape, 4, np.uint8, whole.nbytes)
+    rows = np.random.default_rng(0).integers(0, len(data), 50)
+    assert np.array_equal(images[rows], whole[rows])
+    assert np.array_equal(images[5:20:3], whole[5:20:3])
+    assert np.array_equal(images[np.int64(7)], whole[7])
+    assert np.array_equal(np.stack(list(images)), whole)
+    taken = data.take(rows)
+    assert isinstance(taken.images, StoredImages)
+    assert np.array_equal(np.asarray(taken.images), whole[rows])
+    assert taken.labels.tolist() == data.labels[rows].tolist()
+    assert (
+        taken.content_hashes() == tuple(np.array(data.content_hashes())[rows].tolist())
+        or [taken.content_hashes()[i] == data.content_hashes()[r] for i, r in enumerate(rows)] == [True] * 50
+    )
+    assert images[[]].shape == (0, 3, 8, 8)
+
+
+def test_a_run_knows_its_shards_again(tmp_path: Path):
+    config = DataConfig(str(shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")))
+    record = load_data(config).record()
+    assert reopen(config, record).record() == record
+    other = shards_of(folder_of(tmp_path / "other", count=42), tmp_path / "others")
+    with pytest.raises(UserError, match="images where the run had"):
+        reopen(DataConfig(str(other)), record)
+
+
+def test_shards_can_be_brought_to_another_size_and_sharded_again(tmp_path: Path):
+    folder = folder_of(tmp_path / "folder", side=16)
+    shards = shards_of(folder, tmp_path / "shards")
+    small = load_data(DataConfig(str(shards), size=8, channels="grey"))
+    assert small.train.shape == (1, 8, 8)
+    again = load_data(DataConfig(str(shards_of(shards, tmp_path / "again", size=8, channels="grey"))))
+    assert again.train.shape == (1, 8, 8)
+    plain = load_data(DataConfig(str(folder), size=8, channels="grey"))
+    known = {image.tobytes() for part in PARTS for image in getattr(plain, part).images}
+    assert {image.tobytes() for image in again.train.images} <= known
+
+
+def test_digits_of_few_grey_values_are_kept(tmp_path: Path):
+    out = shards_of("digits", tmp_path / "shards", per_shard=1000)
+    data = load_data(DataConfig(str(out)))
+    assert data.train.bins == 17
+    assert int(np.asarray(data.test.images).max()) <= 16
+    assert data.record()["train"]["count"] == load_data("digits").record()["train"]["count"]
+    with pytest.raises(UserError, match="17 grey values"):
+        load_data(DataConfig(str(out), size=16))
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.arange(10 * 16, dtype=np.uint16).reshape(10, 4, 4) * 300)
+    with pytest.raises(UserError, match="65536 grey values a pixel: shards hold images of at most 256"):
+        shards_of(tmp_path / "a.npy", tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_anyones_shards_are_read_in_place_with_the_bad_ones_named(tmp_path: Path):
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (20, 30, 3), dtype=np.uint8) for _ in range(24)]
+    files = []
+    for number, pixels in enumerate(pictures):
+        form = ("PNG", "JPEG", "WEBP")[number % 3]
+        key = f"some/where/{number:04}"
+        files += [(f"{key}.{form.lower()}", encoded(pixels, form)), (f"{key}.cls", str(10 + number % 2).encode())]
+    by_shard = foreign(tmp_path / "theirs", files, shards=1)
+    with tarfile.open(by_shard / "part-001.tar", "w") as tar:
+        for name, content in (("bad/a.png", b"no image"), ("bad/b.jpg", b""), ("bad/c.png", files[0][1][:60])):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    config = DataConfig(str(by_shard), size=8)
+    reading = read_source(config)
+    assert reading.data.shape == (3, 8, 8)
+    assert reading.data.class_names == ("10", "11")
+    assert len(reading.data) == 24
+    assert reading.findings.formats == {"PNG": 9, "JPEG": 8, "WEBP": 8}, "c.png has a sound header"
+    bad = dict(reading.findings.unreadable)
+    assert set(bad) == {"part-001.tar/bad/a.png", "part-001.tar/bad/b.jpg", "part-001.tar/bad/c.png"}
+    assert "the file is empty" in bad["part-001.tar/bad/b.jpg"]
+    splits = splits_of(reading)
+    assert sum(len(getattr(splits, part)) for part in PARTS) == 24
+    assert inspect_data(config).kind == "shards"
+    assert np.array_equal(np.asarray(read_source(config).data.images), np.asarray(reading.data.images)), (
+        "from the cache"
+    )
+
+
+def test_a_damaged_tar_gives_what_stands_before_the_damage(tmp_path: Path):
+    rng = np.random.default_rng(1)
+    files = [(f"{n}.png", encoded(rng.integers(0, 256, (8, 8), dtype=np.uint8))) for n in range(12)]
+    path = foreign(tmp_path / "theirs", files)
+    tar = path / "part-001.tar"
+    tar.write_bytes(tar.read_bytes()[:3000])
+    reading = read_source(DataConfig(str(path)))
+    assert 6 < len(reading.data) < 12
+    assert [name for name, _ in reading.findings.unreadable] == ["part-001.tar"]
+
+
+def test_what_changes_after_the_indexing_stops_the_run_by_name(tmp_path: Path):
+    out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
+    data = load_data(DataConfig(str(out))).train
+    path = out / "train-000001.tar"
+    content = bytearray(path.read_bytes())
+    with Image.open(io.BytesIO(bytes(content[512:]))) as image:
+        pixels = 255 - np.asarray(image)
+    first = encoded(pixels)
+    for new, words in (
+        (first, "holds other pixels than when it was indexed"),
+        (b"\0" * len(first), "cannot be decoded"),
+    ):
+        content[512 : 512 + len(new)] = new
+        path.write_bytes(content)
+        with pytest.raises(StoppedRun, match=rf"byte 512 of .*train-000001.tar {words}"):
+            data.images[10]
+    assert data.images[9].shape == (3, 8, 8)
+    path.unlink()
+    with pytest.raises(UserError, match=r"train-000001.tar cannot be read \(No such file"):
+        load_data(DataConfig(str(out)))
+
+
+@pytest.mark.parametrize("what", ["record", "index", "size", "name", "format", "captions"])
+def test_a_damaged_record_is_told(tmp_path: Path, what: str):
+    out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
+    record = json.loads((out / RECORD).read_text())
+    words = "is damaged"
+    if what == "index":
+        (out / "index.npz").write_bytes(b"PK")
+    elif what == "size":
+        (out / "train-000000.tar").write_bytes(b"short")
+        words = "5 bytes where its record says"
+    elif what == "name":
+        record["shards"][0]["name"] = "../../etc/passwd.tar"
+    elif what == "format":
+        record["format"] = 2
+        words = "has format 2 and this version reads 1"
+    elif what == "captions":
+        record["captions_sha256"] = "0" * 64
+    if what not in ("index", "size"):
+        (out / RECORD).write_text(json.dumps(record) if what != "record" else json.dumps(record)[:-9])
+    with pytest.raises(UserError, match=words):
+        load_data(DataConfig(str(out)))
+
+
+def test_urls_patterns_and_single_tars(tmp_path: Path, monkeypatch):
+    out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
+    here = load_data(DataConfig(str(out))).record()
+    there = load_data(DataConfig(f"file://{out}"))
+    assert there.record()["train"] == here["train"]
+    assert np.array_equal(np.asarray(there.test.images), np.asarray(load_data(DataConfig(str(out))).test.images))
+    some = read_source(DataConfig(f"{out}/train-{{000000..000002}}.tar"))
+    assert len(some.data) == 30
+    assert len(read_source(DataConfig(f"{out}/train-000001.tar")).data) == 10
+    with pytest.raises(UserError, match=r"train-7\.tar cannot be read"):
+        read_source(DataConfig(f"{out}/train-{{7..8}}.tar"))
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(UserError, match="needs fsspec, which is not installed: pip install fsspec"):
+        load_data(DataConfig("s3://bucket/shards"))
+
+
+def test_shards_elsewhere_come_one_by_one_and_a_few_stay(tmp_path: Path, monkeypatch, own_cache: Path):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr("markovae.data.places.FETCHED", 2)
+    out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
+    memory = fsspec.filesystem("memory")
+    for path in out.iterdir():
+        memory.pipe(f"/bucket/{path.name}", path.read_bytes())
+    data = load_data(DataConfig("memory://bucket")).train
+    assert np.array_equal(np.asarray(data.images), np.asarray(load_data(DataConfig(str(out))).train.images))
+    assert len(list((own_cache / "fetched").glob("*.tar"))) == 2
+    with pytest.raises(UserError, match=r"memory://nothing holds no \.tar files"):
+        load_data(DataConfig("memory://nothing"))
+
+
+def test_a_shard_that_cannot_be_fetched_stops_the_run(tmp_path: Path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr("markovae.data.places.time.sleep", lambda seconds: None)
+    out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
+    memory = fsspec.filesystem("memory")
+    for path in out.iterdir():
+        memory.pipe(f"/flaky/{path.name}", path.read_bytes())
+    data = load_data(DataConfig("memory://flaky")).train
+    calls = []
+
+    def broken(self, path, mode="rb", **options):
+        calls.append(path)
+        raise OSError("connection reset")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "open", broken)
+        with pytest.raises(StoppedRun, match=r"could not be fetched in 4 attempts \(connection reset\)"):
+            data.images[0]
+    assert len(calls) == 4
+    assert data.images[0].shape == (3, 8, 8), "and goes on once it can"
+
+
+def test_few_files_are_open_at_a_time(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("markovae.data.places.OPEN_FILES", 3)
+    data = load_data(DataConfig(str(shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards", per_shard=2)))).train
+    handles = Path("/proc/self/fd")
+    before = len(list(handles.iterdir())) if handles.exists() else 0
+    for _ in range(3):
+        data.images[:]
+    if before:
+        assert len(list(handles.iterdir())) <= before + 3
+
+
+def test_memory_is_that_of_the_index(tmp_path: Path):
+    """What is taken of stored images, and what is asked about them, reads none."""
+    data: ImageData = load_data(DataConfig(str(shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")))).train
+
+    def refuse(*args):
+        raise AssertionError("an image was read")
+
+    data.images.shards.read = refuse
+    part = data.take(np.arange(5)).take(slice(0, 3))
+    assert (len(part), part.shape, part.runs) == (3, (3, 8, 8), ((0, 3),))
+    assert len(part.content_hashes()) == 3

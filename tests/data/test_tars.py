@@ -1,0 +1,133 @@
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from markovae.data.tars import Member, members, samples
+
+
+def tar_of(*files: tuple[str, bytes], **special: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        for name, kind in special.items():
+            entry = tarfile.TarInfo(f"{name}.png")
+            entry.type, entry.linkname = kind, "/etc/passwd"
+            tar.addfile(entry)
+    return buffer.getvalue()
+
+
+def read(content: bytes) -> list[Member]:
+    return list(members(io.BytesIO(content), len(content)))
+
+
+def until_damage(content: bytes) -> tuple[list[Member], str]:
+    """The members before the damage, and what is said of it."""
+    found: list[Member] = []
+    try:
+        found.extend(members(io.BytesIO(content), len(content)))
+    except ValueError as error:
+        return found, str(error)
+    return found, ""
+
+
+def test_members_lie_where_they_say():
+    files = [("a/1.png", b"one"), ("a/1.cls", b"7"), ("b" * 150 + ".png", b"x" * 1000), ("é.png", b"")]
+    content = tar_of(*files)
+    found = read(content)
+    assert [(m.name, content[m.offset : m.offset + m.size]) for m in found] == files
+
+
+def test_samples_are_consecutive_members_up_to_the_first_dot():
+    content = tar_of(
+        ("x/1.seg.png", b"mask"),
+        ("x/1.png", b"p"),
+        ("x/1.cls", b"3"),
+        ("x/1.txt", b"a cat"),
+        ("x/2.txt", b"no image"),
+        ("x.y/3.JPG", b"j"),
+        ("x.y/3.cls", b"0" * (1 << 17)),
+    )
+    made = list(samples(io.BytesIO(content), len(content)))
+    assert [s.image.name for s in made] == ["x/1.png", "x.y/3.JPG"]
+    assert made[0].label is not None
+    assert made[0].caption is not None
+    assert content[made[0].caption.offset :][:5] == b"a cat"
+    assert made[1].label is None, "a class of 128 KiB is none"
+
+
+def test_links_devices_and_folders_are_passed_over_and_nothing_is_extracted(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = tar_of(
+        ("../../up.png", b"a"),
+        ("/abs.png", b"b"),
+        link=tarfile.SYMTYPE,
+        hard=tarfile.LNKTYPE,
+        fifo=tarfile.FIFOTYPE,
+        device=tarfile.CHRTYPE,
+        folder=tarfile.DIRTYPE,
+    )
+    assert [m.name for m in read(content)] == ["../../up.png", "/abs.png"]
+    assert not list(tmp_path.iterdir())
+    assert not (tmp_path.parent.parent / "up.png").exists()
+
+
+def test_a_tar_cut_anywhere_is_told_and_keeps_what_stands_before():
+    content = tar_of(("1.png", b"a" * 700), ("2.png", b"b" * 700))
+    whole = {m.name for m in read(content)}
+    end = 4 * 512 + 2 * 512  # of the last member
+    for cut in range(0, end + 512, 37):
+        found, said = until_damage(content[:cut])
+        assert "damaged tar" in said
+        assert {m.name for m in found} <= whole
+
+
+def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:108] = block[108:116] = block[116:124] = b"0000644\0"
+    block[124:136] = size
+    block[136:148] = b"00000000000\0"
+    block[156:157] = kind
+    block[257:265] = b"ustar\x0000"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [b"0", b"L", b"x", b"5"])
+def test_sizes_that_point_back_end_the_reading(kind: bytes):
+    """GNU's base-256 sizes may be negative, which would send a reader round for ever."""
+    negative = b"\xff" * 10 + (-1024 % 65536).to_bytes(2, "big")
+    content = header(b"a.png", b"00000000000\0") + header(b"b.png", negative, kind) + bytes(1024)
+    with pytest.raises(ValueError, match="damaged tar"):
+        read(content)
+
+
+def test_sizes_beyond_the_end_are_told():
+    with pytest.raises(ValueError, match=r"damaged tar|middle"):
+        read(header(b"a.png", b"77777777777\0") + bytes(1024))
+
+
+@given(st.data())
+def test_a_mutated_tar_never_hangs_and_never_points_outside(data: st.DataObject):
+    content = bytearray(tar_of(("1.png", b"a" * 600), ("1.cls", b"4"), ("2.png", b"b" * 10)))
+    for _ in range(data.draw(st.integers(1, 12))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    found, said = until_damage(bytes(content))
+    assert said == "" or "damaged tar" in said
+    assert all(m.offset >= 0 and m.offset + m.size <= len(content) for m in found)
+    assert len(found) <= 8
+
+
+def test_random_bytes_are_no_tar():
+    for _ in range(20):
+        with pytest.raises(ValueError, match="damaged tar"):
+            read(os.urandom(2048))
