@@ -168,13 +168,14 @@ def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
 def _unet_config(
     config: NetworkConfig, shape: Sequence[int], outputs: int, pixels: Pixels, num_classes: int
 ) -> UNetConfig:
+    multipliers, attention = config.levels(*shape[1:])
     return UNetConfig(
         in_channels=shape[0],
         out_channels=outputs * shape[0],
         width=config.width,
-        multipliers=config.multipliers,
+        multipliers=multipliers,
         blocks=config.blocks,
-        attention=config.attention,
+        attention=attention,
         head_dim=config.head_dim,
         patch=config.patch,
         embedding=config.embedding,

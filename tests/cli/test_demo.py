@@ -34,7 +34,7 @@ def test_the_whole_path_and_a_second_time(capsys):
 
 def test_faces_for_less_than_five_minutes_by_default():
     config = demo.configuration(command_line(["demo"]))
-    assert (config.data.source, config.train.minutes) == ("faces", 4.5)
+    assert (config.data.source, config.train.minutes) == ("faces", 4.8)
     changed = demo.configuration(command_line(["demo", "--minutes", "2", "--batch", "16", "--precision", "float32"]))
     assert (changed.train.minutes, changed.train.batch, changed.train.precision) == (2.0, 16, "float32")
 

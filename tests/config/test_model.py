@@ -29,13 +29,35 @@ def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
     [
         ({"width": 0}, r"network\.width=0 must be at least 1"),
         ({"multipliers": ()}, "must name a factor"),
-        ({"attention": (2,)}, r"attention=\[2\] must name levels 0…1"),
+        ({"multipliers": (1, 2), "attention": (2,)}, r"attention=\[2\] must name levels 0…1"),
         ({"dropout": 1.0}, r"dropout=1 must lie in \[0, 1\)"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
     with pytest.raises(UserError, match=message):
         NetworkConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "attention"),
+    [
+        ((8, 8), (1, 2), ()),
+        ((28, 28), (1, 2), ()),
+        ((32, 32), (1, 2), ()),
+        ((36, 36), (1, 2), ()),  # 36 cannot be halved three times, patch included
+        ((64, 64), (1, 2, 2), (2,)),
+        ((64, 128), (1, 2, 2, 2), (3,)),
+        ((256, 256), (1, 2, 2, 2, 2), (4,)),
+    ],
+)
+def test_larger_images_get_more_levels(size: tuple[int, int], multipliers: tuple, attention: tuple):
+    assert NetworkConfig().levels(*size) == (multipliers, attention)
+    assert NetworkConfig(attention=(0,)).levels(*size) == (multipliers, (0,))
+
+
+def test_attention_at_a_level_that_the_images_do_not_get_is_refused():
+    with pytest.raises(UserError, match=r"network\.attention=\[2\] must name levels 0…1"):
+        NetworkConfig(attention=(2,)).levels(32, 32)
 
 
 @pytest.mark.parametrize(

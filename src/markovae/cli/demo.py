@@ -26,13 +26,13 @@ examples:
   markovae demo --minutes 20 --out runs/demo-long
 """
 DEFAULT_OUT = "runs/demo"
-DEFAULT_MINUTES = 4.5
+DEFAULT_MINUTES = 4.8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae demo`."""
     parser.add_argument(
-        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="of training (default: 4.5)"
+        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="of training (default: 4.8)"
     )
     parser.add_argument(
         "--out",

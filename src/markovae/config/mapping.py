@@ -89,8 +89,10 @@ def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
 
 
 def _parse_value(raw: str, hint: Any) -> Any:
-    if type(None) in typing.get_args(hint) and raw.lower() in ("none", ""):
-        return None
+    if isinstance(hint, types.UnionType):
+        if raw.lower() in ("none", ""):
+            return None
+        (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):

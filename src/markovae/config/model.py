@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from markovae.config.checks import at_least, between, one_of
@@ -70,9 +71,10 @@ class NetworkConfig:
     """The U-Net; what the data decide (channels, classes) is not said here.
 
     Args:
-        width: channels at the finest level.   multipliers: of the width, one a level; each halves H and W.
+        width: channels at the finest level.
+        multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
         blocks: residual blocks a level, down and again up.
-        attention: levels with self-attention, 0 the finest.   head_dim: of attention.
+        attention: levels with self-attention, 0 the finest; left out: as `levels` says.   head_dim: of attention.
         patch: side of the squares of pixels folded into channels first.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the residual blocks, in [0, 1).
@@ -82,9 +84,9 @@ class NetworkConfig:
     """
 
     width: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: tuple[int, ...] | None = None
     blocks: int = 2
-    attention: tuple[int, ...] = (1,)
+    attention: tuple[int, ...] | None = None
     head_dim: int = 64
     patch: int = 2
     embedding: int = 128
@@ -99,13 +101,37 @@ class NetworkConfig:
             at_least(f"network.{name}", getattr(self, name), 1, "it counts something the network is made of")
         for name in ("radius", "octaves"):
             between(f"network.{name}", getattr(self, name), 0, 8, "0 means none")
-        if not self.multipliers or min(self.multipliers) < 1:
+        if self.multipliers is not None and min(self.multipliers, default=0) < 1:
             raise UserError(f"network.multipliers={list(self.multipliers)} must name a factor of at least 1 a level")
-        levels = len(self.multipliers)
-        if any(not 0 <= level < levels for level in self.attention):
-            raise UserError(f"network.attention={list(self.attention)} must name levels 0…{levels - 1}, 0 the finest")
+        if self.multipliers is not None:
+            self._check_attention(len(self.multipliers))
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
+
+    def levels(self, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(multipliers, attention) for images of this size.
+
+        Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels at least, as far as
+        the image can be halved; attention is at the coarsest level of three or more, where its reach is wanted and
+        it costs little.
+
+        Raises:
+            UserError: for attention at a level that is not there.
+        """
+        factors = self.multipliers
+        if factors is None:
+            count = max(2, math.ceil(math.log2(max(height, width) / (8 * self.patch))) + 1)
+            while count > 2 and (height % (stride := self.patch * 2 ** (count - 1)) or width % stride):
+                count -= 1
+            factors = (1, *(2,) * (count - 1))
+        self._check_attention(len(factors))
+        coarsest = (len(factors) - 1,) if len(factors) > 2 else ()
+        return factors, coarsest if self.attention is None else self.attention
+
+    def _check_attention(self, levels: int) -> None:
+        wanted = self.attention or ()
+        if any(not 0 <= level < levels for level in wanted):
+            raise UserError(f"network.attention={list(wanted)} must name levels 0…{levels - 1}, 0 the finest")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class UNetConfig:
     width: int = 64
     multipliers: tuple[int, ...] = (1, 2)
     blocks: int = 2
-    attention: tuple[int, ...] = (1,)
+    attention: tuple[int, ...] = ()
     head_dim: int = 64
     patch: int = 2
     embedding: int = 128
