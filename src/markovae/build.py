@@ -25,11 +25,13 @@ from markovae.objective import (
     Objective,
     RawDraws,
     as_error_of,
+    bound_objective,
     nats_weight,
     uniform_law,
 )
 from markovae.pixels import Pixels
 from markovae.randomness import generator
+from markovae.reverse import PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import TARGETS, Target
 
@@ -90,9 +92,22 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
     return made
 
 
-def create_objective(config: TrainConfig, target: Target, schedule: NoiseSchedule) -> Objective:
-    """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law."""
+def create_objective(
+    config: TrainConfig, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance | None = None
+) -> Objective:
+    """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law.
+
+    Args:
+        reverse: the model's variance, for objective=bound; None is β̃.
+    Raises:
+        UserError: for a law that misses the schedule, or, for the bound, one of its levels.
+    """
     law = _law(config, schedule)
+    if config.objective == "bound":
+        try:
+            return bound_objective(law, target, schedule, PosteriorVariance() if reverse is None else reverse)
+        except ValueError as error:
+            raise UserError(f"train.law={config.law} does not go with train.objective=bound: {error}") from None
     if config.weighting == "nats":
         weight = nats_weight(target, schedule)
     elif config.weighting in ("own", target.name):
@@ -146,8 +161,8 @@ def target_named(name: str) -> Target:
 
 def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
     """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64."""
-    logsnr = schedule.logsnr[1:]
-    if config.law == "uniform":
+    logsnr = schedule.logsnr.detach()[1:]
+    if config.law in ("uniform", "importance"):  # which begins with the uniform one
         return uniform_law(schedule)
     if config.law == "normal":
         density = (-0.5 * ((logsnr - config.law_centre) / config.law_width) ** 2).exp()

@@ -1,6 +1,7 @@
 r"""What training minimises: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with the law p of levels and the weights w as tables.
 
-"Simple" (Ho et al.) is p uniform, w = 1; the bound is p uniform, w the factor that turns a level's error to nats.
+"Simple" (Ho et al.) is p uniform, w = 1; the bound is w = (the factor that turns a level's error to nats)/p, whatever
+p, which is then an importance law: it changes the variance of a step's gradient and not its mean.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from markovae.forward import noise_scale, noised, signal_scale
+from markovae.diffusion import Diffusion
+from markovae.forward import noise_scale, noised, posterior_variance, signal_scale, step_variance
 from markovae.gaussian import expand
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
-from markovae.reverse import LearnedVariance
+from markovae.reverse import LearnedVariance, ReverseVariance, StepVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target, noise_ratio
 
@@ -29,10 +31,12 @@ class Objective:
     Args:
         probability: p_1…p_L, summing to 1, (L,), float64.
         weight: w_1…w_L ≥ 0, (L,), float64.
+        nats: what the mean loss is multiplied by to give nats per dim, for an objective that is the bound.
     """
 
     probability: Tensor
     weight: Tensor
+    nats: float | None = None
 
     def __post_init__(self) -> None:
         if self.probability.shape != self.weight.shape:
@@ -42,6 +46,10 @@ class Objective:
             raise ValueError(f"the levels' probabilities sum to {total:.12g}: they must be >= 0 and sum to 1")
         if not bool(((self.weight >= 0) & self.weight.isfinite()).all()):
             raise ValueError("the levels' weights must be finite and >= 0: a loss is no smaller for a larger error")
+
+    def drawn_by(self, probability: Tensor) -> Objective:
+        """The same objective with its levels drawn by another law, p' > 0 where p > 0: w' = w p/p'."""
+        return Objective(probability, self.weight * self.probability / probability, self.nats)
 
     def draw(self, u: Tensor) -> Tensor:
         """Levels 1…L at the quantiles u ∈ [0, 1) of the law, (B,), int64."""
@@ -77,12 +85,33 @@ def scatter(target: Target, schedule: NoiseSchedule) -> Tensor:
     return target.residual(logsnr[:-1], logsnr[1:])[1] ** 2
 
 
+def bound_objective(
+    probability: Tensor, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance
+) -> Objective:
+    """The bound itself, levels drawn by any law that leaves none out, scaled to a mean weight of 1 under it.
+
+    With the variance σ² a level's nats are β̃_ℓ/σ_ℓ² of those with β̃, and a constant; all else counts with β̃, since
+    fitted, learned and full variances follow the errors that this leaves. Level 1 is the decoder's (see `bound_loss`).
+
+    Raises:
+        ValueError: for a law that leaves a level out.
+    """
+    if not bool((probability > 0).all()):
+        level = 1 + int((probability <= 0).nonzero()[0])
+        raise ValueError(f"the law of levels never draws level {level}, and the bound counts every level")
+    nats = nats_weight(target, schedule)
+    if isinstance(reverse, StepVariance):
+        prev, now = schedule.logsnr.detach()[1:-1], schedule.logsnr.detach()[2:]
+        nats = torch.cat([nats[:1], nats[1:] * posterior_variance(prev, now) / step_variance(prev, now)])
+    return Objective(probability, nats / (probability * nats.sum()), float(nats.sum()))
+
+
 def nats_weight(target: Target, schedule: NoiseSchedule) -> Tensor:
     """½(γ_{ℓ−1} − γ_ℓ) as a weight on `target`'s squared error, (L,), float64; level 1 takes level 2's.
 
     With it and w/p as the weight, the objective is the bound with variance β̃, in nats (a constant factor apart).
     """
-    logsnr = schedule.logsnr
+    logsnr = schedule.logsnr.detach()
     snr = logsnr[1:].exp()
     difference = 0.5 * (snr[:-1] - snr[1:])
     difference = torch.cat([difference[:1], difference]) if len(difference) else torch.ones_like(snr)
@@ -197,33 +226,91 @@ def loss(
         reverse: a learned variance, whose head is the second half of the network's output: the weighted error gains
             L/1000 of the level's KL per dim, which teaches the head alone (see `LearnedVariance.head_loss`).
     """
+    seen = _look(network, x, draw, condition, target, schedule, reverse is not None)
+    weighted = _weigh(seen, draw, objective)
+    if reverse is not None:
+        weighted = weighted + schedule.num_levels / 1000 * _head_nats(reverse, x, target, seen)
+    return weighted, seen.error
+
+
+def bound_loss(
+    network: torch.nn.Module, x: Tensor, draw: Draw, condition: Condition | None, objective: Objective, model: Diffusion
+) -> tuple[Tensor, Tensor]:
+    """`loss` with the decoder's own nats at level 1: its mean is the bound's share that a network can lower.
+
+    Under `bound_objective` the mean of the weighted errors over draws, times `objective.nats`, is the levels' nats with
+    the variance β̃ (or σ², where that is the model's) and the reconstruction's, per dim. A learned variance adds its
+    head's term.
+
+    Args:
+        network: the model's own, perhaps wrapped.   x: data on the model's scale, (B, *D), float32.
+        objective: from `bound_objective`.
+    """
+    assert objective.nats is not None, "the objective is the bound's"
+    reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
+    seen = _look(network, x, draw, condition, model.target, model.schedule, reverse is not None)
+    weighted = _weigh(seen, draw, objective)
+    first = (draw.level.to(x.device) == 1).nonzero().flatten()
+    if len(first):
+        x_hat = model.target.to_x(seen.out[first], seen.z[first], seen.now[first], seen.before[first])
+        grid = model.schedule.logsnr.to(x.device)
+        nats = -model.decoder.distribution(x_hat, grid, seen.z[first]).log_prob(x[first])
+        share = nats / (model.dims * objective.nats * float(objective.probability[0]))
+        weighted = weighted.index_copy(0, first, share.float())
+    if reverse is not None:
+        weighted = weighted + model.num_levels / 1000 * _head_nats(reverse, x, model.target, seen)
+    return weighted, seen.error
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the network made of a draw, and the plain error of it per dim, (B,), float32."""
+
+    z: Tensor
+    now: Tensor
+    before: Tensor
+    out: Tensor
+    head: Tensor | None
+    error: Tensor
+
+
+def _look(
+    network: torch.nn.Module,
+    x: Tensor,
+    draw: Draw,
+    condition: Condition | None,
+    target: Target,
+    schedule: NoiseSchedule,
+    has_head: bool,
+) -> _Look:
     logsnr = schedule.logsnr.to(x.device)
     level = draw.level.to(x.device)
     now, before = logsnr[level], logsnr[level - 1]
     z = noised(x, draw.noise, now)
     out = network(z, now, condition).float()
     head = None
-    if reverse is not None:
+    if has_head:
         out, head = out.chunk(2, dim=1)
     if draw.fresh is None:
         wanted = target.of(x, draw.noise, now, before)
     else:
         wanted = target.of_sample(x, draw.noise, draw.fresh, now, before)
-    error = ((out - wanted) ** 2).flatten(1).mean(1)
-    weight = objective.weight.to(x.device)[level - 1]
-    weighted = expand(weight, error).float() * error
-    if reverse is not None and head is not None:
-        weighted = weighted + schedule.num_levels / 1000 * _head_nats(
-            reverse, x, target.to_x(out, z, now, before), before, now, head
-        )
-    return weighted, error
+    return _Look(z, now, before, out, head, ((out - wanted) ** 2).flatten(1).mean(1))
 
 
-def _head_nats(reverse: LearnedVariance, x: Tensor, x_hat: Tensor, before: Tensor, now: Tensor, head: Tensor) -> Tensor:
+def _weigh(seen: _Look, draw: Draw, objective: Objective) -> Tensor:
+    device = seen.error.device
+    weight = objective.weight.to(device)[draw.level.to(device) - 1]
+    return expand(weight, seen.error).float() * seen.error
+
+
+def _head_nats(reverse: LearnedVariance, x: Tensor, target: Target, seen: _Look) -> Tensor:
     """The levels' KL per dim, 0 at level 1, whose step is the decoder's; (B,), float32."""
     nats = torch.zeros(len(x), device=x.device)
-    later = before.isfinite().nonzero().flatten()
-    if len(later):
-        kl = reverse.head_loss(x[later], x_hat[later], before[later], now[later], head[later])
+    later = seen.before.isfinite().nonzero().flatten()
+    if seen.head is not None and len(later):
+        before, now = seen.before[later], seen.now[later]
+        x_hat = target.to_x(seen.out[later], seen.z[later], now, before)
+        kl = reverse.head_loss(x[later], x_hat, before, now, seen.head[later])
         nats = nats.index_add(0, later, kl.float() / x[0].numel())
     return nats

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from markovae.data.images import ImageData
 from markovae.errors import UserError
+from markovae.networks.condition import Condition
 from markovae.objective import Draw, Draws, MeanDraws, Objective
 from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator, stratified
@@ -22,26 +23,35 @@ class Batch:
 
     Args:
         example: place of each image in the training set, (B,), int64.
+        quantile: in [0, 1), what the levels were drawn from, (B,), float64.
         x: images on the model's scale, (B, C, H, W), float32.   draw: levels and noise.
         label: (B,), int64, or None.   keep: False where the label is left out, (B,), bool.
     """
 
     example: Tensor
+    quantile: Tensor
     x: Tensor
     draw: Draw
     label: Tensor | None
     keep: Tensor
 
+    @property
+    def condition(self) -> Condition | None:
+        """The labels, those left out as the learned null; None without labels."""
+        return None if self.label is None else Condition(label=self.label).drop(self.keep)
+
     def part(self, start: int, stop: int) -> Batch:
         """Examples start…stop−1 of the batch."""
         cut = slice(start, stop)
         label = None if self.label is None else self.label[cut]
-        return Batch(self.example[cut], self.x[cut], self.draw.part(start, stop), label, self.keep[cut])
+        draw = self.draw.part(start, stop)
+        return Batch(self.example[cut], self.quantile[cut], self.x[cut], draw, label, self.keep[cut])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         label = None if self.label is None else self.label.to(device)
-        return Batch(self.example, self.x.to(device), self.draw.to(device), label, self.keep.to(device))
+        x, draw, keep = self.x.to(device), self.draw.to(device), self.keep.to(device)
+        return Batch(self.example, self.quantile, x, draw, label, keep)
 
 
 @final
@@ -93,7 +103,8 @@ class Batches:
     def at(self, step: int) -> Batch:
         """The batch of a step (counted from 0), on the CPU."""
         example, epoch = self.examples(step)
-        level = self.objective.draw(stratified(self.batch, generator(self.seed, "levels", step)))
+        quantile = stratified(self.batch, generator(self.seed, "levels", step))
+        level = self.objective.draw(quantile)
         streams = Streams(self.seed, "train", (epoch * len(self.data) + example).tolist(), step)
         chance = streams.uniform((2,))
         draw = self.draws.at(level, streams, self.data.shape)
@@ -103,7 +114,7 @@ class Batches:
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
-        return Batch(example, x, draw, label, chance[:, 1] >= self.label_dropout)
+        return Batch(example, quantile, x, draw, label, chance[:, 1] >= self.label_dropout)
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.data), generator=generator(self.seed, "order", epoch))

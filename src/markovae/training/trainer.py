@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_draws, create_objective, load_weights
+from markovae.build import create_draws, load_weights
 from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.errors import StoppedRun
-from markovae.networks.condition import Condition
+from markovae.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
 from markovae.networks.network import Network
-from markovae.objective import loss, nats_weight, scatter
+from markovae.objective import Objective
 from markovae.optim import MuonAdamW, split_weights
 from markovae.randomness import generator
 from markovae.training.average import Average
 from markovae.training.batches import Batch, Batches
 from markovae.training.budget import Budget, rate_factor
+from markovae.training.losses import create_loss
 from markovae.training.precision import Choice, dtype_named, probe
 
 PROBE_IMAGES = 16  # of a batch: enough to tell two precisions apart, cheap where one of them is hopeless
@@ -77,10 +79,10 @@ class Training:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
-        self.objective = create_objective(config, model.target, model.schedule)
+        self.loss = create_loss(model, config)
         draws = create_draws(config, model.target, model.schedule)
         self.batches = Batches(
-            data, model.pixels, self.objective, config.seed, config.batch, flip, config.label_dropout, draws
+            data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
         self.optimiser = _optimiser(model, config)
         self.average = Average(model, config.ema_horizon, config.ema_warmup)
@@ -88,10 +90,13 @@ class Training:
         self.precision: Choice | None = None
         self.step, self._seconds, self._started = 0, 0.0, clock()
         self._parameters = dict(model.named_parameters())
-        # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
-        self._nats = model.dims * nats_weight(model.target, model.schedule) / self.objective.probability
-        self._nats[0] = 0.0
-        self._scatter = scatter(model.target, model.schedule)
+        # A schedule's gradient has units of its own: it neither sets nor suffers the clipping of the network's.
+        self._clipped = set(self._parameters) - {f"schedule.{name}" for name, _ in model.schedule.named_parameters()}
+
+    @property
+    def objective(self) -> Objective:
+        """The law of the next step's levels and their weights."""
+        return self.loss.objective
 
     @property
     def seconds(self) -> float:
@@ -123,23 +128,34 @@ class Training:
         dtype = self.choose_precision().dtype
         started = self._clock()
         batch = self.batches.at(self.step).to(self.model.device)
-        value, nats = self._gradient(batch, dtype)
+        losses, nats = self._gradient(batch, dtype)
         norm = self._clip(batch)
         factor = rate_factor(self.step, self.budget.total, self.config.warmup_steps, self.config.decay_start)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.optimiser.step()
+        self.loss.note(batch, losses)
+        self.batches.objective = self.objective
         self.step += 1
         self.average.update(self.step)
         took = self._clock() - started
         self.budget.note(self.step, took, self.seconds)
-        rate = self.optimiser.param_groups[0]["lr"]
+        value, rate = float(losses.mean()), self.optimiser.param_groups[0]["lr"]
         seen, size = self.step * self.config.batch, self.config.batch
         return Step(self.step, self.budget.total, seen, value, nats, rate, norm, self.seconds, size / max(took, 1e-9))
 
     def extend(self, *, steps: int | None = None, minutes: float | None = None) -> None:
         """Give the run a new budget, counted from its beginning; a time is turned into steps anew."""
         self.budget = Budget(steps, None if minutes is None else 60 * minutes, self.budget.reserve)
+
+    def fit_variance(self) -> None:
+        """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set."""
+        model, data = self.average.model, self.batches.data
+        if not is_fitted_kind(model):
+            return
+        chosen = np.linspace(0, len(data) - 1, min(self.config.fit_images, len(data))).round().astype(np.int64)
+        labels = None if data.labels is None else data.labels[chosen]
+        fit_in_place(model, data.images[chosen], labels, seed=self.config.seed, batch=max(self.config.batch, 64))
 
     # -- capture and restore ------------------------------------------------------------------------------------
 
@@ -156,6 +172,8 @@ class Training:
             "ema": _weights(self.average.model),
             "optimizer": self.optimiser.state_tensors(),
         }
+        if fitted := fitted_tensors(self.average.model):
+            tensors["fitted"] = fitted
         for file, table in tensors.items():
             for name, value in table.items():
                 if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -167,6 +185,8 @@ class Training:
             "seconds": self.seconds,
             "precision": None if self.precision is None else str(self.precision.dtype).removeprefix("torch."),
         }
+        if (law := self.loss.capture()) is not None:
+            position["law"] = law
         return tensors, position
 
     def restore(self, tensors: Tensors, position: dict[str, Any]) -> None:
@@ -178,6 +198,9 @@ class Training:
         load_weights(self.model, tensors["model"])
         load_weights(self.average.model, tensors["ema"])
         self.optimiser.load_state_tensors(tensors["optimizer"])
+        load_fitted(self.average.model, tensors.get("fitted", {}))
+        self.loss.restore(position.get("law"))
+        self.batches.objective = self.objective
         self.step = int(position["step"])
         self._seconds, self._started = float(position["seconds"]), self._clock()
         self.budget.total = position["total_steps"]
@@ -187,33 +210,20 @@ class Training:
 
     # -- one step -----------------------------------------------------------------------------------------------
 
-    def _gradient(self, batch: Batch, dtype: torch.dtype) -> tuple[float, float]:
-        """Leave the gradient of the mean loss in the parameters; (loss, nats)."""
+    def _gradient(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, float]:
+        """Leave the gradient of the mean loss in the parameters; (losses, (B,), on the CPU, and the mean nats)."""
         self.optimiser.zero_grad(set_to_none=True)
-        size = len(batch.example)
+        size, model = len(batch.example), self.model
         edges = [size * i // self.config.accumulate for i in range(self.config.accumulate + 1)]
-        weighted, plain = [], []
-        device = self.model.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(generator(self.config.seed, "dropout", self.step).initial_seed())
-            for start, stop in pairwise(edges):
-                losses, errors = self._losses(batch.part(start, stop), dtype)
-                (losses.sum() / size).backward()
-                weighted.append(losses.detach())
-                plain.append(errors.detach())
-        losses, errors = torch.cat(weighted).cpu(), torch.cat(plain).cpu()
+            parts = [
+                self.loss.backward(model.network, batch.part(start, stop), size, dtype)
+                for start, stop in pairwise(edges)
+            ]
+        losses = torch.cat([part.loss for part in parts]).cpu()
         self._check(losses, batch, "loss")
-        place, plain_errors = batch.draw.level.cpu() - 1, errors.double()
-        if batch.draw.fresh is not None:
-            plain_errors = plain_errors - self._scatter[place]
-        nats = (self._nats[place] * plain_errors).mean()
-        return float(losses.mean()), float(nats)
-
-    def _losses(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        condition = None if batch.label is None else Condition(label=batch.label).drop(batch.keep)
-        model = self.model
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return loss(model.network, batch.x, batch.draw, condition, self.objective, model.target, model.schedule)
+        return losses, float(torch.cat([part.nats for part in parts]).mean())
 
     def _rehearse(self, batch: Batch, dtype: torch.dtype) -> None:
         """A step's forward and backward pass without consequences."""
@@ -242,7 +252,10 @@ class Training:
                 f"levels {_listed(batch.draw.level.tolist())}, training images {_listed(batch.example.tolist())}: "
                 "the step was not taken"
             )
-        nn.utils.clip_grads_with_norm_(weights, self.config.clip, norm)
+        network = [weight for name, weight in self._parameters.items() if name in self._clipped]
+        if len(network) < len(self._parameters):
+            norm = nn.utils.get_total_norm([weight.grad for weight in network if weight.grad is not None])
+        nn.utils.clip_grads_with_norm_(network, self.config.clip, norm)
         return float(norm)
 
 

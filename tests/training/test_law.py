@@ -1,0 +1,90 @@
+"""The importance law: it follows the losses, leaves no level out, and goes on to the last bit."""
+
+import json
+
+import pytest
+import torch
+
+from markovae.objective import bound_objective, uniform_law
+from markovae.randomness import generator
+from markovae.reverse import PosteriorVariance
+from markovae.schedule import LogSNRLinear
+from markovae.target import NOISE
+from markovae.training.law import EVEN, ImportanceLaw
+
+SCHEDULE = LogSNRLinear(300, 10.0, -10.0)
+BOUND = bound_objective(uniform_law(SCHEDULE), NOISE, SCHEDULE, PosteriorVariance())
+
+
+def shares(level: torch.Tensor) -> torch.Tensor:
+    """Loss of a level times its probability: a bump of the squared error around log-SNR 2, and a dear decoder."""
+    logsnr = SCHEDULE.logsnr[level]
+    weight = (BOUND.weight * BOUND.probability)[level - 1]
+    return torch.where(level == 1, 0.3, weight * torch.exp(-0.5 * ((logsnr - 2) / 2) ** 2))
+
+
+def taught(steps: int) -> ImportanceLaw:
+    law, source = ImportanceLaw(BOUND), generator(0, "law")
+    for _ in range(steps):
+        objective = law.objective
+        level = objective.draw(torch.rand(32, generator=source, dtype=torch.float64))
+        noise = 1 + 0.3 * torch.randn(32, generator=source, dtype=torch.float64)
+        law.note(level, shares(level) / objective.probability[level - 1] * noise, objective)
+    return law
+
+
+def test_it_begins_as_the_weights_say_and_ends_at_the_law_of_least_variance():
+    first = ImportanceLaw(BOUND).objective.probability
+    weight = BOUND.weight / BOUND.weight.sum()
+    torch.testing.assert_close(first, (1 - EVEN) * weight + EVEN / 300)
+    found = taught(400).objective.probability
+    best = shares(torch.arange(1, 301))
+    expected = (1 - EVEN) * best / best.sum() + EVEN / 300
+    assert float(found.sum()) == pytest.approx(1, abs=1e-12)
+    assert float(found.min()) >= EVEN / 300
+    assert float((found - expected).abs().sum()) < 0.1
+    assert float(found[0]) == pytest.approx(float(expected[0]), rel=0.15)
+
+
+def test_whatever_the_law_the_objective_stays_what_it_is():
+    objective = taught(50).objective
+    torch.testing.assert_close(objective.probability * objective.weight, BOUND.probability * BOUND.weight)
+    assert objective.nats == BOUND.nats
+
+
+def test_a_draw_varies_less_than_under_the_uniform_law():
+    """Σ_ℓ share_ℓ by one draw: second moment Σ share²/p, against (Σ share)² for the best law."""
+    share = shares(torch.arange(1, 301)).double()
+    moments = {
+        name: float((share**2 / p).sum() / share.sum() ** 2)
+        for name, p in (("law", taught(400).objective.probability), ("uniform", BOUND.probability))
+    }
+    assert moments["law"] < 1.2
+    assert moments["uniform"] > 10 * moments["law"]
+
+
+def test_it_goes_on_bit_for_bit_through_json():
+    law = taught(20)
+    other = ImportanceLaw(BOUND)
+    other.restore(json.loads(json.dumps(law.capture())))
+    assert torch.equal(other.objective.probability, law.objective.probability)
+    assert other.capture() == law.capture()
+
+
+def test_short_grids_have_a_band_a_level():
+    schedule = LogSNRLinear(2)
+    law = ImportanceLaw(bound_objective(uniform_law(schedule), NOISE, schedule, PosteriorVariance()))
+    law.note(torch.tensor([1, 2]), torch.tensor([0.0, 5.0]), law.objective)
+    assert float(law.objective.probability[0]) < 0.5
+
+
+@pytest.mark.parametrize("record", [None, {}, {"moment": [1.0], "visits": [1.0]}, {"moment": "no", "visits": []}])
+def test_what_is_no_record_is_refused(record):
+    with pytest.raises(ValueError, match="its law of levels has no moment for 65 bands"):
+        ImportanceLaw(BOUND).restore(record)
+
+
+def test_a_record_of_no_numbers_is_refused():
+    record = ImportanceLaw(BOUND).capture()
+    with pytest.raises(ValueError, match="is no number of at least 0"):
+        ImportanceLaw(BOUND).restore({**record, "visits": [float("nan")] * 65})
