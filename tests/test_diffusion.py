@@ -195,6 +195,7 @@ def test_images_are_digits_or_their_places_and_nothing_else() -> None:
     places = Pixels(17).to_x(digits)
     assert torch.equal(made.to_x(digits), places)
     assert torch.equal(made.to_x(places.float()), places)
+    assert torch.equal(made.to_x(digits.numpy()), places)
     assert made.bound(places.float()).total.dtype == torch.float64
     with pytest.raises(ValueError, match="off the places of the 17 digits"):
         made.to_x(places + 0.03)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -185,12 +185,17 @@ class Diffusion(MarkovianVAE):
 
     # -- the bound, form E6 ------------------------------------------------------------------------------------
 
-    def to_x(self, images: Tensor) -> Tensor:
+    def to_x(self, images: Any) -> Tensor:
         """Data on the model's scale, (B, *D), float64: digits (integer types) are converted, floats are taken as is.
+
+        Args:
+            images: a tensor or an array, (B, *D).
 
         Raises:
             ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
         """
+        if not isinstance(images, Tensor):
+            images = torch.tensor(images)
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"data of shape {tuple(images.shape[1:])}: this model takes {self.shape}")
         if not images.is_floating_point():
@@ -225,11 +230,11 @@ class Diffusion(MarkovianVAE):
         return -self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z).log_prob(x)
 
     @torch.no_grad()
-    def bound(self, images: Tensor, source: Source | None = None, condition: Condition | None = None) -> Bound:
+    def bound(self, images: Any, source: Source | None = None, condition: Condition | None = None) -> Bound:
         """The bound with every level's KL drawn once: L network calls an example.
 
         Args:
-            images: digits, or their places on the scale, (B, *D).
+            images: digits, or their places on the scale, (B, *D), a tensor or an array.
             source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
         """
         x = self.to_x(images)
