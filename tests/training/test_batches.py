@@ -1,15 +1,21 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from markovae.data import load_data
 from markovae.data.images import ImageData
+from markovae.data.loading import read_source
+from markovae.data.options import DataConfig
+from markovae.data.sharding import write_shards
 from markovae.errors import UserError
 from markovae.objective import Objective, uniform_law
 from markovae.pixels import Pixels
+from markovae.processes import Place
 from markovae.schedule import LogSNRLinear
 from markovae.training.batches import Batch, Batches
 
@@ -115,6 +121,37 @@ def test_sixteen_bit_and_mapped_images_are_read_alike(tmp_path):
     made = [Batches(ImageData(i, bins=65_536), pixels, OBJECTIVE, 0, 4).at(2).x for i in (images, mapped)]
     assert torch.equal(*made)
     assert float(made[0].max()) > -1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_parts_of_several_processes_are_the_batch(tiny_data: ImageData, size: int):
+    """With nothing drawn for the others: a part's draws are those that the whole has there."""
+    made = batches(tiny_data, flip=True, label_dropout=0.3)
+    for step in range(4):
+        whole = made.at(step)
+        for rank in range(size):
+            start, stop = Place(rank, size).share(8)
+            part = batches(tiny_data, flip=True, label_dropout=0.3).at(step, (start, stop))
+            assert same(part, whole.part(start, stop))
+            assert torch.equal(part.quantile, whole.quantile[start:stop])
+        roster = made.roster(step)
+        assert torch.equal(roster.example, whole.example)
+        assert torch.equal(roster.level, whole.draw.level)
+
+
+def test_images_in_shards_are_taken_in_windows_of_them(tiny_data: ImageData, tmp_path: Path):
+    source = tmp_path / "images.npy"
+    np.save(source, np.random.default_rng(0).integers(0, 256, (250, 4, 4), dtype=np.uint8))
+    config = DataConfig(str(source))
+    write_shards(read_source(config), tmp_path / "shards", 5)
+    data = load_data(DataConfig(str(tmp_path / "shards"))).train
+    made = batches(data, 10)
+    examples = torch.cat([made.at(step).example for step in range(20)])
+    assert sorted(examples.tolist()) == list(range(200))
+    assert len({e // 5 for e in examples[:80].tolist()}) == 16, "sixteen shards at a time"
+    assert torch.equal(made.at(7).x, batches(data, 10).at(7).x)
+    whole = ImageData(np.asarray(data.images))
+    assert torch.equal(made.at(7).x, Pixels().to_x(torch.from_numpy(whole.images[made.at(7).example]), torch.float32))
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "there is only 1 image"), (7, "there are only 7 images")])

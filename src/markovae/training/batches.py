@@ -15,6 +15,7 @@ from markovae.networks.condition import Condition
 from markovae.objective import Draw, Draws, MeanDraws, Objective
 from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator, stratified
+from markovae.training.order import Order
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,21 @@ class Batch:
         return Batch(self.example, self.quantile, x, draw, label, keep)
 
 
+@dataclass(frozen=True)
+class Roster:
+    """Which images a step takes, and at which levels; the whole batch, also where this process takes a part of it.
+
+    Args:
+        example: place of each image in the training set, (B,), int64.   epoch: it belongs to, (B,), int64.
+        quantile: in [0, 1), what the levels were drawn from, (B,), float64.   level: 1…L, (B,), int64.
+    """
+
+    example: Tensor
+    epoch: Tensor
+    quantile: Tensor
+    level: Tensor
+
+
 @final
 class Batches:
     """The endless sequence of batches: epoch after epoch, each in an order of its own.
@@ -90,7 +106,7 @@ class Batches:
         self.data, self.pixels, self.objective = data, pixels, objective
         self.seed, self.batch, self.flip, self.label_dropout = seed, batch, flip, label_dropout
         self.draws = MeanDraws() if draws is None else draws
-        self._orders: dict[int, Tensor] = {}
+        self._orders: dict[int, Order] = {}
 
     def examples(self, step: int) -> tuple[Tensor, Tensor]:
         """(example, epoch) at each place of a step, (B,) each, int64."""
@@ -98,13 +114,18 @@ class Batches:
         epoch, within = place // len(self.data), place % len(self.data)
         wanted = range(int(epoch[0]), int(epoch[-1]) + 1)
         self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in wanted}
-        return torch.stack([self._orders[e][w] for e, w in zip(epoch.tolist(), within.tolist(), strict=True)]), epoch
+        return torch.cat([order.at(within[epoch == e]) for e, order in self._orders.items()]), epoch
 
-    def at(self, step: int) -> Batch:
-        """The batch of a step (counted from 0), on the CPU."""
+    def roster(self, step: int) -> Roster:
+        """Who takes part in a step (counted from 0), at which levels."""
         example, epoch = self.examples(step)
         quantile = stratified(self.batch, generator(self.seed, "levels", step))
-        level = self.objective.draw(quantile)
+        return Roster(example, epoch, quantile, self.objective.draw(quantile))
+
+    def at(self, step: int, share: tuple[int, int] | None = None) -> Batch:
+        """The batch of a step, or the places `share` = (start, stop) of it, on the CPU."""
+        cut, roster = slice(*(share or (0, self.batch))), self.roster(step)
+        example, epoch, level = roster.example[cut], roster.epoch[cut], roster.level[cut]
         streams = Streams(self.seed, "train", (epoch * len(self.data) + example).tolist(), step)
         chance = streams.uniform((2,))
         draw = self.draws.at(level, streams, self.data.shape)
@@ -114,7 +135,7 @@ class Batches:
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
-        return Batch(example, quantile, x, draw, label, chance[:, 1] >= self.label_dropout)
+        return Batch(example, roster.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout)
 
-    def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.data), generator=generator(self.seed, "order", epoch))
+    def _order(self, epoch: int) -> Order:
+        return Order(len(self.data), self.seed, epoch, self.data.runs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar, final
@@ -46,6 +46,8 @@ class Ranks:
     ) -> None:
         self.place = Place() if place is None else place
         self._store, self._timeout, self._watch = store, timeout, watch
+        self._asks: tuple[float, ...] = ()
+        self.asked: tuple[float, ...] = ()
 
     @property
     def first(self) -> bool:
@@ -68,17 +70,25 @@ class Ranks:
         """The sum of every rank's table, the same bits on each; the tables lie on the CPU and have one shape."""
         return self._reduced(table, dist.ReduceOp.SUM)
 
+    def ask(self, *numbers: float) -> None:
+        """Let these travel with the next `whole`, after which `asked` holds each one's sum over the ranks."""
+        self._asks = tuple(float(number) for number in numbers)
+
     def whole(self, part: Tensor, count: int) -> Tensor:
         """The rows of all ranks, (count, …), from each rank's share of them (see `Place.share`); exact.
 
         Every rank's rows are added to zeros, and x + 0 is x, numbers that are none included.
         """
         if self.alone:
+            self.asked = self._asks
             return part
         start, stop = self.place.share(count)
         table = part.new_zeros(count, *part.shape[1:])
         table[start:stop] = part
-        return self.sum(table)
+        sent = torch.cat([table.flatten(), part.new_tensor(self._asks)])
+        self.sum(sent)
+        self.asked = tuple(sent[table.numel() :].tolist())
+        return sent[: table.numel()].reshape(table.shape)
 
     def highest(self, *values: float) -> tuple[float, ...]:
         """The greatest of each value over the ranks."""
@@ -119,7 +129,7 @@ class Ranks:
     # -- gradients ----------------------------------------------------------------------------------------------
 
     def wrapped(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the ranks in its backward pass (DistributedDataParallel).
+        """The module with gradients summed over the ranks in its backward pass (DistributedDataParallel).
 
         Raises:
             LostRankError: when another process is gone.
@@ -127,7 +137,19 @@ class Ranks:
         if self.alone:
             return module
         with self.guarded():
-            return DistributedDataParallel(module, broadcast_buffers=False)
+            made = DistributedDataParallel(module, broadcast_buffers=False)
+            made.register_comm_hook(None, _summed)
+        return made
+
+    def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
+        """Sum over the ranks the gradients of weights that no wrapped module has; where a rank has none, it has 0."""
+        if self.alone or not weights:
+            return
+        with self.guarded():
+            for weight in weights:
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+                dist.all_reduce(weight.grad)
 
     def gathering(self, module: nn.Module) -> AbstractContextManager[None]:
         """While entered, backward passes add to the gradients of this rank alone."""
@@ -225,6 +247,12 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
         yield Ranks(here, store, timeout, watch)
         # Only after a good end: a lost process would be waited for here.
         dist.destroy_process_group()
+
+
+def _summed(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DistributedDataParallel's own reduction without its division: the parts of a batch add up."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 def exit_code(failure: BaseException) -> int:
