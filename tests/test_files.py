@@ -3,9 +3,21 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.reliability.disks import Failing, Killing, Recording, WatchedDisk
 
 from markovae import files
+from markovae.disk import SYSTEM, Disk
 from markovae.errors import StoppedRun, UserError
+
+
+class ShortDisk(Disk):
+    """Takes one byte at a time."""
+
+    open, sync, close, rename = SYSTEM.open, SYSTEM.sync, SYSTEM.close, SYSTEM.rename
+    mkdir, unlink, rmdir, free = SYSTEM.mkdir, SYSTEM.unlink, SYSTEM.rmdir, SYSTEM.free
+
+    def write(self, handle: int, content: memoryview) -> int:
+        return SYSTEM.write(handle, content[:1])
 
 
 def test_write_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path):
@@ -16,23 +28,58 @@ def test_write_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS])
-@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
-def test_a_refused_write_keeps_the_old_file_and_says_what_it_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EFBIG, "raise the limit"),
+        (errno.EIO, "check the disk"),
+        (errno.EACCES, "make the folder writable"),
+        (errno.EROFS, "make the folder writable"),
+    ],
+)
+def test_whichever_call_fails_the_old_file_or_the_new_one_is_there_and_the_sentence_says_what_it_needed(
+    tmp_path: Path, code: int, remedy: str
 ):
     path = tmp_path / "a.txt"
     files.write_file(path, b"old")
+    failures = 0
+    for number in range(1, 10):
+        watcher = Failing(number, code)
+        try:
+            files.write_file(path, b"new", WatchedDisk(watcher, free=12_345))
+            break
+        except StoppedRun as error:
+            message = str(error)
+        failures += 1
+        assert (
+            f"a.txt could not be written ({os.strerror(code)}): it needs 3 bytes and 12,345 are free; {remedy}"
+            in message
+        )
+        # The last flush is of the folder, after the rename.
+        renamed = watcher.failed == ("sync", tmp_path)
+        assert path.read_bytes() == (b"new" if renamed else b"old")
+        assert list(tmp_path.iterdir()) == [path]
+    assert failures == 5
 
-    def refuse(*_args: object, **_kwargs: object):
-        raise OSError(code, os.strerror(code))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(*((files.os, "fsync") if call == "fsync" else (Path, call)), refuse)
-        with pytest.raises(StoppedRun, match=r"a\.txt could not be written .* needs 3 bytes and [\d,]+ are free"):
-            files.write_file(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_short_writes_are_gone_on_with(tmp_path: Path):
+    files.write_file(tmp_path / "a", b"whole", ShortDisk())
+    files.append(tmp_path / "a", b", and more", ShortDisk())
+    assert (tmp_path / "a").read_bytes() == b"whole, and more"
+
+
+def test_folders_are_made_with_those_above_them_each_flushed(tmp_path: Path):
+    watcher = Recording()
+    files.make_folder(tmp_path / "a" / "b", WatchedDisk(watcher))
+    files.make_folder(tmp_path / "a", WatchedDisk(watcher))
+    a, b = tmp_path / "a", tmp_path / "a" / "b"
+    assert [(call, path) for call, path, _ in watcher.log] == [
+        ("mkdir", a),
+        ("sync", tmp_path),
+        ("mkdir", b),
+        ("sync", a),
+    ]
 
 
 def test_a_staged_folder_appears_whole(tmp_path: Path):
@@ -51,6 +98,34 @@ def test_a_staged_folder_replaces_an_older_one_as_a_whole(tmp_path: Path):
     with files.staged_folder(target) as stage:
         files.write_synced(stage / "new", b"1")
     assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_of_two_makers_the_first_may_stay(tmp_path: Path):
+    target = tmp_path / "target"
+    with files.staged_folder(target, first_stays=True) as stage:
+        files.write_synced(stage / "a", b"second")
+        target.mkdir()
+        (target / "a").write_bytes(b"first")
+    assert (target / "a").read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("number", range(1, 11))
+def test_a_kill_while_a_folder_is_replaced_leaves_the_old_or_the_new_one(tmp_path: Path, number: int):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "a").write_bytes(b"old")
+    child = os.fork()
+    if child == 0:
+        disk = WatchedDisk(Killing(number))
+        with files.staged_folder(target, disk) as stage:
+            files.write_synced(stage / "a", b"new", disk)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    files.clear_stages(tmp_path)
+    assert (target / "a").read_bytes() == (b"new" if number > 7 else b"old")
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -1,135 +1,226 @@
-"""Files that are whole or absent: stage, fsync, rename, fsync the folder."""
+"""Files that are whole or absent: stage, fsync, rename, fsync the folder. All changes of a disk go through a `Disk`."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from markovae.disk import SYSTEM, Disk
 from markovae.errors import StoppedRun, UserError
 
 STAGE = ".tmp-"
+_ASIDE = re.compile(r"\.tmp-old-(.+)-[0-9a-f]{8}")
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space of your quota",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EIO: "check the disk",
+}
 
 
-def sync(path: Path) -> None:
+def sync(path: Path, disk: Disk = SYSTEM) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
     if os.name == "nt" and path.is_dir():
         return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY)
+    handle = disk.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        disk.sync(handle)
     finally:
-        os.close(handle)
+        disk.close(handle)
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
     """Write a new file and flush it; for files inside a staged folder."""
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    handle = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        _write_all(handle, content, disk)
+        disk.sync(handle)
+    finally:
+        disk.close(handle)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def append(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
+    """Add to the end of a file, which is made where it is missing; not flushed.
+
+    Raises:
+        StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
+    """
+    try:
+        handle = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            _write_all(handle, content, disk)
+        finally:
+            disk.close(handle)
+    except OSError as error:
+        raise refused(path, len(content), error, disk) from error
+
+
+def write_file(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
     """Replace `path` by a file with this content: the old file stays until the new one is on the disk.
 
     Raises:
         StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
     """
-    stage = path.with_name(f"{STAGE}{path.name}-{uuid.uuid4().hex[:8]}")
+    stage = path.with_name(f"{STAGE}{path.name}-{_token()}")
     try:
-        write_synced(stage, content)
-        stage.replace(path)
-        sync(path.parent)
+        write_synced(stage, content, disk)
+        disk.rename(stage, path)
+        sync(path.parent, disk)
     except OSError as error:
-        raise refused(path, len(content), error) from error
+        raise refused(path, len(content), error, disk) from error
     finally:
-        with suppress(OSError):
-            stage.unlink(missing_ok=True)
+        remove(stage, disk)
+
+
+def make_folder(path: Path, disk: Disk = SYSTEM) -> None:
+    """Make a folder and those above it, each flushed into the one that holds it; one that is there stays."""
+    if path.is_dir():
+        return
+    make_folder(path.parent, disk)
+    try:
+        disk.mkdir(path)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    sync(path.parent, disk)
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = False) -> Iterator[Path]:
     """A fresh folder beside `target` that becomes `target` when the block ends well, and vanishes when it does not.
 
-    The files written in it are the caller's to flush (`write_synced`). An older folder of the same name is
-    replaced: it steps aside first and is deleted last.
+    The files written in it are the caller's to flush (`write_synced`, `sync_files`).
+
+    Args:
+        first_stays: what happens to a folder of this name that is there by then. True: it stays, and the new one
+            vanishes. False: it is replaced; it steps aside first and is deleted last.
     """
-    token = uuid.uuid4().hex[:8]
-    stage, aside = target.with_name(f"{STAGE}{target.name}-{token}"), target.with_name(f"{STAGE}old-{token}")
-    stage.mkdir()
+    token = _token()
+    stage, aside = (
+        target.with_name(f"{STAGE}{target.name}-{token}"),
+        target.with_name(f"{STAGE}old-{target.name}-{token}"),
+    )
+    disk.mkdir(stage)
     try:
         yield stage
-        sync(stage)
-        _swap(stage, target, aside)
-        sync(target.parent)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def _swap(stage: Path, target: Path, aside: Path) -> None:
-    if target.exists():
-        target.rename(aside)
-    try:
-        stage.rename(target)
-    except BaseException:
-        if aside.exists():
-            aside.rename(target)
-        raise
-
-
-def clear_stages(folder: Path) -> None:
-    """Delete what an interrupted write left behind in `folder`."""
-    for stage in folder.glob(f"{STAGE}*"):
-        if stage.is_dir() and not stage.is_symlink():
-            shutil.rmtree(stage, ignore_errors=True)
+        sync(stage, disk)
+        if first_stays:
+            _move_unless_there(stage, target, disk)
         else:
+            _swap(stage, target, aside, disk)
+        sync(target.parent, disk)
+    finally:
+        remove(stage, disk)
+        if target.exists():
+            remove(aside, disk)
+
+
+def sync_files(folder: Path, disk: Disk = SYSTEM) -> None:
+    """Flush every file of a folder, of any maker."""
+    for path in sorted(folder.iterdir()):
+        sync(path, disk)
+
+
+def discard(path: Path, disk: Disk = SYSTEM) -> None:
+    """Delete a folder that others may be reading: it loses its name at once, whole, and is deleted then."""
+    aside = path.with_name(f"{STAGE}gone-{_token()}")
+    disk.rename(path, aside)
+    remove(aside, disk)
+
+
+def remove(path: Path, disk: Disk = SYSTEM) -> None:
+    """Delete a file, or a folder with all that is in it, as far as the disk lets us; nothing is raised."""
+    with suppress(OSError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            disk.unlink(path)
+            return
+        for inside in path.iterdir():
+            remove(inside, disk)
+        disk.rmdir(path)
+
+
+def clear_stages(folder: Path, disk: Disk = SYSTEM) -> None:
+    """Delete what an interrupted write left behind in `folder`; what had stepped aside for it comes back."""
+    for stage in folder.glob(f"{STAGE}*"):
+        aside = _ASIDE.fullmatch(stage.name)
+        if aside and not (target := stage.with_name(aside[1])).exists():
             with suppress(OSError):
-                stage.unlink()
+                disk.rename(stage, target)
+            continue
+        remove(stage, disk)
 
 
-def free_bytes(path: Path) -> int:
+def free_bytes(path: Path, disk: Disk = SYSTEM) -> int:
     """Bytes free on the disk of `path`, or of its nearest parent that exists."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return shutil.disk_usage(path).free
+    return disk.free(path)
 
 
-def refused(path: Path, needed: int, error: OSError) -> StoppedRun:
+def refused(path: Path, needed: int, error: OSError, disk: Disk = SYSTEM) -> StoppedRun:
     """A refused write in one sentence: path, reason, bytes needed and free, remedy."""
-    room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "free some space, then --resume" if room else "make the folder writable, then --resume"
+    remedy = _REMEDIES.get(error.errno or 0, "make the folder writable")
+    free = "an unknown number is"
     with suppress(OSError):
-        free = free_bytes(path.parent)
-        return StoppedRun(
-            f"{path} could not be written ({error.strerror}): it needs {needed:,} bytes and {free:,} are free; {remedy}"
-        )
-    return StoppedRun(f"{path} could not be written ({error.strerror}): it needs {needed:,} bytes; {remedy}")
+        free = f"{free_bytes(path.parent, disk):,} are"
+    return StoppedRun(
+        f"{path} could not be written ({error.strerror}): it needs {needed:,} bytes and {free} free; {remedy}, then "
+        "go on (train: --resume)"
+    )
 
 
-def require_room(folder: Path, needed: int) -> None:
-    """Check before work starts that `folder` takes files and has `needed` bytes free.
+def require_room(folder: Path, needed: int, disk: Disk = SYSTEM) -> int:
+    """Check before work starts that `folder` takes files and has `needed` bytes free; the bytes that are.
 
     Raises:
         UserError: with the figures and the remedy.
     """
-    probe = folder / f"{STAGE}probe-{uuid.uuid4().hex[:8]}"
+    probe = folder / f"{STAGE}probe-{_token()}"
     try:
-        probe.touch()
+        write_synced(probe, b"x", disk)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from None
     finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
-    free = free_bytes(folder)
+        remove(probe, disk)
+    free = free_bytes(folder, disk)
     if free < needed:
         raise UserError(
             f"{folder} has {free:,} bytes free and the run needs {needed:,} for its checkpoints: "
             "free some space or name another disk with --out"
         )
+    return free
+
+
+def _write_all(handle: int, content: bytes, disk: Disk) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[disk.write(handle, rest) :]
+
+
+def _swap(stage: Path, target: Path, aside: Path, disk: Disk) -> None:
+    if target.exists():
+        disk.rename(target, aside)
+    try:
+        disk.rename(stage, target)
+    except BaseException:
+        if aside.exists():
+            disk.rename(aside, target)
+        raise
+
+
+def _move_unless_there(stage: Path, target: Path, disk: Disk) -> None:
+    try:
+        disk.rename(stage, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def _token() -> str:
+    return uuid.uuid4().hex[:8]

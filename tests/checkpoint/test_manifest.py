@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from markovae.checkpoint import CheckpointError, open_checkpoint
+from markovae.checkpoint import CheckpointError, manifest, open_checkpoint
 from markovae.checkpoint.manifest import make_manifest, verify_bundle
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.toml", "manifest.json")
@@ -101,7 +101,9 @@ def test_a_file_larger_than_promised_is_not_read(saved: Path):
         open_checkpoint(newest(saved))
 
 
-@pytest.mark.parametrize("name", ["../state.json", "/etc/passwd", "", ".", "a/b", "manifest.json", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["../state.json", "/etc/passwd", "", ".", "a/b", "manifest.json", "a\\b", "a.pt", "x.json\n"]
+)
 def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path, name: str):
     (tmp_path / "manifest.json").write_bytes(make_manifest({name: b"x"}))
     with pytest.raises(CheckpointError, match="lists no files"):
@@ -115,7 +117,25 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes):
         verify_bundle(tmp_path)
 
 
-def test_a_newer_format_asks_for_an_update(tmp_path: Path):
-    (tmp_path / "manifest.json").write_text('{"format": 2}')
+def test_a_newer_format_asks_for_an_update_and_is_no_reason_to_go_back(saved: Path, monkeypatch, capsys):
+    path = newest(saved) / "manifest.json"
+    monkeypatch.setattr(manifest, "FORMAT", manifest.FORMAT + 1)
+    intact = make_manifest({"state.json": b"{}"})
+    monkeypatch.undo()
+    path.write_bytes(intact)
+    for opened in (newest(saved), saved):
+        with pytest.raises(CheckpointError, match=r"format 3 and this version reads up to 2: update markovae"):
+            open_checkpoint(opened)
+    path.write_bytes(intact.replace(b"bytes", b"bites"))  # damaged, so it may be of any format
     with pytest.raises(CheckpointError, match="update markovae"):
-        verify_bundle(tmp_path)
+        open_checkpoint(newest(saved))
+    assert open_checkpoint(saved).step == 2
+    assert "using the older checkpoint" in capsys.readouterr().err
+
+
+def test_what_no_manifest_lists_does_not_belong_there(saved: Path):
+    (newest(saved) / ".DS_Store").touch()
+    open_checkpoint(newest(saved))
+    (newest(saved) / "model.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"model\.pt is no part of this checkpoint: .* move it elsewhere"):
+        open_checkpoint(newest(saved))

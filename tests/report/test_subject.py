@@ -7,13 +7,7 @@ import torch
 
 from markovae.errors import UserError
 from markovae.report import subject
-from markovae.report.subject import open_subject, own_precision, read_rows
-
-
-def test_a_torn_line_is_passed_over(tmp_path: Path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[3]\n{"step": 2}\n{"st', encoding="utf-8")
-    assert read_rows(tmp_path / "metrics.jsonl") == ({"step": 1}, {"step": 2})
-    assert read_rows(tmp_path / "missing") == ()
+from markovae.report.subject import open_subject, own_precision
 
 
 def test_a_run_with_classes_and_one_without(digits_run: Path, colour_run: Path):

@@ -6,10 +6,9 @@ from markovae.errors import UserError
 from markovae.run.folder import RunFolder
 
 
-def test_a_new_folder_is_made_with_its_parents(tmp_path: Path):
-    RunFolder(tmp_path / "a" / "b").create()
-    assert (tmp_path / "a" / "b").is_dir()
-    RunFolder(tmp_path / "a" / "b").create()  # empty: nothing to lose
+def test_an_empty_folder_has_nothing_to_lose(tmp_path: Path):
+    RunFolder(tmp_path).require_empty()
+    RunFolder(tmp_path / "missing").require_empty()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "checkpoints"])
@@ -19,40 +18,22 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path: Path, 
     else:
         (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="add --resume to go on with it, or name another folder"):
-        RunFolder(tmp_path).create()
+        RunFolder(tmp_path).require_empty()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_run_killed_before_its_first_save_can_be_started_again(tmp_path: Path):
     (tmp_path / "checkpoints" / ".tmp-step-00000000-x").mkdir(parents=True)
     (tmp_path / ".lock").touch()
-    RunFolder(tmp_path).create()
+    RunFolder(tmp_path).require_empty()
     RunFolder(tmp_path).clear()
     assert list((tmp_path / "checkpoints").iterdir()) == []
-
-
-def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="is a file: name a folder"):
-        RunFolder(tmp_path / "file").create()
-    with pytest.raises(UserError, match="cannot be made"):
-        RunFolder(tmp_path / "file" / "below").create()
 
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path: Path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="is no run"):
             RunFolder(path).open()
-
-
-def test_one_process_holds_a_folder_and_the_others_are_told(tmp_path: Path):
-    folder = RunFolder(tmp_path)
-    with folder.hold():
-        with pytest.raises(UserError, match=r"another process \(\d+\) trains in"), RunFolder(tmp_path).hold():
-            pass
-        folder.require_empty()  # the lock itself is no content
-    with RunFolder(tmp_path).hold():
-        pass
 
 
 def test_rows_survive_a_line_cut_short_and_forget_what_is_taken_again(tmp_path: Path):

@@ -1,18 +1,23 @@
+import itertools
 import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.reliability.disks import Recording, WatchedDisk
 
 from markovae.checkpoint import CheckpointError, load, open_checkpoint
 from markovae.checkpoint.manifest import verify_bundle
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
-from markovae.run import read_rows, resume_run, train_run
+from markovae.jsonlines import read_rows
+from markovae.run import resume_run, train_run
 from markovae.training import Training
 
 
@@ -118,16 +123,40 @@ def test_a_finished_run_is_left_alone_and_can_be_extended(run_config: Config, tm
 
 
 def test_a_run_in_minutes_fixes_its_steps_and_keeps_them(run_config: Config, tmp_path: Path, monkeypatch):
-    config = run_config.with_settings(["train.minutes=0.03"])
-    interrupt_at(monkeypatch, 13, signal.SIGINT)
-    with pytest.raises(SystemExit):
-        train_run(config, tmp_path / "run")
-    monkeypatch.undo()
-    monkeypatch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
+    config = run_config.with_settings(["train.minutes=0.03", "train.evaluations=0"])
+    ticks = itertools.count()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 25, signal.SIGINT)
+        with pytest.raises(SystemExit):
+            train_run(config, tmp_path / "run", clock=lambda: 0.01 * next(ticks))
     total = open_checkpoint(tmp_path / "run").state["total_steps"]
-    assert total > 13
-    resume_run(tmp_path / "run")
+    assert total > 25
+    resume_run(tmp_path / "run", clock=lambda: 0.02 * next(ticks))
     assert open_checkpoint(tmp_path / "run").step == total
+
+
+def test_a_clock_set_back_a_day_changes_nothing(run_config: Config, tmp_path: Path):
+    """Every tenth look at the clock finds it a day earlier than before; what then passes, passes."""
+    config = run_config.with_settings(["train.minutes=0.03", "train.save_minutes=0.005", "train.keep=100"])
+
+    def clock(back: float) -> Iterator[float]:
+        now = 1e9
+        for look in itertools.count(1):
+            now += 0.01 if look % 10 else -back
+            yield now
+
+    for name, back in (("still", 0.0), ("back", 86_400.0)):
+        train_run(config, tmp_path / name, clock=partial(next, clock(back)))
+    still, back = (open_checkpoint(tmp_path / name) for name in ("still", "back"))
+    assert still.step == back.step > 12
+    assert {k: v for k, v in still.state.items() if k != "seconds"} == {
+        k: v for k, v in back.state.items() if k != "seconds"
+    }
+    assert still.state["seconds"] == pytest.approx(back.state["seconds"])
+    assert weights(tmp_path / "still") == weights(tmp_path / "back")
+    saved = [[path.name for path in sorted((tmp_path / name / "checkpoints").iterdir())] for name in ("still", "back")]
+    assert saved[0] == saved[1]
+    assert len(saved[0]) > 3
 
 
 def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_path: Path):
@@ -198,7 +227,7 @@ def test_a_loss_that_is_no_number_names_step_and_last_good_checkpoint(run_config
 
     monkeypatch.setattr(Training, "advance", poisoned)
     with pytest.raises(
-        StoppedRun, match=r"loss is nan at step 5, .*last good checkpoint is .*step-00000000: lower"
+        StoppedRun, match=r"head\.bias is not finite at step 5, .*last good checkpoint is .*step-00000000: lower"
     ) as e:
         train_run(run_config, tmp_path / "run")
     assert "\n" not in str(e.value)
@@ -213,10 +242,8 @@ def test_a_constant_sigma_run_works_and_warns_with_its_figure(run_config: Config
     assert "warning: level 1 has log-SNR" in capsys.readouterr().err
 
 
-def test_a_disk_without_room_is_refused_before_the_run(run_config: Config, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("markovae.files.free_bytes", lambda _path: 10)
+def test_a_disk_without_room_is_refused_before_the_run(run_config: Config, tmp_path: Path):
     with pytest.raises(UserError, match="has 10 bytes free and the run needs"):
-        train_run(run_config, tmp_path / "run")
-    monkeypatch.undo()
-    monkeypatch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
+        train_run(run_config, tmp_path / "run", disk=WatchedDisk(Recording(), free=10))
+    assert not (tmp_path / "run").exists()
     train_run(run_config.with_settings(["train.steps=1"]), tmp_path / "run")

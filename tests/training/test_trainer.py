@@ -182,7 +182,10 @@ def poison_gradient(run: Training) -> None:
 
 @pytest.mark.parametrize(
     ("poison", "words"),
-    [(poison_weight, r"the loss is nan at step 3"), (poison_gradient, r"the gradient of network\.stem\.weight")],
+    [
+        (poison_weight, r"weight network\.head\.bias is not finite at step 3"),
+        (poison_gradient, r"the gradient of network\.stem\.weight"),
+    ],
 )
 def test_a_number_that_is_none_stops_before_optimiser_and_average(
     tiny_config: Config, tiny_data: ImageData, poison, words: str

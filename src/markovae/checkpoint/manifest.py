@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +14,19 @@ from typing import Any
 from markovae.errors import UserError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 MAX_MANIFEST = 1 << 20
-MAX_TEXT = 16 << 20  # of state.json and config.toml
+MAX_TEXT = {".json": 4 << 20, ".toml": 1 << 16}  # of state.json and config.toml
 MAX_FILES = 4096
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:safetensors|json|toml)")
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used: names the file and the reason."""
+
+
+class NewerFormatError(CheckpointError):
+    """An intact checkpoint that a later version wrote: no reason to go back to an older one."""
 
 
 def make_manifest(contents: Mapping[str, bytes]) -> bytes:
@@ -30,15 +36,18 @@ def make_manifest(contents: Mapping[str, bytes]) -> bytes:
 
 
 def verify_bundle(folder: Path) -> dict[str, bytes]:
-    """The contents of a bundle's files, by name, each checked against the manifest.
+    """The contents of a bundle's files, the manifest among them, by name, each checked against the manifest.
 
     Files are read once, checked and handed on, so what is used is what was checked. A file is only read when its
-    size on the disk is the one promised.
+    size on the disk is the one promised. Whatever else lies in the folder is an error too, names that begin with
+    a dot excepted: those are the file manager's.
     Raises:
         CheckpointError: naming the file and what is wrong with it.
     """
-    files = _read_manifest(folder)
-    contents = {}
+    manifest = read_bounded(folder / MANIFEST, MAX_MANIFEST)
+    files = _files(folder / MANIFEST, manifest)
+    _refuse_others(folder, {MANIFEST, *files})
+    contents = {MANIFEST: manifest}
     for name, promised in files.items():
         content = read_bounded(folder / name, promised["bytes"])
         if len(content) != promised["bytes"]:
@@ -52,20 +61,27 @@ def verify_bundle(folder: Path) -> dict[str, bytes]:
     return contents
 
 
+def format_of(manifest: bytes) -> int:
+    """The format of a bundle whose manifest was checked."""
+    return int(json.loads(manifest)["format"])
+
+
 def read_bounded(path: Path, limit: int) -> bytes:
-    """A regular file's bytes.
+    """A regular file's bytes; the size on the disk is looked at first.
 
     Raises:
         CheckpointError: for a missing file, one that is no regular file, or one of more than `limit` bytes.
     """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        mode = path.lstat()
-        if not stat.S_ISREG(mode.st_mode):
+        if not stat.S_ISREG(path.lstat().st_mode):
             raise CheckpointError(f"{path} is no regular file: a checkpoint holds nothing else")
-        if mode.st_size > limit:
-            raise CheckpointError(f"{path} has {mode.st_size:,} bytes where at most {limit:,} belong")
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"{path} has {size:,} bytes where at most {limit:,} belong")
+            if size > _memory():
+                raise CheckpointError(f"{path} has {size:,} bytes, more than this machine's memory")
             return file.read(limit + 1)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: the checkpoint is not whole") from None
@@ -99,19 +115,18 @@ def _encode(manifest: dict[str, Any]) -> bytes:
     return json.dumps({**manifest, "sha256": sha256(body)}, sort_keys=True, indent=1).encode() + b"\n"
 
 
-def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / MANIFEST
-    content = read_bounded(path, MAX_MANIFEST)
+def _files(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
     manifest = parse_json(content, path)
     version = manifest.get("format")
-    if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(f"{path} has format {version} and this version reads up to {FORMAT}: update markovae")
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     try:
         intact = _encode(body) == content
     except (ValueError, RecursionError):
         intact = False
-    if not intact or version != FORMAT:
+    if type(version) is int and version > FORMAT:
+        kind = NewerFormatError if intact else CheckpointError
+        raise kind(f"{path} has format {version} and this version reads up to {FORMAT}: update markovae")
+    if not intact or type(version) is not int or version < 1:
         raise CheckpointError(f"{path} is damaged: it does not match its own SHA-256; use an older checkpoint")
     files = manifest.get("files")
     if not isinstance(files, dict) or not 0 < len(files) <= MAX_FILES or not all(map(_sound, files.items())):
@@ -121,9 +136,30 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _sound(entry: tuple[str, Any]) -> bool:
     name, promised = entry
-    plain = name and name == Path(name).name and name not in (".", "..", MANIFEST) and "\\" not in name
-    if not plain or not isinstance(promised, dict) or set(promised) != {"bytes", "sha256"}:
+    if not _NAME.fullmatch(name) or name == MANIFEST:
+        return False
+    if not isinstance(promised, dict) or set(promised) != {"bytes", "sha256"}:
         return False
     size = promised["bytes"]
-    limit = MAX_TEXT if name.endswith((".json", ".toml")) else 1 << 62
+    limit = MAX_TEXT.get(Path(name).suffix, 1 << 62)
     return type(size) is int and 0 <= size <= limit and isinstance(promised["sha256"], str)
+
+
+def _refuse_others(folder: Path, known: set[str]) -> None:
+    try:
+        there = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error.strerror})") from None
+    for name in there:
+        if name not in known and not name.startswith("."):
+            raise CheckpointError(
+                f"{folder / name} is no part of this checkpoint: its manifest does not list it; move it elsewhere"
+            )
+
+
+def _memory() -> int:
+    """Bytes of memory in this machine; no limit where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from markovae.build import create, load_weights
-from markovae.checkpoint.manifest import FORMAT, MANIFEST, CheckpointError, parse_json, verify_bundle
+from markovae.checkpoint.manifest import (
+    MANIFEST,
+    CheckpointError,
+    NewerFormatError,
+    format_of,
+    parse_json,
+    sha256,
+    verify_bundle,
+)
+from markovae.checkpoint.migration import migrated
+from markovae.checkpoint.state import check_state
+from markovae.checkpoint.tensors import read_tensors, shapes_of
 from markovae.checkpoint.writing import checkpoints_in
 from markovae.config import Config
 from markovae.console import say
@@ -23,14 +31,15 @@ from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 
 CHECKPOINTS = "checkpoints"
+RETRIES = 3  # of a run whose trainer prunes while it is read
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified bundle.
+    """A verified bundle; make one with `read_checkpoint`, `newest_checkpoint` or `open_checkpoint`.
 
     Args:
-        path: its folder.   contents: of its files, by name, as they were verified.
+        path: its folder.   contents: of its files, by name, as they were verified, in the present format.
     """
 
     path: Path
@@ -38,10 +47,10 @@ class Checkpoint:
 
     @cached_property
     def state(self) -> dict[str, Any]:
-        """Position, data record, shape, bins and class names."""
-        state = parse_json(self._file("state.json"), self.path / "state.json")
-        if state.get("format") != FORMAT:
-            raise CheckpointError(f"{self.path / 'state.json'} has format {state.get('format')!r}, not {FORMAT}")
+        """Position, draws, data record, shape, bins and class names."""
+        path = self.path / "state.json"
+        state = parse_json(self._file("state.json"), path)
+        check_state(state, path)
         return state
 
     @cached_property
@@ -55,34 +64,40 @@ class Checkpoint:
     @property
     def step(self) -> int:
         """Training steps behind these weights."""
-        return int(self._state("step", int))
+        return int(self.state["step"])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images."""
-        return tuple(int(side) for side in self._state("shape", list))
+        return tuple(self.state["shape"])
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, empty without labels."""
-        return tuple(str(name) for name in self._state("class_names", list))
+        return tuple(self.state["class_names"])
 
     @property
     def digest(self) -> str:
         """16 hex digits that name this bundle: of its manifest, and so of every file."""
-        return hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()[:16]
+        return sha256(self.contents[MANIFEST])[:16]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `name`.safetensors.
 
         Raises:
-            CheckpointError: where the bundle has no such file.
+            CheckpointError: where the bundle has no such file, or a number in it is none.
         """
         file = f"{name}.safetensors"
-        try:
-            return safetensors.torch.load(self._file(file))
-        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{self.path / file} holds no tensors: {error}") from None
+        return read_tensors(self._file(file), self.path / file)
+
+    def all_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of every file, by its name without ".safetensors".
+
+        Raises:
+            CheckpointError: where a number is none, or one of what training needs is missing.
+        """
+        files = [name.removesuffix(".safetensors") for name in self.contents if name.endswith(".safetensors")]
+        return {name: self.tensors(name) for name in {*files, "model", "ema", "optimizer"}}
 
     @property
     def resumable(self) -> bool:
@@ -95,9 +110,8 @@ class Checkpoint:
         Raises:
             CheckpointError: where weights and configuration do not fit each other.
         """
-        bins = int(self._state("bins", int))
         try:
-            model = create(self.config, self.shape, bins=bins, num_classes=len(self.class_names))
+            model = create(self.config, self.shape, bins=self.state["bins"], num_classes=len(self.class_names))
         except ValueError as error:
             raise CheckpointError(f"{self.path} describes no model: {error}") from None
         try:
@@ -113,11 +127,21 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / name} is missing: the checkpoint does not hold it")
         return self.contents[name]
 
-    def _state(self, key: str, kind: type) -> Any:
-        value = self.state.get(key)
-        if type(value) is not kind:
-            raise CheckpointError(f"{self.path / 'state.json'} has no {key}: it was not written by markovae")
-        return value
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The bundle in a folder, every file verified and understood.
+
+    Raises:
+        CheckpointError: naming the file that does not verify, or says nothing that makes sense.
+    """
+    contents = verify_bundle(folder)
+    checkpoint = Checkpoint(folder, migrated(contents, format_of(contents[MANIFEST]), folder))
+    checkpoint.state  # noqa: B018 - read now, so that what opens can be used
+    checkpoint.config  # noqa: B018
+    for name, content in checkpoint.contents.items():
+        if name.endswith(".safetensors"):
+            shapes_of(content, folder / name)
+    return checkpoint
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -128,12 +152,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         UserError: for a path that is neither.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path} is no folder: name a run or one of its checkpoints")
-    if (path / CHECKPOINTS).is_dir():
-        return newest_checkpoint(path)
-    if (path / MANIFEST).exists() or (path / "config.toml").exists() or any(path.glob("*.safetensors")):
-        return Checkpoint(path, verify_bundle(path))
+    try:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder: name a run or one of its checkpoints")
+        if (path / CHECKPOINTS).is_dir():
+            return newest_checkpoint(path)
+        if (path / MANIFEST).exists() or (path / "config.toml").exists() or any(path.glob("*.safetensors")):
+            return read_checkpoint(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): name a run or one of its checkpoints") from None
     raise UserError(f"{path} is no run: it holds neither {CHECKPOINTS}/ nor {MANIFEST}")
 
 
@@ -141,22 +168,39 @@ def newest_checkpoint(run: Path) -> Checkpoint:
     """The newest checkpoint of a run that verifies; passing over a newer one is announced on stderr.
 
     Raises:
-        CheckpointError: when none verifies, with what is wrong with the newest.
+        CheckpointError: when none verifies, with what is wrong with the newest; when the newest is intact, and of a
+            later version.
     """
-    first: CheckpointError | None = None
-    for path in checkpoints_in(run / CHECKPOINTS):
+    for _ in range(RETRIES):
+        there = checkpoints_in(run / CHECKPOINTS)
+        found, errors = _first_good(there)
+        # A trainer may save and prune meanwhile: what was listed is gone then, and something newer is there.
+        if found is not None or checkpoints_in(run / CHECKPOINTS) == there:
+            break
+    for error in errors:
+        say(f"checkpoint passed over: {error}")
+    if found is not None:
+        if errors:
+            say(f"using the older checkpoint {found.path}")
+        return found
+    if errors:
+        raise CheckpointError(f"{run} has no checkpoint that verifies; the newest: {errors[0]}")
+    raise CheckpointError(
+        f"{run / CHECKPOINTS} holds no checkpoint: the run was stopped before its first save; start it again without "
+        "--resume"
+    )
+
+
+def _first_good(paths: list[Path]) -> tuple[Checkpoint | None, list[CheckpointError]]:
+    errors: list[CheckpointError] = []
+    for path in paths:
         try:
-            checkpoint = Checkpoint(path, verify_bundle(path))
+            return read_checkpoint(path), errors
+        except NewerFormatError:
+            raise
         except CheckpointError as error:
-            first = first or error
-            say(f"checkpoint passed over: {error}")
-            continue
-        if first is not None:
-            say(f"using the older checkpoint {path}")
-        return checkpoint
-    if first is not None:
-        raise CheckpointError(f"{run} has no checkpoint that verifies; the newest: {first}")
-    raise CheckpointError(f"{run / CHECKPOINTS} holds no checkpoint: the run was stopped before its first save")
+            errors.append(error)
+    return None, errors
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Diffusion:

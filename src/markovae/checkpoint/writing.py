@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from markovae.checkpoint.manifest import FORMAT, MANIFEST, make_manifest
 from markovae.config import Config
+from markovae.console import say
+from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
-from markovae.files import refused, staged_folder, sync, write_synced
+from markovae.files import discard, make_folder, refused, staged_folder, sync, write_synced
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -26,27 +28,44 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's folder is named after.
+
+    Raises:
+        ValueError: for another name.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path.name} is no checkpoint's name")
+    return int(match[1])
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """Checkpoint folders, newest first, by their names alone."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], config: Config
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    config: Config,
+    disk: Disk = SYSTEM,
 ) -> Path:
     """Write the bundle of a step below `folder`; nothing is visible under its name before it is whole.
 
     Args:
         tensors: of each safetensors file: "model", "ema", "optimizer".
-        state: position, data and whatever else JSON can hold.   config: of the run.
+        state: position, draws, data and whatever else JSON can hold.   config: of the run.
     Raises:
         StoppedRun: when the disk refuses, naming path, bytes needed and bytes free.
     """
     contents = {f"{name}.safetensors": _encode(table) for name, table in tensors.items()}
     contents["state.json"] = (json.dumps({"format": FORMAT, **state}, indent=1, allow_nan=False) + "\n").encode()
     contents["config.toml"] = config.to_toml().encode()
-    return _write(folder / checkpoint_name(step), contents)
+    return _write(folder / checkpoint_name(step), contents, disk)
 
 
 def export_weights(target: Path, ema: Mapping[str, Tensor], state: Mapping[str, Any], config: Config) -> Path:
@@ -66,30 +85,60 @@ def export_weights(target: Path, ema: Mapping[str, Tensor], state: Mapping[str, 
         "state.json": (json.dumps({"format": FORMAT, **kept}, indent=1, allow_nan=False) + "\n").encode(),
         "config.toml": config.to_toml().encode(),
     }
-    return _write(target, contents)
+    return _write(target, contents, SYSTEM)
 
 
-def prune(folder: Path, keep: int, also: Iterable[Path] = ()) -> None:
-    """Delete all but the newest `keep` checkpoints; those in `also` stay too. Call it after a save, never before."""
-    spared = {path.name for path in also}
-    for path in checkpoints_in(folder)[keep:]:
-        if path.name not in spared:
-            # The manifest goes first: half a deletion is then a checkpoint that does not verify.
-            (path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
-    sync(folder)
+def prune(folder: Path, keep: int, every: int = 0, disk: Disk = SYSTEM) -> None:
+    """Delete all but the newest `keep` checkpoints and the milestones. Call it after a save, never before.
+
+    One that the disk will not give up stays, and that is said: nothing is lost by it.
+    Args:
+        every: a checkpoint whose step is a multiple of it is a milestone and stays for good; 0 for none.
+    """
+    old = [path for path in checkpoints_in(folder)[keep:] if not is_milestone(step_of(path), every)]
+    for path in old:
+        try:
+            discard(path, disk)
+        except OSError as error:
+            say(f"{path} could not be deleted ({error.strerror}): it stays")
+    if old:
+        with suppress(OSError):
+            sync(folder, disk)
 
 
-def _write(target: Path, contents: Mapping[str, bytes]) -> Path:
-    needed = sum(map(len, contents.values()))
+def is_milestone(step: int, every: int) -> bool:
+    """Whether the checkpoint of this step stays for good."""
+    return every > 0 and step > 0 and step % every == 0
+
+
+def set_aside(path: Path, disk: Disk = SYSTEM) -> Path:
+    """Give a checkpoint that does not verify a name that is no checkpoint's; nothing is deleted.
+
+    Raises:
+        StoppedRun: when the disk refuses.
+    """
+    number = 1
+    while (aside := path.with_name(f"damaged-{path.name}-{number}")).exists():
+        number += 1
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with staged_folder(target) as stage:
-            for name, content in contents.items():
-                write_synced(stage / name, content)
-            write_synced(stage / MANIFEST, make_manifest(contents))
+        disk.rename(path, aside)
+        sync(path.parent, disk)
     except OSError as error:
-        raise refused(target, needed, error) from error
+        raise refused(aside, 0, error, disk) from error
+    return aside
+
+
+def _write(target: Path, contents: Mapping[str, bytes], disk: Disk) -> Path:
+    manifest = make_manifest(contents)
+    needed = sum(map(len, contents.values())) + len(manifest)
+    try:
+        make_folder(target.parent, disk)
+        with staged_folder(target, disk) as stage:
+            for name, content in contents.items():
+                write_synced(stage / name, content, disk)
+            write_synced(stage / MANIFEST, manifest, disk)
+    except OSError as error:
+        raise refused(target, needed, error, disk) from error
     return target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from markovae.cli.ending import finished
 from markovae.cli.options import add_json, add_machine, chosen_device, positive, whole
 from markovae.cli.output import print_json
 from markovae.errors import UserError
+from markovae.lock import hold
+from markovae.processes import place
 
 if TYPE_CHECKING:
     from markovae.config import Config
@@ -64,17 +67,28 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.json and options.no_report:
         raise UserError("--json prints the report: leave --no-report out")
+    # Before torch is loaded, so that a second process on the folder ends at once.
+    with holding(Path(options.out), options.resume):
+        return _run(options)
+
+
+def holding(out: Path, resume: bool) -> AbstractContextManager[None]:
+    """The lock of the run's folder, for the first process of a job; a run that is not there is left to be refused."""
+    return hold(out) if place().first and (out.is_dir() or not resume) else nullcontext()
+
+
+def _run(options: argparse.Namespace) -> int:
     device = chosen_device(options.device)
     if options.resume:
         _check_resume(options)
         from markovae.run import resume_run
 
-        path = resume_run(options.out, steps=options.steps, minutes=options.minutes, device=device)
+        path = resume_run(options.out, steps=options.steps, minutes=options.minutes, device=device, held=True)
     else:
         config = configuration(options)
         from markovae.run import train_run
 
-        path = train_run(config, options.out, init=options.init, device=device)
+        path = train_run(config, options.out, init=options.init, device=device, held=True)
     if options.no_report:
         return 0
     record = finished(path, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from markovae.data import Splits, reopen
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.doctor import has_bfloat16
+from markovae.jsonlines import read_rows
 
 PACE_IMAGES = 16
 
@@ -66,18 +66,7 @@ def open_subject(run: str | Path, device: torch.device) -> Subject:
     checkpoint = open_checkpoint(path)
     splits = reopen(checkpoint.config.data, checkpoint.state["data"])
     model = checkpoint.model().to(device)
-    return Subject(path, checkpoint, model, splits, read_rows(path / "metrics.jsonl"), pace(model))
-
-
-def read_rows(path: Path) -> tuple[dict[str, Any], ...]:
-    """The objects of metrics.jsonl; a line cut short by a kill is passed over."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return tuple(row for row in rows if isinstance(row, dict))
+    return Subject(path, checkpoint, model, splits, tuple(read_rows(path / "metrics.jsonl")), pace(model))
 
 
 @torch.no_grad()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 from markovae.checkpoint.reading import CHECKPOINTS
 from markovae.checkpoint.writing import checkpoints_in
+from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
-from markovae.files import STAGE, clear_stages, refused, write_file
-
-LOCK = ".lock"
+from markovae.files import STAGE, append, clear_stages, refused, sync, write_file
+from markovae.jsonlines import read_rows
+from markovae.lock import LOCK
 
 
 @final
@@ -22,32 +20,16 @@ class RunFolder:
     """Where the parts of a run lie.
 
     Args:
-        path: the run's folder.
+        path: the run's folder.   disk: where it lies.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, disk: Disk = SYSTEM) -> None:
+        self.path, self.disk = Path(path), disk
         self.checkpoints = self.path / CHECKPOINTS
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.toml"
         self.split = self.path / "split.json"
-
-    def create(self) -> None:
-        """Make the folder for a new run; call `hold` next, then `require_empty`.
-
-        Raises:
-            UserError: where it cannot be made or is a file.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: name a folder with --out")
-        self.require_empty()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be made ({error.strerror}): name a folder that can be written with --out"
-            ) from None
 
     def require_empty(self) -> None:
         """Nothing is ever overwritten.
@@ -68,32 +50,11 @@ class RunFolder:
         if not self.path.is_dir() or not self.checkpoints.is_dir():
             raise UserError(f"{self.path} is no run: it holds no {CHECKPOINTS}/; leave --resume out to start one there")
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep every other process out while the block runs; the lock dies with the process.
-
-        Raises:
-            UserError: where another process holds the folder, or it cannot be written.
-        """
-        try:
-            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}): name another folder with --out"
-            ) from None
-        try:
-            _lock(handle, self.path)
-            os.ftruncate(handle, 0)
-            os.write(handle, f"{os.getpid()}\n".encode())
-            yield
-        finally:
-            os.close(handle)
-
     def clear(self) -> None:
         """Delete what an interrupted write left behind."""
         for folder in (self.path, self.checkpoints, self.samples):
             if folder.is_dir():
-                clear_stages(folder)
+                clear_stages(folder, self.disk)
 
     def has_checkpoint(self, name: str) -> bool:
         """Whether a checkpoint of that name is there, verified or not."""
@@ -105,12 +66,19 @@ class RunFolder:
         Raises:
             StoppedRun: when the disk refuses.
         """
-        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        append(self.metrics, (json.dumps(row, allow_nan=False) + "\n").encode(), self.disk)
+
+    def flush(self) -> None:
+        """Flush metrics.jsonl to the disk, where it is there.
+
+        Raises:
+            StoppedRun: when the disk refuses.
+        """
         try:
-            with self.metrics.open("ab") as file:
-                file.write(line)
+            if self.metrics.exists():
+                sync(self.metrics, self.disk)
         except OSError as error:
-            raise refused(self.metrics, len(line), error) from error
+            raise refused(self.metrics, 0, error, self.disk) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl; a line cut short by a kill is passed over."""
@@ -119,21 +87,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps beyond `step`: they are about to be taken again."""
         kept = [row for row in self.rows() if row.get("step", 0) <= step]
-        write_file(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, one a line; lines that are none are passed over."""
-    rows = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-    return rows
+        write_file(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode(), self.disk)
 
 
 def _counts(entry: Path) -> bool:
@@ -141,17 +95,3 @@ def _counts(entry: Path) -> bool:
     if entry.name == CHECKPOINTS and entry.is_dir():
         return any(not inside.name.startswith(STAGE) for inside in entry.iterdir())
     return entry.name != LOCK and not entry.name.startswith(STAGE)
-
-
-def _lock(handle: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: its own files are locked by writing them
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-        raise UserError(
-            f"another process ({holder or 'unknown'}) trains in {path}: wait for it, or name another folder with --out"
-        ) from None

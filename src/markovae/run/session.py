@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
 import markovae
-from markovae.checkpoint import checkpoint_name, prune, save_checkpoint
+from markovae.checkpoint import checkpoint_name, newest_checkpoint, prune, save_checkpoint
+from markovae.checkpoint.writing import checkpoints_in, is_milestone
 from markovae.config import Config
 from markovae.console import say
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
-from markovae.files import require_room, write_file
+from markovae.files import make_folder, require_room, write_file
 from markovae.run.folder import RunFolder
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid, without_labels
 from markovae.run.progress import Progress, duration
@@ -33,7 +33,7 @@ class Session:
 
     Args:
         folder: of the run, held.   config: of the run.   splits: its data.   record: of the split.
-        training: at the step to go on from.
+        training: at the step to go on from; its watch times everything here.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Session:
         self.folder, self.config, self.splits, self.record = folder, config, splits, record
         self.training = training
         self._rows: list[Step] = []
-        self._saved_step, self._saved_at = -1, time.monotonic()
+        self._saved_step, self._saved_at = -1, training.seconds
         self._save_seconds = 0.0
         self._heldout: dict[str, Any] | None = None
 
@@ -52,10 +52,20 @@ class Session:
         return self.folder.checkpoints / checkpoint_name(self._saved_step)
 
     def check_room(self) -> None:
-        """Twice the bundle must be free beside what is kept."""
+        """Twice the bundle must be free; less than what will be kept is said.
+
+        Raises:
+            UserError: before any step, with the figures.
+        """
         # model, average and at most two moments, four bytes each
         bundle = 16 * sum(weight.numel() for weight in self.training.model.parameters())
-        require_room(self.folder.path, 2 * bundle)
+        free = require_room(self.folder.path, 2 * bundle, self.folder.disk)
+        kept = self.config.train.keep + 1 - len(checkpoints_in(self.folder.checkpoints))
+        if free < kept * bundle:
+            say(
+                f"warning: {self.folder.path} has {free:,} bytes free, and train.keep={self.config.train.keep} "
+                f"checkpoints beside one being written take {kept * bundle:,}: free some space, or lower train.keep"
+            )
 
     def resumed(self, checkpoint: Path) -> None:
         """After `training` was restored from a checkpoint of this run."""
@@ -74,38 +84,55 @@ class Session:
         """
         with Interrupts() as interrupts:
             try:
-                self._prepare(interrupts)
-                self._steps(interrupts)
-            except Interrupted:
-                pass
+                self._train(interrupts)
+                if interrupts.caught is not None:
+                    self._leave(interrupts.caught)
             except NonFiniteError as error:
-                raise StoppedRun(
-                    f"{error}; the last good checkpoint is {self.last_checkpoint}: lower train.lr and train.rest_lr, "
-                    "or look at those images"
-                ) from None
-            if interrupts.caught is not None:
-                self._leave(interrupts.caught)
+                raise StoppedRun(self._advice(error)) from None
+
+    def _train(self, interrupts: Interrupts) -> None:
+        try:
+            self._prepare(interrupts)
+            while not self._reached_end(interrupts):
+                pass
+        except Interrupted:
+            pass
 
     # -- the parts ----------------------------------------------------------------------------------------------
 
     def _prepare(self, interrupts: Interrupts) -> None:
         training, config = self.training, self.config.train
+        if training.done:
+            return
         say(f"training in {training.choose_precision().reason}")
         if training.budget.total is not None or config.seconds is None:
             return
         cost = self._save_seconds * 2
         if config.evaluations:
-            started = time.monotonic()
+            started = training.seconds
             with interrupts.harmless():
                 self._look(training.step)
-            once = time.monotonic() - started
+            once = training.seconds - started
             calls = config.eval_images * (config.eval_draws + 1)
             cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * SAMPLE_STEPS / calls)
         training.budget.reserve = min(cost, LARGEST_RESERVE * config.seconds)
 
+    def _reached_end(self, interrupts: Interrupts) -> bool:
+        """Train on; True at the end or a signal, False after going back to the last checkpoint."""
+        try:
+            self._steps(interrupts)
+            return True
+        except NonFiniteError as error:
+            if self.training.rollbacks >= self.config.train.rollback:
+                raise
+            self._roll_back(error)
+            return False
+
     def _steps(self, interrupts: Interrupts) -> None:
-        training = self.training
+        training, config = self.training, self.config.train
         with Progress(training.step, training.budget.total) as progress:
+            # What a signal cut short after the last saved step is made up for first.
+            self._looks(interrupts, missing=True)
             while not training.done and interrupts.caught is None:
                 known = training.budget.total
                 step = training.advance()
@@ -113,14 +140,43 @@ class Session:
                     self._announce(training.budget.total)
                 self._log(step)
                 progress.show(step)
-                if training.done or self._due(self.config.train.evaluations):
-                    with interrupts.harmless():
-                        self._look(step.index)
-                if training.done or self._due(self.config.train.grids):
-                    with interrupts.harmless():
-                        self._grid(step.index)
-                if training.done or time.monotonic() - self._saved_at >= 60 * self.config.train.save_minutes:
+                self._looks(interrupts)
+                due = training.seconds - self._saved_at >= 60 * config.save_minutes
+                if training.done or due or is_milestone(step.index, config.keep_every):
                     self.save()
+
+    def _looks(self, interrupts: Interrupts, missing: bool = False) -> None:
+        """The held-out bound and the grid where they fall on this step; `missing`: where they are not there yet."""
+        training, config = self.training, self.config.train
+        there = self._heldout is not None and self._heldout["step"] == training.step
+        if (training.done or self._due(config.evaluations)) and not (missing and there):
+            with interrupts.harmless():
+                self._look(training.step)
+        if (training.done or self._due(config.grids)) and not (missing and self._picture(training.step).exists()):
+            with interrupts.harmless():
+                self._grid(training.step)
+
+    def _roll_back(self, error: NonFiniteError) -> None:
+        training, failed = self.training, self.training.step
+        checkpoint = newest_checkpoint(self.folder.path)
+        training.roll_back(checkpoint.all_tensors(), checkpoint.state)
+        self._saved_step = training.step
+        self._rows.clear()
+        self.folder.forget_after(training.step)
+        row = {"kind": "rollback", "step": training.step, "from_step": failed, "skipped": training.skipped}
+        self.folder.append({**row, "number": training.rollbacks, "reason": str(error)})
+        say(
+            f"{error}; back to {checkpoint.path}, the batches since then left out "
+            f"(rollback {training.rollbacks} of {self.config.train.rollback})"
+        )
+
+    def _advice(self, error: NonFiniteError) -> str:
+        limit = self.config.train.rollback
+        more = "" if limit else ", or set train.rollback (up to 3) to go back and leave such batches out"
+        return (
+            f"{error}; the last good checkpoint is {self.last_checkpoint}: lower train.lr and train.rest_lr, "
+            f"look at those images{more}"
+        )
 
     def _announce(self, total: int) -> None:
         left = (self.config.train.seconds or 0) - self.training.seconds
@@ -129,24 +185,30 @@ class Session:
     def _due(self, times: int) -> bool:
         """Whether one of `times` evenly spread looks, the last one at the end, falls on this step."""
         total, step = self.training.budget.total, self.training.step
-        return total is not None and times > 0 and step * times // total > (step - 1) * times // total
+        return total is not None and times > 0 and step > 0 and step * times // total > (step - 1) * times // total
 
     def _log(self, step: Step) -> None:
         self._rows.append(step)
-        if step.index % LOG_STEPS and not self.training.done:
+        if step.index % LOG_STEPS == 0 or self.training.done:
+            self._write_row()
+
+    def _write_row(self) -> None:
+        """The means of the steps since the last row, as a row."""
+        if not self._rows:
             return
+        last = self._rows[-1]
         mean = {name: statistics.fmean(getattr(row, name) for row in self._rows) for name in ("loss", "nats")}
         self.folder.append(
             {
                 "kind": "train",
-                "step": step.index,
-                "total": step.total,
-                "images_seen": step.images_seen,
+                "step": last.index,
+                "total": last.total,
+                "images_seen": last.images_seen,
                 **mean,
-                "lr": step.lr,
+                "lr": last.lr,
                 "grad_norm": statistics.fmean(row.grad_norm for row in self._rows),
                 "images_per_second": statistics.harmonic_mean([row.images_per_second for row in self._rows]),
-                "seconds": step.seconds,
+                "seconds": last.seconds,
             }
         )
         self._rows.clear()
@@ -166,8 +228,11 @@ class Session:
         if not self.config.train.grids:
             return
         picture = sample_grid(self.training.average.model, self._classes)
-        self.folder.samples.mkdir(exist_ok=True)
-        write_file(self.folder.samples / f"{checkpoint_name(step)}.png", picture)
+        make_folder(self.folder.samples, self.folder.disk)
+        write_file(self._picture(step), picture, self.folder.disk)
+
+    def _picture(self, step: int) -> Path:
+        return self.folder.samples / f"{checkpoint_name(step)}.png"
 
     @property
     def _validation(self) -> ImageData:
@@ -183,7 +248,7 @@ class Session:
         Raises:
             StoppedRun: when the disk refuses.
         """
-        training, started = self.training, time.monotonic()
+        training, started = self.training, self.training.seconds
         if self._saved_step == training.step:
             return
         tensors, position = training.capture()
@@ -197,11 +262,14 @@ class Session:
             "data": self.record,
             "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
         }
-        self.folder.checkpoints.mkdir(exist_ok=True)
-        path = save_checkpoint(self.folder.checkpoints, training.step, tensors, state, self.config)
-        self._saved_step, self._saved_at = training.step, time.monotonic()
+        # After a resume the next row begins behind this checkpoint: what came before it must be written by then.
+        self._write_row()
+        self.folder.flush()
+        folder, disk = self.folder.checkpoints, self.folder.disk
+        save_checkpoint(folder, training.step, tensors, state, self.config, disk)
+        self._saved_step, self._saved_at = training.step, training.seconds
         self._save_seconds = self._saved_at - started
-        prune(self.folder.checkpoints, self.config.train.keep, also=[path])
+        prune(folder, self.config.train.keep, self.config.train.keep_every, disk)
 
     def _leave(self, number: int) -> None:
         self.save()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,18 @@ from typing import Any
 import torch
 
 from markovae.build import create, load_weights
-from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint
+from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint, set_aside
+from markovae.checkpoint.writing import checkpoints_in
 from markovae.config import Config
 from markovae.console import say
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, reopen
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
+from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import write_file
+from markovae.lock import hold
 from markovae.run.folder import RunFolder
 from markovae.run.heldout import without_labels
 from markovae.run.session import Session
@@ -27,27 +33,34 @@ from markovae.training import Training
 
 
 def train_run(
-    config: Config, out: str | Path, *, init: str | Path | None = None, device: str | torch.device = "cpu"
+    config: Config,
+    out: str | Path,
+    *,
+    init: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    held: bool = False,
+    disk: Disk = SYSTEM,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Train a new run in the folder `out` and return it.
 
     Args:
         config: of the run; a relative path to its data is made absolute.
         init: a run or checkpoint whose averaged weights are the first ones.
+        held: whether the caller holds the folder's lock (`lock.hold`) already.
+        disk: what is written to.   clock: seconds.
     Raises:
         UserError: before anything is written, for a folder that is not empty or cannot be written, data that
             cannot be used, or a configuration that fits neither them nor `init`.
         StoppedRun, SystemExit: as `Session.go`.
     """
-    folder = RunFolder(out)
-    folder.require_empty()
-    config = _with_absolute_source(config)
-    splits = load_data(config.data)
-    model = _create(config, splits, init).to(device)
-    training = Training(model, _training_data(config, splits), config.train, config.data.flip)
-    folder.create()
-    with folder.hold():
+    folder = RunFolder(out, disk)
+    with nullcontext() if held else hold(folder.path):
         folder.require_empty()
+        config = _with_absolute_source(config)
+        splits = load_data(config.data)
+        model = _create(config, splits, init).to(device)
+        training = Training(model, _training_data(config, splits), config.train, config.data.flip, clock)
         folder.clear()
         record = splits.record()
         session = Session(folder, config, splits, record, training)
@@ -61,7 +74,14 @@ def train_run(
 
 
 def resume_run(
-    out: str | Path, *, steps: int | None = None, minutes: float | None = None, device: str | torch.device = "cpu"
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    device: str | torch.device = "cpu",
+    held: bool = False,
+    disk: Disk = SYSTEM,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Go on with the run in `out` from its newest checkpoint that verifies, and return the folder.
 
@@ -69,33 +89,43 @@ def resume_run(
 
     Args:
         steps, minutes: a new budget, counted from the run's beginning.
+        held, disk, clock: as `train_run`.
     Raises:
         UserError: where `out` is no run, the data changed, or the new budget is spent already.
         CheckpointError: where no checkpoint verifies.
         StoppedRun, SystemExit: as `Session.go`.
     """
-    folder = RunFolder(out)
+    folder = RunFolder(out, disk)
     folder.open()
-    with folder.hold():
+    with nullcontext() if held else hold(folder.path):
+        folder.clear()
         checkpoint = newest_checkpoint(folder.path)
         config = _extended(checkpoint, steps, minutes)
         record = checkpoint.state["data"]
         splits = reopen(config.data, record)
         model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
-        training = Training(model.to(device), _training_data(config, splits), config.train, config.data.flip)
+        training = Training(model.to(device), _training_data(config, splits), config.train, config.data.flip, clock)
         _restore(training, checkpoint)
         if steps is not None or minutes is not None:
             training.extend(steps=steps, minutes=minutes)
-        folder.clear()
+        _set_newer_aside(folder, checkpoint)
         session = Session(folder, config, splits, record, training)
         session.resumed(checkpoint.path)
         if training.done:
             say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
-            return folder.path
-        session.check_room()
-        _describe(folder, config, record)
+        else:
+            session.check_room()
+            _describe(folder, config, record)
         session.go()
     return folder.path
+
+
+def _set_newer_aside(folder: RunFolder, checkpoint: Checkpoint) -> None:
+    """What is newer than the checkpoint in use did not verify: it must not come first when the run is opened again."""
+    for path in checkpoints_in(folder.checkpoints):
+        if path == checkpoint.path:
+            return
+        say(f"{path} is kept as {set_aside(path, folder.disk).name}: it is no checkpoint of this run any more")
 
 
 def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusion:
@@ -116,7 +146,7 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusio
 
 
 def _restore(training: Training, checkpoint: Checkpoint) -> None:
-    tensors = {name: checkpoint.tensors(name) for name in ("model", "ema", "optimizer")}
+    tensors = checkpoint.all_tensors()
     try:
         training.restore(tensors, checkpoint.state)
     except CheckpointError:
@@ -148,8 +178,8 @@ def _with_absolute_source(config: Config) -> Config:
 
 
 def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None:
-    write_file(folder.config, config.to_toml().encode())
-    write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode())
+    write_file(folder.config, config.to_toml().encode(), folder.disk)
+    write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode(), folder.disk)
 
 
 def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:

@@ -1,0 +1,54 @@
+"""Bundles of older formats, brought to the present one in memory; the files on the disk stay as they are.
+
+A new format adds one function at the end of `MIGRATIONS`, one to `FORMAT`, and a bundle of the format before it to
+tests/fixtures/bundles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from markovae.checkpoint.draws import draws_record
+from markovae.checkpoint.manifest import CheckpointError, parse_json
+from markovae.config import Config
+from markovae.errors import UserError
+
+Contents = dict[str, bytes]
+
+
+def migrated(contents: Contents, found: int, folder: Path) -> Contents:
+    """Verified contents of format `found` as contents of the present format.
+
+    Raises:
+        CheckpointError: naming the file that its own format does not explain.
+    """
+    for migrate in MIGRATIONS[found - 1 :]:
+        contents = migrate(contents, folder)
+    return contents
+
+
+def _from_1_to_2(contents: Contents, folder: Path) -> Contents:
+    """Format 1 left the position in the data to be worked out from step and batch; format 2 says it."""
+    path = folder / "state.json"
+    if "state.json" not in contents or "config.toml" not in contents:
+        return contents
+    state = parse_json(contents["state.json"], path)
+    if state.get("format") != 1:
+        raise CheckpointError(f"{path} has format {state.get('format')!r} where its manifest says 1")
+    if type(state.get("step")) is not int:
+        raise CheckpointError(f"{path} has no step: it was not written by markovae")
+    try:
+        train = Config.parse(contents["config.toml"], str(folder / "config.toml")).train
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
+    data = state.get("data")
+    part = data.get("train") if isinstance(data, dict) else None
+    images = part.get("count") if isinstance(part, dict) else None
+    draws = draws_record(train.seed, train.batch, images if type(images) is int else None, state["step"], 0)
+    state = {**state, "format": 2, "rollbacks": 0, "draws": draws}
+    return {**contents, "state.json": (json.dumps(state, indent=1) + "\n").encode()}
+
+
+MIGRATIONS: tuple[Callable[[Contents, Path], Contents], ...] = (_from_1_to_2,)
