@@ -91,3 +91,14 @@ def test_ctrl_c_ends_every_process(tmp_path: Path):
     _, errors = process.communicate(timeout=20)
     assert process.returncode != 0
     assert errors.count("KeyboardInterrupt") == 1
+
+
+def test_a_script_from_standard_input_works_alone_and_says_nothing():
+    code = """
+import os
+import markovae.data.workers as workers
+workers.worker_count = lambda: 2
+print(len(list(workers.map_in_processes(abs, range(40), 2, serial_below=1))))
+"""
+    ran = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.stdout.strip(), ran.stderr) == ("40", "")

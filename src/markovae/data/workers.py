@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TypeVar
 
 from markovae.console import say
@@ -29,7 +31,7 @@ def map_in_processes(
 
     Fewer than `serial_below` items, or one core, are worked off in this process. Ctrl-C ends the workers
     after the chunk in hand and is raised here. Where workers cannot start (a script without the guard
-    `if __name__ == "__main__":`), this process does the work itself and says so.
+    `if __name__ == "__main__":`, or one read from standard input), this process does the work itself.
 
     Args:
         function: a module-level function; it must not raise for bad items, but return its finding.
@@ -37,7 +39,7 @@ def map_in_processes(
     """
     workers = min(worker_count(), -(-len(items) // chunk))
     done = 0
-    if len(items) >= serial_below and workers > 1:
+    if len(items) >= serial_below and workers > 1 and _main_can_run_again():
         _refuse_unguarded_child()
         try:
             for result in _parallel(function, items, chunk, workers):
@@ -74,6 +76,13 @@ def _work(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
 
 def _leave_signals_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _main_can_run_again() -> bool:
+    """Whether a worker could import the caller's script: one that was piped into python is in no file."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    return path is None or getattr(main, "__spec__", None) is not None or Path(path).is_file()
 
 
 def _refuse_unguarded_child() -> None:
