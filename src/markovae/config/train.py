@@ -11,7 +11,8 @@ from markovae.errors import UserError
 
 OPTIMISERS = ("muon", "adamw")
 WEIGHTINGS = ("own", *TARGETS, "nats")
-LAWS = ("uniform", "normal", "table")
+OBJECTIVES = ("weighted", "bound")
+LAWS = ("uniform", "normal", "table", "importance")
 DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEFAULT_MINUTES = 5.0
@@ -31,9 +32,13 @@ class TrainConfig:
         ema_horizon: steps the average of the weights looks back.   ema_warmup: it never looks back further
             than about 1/ema_warmup of the run so far.
         clip: largest norm of the gradient.
-        law: of the levels: uniform; normal in log-SNR around law_centre with law_width; or table, a density that
-            runs linearly between the points (law_logsnr, law_density), log-SNR rising.
-        weighting: whose squared error is minimised: own (the target's), another target's, or nats.
+        objective: weighted, the squared error of `weighting` under `law`; or bound, the bound itself: each level's
+            nats and the decoder's, whatever the law, which then only changes the noise of the gradient.
+        law: of the levels: uniform; normal in log-SNR around law_centre with law_width; table, a density that runs
+            linearly between the points (law_logsnr, law_density), log-SNR rising; or, for the bound, importance,
+            which follows the size of the levels' nats.
+        weighting: whose squared error is minimised: own (the target's), another target's, or nats; of
+            objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
             itself, for the targets step_noise and mean; literal, raw too, drawn as (z_0, ℓ, z_{ℓ−1}, ε).
         label_dropout: share of the labels replaced by the learned null.
@@ -43,6 +48,8 @@ class TrainConfig:
         rollback: how often (up to 3) a run that meets a number that is none goes back to its last checkpoint and
             leaves out the batches since then; 0 stops at once.
         evaluations: how often the held-out bound is taken.   eval_images, eval_draws: of each.
+        fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to before each
+            held-out bound and at the end.
         grids: how many sample grids are made on the way.
     Raises: UserError for a value out of its range.
     """
@@ -64,6 +71,7 @@ class TrainConfig:
     ema_horizon: float = 1000.0
     ema_warmup: float = 10.0
     clip: float = 1.0
+    objective: str = "weighted"
     law: str = "uniform"
     law_centre: float = 0.0
     law_width: float = 4.0
@@ -80,6 +88,7 @@ class TrainConfig:
     evaluations: int = 5
     eval_images: int = 64
     eval_draws: int = 4
+    fit_images: int = 512
     grids: int = 2
 
     def __post_init__(self) -> None:
@@ -88,6 +97,7 @@ class TrainConfig:
         self._check_budget()
         self._check_optimiser()
         self._check_law()
+        self._check_objective()
         one_of("train.weighting", self.weighting, WEIGHTINGS)
         one_of("train.draw", self.draw, DRAWS)
         one_of("train.precision", self.precision, PRECISIONS)
@@ -98,6 +108,7 @@ class TrainConfig:
         between("train.rollback", self.rollback, 0, 3, "what happens more often is no accident")
         for name in ("evaluations", "grids"):
             at_least(f"train.{name}", getattr(self, name), 0, "0 means none")
+        at_least("train.fit_images", self.fit_images, 1, "a fitted variance needs images")
         for name in ("eval_images", "eval_draws"):
             at_least(f"train.{name}", getattr(self, name), 1, "set train.evaluations=0 to leave them out")
 
@@ -137,6 +148,19 @@ class TrainConfig:
             )
         if any(a >= b for a, b in pairwise(points)) or min(self.law_density, default=0) < 0:
             raise UserError("train.law_logsnr must rise and train.law_density must not be negative")
+
+    def _check_objective(self) -> None:
+        one_of("train.objective", self.objective, OBJECTIVES)
+        if self.objective == "bound" and self.weighting != "own":
+            raise UserError(
+                f"train.objective=bound has weights of its own: leave train.weighting={self.weighting} out, or set "
+                "train.objective=weighted"
+            )
+        if self.objective == "weighted" and self.law == "importance":
+            raise UserError(
+                "train.law=importance would change what train.objective=weighted minimises: set train.objective=bound, "
+                "which no law changes"
+            )
 
     @property
     def seconds(self) -> float | None:
