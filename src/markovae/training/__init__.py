@@ -2,6 +2,7 @@
 
 from markovae.training.budget import Budget, rate_factor
 from markovae.training.loop import fit
-from markovae.training.trainer import NonFiniteError, Step, Training
+from markovae.training.step import NonFiniteError, Step
+from markovae.training.trainer import Training
 
 __all__ = ["Budget", "NonFiniteError", "Step", "Training", "fit", "rate_factor"]

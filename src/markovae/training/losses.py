@@ -54,8 +54,8 @@ class Loss(ABC):
         """
 
     @abstractmethod
-    def note(self, batch: Batch, losses: Tensor) -> None:
-        """Take in a step that was taken: the losses of its whole batch, (B,)."""
+    def note(self, level: Tensor, losses: Tensor) -> None:
+        """Take in a step that was taken: the levels and the losses of its whole batch, (B,) each."""
 
     @abstractmethod
     def capture(self) -> dict[str, Any] | None:
@@ -112,10 +112,10 @@ class LevelLoss(Loss):
             plain = plain - self._scatter[place]
         return Losses(losses.detach(), self._nats[place] / objective.probability[place] * plain)
 
-    def note(self, batch: Batch, losses: Tensor) -> None:
+    def note(self, level: Tensor, losses: Tensor) -> None:
         """The importance law learns from the losses."""
         if self._law is not None:
-            self._law.note(batch.draw.level, losses, self._objective)
+            self._law.note(level, losses, self._objective)
             self._objective = self._law.objective
 
     def capture(self) -> dict[str, Any] | None:
@@ -166,7 +166,7 @@ class ContinuousLoss(Loss):
         losses = (levels.detach() + ends.detach()) / self._unit
         return Losses(losses, levels.detach().cpu())
 
-    def note(self, batch: Batch, losses: Tensor) -> None:
+    def note(self, level: Tensor, losses: Tensor) -> None:
         """Nothing is learnt from losses: the schedule is the law."""
 
     def capture(self) -> dict[str, Any] | None:

@@ -64,6 +64,21 @@ class Ranks:
         """How many processes there are."""
         return self.place.size
 
+    def require_work(self, batch: int) -> None:
+        """Every rank must have an image of each batch.
+
+        Raises:
+            UserError: with more ranks than images.
+        """
+        if batch < self.size:
+            raise UserError(
+                f"train.batch={batch} cannot be shared by {self.size} processes: set it to {self.size} or more"
+            )
+
+    def owner(self, row: int, count: int) -> int:
+        """The rank whose share of `count` rows this row is in."""
+        return next(r for r in range(self.size) if Place(r, self.size).share(count)[1] > row)
+
     # -- what is exchanged --------------------------------------------------------------------------------------
 
     def sum(self, table: Tensor) -> Tensor:

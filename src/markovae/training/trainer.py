@@ -3,60 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_draws, create_objective, load_weights
+from markovae.build import create_draws, load_weights
 from markovae.checkpoint.draws import draws_record
 from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
-from markovae.errors import StoppedRun
-from markovae.networks.condition import Condition
-from markovae.networks.network import Network
-from markovae.objective import loss, nats_weight, scatter
-from markovae.optim import MuonAdamW, split_weights
+from markovae.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.objective import Objective
 from markovae.randomness import generator
 from markovae.training.average import Average
-from markovae.training.batches import Batch, Batches
+from markovae.training.batches import Batch, Batches, Roster
 from markovae.training.budget import Budget, rate_factor
+from markovae.training.losses import LevelLoss, Losses, create_loss
+from markovae.training.optimiser import create_optimiser
 from markovae.training.precision import Choice, dtype_named, probe
+from markovae.training.ranks import Ranks
+from markovae.training.step import NonFiniteError, Step, listed, not_taken, unfinite
 from markovae.training.stopwatch import Stopwatch
 
 PROBE_IMAGES = 16  # of a batch: enough to tell two precisions apart, cheap where one of them is hopeless
 Tensors = dict[str, dict[str, Tensor]]
-
-
-class NonFiniteError(StoppedRun):
-    """A loss, gradient or weight that is no number: raised before the optimiser and the average see it."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of training did.
-
-    Args:
-        index: steps done, this one included.   total: steps of the run, None while it is not fixed.
-        images_seen: so far.   loss: weighted mean squared error of the target, per dim.
-        nats: unbiased estimate of the levels' terms of the bound with variance β̃, per image, from this batch.
-        lr: rate of the first group.   grad_norm: of the gradient before clipping.
-        seconds: of the run so far.   images_per_second: of this step.
-    """
-
-    index: int
-    total: int | None
-    images_seen: int
-    loss: float
-    nats: float
-    lr: float
-    grad_norm: float
-    seconds: float
-    images_per_second: float
 
 
 @final
@@ -66,8 +41,9 @@ class Training:
     Args:
         model: trained in place.   data: the training set.   config: the section [train].
         flip: mirror images at random.   clock: seconds.
+        ranks: the processes that train together, each its part of every batch; None is this one alone.
     Raises:
-        UserError: with fewer images than a batch.
+        UserError: with fewer images than a batch, or fewer images in a batch than processes.
     """
 
     def __init__(
@@ -77,25 +53,36 @@ class Training:
         config: TrainConfig,
         flip: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
-        self.objective = create_objective(config, model.target, model.schedule)
+        self.ranks = Ranks() if ranks is None else ranks
+        self.ranks.require_work(config.batch)
+        self.loss = create_loss(model, config)
         draws = create_draws(config, model.target, model.schedule)
         self.batches = Batches(
-            data, model.pixels, self.objective, config.seed, config.batch, flip, config.label_dropout, draws
+            data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
-        self.optimiser = _optimiser(model, config)
+        self.optimiser = create_optimiser(model, config)
         self.average = Average(model, config.ema_horizon, config.ema_warmup)
         self.budget = Budget(config.steps, config.seconds)
         self.precision: Choice | None = None
         self.step, self.skipped, self.rollbacks = 0, 0, 0
         self._watch = Stopwatch(clock)
         self._parameters = dict(model.named_parameters())
+        # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
+        wrap = isinstance(self.loss, LevelLoss)
+        self._network = self.ranks.wrapped(model.network) if wrap else model.network
+        reduced = set(model.network.parameters()) if wrap else set()
+        self._unreduced = [weight for weight in model.parameters() if weight.requires_grad and weight not in reduced]
         self._guarded = {"weight": _weights(model), "the average of": _weights(self.average.model)}
-        # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
-        self._nats = model.dims * nats_weight(model.target, model.schedule) / self.objective.probability
-        self._nats[0] = 0.0
-        self._scatter = scatter(model.target, model.schedule)
+        # A schedule's gradient has units of its own: it neither sets nor suffers the clipping of the network's.
+        self._clipped = set(self._parameters) - {f"schedule.{name}" for name, _ in model.schedule.named_parameters()}
+
+    @property
+    def objective(self) -> Objective:
+        """The law of the next step's levels and their weights."""
+        return self.loss.objective
 
     @property
     def seconds(self) -> float:
@@ -111,11 +98,16 @@ class Training:
         """The precision of every step of the run: probed once, then kept (and replayed on resume)."""
         if self.precision is None:
             name = self.config.precision
-            if name == "auto":
+            if name == "auto" and not self.ranks.first:
+                self.precision = Choice(torch.float32, "")
+            elif name == "auto":
                 batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device)
                 self.precision = probe(lambda dtype: self._rehearse(batch, dtype), lambda: self.seconds)
             else:
                 self.precision = Choice(dtype_named(name), f"{name}, as train.precision says")
+            # Two machines may time it differently: the first process's choice is everyone's.
+            (brief,) = self.ranks.firsts(self.precision.dtype == torch.bfloat16)
+            self.precision = Choice(torch.bfloat16 if brief else torch.float32, self.precision.reason)
         return self.precision
 
     def advance(self) -> Step:
@@ -126,25 +118,46 @@ class Training:
         """
         dtype = self.choose_precision().dtype
         started = self.seconds
-        batch = self.batches.at(self.step + self.skipped).to(self.model.device)
-        self._check_weights(batch)
-        value, nats = self._gradient(batch, dtype)
-        norm = self._clip(batch)
+        number, share = self.step + self.skipped, self.ranks.place.share(self.config.batch)
+        roster = self.batches.roster(number)
+        batch = self.batches.at(number, share).to(self.model.device)
+        trouble = self._trouble(roster)
+        losses, nats = self._gradient(batch, roster, dtype, trouble)
+        norm = self._clip(roster)
         factor = rate_factor(self.step, self.budget.total, self.config.warmup_steps, self.config.decay_start)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.optimiser.step()
+        self.loss.note(roster.level, losses)
+        self.batches.objective = self.objective
         self.step += 1
         self.average.update(self.step)
         took = self.seconds - started
-        self.budget.note(self.step, took, self.seconds)
-        rate = self.optimiser.param_groups[0]["lr"]
+        self._note_time(took)
+        value, rate = float(losses.mean()), self.optimiser.param_groups[0]["lr"]
         seen, size = self.step * self.config.batch, self.config.batch
         return Step(self.step, self.budget.total, seen, value, nats, rate, norm, self.seconds, size / max(took, 1e-9))
+
+    def _note_time(self, took: float) -> None:
+        """Let the budget know; several processes take the length that the first one finds."""
+        unknown = self.budget.total is None
+        self.budget.note(self.step, took, self.seconds)
+        if unknown:
+            (total,) = self.ranks.firsts(-1 if self.budget.total is None else self.budget.total)
+            self.budget.total = None if total < 0 else int(total)
 
     def extend(self, *, steps: int | None = None, minutes: float | None = None) -> None:
         """Give the run a new budget, counted from its beginning; a time is turned into steps anew."""
         self.budget = Budget(steps, None if minutes is None else 60 * minutes, self.budget.reserve)
+
+    def fit_variance(self) -> None:
+        """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set."""
+        model, data = self.average.model, self.batches.data
+        if not is_fitted_kind(model):
+            return
+        chosen = np.linspace(0, len(data) - 1, min(self.config.fit_images, len(data))).round().astype(np.int64)
+        labels = None if data.labels is None else data.labels[chosen]
+        fit_in_place(model, data.images[chosen], labels, seed=self.config.seed, batch=max(self.config.batch, 64))
 
     # -- capture and restore ------------------------------------------------------------------------------------
 
@@ -161,6 +174,8 @@ class Training:
             "ema": _weights(self.average.model),
             "optimizer": self.optimiser.state_tensors(),
         }
+        if fitted := fitted_tensors(self.average.model):
+            tensors["fitted"] = fitted
         for file, table in tensors.items():
             for name, value in table.items():
                 if value.is_floating_point() and not bool(value.isfinite().all()):
@@ -175,6 +190,8 @@ class Training:
             "seconds": self.seconds,
             "precision": None if self.precision is None else str(self.precision.dtype).removeprefix("torch."),
         }
+        if (law := self.loss.capture()) is not None:
+            position["law"] = law
         return tensors, position
 
     def restore(self, tensors: Tensors, position: dict[str, Any]) -> None:
@@ -191,6 +208,9 @@ class Training:
         load_weights(self.model, tensors["model"])
         load_weights(self.average.model, tensors["ema"])
         self.optimiser.load_state_tensors(tensors["optimizer"])
+        load_fitted(self.average.model, tensors.get("fitted", {}))
+        self.loss.restore(position.get("law"))
+        self.batches.objective = self.objective
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
         self.rollbacks = int(position["rollbacks"])
         self._watch = Stopwatch(self._clock, float(position["seconds"]))
@@ -211,98 +231,83 @@ class Training:
 
     # -- one step -----------------------------------------------------------------------------------------------
 
-    def _gradient(self, batch: Batch, dtype: torch.dtype) -> tuple[float, float]:
-        """Leave the gradient of the mean loss in the parameters; (loss, nats)."""
-        self.optimiser.zero_grad(set_to_none=True)
-        size = len(batch.example)
-        edges = [size * i // self.config.accumulate for i in range(self.config.accumulate + 1)]
-        weighted, plain = [], []
-        device = self.model.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(generator(self.config.seed, "dropout", self.step + self.skipped).initial_seed())
-            for start, stop in pairwise(edges):
-                losses, errors = self._losses(batch.part(start, stop), dtype)
-                (losses.sum() / size).backward()
-                weighted.append(losses.detach())
-                plain.append(errors.detach())
-        losses, errors = torch.cat(weighted).cpu(), torch.cat(plain).cpu()
-        self._check(losses, batch, "loss")
-        place, plain_errors = batch.draw.level.cpu() - 1, errors.double()
-        if batch.draw.fresh is not None:
-            plain_errors = plain_errors - self._scatter[place]
-        nats = (self._nats[place] * plain_errors).mean()
-        return float(losses.mean()), float(nats)
+    def _gradient(
+        self, batch: Batch, roster: Roster, dtype: torch.dtype, trouble: NonFiniteError | None
+    ) -> tuple[Tensor, float]:
+        """Leave the gradient of the mean loss in the parameters; (losses, (B,), on the CPU, and the mean nats).
 
-    def _losses(self, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        condition = None if batch.label is None else Condition(label=batch.label).drop(batch.keep)
-        model = self.model
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return loss(model.network, batch.x, batch.draw, condition, self.objective, model.target, model.schedule)
+        Every process learns every loss, and whether another is in trouble: all stop at one step, or none.
+        """
+        with self.ranks.guarded():
+            part = self._backward(self._network, batch, self.config.batch, dtype)
+        self.ranks.sum_gradients(self._unreduced)
+        mine = torch.stack([part.loss.double(), part.nats.double(), torch.full_like(part.nats, trouble is not None)], 1)
+        table = self.ranks.whole(mine, self.config.batch)
+        losses, nats, troubled = table[:, 0].to(part.loss.dtype), table[:, 1], table[:, 2] > 0
+        if trouble is not None:
+            raise trouble
+        if bool(troubled.any()):
+            who = self.ranks.owner(int(troubled.nonzero()[0]), self.config.batch)
+            raise not_taken(f"rank {who} has a weight, or an average of one, that is not finite", self.step + 1, roster)
+        bad = ~losses.isfinite()
+        if bool(bad.any()):
+            raise not_taken(f"the loss is {float(losses[bad][0])}", self.step + 1, roster, bad)
+        return losses, float(nats.mean())
+
+    def _backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
+        """Add the gradient of the batch's losses over `size`, part by part; the losses, on the CPU."""
+        self.optimiser.zero_grad(set_to_none=True)
+        count, device = len(batch.example), self.model.device
+        parts = min(self.config.accumulate, count)
+        edges = [count * i // parts for i in range(parts + 1)]
+        rank = () if self.ranks.first else (self.ranks.place.rank,)
+        made = []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(generator(self.config.seed, "dropout", self.step + self.skipped, *rank).initial_seed())
+            for start, stop in pairwise(edges):
+                with self.ranks.gathering(network) if stop < count else nullcontext():
+                    made.append(self.loss.backward(network, batch.part(start, stop), size, dtype))
+        return Losses(*(torch.cat([getattr(part, name) for part in made]).cpu() for name in ("loss", "nats")))
 
     def _rehearse(self, batch: Batch, dtype: torch.dtype) -> None:
-        """A step's forward and backward pass without consequences."""
-        self._gradient(batch, dtype)
+        """A step's forward and backward pass without consequences, and without other processes."""
+        self._backward(self.model.network, batch, len(batch.example), dtype)
         self.optimiser.zero_grad(set_to_none=True)
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
 
-    def _check(self, losses: Tensor, batch: Batch, what: str) -> None:
-        bad = ~losses.isfinite()
-        if bool(bad.any()):
-            raise self._refused(f"the {what} is {float(losses[bad][0])}", batch, bad)
+    def _trouble(self, roster: Roster) -> NonFiniteError | None:
+        """Why no step can be taken from these weights, or this average; None where all are numbers.
 
-    def _refused(self, what: str, batch: Batch, bad: Tensor | None = None) -> NonFiniteError:
-        """The error for a step that is not taken; `bad` tells which examples to name, (B,), all where it is None."""
-        bad = torch.ones(len(batch.example), dtype=torch.bool) if bad is None else bad
-        levels, examples = batch.draw.level.cpu()[bad].tolist(), batch.example[bad].tolist()
-        return NonFiniteError(
-            f"{what} at step {self.step + 1}, levels {_listed(levels)}, training images {_listed(examples)}: "
-            "the step was not taken"
-        )
-
-    def _check_weights(self, batch: Batch) -> None:
-        """Refuse a step from weights, or an average, that are no numbers."""
+        Raises:
+            NonFiniteError: at once, where no other process has to be told.
+        """
         norms = [nn.utils.get_total_norm(list(table.values())) for table in self._guarded.values()]
         if bool(torch.stack(norms).isfinite().all()):
-            return
-        names = [f"{what} {name}" for what, table in self._guarded.items() for name in _unfinite(table)]
-        if names:
-            raise self._refused(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} not finite", batch)
+            return None
+        names = [f"{what} {name}" for what, table in self._guarded.items() for name in unfinite(table)]
+        if not names:
+            return None
+        trouble = not_taken(f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite", self.step + 1, roster)
+        if self.ranks.alone:
+            raise trouble
+        return trouble
 
-    def _clip(self, batch: Batch) -> float:
+    def _clip(self, roster: Roster) -> float:
         """Clip the gradient; its norm before."""
         weights = [weight for weight in self._parameters.values() if weight.grad is not None]
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         if not bool(norm.isfinite()):
-            names = _unfinite({name: w.grad for name, w in self._parameters.items() if w.grad is not None})
-            raise self._refused(f"the gradient of {_listed(names) if names else 'the weights'} is not finite", batch)
-        nn.utils.clip_grads_with_norm_(weights, self.config.clip, norm)
+            names = unfinite({name: w.grad for name, w in self._parameters.items() if w.grad is not None})
+            raise not_taken(
+                f"the gradient of {listed(names) if names else 'the weights'} is not finite", self.step + 1, roster
+            )
+        network = [weight for name, weight in self._parameters.items() if name in self._clipped]
+        if len(network) < len(self._parameters):
+            norm = nn.utils.get_total_norm([weight.grad for weight in network if weight.grad is not None])
+        nn.utils.clip_grads_with_norm_(network, self.config.clip, norm)
         return float(norm)
-
-
-def _unfinite(table: Mapping[str, Tensor]) -> list[str]:
-    return [name for name, value in table.items() if not bool(value.isfinite().all())]
-
-
-def _optimiser(model: Diffusion, config: TrainConfig) -> MuonAdamW:
-    network = model.network
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    hidden = split_weights(network)[0] if config.optimiser == "muon" and isinstance(network, Network) else []
-    chosen = {id(weight) for weight in hidden}
-    return MuonAdamW(
-        hidden,
-        [weight for weight in trained if id(weight) not in chosen],
-        lr=config.lr,
-        rest_lr=config.rest_lr,
-        momentum=config.momentum,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
 
 
 def _weights(model: Diffusion) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
-
-
-def _listed(items: list[Any]) -> str:
-    return ", ".join(str(item) for item in items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
