@@ -56,7 +56,9 @@ def trained(config: Config) -> Path:
 def ship(run: Path, target: Path) -> None:
     """Export the run's averaged weights in half precision, and read them back."""
     checkpoint = open_checkpoint(run)
-    export_weights(target, checkpoint.tensors("ema"), {**checkpoint.state, "kind": "weights"}, checkpoint.config)
+    fitted = checkpoint.tensors("fitted") if "fitted.safetensors" in checkpoint.contents else None
+    state = {**checkpoint.state, "kind": "weights"}
+    export_weights(target, checkpoint.tensors("ema"), state, checkpoint.config, fitted)
     load(target)
     size = sum(path.stat().st_size for path in target.iterdir())
     say(f"{target}: {size:,} bytes, step {checkpoint.step:,}")

@@ -83,7 +83,8 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
         else:
             start = schedules.fine_logsnr(pixels.half_width) if config.start is None else config.start
             kind = LearnedLogSNR if config.kind == "learned" else schedules.LogSNRLinear
-            made = kind(levels or DEFAULT_LEVELS, start, config.end)
+            # A learned schedule is thawed by what trains it: everyone else reads plain numbers.
+            made = kind(levels or DEFAULT_LEVELS, start, config.end).requires_grad_(False)
         if made.num_levels < 2:
             raise ValueError("it has one level: a bound needs at least 2; lower sigma or delta")
         made.logsnr  # noqa: B018 - a grid whose log-SNR does not fall raises here, before any training

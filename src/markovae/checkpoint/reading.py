@@ -29,8 +29,10 @@ from markovae.config import Config
 from markovae.console import say
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
+from markovae.fitting import load_fitted
 
 CHECKPOINTS = "checkpoints"
+FITTED = "fitted.safetensors"  # in bundles of models whose reverse variance is fitted, and was by then
 RETRIES = 3  # of a run whose trainer prunes while it is read
 
 
@@ -107,6 +109,8 @@ class Checkpoint:
     def model(self, weights: str = "ema") -> Diffusion:
         """The model with its averaged weights (or the raw ones, `weights="model"`), float32, for evaluation.
 
+        A reverse variance that was fitted belongs to the averaged weights; with the raw ones it is not fitted.
+
         Raises:
             CheckpointError: where weights and configuration do not fit each other.
         """
@@ -120,6 +124,13 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path / f'{weights}.safetensors'} does not fit the configuration beside it: {error}"
             ) from None
+        if weights == "ema" and FITTED in self.contents:
+            try:
+                load_fitted(model, self.tensors("fitted"))
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{self.path / FITTED} does not fit the configuration beside it: {error}"
+                ) from None
         return model.eval().requires_grad_(False)
 
     def _file(self, name: str) -> bytes:

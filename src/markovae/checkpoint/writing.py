@@ -57,7 +57,7 @@ def save_checkpoint(
     """Write the bundle of a step below `folder`; nothing is visible under its name before it is whole.
 
     Args:
-        tensors: of each safetensors file: "model", "ema", "optimizer".
+        tensors: of each safetensors file: "model", "ema", "optimizer"; and "fitted", where images fitted something.
         state: position, draws, data and whatever else JSON can hold.   config: of the run.
     Raises:
         StoppedRun: when the disk refuses, naming path, bytes needed and bytes free.
@@ -68,14 +68,23 @@ def save_checkpoint(
     return _write(folder / checkpoint_name(step), contents, disk)
 
 
-def export_weights(target: Path, ema: Mapping[str, Tensor], state: Mapping[str, Any], config: Config) -> Path:
+def export_weights(
+    target: Path,
+    ema: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    config: Config,
+    fitted: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write a bundle with the averaged weights alone, in half precision: to keep, to ship, to load, not to resume.
 
+    What is held in float64, a learned schedule and fitted variances, is a handful of numbers and stays so.
+    Args:
+        fitted: the tables of a fitted reverse variance, if there is one.
     Raises:
         UserError: where a weight does not fit half precision.
         StoppedRun: when the disk refuses.
     """
-    halves = {name: value.to(torch.float16) for name, value in ema.items()}
+    halves = {name: value if value.dtype == torch.float64 else value.to(torch.float16) for name, value in ema.items()}
     for name, value in halves.items():
         if not bool(value.isfinite().all()):
             raise UserError(f"weight {name!r} exceeds 65,504 and does not fit half precision: keep the checkpoint")
@@ -85,6 +94,8 @@ def export_weights(target: Path, ema: Mapping[str, Tensor], state: Mapping[str, 
         "state.json": (json.dumps({"format": FORMAT, **kept}, indent=1, allow_nan=False) + "\n").encode(),
         "config.toml": config.to_toml().encode(),
     }
+    if fitted:
+        contents["fitted.safetensors"] = _encode(fitted)
     return _write(target, contents, SYSTEM)
 
 

@@ -45,6 +45,7 @@ class Session:
         self._saved_step, self._saved_at = -1, training.seconds
         self._save_seconds = 0.0
         self._heldout: dict[str, Any] | None = None
+        self._fitted_step = -1
 
     @property
     def last_checkpoint(self) -> Path:
@@ -70,6 +71,8 @@ class Session:
     def resumed(self, checkpoint: Path) -> None:
         """After `training` was restored from a checkpoint of this run."""
         self._saved_step = self.training.step
+        # A finished run's checkpoint holds the last fit; on the way one may have been cut short.
+        self._fitted_step = self.training.step if self.training.done else -1
         self.folder.forget_after(self.training.step)
         past = [row for row in self.folder.rows() if row.get("kind") == "heldout"]
         self._heldout = past[-1] if past else None
@@ -107,7 +110,11 @@ class Session:
         say(f"training in {training.choose_precision().reason}")
         if training.budget.total is not None or config.seconds is None:
             return
-        cost = self._save_seconds * 2
+        started = training.seconds
+        with interrupts.harmless():
+            self._fit()
+        fit = training.seconds - started
+        cost = self._save_seconds * 2 + fit * (config.evaluations + max(1, config.fit_images / config.eval_images))
         if config.evaluations:
             started = training.seconds
             with interrupts.harmless():
@@ -149,12 +156,23 @@ class Session:
         """The held-out bound and the grid where they fall on this step; `missing`: where they are not there yet."""
         training, config = self.training, self.config.train
         there = self._heldout is not None and self._heldout["step"] == training.step
+        if training.done and not missing:
+            self._fit()  # which the last checkpoint holds, whatever cuts the looks short
         if (training.done or self._due(config.evaluations)) and not (missing and there):
             with interrupts.harmless():
+                self._fit()
                 self._look(training.step)
         if (training.done or self._due(config.grids)) and not (missing and self._picture(training.step).exists()):
             with interrupts.harmless():
+                self._fit()
                 self._grid(training.step)
+
+    def _fit(self) -> None:
+        """Fit the average's reverse variance, where it is one to fit: for a look to a few images, at the end to all."""
+        training, config = self.training, self.config.train
+        if self._fitted_step != training.step:
+            training.fit_variance(config.fit_images if training.done else config.eval_images)
+            self._fitted_step = training.step
 
     def _roll_back(self, error: NonFiniteError) -> None:
         training, failed = self.training, self.training.step

@@ -183,7 +183,7 @@ def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None
 
 
 def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
-    model = training.model
+    model = training.average.model
     count = sum(weight.numel() for weight in model.parameters())
     size = "x".join(map(str, model.shape))
     say(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")

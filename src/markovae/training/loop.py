@@ -14,6 +14,7 @@ from markovae.config.mapping import from_table, to_table
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
+from markovae.fitting import fitted_tensors, load_fitted
 from markovae.training.trainer import Step, Training
 
 
@@ -26,7 +27,7 @@ def fit(
     **settings: Any,
 ) -> Iterator[Step]:
     """Train `model` in place and yield every step; when the iterator ends or is closed, the model holds the
-    average of the weights (EMA), ready to sample and to measure.
+    average of the weights (EMA), ready to sample and to measure; a reverse variance that images fit is fitted to it.
 
         for step in fit(model, images, minutes=5):
             print(step.index, step.loss)
@@ -44,11 +45,21 @@ def fit(
 
 
 def _steps(training: Training) -> Iterator[Step]:
+    failed = True
     try:
         while not training.done:
             yield training.advance()
+        failed = False
+    except GeneratorExit:
+        failed = False
+        raise
     finally:
-        load_weights(training.model, dict(training.average.model.named_parameters()))
+        if not failed:
+            training.fit_variance()
+        average = training.average.model
+        load_weights(training.model, dict(average.named_parameters()))
+        load_fitted(training.model, fitted_tensors(average))
+        training.model.schedule.requires_grad_(False)
         training.model.eval()
 
 

@@ -143,7 +143,7 @@ class ContinuousLoss(Loss):
     """
 
     def __init__(self, model: Diffusion, schedule: LearnedLogSNR) -> None:
-        self._model, self._schedule = model, schedule
+        self._model, self._schedule = model, schedule.requires_grad_(True)
         uniform = uniform_law(schedule)
         with torch.no_grad():
             span = float(schedule.logsnr[1] - schedule.logsnr[-1]) / 2

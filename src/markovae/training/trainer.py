@@ -150,12 +150,17 @@ class Training:
         """Give the run a new budget, counted from its beginning; a time is turned into steps anew."""
         self.budget = Budget(steps, None if minutes is None else 60 * minutes, self.budget.reserve)
 
-    def fit_variance(self) -> None:
-        """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set."""
+    def fit_variance(self, images: int | None = None) -> None:
+        """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set.
+
+        Args:
+            images: how many; None is train.fit_images.
+        """
         model, data = self.average.model, self.batches.data
         if not is_fitted_kind(model):
             return
-        chosen = np.linspace(0, len(data) - 1, min(self.config.fit_images, len(data))).round().astype(np.int64)
+        count = min(self.config.fit_images if images is None else images, len(data))
+        chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
         labels = None if data.labels is None else data.labels[chosen]
         fit_in_place(model, data.images[chosen], labels, seed=self.config.seed, batch=max(self.config.batch, 64))
 
