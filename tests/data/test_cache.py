@@ -1,9 +1,12 @@
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from markovae.data import cache
+from markovae.errors import UserError
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -35,6 +38,16 @@ def test_a_failed_entry_leaves_nothing(own_cache: Path, error: type[BaseExceptio
         raise error
 
     with pytest.raises(error):
+        cache.entry("one", make)
+    assert list(own_cache.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(own_cache: Path):
+    def make(stage: Path) -> None:
+        (stage / "x.txt").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"No space left on device, [\d,]+ bytes free\): set MARKOVAE_CACHE"):
         cache.entry("one", make)
     assert list(own_cache.iterdir()) == []
 

@@ -102,3 +102,14 @@ print(len(list(workers.map_in_processes(abs, range(40), 2, serial_below=1))))
 """
     ran = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, timeout=120, check=False)
     assert (ran.stdout.strip(), ran.stderr) == ("40", "")
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path):
+    path = script(tmp_path, guarded=True, seconds=0.3)
+    with subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        time.sleep(1.5)
+        process.kill()
+        # The pipe ends when the last process that holds it has ended.
+        process.communicate(timeout=20)

@@ -1,12 +1,11 @@
 """The user's cache folder: arrays (.npy) and records (.json) that can be made again, written atomically."""
 
+import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import numpy as np
 
 from markovae.data.images import Pixels
 from markovae.errors import UserError
+from markovae.files import free_bytes, make_folder, staged_folder, sync_files
 
 # Above this, pixels stay on disk and are mapped.
 LARGE_BYTES = 2**30
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def cache_folder() -> Path:
@@ -40,39 +41,28 @@ def staged(entry: Path) -> Iterator[Path]:
     Every file is synced before the folder is renamed, so an entry is whole or absent. Where another process
     finished the same entry first, that one stays.
 
-    Raises: UserError where the cache folder cannot be written.
+    Raises: UserError where the cache folder cannot be written, or is full.
     """
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-    except OSError as error:
-        raise UserError(
-            f"the cache folder {entry.parent} cannot be written ({error.strerror}): "
-            "set MARKOVAE_CACHE to a folder that can"
-        ) from None
-    try:
-        yield stage
-        for path in stage.iterdir():
-            _sync(path)
-        _sync(stage)
+    with ExitStack() as stack:
         try:
-            stage.rename(entry)
-        except OSError:
-            if not entry.is_dir():
-                raise
-        _sync(entry.parent)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+            make_folder(entry.parent)
+            stage = stack.enter_context(staged_folder(entry, first_stays=True))
+        except OSError as error:
+            raise _refused(entry.parent, error) from None
+        try:
+            yield stage
+            sync_files(stage)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise  # not the cache's: what the block itself met
+            raise _refused(entry.parent, error) from None
 
 
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _refused(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the cache folder {folder} cannot be written ({error.strerror}, {free_bytes(folder):,} bytes free): "
+        "set MARKOVAE_CACHE to a folder that can"
+    )
 
 
 def entry(name: str, make: Callable[[Path], None]) -> Path:

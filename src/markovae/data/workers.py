@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -57,7 +58,7 @@ def map_in_processes(
 def _parallel(function: Callable[[Item], Result], items: Sequence[Item], chunk: int, workers: int) -> Iterator[Result]:
     # spawn, not fork: the caller may already run torch's threads, which a forked child would inherit locked.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals_to_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         pending: list[Future[list[Result]]] = []
         for start in range(0, len(items), chunk):
@@ -74,8 +75,17 @@ def _work(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
     return [function(item) for item in items]
 
 
-def _leave_signals_to_parent() -> None:
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's to deal with; and where the parent is killed, its workers do not live on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _main_can_run_again() -> bool:
