@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from markovae.forward import noised
-from markovae.likelihood import Wiener, WienerControl, measure, survey
+from markovae.likelihood import Estimator, Wiener, WienerControl, measure, measure_with, survey
 from markovae.likelihood.control import half_snr_steps, regress
 from markovae.randomness import generator
 
@@ -65,7 +65,7 @@ def test_no_bias_and_less_variance_where_the_net_is_alike(gauss):
     model = gauss.model(factor=0.95)
     control = fitted(gauss, model)
     x = gauss.data(1200, generator(6, "x"))
-    plain, helped = measure(model, x, draws=4), measure(model, x, draws=4, control=control)
+    plain, helped = measure(model, x, draws=4), measure_with(model, x, estimator=Estimator(4, control=control))
     truth = gauss.truth(model)
     for measured in (plain, helped):
         assert measured.density_nats.value == pytest.approx(truth, abs=4 * measured.density_nats.stderr)
@@ -79,7 +79,7 @@ def test_full_sum_with_control_is_unchanged_in_mean(gauss):
     wiener = Wiener.fit(other)
     control = survey(model, other, per_image=8, knots=None, wiener=wiener).control(wiener)
     x = gauss.data(400, generator(6, "x"))
-    plain, helped = measure(model, x, draws=None), measure(model, x, draws=None, control=control)
+    plain, helped = measure(model, x, draws=None), measure_with(model, x, estimator=Estimator(None, control=control))
     difference = plain.total - helped.total
     assert float(difference.mean()) == pytest.approx(0, abs=4 * float(difference.std()) / 20)
     assert float(helped.total.var()) < float(plain.total.var())

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from markovae.likelihood import LevelLaw, Wiener, measure, survey
+from markovae.likelihood import Estimator, LevelLaw, Wiener, measure, measure_with, survey
 from markovae.likelihood.resample import NatsTable, cost_curve, coverage, nats_table
 from markovae.randomness import generator
 
@@ -20,7 +20,7 @@ def test_table_is_the_full_sum(gauss, controlled):
         control = survey(model, other, per_image=16, knots=None, wiener=wiener).control(wiener)
     x = gauss.data(12, generator(0, "x"))
     table = nats_table(model, x, control=control)
-    torch.testing.assert_close(table.full(), measure(model, x, draws=None, control=control).total)
+    torch.testing.assert_close(table.full(), measure_with(model, x, estimator=Estimator(None, control=control)).total)
 
     every = table.estimates(LevelLaw.uniform(17), 16, torch.tensor([0.5], dtype=torch.float64))
     torch.testing.assert_close(every[:, 0], table.full())

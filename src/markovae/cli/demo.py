@@ -112,7 +112,7 @@ def _holds(path: Path, config: Config) -> bool:
 
 def tell(path: Path, record: dict[str, Any]) -> None:
     """Where the pictures are, and what the faces cost."""
-    from markovae.cli.measure import headline
+    from markovae.cli.output import headline
 
     measured, codecs = record["measurement"], record["codecs"]
     print(

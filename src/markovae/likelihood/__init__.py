@@ -1,16 +1,18 @@
 """Estimators of the bound, with standard errors; what is fitted before them; and other likelihoods."""
 
+from markovae.likelihood.asking import measure
 from markovae.likelihood.continuous import continuous_bound, continuous_draws
 from markovae.likelihood.control import Wiener, WienerControl
 from markovae.likelihood.dequantise import TruncatedNormalNoise, UniformNoise
-from markovae.likelihood.estimators import Drawn, Estimator, finish, measure, measuring
+from markovae.likelihood.estimators import Drawn, Estimator, finish, measure_with, measuring
 from markovae.likelihood.integrate import DormandPrince, RungeKutta4
 from markovae.likelihood.law import LevelLaw, stratified_levels
+from markovae.likelihood.method import Method, Prepared, prepare, prepare_pair, same_levels
 from markovae.likelihood.ode import OdeLikelihood, ode_likelihood
-from markovae.likelihood.paired import Comparison, compare
+from markovae.likelihood.paired import Comparison, compare, refuse_other_data
 from markovae.likelihood.rate import RatePoint, rate_distortion
 from markovae.likelihood.record import LevelNats, Measurement, finite
-from markovae.likelihood.subgrid import Subgrids, diagonal_costs, isotropic_costs, posterior_costs, search
+from markovae.likelihood.subgrid import Subgrids, diagonal_costs, isotropic_costs, posterior_costs, search, step_costs
 from markovae.likelihood.surveying import Survey, fit_reverse, survey
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "LevelLaw",
     "LevelNats",
     "Measurement",
+    "Method",
     "OdeLikelihood",
+    "Prepared",
     "RatePoint",
     "RungeKutta4",
     "Subgrids",
@@ -39,11 +43,17 @@ __all__ = [
     "fit_reverse",
     "isotropic_costs",
     "measure",
+    "measure_with",
     "measuring",
     "ode_likelihood",
     "posterior_costs",
+    "prepare",
+    "prepare_pair",
     "rate_distortion",
+    "refuse_other_data",
+    "same_levels",
     "search",
+    "step_costs",
     "stratified_levels",
     "survey",
 ]

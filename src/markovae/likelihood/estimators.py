@@ -58,39 +58,26 @@ class Estimator:
         return kind if self.control is None else f"{kind} with control variate"
 
 
-def measure(
+def measure_with(
     model: Diffusion,
     images: Array,
     labels: Array | None = None,
     *,
-    draws: int | None = 16,
+    estimator: Estimator,
     levels: Levels = None,
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
-    law: LevelLaw | None = None,
-    replicates: int = 1,
-    control: ControlVariate | None = None,
 ) -> Measurement:
-    """Measure the bound on −ln P of integer images; every image counts exactly once.
+    """The bound on −ln P of integer images by an estimator; see `measure`.
 
     Args:
-        images: digits, (n, C, H, W), as the data hold them; never augmented, scaled or dropped. Floats on the
-            model's scale where the decoder is a density.
-        labels: classes, (n,), for a model that was trained with them.
-        draws: levels drawn an image (cost: draws + 1 network calls); None takes every level (L calls).
         levels: measure on the sub-grid of so many levels, or of these levels; None is the model's own grid.
         limit: the first so many images only.
-        seed: of the draws; noise is keyed by (seed, image, level).
-        batch: draws a network call; no figure depends on it beyond rounding.
-        law, replicates, control: see `Estimator`.
-    Raises:
-        UserError: for no images, draws or limit below 1, more levels than the grid has, data that do not fit the
-            model, or weights that are no numbers.
     """
-    estimator = Estimator(draws, law, replicates, control)
-    drawn = list(measuring(model, images, labels, draws, levels, limit, seed, batch, estimator))
-    return finish(model, drawn, seed, levels, estimator)
+    model = on_levels(model, levels)
+    drawn = list(measuring(model, images, labels, estimator=estimator, limit=limit, seed=seed, batch=batch))
+    return finish(model, drawn, seed, estimator)
 
 
 @dataclass(frozen=True)
@@ -101,7 +88,7 @@ class Drawn:
         task: image and level of each draw.   nats: of each draw, (B,), float64.
         counted: what each draw adds to its image's sum: share × (nats − control), (B,).
         prior, known: closed-form prior term, and level sum of the control, of the images this batch opens, by place.
-        num_levels, total: L of the grid, and the number of draws to come in all (for a progress bar).
+        total: the number of draws to come in all (for a progress bar).
     """
 
     task: Task
@@ -109,25 +96,21 @@ class Drawn:
     counted: Tensor
     prior: Tensor
     known: Tensor
-    num_levels: int
     total: int
 
 
 def measuring(
     model: Diffusion,
     images: Array,
-    labels: Array | None,
-    draws: int | None,
-    levels: Levels,
-    limit: int | None,
-    seed: int,
-    batch: int,
-    estimator: Estimator | None = None,
+    labels: Array | None = None,
+    *,
+    estimator: Estimator,
+    limit: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
 ) -> Iterator[Drawn]:
-    """The work of `measure`, batch by batch, for those who show progress; `finish` sums it up."""
-    at_least_one(draws=draws, limit=limit, batch=batch)
-    estimator = Estimator(draws) if estimator is None else estimator
-    model = on_levels(model, levels)
+    """The work of `measure_with`, batch by batch, for those who show progress; `finish` sums it up."""
+    at_least_one(limit=limit, batch=batch)
     checked_model(model)
     images = checked_images(model, images, limit)
     labels = checked_labels(labels, len(images), limit)
@@ -163,36 +146,33 @@ def _drawn(
             part = x.cpu()[later]
             noise = task.streams(seed, later).normal(model.shape, torch.float64)
             counted[later] -= task.share[later] * estimator.control.value(part, noise, task.level[later])
-    return Drawn(task, nats, counted, model.prior_nats(opened).cpu(), known, model.num_levels, total)
+    return Drawn(task, nats, counted, model.prior_nats(opened).cpu(), known, total)
 
 
-def finish(
-    model: Diffusion, drawn: list[Drawn], seed: int, levels: Levels = None, estimator: Estimator | None = None
-) -> Measurement:
-    """Sum the draws of every image into a Measurement; `levels` as given to `measuring`."""
+def finish(model: Diffusion, drawn: list[Drawn], seed: int, estimator: Estimator) -> Measurement:
+    """Sum the draws of every image into a Measurement; model, seed and estimator as given to `measuring`."""
     image, level, replicate = (
         torch.cat([getattr(d.task, name) for d in drawn]) for name in ("image", "level", "replicate")
     )
     nats, counted = torch.cat([d.nats for d in drawn]), torch.cat([d.counted for d in drawn])
     n, times, first = int(image.max()) + 1, int(replicate.max()) + 1, level == 1
     assert torch.equal(image[first], torch.arange(n).repeat(times)), "every image exactly once"
+    assert torch.bincount(image[~first], minlength=n).unique().numel() == 1, "every image as often as any other"
     sums = torch.zeros(times * n, dtype=torch.float64)
     sums.index_add_(0, (replicate * n + image)[~first], counted[~first])
     known, prior = torch.cat([d.known for d in drawn]), torch.cat([d.prior for d in drawn])
     each, reconstruction = sums.reshape(times, n) + known, nats[first].reshape(times, n)
-    num_levels = drawn[0].num_levels
-    grid = on_levels(model, num_levels if levels is None else levels).schedule.logsnr
     return Measurement(
         prior=prior,
         levels=each.mean(0),
         reconstruction=reconstruction.mean(0),
-        per_level=level_table(level[~first], nats[~first], grid),
+        per_level=level_table(level[~first], nats[~first], model.schedule.logsnr.detach()),
         dims=model.dims,
-        num_levels=num_levels,
+        num_levels=model.num_levels,
         network_calls_per_example=len(image) // n,
         seed=seed,
         discrete=model.decoder.discrete,
-        estimator=Estimator(None if len(image) == n * num_levels else 1).name if estimator is None else estimator.name,
+        estimator=estimator.name,
         randomisations=(prior + each + reconstruction).T if times > 1 else None,
     )
 

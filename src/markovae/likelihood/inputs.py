@@ -10,6 +10,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.randomness import generator
 
 
 class ArrayLike(Protocol):
@@ -74,6 +75,23 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
     return images
 
 
+def refuse_shared(images: Tensor, fit: Tensor) -> None:
+    """Refuse images that are measured and fitted on at once: what is fitted on them flatters them.
+
+    Args:
+        images, fit: digits as from `checked_images`.
+    Raises:
+        UserError: with how many there are.
+    """
+    # Sums of digits times 63-bit numbers, modulo 2^64: different images share one once in 10^18 pairs.
+    keys = torch.randint(2**63 - 1, (images[0].numel(),), generator=generator(0, "image names"))
+    whole = [part.float().view(torch.int32) if part.is_floating_point() else part for part in (images, fit)]
+    names = [(part.flatten(1).long() * keys).sum(1) for part in whole]
+    shared = int(torch.isin(*names).sum())
+    if shared:
+        raise UserError(f"{shared} of the images to measure are among those fitted on: fit on other images")
+
+
 def checked_labels(labels: Array | None, n: int, limit: int | None = None) -> Tensor | None:
     """One label an image, (n,), or None.
 
@@ -84,6 +102,11 @@ def checked_labels(labels: Array | None, n: int, limit: int | None = None) -> Te
     if labels is not None and len(labels) != n:
         raise UserError(f"{len(labels)} labels for {n} images: give one each")
     return labels
+
+
+def labels_taken(model: Diffusion, labels: Array | None) -> Array | None:
+    """The labels for a model that takes classes; None for one that says it takes none."""
+    return None if getattr(model.network, "num_classes", None) == 0 else labels
 
 
 def _tensor(values: Any) -> Tensor:

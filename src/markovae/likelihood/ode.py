@@ -67,7 +67,8 @@ class OdeLikelihood:
         }
         if self.discrete:
             bits = self.bits_per_dim
-            figures["bits_per_dim"] = {"mean": finite(bits.value), "stderr": finite(bits.stderr)}
+            ends = [finite(end) for end in bits.ci95]
+            figures["bits_per_dim"] = {"mean": finite(bits.value), "stderr": finite(bits.stderr), "ci95": ends}
         return {
             "model": "probability-flow ODE",
             "n": len(self.nats),

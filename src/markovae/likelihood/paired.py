@@ -8,9 +8,10 @@ from typing import Any
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Levels, measure
-from markovae.likelihood.inputs import Array
-from markovae.likelihood.record import Measurement, finite
+from markovae.likelihood.estimators import measure_with
+from markovae.likelihood.inputs import Array, checked_images, labels_taken, refuse_shared
+from markovae.likelihood.method import Method, prepare_pair, same_levels
+from markovae.likelihood.record import Measurement, csv_of, finite
 from markovae.vae import Estimate, estimate_mean
 
 
@@ -43,6 +44,14 @@ class Comparison:
             raise UserError("bits per dimension of a density depend on a bin width: compare the nats")
         return self.difference_nats.scaled(1 / (self.a.dims * math.log(2)))
 
+    def to_csv(self) -> str:
+        """A's rows with B's total and the difference beside them, nats: a header and a line an image."""
+        rows = [
+            row | {"against_nats": other, "difference_nats": row["total_nats"] - other}
+            for row, other in zip(self.a.rows(), self.b.total.tolist(), strict=True)
+        ]
+        return csv_of(rows)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure A --against B --json`: A's record, with B's under `against`."""
         difference = self.difference_bits_per_dim
@@ -64,15 +73,47 @@ def compare(
     images: Array,
     labels: Array | None = None,
     *,
-    levels: Levels = None,
-    **options: Any,
+    method: Method | None = None,
+    fit: Array | None = None,
+    fit_labels: Array | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch: int = 64,
 ) -> Comparison:
     """Measure two models of the same data on common images, levels and noise.
 
     Args:
-        levels, options: as for `measure`, for both models alike.
+        method: for both alike; None is `Method()`, 16 levels an image.
+        fit, fit_labels: other images, where the method fits something.
+        labels: classes, for those of the two that take them.   limit, seed, batch: as for `measure`.
     Raises:
         UserError: as `measure`; or for models of data of other shapes or digits.
+    """
+    refuse_other_data(a, b)
+    method = Method() if method is None else method
+    pair = prepare_pair(a, b, method, fit, fit_labels, seed=seed, batch=batch)
+    if fit is not None and method.needs_fit:
+        refuse_shared(checked_images(a, images, limit), checked_images(a, fit))
+    first, second = (
+        measure_with(
+            p.model,
+            images,
+            labels_taken(p.model, labels),
+            estimator=p.estimator,
+            limit=limit,
+            seed=seed,
+            batch=batch,
+        )
+        for p in pair
+    )
+    return Comparison(first, second, same_levels(pair[0].model, pair[1].model))
+
+
+def refuse_other_data(a: Diffusion, b: Diffusion) -> None:
+    """Refuse two models that cannot be measured on one set of images, or not in one unit.
+
+    Raises:
+        UserError: for other shapes, digits, or kinds of decoder.
     """
     if a.shape != b.shape:
         raise UserError(f"models of data {a.shape} and {b.shape} cannot be compared: they need the same images")
@@ -80,7 +121,3 @@ def compare(
         raise UserError("a probability of digits and a density cannot be compared: give both the same kind of decoder")
     if a.decoder.discrete and a.pixels.bins != b.pixels.bins:
         raise UserError(f"models of {a.pixels.bins} and {b.pixels.bins} bins a pixel cannot be compared")
-    first = measure(a, images, labels, levels=levels, **options)
-    second = measure(b, images, labels, levels=levels, **options)
-    same = [p.logsnr for p in first.per_level] == [p.logsnr for p in second.per_level]
-    return Comparison(first, second, same and first.num_levels == second.num_levels)

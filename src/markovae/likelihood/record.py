@@ -142,6 +142,10 @@ class Measurement:
             record["density_nats"] = {"mean": finite(density.value), "stderr": finite(density.stderr)}
         if self.randomisations is not None:
             record["noise_stderr_nats"] = finite(self.noise_nats.stderr)
+            noise = self.noise_nats.scaled(self._bit)
+            if self.discrete:
+                ends = [finite(end) for end in noise.ci95]
+                record["noise_bits_per_dim"] = {"stderr": finite(noise.stderr), "ci95": ends}
         return record
 
     def rows(self) -> list[dict[str, float]]:
@@ -152,15 +156,16 @@ class Measurement:
         for i, values in enumerate(zip(*columns, strict=True)):
             row: dict[str, float] = {"image": i, **{f"{k}_nats": v for k, v in zip(names, values, strict=True)}}
             if self.discrete:
-                row["bits_per_dim"] = row["total_nats"] / (self.dims * math.log(2))
+                row["bits_per_dim"] = row["total_nats"] * self._bit
+            if self.randomisations is not None:
+                repeats = self.randomisations[i]
+                row["noise_stderr_nats"] = float(repeats.std()) / math.sqrt(len(repeats))
             rows.append(row)
         return rows
 
     def to_csv(self) -> str:
         """The rows as text: a header and a line an image."""
-        rows = self.rows()
-        lines = [",".join(rows[0]), *(",".join(repr(value) for value in row.values()) for row in rows)]
-        return "\n".join(lines) + "\n"
+        return csv_of(self.rows())
 
     def extremes(self, count: int) -> tuple[Tensor, Tensor]:
         """Places of the `count` most and the `count` least likely images, each most extreme first, int64."""
@@ -168,7 +173,18 @@ class Measurement:
         return order[:count], order.flip(0)[:count]
 
     def _per_dim(self, values: Tensor) -> Estimate:
-        return estimate_mean(values).scaled(1 / (self.dims * math.log(2)))
+        return estimate_mean(values).scaled(self._bit)
+
+    @property
+    def _bit(self) -> float:
+        """Bits per dimension in a nat of an image."""
+        return 1 / (self.dims * math.log(2))
+
+
+def csv_of(rows: list[dict[str, float]]) -> str:
+    """Rows of one form as text: a header and a line each; numbers to their last digit."""
+    lines = [",".join(rows[0]), *(",".join(repr(value) for value in row.values()) for row in rows)]
+    return "\n".join(lines) + "\n"
 
 
 def finite(value: float) -> float | None:

@@ -66,7 +66,7 @@ def nats_table(
 ) -> NatsTable:
     """Draw every level of every image once: L network calls an image."""
     estimator = Estimator(None, control=control)
-    drawn = list(measuring(model, images, labels, None, None, None, seed, batch, estimator))
+    drawn = list(measuring(model, images, labels, estimator=estimator, seed=seed, batch=batch))
     level = torch.cat([d.task.level for d in drawn])
     counted = torch.cat([d.counted for d in drawn])
     closed = torch.cat([d.prior for d in drawn]) + torch.cat([d.known for d in drawn])

@@ -29,13 +29,23 @@ def isotropic_costs(error: Tensor, logsnr: Tensor, dims: int) -> Tensor:
 def diagonal_costs(error: Tensor, logsnr: Tensor) -> Tensor:
     """½ Σ_i ln(1 + Δγ e_{ℓ,i}) with the per-level diagonal variance; error (L, *D). As `isotropic_costs`."""
     steps = _snr_steps(logsnr)
-    columns = [0.5 * torch.log1p(steps[:, j, None] * e).sum(1) for j, e in enumerate(error.double().flatten(1))]
-    return _upper(torch.stack(columns, 1))
+    costs = torch.zeros_like(steps)
+    for j, e in enumerate(error.double().flatten(1)):
+        costs[:j, j] = 0.5 * torch.log1p(steps[:j, j, None] * e).sum(1)
+    return _upper(costs)
 
 
 def posterior_costs(error: Tensor, logsnr: Tensor, dims: int) -> Tensor:
     """(d/2) Δγ e_ℓ with the variance β̃. As `isotropic_costs`."""
     return _upper(0.5 * dims * _snr_steps(logsnr) * error.double())
+
+
+def step_costs(error: Tensor, logsnr: Tensor, dims: int) -> Tensor:
+    """(d/2) [r − 1 − ln r + r Δγ e_ℓ], r = β̃/σ² = (1 + γ_ℓ)/(1 + γ_ℓ'), with the variance σ². As `isotropic_costs`."""
+    spread = torch.nn.functional.softplus(logsnr[1:].double())
+    log_ratio = (spread - spread[:, None]).clamp(max=0)
+    excess = torch.expm1(log_ratio)
+    return _upper(0.5 * dims * (excess - log_ratio + (1 + excess) * _snr_steps(logsnr) * error.double()))
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def survey(
             totals.add(p, error.cpu(), nats.cpu(), control)
         prior = torch.cat([model.prior_nats(model.to_x(part)).cpu() for part in images.split(batch)])
     model.train(training)
-    return totals.survey(levels, model.schedule.logsnr, float(prior.mean()))
+    return totals.survey(levels, model.schedule.logsnr.detach().cpu(), float(prior.mean()))
 
 
 def fit_reverse(

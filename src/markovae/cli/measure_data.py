@@ -1,0 +1,133 @@
+"""What `markovae measure` measures, and the other images that it fits on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from markovae.cli.running import Opened
+from markovae.errors import UserError
+
+if TYPE_CHECKING:
+    from markovae.data import DataConfig
+    from markovae.data.images import ImageData
+    from markovae.data.split import Splits
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is measured.
+
+    Args:
+        data: the images, with labels where they have them.   source, split: where they are from.
+        matches: whether they are what the run stored; None for other data than the run's own.
+        splits: the parts of this source.
+    """
+
+    data: ImageData
+    source: str
+    split: str
+    matches: bool | None
+    splits: Splits
+
+
+def choose(opened: Opened, source: str | None, split: str) -> Chosen:
+    """The images to measure: a part of the run's own data, checked against what the run stored, or of other data.
+
+    Raises:
+        UserError: for data that are missing, or that do not fit the model.
+    """
+    from markovae.console import say
+    from markovae.data import load_data
+
+    config = opened.checkpoint.config.data
+    if source is not None:
+        config = _like(config, source, opened)
+    splits = load_data(config)
+    matches = None
+    if source is None:
+        matches = trained_on(splits, opened)
+        if not matches:
+            say("measuring nevertheless: images of this part may have been trained on")
+    data = _part(splits, split)
+    if not len(data):
+        raise UserError(f"the {split} part of {config.source} has no images: take --split all")
+    bins = opened.model.pixels.bins
+    if data.bins != bins:
+        raise UserError(
+            f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
+        )
+    return Chosen(data, config.source, split, matches, splits)
+
+
+def trained_on(splits: Splits, opened: Opened) -> bool:
+    """Whether these parts are those that the run stored; told on stderr where they are not."""
+    from markovae.console import say
+
+    try:
+        splits.verify(opened.checkpoint.state.get("data") or {})
+    except UserError as error:
+        say(f"warning: {error}")
+        return False
+    return True
+
+
+def labels_for(opened: Opened, data: ImageData) -> Any:
+    """The labels of the images where this model takes classes, else None.
+
+    Raises:
+        UserError: for other classes than the model's.
+    """
+    if not opened.num_classes or data.labels is None:
+        return None
+    if data.class_names != opened.checkpoint.class_names:
+        raise UserError(f"{data.name} has other classes than {opened.path}: rename its folders, or leave them out")
+    return data.labels
+
+
+def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
+    """Up to `count` images to fit on, of other parts than the one measured: validation images before training ones.
+
+    Args:
+        own: whether the images measured are of the run's own data.
+    Raises:
+        UserError: where every image is measured.
+    """
+    import numpy as np
+
+    from markovae.data import reopen
+
+    splits, left = chosen.splits, [part for part in ("validation", "train") if part != chosen.split]
+    if chosen.split == "all":
+        if own:
+            raise UserError("--split all leaves no image to fit on: measure one part, or with --estimator stratified")
+        splits = reopen(opened.checkpoint.config.data, opened.checkpoint.state["data"])
+    parts: list[ImageData] = [getattr(splits, name) for name in left]
+    parts = [parts[0].take(slice(0, count)), *(p.take(slice(0, max(0, count - len(parts[0])))) for p in parts[1:])]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        raise UserError(f"{chosen.source} has no images beside its {chosen.split} part: there is nothing to fit on")
+    labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
+    images = np.concatenate([np.asarray(part.images) for part in parts])
+    return replace(parts[0], images=images, labels=labels, captions=None)
+
+
+def _like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
+    """Other data, brought to the model's shape as the run's own were."""
+    channels, height, width = opened.model.shape
+    if source in ("faces", "digits"):
+        return replace(config, source=source, size=height)
+    grey_or_rgb = "grey" if channels == 1 else "rgb"
+    return replace(config, source=source, size=height, width=0 if width == height else width, channels=grey_or_rgb)
+
+
+def _part(splits: Splits, split: str) -> ImageData:
+    if split != "all":
+        part: ImageData = getattr(splits, split)
+        return part
+    import numpy as np
+
+    parts = (splits.train, splits.validation, splits.test)
+    labels = None if splits.train.labels is None else np.concatenate([part.labels for part in parts])
+    images = np.concatenate([part.images for part in parts])
+    return replace(splits.test, images=images, labels=labels, captions=None)

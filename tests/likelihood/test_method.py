@@ -1,0 +1,143 @@
+"""What is fitted before a measurement: on other images, without a trace in the model, and unbiased all the same."""
+
+import math
+
+import pytest
+import torch
+
+from markovae.errors import UserError
+from markovae.likelihood import (
+    Method,
+    compare,
+    isotropic_costs,
+    measure,
+    posterior_costs,
+    prepare,
+    prepare_pair,
+    search,
+    step_costs,
+)
+from markovae.randomness import generator
+from markovae.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance, StepVariance
+
+
+def test_every_estimator_is_unbiased(gauss):
+    model = gauss.model(factor=0.85)
+    x, other = gauss.data(1500, generator(0, "x")), gauss.data(300, generator(1, "x"))
+    for estimator in ("full", "stratified", "importance", "control"):
+        fit = other if Method(estimator).needs_fit else None
+        draws = None if estimator == "full" else 5
+        found = measure(model, x, draws=draws, estimator="stratified" if draws is None else estimator, fit=fit)
+        estimate = found.density_nats
+        assert estimate.value == pytest.approx(gauss.truth(model), abs=4 * estimate.stderr), estimator
+
+
+def test_fitted_estimators_leave_less_noise(gauss):
+    model = gauss.model(factor=0.85)
+    x, other = gauss.data(300, generator(0, "x")), gauss.data(300, generator(1, "x"))
+    noise = {
+        name: measure(model, x, draws=4, estimator=name, replicates=4, fit=other if fit else None).noise_nats.stderr
+        for name, fit in (("stratified", False), ("importance", True), ("control", True))
+    }
+    assert noise["importance"] < 0.9 * noise["stratified"]
+    assert noise["control"] < 0.85 * noise["importance"], "what is left is the reconstruction's own noise"
+
+
+def test_an_optimal_grid_beats_even_strides_and_changes_nothing_of_the_model(gauss):
+    model = gauss.model()
+    x, other = gauss.data(400, generator(0, "x")), gauss.data(400, generator(1, "x"))
+    before = model.reverse, model.schedule.logsnr.clone()
+    prepared = prepare(model, Method(levels=7, grid="optimal"), other)
+    assert isinstance(prepared.model.reverse, IsotropicVariance)
+    assert isinstance(model.reverse, PosteriorVariance)
+    assert model.reverse is before[0]
+    assert torch.equal(model.schedule.logsnr, before[1])
+    assert prepared.levels is not None
+    assert (prepared.fitted_on, len(prepared.levels)) == (400, 7)
+    assert prepared.fit_calls == 400 * 16
+    grid = gauss.model().schedule.logsnr
+    assert torch.equal(prepared.model.schedule.logsnr[1:], grid[prepared.levels])
+
+    best, even, own = (
+        measure(model, x, draws=None, levels=7, fit=other, **words).density_nats.value
+        for words in ({"grid": "optimal"}, {"variance": "isotropic"}, {})
+    )
+    assert best < even < own
+    entropy = 0.5 * float((2 * math.pi * math.e * gauss.variance).log().sum())
+    assert best > entropy, "an exact denoiser's bound is never below"
+
+
+def test_diagonal_variances_of_these_axes_beat_isotropic_ones(gauss):
+    model = gauss.model()
+    x, other = gauss.data(400, generator(0, "x")), gauss.data(400, generator(1, "x"))
+    prepared = prepare(model, Method(levels=7, grid="optimal", variance="diagonal"), other)
+    assert isinstance(prepared.model.reverse, DiagonalVariance)
+    isotropic, diagonal = (
+        measure(model, x, draws=None, levels=7, grid="optimal", variance=kind, fit=other).density_nats.value
+        for kind in ("isotropic", "diagonal")
+    )
+    assert diagonal < isotropic
+
+
+def test_levels_by_number_and_all_levels(gauss):
+    prepared = prepare(gauss.model(), Method(levels=5))
+    assert prepared.levels.tolist() == [1, 9, 17, 25, 33]
+    assert prepare(gauss.model(), Method(levels=33)).levels is None
+    alone = prepare(gauss.model(), Method("importance", levels=1), gauss.data(20, generator(1, "x")))
+    assert alone.model.num_levels == 1
+
+
+def test_compared_models_share_the_law_of_their_levels(gauss):
+    a, b = gauss.model(factor=0.9), gauss.model(factor=1.0)
+    other = gauss.data(100, generator(1, "x"))
+    first, second = prepare_pair(a, b, Method("importance", draws=4), other)
+    assert first.estimator.law is second.estimator.law
+    assert first.estimator.law is not None
+    assert float(first.estimator.law.probability.sum()) == pytest.approx(1)
+    x = gauss.data(600, generator(0, "x"))
+    found = compare(a, b, x, method=Method("importance", draws=4), fit=other)
+    difference = found.difference_nats
+    assert found.same_grid
+    assert difference.value == pytest.approx(gauss.truth(a) - gauss.truth(b), abs=4 * difference.stderr)
+    grids = prepare_pair(a, b, Method(levels=6, grid="optimal"), other)
+    assert all(p.model.num_levels == 6 for p in grids)
+
+
+def test_images_are_never_measured_and_fitted_on_at_once(gauss):
+    x = gauss.data(20, generator(0, "x"))
+    with pytest.raises(UserError, match="3 of the images to measure are among"):
+        measure(gauss.model(), x, estimator="importance", fit=torch.cat([x[4:7], gauss.data(5, generator(1, "x"))]))
+    with pytest.raises(UserError, match="2 of the images"):
+        compare(gauss.model(), gauss.model(), x, method=Method("importance"), fit=x[:2])
+
+
+def test_refusals_are_one_sentence(gauss):
+    x = gauss.data(3, generator(0, "x"))
+    with pytest.raises(UserError, match="give images that will not be measured"):
+        measure(gauss.model(), x, estimator="importance")
+    with pytest.raises(UserError, match="2 images or more"):
+        measure(gauss.model(), x, estimator="control", fit=gauss.data(1, generator(1, "x")))
+    with pytest.raises(UserError, match="levels=34 must lie in 1…33"):
+        prepare(gauss.model(), Method(levels=34, grid="optimal"), x)
+    with pytest.raises(ValueError, match="estimator='best' must be one of"):
+        measure(gauss.model(), x, estimator="best")
+    with pytest.raises(ValueError, match="draws=None takes every level"):
+        measure(gauss.model(), x, draws=None, estimator="importance")
+    for word in ("grid", "variance"):
+        with pytest.raises(ValueError, match=word):
+            measure(gauss.model(), x, **{word: "odd"})
+
+
+def test_step_costs_are_the_expected_nats_with_the_steps_variance(gauss):
+    for levels in (33, 9):
+        model = gauss.model(factor=0.9, levels=levels, reverse=StepVariance())
+        grid = model.schedule.logsnr
+        error = gauss.errors(model, grid[1:]).mean(1)
+        steps = step_costs(error, grid, 4).diagonal(1)
+        found = measure(model, gauss.data(4000, generator(0, "x")), draws=None)
+        for expected, row in zip(steps.tolist(), found.per_level, strict=True):
+            assert row.nats == pytest.approx(expected, abs=5 * row.stderr)
+        assert bool((steps >= isotropic_costs(error, grid, 4).diagonal(1)).all())
+        assert float(search(posterior_costs(error, grid, 4), levels).nats[-1]) == pytest.approx(
+            float(posterior_costs(error, grid, 4).diagonal(1).sum())
+        )
