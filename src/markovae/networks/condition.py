@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from markovae.errors import UserError
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -76,12 +78,13 @@ class ConditionEmbedding(nn.Module):
         width: size of the embedding.
         num_classes: labels run from 0 to num_classes − 1; 0 takes none.
         vector_dim: size of the vector; 0 takes none.
+        null: False for a network of others that never learned to do without a label.
     """
 
-    def __init__(self, width: int, num_classes: int = 0, vector_dim: int = 0) -> None:
+    def __init__(self, width: int, num_classes: int = 0, vector_dim: int = 0, null: bool = True) -> None:
         super().__init__()
-        self.width, self.num_classes, self.vector_dim = width, num_classes, vector_dim
-        self.label: nn.Embedding | None = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.width, self.num_classes, self.vector_dim, self.null = width, num_classes, vector_dim, null
+        self.label: nn.Embedding | None = nn.Embedding(num_classes + null, width) if num_classes else None
         self.vector: nn.Linear | None = nn.Linear(vector_dim, width) if vector_dim else None
         self.null_vector: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if vector_dim else None
 
@@ -102,6 +105,11 @@ class ConditionEmbedding(nn.Module):
         return total
 
     def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
+        missing = condition.label is None or (condition.keep is not None and not bool(condition.keep.all()))
+        if missing and not self.null:
+            raise UserError(
+                f"this network needs a class of every image, 0…{self.num_classes - 1}: it has none for 'no class'"
+            )
         null = torch.full((batch,), self.num_classes, dtype=torch.int64, device=device)
         if condition.label is None:
             return null

@@ -34,3 +34,18 @@ class Network(nn.Module, ABC):
             condition: what is known about each example, or None for the learned null.
         Returns: (B, C_out, *rest of D), float32; float64 where the weights are (`network.double()`).
         """
+
+
+def check_images(z: Tensor, logsnr: Tensor, channels: int, stride: int) -> None:
+    """Refuse, with a ValueError, latents that are no images (B, channels, H, W) of sides that the stride divides, and
+    log-SNRs that are not one for each."""
+    if z.ndim != 4 or z.shape[1] != channels:
+        raise ValueError(f"latent of shape {tuple(z.shape)} must be (B, {channels}, H, W)")
+    height, width = z.shape[2:]
+    if height % stride or width % stride:
+        raise ValueError(
+            f"images of {height}x{width} pixels do not fit this network: height and width must be multiples "
+            f"of {stride}; crop, pad or resize them"
+        )
+    if logsnr.shape != (len(z),):
+        raise ValueError(f"logsnr of shape {tuple(logsnr.shape)} must be ({len(z)},): one for each example")

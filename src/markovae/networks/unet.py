@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from markovae.networks.condition import Condition, ConditionEmbedding
 from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
 from markovae.networks.layers import ResidualBlock, SelfAttention, group_count, zeroed
-from markovae.networks.network import Network
+from markovae.networks.network import Network, check_images
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class UNet(Network):
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
-        self._check(z, logsnr)
+        check_images(z, logsnr, self.config.in_channels, self.stride)
         precise = working_type(self.stem.weight)
         embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
         seen = F.pixel_unshuffle(self.detail(z.to(precise), logsnr), self.config.patch)
@@ -146,16 +146,3 @@ class UNet(Network):
             h = self.grow[level - 1](h) if level > 0 else h
         out: Tensor = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.config.patch)
         return out.to(precise)
-
-    def _check(self, z: Tensor, logsnr: Tensor) -> None:
-        channels, stride = self.config.in_channels, self.stride
-        if z.ndim != 4 or z.shape[1] != channels:
-            raise ValueError(f"latent of shape {tuple(z.shape)} must be (B, {channels}, H, W)")
-        height, width = z.shape[2:]
-        if height % stride or width % stride:
-            raise ValueError(
-                f"images of {height}x{width} pixels do not fit this network: height and width must be multiples "
-                f"of {stride}; crop, pad or resize them"
-            )
-        if logsnr.shape != (len(z),):
-            raise ValueError(f"logsnr of shape {tuple(logsnr.shape)} must be ({len(z)},): one for each example")
