@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from markovae.config import Config
     from markovae.data import load_data
     from markovae.diffusion import Diffusion
+    from markovae.fitting import with_reverse
     from markovae.likelihood import Measurement, measure
     from markovae.networks.condition import Condition
+    from markovae.quality import Quality, assess
     from markovae.sampling import sample
     from markovae.training import Step, fit
     from markovae.vae import Bound, MarkovianVAE
@@ -29,13 +31,16 @@ _HOME = {
     "Diffusion": "diffusion",
     "MarkovianVAE": "vae",
     "Measurement": "likelihood",
+    "Quality": "quality",
     "Step": "training",
+    "assess": "quality",
     "create": "build",
     "fit": "training",
     "load": "checkpoint",
     "load_data": "data",
     "measure": "likelihood",
     "sample": "sampling",
+    "with_reverse": "fitting",
 }
 
 __all__ = [
@@ -45,14 +50,17 @@ __all__ = [
     "Diffusion",
     "MarkovianVAE",
     "Measurement",
+    "Quality",
     "Step",
     "__version__",
+    "assess",
     "create",
     "fit",
     "load",
     "load_data",
     "measure",
     "sample",
+    "with_reverse",
 ]
 
 

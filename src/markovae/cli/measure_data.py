@@ -42,7 +42,7 @@ def choose(opened: Opened, source: str | None, split: str) -> Chosen:
 
     config = opened.checkpoint.config.data
     if source is not None:
-        config = _like(config, source, opened)
+        config = like(config, source, opened)
     splits = load_data(config)
     matches = None
     if source is None:
@@ -112,7 +112,7 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
     return replace(parts[0], images=images, labels=labels, captions=None)
 
 
-def _like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
+def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
     """Other data, brought to the model's shape as the run's own were."""
     channels, height, width = opened.model.shape
     if source in ("faces", "digits"):

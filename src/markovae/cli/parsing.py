@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn, final
 
 from markovae import __version__
-from markovae.cli import demo, doctor, edit, inspect, measure, sample, shard, train, verify
+from markovae.cli import demo, doctor, edit, inspect, measure, quality, sample, shard, train, verify
 from markovae.errors import UserError
 
 DESCRIPTION = "Diffusion models as Markovian VAEs: train on your own images, sample, and measure in bits/dim."
@@ -20,7 +20,7 @@ start here:
 
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """
-COMMANDS = (demo, train, sample, edit, measure, inspect, shard, verify, doctor)
+COMMANDS = (demo, train, sample, edit, measure, quality, inspect, shard, verify, doctor)
 
 
 @final

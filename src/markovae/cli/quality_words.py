@@ -1,0 +1,119 @@
+"""A quality record in words: each number with its floor and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markovae.quality import Quality
+
+
+def difference(found: Quality, earlier: Mapping[str, Any], varying: Sequence[str]) -> dict[str, Any]:
+    """KID of this record less that of the earlier one, with the error of independent figures."""
+    from markovae.quality import compare
+
+    less = compare(found, earlier, varying)
+    return {"kid_difference": less.value, "stderr": less.stderr, "ci95": list(less.ci95)}
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """The record as a person reads it."""
+    shown = record["conditions"]
+    drawn = f"{shown['sampler']}, {shown['steps']} network calls each, seed {shown['seed']}"
+    lines = [
+        f"KID {_error(record['kid'])}, floor {_error(record['kid_floor'])}: {_verdict(record['kid_excess'])}",
+        f"{shown['n']:,} samples ({drawn}) against {_reference(record)}; extractor {shown['extractor']}",
+        "",
+        _table([("", "samples", "floor", ""), *_rows(record)]),
+        "",
+        _memory_sentence(record["memorisation"], shown["n"]),
+    ]
+    if "compared" in record:
+        compared = record["compared"]
+        lines.append(_compared_sentence(compared))
+    lines.append(f"{record['seconds']:.0f} s")
+    return "\n".join(lines)
+
+
+def _rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    shares, floors = record["precision_recall"], record["precision_recall_floor"]
+    memory = record["memorisation"]
+    n, dims = record["conditions"]["n"], record["dims"]
+    few = f"; n is below the {dims} features, so read it against its floor only" if n <= dims else ""
+    rows = [
+        ("KID", _error(record["kid"]), _error(record["kid_floor"]), "kernel distance: 0 for equal populations, any n"),
+        (
+            "Fréchet distance",
+            _figure(record["frechet_distance"]),
+            _figure(record["frechet_distance_floor"]),
+            f"between fitted Gaussians; compare at equal n only{few}",
+        ),
+    ]
+    meanings = {
+        "precision": "samples that lie among real images",
+        "recall": "real images that lie among samples: falls where kinds of image are missing",
+        "density": "real neighbourhoods over a sample, 1 for equal populations",
+        "coverage": "real images with a sample near",
+    }
+    rows += [(name, f"{shares[name]:.3f}", f"{floors[name]:.3f}", meaning) for name, meaning in meanings.items()]
+    rows.append(
+        (
+            "nearest training image",
+            f"{memory['samples_median']:.1f}",
+            f"{memory['heldout_median']:.1f}",
+            "median distance in grey levels of 255; beside it that of images not trained on",
+        )
+    )
+    return rows
+
+
+def _verdict(excess: Mapping[str, Any]) -> str:
+    low, high = excess["ci95"]
+    if low > 0:
+        return f"the samples are {_error(excess)} farther from held-out images than training images are"
+    if high < 0:
+        return f"the samples are nearer to held-out images than training images are ({_error(excess)}), which asks why"
+    return "the samples cannot be told from training images at this n"
+
+
+def _memory_sentence(memory: Mapping[str, Any], n: int) -> str:
+    share = memory["nearer"]
+    text = (
+        f"A sample lies nearer to the training images than a held-out image does with probability {_error(share)} "
+        f"(0.5: nothing is memorised); {memory['suspicious']} of {n:,} lie nearer than 99 % of the held-out images "
+        f"(about {memory['expected']:.0f} by chance)"
+    )
+    if memory["copies"]:
+        return f"{text}; {memory['copies']} are copies of a training image within one grey level."
+    return f"{text}; none is a copy."
+
+
+def _compared_sentence(compared: Mapping[str, Any]) -> str:
+    low, high = compared["ci95"]
+    what = "no difference beyond the errors" if low <= 0 <= high else "better" if high < 0 else "worse"
+    value, error = compared["kid_difference"], compared["stderr"]
+    return f"KID less that of {compared['file']}: {value:+.4f} ± {error:.4f}, {what}."
+
+
+def _reference(record: Mapping[str, Any]) -> str:
+    count = f"{record['conditions']['reference_n']:,}"
+    if record["against"]:
+        return f"{count} images of {record['against']}"
+    return f"{count} held-out images of {record['data']['source']}"
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.4f} ± {found['stderr']:.4f}"
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _table(rows: Sequence[tuple[str, str, str, str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        f"  {name:<{widths[0]}}  {ours:>{widths[1]}}  {floor:>{widths[2]}}  {meaning}".rstrip()
+        for name, ours, floor, meaning in rows
+    )

@@ -1,0 +1,183 @@
+"""From a model and its data to a record of its quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from markovae.console import track
+from markovae.data.images import ImageData
+from markovae.data.split import Splits
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.quality.extractors.extractor import DEFAULT_EXTRACTOR, Extractor, open_extractor
+from markovae.quality.features import cached_features, features
+from markovae.quality.frechet import frechet_distance
+from markovae.quality.manifold import NEIGHBOURS, precision_recall
+from markovae.quality.memory import memorisation
+from markovae.quality.mmd import kid, kid_difference
+from markovae.quality.neighbours import Images
+from markovae.quality.real import Real, choose_real
+from markovae.quality.record import Conditions, Quality
+from markovae.quality.resize import RESIZE
+from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, condition_for, draw_batches, evaluating, plan, to_images
+from markovae.sampling.conditions import num_classes
+from markovae.sampling.planning import own_spacing
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How samples are drawn, and what a record says of it.
+
+    Args:
+        plan: sampler and grid.   guidance: how x̂ is pushed.   seed: sample i depends on it and on i.
+        batch: images at a time.   facts: sampler, spacing, threshold, guidance, guidance_interval, autoguide.
+    """
+
+    plan: Plan
+    guidance: Guidance
+    seed: int
+    batch: int
+    facts: Mapping[str, Any]
+
+
+def assess(
+    model: Diffusion,
+    data: Splits,
+    n: int | None = None,
+    *,
+    sampler: str = DEFAULT_SAMPLER,
+    steps: int | None = None,
+    seed: int = 0,
+    guidance: float = 1.0,
+    extractor: Extractor | str = DEFAULT_EXTRACTOR,
+    against: ImageData | None = None,
+) -> Quality:
+    """Draw n samples of a model and measure how far they lie from real images, beside the floor at the same n.
+
+    A model with classes draws those of n training images, so that samples and data have them in equal shares.
+
+    Args:
+        data: the parts the model was trained with (`load_data`).   n: None is 1,000, or fewer where fewer images train.
+        sampler, steps, seed, guidance: as `sample` takes them.
+        extractor: small (built in), lite0, or one that was opened.
+        against: a reference of its own; None is the test and validation part of the data.
+    Raises:
+        UserError: for data of another kind than the model's, n that is too small or too large, or an unknown name.
+    """
+    facts = {
+        "sampler": sampler,
+        "spacing": own_spacing(sampler),
+        "threshold": None,
+        "guidance": guidance,
+        "guidance_interval": None,
+        "autoguide": None,
+    }
+    draw = Draw(plan(model, sampler, steps), Guidance(guidance), seed, 64, facts)
+    chosen, real = _opened(extractor), real_for(model, data, n, against)
+    return graded(draw_samples(model, real, draw), real, chosen, conditions_of(real, chosen, draw, model))
+
+
+def assess_images(
+    images: Images,
+    data: Splits,
+    extractor: Extractor | str = DEFAULT_EXTRACTOR,
+    against: ImageData | None = None,
+) -> Quality:
+    """The same for images that are there already, whoever drew them.
+
+    Args:
+        images: digits, (n, C, H, W), of the data's shape and bins.
+    Raises:
+        UserError: as `assess`.
+    """
+    if images.ndim != 4 or images.shape[1:] != data.train.shape:
+        raise UserError(f"images of {images.shape} do not compare with {data.train.shape}: bring (n, C, H, W)")
+    real, chosen = choose_real(data, len(images), against), _opened(extractor)
+    return graded(images, real, chosen, conditions_of(real, chosen))
+
+
+def real_for(model: Diffusion, data: Splits, n: int | None = None, against: ImageData | None = None) -> Real:
+    """The real images for n samples of this model.
+
+    Raises:
+        UserError: for images of another kind than the model's, and as `choose_real`.
+    """
+    if model.shape != data.train.shape or model.pixels.bins != data.train.bins:
+        raise UserError(
+            f"the model makes images of {model.shape} with {model.pixels.bins} grey values and {data.train.name} has "
+            f"{data.train.shape} with {data.train.bins}: bring data of its kind"
+        )
+    real = choose_real(data, n, against)
+    classes = num_classes(model)
+    if classes and real.labels is not None and len(data.train.class_names) != classes:
+        raise UserError(f"the model has {classes} classes and {data.train.name} {len(data.train.class_names)}")
+    return real
+
+
+def conditions_of(
+    real: Real, extractor: Extractor, draw: Draw | None = None, model: Diffusion | None = None
+) -> Conditions:
+    """The conditions of a figure, known before it is measured; without a draw the images were given."""
+    facts = dict.fromkeys(("sampler", "spacing", "threshold", "guidance", "guidance_interval", "autoguide"))
+    if draw is not None:
+        facts = {name: draw.facts[name] for name in facts}
+    return Conditions(
+        n=real.n,
+        steps=draw.plan.calls if draw else None,
+        seed=draw.seed if draw else None,
+        precision=str(model.precision).removeprefix("torch.") if model else None,
+        extractor=extractor.name,
+        extractor_sha256=extractor.digest,
+        resize=RESIZE,
+        reference_n=len(real.reference),
+        reference_sha256=real.digest,
+        k=NEIGHBOURS,
+        **facts,
+    )
+
+
+def draw_samples(model: Diffusion, real: Real, draw: Draw) -> Images:
+    """As many samples as there are stand-ins, of their classes, digits, (n, C, H, W), with progress on stderr."""
+    labels = torch.as_tensor(real.labels) if num_classes(model) and real.labels is not None else None
+    batches = draw_batches(
+        model,
+        real.n,
+        draw.plan,
+        seed=draw.seed,
+        batch=draw.batch,
+        condition=condition_for(model, labels),
+        guidance=draw.guidance,
+    )
+    with evaluating(model):
+        parts = [x.cpu() for x in track(batches, "sampling", -(-real.n // draw.batch))]
+    return to_images(model, torch.cat(parts))
+
+
+def graded(samples: Images, real: Real, extractor: Extractor, conditions: Conditions) -> Quality:
+    """Every figure of n samples against these real images."""
+    reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
+    stand_ins = cached_features(extractor, real.stand_ins, real.bins, "features of training images")
+    ours = features(extractor, np.asarray(samples), real.bins, "features of the samples")
+    equal = min(len(ours), len(reference))
+    return Quality(
+        conditions=conditions,
+        kid=kid(ours, reference),
+        kid_floor=kid(stand_ins, reference),
+        kid_excess=kid_difference(ours, stand_ins, reference),
+        frechet=frechet_distance(ours, reference),
+        frechet_floor=frechet_distance(stand_ins, reference),
+        manifold=precision_recall(ours[:equal], reference[:equal]),
+        manifold_floor=precision_recall(stand_ins[:equal], reference[:equal]),
+        manifold_n=equal,
+        memory=memorisation(samples, real.heldout, real.training, real.bins),
+        dims=extractor.dims,
+    )
+
+
+def _opened(extractor: Extractor | str) -> Extractor:
+    return open_extractor(extractor) if isinstance(extractor, str) else extractor

@@ -1,0 +1,104 @@
+"""Which real images samples are measured against, and which stand in for samples to give the floor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from markovae.data.images import ImageData
+from markovae.data.split import Splits
+from markovae.errors import UserError
+from markovae.quality.features import content_hash
+from markovae.quality.manifold import NEIGHBOURS
+from markovae.quality.mmd import FEWEST
+from markovae.quality.neighbours import Images
+from markovae.randomness import generator
+
+DEFAULT_N = 1000
+MOST_REFERENCE = 5000
+LEAST = max(FEWEST, NEIGHBOURS + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """Real images in their roles.
+
+    Args:
+        reference: what samples are compared with, (N, C, H, W).
+        stand_ins: n training images, not of the reference, that take the samples' place for the floor.
+        labels: the classes of the stand-ins, (n,), which the samples are given too, or None.
+        training, heldout: all images trained on; images not trained on, at most n.   bins: digits a pixel can show.
+    """
+
+    reference: Images
+    stand_ins: Images
+    labels: np.ndarray | None
+    training: Images
+    heldout: Images
+    bins: int
+
+    @property
+    def n(self) -> int:
+        """How many samples are measured."""
+        return len(self.stand_ins)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the reference, hex."""
+        return content_hash(self.reference)
+
+
+def choose_real(data: Splits, n: int | None = None, against: ImageData | None = None) -> Real:
+    """The real images for a figure of n samples.
+
+    The reference are the images that were not trained on (test and validation part), at most 5,000 of them, or those
+    of `against`. The stand-ins are n images of the training part. Both choices are fixed: they depend on the data and
+    n alone.
+
+    Args:
+        n: None is 1,000, or as many training images as there are.
+    Raises:
+        UserError: where n is too small, exceeds the training images, or the reference is too small or of another kind.
+    """
+    available = len(data.train)
+    n = min(DEFAULT_N, available) if n is None else n
+    if n < LEAST:
+        raise UserError(f"n={n} must be at least {LEAST}: it counts the samples that are compared")
+    if n > available:
+        raise UserError(
+            f"n={n} exceeds the {available} training images, {n} of which give the floor at the same n: "
+            f"take n of at most {available}"
+        )
+    heldout = np.concatenate([np.asarray(data.test.images), np.asarray(data.validation.images)])
+    reference = heldout if against is None else _fitting(against, data.train)
+    reference = reference[_chosen(len(reference), MOST_REFERENCE, "reference")]
+    if len(reference) < LEAST:
+        raise UserError(
+            f"the reference has {len(reference)} images and at least {LEAST} are needed: "
+            "bring more data, or name a reference of its own"
+        )
+    rows = _chosen(available, n, "stand-ins")
+    return Real(
+        reference=reference,
+        stand_ins=np.asarray(data.train.images[rows]),
+        labels=None if data.train.labels is None else data.train.labels[rows],
+        training=data.train.images,
+        heldout=heldout[_chosen(len(heldout), n, "reference")],
+        bins=data.train.bins,
+    )
+
+
+def _chosen(count: int, most: int, purpose: str) -> np.ndarray:
+    """At most `most` of `count` places, in an order fixed by the purpose."""
+    return torch.randperm(count, generator=generator(0, "quality", purpose))[:most].numpy()
+
+
+def _fitting(against: ImageData, own: ImageData) -> np.ndarray:
+    if against.shape != own.shape or against.bins != own.bins:
+        raise UserError(
+            f"the reference {against.name} has images of {against.shape} with {against.bins} grey values and the data "
+            f"{own.shape} with {own.bins}: bring images of one kind"
+        )
+    return np.asarray(against.images)

@@ -1,0 +1,99 @@
+"""`markovae quality`: a record on stdout, words for people, comparisons refused before anything is drawn."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from markovae.cli import main
+from markovae.data.drawing import render
+
+REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
+QUICK = ("--n", "12", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An array file of sixty faces that no run has seen."""
+    path = tmp_path_factory.mktemp("faces") / "faces.npy"
+    np.save(path, np.stack([render(i, 32) for i in range(60_000, 60_060)]))
+    return path
+
+
+def test_the_reference_model(json_of: Callable[..., Any], faces: Path) -> None:
+    record = json_of("quality", "quality", REFERENCE, faces, "--n", "8", "--steps", "3", "--seed", "5")
+    shown = record["conditions"]
+    assert (shown["n"], shown["steps"], shown["seed"], shown["extractor"]) == (8, 3, 5, "small")
+    assert shown["reference_n"] == 12  # a fifth of sixty is held out
+    assert record["data"] == {"source": str(faces), "matches_run": None}
+    assert record["kid"]["value"] > record["kid_floor"]["value"]
+
+
+def test_digits_with_their_classes(json_of: Callable[..., Any], digits_run: Path) -> None:
+    record = json_of("quality", "quality", digits_run, *QUICK)
+    assert record["data"] == {"source": "digits", "matches_run": True}
+    assert record["conditions"]["reference_n"] > 300
+    assert record == {**json_of("quality", "quality", digits_run, *QUICK), "seconds": record["seconds"]}
+
+
+def test_in_words(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quality", str(digits_run), *QUICK]) == 0
+    out = capsys.readouterr().out
+    for words in ("KID", "floor", "Fréchet distance", "recall", "nearest training image", "compare at equal n only"):
+        assert words in out
+    assert "FID" not in out
+    assert "12 samples (sde-dpmpp2m, 2 network calls each, seed 0) against" in out
+
+
+def test_another_reference(json_of: Callable[..., Any], digits_run: Path) -> None:
+    record = json_of("quality", "quality", digits_run, *QUICK, "--against", "digits")
+    assert record["against"] == "digits"
+    assert record["conditions"]["reference_n"] == 1797
+
+
+def test_comparing_needs_equal_conditions(
+    json_of: Callable[..., Any], refused: Callable[..., str], digits_run: Path, tmp_path: Path
+) -> None:
+    record = json_of("quality", "quality", digits_run, *QUICK)
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    again = json_of("quality", "quality", digits_run, *QUICK, "--compare", path)
+    assert again["compared"]["kid_difference"] == 0
+    command = ("quality", digits_run, "--n", "12", "--steps", "3", "--compare", path)
+    assert "differ in steps (3 and 2)" in refused(*command)
+    other = json_of("quality", *command, "--varying", "steps")
+    expected = other["kid"]["value"] - record["kid"]["value"]
+    assert other["compared"]["kid_difference"] == pytest.approx(expected)
+    assert "'colour' is no condition" in refused(*command, "--varying", "colour")
+    path.write_text("[]", encoding="utf-8")
+    assert "no quality record" in refused(*command)
+    path.write_text("{", encoding="utf-8")
+    assert "is no JSON" in refused(*command)
+    assert "cannot be read" in refused("quality", digits_run, "--compare", tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--n", "0"), "must be at least 1"),
+        (("--n", "3"), "n=3 must be at least 4"),
+        (("--n", "99999"), "exceeds the"),
+        (("--extractor", "smal"), "did you mean small?"),
+        (("--extractor", "inception"), "--weights"),
+        (("--weights", "x"), "leave them out"),
+        (("--varying", "steps"), "goes with --compare"),
+        (("--steps", "0"), "must be at least 1"),
+        (("--against", "nowhere"), "no data source"),
+    ],
+)
+def test_bad_options_are_one_sentence(
+    refused: Callable[..., str], digits_run: Path, options: tuple[str, ...], words: str
+) -> None:
+    assert words in refused("quality", digits_run, *options)
+
+
+def test_faces_are_no_digits(refused: Callable[..., str], digits_run: Path, faces: Path) -> None:
+    assert "grey values" in refused("quality", digits_run, faces, *QUICK)

@@ -1,0 +1,82 @@
+"""A model assessed end to end, and records compared or refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import markovae as mv
+from markovae.data.split import Splits
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.quality import Quality, assess, assess_images, compare, open_extractor
+from markovae.quality.record import Conditions
+
+
+@pytest.fixture
+def found(tiny_model: Diffusion, splits: Splits) -> Quality:
+    return assess(tiny_model, splits, 12, steps=3)
+
+
+def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_model: Diffusion, splits: Splits) -> None:
+    shown = found.conditions
+    assert (shown.n, shown.steps, shown.seed, shown.sampler) == (12, 3, 0, "sde-dpmpp2m")
+    assert (shown.extractor, shown.extractor_sha256) == ("small", open_extractor().digest)
+    assert (shown.reference_n, shown.resize) == (70, "bicubic-antialiased-stretched-1")
+    assert found.kid_excess.value == pytest.approx(found.kid.value - found.kid_floor.value, rel=1e-6)
+    # An untrained model is far off, and the floor is where real images are.
+    assert found.kid.value - 4 * found.kid.stderr > found.kid_floor.value
+    assert abs(found.kid_floor.value) < 4 * found.kid_floor.stderr
+    assert found.frechet > found.frechet_floor > 0
+    assert found.memory.searched == 120
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert record["conditions"]["n"] == 12
+    assert assess(tiny_model, splits, 12, steps=3).to_dict() == found.to_dict()
+
+
+def test_images_are_assessed_whoever_drew_them(tiny_model: Diffusion, splits: Splits, found: Quality) -> None:
+    real = splits.train.images[-20:]
+    same = assess_images(real, splits)
+    assert same.conditions.sampler is None
+    assert abs(same.kid_excess.value) < 4 * same.kid_excess.stderr
+    assert same.memory.copies == 20
+    with pytest.raises(UserError, match="do not compare"):
+        assess_images(np.zeros((20, 3, 4, 4), np.uint8), splits)
+
+
+def test_data_of_another_kind_are_refused(tiny_model: Diffusion, splits: Splits) -> None:
+    parts = [replace(p, bins=17, images=p.images // 16) for p in (splits.train, splits.validation, splits.test)]
+    with pytest.raises(UserError, match="with 256 grey values and halves has"):
+        assess(tiny_model, Splits(*parts, "by hand"), 12, steps=3)
+
+
+def test_equal_records_compare_and_others_name_what_differs(found: Quality) -> None:
+    less = compare(found, found)
+    assert less.value == 0
+    assert less.stderr == pytest.approx(2**0.5 * found.kid.stderr)
+    for name in Conditions.__dataclass_fields__:
+        changed = found.to_dict()
+        changed["conditions"] = {**changed["conditions"], name: "another"}
+        with pytest.raises(UserError, match=rf"differ in {name} \("):
+            compare(found, changed)
+        assert compare(found, changed, varying=[name]).value == 0
+
+
+@pytest.mark.parametrize("record", [{}, {"schema_version": 1, "conditions": {}}, [], {"kid": {}, "conditions": {}}])
+def test_what_is_no_record_is_refused(found: Quality, record: object) -> None:
+    with pytest.raises(UserError, match="no quality record"):
+        compare(found, record)
+
+
+def test_a_record_without_a_distance_and_an_unknown_condition_are_refused(found: Quality) -> None:
+    empty = found.to_dict() | {"kid": {"value": None, "stderr": None}}
+    with pytest.raises(UserError, match="no KID"):
+        compare(found, empty)
+    with pytest.raises(UserError, match="'colour' is no condition"):
+        compare(found, found, varying=["colour"])
+
+
+def test_the_public_names() -> None:
+    assert mv.assess is assess
+    assert mv.Quality is Quality

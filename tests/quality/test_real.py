@@ -1,0 +1,54 @@
+"""Which real images are compared: fixed, disjoint, and refused where they cannot be."""
+
+import numpy as np
+import pytest
+
+from markovae.data.images import ImageData
+from markovae.data.split import Splits
+from markovae.errors import UserError
+from markovae.quality import real as room
+from markovae.quality.real import choose_real
+
+
+def rows(images: np.ndarray) -> set[bytes]:
+    return {image.tobytes() for image in images}
+
+
+def test_reference_and_stand_ins_share_no_image_and_are_fixed(splits: Splits) -> None:
+    real = choose_real(splits, 50)
+    assert real.n == 50
+    assert rows(real.reference) == rows(splits.test.images) | rows(splits.validation.images)
+    assert rows(real.stand_ins) < rows(splits.train.images)
+    assert len(rows(real.stand_ins)) == 50
+    assert rows(real.heldout) < rows(real.reference)
+    assert len(real.heldout) == 50
+    again = choose_real(splits, 50)
+    assert real.digest == again.digest
+    assert np.array_equal(real.stand_ins, again.stand_ins)
+    assert np.array_equal(choose_real(splits, 20).stand_ins, real.stand_ins[:20])
+    assert real.labels is not None
+    assert np.array_equal(real.labels == 0, real.stand_ins[:, 0, 0, 0] >= 192)
+
+
+def test_left_alone_n_is_what_the_data_allow(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_real(splits).n == 120
+    monkeypatch.setattr(room, "DEFAULT_N", 10)
+    assert choose_real(splits).n == 10
+    monkeypatch.setattr(room, "MOST_REFERENCE", 12)
+    assert len(choose_real(splits).reference) == 12
+
+
+def test_another_reference(splits: Splits) -> None:
+    other = splits.test.take(slice(0, 9))
+    assert rows(choose_real(splits, 20, other).reference) == rows(other.images)
+    wide = ImageData(np.zeros((9, 3, 4, 4), np.uint8), name="wide")
+    with pytest.raises(UserError, match="reference wide has images of"):
+        choose_real(splits, 20, wide)
+    with pytest.raises(UserError, match="has 2 images and at least 4"):
+        choose_real(splits, 20, splits.test.take(slice(0, 2)))
+
+
+@pytest.mark.parametrize(("n", "words"), [(0, "n=0 must be at least 4"), (121, "at most 120")])
+def test_n_out_of_range_is_refused(splits: Splits, n: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        choose_real(splits, n)
