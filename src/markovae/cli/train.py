@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.ending import finished
-from markovae.cli.options import add_json, add_machine, chosen_device, positive, whole
+from markovae.cli.options import add_json, add_machine, chosen_device, one_of, positive, whole
 from markovae.cli.output import print_json
+from markovae.config.presets import PRESETS, preset_settings
 from markovae.errors import UserError
 from markovae.lock import hold
 from markovae.processes import place
@@ -43,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="F.toml", help="settings to start from")
     parser.add_argument(
         "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as train.lr=0.004; repeatable"
+    )
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        type=one_of(*PRESETS),
+        help="bound (the recipe for likelihood: train.objective=bound, train.law=importance, target.reverse=isotropic) "
+        "or simple (Ho et al.'s: train.weighting=noise); --set comes after it",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 5)")
@@ -98,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def configuration(options: argparse.Namespace) -> Config:
-    """The configuration of a new run: the file, then DATA, then --set, then the other options.
+    """The configuration of a new run: the file, then DATA, --objective, --set, and then the other options.
 
     Raises:
         UserError: for a setting that does not exist or does not fit, or no data.
@@ -111,6 +119,9 @@ def configuration(options: argparse.Namespace) -> Config:
         config = replace(config, data=replace(config.data, source=options.data))
     elif options.config is None and not any(text.startswith("data.source=") for text in settings):
         raise UserError("DATA is missing: name faces, digits, an image folder or an array file; see markovae train -h")
+    if options.objective is not None:
+        kinds = [text.partition("=")[2].strip() for text in settings if text.startswith("schedule.kind=")]
+        settings = [*preset_settings(options.objective, [config.schedule.kind, *kinds][-1]), *settings]
     for name in ("minutes", "steps", "batch", "precision"):
         value = getattr(options, name)
         if value is not None:
@@ -119,7 +130,11 @@ def configuration(options: argparse.Namespace) -> Config:
 
 
 def _check_resume(options: argparse.Namespace) -> None:
-    given = [f"--{name}" for name in ("config", "init", "batch", "precision") if getattr(options, name) is not None]
+    given = [
+        f"--{name}"
+        for name in ("config", "objective", "init", "batch", "precision")
+        if getattr(options, name) is not None
+    ]
     given += ["--set"] if options.set else []
     if given:
         raise UserError(f"{given[0]} does not go with --resume: a run goes on with its own settings; leave it out")
