@@ -133,6 +133,8 @@ def test_facts_are_written_into_every_picture(folder):
     assert text["markovae:seed"] == "7"
     assert text["markovae:sample"] == "2"
     assert text["markovae:edit"] == "from level 0.5"
+    wanted = {"sampler": "sde-dpmpp2m", "steps": "3", "guidance": "2", "class": "dog", "precision": "float32"}
+    assert {name: text[f"markovae:{name}"] for name in wanted} == wanted
     assert len(text["markovae:checkpoint"]) == 16
 
 

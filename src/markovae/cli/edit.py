@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
     parser.add_argument("--level", metavar="F", type=_share, default=0.5, help="where --to mixes (default: 0.5)")
     parser.add_argument("--n", metavar="N", type=whole(1), default=4, help="images drawn (default: 4)")
-    parser.add_argument("--sampler", metavar="NAME", help="default: dpmpp2m, for RePaint ancestral")
+    parser.add_argument(
+        "--sampler", metavar="NAME", help="default: sde-dpmpp2m, for --round-trip dpmpp2m, for RePaint ancestral"
+    )
     parser.add_argument("--steps", metavar="N", type=whole(1), help="network calls a walk (default: 20, RePaint 50)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="draw i depends on seed and i (default: 0)")
     parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     target = Path(options.out) if options.out else _default_folder(opened, options)
     made = edit_image(model, options, _label(opened, options.label))
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
-    facts = {"edit": made.name, "seed": str(options.seed), "checkpoint": opened.checkpoint.digest}
+    facts = _facts(opened, made, options)
     write_pictures(target, drawn, (given, drawn), facts)
     if options.round_trip:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
@@ -115,7 +117,7 @@ def edit_image(model: Diffusion, options: argparse.Namespace, label: int | None 
     from markovae.sampling.draw import condition_for, guided
 
     repaint = options.mask is not None and options.method == "repaint"
-    chosen = plan(model, options.sampler or ("ancestral" if repaint else "dpmpp2m"), _steps(model, options, repaint))
+    chosen = plan(model, _sampler(options), _steps(model, options, repaint))
     count = 1 if options.round_trip else max(options.n, 2) if options.to else options.n
     condition = condition_for(model, None if label is None else torch.full((count,), label))
     denoiser = guided(model, condition, Guidance(options.guidance))
@@ -213,6 +215,32 @@ def _shape(model: Diffusion) -> tuple[int, int, int]:
 
 def _steps(model: Diffusion, options: argparse.Namespace, repaint: bool) -> int:
     return int(options.steps or min(50 if repaint else 20, model.num_levels))
+
+
+def _sampler(options: argparse.Namespace) -> str:
+    """A walk that must be walked back draws nothing; RePaint is made of ancestral steps; else the default."""
+    from markovae.sampling import DEFAULT_SAMPLER
+
+    if options.sampler is not None:
+        return str(options.sampler)
+    if options.round_trip:
+        return "dpmpp2m"
+    return "ancestral" if options.mask is not None and options.method == "repaint" else DEFAULT_SAMPLER
+
+
+def _facts(opened: Opened, made: Edit, options: argparse.Namespace) -> dict[str, str]:
+    """What every picture says of itself."""
+    repaint = options.mask is not None and options.method == "repaint"
+    facts = {
+        "edit": made.name,
+        "seed": str(options.seed),
+        "checkpoint": opened.checkpoint.digest,
+        "sampler": _sampler(options),
+        "steps": str(_steps(opened.model, options, repaint)),
+        "guidance": f"{options.guidance:g}",
+        "precision": opened.precision,
+    }
+    return facts if options.label is None else {**facts, "class": options.label}
 
 
 def _grey_levels(model: Diffusion, made: Edit) -> float:

@@ -40,7 +40,7 @@ _SOLVERS: dict[str, Callable[[], Stepper]] = {
     "dpmpp2s": DPMSolverPP2S,
     "dpmpp3s": DPMSolverPP3S,
     "sde-dpmpp2m": SDEDPMSolverPP2M,
-    "unipc2": partial(AdamsBashforth, 2),
+    "unipc2": DPMSolverPP2M,  # UniP-2 with the paper's ρ = ½
     "unipc3": partial(AdamsBashforth, 3),
     "deis2": partial(AdamsBashforth, 2),
     "deis3": partial(AdamsBashforth, 3),

@@ -8,7 +8,7 @@ from markovae.quadrature import slope
 from markovae.randomness import generator
 from markovae.sampling import DPMSolverPP2M, trajectory, uniform_grid
 from markovae.sampling.control import BoxDown, FullCovariance, IsotropicCovariance, Known, MomentMatched, Observation
-from markovae.sampling.control.moments import conjugate_gradient
+from markovae.sampling.control.moments import least_residual
 from markovae.sampling.draw import finished
 from markovae.toys import Denoiser, pink_gaussian
 
@@ -119,16 +119,31 @@ def test_no_gradient_is_left_behind(toy):
     assert not z.requires_grad
 
 
-def test_conjugate_gradients_solve_each_example_by_itself():
+def test_the_solver_takes_each_example_by_itself_and_needs_no_symmetry():
     source = generator(7)
-    roots = torch.randn(3, 6, 6, generator=source, dtype=torch.float64)
+    roots = torch.randn(4, 6, 6, generator=source, dtype=torch.float64)
     matrices = roots @ roots.mT + 0.1 * torch.eye(6, dtype=torch.float64)
-    matrices[2] = -matrices[2]  # no positive curvature: nothing can be said, so nothing is done
-    b = torch.randn(3, 6, generator=source, dtype=torch.float64)
+    matrices[2] = matrices[2] + 0.5 * (roots[2] - roots[2].mT)
+    matrices[3] = 0
+    b = torch.randn(4, 6, generator=source, dtype=torch.float64)
     b[1] = 0
-    found = conjugate_gradient(lambda v: (matrices @ v[..., None])[..., 0], b, 12)
-    torch.testing.assert_close(found[0], torch.linalg.solve(matrices[0], b[0]))
-    assert torch.equal(found[1:], torch.zeros_like(found[1:]))
+    found = least_residual(lambda v: (matrices @ v[..., None])[..., 0], b, 12)
+    for place in (0, 2):
+        torch.testing.assert_close(found[place], torch.linalg.solve(matrices[place], b[place]))
+    assert torch.equal(found[[1, 3]], torch.zeros_like(b[:2]))
+
+
+def test_no_iteration_raises_the_residual_of_an_indefinite_matrix():
+    """Where conjugate gradients run away: two eigenvalues below zero and a skew part."""
+    source = generator(8)
+    basis = torch.linalg.qr(torch.randn(9, 9, generator=source, dtype=torch.float64))[0]
+    values = torch.tensor([1.0, 0.7, 0.5, 0.3, 0.1, 1e-3, 1e-5, -1e-4, -0.05], dtype=torch.float64)
+    skew = torch.randn(9, 9, generator=source, dtype=torch.float64)
+    matrix = basis @ values.diag() @ basis.T + 0.02 * (skew - skew.T)
+    b = torch.randn(1, 9, generator=source, dtype=torch.float64)
+    sizes = [float((b - least_residual(lambda v: v @ matrix.T, b, n) @ matrix.T).norm()) for n in range(1, 10)]
+    assert all(after <= before * (1 + 1e-12) for before, after in zip([float(b.norm()), *sizes], sizes, strict=False))
+    assert sizes[-1] < 1e-3 * sizes[0]
 
 
 def test_scales_of_the_isotropic_covariance():

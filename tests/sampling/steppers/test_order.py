@@ -35,7 +35,8 @@ SOLVERS = {
     "dpmpp3m": (DPMSolverPP3M(), None, 3),
     "dpmpp3s": (DPMSolverPP3S(), None, 3),
     "deis3": (AdamsBashforth(3), None, 3),
-    "unipc2": (AdamsBashforth(2), UniC(2), 3),
+    "unipc2": (DPMSolverPP2M(), UniC(2), 3),
+    "unipc2, solved exactly": (AdamsBashforth(2), UniC(2), 3),
     "unipc3": (AdamsBashforth(3), UniC(3), 3),
 }
 COUNTS = (64, 128, 256)

@@ -101,11 +101,11 @@ class IsotropicCovariance(PosteriorCovariance):
 class MomentMatched:
     """E[x|z, y] as a denoiser.
 
-    The inner problem is solved by conjugate gradients, each iteration one product with C.
+    The inner problem is solved by conjugate residuals, each iteration one product with C.
 
     Args:
         inner: the denoiser without the observation.   observation: A, y, σ_y.
-        covariance: C.   iterations: of conjugate gradients, ≥ 1.
+        covariance: C.   iterations: of the solver, ≥ 1.
     """
 
     def __init__(
@@ -130,29 +130,35 @@ class MomentMatched:
             return noise**2 * w + operator.apply(product(operator.transpose(w)))
 
         residual = self.observation.y.to(x_hat) - operator.apply(x_hat)
-        solution = conjugate_gradient(normal, residual, self.iterations)
+        solution = least_residual(normal, residual, self.iterations)
         return x_hat + product(operator.transpose(solution)), head
 
 
-def conjugate_gradient(product: Product, b: Tensor, iterations: int) -> Tensor:
-    """w with K w = b for a positive K given by its product, each example by itself, (B, *D).
+def least_residual(product: Product, b: Tensor, iterations: int) -> Tensor:
+    """w with K w ≈ b for a matrix K given by its product, each example by itself, (B, *D).
 
-    An example stops where its residual is within rounding of nothing, or where K shows a direction of no positive
-    curvature: a network's Jacobian need not be a covariance.
-    Source: Hestenes & Stiefel 1952.
+    Each iteration makes ‖b − K w‖ the least it can be over one more direction, so that a K which is no covariance — a
+    network's Jacobian is neither symmetric nor positive — cannot make w run away, as conjugate gradients let it. An
+    example stops where its residual is within rounding of nothing, or where K adds no new direction.
+    Source: Eisenstat, Elman & Schultz 1983 (generalised conjugate residuals).
     """
-    w, residual, direction = torch.zeros_like(b), b, b
-    power = sum_dims(residual**2)
-    least = power * torch.finfo(b.dtype).eps ** 2
+    w, residual = torch.zeros_like(b), b
+    least = sum_dims(b**2) * torch.finfo(b.dtype).eps ** 2
+    past: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(iterations):
-        image = product(direction)
-        curvature = sum_dims(direction * image)
-        going = (curvature > 0) & (power > least)
+        direction, image = residual, product(residual)
+        whole = sum_dims(image**2)
+        for other, its_image, size in past:
+            share = expand(
+                torch.where(size > 0, sum_dims(image * its_image) / torch.where(size > 0, size, 1.0), 0.0), b
+            )
+            direction, image = direction - share * other, image - share * its_image
+        size = sum_dims(image**2)
+        going = (sum_dims(residual**2) > least) & (size > whole * torch.finfo(b.dtype).eps)
         if not bool(going.any()):
             break
-        step = expand(torch.where(going, power / torch.where(going, curvature, 1.0), 0.0), b)
+        size = torch.where(going, size, 0.0)
+        step = expand(torch.where(going, sum_dims(residual * image) / torch.where(going, size, 1.0), 0.0), b)
         w, residual = w + step * direction, residual - step * image
-        fresh = sum_dims(residual**2)
-        turn = expand(torch.where(going, fresh / torch.where(going, power, 1.0), 0.0), b)
-        direction, power = residual + turn * direction, torch.where(going, fresh, 0.0)
+        past.append((direction, image, size))
     return w
