@@ -1,16 +1,20 @@
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
 
 from markovae import target as targets
 from markovae.build import create, create_objective, create_schedule, load_weights
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TrainConfig
+from markovae.config.ddpm import DDPMOptions
 from markovae.endpoint import endpoint_levels
 from markovae.errors import UserError
+from markovae.networks.ddpm import DDPMConfig, DDPMUNet
 from markovae.networks.unet import UNetConfig
 from markovae.pixels import Pixels
 from markovae.reverse import FullVariance, IsotropicVariance, LearnedVariance
+from markovae.sampling import sample
 from markovae.schedule import ConstantSigma
 
 
@@ -141,7 +145,19 @@ def test_the_network_section_has_the_networks_own_defaults():
     ours = {f.name: f.default for f in fields(NetworkConfig)} | {"multipliers": multipliers, "attention": attention}
     theirs = {f.name: f.default for f in fields(UNetConfig) if f.name not in decided_by_data}
     assert {name: ours[name] for name in theirs} == theirs
-    assert set(ours) - set(theirs) == {"detail", "classes"}
+    assert set(ours) - set(theirs) == {"detail", "classes", "kind", "ddpm"}
+
+
+def test_the_ddpm_section_has_the_networks_own_names_and_defaults():
+    ours = {f.name: f.default for f in fields(DDPMOptions)}
+    theirs = {
+        f.name: f.default for f in fields(DDPMConfig) if f.name not in ("in_channels", "out_channels", "num_classes")
+    }
+    assert set(ours) == set(theirs)
+    followed = {name for name in ours if ours[name] is None} | {"null_class"}
+    assert {name: ours[name] for name in theirs if name not in followed} == {
+        name: value for name, value in theirs.items() if name not in followed
+    }
 
 
 def test_a_law_beside_the_schedule_is_refused():
@@ -173,3 +189,62 @@ def test_the_default_schedule_starts_at_a_sixth_of_a_grey_value(bins):
     first = create_schedule(ScheduleConfig(), pixels).logsnr[1]
     noise = float(torch.exp(-first / 2)) / (2 * pixels.half_width)
     assert noise == pytest.approx(1 / 6, rel=0.02)
+
+
+DDPM = ["network.kind=ddpm", "network.ddpm.widths=[8, 16]", "network.ddpm.groups=4", "network.ddpm.blocks=1"]
+
+
+def test_a_network_of_the_ddpm_family_counts_the_steps_of_its_schedule() -> None:
+    config = Config().with_settings([*DDPM, "schedule.kind=linear", "schedule.num_levels=40", "target.reverse=learned"])
+    model = create(config, (1, 8, 8), num_classes=3)
+    network = model.network
+    assert isinstance(network, DDPMUNet)
+    assert (network.config.in_channels, network.config.out_channels, network.num_classes) == (1, 2, 3)
+    assert (network.config.embedding, network.config.middle_groups, network.config.attention_up) == (32, 4, (1,))
+    assert network.step(model.schedule.logsnr[1:]).tolist() == list(range(40))
+    assert bool(model.bound(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).total.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["network.ddpm.groups=3"], "network.ddpm: a width of 8 does not split into groups=3"),
+        (["schedule.kind=learned"], "counts the steps of a fixed grid"),
+        (["schedule.kind=linear", "schedule.zero_terminal=true", "target.name=noise"], "says nothing about the data"),
+        (["schedule.kind=betas", "schedule.betas=[0.1, 1.0]", "target.name=score"], "says nothing about the data"),
+    ],
+)
+def test_sections_that_do_not_go_together_are_refused(settings: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create(Config().with_settings([*DDPM, *settings]), (1, 8, 8))
+    with pytest.raises(UserError, match=r"9x8 pixels .* shorten network\.ddpm\.widths"):
+        create(Config().with_settings(DDPM), (1, 9, 8))
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "betas"])
+@pytest.mark.parametrize("target", ["velocity", "data"])
+def test_a_schedule_that_ends_without_signal_has_a_finite_bound(tiny_config: Config, kind: str, target: str) -> None:
+    settings = {
+        "linear": ["schedule.beta_start=1e-4", "schedule.beta_end=0.2"],
+        "scaled_linear": ["schedule.beta_start=1e-4", "schedule.beta_end=0.2"],
+        "cosine": [],
+        "betas": ["schedule.betas=[1e-4, 0.02, 0.3, 0.7, 1.0]", "schedule.num_levels=none"],
+    }[kind]
+    settings += ["schedule.zero_terminal=true"] if kind != "betas" else []
+    model = create(tiny_config.with_settings([f"schedule.kind={kind}", f"target.name={target}", *settings]), (1, 4, 4))
+    bound = model.bound(torch.full((2, 1, 4, 4), 7))
+    assert bool(bound.total.isfinite().all())
+    assert float(bound.prior.abs().max()) < 1e-12
+    assert np.isfinite(sample(model, 2, steps=4, raw=True)).all()
+    assert np.isfinite(sample(model, 2, sampler="ancestral", raw=True)).all()
+
+
+def test_a_clipped_model_clips_its_guess_and_costs_no_more(tiny_config: Config) -> None:
+    plain = create(tiny_config.with_settings(["target.name=noise"]), (1, 4, 4))
+    clipped = create(tiny_config.with_settings(["target.name=noise", "target.clip=1"]), (1, 4, 4))
+    images = torch.randint(0, 256, (4, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    z = 3 * torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    level = torch.full((4,), -3.0, dtype=torch.float64)
+    assert torch.equal(clipped.denoise(z, level), plain.denoise(z, level).clamp(-1, 1))
+    assert bool((clipped.bound(images).levels <= plain.bound(images).levels + 1e-9).all())
+    assert clipped.on_grid(clipped.schedule.subgrid(5)).clip == 1

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from markovae.endpoint import endpoint_levels
 from markovae.forward import noise_scale, signal_scale, step_variance
 from markovae.schedule import (
+    NO_SIGNAL,
     ConstantSigma,
     LogSNRLinear,
     NoiseSchedule,
@@ -17,7 +18,9 @@ from markovae.schedule import (
     first_level_warning,
     from_betas,
     linear,
+    scaled_linear,
     time,
+    zero_terminal,
 )
 
 
@@ -56,6 +59,27 @@ def test_linear_and_any_betas_are_the_step_variances(levels: int) -> None:
     grid = linear(levels).logsnr
     betas = torch.linspace(1e-4, 0.02, levels, dtype=torch.float64) * 1000 / levels
     torch.testing.assert_close(step_variance(grid[:-1], grid[1:]), betas, rtol=1e-9, atol=0)
+
+
+def test_scaled_linear_is_linear_in_the_root() -> None:
+    grid = scaled_linear(100, 0.00085, 0.012).logsnr
+    root = step_variance(grid[:-1], grid[1:]).sqrt()
+    torch.testing.assert_close(
+        root, torch.linspace(0.00085**0.5, 0.012**0.5, 100, dtype=torch.float64), rtol=1e-9, atol=0
+    )
+
+
+def test_a_last_beta_of_one_and_a_zero_terminal_schedule_leave_no_signal() -> None:
+    """Both end at the log-SNR that stands for none; the rest keeps its proportions (Lin et al. 2024, algorithm 1)."""
+    before = linear(50)
+    for grid in (from_betas(torch.tensor([0.1, 0.5, 1.0])), zero_terminal(before), zero_terminal(cosine(50))):
+        assert float(grid.logsnr[-1]) == NO_SIGNAL
+        assert float(signal_scale(grid.logsnr[-1])) < 1e-20
+        assert float(step_variance(grid.logsnr[-2], grid.logsnr[-1])) == 1
+    after = zero_terminal(before)
+    assert float(after.logsnr[1]) == pytest.approx(float(before.logsnr[1]), abs=1e-9)
+    a, b = signal_scale(before.logsnr[1:]), signal_scale(after.logsnr[1:])
+    torch.testing.assert_close(b.diff() / a.diff(), torch.full((49,), float(b.diff()[0] / a.diff()[0])).double())
 
 
 def test_ho_et_al_end_where_their_paper_says() -> None:
@@ -132,7 +156,9 @@ def test_time_is_minus_log_of_the_signal(value: float) -> None:
         (lambda: LogSNRLinear(10, math.inf, 2.0), "must fall"),
         (lambda: ConstantSigma(1.0, 5), r"sigma=1.0 must lie in \(0, 1\)"),
         (lambda: ConstantSigma(math.nan, 5), r"must lie in \(0, 1\)"),
-        (lambda: from_betas(torch.tensor([0.1, 1.0])), "betas must lie"),
+        (lambda: from_betas(torch.tensor([1.0, 0.1])), "betas must lie"),
+        (lambda: from_betas(torch.tensor([0.1, 0.0])), "betas must lie"),
+        (lambda: zero_terminal(from_betas(torch.tensor([0.1]))), "use at least 2"),
         (lambda: linear(20), "use more than 20 levels"),
         (lambda: Tabulated(torch.tensor([math.inf, 0.0])), "level 0 alone is clean"),
         (lambda: Tabulated(torch.tensor([1.0, 1.0])).logsnr, "level 2 does not lie below level 1"),

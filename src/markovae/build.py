@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 
 from markovae import schedule as schedules
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
-from markovae.config.model import DEFAULT_LEVELS
+from markovae.config.ddpm import DDPMOptions
+from markovae.config.model import BETA_SCHEDULES, DEFAULT_LEVELS
 from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.fitting import variance_named
 from markovae.learned_schedule import LearnedLogSNR
+from markovae.networks.ddpm import DDPMConfig, DDPMUNet
+from markovae.networks.network import Network
 from markovae.networks.unet import UNet, UNetConfig
 from markovae.objective import (
     Draws,
@@ -49,18 +53,25 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
     _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
     reverse = variance_named(config.target.reverse, shape)
-    unet = _unet_config(config.network, shape, reverse.channels, pixels, num_classes if config.network.classes else 0)
-    _check_stride(shape, unet.stride)
+    schedule = create_schedule(config.schedule, pixels)
+    _check_together(config, schedule)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-        network = UNet(unet)
+        classes, channels = num_classes if config.network.classes else 0, reverse.channels * shape[0]
+        if config.network.kind == "ddpm":
+            network: Network = _ddpm(config.network.ddpm or DDPMOptions(), shape, channels, schedule, classes)
+        else:
+            unet = _unet_config(config.network, shape, channels, pixels, classes)
+            _check_stride(shape, unet.stride, "lower network.patch, or shorten network.multipliers")
+            network = UNet(unet)
     return Diffusion(
         network,
-        create_schedule(config.schedule, pixels),
+        schedule,
         target_named(config.target.name),
         reverse,
         _decoder(config.target, pixels),
         shape,
+        clip=config.target.clip,
     )
 
 
@@ -76,10 +87,8 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
             if levels is None and (config.sigma is None or config.delta is None):
                 levels = DEFAULT_LEVELS
             made: NoiseSchedule = schedules.constant(sigma=config.sigma, delta=config.delta, num_levels=levels)
-        elif config.kind == "linear":
-            made = schedules.linear(levels or DEFAULT_LEVELS)
-        elif config.kind == "cosine":
-            made = schedules.cosine(levels or DEFAULT_LEVELS)
+        elif config.kind in BETA_SCHEDULES:
+            made = _beta_schedule(config, levels or DEFAULT_LEVELS)
         else:
             start = schedules.fine_logsnr(pixels.half_width) if config.start is None else config.start
             kind = LearnedLogSNR if config.kind == "learned" else schedules.LogSNRLinear
@@ -91,6 +100,20 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
     except ValueError as error:
         raise UserError(f"schedule: {error}") from None
     return made
+
+
+def _beta_schedule(config: ScheduleConfig, levels: int) -> NoiseSchedule:
+    if config.kind == "betas":
+        made = schedules.from_betas(torch.tensor(config.betas, dtype=torch.float64))
+    elif config.kind == "cosine":
+        made = schedules.cosine(levels)
+    elif config.beta_start is None or config.beta_end is None:
+        made = schedules.linear(levels)
+    elif config.kind == "linear":
+        made = schedules.from_betas(torch.linspace(config.beta_start, config.beta_end, levels, dtype=torch.float64))
+    else:
+        made = schedules.scaled_linear(levels, config.beta_start, config.beta_end)
+    return schedules.zero_terminal(made) if config.zero_terminal else made
 
 
 def create_objective(
@@ -181,13 +204,43 @@ def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
     return mass / total
 
 
+def _check_together(config: Config, schedule: NoiseSchedule) -> None:
+    """What the sections refuse of each other."""
+    blind = float(schedule.logsnr.detach()[-1]) <= schedules.NO_SIGNAL
+    if blind and config.target.name not in ("data", "velocity"):
+        raise UserError(
+            f"target.name={config.target.name} says nothing about the data where no signal is left, and this schedule "
+            "ends so: take target.name=velocity or data, or a schedule that keeps some signal"
+        )
+    if config.network.kind == "ddpm" and config.schedule.kind == "learned":
+        raise UserError(
+            "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "
+            "schedule, or network.kind=unet"
+        )
+
+
+def _ddpm(
+    options: DDPMOptions, shape: Sequence[int], channels: int, schedule: NoiseSchedule, num_classes: int
+) -> DDPMUNet:
+    settings = {field.name: getattr(options, field.name) for field in fields(options)}
+    settings["embedding"] = options.embedding or 4 * options.widths[0]
+    settings["attention_up"] = options.attention if options.attention_up is None else options.attention_up
+    settings["middle_groups"] = options.groups if options.middle_groups is None else options.middle_groups
+    try:
+        config = DDPMConfig(in_channels=shape[0], out_channels=channels, num_classes=num_classes, **settings)
+    except ValueError as error:
+        raise UserError(f"network.ddpm: {error}") from None
+    _check_stride(shape, config.stride, "shorten network.ddpm.widths")
+    return DDPMUNet(config, schedule.logsnr[1:])
+
+
 def _unet_config(
-    config: NetworkConfig, shape: Sequence[int], outputs: int, pixels: Pixels, num_classes: int
+    config: NetworkConfig, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
 ) -> UNetConfig:
     multipliers, attention = config.levels(*shape[1:])
     return UNetConfig(
         in_channels=shape[0],
-        out_channels=outputs * shape[0],
+        out_channels=channels,
         width=config.width,
         multipliers=multipliers,
         blocks=config.blocks,
@@ -219,7 +272,7 @@ def _check_shape(shape: Sequence[int]) -> None:
         raise UserError(f"images of shape {tuple(shape)} cannot be modelled: give (channels, height, width), each >= 1")
 
 
-def _check_stride(shape: Sequence[int], stride: int) -> None:
+def _check_stride(shape: Sequence[int], stride: int, remedy: str) -> None:
     height, width = shape[-2:]
     if height % stride == 0 and width % stride == 0:
         return
@@ -229,5 +282,5 @@ def _check_stride(shape: Sequence[int], stride: int) -> None:
         sizes = f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
     raise UserError(
         f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "
-        f"do are {sizes} (data.size, data.width); or lower network.patch, or shorten network.multipliers"
+        f"do are {sizes} (data.size, data.width); or {remedy}"
     )

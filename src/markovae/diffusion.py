@@ -34,6 +34,7 @@ class Diffusion(MarkovianVAE):
         decoder: P_pri(z_0|z_1), with the pixels' digits and scale.
         shape: of one example, D = (C, H, W) or (d,).
         training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
+        clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
     """
 
     def __init__(
@@ -45,12 +46,15 @@ class Diffusion(MarkovianVAE):
         decoder: Decoder,
         shape: Sequence[int],
         training_schedule: NoiseSchedule | None = None,
+        clip: float | None = None,
     ) -> None:
         super().__init__()
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip={clip:g} must be positive: x̂ is held to [-clip, clip]")
         self.network, self.schedule, self.target = network, schedule, target
         self.reverse, self.decoder, self.shape = reverse, decoder, tuple(shape)
         self.training_schedule = schedule if training_schedule is None else training_schedule
-        self.num_levels = schedule.num_levels
+        self.num_levels, self.clip = schedule.num_levels, clip
         self.precision = torch.float32
 
     @property
@@ -84,6 +88,7 @@ class Diffusion(MarkovianVAE):
             self.decoder,
             self.shape,
             self.training_schedule,
+            self.clip,
         )
         model.precision = self.precision
         return model.train(self.training)
@@ -125,7 +130,8 @@ class Diffusion(MarkovianVAE):
         out, head = self._run(z, logsnr, condition), None
         if out.shape[1] == 2 * z.shape[1]:  # a head for a learned variance, whether it is read or not
             out, head = out.chunk(2, dim=1)
-        return self.target.to_x(out, z, logsnr, self.neighbour(logsnr)), head
+        x_hat = self.target.to_x(out, z, logsnr, self.neighbour(logsnr))
+        return x_hat if self.clip is None else x_hat.clamp(-self.clip, self.clip), head
 
     def neighbour(self, logsnr: Tensor) -> Tensor | None:
         """log-SNR of the level before on the training grid, for the targets that need it, (B,), else None.

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from markovae.endpoint import endpoint_levels, endpoint_sigma
 from markovae.forward import noise_scale, signal_scale
 
+NO_SIGNAL = -100.0
+"""log-SNR of a level without signal: a = 2e-22 is lost beside s = 1 in float64, and every formula stays finite."""
+
 
 class NoiseSchedule(nn.Module, ABC):
     """A decreasing log-SNR λ(u), u ∈ [0, 1], with L levels on it."""
@@ -174,11 +177,35 @@ def constant(*, sigma: float | None = None, delta: float | None = None, num_leve
 
 
 def from_betas(betas: Tensor) -> Tabulated:
-    """The schedule whose step variances are β_1…β_L, each in (0, 1), (L,)."""
+    """The schedule whose step variances are β_1…β_L, each in (0, 1), (L,); the last one may be 1 (see `NO_SIGNAL`)."""
     betas = betas.double()
-    if not bool(((betas > 0) & (betas < 1)).all()):
-        raise ValueError("betas must lie in (0, 1): each is the variance of one step's noise")
-    return Tabulated(logsnr_of_log_signal(torch.log1p(-betas).cumsum(0)))
+    if not len(betas) or not bool((betas > 0).all() & (betas[:-1] < 1).all() & (betas[-1] <= 1)):
+        raise ValueError("betas must lie in (0, 1): each is the variance of one step's noise; the last one may be 1")
+    return Tabulated(_ended(logsnr_of_log_signal(torch.log1p(-betas).cumsum(0))))
+
+
+def scaled_linear(num_levels: int, beta_start: float, beta_end: float) -> Tabulated:
+    """√β rising linearly from √beta_start to √beta_end.
+
+    Source: Rombach et al. 2022 (latent diffusion), whose code has it.
+    """
+    return from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, num_levels, dtype=torch.float64) ** 2)
+
+
+def zero_terminal(schedule: NoiseSchedule) -> Tabulated:
+    """The same levels with a' = (a − a_L) a_1/(a_1 − a_L): level 1 stays, and nothing is left at level L.
+
+    Source: Lin et al. 2024, algorithm 1.
+    """
+    a = signal_scale(schedule.logsnr[1:])
+    if len(a) < 2:
+        raise ValueError("a schedule of one level cannot keep its level and lose it: use at least 2")
+    return Tabulated(_ended(logsnr_of_log_signal(2 * ((a - a[-1]) * (a[0] / (a[0] - a[-1]))).log())))
+
+
+def _ended(logsnr: Tensor) -> Tensor:
+    """The last −∞, if there is one, as `NO_SIGNAL`."""
+    return torch.cat([logsnr[:-1], logsnr[-1:].clamp(min=NO_SIGNAL)])
 
 
 def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tabulated:

@@ -1,6 +1,7 @@
 import pytest
 
-from markovae.config import NetworkConfig, ScheduleConfig, TargetConfig
+from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig
+from markovae.config.ddpm import DDPMOptions
 from markovae.errors import UserError
 
 
@@ -17,6 +18,15 @@ from markovae.errors import UserError
         ({"kind": "constant"}, r"needs schedule\.sigma or schedule\.delta"),
         ({"kind": "constant", "delta": 1.2}, r"delta=1\.2 must lie between 0 and 1"),
         ({"kind": "constant", "delta": 0.1, "sigma": 0.1, "num_levels": 9}, "name two"),
+        ({"kind": "linear", "beta_start": 1e-4}, "come together"),
+        ({"kind": "cosine", "beta_start": 1e-4, "beta_end": 0.02}, "belong to kind=linear or scaled_linear"),
+        ({"kind": "scaled_linear"}, r"needs schedule\.beta_start"),
+        ({"kind": "linear", "beta_start": 0.1, "beta_end": 1.0}, "1 does not"),
+        ({"kind": "betas"}, r"schedule\.betas belong to kind=betas, which needs them"),
+        ({"betas": (0.1, 0.2)}, "the kind is logsnr_linear"),
+        ({"kind": "betas", "betas": (0.1,)}, "at least 2"),
+        ({"kind": "betas", "betas": (0.1, 0.2), "num_levels": 3}, r"leave schedule\.num_levels out"),
+        ({"kind": "constant", "delta": 0.1, "zero_terminal": True}, "not to kind=constant"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
@@ -31,6 +41,9 @@ def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
         ({"multipliers": ()}, "must name a factor"),
         ({"multipliers": (1, 2), "attention": (2,)}, r"attention=\[2\] must name levels 0…1"),
         ({"dropout": 1.0}, r"dropout=1 must lie in \[0, 1\)"),
+        ({"kind": "dddpm"}, "did you mean ddpm"),
+        ({"ddpm": DDPMOptions()}, r"belongs to network\.kind=ddpm"),
+        ({"kind": "ddpm", "patch": 1}, r"network\.patch belongs to network\.kind=unet"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
@@ -72,3 +85,35 @@ def test_the_nearest_word_is_named(name: str, value: str, near: str):
 def test_a_target_word_is_checked(name: str):
     with pytest.raises(UserError, match=rf"target\.{name}='velocty' must be one of"):
         TargetConfig(**{name: "velocty"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widths": ()}, "at least one channel a level"),
+        ({"blocks": 0}, r"network\.ddpm\.blocks=0 must be at least 1"),
+        ({"head_dim": -1}, "0 is allowed"),
+        ({"embedding": 0}, "at least 1"),
+        ({"middle_groups": -1}, "0 means no normalisation"),
+        ({"eps": 0.0}, "above 0"),
+        ({"padding": 2}, "lie in 0…1"),
+        ({"dropout": -0.1}, r"\[0, 1\)"),
+        ({"attention_up": (4,)}, r"attention_up=\[4\] must name levels 0…3"),
+    ],
+)
+def test_a_network_of_the_ddpm_family_that_cannot_be_is_refused(settings: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        DDPMOptions(**settings)
+
+
+def test_a_section_within_a_section_survives_toml_and_settings():
+    config = Config().with_settings(
+        ["network.kind=ddpm", "network.ddpm.widths=[32, 64]", "network.ddpm.attention_up=[]", "target.clip=1"]
+    )
+    assert config.network.ddpm == DDPMOptions(widths=(32, 64), attention_up=())
+    assert Config.parse(config.to_toml().encode()) == config
+    assert "ddpm]" not in Config().to_toml()
+    with pytest.raises(UserError, match=r"network\.ddpm\.width is no setting: did you mean network\.ddpm\.widths"):
+        Config.parse(b"[network]\nkind = 'ddpm'\n[network.ddpm]\nwidth = 3\n")
+    with pytest.raises(UserError, match=r"clip=0 must be above 0"):
+        TargetConfig(clip=0.0)

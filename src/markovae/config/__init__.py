@@ -75,13 +75,16 @@ class Config:
         """
         table = to_table(self)
         for text in settings:
-            (section, name), value = parse_setting(text, type(self))
-            if section == "train" and name in ("steps", "minutes") and value is not None:
+            (*sections, name), value = parse_setting(text, type(self))
+            if sections == ["train"] and name in ("steps", "minutes") and value is not None:
                 table["train"].pop("minutes" if name == "steps" else "steps", None)
+            place = table
+            for section in sections:
+                place = place.setdefault(section, {})
             if value is None:
-                table[section].pop(name, None)
+                place.pop(name, None)
             else:
-                table[section][name] = value
+                place[name] = value
         return from_table(type(self), table)
 
     def hash(self) -> str:

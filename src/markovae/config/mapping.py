@@ -44,10 +44,10 @@ def from_table(kind: type[Record], table: Mapping[str, Any], where: str = "") ->
         name = f"{where}.{key}" if where else key
         if key not in known:
             raise unknown(name, names_of(kind, where))
-        if is_dataclass(hints[key]):
+        if (section := _section(hints[key])) is not None:
             if not isinstance(value, Mapping):
                 raise UserError(f"{name}={value!r} must be a section: write [{name}] with settings below it")
-            values[key] = from_table(typing.cast(type, hints[key]), value, name)
+            values[key] = from_table(section, value, name)
         else:
             values[key] = _convert(value, hints[key], name, known[key].default)
     return kind(**values)
@@ -59,8 +59,15 @@ def names_of(kind: type, where: str = "") -> list[str]:
     names = []
     for field in fields(kind):
         name = f"{where}.{field.name}" if where else field.name
-        names += names_of(hints[field.name], name) if is_dataclass(hints[field.name]) else [name]
+        section = _section(hints[field.name])
+        names += [name] if section is None else names_of(section, name)
     return names
+
+
+def _section(hint: Any) -> type | None:
+    """The dataclass that a declared type is, or is where it is not None; None for a plain value."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((kind for kind in kinds if is_dataclass(kind) and isinstance(kind, type)), None)
 
 
 def unknown(name: str, known: list[str]) -> UserError:
@@ -84,7 +91,7 @@ def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
     path = name.split(".")
     hint: Any = kind
     for part in path:
-        hint = typing.get_type_hints(hint)[part]
+        hint = typing.get_type_hints(_section(hint) or hint)[part]
     return path, _parse_value(raw.strip(), hint)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from markovae.config.checks import at_least, between, one_of
+from markovae.config.checks import above, at_least, between, one_of
+from markovae.config.ddpm import DDPMOptions
 from markovae.errors import UserError
 
-SCHEDULES = ("logsnr_linear", "constant", "linear", "cosine", "learned")
+SCHEDULES = ("logsnr_linear", "constant", "linear", "scaled_linear", "cosine", "betas", "learned")
+BETA_SCHEDULES = ("linear", "scaled_linear", "cosine", "betas")
+NETWORKS = ("unet", "ddpm")
 TARGETS = ("noise", "data", "velocity", "score", "step_noise", "mean")
 REVERSES = ("posterior", "step", "isotropic", "diagonal", "learned", "full")
 DECODERS = ("step", "ho_small", "ho_large", "softmax")
@@ -21,13 +24,18 @@ class ScheduleConfig:
     """The grid of levels.
 
     Args:
-        kind: logsnr_linear, constant (the lecture's), linear (Ho et al.), cosine (Nichol and Dhariwal), or learned
-            (VDM: ends by the bound's gradient, shape by its variance; it needs train.objective=bound).
+        kind: logsnr_linear, constant (the lecture's), linear (Ho et al.), scaled_linear (Rombach et al.: √β linear),
+            cosine (Nichol and Dhariwal), betas (given one by one), or learned (VDM: ends by the bound's gradient,
+            shape by its variance; it needs train.objective=bound).
         num_levels: L; left out: 1000, or what the endpoint rule gives for constant (sigma, delta).
         start, end: log-SNR of levels 1 and L, of logsnr_linear, and of learned to begin with; start left out: where
             the noise left is a sixth of a grey value of the data (13.3 for 256 values).
         sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
             (sigma, delta, num_levels).
+        beta_start, beta_end: first and last β of linear (left out: Ho et al.'s, scaled by 1000/L) and scaled_linear.
+        betas: β_1…β_L of betas.
+        zero_terminal: whether the signal scales of these three, or of cosine, are shifted and stretched so that
+            nothing is left at level L (Lin et al. 2024); not for a target that is the noise.
     Raises: UserError for a value out of its range or one that the kind does not use.
     """
 
@@ -37,6 +45,10 @@ class ScheduleConfig:
     end: float = -10.0
     sigma: float | None = None
     delta: float | None = None
+    beta_start: float | None = None
+    beta_end: float | None = None
+    betas: tuple[float, ...] = ()
+    zero_terminal: bool = False
 
     def __post_init__(self) -> None:
         one_of("schedule.kind", self.kind, SCHEDULES)
@@ -52,6 +64,25 @@ class ScheduleConfig:
                 f"schedule.start and schedule.end belong to kind=logsnr_linear or learned, not to kind={self.kind}"
             )
         self._check_constant()
+        self._check_betas()
+
+    def _check_betas(self) -> None:
+        ends = (self.beta_start, self.beta_end)
+        if ends != (None, None) and (self.kind not in ("linear", "scaled_linear") or None in ends):
+            raise UserError(
+                "schedule.beta_start and schedule.beta_end come together and belong to kind=linear or scaled_linear"
+            )
+        if self.kind == "scaled_linear" and None in ends:
+            raise UserError("schedule.kind=scaled_linear needs schedule.beta_start and schedule.beta_end")
+        for value in ends:
+            if value is not None and not 0 < value < 1:
+                raise UserError(f"schedule.beta_start and beta_end must lie between 0 and 1: {value:g} does not")
+        if (self.kind == "betas") != bool(self.betas):
+            raise UserError(f"schedule.betas belong to kind=betas, which needs them; the kind is {self.kind}")
+        if self.betas and (self.num_levels not in (None, len(self.betas)) or len(self.betas) < 2):
+            raise UserError(f"schedule.betas are {len(self.betas)}: at least 2, and leave schedule.num_levels out")
+        if self.zero_terminal and self.kind not in BETA_SCHEDULES:
+            raise UserError(f"schedule.zero_terminal belongs to {', '.join(BETA_SCHEDULES)}, not to kind={self.kind}")
 
     def _check_constant(self) -> None:
         given = {name: value for name, value in (("sigma", self.sigma), ("delta", self.delta)) if value is not None}
@@ -71,6 +102,7 @@ class NetworkConfig:
     """The U-Net; what the data decide (channels, classes) is not said here.
 
     Args:
+        kind: unet, ours; or ddpm, the family of Ho et al., told by [network.ddpm] and `classes` alone.
         width: channels at the finest level.
         multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
         blocks: residual blocks a level, down and again up.
@@ -81,8 +113,10 @@ class NetworkConfig:
         detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
         octaves: of the fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network.
+        ddpm: the section [network.ddpm]; left out with kind=ddpm: its defaults.
     """
 
+    kind: str = "unet"
     width: int = 64
     multipliers: tuple[int, ...] | None = None
     blocks: int = 2
@@ -95,8 +129,11 @@ class NetworkConfig:
     radius: int = 2
     octaves: int = 3
     classes: bool = True
+    ddpm: DDPMOptions | None = None
 
     def __post_init__(self) -> None:
+        one_of("network.kind", self.kind, NETWORKS)
+        self._check_kind()
         for name in ("width", "blocks", "head_dim", "patch", "embedding"):
             at_least(f"network.{name}", getattr(self, name), 1, "it counts something the network is made of")
         for name in ("radius", "octaves"):
@@ -107,6 +144,17 @@ class NetworkConfig:
             self._check_attention(len(self.multipliers))
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
+
+    def _check_kind(self) -> None:
+        if self.kind == "unet" and self.ddpm is not None:
+            raise UserError("[network.ddpm] belongs to network.kind=ddpm: set it, or leave the section out")
+        if self.kind == "ddpm":
+            for field in fields(self):
+                if field.name not in ("kind", "classes", "ddpm") and getattr(self, field.name) != field.default:
+                    raise UserError(
+                        f"network.{field.name} belongs to network.kind=unet: the settings of kind=ddpm are in "
+                        "[network.ddpm]"
+                    )
 
     def levels(self, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(multipliers, attention) for images of this size.
@@ -146,15 +194,19 @@ class TargetConfig:
         decoder: P_pri(z_0|z_1): step; Ho et al.'s ho_small, ho_large; or VDM's softmax over the bins, which reads
             z_1 alone.
         pixels: where the digits lie on [−1, 1]: ends or centres.
+        clip: x̂ is held to [−clip, clip], in sampling as in measuring: another model than the one without.
     """
 
     name: str = "velocity"
     reverse: str = "posterior"
     decoder: str = "step"
     pixels: str = "ends"
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         one_of("target.name", self.name, TARGETS)
         one_of("target.reverse", self.reverse, REVERSES)
         one_of("target.decoder", self.decoder, DECODERS)
         one_of("target.pixels", self.pixels, PIXELS)
+        if self.clip is not None:
+            above("target.clip", self.clip, 0, "1 is the range of the pixels")
