@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from markovae.networks.layers import ResidualBlock, SelfAttention, group_count, modulated_norm, zeroed
+from markovae.networks.layers import CrossAttention, ResidualBlock, SelfAttention, group_count, modulated_norm, zeroed
 
 
 @given(st.integers(1, 1024))
@@ -62,3 +62,19 @@ def test_attention_equals_its_definition() -> None:
 def test_zeroed_layers_are_silent() -> None:
     assert zeroed(torch.nn.Linear(3, 2))(torch.ones(3)).eq(0).all()
     assert F.conv2d(torch.ones(1, 2, 3, 3), zeroed(torch.nn.Conv2d(2, 2, 3)).weight).eq(0).all()
+
+
+def test_cross_attention_equals_its_definition_for_every_length() -> None:
+    torch.manual_seed(4)
+    layer = CrossAttention(8, 5, 4)
+    torch.nn.init.normal_(layer.out.weight)
+    h, tokens = torch.randn(3, 8, 2, 3), torch.randn(3, 6, 5)
+    mask = torch.arange(6) < torch.tensor([1, 4, 6])[:, None]
+    found = layer(h, tokens, mask)
+    for b, length in enumerate((1, 4, 6)):
+        q = layer.query(layer.norm(h)[b].flatten(1).T).reshape(6, 2, 4)
+        k, v = layer.key_value(layer.read(tokens[b, :length])).chunk(2, dim=1)
+        q, k = (F.rms_norm(x.reshape(-1, 2, 4), (4,), eps=1e-5) for x in (q, k))
+        weights = torch.einsum("ihd,jhd->hij", q, k).div(2).softmax(-1)
+        mixed = torch.einsum("hij,jhd->ihd", weights, v.reshape(-1, 2, 4)).reshape(6, 8)
+        torch.testing.assert_close(found[b], h[b] + layer.out(mixed).T.reshape(8, 2, 3), atol=1e-5, rtol=1e-4)

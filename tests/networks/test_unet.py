@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from markovae.networks.condition import Condition
 from markovae.networks.unet import UNet, UNetConfig
@@ -173,3 +174,40 @@ def test_in_float64_it_works_wholly_in_float64() -> None:
     network(at["z"], at["logsnr"], condition).sum().backward()
     for name, (up, down) in pairs.items():
         assert float((up - down).sum()) / (2 * step) == pytest.approx(float(at[name].grad.sum()), rel=1e-7), name
+
+
+def text(length: int = 5, batch: int = 3) -> Condition:
+    tokens = torch.randn(batch, length, 6, generator=torch.Generator().manual_seed(7))
+    return Condition(tokens=tokens, mask=torch.arange(length) < torch.tensor([[1], [3], [length]])[:batch])
+
+
+def test_tokens_left_out_are_the_learned_null() -> None:
+    network, z, level = lively(token_dim=6), latent(), torch.zeros(3)
+    nothing = network(z, level)
+    torch.testing.assert_close(network(z, level, text().drop(torch.zeros(3, dtype=torch.bool))), nothing)
+    some = network(z, level, text().drop(torch.tensor([True, False, True])))
+    told = network(z, level, text())
+    torch.testing.assert_close(some[1], nothing[1])
+    torch.testing.assert_close(some[[0, 2]], told[[0, 2]])
+    assert (told - nothing).flatten(1).abs().amax(1).min() > 1e-4
+
+
+def test_what_the_mask_leaves_out_is_never_read() -> None:
+    network, z, level = lively(token_dim=6), latent(), torch.zeros(3)
+    condition = text()
+    other = torch.where(condition.mask[..., None], condition.tokens, 1e4)
+    longer = Condition(tokens=F.pad(other, (0, 0, 0, 4), value=-3.0), mask=F.pad(condition.mask, (0, 4)))
+    torch.testing.assert_close(network(z, level, longer), network(z, level, condition))
+
+
+def test_every_weight_that_reads_a_text_is_trained() -> None:
+    network = lively(token_dim=6)
+    network(latent(), torch.zeros(3), text()).square().mean().backward()
+    reading = [w for name, w in network.named_parameters() if "text" in name or "null_token" in name]
+    assert len(reading) > 10
+    assert all(w.grad is not None and bool(w.grad.abs().sum() > 0) for w in reading)
+
+
+def test_tokens_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="tokens of 6 features: this network reads 4"):
+        lively(token_dim=4)(latent(), torch.zeros(3), text())

@@ -69,7 +69,7 @@ class Condition:
 
 
 class ConditionEmbedding(nn.Module):
-    """Class and vector conditions as one feature vector: e(label) + W·vector, each with a learned null.
+    """Class and vector conditions as one feature vector, e(label) + W·vector, and tokens; each with a learned null.
 
     A field that the network takes and the condition lacks is the null; a field that the condition has and
     the network does not take is an error, so that no label is ever ignored in silence.
@@ -77,16 +77,20 @@ class ConditionEmbedding(nn.Module):
     Args:
         width: size of the embedding.
         num_classes: labels run from 0 to num_classes − 1; 0 takes none.
-        vector_dim: size of the vector; 0 takes none.
+        vector_dim: size of the vector; 0 takes none.   token_dim: size of a token's features; 0 takes none.
         null: False for a network of others that never learned to do without a label.
     """
 
-    def __init__(self, width: int, num_classes: int = 0, vector_dim: int = 0, null: bool = True) -> None:
+    def __init__(
+        self, width: int, num_classes: int = 0, vector_dim: int = 0, null: bool = True, token_dim: int = 0
+    ) -> None:
         super().__init__()
         self.width, self.num_classes, self.vector_dim, self.null = width, num_classes, vector_dim, null
+        self.token_dim = token_dim
         self.label: nn.Embedding | None = nn.Embedding(num_classes + null, width) if num_classes else None
         self.vector: nn.Linear | None = nn.Linear(vector_dim, width) if vector_dim else None
         self.null_vector: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if vector_dim else None
+        self.null_token: nn.Parameter | None = nn.Parameter(torch.zeros(token_dim)) if token_dim else None
 
     def forward(self, condition: Condition | None, batch: int) -> Tensor | float:
         """Embed the condition of `batch` examples: (B, width), or 0.0 where the network takes none."""
@@ -104,11 +108,26 @@ class ConditionEmbedding(nn.Module):
                 total = total + (value if condition.keep is None else torch.where(condition.keep[:, None], value, null))
         return total
 
+    def tokens(self, condition: Condition | None, batch: int) -> tuple[Tensor, Tensor] | None:
+        """(tokens (B, 1 + T, C), mask (B, 1 + T)) to attend to, or None where the network takes none.
+
+        The first token is the learned null; it always counts, and it alone where the condition is left out.
+        """
+        if self.null_token is None:
+            return None
+        null = self.null_token.expand(batch, 1, -1)
+        always = torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        if condition is None or condition.tokens is None or condition.mask is None:
+            return null, always
+        mask = condition.mask if condition.keep is None else condition.mask & condition.keep[:, None]
+        return torch.cat([null, condition.tokens.to(null.dtype)], 1), torch.cat([always, mask], 1)
+
     def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
         missing = condition.label is None or (condition.keep is not None and not bool(condition.keep.all()))
         if missing and not self.null:
             raise UserError(
-                f"this network needs a class of every image, 0…{self.num_classes - 1}: it has none for 'no class'"
+                f"this network needs a class of every image, 0…{self.num_classes - 1}: it knows no 'none'; "
+                "give the labels, and train with train.label_dropout=0"
             )
         null = torch.full((batch,), self.num_classes, dtype=torch.int64, device=device)
         if condition.label is None:
@@ -127,5 +146,7 @@ class ConditionEmbedding(nn.Module):
             raise ValueError("this network takes no labels: build it with num_classes, or drop the labels")
         if condition.vector is not None and not self.vector_dim:
             raise ValueError("this network takes no vector: build it with vector_dim, or drop the vector")
-        if condition.tokens is not None:
+        if condition.tokens is not None and not self.token_dim:
             raise ValueError("this network takes no tokens: give a label or a vector instead")
+        if condition.tokens is not None and condition.tokens.shape[-1] != self.token_dim:
+            raise ValueError(f"tokens of {condition.tokens.shape[-1]} features: this network reads {self.token_dim}")

@@ -106,3 +106,36 @@ class SelfAttention(nn.Module):
         mixed = attend(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
         out: Tensor = h + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
         return out
+
+
+class CrossAttention(nn.Module):
+    """h + projection of softmax(q kᵀ/√d) v: every position of the image asks the tokens of a text.
+
+    Args:
+        channels: C, kept.   token_dim: features of a token.   head_dim: size of a head, divides C.
+    """
+
+    def __init__(self, channels: int, token_dim: int, head_dim: int = 64) -> None:
+        super().__init__()
+        self.head_dim = head_dim if channels % head_dim == 0 else channels
+        self.norm = nn.GroupNorm(group_count(channels), channels, eps=EPS)
+        self.query = nn.Linear(channels, channels)
+        self.read = nn.LayerNorm(token_dim, eps=EPS)
+        self.key_value = nn.Linear(token_dim, 2 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, h: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """h: (B, C, H, W); tokens: (B, T, token_dim); mask: (B, T), True where a token counts -> (B, C, H, W)."""
+        batch, channels, height, width = h.shape
+
+        def split(x: Tensor) -> Tensor:
+            return x.reshape(batch, x.shape[1], -1, self.head_dim).transpose(1, 2)
+
+        q = split(self.query(self.norm(h).flatten(2).transpose(1, 2)))
+        k, v = (split(x) for x in self.key_value(self.read(tokens)).chunk(2, dim=-1))
+        q = F.rms_norm(q, (self.head_dim,), eps=EPS).to(v.dtype)
+        k = F.rms_norm(k, (self.head_dim,), eps=EPS).to(v.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        mixed = mixed.transpose(1, 2).reshape(batch, height * width, channels)
+        out: Tensor = h + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
+        return out

@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from markovae.networks.condition import Condition, ConditionEmbedding
 from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
-from markovae.networks.layers import ResidualBlock, SelfAttention, group_count, zeroed
+from markovae.networks.layers import CrossAttention, ResidualBlock, SelfAttention, group_count, zeroed
 from markovae.networks.network import Network, check_images
+
+Tokens = tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class UNetConfig:
         patch: side of the squares of pixels folded into channels before the finest level.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the residual blocks.
-        num_classes, vector_dim: the conditions taken; 0 is none.
+        num_classes, vector_dim, token_dim: the conditions taken; 0 is none. Tokens are attended to after each block of
+            the coarsest level.
         differences, frequencies, radius: fixed features of the latent's detail (see `Detail`).
         octaves: of the fixed features of the position in the image (see `positions`); 0 gives none.
     """
@@ -42,6 +45,7 @@ class UNetConfig:
     dropout: float = 0.0
     num_classes: int = 0
     vector_dim: int = 0
+    token_dim: int = 0
     differences: bool = True
     frequencies: tuple[float, ...] = (127.5,)
     octaves: int = 3
@@ -76,15 +80,19 @@ class _Level(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(channels, config.embedding, config.dropout) for _ in count)
         attend = level in config.attention
         self.attention = nn.ModuleList(SelfAttention(channels, config.head_dim) for _ in count if attend)
+        reads = config.token_dim > 0 and level == len(config.multipliers) - 1
+        self.text = nn.ModuleList(CrossAttention(channels, config.token_dim, config.head_dim) for _ in count if reads)
         self.merges = nn.ModuleList(nn.Conv2d(2 * channels, channels, 1) for _ in count if merge)
 
-    def forward(self, h: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens, skips: list[Tensor]) -> Tensor:
         for i, block in enumerate(self.blocks):
             if len(self.merges):
                 h = self.merges[i](torch.cat([h, skips.pop()], dim=1))
             h = block(h, embedding)
             if len(self.attention):
                 h = self.attention[i](h)
+            if len(self.text) and tokens is not None:
+                h = self.text[i](h, *tokens)
             if not len(self.merges):
                 skips.append(h)
         return h
@@ -103,7 +111,9 @@ class UNet(Network):
         levels = range(len(widths))
         self.detail = Detail(config.in_channels, config.differences, config.frequencies, config.radius)
         self.level = LogSNREmbedding(config.embedding)
-        self.condition = ConditionEmbedding(config.embedding, config.num_classes, config.vector_dim)
+        self.condition = ConditionEmbedding(
+            config.embedding, config.num_classes, config.vector_dim, token_dim=config.token_dim
+        )
         inputs = self.detail.channels * config.patch**2 + (2 + 4 * config.octaves) * (config.octaves > 0)
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level, merge=False) for level in levels)
@@ -133,16 +143,17 @@ class UNet(Network):
         check_images(z, logsnr, self.config.in_channels, self.stride)
         precise = working_type(self.stem.weight)
         embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
+        tokens = self.condition.tokens(condition, len(z))
         seen = F.pixel_unshuffle(self.detail(z.to(precise), logsnr), self.config.patch)
         where = positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)
         h = self.stem(torch.cat([seen, where], dim=1))
         skips: list[Tensor] = []
         last = len(self.down) - 1
         for level, stage in enumerate(self.down):
-            h = stage(h, embedding, skips)
+            h = stage(h, embedding, tokens, skips)
             h = self.shrink[level](h) if level < last else h
         for level in range(last, -1, -1):
-            h = self.up[level](h, embedding, skips)
+            h = self.up[level](h, embedding, tokens, skips)
             h = self.grow[level - 1](h) if level > 0 else h
         out: Tensor = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.config.patch)
         return out.to(precise)
