@@ -22,7 +22,8 @@ class Step:
 
     Args:
         index: steps done, this one included.   total: steps of the run, None while it is not fixed.
-        images_seen: so far.   loss: weighted mean squared error of the target, per dim.
+        images_seen: so far.
+        loss: weighted mean squared error of the target, per dim; with objective=bound, nats per dim in a fixed unit.
         nats: unbiased estimate of the levels' terms of the bound with variance β̃, per image, from this batch.
         lr: rate of the first group.   grad_norm: of the gradient before clipping.
         seconds: of the run so far.   images_per_second: of this step.
