@@ -61,6 +61,8 @@ def test_nothing_asked_shows_the_help_as_bad_usage(capsys):
         (["measure", "x", "--draws", "0"], "--draws: 0 must be at least 1"),
         (["measure", "x", "--draws", "every"], "'every' must be a whole number"),
         (["demo", "--minutes", "0"], "'0' must be a number above 0"),
+        (["train", "faces", "--outt", "x"], "markovae train has no option --outt; did you mean --out"),
+        (["sample", "--stepps=5"], "markovae sample has no option --stepps; did you mean --steps"),
     ],
 )
 def test_what_is_not_offered_is_one_sentence_that_names_the_nearest(words, said):

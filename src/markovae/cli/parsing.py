@@ -27,6 +27,11 @@ COMMANDS = (demo, train, sample, edit, measure, quality, inspect, shard, verify,
 class Parser(argparse.ArgumentParser):
     """argparse with its errors raised: `error` is the method the standard library offers to be replaced."""
 
+    @property
+    def known(self) -> set[str]:
+        """Every spelling of every option."""
+        return set(self._option_string_actions)
+
     def error(self, message: str) -> NoReturn:
         """Raise the message as a sentence.
 
@@ -47,6 +52,8 @@ def command_line(arguments: Sequence[str]) -> argparse.Namespace:
         parser.print_help()
         raise SystemExit(2)
     _check_command(arguments, commands)
+    if arguments[0] in commands:
+        _check_options(arguments[1:], commands[arguments[0]])
     options, left = parser.parse_known_args(arguments)
     if left:
         _refuse(left, commands[options.command])
@@ -90,7 +97,15 @@ def _check_command(arguments: Sequence[str], commands: dict[str, Parser]) -> Non
     raise UserError(f"there is no command {first!r}: take one of {', '.join(commands)}{_hint(first, commands)}")
 
 
-def _refuse(left: list[str], command: Parser) -> NoReturn:
+def _check_options(words: Sequence[str], command: Parser) -> None:
+    """Misspelt options are named before argparse misses those that they were meant to be."""
+    own = words[: words.index("--")] if "--" in words else words
+    left = [word for word in own if word.startswith("--") and word.partition("=")[0] not in command.known]
+    if left:
+        _refuse(left, command)
+
+
+def _refuse(left: Sequence[str], command: Parser) -> NoReturn:
     known = [name for name in command._option_string_actions if name.startswith("--")]
     for word in left:
         name = word.partition("=")[0]

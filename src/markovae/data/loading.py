@@ -129,6 +129,6 @@ def _missing(source: str, path: Path) -> str:
     near = difflib.get_close_matches(source, [*BUILT_IN, *beside], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return (
-        f"there is no data source, folder or file {source!r}: give faces, digits, an image folder "
+        f"there is no data source, folder or file {source!r}: give faces, digits, an image folder, "
         f"an .npy, .npz or idx file, or shards{hint}"
     )
