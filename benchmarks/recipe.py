@@ -1,0 +1,146 @@
+"""The recipe for likelihood against Ho et al.'s, at equal wall time: bits/dim of unseen images, paired.
+
+    python benchmarks/recipe.py DATA --minutes 30 [--images 1000] [--set A.b=C …] [--out docs/results/recipe_faces.json]
+
+Every arm trains the same network on the same data for the same time, one after the other, with nothing looked at on
+the way; then each is measured on the test images, and its bits/dim are compared with Ho et al.'s image by image. Runs
+lie in the cache folder under the hash of their configuration: an interrupted one goes on where it stopped.
+Keep the machine to itself while it trains: the budget is a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markovae.checkpoint import load, open_checkpoint
+from markovae.config import Config
+from markovae.config.presets import preset_settings
+from markovae.console import say
+from markovae.data import reopen
+from markovae.data.cache import cache_folder
+from markovae.errors import UserError
+from markovae.files import make_folder, write_file
+from markovae.likelihood import Comparison, Measurement, Method, compare
+from markovae.run import resume_run, train_run
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = ["train.evaluations=0", "train.grids=0", "train.save_minutes=1000"]
+HO = ["schedule.kind=linear", "target.name=noise", "target.decoder=ho_small", *preset_settings("simple", "linear")]
+BOUND = preset_settings("bound", "logsnr_linear")
+ARMS = {
+    "ho": HO,
+    "ho, isotropic": [*HO, "target.reverse=isotropic", "target.decoder=step"],
+    "default": [],
+    "bound": BOUND,
+    "bound, uniform law": [*BOUND, "train.law=uniform"],
+    "bound, learned schedule": [*preset_settings("bound", "learned"), "schedule.kind=learned"],
+}
+BASE = "ho"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parsed(arguments)
+    try:
+        record = study(options)
+    except UserError as error:
+        say(str(error))
+        return 2
+    target = Path(options.out or ROOT / "docs" / "results" / f"recipe_{Path(options.data).name}.json")
+    make_folder(target.parent)
+    write_file(target, (json.dumps(record, indent=1) + "\n").encode())
+    say(f"written: {target}")
+    return 0
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The recipe for likelihood against Ho et al.'s at equal wall time.")
+    parser.add_argument("data", metavar="DATA")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training, each arm (default: 30)")
+    parser.add_argument("--images", type=int, default=1000, help="test images measured (default: 1,000)")
+    parser.add_argument("--draws", type=int, default=32, help="levels drawn an image (default: 32)")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), help="which arms (default: all); ho is always there")
+    parser.add_argument("--set", metavar="A.B=C", action="append", default=[], help="of every arm; repeatable")
+    parser.add_argument("--out", help="the record (default: docs/results/recipe_DATA.json)")
+    return parser.parse_args(arguments)
+
+
+def study(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure every arm; the record."""
+    unknown = [name for name in options.arms if name not in ARMS]
+    if unknown:
+        raise UserError(f"arm {unknown[0]!r} is unknown: take some of {', '.join(map(repr, ARMS))}")
+    common = [f"data.source={options.data}", f"train.minutes={options.minutes:g}", *QUIET, *options.set]
+    names = [BASE, *(name for name in options.arms if name != BASE)]
+    runs = {name: trained(Config().with_settings([*ARMS[name], *common]), name) for name in names}
+    base, arms = runs[BASE], {}
+    for name in names:
+        say(f"measuring {name}")
+        arms[name] = arm(runs[name], compared(runs[name], base, options))
+    words = f"{options.data} --minutes {options.minutes:g} --images {options.images} --draws {options.draws}"
+    words += "".join(f" --set {text}" for text in options.set)
+    return {
+        "schema_version": 1,
+        "command": f"python benchmarks/recipe.py {words}",
+        "data": options.data,
+        "minutes": options.minutes,
+        "settings": options.set,
+        "draws": options.draws,
+        "base": BASE,
+        "machine": {"cores": os.cpu_count(), "system": platform.machine()},
+        "arms": arms,
+    }
+
+
+def trained(config: Config, name: str) -> Path:
+    """The finished run of a configuration, in the cache folder."""
+    run = cache_folder() / f"recipe-{config.hash()}"
+    say(f"training {name}: {run}")
+    if (run / "checkpoints").is_dir():
+        return resume_run(run)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    return train_run(config, run)
+
+
+def compared(run: Path, base: Path, options: argparse.Namespace) -> Comparison:
+    """The run's bits/dim on the test images, and the base's on the same images by the same draws."""
+    checkpoint = open_checkpoint(run)
+    test = reopen(checkpoint.config.data, checkpoint.state["data"]).test
+    images = np.asarray(test.images[: options.images])
+    labels = None if test.labels is None else test.labels[: options.images]
+    return compare(load(run), load(base), images, labels, method=Method(draws=options.draws))
+
+
+def arm(run: Path, found: Comparison) -> dict[str, Any]:
+    """One arm's part of the record."""
+    checkpoint = open_checkpoint(run)
+    mine, difference = found.a, found.to_dict()["difference_bits_per_dim"]
+    return {
+        "digest": checkpoint.digest,
+        "step": checkpoint.step,
+        "images_seen": checkpoint.state["images_seen"],
+        "seconds": checkpoint.state["seconds"],
+        "precision": checkpoint.state["precision"],
+        **figures(mine),
+        "less_than_base": {
+            "mean": -difference["mean"],
+            "stderr": difference["stderr"],
+            "ci95": [-end for end in reversed(difference["ci95"])],
+        },
+    }
+
+
+def figures(measured: Measurement) -> dict[str, Any]:
+    """A measurement's part of the record."""
+    record = measured.to_dict()
+    return {name: record[name] for name in ("n", "bits_per_dim", "terms_bits_per_dim")}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
