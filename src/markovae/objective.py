@@ -256,7 +256,7 @@ def bound_loss(
         grid = model.schedule.logsnr.to(x.device)
         nats = -model.decoder.distribution(x_hat, grid, seen.z[first]).log_prob(x[first])
         share = nats / (model.dims * objective.nats * float(objective.probability[0]))
-        weighted = weighted.index_copy(0, first, share.float())
+        weighted = weighted.index_copy(0, first, share.to(weighted.dtype))
     if reverse is not None:
         weighted = weighted + model.num_levels / 1000 * _head_nats(reverse, x, model.target, seen)
     return weighted, seen.error
@@ -287,7 +287,8 @@ def _look(
     level = draw.level.to(x.device)
     now, before = logsnr[level], logsnr[level - 1]
     z = noised(x, draw.noise, now)
-    out = network(z, now, condition).float()
+    out = network(z, now, condition)
+    out = out if out.dtype == torch.float64 else out.float()
     head = None
     if has_head:
         out, head = out.chunk(2, dim=1)
@@ -301,7 +302,7 @@ def _look(
 def _weigh(seen: _Look, draw: Draw, objective: Objective) -> Tensor:
     device = seen.error.device
     weight = objective.weight.to(device)[draw.level.to(device) - 1]
-    return expand(weight, seen.error).float() * seen.error
+    return expand(weight, seen.error).to(seen.error.dtype) * seen.error
 
 
 def _head_nats(reverse: LearnedVariance, x: Tensor, target: Target, seen: _Look) -> Tensor:

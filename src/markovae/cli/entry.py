@@ -13,8 +13,11 @@ from types import FrameType
 
 from markovae.cli.parsing import command_line
 from markovae.errors import StoppedRun, UserError
+from markovae.processes import place
 
 OUT_OF_MEMORY = "OutOfMemoryError"  # torch's class, by name: torch may never have been imported
+
+TOGETHER = ("train", "sample", "measure")  # what several processes do together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         options = command_line(arguments)
+        if options.command not in TOGETHER and not place().alone:
+            raise UserError(f"markovae {options.command} is one process: start it without torchrun")
         return int(options.run(options))
     except UserError as error:
         return _tell(error, 2)
@@ -63,6 +68,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _tell(what: object, code: int) -> int:
     text = " ".join(str(what).split())
+    with suppress(UserError):
+        text = text if place().alone else f"rank {place().rank}: {text}"
     with suppress(BrokenPipeError):
         print(f"markovae: {text}", file=sys.stderr, flush=True)
     return code

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from markovae.errors import UserError
+from markovae.processes import place
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,10 @@ def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, 
     known = (*PRECISIONS, "float64") if float64 else PRECISIONS
     group = parser.add_argument_group("machine")
     group.add_argument(
-        "--device", metavar="NAME", default="auto", help="auto (a CUDA device, else the CPU), cpu, cuda:1, mps"
+        "--device",
+        metavar="NAME",
+        default="auto",
+        help="auto (a CUDA device, one for each process; else the CPU), cpu, cuda:1, mps",
     )
     group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
     group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
@@ -84,7 +88,9 @@ def chosen_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not place().alone:
+        name = f"cuda:{place().local}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -29,6 +29,7 @@ examples:
   markovae train photos/ --out runs/photos --minutes 30
   markovae train digits --out runs/digits --steps 2000 --set network.width=64
   markovae train --resume --out runs/photos --minutes 60     longer than it was: the budget counts from the start
+  torchrun --nproc-per-node 8 -m markovae train photos/ --out runs/photos     eight processes, a device each
 """
 
 
@@ -80,6 +81,11 @@ def run(options: argparse.Namespace) -> int:
         return _run(options)
 
 
+def restarted(out: Path) -> bool:
+    """Whether torchrun starts the job anew (--max-restarts) and there is a checkpoint to go on from."""
+    return place().restarts > 0 and (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step-*"))
+
+
 def holding(out: Path, resume: bool) -> AbstractContextManager[None]:
     """The lock of the run's folder, for the first process of a job; a run that is not there is left to be refused."""
     return hold(out) if place().first and (out.is_dir() or not resume) else nullcontext()
@@ -87,16 +93,21 @@ def holding(out: Path, resume: bool) -> AbstractContextManager[None]:
 
 def _run(options: argparse.Namespace) -> int:
     device = chosen_device(options.device)
-    if options.resume:
-        _check_resume(options)
+    again = restarted(Path(options.out))
+    if options.resume or again:
+        if not again:
+            _check_resume(options)
         from markovae.run import resume_run
 
-        path = resume_run(options.out, steps=options.steps, minutes=options.minutes, device=device, held=True)
+        steps, minutes = (None, None) if again else (options.steps, options.minutes)
+        path = resume_run(options.out, steps=steps, minutes=minutes, device=device, held=True)
     else:
         config = configuration(options)
         from markovae.run import train_run
 
         path = train_run(config, options.out, init=options.init, device=device, held=True)
+    if not place().first:
+        return 0
     if options.no_report:
         return 0
     record = finished(path, device)

@@ -51,6 +51,7 @@ class TrainConfig:
         fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to before each
             held-out bound and at the end.
         grids: how many sample grids are made on the way.
+        timeout: seconds after which one of several processes that does not answer counts as lost.
     Raises: UserError for a value out of its range.
     """
 
@@ -90,6 +91,7 @@ class TrainConfig:
     eval_draws: int = 4
     fit_images: int = 512
     grids: int = 2
+    timeout: float = 600.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -106,6 +108,7 @@ class TrainConfig:
         at_least("train.keep", self.keep, 1, "the last checkpoint must stay")
         at_least("train.keep_every", self.keep_every, 0, "it counts steps; 0 means no milestones")
         between("train.rollback", self.rollback, 0, 3, "what happens more often is no accident")
+        at_least("train.timeout", self.timeout, 1, "it is a time in seconds")
         for name in ("evaluations", "grids"):
             at_least(f"train.{name}", getattr(self, name), 0, "0 means none")
         at_least("train.fit_images", self.fit_images, 1, "a fitted variance needs images")

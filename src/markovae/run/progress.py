@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from markovae.console import say
+from markovae.processes import speaks
 from markovae.training import Step
 
 PLAIN_LINES = 10
@@ -27,7 +28,7 @@ class Progress:
         self._bar: Any = None
         self._next_share = 0
         self._speed = 0.0
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and speaks():
             self._bar = _bar()
             self._task = self._bar.add_task("training", total=total, completed=step, note="")
 

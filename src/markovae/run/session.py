@@ -19,9 +19,11 @@ from markovae.errors import StoppedRun
 from markovae.files import make_folder, require_room, write_file
 from markovae.run.folder import RunFolder
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid, without_labels
+from markovae.run.lockstep import Lockstep
 from markovae.run.progress import Progress, duration
 from markovae.run.signals import Interrupted, Interrupts
 from markovae.training import NonFiniteError, Step, Training
+from markovae.training.ranks import LostRankError
 
 LOG_STEPS = 10
 LARGEST_RESERVE = 0.3  # share of a budget in minutes that looking may cost
@@ -73,6 +75,8 @@ class Session:
         self._saved_step = self.training.step
         # A finished run's checkpoint holds the last fit; on the way one may have been cut short.
         self._fitted_step = self.training.step if self.training.done else -1
+        if not self.training.ranks.first:
+            return
         self.folder.forget_after(self.training.step)
         past = [row for row in self.folder.rows() if row.get("kind") == "heldout"]
         self._heldout = past[-1] if past else None
@@ -85,30 +89,38 @@ class Session:
             StoppedRun: for a loss that is no number, or a disk that refuses, naming the last good checkpoint.
             SystemExit: 130 or 143 after a signal, the present step saved.
         """
-        with Interrupts() as interrupts:
+        with Interrupts(patient=not self.training.ranks.alone) as interrupts:
+            together = Lockstep(self.training.ranks, interrupts)
             try:
-                self._train(interrupts)
-                if interrupts.caught is not None:
-                    self._leave(interrupts.caught)
+                self._train(interrupts, together)
+                if together.caught is not None:
+                    self._leave(together)
             except NonFiniteError as error:
                 raise StoppedRun(self._advice(error)) from None
+            except LostRankError as error:
+                raise StoppedRun(
+                    f"{error}; the last checkpoint is {self.last_checkpoint}: start the processes again with --resume"
+                ) from None
 
-    def _train(self, interrupts: Interrupts) -> None:
+    def _train(self, interrupts: Interrupts, together: Lockstep) -> None:
         try:
-            self._prepare(interrupts)
-            while not self._reached_end(interrupts):
+            self._choose_precision()
+            together.first_does(lambda: self._prepare(interrupts))
+            while not self._reached_end(interrupts, together):
                 pass
         except Interrupted:
             pass
 
     # -- the parts ----------------------------------------------------------------------------------------------
 
+    def _choose_precision(self) -> None:
+        if not self.training.done:
+            say(f"training in {self.training.choose_precision().reason}")
+
     def _prepare(self, interrupts: Interrupts) -> None:
+        """Find out what looking and saving cost, where the budget is a time."""
         training, config = self.training, self.config.train
-        if training.done:
-            return
-        say(f"training in {training.choose_precision().reason}")
-        if training.budget.total is not None or config.seconds is None:
+        if training.done or training.budget.total is not None or config.seconds is None:
             return
         started = training.seconds
         with interrupts.harmless():
@@ -124,10 +136,10 @@ class Session:
             cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * SAMPLE_STEPS / calls)
         training.budget.reserve = min(cost, LARGEST_RESERVE * config.seconds)
 
-    def _reached_end(self, interrupts: Interrupts) -> bool:
+    def _reached_end(self, interrupts: Interrupts, together: Lockstep) -> bool:
         """Train on; True at the end or a signal, False after going back to the last checkpoint."""
         try:
-            self._steps(interrupts)
+            self._steps(interrupts, together)
             return True
         except NonFiniteError as error:
             if self.training.rollbacks >= self.config.train.rollback:
@@ -135,22 +147,29 @@ class Session:
             self._roll_back(error)
             return False
 
-    def _steps(self, interrupts: Interrupts) -> None:
+    def _steps(self, interrupts: Interrupts, together: Lockstep) -> None:
         training, config = self.training, self.config.train
         with Progress(training.step, training.budget.total) as progress:
             # What a signal cut short after the last saved step is made up for first.
-            self._looks(interrupts, missing=True)
-            while not training.done and interrupts.caught is None:
+            together.first_does(lambda: self._looks(interrupts, missing=True))
+            while not training.done and together.caught is None:
                 known = training.budget.total
+                together.before_step(self._is_due)
                 step = training.advance()
+                due = together.after_step(self._is_due)
                 if known is None and training.budget.total is not None:
                     self._announce(training.budget.total)
-                self._log(step)
+                if training.ranks.first:
+                    self._log(step)
                 progress.show(step)
-                self._looks(interrupts)
-                due = training.seconds - self._saved_at >= 60 * config.save_minutes
+                if training.done or self._due(config.evaluations) or self._due(config.grids):
+                    together.first_does(lambda: self._looks(interrupts))
                 if training.done or due or is_milestone(step.index, config.keep_every):
-                    self.save()
+                    self._save(together)
+
+    def _is_due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        return self.training.seconds - self._saved_at >= 60 * self.config.train.save_minutes
 
     def _looks(self, interrupts: Interrupts, missing: bool = False) -> None:
         """The held-out bound and the grid where they fall on this step; `missing`: where they are not there yet."""
@@ -180,6 +199,8 @@ class Session:
         training.roll_back(checkpoint.all_tensors(), checkpoint.state)
         self._saved_step = training.step
         self._rows.clear()
+        if not training.ranks.first:
+            return
         self.folder.forget_after(training.step)
         row = {"kind": "rollback", "step": training.step, "from_step": failed, "skipped": training.skipped}
         self.folder.append({**row, "number": training.rollbacks, "reason": str(error)})
@@ -289,7 +310,13 @@ class Session:
         self._save_seconds = self._saved_at - started
         prune(folder, self.config.train.keep, self.config.train.keep_every, disk)
 
-    def _leave(self, number: int) -> None:
-        self.save()
+    def _save(self, together: Lockstep) -> None:
+        """`save`, by the first process; the others know that it is done."""
+        together.first_does(self.save)
+        self._saved_step, self._saved_at = self.training.step, self.training.seconds
+
+    def _leave(self, together: Lockstep) -> None:
+        assert together.caught is not None, "there is a signal to leave for"
+        self._save(together)
         say(f"stopped at step {self.training.step:,}: go on with  markovae train --resume --out {self.folder.path}")
-        raise SystemExit(128 + number)
+        raise SystemExit(128 + together.caught)

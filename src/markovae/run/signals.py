@@ -20,10 +20,16 @@ class Interrupted(BaseException):
 
 @final
 class Interrupts:
-    """While entered, the first signal is noted in `caught` and the second ends the process."""
+    """While entered, the first signal is noted in `caught` and the second ends the process.
 
-    def __init__(self) -> None:
+    Args:
+        patient: further signals are passed over: torchrun sends one on to processes that got it themselves, and ends
+            those that take too long.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
         self.caught: int | None = None
+        self._patient = patient
         self._raising = False
         self._before: dict[int, Any] = {}
 
@@ -51,8 +57,11 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.caught is not None:
-            os._exit(128 + number)
+            if not self._patient:
+                os._exit(128 + number)
+            return
         self.caught = number
-        os.write(2, _WORD)
+        if not self._patient:
+            os.write(2, _WORD)
         if self._raising:
             raise Interrupted

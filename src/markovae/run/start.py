@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import write_file
 from markovae.lock import hold
+from markovae.processes import place
 from markovae.run.folder import RunFolder
 from markovae.run.heldout import without_labels
 from markovae.run.session import Session
 from markovae.schedule import first_level_warning
 from markovae.training import Training
+from markovae.training.ranks import joined
 
 
 def train_run(
@@ -54,21 +56,25 @@ def train_run(
             cannot be used, or a configuration that fits neither them nor `init`.
         StoppedRun, SystemExit: as `Session.go`.
     """
-    folder = RunFolder(out, disk)
-    with nullcontext() if held else hold(folder.path):
-        folder.require_empty()
-        config = _with_absolute_source(config)
-        splits = load_data(config.data)
+    folder, config = RunFolder(out, disk), _with_absolute_source(config)
+    with _locked(folder, held), joined(config.train.timeout, torch.device(device)) as ranks:
+        ranks.first_does(folder.require_empty)
+        splits = ranks.in_turn(lambda: load_data(config.data))
         model = _create(config, splits, init).to(device)
-        training = Training(model, _training_data(config, splits), config.train, config.data.flip, clock)
-        folder.clear()
+        data = _training_data(config, splits)
+        training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
         session = Session(folder, config, splits, record, training)
-        session.check_room()
-        _introduce(folder, splits, training)
-        # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
-        session.save()
-        _describe(folder, config, record)
+
+        def begin() -> None:
+            folder.clear()
+            session.check_room()
+            _introduce(folder, splits, training)
+            # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
+            session.save()
+            _describe(folder, config, record)
+
+        ranks.first_does(begin)
         session.go()
     return folder.path
 
@@ -97,27 +103,40 @@ def resume_run(
     """
     folder = RunFolder(out, disk)
     folder.open()
-    with nullcontext() if held else hold(folder.path):
-        folder.clear()
+    with _locked(folder, held):
+        if place().first:
+            folder.clear()
         checkpoint = newest_checkpoint(folder.path)
         config = _extended(checkpoint, steps, minutes)
-        record = checkpoint.state["data"]
-        splits = reopen(config.data, record)
-        model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
-        training = Training(model.to(device), _training_data(config, splits), config.train, config.data.flip, clock)
-        _restore(training, checkpoint)
-        if steps is not None or minutes is not None:
-            training.extend(steps=steps, minutes=minutes)
-        _set_newer_aside(folder, checkpoint)
-        session = Session(folder, config, splits, record, training)
-        session.resumed(checkpoint.path)
-        if training.done:
-            say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
-        else:
-            session.check_room()
-            _describe(folder, config, record)
-        session.go()
+        with joined(config.train.timeout, torch.device(device)) as ranks:
+            ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
+            record = checkpoint.state["data"]
+            splits = ranks.in_turn(lambda: reopen(config.data, record))
+            model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
+            data = _training_data(config, splits)
+            training = Training(model.to(device), data, config.train, config.data.flip, clock, ranks)
+            _restore(training, checkpoint)
+            if steps is not None or minutes is not None:
+                training.extend(steps=steps, minutes=minutes)
+            session = Session(folder, config, splits, record, training)
+
+            def begin() -> None:
+                _set_newer_aside(folder, checkpoint)
+                if training.done:
+                    say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
+                else:
+                    session.check_room()
+                    _describe(folder, config, record)
+
+            ranks.first_does(begin)
+            session.resumed(checkpoint.path)
+            session.go()
     return folder.path
+
+
+def _locked(folder: RunFolder, held: bool) -> AbstractContextManager[None]:
+    """The folder's lock, which the first of several processes holds for all."""
+    return hold(folder.path) if not held and place().first else nullcontext()
 
 
 def _set_newer_aside(folder: RunFolder, checkpoint: Checkpoint) -> None:

@@ -48,11 +48,13 @@ class Batch:
         draw = self.draw.part(start, stop)
         return Batch(self.example[cut], self.quantile[cut], self.x[cut], draw, label, self.keep[cut])
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
+        """The same batch on another device, images and noise in another type."""
         label = None if self.label is None else self.label.to(device)
-        x, draw, keep = self.x.to(device), self.draw.to(device), self.keep.to(device)
-        return Batch(self.example, self.quantile, x, draw, label, keep)
+        draw = self.draw.to(device)
+        fresh = None if draw.fresh is None else draw.fresh.to(dtype)
+        draw = Draw(draw.level, draw.noise.to(dtype), fresh)
+        return Batch(self.example, self.quantile, self.x.to(device, dtype), draw, label, self.keep.to(device))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from markovae.errors import StoppedRun, UserError
 from markovae.processes import Place, place
+from markovae.training.reduction import summed
 from markovae.training.watch import Watch, watched
 
 Result = TypeVar("Result")
@@ -74,6 +75,16 @@ class Ranks:
             raise UserError(
                 f"train.batch={batch} cannot be shared by {self.size} processes: set it to {self.size} or more"
             )
+
+    def require_same(self, number: float, otherwise: str) -> None:
+        """Every rank must have the same number.
+
+        Raises:
+            UserError: with the words `otherwise`.
+        """
+        low, high = self.highest(-number, number)
+        if -low != high:
+            raise UserError(f"{otherwise}: give all processes one file system")
 
     def owner(self, row: int, count: int) -> int:
         """The rank whose share of `count` rows this row is in."""
@@ -152,8 +163,8 @@ class Ranks:
         if self.alone:
             return module
         with self.guarded():
-            made = DistributedDataParallel(module, broadcast_buffers=False)
-            made.register_comm_hook(None, _summed)
+            made = DistributedDataParallel(module)
+            made.register_comm_hook(None, summed)
         return made
 
     def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
@@ -200,6 +211,8 @@ class Ranks:
         if not self.alone:
             with self.guarded():
                 dist.all_reduce(table, operation)
+            if self._watch is not None:
+                self._watch.beat()
         return table
 
     def _lost(self, error: RuntimeError) -> LostRankError:
@@ -262,12 +275,6 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
         yield Ranks(here, store, timeout, watch)
         # Only after a good end: a lost process would be waited for here.
         dist.destroy_process_group()
-
-
-def _summed(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """DistributedDataParallel's own reduction without its division: the parts of a batch add up."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])
 
 
 def exit_code(failure: BaseException) -> int:

@@ -18,6 +18,7 @@ from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.networks.embedding import working_type
 from markovae.objective import Objective
 from markovae.randomness import generator
 from markovae.training.average import Average
@@ -70,6 +71,7 @@ class Training:
         self.step, self.skipped, self.rollbacks = 0, 0, 0
         self._watch = Stopwatch(clock)
         self._parameters = dict(model.named_parameters())
+        self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
         wrap = isinstance(self.loss, LevelLoss)
         self._network = self.ranks.wrapped(model.network) if wrap else model.network
@@ -101,7 +103,7 @@ class Training:
             if name == "auto" and not self.ranks.first:
                 self.precision = Choice(torch.float32, "")
             elif name == "auto":
-                batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device)
+                batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device, self._type)
                 self.precision = probe(lambda dtype: self._rehearse(batch, dtype), lambda: self.seconds)
             else:
                 self.precision = Choice(dtype_named(name), f"{name}, as train.precision says")
@@ -120,7 +122,7 @@ class Training:
         started = self.seconds
         number, share = self.step + self.skipped, self.ranks.place.share(self.config.batch)
         roster = self.batches.roster(number)
-        batch = self.batches.at(number, share).to(self.model.device)
+        batch = self.batches.at(number, share).to(self.model.device, self._type)
         trouble = self._trouble(roster)
         losses, nats = self._gradient(batch, roster, dtype, trouble)
         norm = self._clip(roster)

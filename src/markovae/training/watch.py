@@ -5,30 +5,40 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
 GRACE = 8.0
+LONGEST = 25.0  # torchrun waits for 30 seconds
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @final
 class Watch:
-    """A thread that reads the signals as they come in and ends the process where nothing comes of one.
+    """A thread that reads the signals as they come in, and ends the process where nothing goes on after one.
 
     Python's handlers run between two steps of the interpreter, which a thread that waits inside a collective
     operation never takes; the byte that the system writes for each signal is read all the same.
 
     Args:
-        end: where the bytes arrive.   grace: seconds from a signal to its consequence.
+        end: where the bytes arrive.   grace: seconds without a sign of life that are waited after a signal; three
+            times the last time between two signs where that is longer.
     """
 
     def __init__(self, end: int, grace: float) -> None:
         self._end, self._grace = end, grace
         self._settled = threading.Event()
+        self._beats, self._last, self._gap = 0, time.monotonic(), 0.0
         self._thread = threading.Thread(target=self._read, name="watch", daemon=True)
         self._thread.start()
+
+    def beat(self) -> None:
+        """Say that the processes have just exchanged something."""
+        now = time.monotonic()
+        self._gap, self._last = now - self._last, now
+        self._beats += 1
 
     def settled(self) -> None:
         """Say that the signal was heard: the process ends by itself."""
@@ -36,11 +46,18 @@ class Watch:
 
     def _read(self) -> None:
         while received := os.read(self._end, 1):
-            number = received[0]
-            if number in ENDING and not self._settled.wait(self._grace):
+            if received[0] in ENDING:
+                self._await(received[0])
+        os.close(self._end)
+
+    def _await(self, number: int) -> None:
+        while True:
+            seen = self._beats
+            if self._settled.wait(max(self._grace, min(3 * self._gap, LONGEST))):
+                return
+            if self._beats == seen:
                 os.write(2, b"stopping: the other processes do not answer\n")
                 os._exit(128 + number)
-        os.close(self._end)
 
 
 @contextmanager

@@ -1,0 +1,191 @@
+"""Two and three processes against one: gradients, a hundred steps, and what one rank's trouble does to the others."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from markovae.build import create
+from markovae.config import Config
+from markovae.data.images import ImageData
+from markovae.errors import UserError
+from markovae.training import NonFiniteError, Training
+from markovae.training.batches import Batch, Batches, Roster
+from markovae.training.ranks import Ranks, joined
+
+CPU = torch.device("cpu")
+
+
+def training(config: Config, data: ImageData, ranks: Ranks | None = None, double: bool = False) -> Training:
+    model = create(config, data.shape, num_classes=len(data.class_names))
+    with torch.no_grad():  # zeroed outputs hide the gradients of everything before them
+        for number, weight in enumerate(model.network.parameters()):
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+            weight += 0.05 * noise
+    if double:
+        model.double().precision = torch.float64
+    return Training(model, data, config.train, flip=True, ranks=ranks)
+
+
+def gradients(run: Training) -> dict[str, list[float]]:
+    run.advance()
+    return {n: w.grad.flatten().tolist() for n, w in run.model.named_parameters() if w.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        (2, []),
+        (3, ["train.accumulate=2"]),
+        (2, ["target.name=step_noise", "train.draw=raw", "train.law=normal"]),
+        (2, ["train.objective=bound", "train.law=importance", "target.reverse=learned"]),
+        (3, ["schedule.kind=learned", "train.objective=bound"]),
+    ],
+)
+def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, settings):
+    config = tiny_config.with_settings(["train.clip=1e30", *settings])
+
+    def work():
+        with joined(30.0, CPU) as ranks:
+            return gradients(training(config, tiny_data, ranks, double=True))
+
+    whole = gradients(training(config, tiny_data, double=True))
+    norm = math.sqrt(sum(x * x for values in whole.values() for x in values))
+    assert norm > 1e-3
+    for end in together(work, size=size):
+        assert end.code == 0, end.said
+        assert end.value.keys() == whole.keys()
+        worst = max(abs(a - b) for name in whole for a, b in zip(whole[name], end.value[name], strict=True))
+        assert worst < 1e-12 * norm
+
+
+class Permuted:
+    """Batches whose places are reordered, draws and all: another order of summation, nothing else."""
+
+    def __init__(self, inner: Batches, order: torch.Tensor) -> None:
+        self.inner, self.order = inner, order
+        self.data, self.objective = inner.data, inner.objective
+
+    def roster(self, step: int) -> Roster:
+        r = self.inner.roster(step)
+        return Roster(*(value[self.order] for value in (r.example, r.epoch, r.quantile, r.level)))
+
+    def at(self, step: int, share: tuple[int, int] | None = None) -> Batch:
+        b, order = self.inner.at(step), self.order
+        draw = replace(b.draw, level=b.draw.level[order], noise=b.draw.noise[order])
+        label = None if b.label is None else b.label[order]
+        return Batch(b.example[order], b.quantile[order], b.x[order], draw, label, b.keep[order])
+
+
+def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(together, tiny_config: Config, tiny_data):
+    config = tiny_config.with_settings(["train.steps=100", "train.lr=0.001", "train.rest_lr=0.001"])
+
+    def losses(run: Training) -> torch.Tensor:
+        return torch.tensor([run.advance().loss for _ in range(100)], dtype=torch.float64)
+
+    def work():
+        with joined(30.0, CPU) as ranks:
+            run = training(config, tiny_data, ranks)
+            found = losses(run).tolist()
+            weights = torch.cat([w.detach().flatten() for w in run.model.parameters()])
+            return {"losses": found, "weights": weights.double().sum().item()}
+
+    whole = losses(training(config, tiny_data))
+    permuted = []
+    for seed in range(3):
+        run = training(config, tiny_data)
+        run.batches = Permuted(run.batches, torch.randperm(8, generator=torch.Generator().manual_seed(seed)))
+        permuted.append(losses(run) - whole)
+    ended = together(work)
+    assert ended[0].value == ended[1].value, "the ranks stay equal to the last bit"
+    difference = torch.tensor(ended[0].value["losses"], dtype=torch.float64) - whole
+    # The typical difference over the last steps, since a single one may be small by chance.
+    typical = torch.stack([d[-20:].square().mean().sqrt() for d in permuted]).median()
+    assert 0 < float(typical) < 1e-3
+    assert float(difference[-20:].square().mean().sqrt()) < 3 * float(typical)
+
+
+def poisoned(run: Training, what: str) -> None:
+    nan = float("nan")
+    weight = run.model.network.stem.weight
+    if what == "input":
+        at = run.batches.at
+
+        def bad(step: int, share=None) -> Batch:
+            made = at(step, share)
+            made.x[0, 0, 0, 0] = nan
+            return made
+
+        run.batches.at = bad
+    elif what == "gradient":
+        weight.register_hook(lambda grad: grad * nan)
+    else:
+        with torch.no_grad():
+            (weight if what == "weight" else run.average.model.network.stem.weight)[0, 0] = nan
+
+
+@pytest.mark.parametrize(
+    ("what", "own", "others"),
+    [
+        ("input", "the loss is nan", "the loss is nan"),
+        ("gradient", r"the gradient of network.stem.weight", r"the gradient of network.stem.weight"),
+        ("weight", "weight network.stem.weight is not finite", "rank 1 has a weight"),
+        ("average", "the average of network.stem.weight is not finite", "rank 1 has a weight"),
+    ],
+)
+def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data, what, own, others):
+    def work():
+        with joined(30.0, CPU) as ranks:
+            run = training(tiny_config, tiny_data, ranks)
+            run.advance()
+            run.advance()
+            if ranks.place.rank == 1:
+                poisoned(run, what)
+            before = copy.deepcopy([w.tolist() for w in run.model.parameters()])
+            said = ""
+            try:
+                run.advance()
+            except NonFiniteError as error:
+                said = str(error)
+            same = [w.tolist() for w in run.model.parameters()] == before or what == "weight"
+            return {"said": said, "step": run.step, "same": same}
+
+    ended = together(work)
+    for rank, end in enumerate(ended):
+        assert end.code == 0, end.said
+        assert (own if rank == 1 else others).replace(r"\.", ".") in end.value["said"]
+        assert "at step 3, levels" in end.value["said"]
+        assert end.value["step"] == 2
+        assert end.value["same"]
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(together, tiny_config: Config, tiny_data: ImageData):
+    def work():
+        with joined(30.0, CPU) as ranks:
+            training(tiny_config.with_settings(["train.batch=2"]), tiny_data, ranks)
+
+    for end in together(work, size=3):
+        assert end.code == 2
+        assert end.said == "train.batch=2 cannot be shared by 3 processes: set it to 3 or more"
+    with pytest.raises(UserError, match="only 20 images"):
+        training(tiny_config.with_settings(["train.batch=21"]), tiny_data)
+
+
+def test_the_first_process_chooses_precision_and_length_for_all(together, tiny_config: Config, tiny_data: ImageData):
+    config = tiny_config.with_settings(["train.precision=auto", "train.minutes=0.02"])
+
+    def work():
+        with joined(30.0, CPU) as ranks:
+            ticks = iter(range(10**6))
+            pace = 0.01 if ranks.first else 0.03
+            model = create(config, tiny_data.shape, num_classes=2)
+            run = Training(model, tiny_data, config.train, clock=lambda: pace * next(ticks), ranks=ranks)
+            while not run.done:
+                run.advance()
+            return {"precision": str(run.precision.dtype), "total": run.budget.total}
+
+    ended = together(work)
+    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
+    assert ended[0].value == ended[1].value
