@@ -1,4 +1,4 @@
-"""Images of one sampler at one number of calls, kept part by part so that a long table can be broken off and gone on."""
+"""Images of one sampler at one number of calls, kept part by part: a long table can be broken off and gone on with."""
 
 from __future__ import annotations
 
@@ -37,12 +37,6 @@ class Cell:
         return model.pixels.to_digits(self.x)
 
 
-def labels_of(model: Diffusion, numbers: range) -> Tensor | None:
-    """Every class in turn, or None."""
-    classes = int(getattr(model.network, "num_classes", 0))
-    return torch.tensor(numbers) % classes if classes else None
-
-
 def by_plan(model: Diffusion, plan: Plan, seed: int) -> Draw:
     """Samples as `markovae sample` draws them."""
 
@@ -53,28 +47,26 @@ def by_plan(model: Diffusion, plan: Plan, seed: int) -> Draw:
     return draw
 
 
-def cell(folder: Path, model: Diffusion, draw: Draw, n: int, batch: int) -> Cell:
-    """Samples 0…n−1, from `folder` as far as they lie there."""
+def cell(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None = None) -> Cell:
+    """Samples 0…n−1 of these classes, from `folder` as far as they lie there."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = list(_parts(folder, model, draw, n, batch))
+    parts = list(_parts(folder, draw, n, batch, labels))
     return Cell(torch.cat([x for x, _ in parts]), sum(seconds for _, seconds in parts))
 
 
-def _parts(folder: Path, model: Diffusion, draw: Draw, n: int, batch: int) -> Iterator[tuple[Tensor, float]]:
-    starts = range(0, n, batch)
-    missing = sum(not _file(folder, start, batch).is_file() for start in starts)
-    for start in track(starts, folder.name, len(starts)) if missing else starts:
-        path = _file(folder, start, batch)
+def _parts(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None) -> Iterator[tuple[Tensor, float]]:
+    parts = [range(start, min(start + batch, n)) for start in range(0, n, batch)]
+    done = all(_file(folder, numbers).is_file() for numbers in parts)
+    for numbers in parts if done else track(parts, folder.name):
+        path = _file(folder, numbers)
         if not path.is_file():
-            numbers = range(start, start + batch)
             began = time.perf_counter()
-            x = draw(numbers, labels_of(model, numbers)).float().cpu()
+            x = draw(numbers, None if labels is None else labels[numbers.start : numbers.stop]).float().cpu()
             seconds = torch.tensor(time.perf_counter() - began, dtype=torch.float64)
             write_file(path, safetensors.torch.save({"x": x.contiguous(), "seconds": seconds}))
         stored = safetensors.torch.load(path.read_bytes())
-        kept = min(batch, n - start)
-        yield stored["x"][:kept], float(stored["seconds"]) * kept / batch
+        yield stored["x"], float(stored["seconds"])
 
 
-def _file(folder: Path, start: int, batch: int) -> Path:
-    return folder / f"{start:06d}-{start + batch:06d}.safetensors"
+def _file(folder: Path, numbers: range) -> Path:
+    return folder / f"{numbers.start:06d}-{numbers.stop:06d}.safetensors"

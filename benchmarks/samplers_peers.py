@@ -1,4 +1,4 @@
-"""The same network driven by the schedulers of diffusers: `pip install diffusers` (0.42 was used); it is not needed else.
+"""The same network driven by the schedulers of diffusers (`pip install diffusers`; without it the peers are left out).
 
 They walk their own grids over the model's schedule, given as the betas of its levels. The network is asked at the
 log-SNR of the scheduler's own noise ratio, λ = −2 ln(s/a), from the noise of the same seeds; so only the steps differ.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from samplers_cells import Draw
 from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.randomness import Streams
 from markovae.sampling import condition_for
+from samplers_cells import Draw
 
 MULTISTEP, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
