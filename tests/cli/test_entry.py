@@ -92,3 +92,14 @@ def test_the_module_is_the_command_and_a_reader_that_leaves_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_of_several_processes_each_says_who_it_is_and_only_some_commands_are_for_them(monkeypatch, capsys):
+    told = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert main(["inspect", "digits"]) == 2
+    assert capsys.readouterr().err == "markovae: rank 1: markovae inspect is one process: start it without torchrun\n"
+    monkeypatch.delenv("RANK")
+    assert main(["train", "digits", "--out", "x"]) == 2
+    assert "WORLD_SIZE=2 processes were announced without RANK" in capsys.readouterr().err

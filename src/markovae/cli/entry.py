@@ -17,8 +17,6 @@ from markovae.processes import place
 
 OUT_OF_MEMORY = "OutOfMemoryError"  # torch's class, by name: torch may never have been imported
 
-TOGETHER = ("train", "sample", "measure")  # what several processes do together
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
@@ -40,8 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         options = command_line(arguments)
-        if options.command not in TOGETHER and not place().alone:
-            raise UserError(f"markovae {options.command} is one process: start it without torchrun")
         return int(options.run(options))
     except UserError as error:
         return _tell(error, 2)

@@ -10,6 +10,7 @@ from typing import NoReturn, final
 from markovae import __version__
 from markovae.cli import demo, doctor, edit, inspect, measure, quality, sample, shard, train, verify
 from markovae.errors import UserError
+from markovae.processes import place
 
 DESCRIPTION = "Diffusion models as Markovian VAEs: train on your own images, sample, and measure in bits/dim."
 EPILOG = """\
@@ -21,6 +22,8 @@ start here:
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """
 COMMANDS = (demo, train, sample, edit, measure, quality, inspect, shard, verify, doctor)
+
+TOGETHER = ("train", "sample", "measure")  # what several processes do together
 
 
 @final
@@ -57,6 +60,8 @@ def command_line(arguments: Sequence[str]) -> argparse.Namespace:
     options, left = parser.parse_known_args(arguments)
     if left:
         _refuse(left, commands[options.command])
+    if options.command not in TOGETHER and not place().alone:
+        raise UserError(f"markovae {options.command} is one process: start it without torchrun")
     return options
 
 
