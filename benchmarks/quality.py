@@ -99,7 +99,7 @@ def faults(source: str, extractor: Extractor, n: int) -> list[dict[str, Any]]:
             row.append({"amount": amount, "kid": found.value, "stderr": found.stderr})
         if row:
             values = [cell["kid"] for cell in row]
-            rows.append({"source": source, "fault": fault, "rises": values == sorted(values), "cells": row})
+            rows.append({"source": Path(source).name, "fault": fault, "rises": values == sorted(values), "cells": row})
     return rows
 
 
@@ -112,7 +112,7 @@ def floor(source: str, extractor: Extractor, n: int) -> dict[str, Any]:
     pairs = [kid(a, b) for a, b in _pairs(found, n)]
     values, errors = (np.array([getattr(e, name) for e in pairs]) for name in ("value", "stderr"))
     return {
-        "source": source,
+        "source": Path(source).name,
         "n": n,
         "pairs": len(pairs),
         "mean": values.mean(),

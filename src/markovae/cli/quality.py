@@ -127,15 +127,17 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     """The data's name, its parts, and whether they are what the run stored (None for other data).
 
     Raises:
-        UserError: for data that are missing.
+        UserError: for data that are missing, or that have other classes than the run.
     """
-    from markovae.cli.measure_data import like, trained_on
+    from markovae.cli.measure_data import labels_for, like, trained_on
     from markovae.console import say
     from markovae.data import load_data
 
     config = opened.checkpoint.config.data
     if source is not None:
-        return source, load_data(like(config, source, opened)), None
+        splits = load_data(like(config, source, opened))
+        labels_for(opened, splits.train)
+        return source, splits, None
     splits = load_data(config)
     matches = trained_on(splits, opened)
     if not matches:

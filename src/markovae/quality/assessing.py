@@ -142,8 +142,10 @@ def conditions_of(
 
 
 def draw_samples(model: Diffusion, real: Real, draw: Draw) -> Images:
-    """As many samples as there are stand-ins, of their classes, digits, (n, C, H, W), with progress on stderr."""
-    labels = torch.as_tensor(real.labels) if num_classes(model) and real.labels is not None else None
+    """As many samples as there are stand-ins, of their classes (each in turn where they have none), (n, C, H, W)."""
+    labels = None
+    if classes := num_classes(model):
+        labels = torch.arange(real.n) % classes if real.labels is None else torch.as_tensor(real.labels)
     batches = draw_batches(
         model,
         real.n,

@@ -71,9 +71,8 @@ def choose_real(data: Splits, n: int | None = None, against: ImageData | None = 
             f"n={n} exceeds the {available} training images, {n} of which give the floor at the same n: "
             f"take n of at most {available}"
         )
-    heldout = np.concatenate([np.asarray(data.test.images), np.asarray(data.validation.images)])
-    reference = heldout if against is None else _fitting(against, data.train)
-    reference = reference[_chosen(len(reference), MOST_REFERENCE, "reference")]
+    parts = [data.test, data.validation] if against is None else [_fitting(against, data.train)]
+    reference = _some(parts, MOST_REFERENCE)
     if len(reference) < LEAST:
         raise UserError(
             f"the reference has {len(reference)} images and at least {LEAST} are needed: "
@@ -85,9 +84,20 @@ def choose_real(data: Splits, n: int | None = None, against: ImageData | None = 
         stand_ins=np.asarray(data.train.images[rows]),
         labels=None if data.train.labels is None else data.train.labels[rows],
         training=data.train.images,
-        heldout=heldout[_chosen(len(heldout), n, "reference")],
+        heldout=_some([data.test, data.validation], n),
         bins=data.train.bins,
     )
+
+
+def _some(parts: list[ImageData], most: int) -> Images:
+    """At most `most` images of several parts; of mapped ones only those are read."""
+    places = _chosen(sum(map(len, parts)), most, "reference")
+    first, out = 0, np.empty((len(places), *parts[0].shape), parts[0].images.dtype)
+    for part in parts:
+        here = (first <= places) & (places < first + len(part))
+        out[here] = part.images[places[here] - first]
+        first += len(part)
+    return out
 
 
 def _chosen(count: int, most: int, purpose: str) -> np.ndarray:
@@ -95,10 +105,10 @@ def _chosen(count: int, most: int, purpose: str) -> np.ndarray:
     return torch.randperm(count, generator=generator(0, "quality", purpose))[:most].numpy()
 
 
-def _fitting(against: ImageData, own: ImageData) -> np.ndarray:
+def _fitting(against: ImageData, own: ImageData) -> ImageData:
     if against.shape != own.shape or against.bins != own.bins:
         raise UserError(
             f"the reference {against.name} has images of {against.shape} with {against.bins} grey values and the data "
             f"{own.shape} with {own.bins}: bring images of one kind"
         )
-    return np.asarray(against.images)
+    return against
