@@ -1,9 +1,11 @@
-"""What a trustworthy bound costs: standard error against network calls, coverage, and few levels against all.
+"""What a trustworthy bound costs: standard error against network calls, coverage of intervals, few levels against all.
 
-    python benchmarks/elbo_cost.py RUN [--images 500] [--fit 1000] [--levels 16 25 32 64] [--out FOLDER]
+    python benchmarks/elbo_cost.py RUN [--images 500] [--fit 250] [--out docs/results/elbo_cost_faces.json]
 
-Everything fitted (laws, control variate, reverse variances, sub-grids) is fitted on training images; the figures are
-of test images. Writes elbo_cost.json and elbo_cost.md. Cost: L network calls for each test image.
+RUN is a run, or a checkpoint such as tests/fixtures/reference. All that is fitted (laws, control variate, variances,
+grids) is fitted on validation and training images; the figures are of test images. The draws are kept in the cache
+folder by content: a second run takes seconds, and more images cost only what they add. Cost: L calls a test image,
+--depth draws of --depth-levels levels of --depth-images images, and 16 calls a fitted image.
 """
 
 from __future__ import annotations
@@ -11,133 +13,212 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from itertools import pairwise
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from markovae.checkpoint import open_checkpoint
+from elbo_levels import grid_table, levels_in_all, squared_errors
+from markovae.checkpoint import Checkpoint, open_checkpoint
 from markovae.console import say
 from markovae.data import reopen
+from markovae.data.cache import cache_folder
 from markovae.diffusion import Diffusion
-from markovae.likelihood import LevelLaw, Wiener, fit_reverse, isotropic_costs, measure, posterior_costs, search, survey
-from markovae.likelihood.inputs import Array
-from markovae.likelihood.resample import cost_curve, coverage, nats_table
-from markovae.reverse import IsotropicVariance
+from markovae.files import make_folder, write_file
+from markovae.likelihood import LevelLaw, Survey, Wiener
+from markovae.likelihood.resample import NatsTable, cost_curve, noise_coverage, population_coverage
+from markovae.reverse import PosteriorVariance
+from markovae.vae import estimate_mean
+from nats_table import Table, survey_of, table_of
 
-DRAWS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32, 64)
-
-
-def with_reverse(model: Diffusion, reverse: Any) -> Diffusion:
-    made = Diffusion(model.network, model.schedule, model.target, reverse, model.decoder, model.shape)
-    made.precision = model.precision
-    return made.eval()
-
-
-def study_cost(model: Diffusion, fit: Array, images: Array, labels: tuple[Any, Any], batch: int) -> dict[str, Any]:
-    """The curve of added standard error and the coverage, by estimator."""
-    wiener = Wiener.fit(model.to_x(torch.as_tensor(fit)).cpu())
-    found = survey(model, fit, labels[0], wiener=wiener, batch=batch)
-    control = found.control(wiener)
-    uniform, importance = LevelLaw.uniform(model.num_levels), found.law()
-    residual = found.law(controlled=True)
-    plain = nats_table(model, images, labels[1], batch=batch)
-    helped = nats_table(model, images, labels[1], control=control, batch=batch)
-    draws = [d for d in DRAWS if d < model.num_levels]
-    named = {
-        "stratified": (plain, uniform),
-        "importance": (plain, importance),
-        "stratified + control": (helped, uniform),
-        "importance + control": (helped, residual),
-    }
-    ten = [d for d in draws if d < 10][-1]
-    return {
-        "images": len(plain.rest),
-        "bits_per_dim_full_sum": float(plain.full().mean()) / model.dims / math.log(2),
-        "curve": {name: [vars(row) for row in cost_curve(table, law, draws)] for name, (table, law) in named.items()},
-        "coverage": {name: coverage(table, law, ten, len(plain.rest)) for name, (table, law) in named.items()},
-        "coverage_draws": ten,
-    }
+DRAWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64)
+COUNTS = (8, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1000)
+TEN_CALLS = 9  # draws: the tenth call is the reconstruction
+REPEATS = 2000
+SAMPLE = 100  # images of each repeat of the population's coverage
 
 
-def study_levels(
-    model: Diffusion, fit: Array, images: Array, labels: tuple[Any, Any], counts: list[int], batch: int
-) -> list[dict[str, Any]]:
-    """Excess over the full grid, bits/dim, of optimal and of even sub-grids; same level 1 and decoder."""
-    best = with_reverse(model, IsotropicVariance(129))
-    found = fit_reverse(best, fit, labels[0], knots=129, batch=batch)
-    logsnr, bits = model.schedule.logsnr, 1 / (model.dims * math.log(2))
-    error = found.errors_at(logsnr[1:])
-    optimal, posterior = isotropic_costs(error, logsnr, model.dims), posterior_costs(error, logsnr, model.dims)
-    full = float(optimal.diagonal(1).sum())
-    grids = search(optimal, max(counts))
-    rows = []
-    base = measure(best, images, labels[1], draws=min(64, model.num_levels - 1), batch=batch)
-    for k in counts:
-        even = (model.schedule.sublevels(k) - 1).tolist()
-        levels = grids.levels(k).tolist()
-        measured = measure(best, images, labels[1], draws=None, levels=levels, batch=batch)
-        rows.append(
-            {
-                "levels": k,
-                "predicted_excess": (float(grids.nats[k - 1]) - full) * bits,
-                "predicted_excess_even_posterior": (sum(float(posterior[a, b]) for a, b in pairwise(even)) - full)
-                * bits,
-                "measured": measured.bits_per_dim.value,
-                "measured_full_grid": base.bits_per_dim.value,
-                "measured_excess": float((measured.total - base.total).mean()) * bits,
-                "measured_excess_stderr": float((measured.total - base.total).std()) / math.sqrt(len(images)) * bits,
-                "grid": levels,
-            }
+@dataclass(frozen=True)
+class Study:
+    """A model with the images that are fitted on and those that are measured.
+
+    Args:
+        model: float32 weights, run in the precision asked for.   digest: of its checkpoint.
+        fit, fit_labels: other images.   images, labels: test images.   options: of the command line.
+    """
+
+    model: Diffusion
+    digest: str
+    fit: Any
+    fit_labels: Any
+    images: Any
+    labels: Any
+    options: argparse.Namespace
+
+    def wiener(self) -> Wiener:
+        """The Gaussian denoiser of the other images."""
+        return Wiener.fit(self.model.to_x(torch.as_tensor(self.fit)).cpu())
+
+    def survey(self, model: Diffusion, knots: int, wiener: Wiener) -> Survey:
+        """One pass over the other images."""
+        options = self.options
+        return survey_of(
+            model,
+            self.digest,
+            self.fit,
+            wiener,
+            options.cache,
+            labels=self.fit_labels,
+            knots=knots,
+            batch=options.batch,
         )
-    return rows
 
+    def table(self, model: Diffusion, wiener: Wiener, count: int, depth: int = 1) -> Table:
+        """Every level of the first test images."""
+        images = self.images[:count]
+        labels = None if self.labels is None else self.labels[:count]
+        options = self.options
+        return table_of(
+            model, self.digest, images, wiener, options.cache, labels=labels, depth=depth, batch=options.batch
+        )
 
-def table(record: dict[str, Any]) -> str:
-    curve = record["cost"]["curve"]
-    names = list(curve)
-    lines = ["| calls an image | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for i, row in enumerate(curve[names[0]]):
-        lines.append(f"| {row['calls']} | " + " | ".join(f"+{100 * curve[n][i]['added']:.1f} %" for n in names) + " |")
-    lines.append(f"\nCoverage of the 95 % interval at {record['cost']['coverage_draws']} draws: ")
-    lines.append(", ".join(f"{name} {100 * value:.1f} %" for name, value in record["cost"]["coverage"].items()))
-    lines += [
-        "\n| K | excess, optimal grid (bits/dim) | predicted | even strides with β̃, predicted |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['levels']} | {r['measured_excess']:.4f} ± {r['measured_excess_stderr']:.4f} | "
-        f"{r['predicted_excess']:.4f} | {r['predicted_excess_even_posterior']:.4f} |"
-        for r in record["levels"]
-    ]
-    return "\n".join(lines) + "\n"
+    def x(self, count: int) -> torch.Tensor:
+        """The first test images on the model's scale."""
+        return self.model.to_x(torch.as_tensor(self.images[:count])).cpu()
 
 
 def main() -> None:
+    options = parsed()
+    began = time.monotonic()
+    checkpoint = open_checkpoint(options.run)
+    study = opened(checkpoint, options)
+    model, wiener = study.model, study.wiener()
+    found = study.survey(model, 129, wiener)
+    say(f"surveyed {len(study.fit)} other images")
+    table, control = study.table(model, wiener, options.images), found.control(wiener)
+    tables = table.plain(), table.controlled(control, study.x(options.images))
+    record = {
+        "checkpoint": {"digest": checkpoint.digest, "step": checkpoint.step},
+        "data": {"source": Path(checkpoint.config.data.source).name, "split": "test"},
+        "shape": list(model.shape),
+        "levels": model.num_levels,
+        "logsnr": [float(model.schedule.logsnr[1]), float(model.schedule.logsnr[-1])],
+        "images": len(table.prior),
+        "fitted_on": len(study.fit),
+        "precision": options.precision,
+        "bits_per_dim": bits(tables[0], model),
+        "cost": cost(tables, found, model),
+        "coverage": {"population": population(tables, found, model), "noise": noise(study)},
+        "few_levels": few_levels(study, found, table),
+        "torch": torch.__version__,
+        "seconds": time.monotonic() - began,
+    }
+    make_folder(options.out.parent)
+    write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    say(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+
+
+def opened(checkpoint: Checkpoint, options: argparse.Namespace) -> Study:
+    """The run's model, its validation and training images to fit on, its test images to measure."""
+    model, splits = checkpoint.model().eval(), reopen(checkpoint.config.data, checkpoint.state["data"])
+    model.precision = getattr(torch, options.precision)
+    others = (splits.validation, splits.train)
+    fit = np.concatenate([np.asarray(part.images[: options.fit]) for part in others])[: options.fit]
+    images = np.asarray(splits.test.images[: options.images])
+    if not getattr(model.network, "num_classes", 0):
+        return Study(model, checkpoint.digest, fit, None, images, None, options)
+    fit_labels = np.concatenate([part.labels[: options.fit] for part in others])[: options.fit]
+    labels = splits.test.labels[: options.images]
+    return Study(model, checkpoint.digest, fit, fit_labels, images, labels, options)
+
+
+def bits(table: NatsTable, model: Diffusion) -> dict[str, Any]:
+    """The full sum."""
+    found = estimate_mean(table.full()).scaled(1 / (model.dims * math.log(2)))
+    return {"mean": found.value, "stderr": found.stderr, "ci95": list(found.ci95)}
+
+
+def named(tables: tuple[NatsTable, NatsTable], found: Survey) -> dict[str, tuple[NatsTable, LevelLaw]]:
+    """The estimators: a table without and one with the control variate, and the law of levels."""
+    plain, helped = tables
+    uniform = LevelLaw.uniform(plain.nats.shape[1] + 1)
+    return {
+        "stratified": (plain, uniform),
+        "importance": (plain, found.law()),
+        "control": (helped, found.law(controlled=True)),
+    }
+
+
+def cost(tables: tuple[NatsTable, NatsTable], found: Survey, model: Diffusion) -> dict[str, Any]:
+    """Standard error against calls."""
+    draws = [count for count in DRAWS if count < model.num_levels]
+    curves = {
+        name: [asdict(row) for row in cost_curve(table, law, draws)]
+        for name, (table, law) in named(tables, found).items()
+    }
+    return {"curves": curves, "full_sum_calls": model.num_levels}
+
+
+def population(tables: tuple[NatsTable, NatsTable], found: Survey, model: Diffusion) -> dict[str, Any]:
+    """Coverage over images drawn afresh."""
+    shares = {
+        name: population_coverage(table, law, TEN_CALLS, SAMPLE, REPEATS)
+        for name, (table, law) in named(tables, found).items()
+    }
+    return {"draws": TEN_CALLS, "images": SAMPLE, "pool": len(tables[0].rest), "repeats": REPEATS, "share": shares}
+
+
+def noise(study: Study) -> dict[str, Any]:
+    """Coverage over the draws alone, of fixed images, on an even sub-grid: many draws of each level are cheap there."""
+    options, wiener = study.options, study.wiener()
+    model = study.model
+    if options.depth_levels < model.num_levels:
+        model = model.on_grid(model.schedule.subgrid(options.depth_levels))
+    found = study.survey(model, model.num_levels, wiener)
+    count = options.depth_images
+    table, control, x = study.table(model, wiener, count, options.depth), found.control(wiener), study.x(count)
+    pairs = [(table.plain(k), table.controlled(control, x, k)) for k in range(options.depth)]
+    laws = {name: law for name, (_, law) in named(pairs[0], found).items()}
+    shares = {
+        name: noise_coverage([pair[name == "control"] for pair in pairs], law, TEN_CALLS, 2, REPEATS)
+        for name, law in laws.items()
+    }
+    facts = {"draws": TEN_CALLS, "replicates": 2, "images": count, "repeats": REPEATS}
+    return facts | {"levels": model.num_levels, "draws_a_level": options.depth, "share": shares}
+
+
+def few_levels(study: Study, found: Survey, table: Table) -> dict[str, Any]:
+    """K levels against all."""
+    model = study.model
+    if not isinstance(model.reverse, PosteriorVariance):
+        model = model.with_reverse(PosteriorVariance())
+        table = study.table(model, study.wiener(), study.options.images)
+    squared = squared_errors(table.nats[0], model.schedule.logsnr.detach())
+    counts = [count for count in COUNTS if count <= model.num_levels]
+    rest = estimate_mean(table.prior + table.first[0]).scaled(1 / (model.dims * math.log(2)))
+    return {
+        "rows": grid_table(model, found, squared, counts),
+        "all_levels_bits_per_dim": levels_in_all(model, found, squared),
+        "prior_and_reconstruction_bits_per_dim": {"mean": rest.value, "stderr": rest.stderr},
+    }
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--fit", type=int, default=1000)
-    parser.add_argument("--levels", type=int, nargs="+", default=[16, 25, 32, 64])
+    parser.add_argument("--fit", type=int, default=250)
+    parser.add_argument("--depth-images", type=int, default=40)
+    parser.add_argument("--depth-levels", type=int, default=65)
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("elbo_cost"))
-    options = parser.parse_args()
-    checkpoint = open_checkpoint(options.run)
-    model, data = checkpoint.model().eval(), reopen(checkpoint.config.data, checkpoint.state["data"])
-    conditioned = bool(getattr(model.network, "num_classes", 0))
-    fit, images = data.train.images[: options.fit], data.test.images[: options.images]
-    labels = (data.train.labels[: options.fit], data.test.labels[: options.images]) if conditioned else (None, None)
-    say(f"{len(images)} test images, every one of {model.num_levels} levels")
-    record = {
-        "run": str(options.run),
-        "cost": study_cost(model, fit, images, labels, options.batch),
-        "levels": study_levels(model, fit, images, labels, options.levels, options.batch),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "elbo_cost.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (options.out / "elbo_cost.md").write_text(table(record), encoding="utf-8")
-    print(table(record))
+    parser.add_argument("--cache", type=Path, default=cache_folder() / "nats")
+    parser.add_argument("--out", type=Path, default=Path("elbo_cost.json"))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

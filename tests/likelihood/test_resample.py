@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from markovae.likelihood import Estimator, LevelLaw, Wiener, measure, measure_with, survey
-from markovae.likelihood.resample import NatsTable, cost_curve, coverage, nats_table
+from markovae.likelihood.resample import NatsTable, cost_curve, nats_table, noise_coverage, population_coverage
 from markovae.randomness import generator
 
 
@@ -51,6 +51,18 @@ def test_coverage_of_a_known_table():
     # Alike at every level: the estimate is exact, and the interval is that of the images' own spread.
     values = torch.randn(5000, generator=generator(0, "known"), dtype=torch.float64)
     table = NatsTable(values[:, None].expand(-1, 8) / 8, torch.zeros(5000, dtype=torch.float64))
-    assert coverage(table, LevelLaw.uniform(9), 3, 200, repeats=1000) == pytest.approx(0.95, abs=0.02)
+    assert population_coverage(table, LevelLaw.uniform(9), 3, 200, repeats=1000) == pytest.approx(0.95, abs=0.02)
     assert cost_curve(table, LevelLaw.uniform(9), [3])[0].added == pytest.approx(0, abs=1e-9)
     assert math.isclose(float(table.full().sum()), float(values.sum()), abs_tol=1e-9)
+
+
+def test_coverage_of_the_noise_alone_of_fixed_images():
+    # Images differ widely, their draws little: an interval that mistook one for the other would never miss.
+    centre = 100 * torch.randn(12, 1, generator=generator(0, "centre"), dtype=torch.float64)
+    zero = torch.zeros(12, dtype=torch.float64)
+    tables = [
+        NatsTable(centre + torch.randn(12, 8, generator=generator(k, "draw"), dtype=torch.float64), zero)
+        for k in range(40)
+    ]
+    assert noise_coverage(tables, LevelLaw.uniform(9), 8, repeats=1000) == pytest.approx(0.95, abs=0.02)
+    assert noise_coverage(tables, LevelLaw.uniform(9), 3, repeats=1000) == pytest.approx(0.95, abs=0.02)

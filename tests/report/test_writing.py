@@ -80,18 +80,20 @@ def test_the_page_shows_the_figures_of_the_record(name: str, request: pytest.Fix
         *(f"{row['samples']:.1f} ± {row['stderr']:.1f}" for row in record["channels"]),
         *(f"{row['data']:.1f}" for row in record["channels"]),
         *(f"{row['distance']:.1f}" for row in record["neighbours"]["samples"]),
+        *(f"{row['bits_per_dim']:.2f}" for rows in record["extremes"].values() for row in rows),
         *(f"λ = {record['run']['last_logsnr']:.1f}".replace("-", "−") for _ in range(1)),
     ]
     for figure in shown:
         assert figure in text, figure
-    assert page.count("<svg viewBox") == 3, "levels, held-out bound and training"
+    assert page.count("<svg viewBox") == 4, "levels, held-out bound, rate and distortion, and training"
 
 
 @pytest.mark.parametrize("name", ["digits_run", "colour_run"])
 def test_every_sentence_of_the_record_stands_in_the_page(name: str, request: pytest.FixtureRequest):
     record, _, text = record_and_text(request.getfixturevalue(name))
     meanings = record["meanings"]
-    for figure in ("bits_per_dim", "per_level", "codecs", "channels", "curves.training", "curves.heldout"):
+    figures = ("bits_per_dim", "per_level", "codecs", "channels", "extremes")
+    for figure in (*figures, "curves.training", "curves.heldout", "curves.rate"):
         assert meanings[figure] in text
     for figure in ("prior", "levels", "reconstruction"):
         assert meanings[f"terms_bits_per_dim.{figure}"][1:-1] in text

@@ -14,7 +14,9 @@ from markovae.likelihood.control import ControlVariate
 from markovae.likelihood.estimators import Estimator, measuring
 from markovae.likelihood.inputs import Array
 from markovae.likelihood.law import LevelLaw
+from markovae.likelihood.record import Measurement
 from markovae.randomness import generator
+from markovae.vae import estimate_mean
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,40 @@ def cost_curve(table: NatsTable, law: LevelLaw, draws: Sequence[int], starts: in
     return rows
 
 
-def coverage(table: NatsTable, law: LevelLaw, draws: int, n: int, repeats: int = 2000, seed: int = 0) -> float:
+def population_coverage(
+    table: NatsTable, law: LevelLaw, draws: int, n: int, repeats: int = 2000, seed: int = 0
+) -> float:
     """How often the 95 % interval of n images drawn afresh from the table holds the mean of the table."""
     source, truth, hits = generator(seed, "coverage"), float(table.full().mean()), 0
     for _ in range(repeats):
         image = torch.randint(len(table.rest), (n,), generator=source)
         level, share = law.draw(torch.rand(n, generator=source, dtype=torch.float64), draws)
         total = table.rest[image] + (share * table.nats[image[:, None], level - 2]).sum(1)
-        reach = 1.959964 * float(total.std()) / math.sqrt(n)
-        hits += abs(float(total.mean()) - truth) <= reach
+        low, high = estimate_mean(total).ci95
+        hits += low <= truth <= high
+    return hits / repeats
+
+
+def noise_coverage(
+    tables: Sequence[NatsTable], law: LevelLaw, draws: int, times: int = 2, repeats: int = 2000, seed: int = 0
+) -> float:
+    """How often the interval of the noise alone holds the bound of these very images, their mean over all tables.
+
+    Args:
+        tables: of the same images, each with noise of its own: each draw is taken from one of them at random.
+        times: independent randomisations of each image.
+    """
+    nats, rest = torch.stack([t.nats for t in tables], 1), torch.stack([t.rest for t in tables], 1)
+    n, depth = rest.shape
+    source, truth, hits = generator(seed, "noise coverage"), float(rest.mean() + nats.mean((0, 1)).sum()), 0
+    image, zero = torch.arange(n)[:, None], rest.new_zeros(n)
+    for _ in range(repeats):
+        level, share = law.draw(torch.rand(n, times, generator=source, dtype=torch.float64), draws)
+        which = torch.randint(depth, level.shape, generator=source)
+        each = (share * nats[image[..., None], which, level - 2]).sum(2)
+        each = each + rest[image, torch.randint(depth, (n, times), generator=source)]
+        total = each.mean(1)
+        found = Measurement(zero, total, zero, (), 1, 1, 0, 0, discrete=False, randomisations=each)
+        low, high = found.noise_nats.ci95
+        hits += low <= truth <= high
     return hits / repeats

@@ -17,7 +17,9 @@ from markovae.quality.neighbours import Neighbours, nearest, pool_of
 from markovae.report.chains import Column, encoder_strip, reverse_strip
 from markovae.report.codecs import codec_table
 from markovae.report.curves import heldout_curve, level_curve, training_curve
+from markovae.report.extremes import extreme_facts, pictured
 from markovae.report.pictures import Images
+from markovae.report.progressive import Progress, progress
 from markovae.report.subject import Subject, own_precision
 from markovae.report.words import meanings
 from markovae.sampling import DEFAULT_SAMPLER, sample
@@ -32,6 +34,7 @@ LEAST_DRAWS, MOST_DRAWS = 4, 16
 CHAIN_IMAGES, REVERSE_IMAGES = 4, 2
 SHOWN_NEIGHBOURS, YARDSTICK = 8, 200
 MEASURE_BATCH = 64
+RATE_IMAGES, PROGRESS_IMAGES, EXTREMES = 100, 3, 9
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Findings:
     Args:
         record: the figures, JSON-able.   encoder, reverse: the chains.
         samples: digits, (n, C, H, W).   neighbours: of the first samples.   pool: where they were looked for.
+        progress: rate against distortion.   extremes: the images that cost least and most, pictures by name.
         bins: digits of a pixel.
     """
 
@@ -50,6 +54,8 @@ class Findings:
     samples: Images
     neighbours: Neighbours
     pool: Images
+    progress: Progress
+    extremes: dict[str, Images]
     bins: int
 
 
@@ -60,12 +66,15 @@ def find(subject: Subject) -> Findings:
     """
     say("writing the report: measuring")
     measured = measured_part(subject)
+    extremes = extreme_facts(measured, EXTREMES)
+    some = subject.splits.test.images[:RATE_IMAGES]
+    way = progress(subject.model, some, labels(subject, len(some)), PROGRESS_IMAGES)
     say("writing the report: sampling")
     subject.model.precision = own_precision(subject.checkpoint, subject.model.device)
     samples = drawn(subject)
     encoder = encoder_strip(subject.model, subject.splits.test.images[:CHAIN_IMAGES])
-    labels = subject.classes_in_turn(REVERSE_IMAGES)
-    reverse = reverse_strip(subject.model, REVERSE_IMAGES, steps(subject), labels=labels)
+    classes = subject.classes_in_turn(REVERSE_IMAGES)
+    reverse = reverse_strip(subject.model, REVERSE_IMAGES, steps(subject), labels=classes)
     pool = pool_of(subject.splits.train.images)
     near = nearest(samples[:SHOWN_NEIGHBOURS], pool, subject.bins)
     real = nearest(subject.splits.test.images[:YARDSTICK], pool, subject.bins)
@@ -83,10 +92,13 @@ def find(subject: Subject) -> Findings:
             "training": training_curve(subject.rows),
             "heldout": heldout_curve(subject.rows),
             "levels": level_curve(measured),
+            "rate": way.curve(),
         },
+        "extremes": extremes,
         "meanings": meanings(subject.bins),
     }
-    return Findings(record, encoder, reverse, samples, near, pool, subject.bins)
+    pictures = pictured(subject.splits.test.images, extremes, subject.bins)
+    return Findings(record, encoder, reverse, samples, near, pool, way, pictures, subject.bins)
 
 
 def steps(subject: Subject) -> int:

@@ -11,6 +11,7 @@ from markovae.report import html, sections
 from markovae.report.findings import Findings
 from markovae.report.pictures import grid, viewable
 from markovae.report.style import STYLE
+from markovae.report.words import EXTREMES, PROGRESS, RATE
 
 
 def page(found: Findings) -> str:
@@ -23,6 +24,8 @@ def page(found: Findings) -> str:
             _samples(found),
             sections.cost(record),
             f'<div class="pair">{sections.levels(record)}{sections.heldout(record)}</div>',
+            _progress(found),
+            _extremes(found),
             _neighbours(found),
             _encoder(found),
             _reverse(found),
@@ -90,6 +93,37 @@ def _neighbours(found: Findings) -> str:
         f"{unseen['lowest_5_percent']:.1f}. Samples well below that would be copies of training images."
     )
     return html.section("Nearest training images", html.strip(figures), html.paragraph(text))
+
+
+def _progress(found: Findings) -> str:
+    way = found.progress
+    figures = [
+        html.figure(
+            grid(pictures, 1, clear=True),
+            "the image itself" if point.level == 0 else f"the guess at level {point.level}",
+            (f"{point.rate_bits_per_dim:.3f} bits", "exact" if point.level == 0 else f"± {point.rmse:.1f}"),
+        )
+        for point, pictures in zip(way.shown, way.pictures, strict=True)
+    ]
+    return html.section(
+        "Rate and distortion",
+        sections.rate(found.record),
+        html.paragraph(RATE),
+        html.strip(figures),
+        html.paragraph(PROGRESS),
+    )
+
+
+def _extremes(found: Findings) -> str:
+    parts = []
+    for name, title in (("cheapest", "The cheapest:"), ("dearest", "The dearest:")):
+        rows = found.record["extremes"][name]
+        figures = [
+            html.figure(picture, f"image {row['image']}", (f"{row['bits_per_dim']:.2f}",))
+            for row, picture in zip(rows, found.extremes[name], strict=True)
+        ]
+        parts += [html.paragraph(title), html.strip(figures)] if rows else []
+    return html.section("The least and the most costly images", *parts, html.paragraph(EXTREMES))
 
 
 def _encoder(found: Findings) -> str:

@@ -11,6 +11,7 @@ from markovae.report.words import (
     CHANNELS,
     HELDOUT,
     PER_LEVEL,
+    RATE,
     TERMS,
     TRAINING,
     bound_in_words,
@@ -87,6 +88,14 @@ def levels(record: Record) -> str:
     )
     drawing = plot([line], "log-SNR λ: data on the left, noise on the right", "nats a level", PER_LEVEL, falling=True)
     return html.section("Where the bits go", drawing, html.paragraph(PER_LEVEL))
+
+
+def rate(record: Record) -> str:
+    """RMSE against bits/dim, as a drawing; the exact image has no place on its logarithmic axis."""
+    curve = [point for point in record["curves"]["rate"] if point["rmse"] > 0]
+    line = Line([point["bits_per_dim"] for point in curve], [point["rmse"] for point in curve])
+    drawing = plot([line], "rate: bits/dim that have come", "distortion: RMSE, grey levels", RATE, log_y=True)
+    return f'<div class="drawing">{drawing}</div>'
 
 
 def heldout(record: Record) -> str:

@@ -27,6 +27,7 @@ section > :last-child { margin-bottom: 0; }
 .pair section { margin-top: 0; }
 .pair { margin-top: 18px; }
 img { image-rendering: pixelated; display: block; width: 100%; height: auto; border-radius: 4px; }
+.drawing { max-width: 560px; }
 .sheet { max-width: 720px; margin: 0 auto 12px; }
 .strip { display: flex; gap: 6px; overflow-x: auto; padding-bottom: 6px; margin-bottom: 12px; }
 .strip figure { margin: 0; flex: 1 0 62px; max-width: 120px; }

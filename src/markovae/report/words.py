@@ -16,6 +16,20 @@ PER_LEVEL = (
     "paid for on the right, the grey values' last digits on the left: where the curve is high, a better network "
     "would save most."
 )
+RATE = (
+    "An image sent level by level, noise first: how far the network's guess is off, root mean square in grey levels, "
+    "once so many bits/dim have come. Where the curve is flat, bits buy details that the eye hardly sees; the last "
+    "ones make the image exact."
+)
+PROGRESS = (
+    "Held-out images on that way: the guess at some levels, and the image itself. Below, the bits/dim it takes to get "
+    "there and the guess's error in grey levels, both means over images."
+)
+EXTREMES = (
+    "Of the images measured, those that cost the fewest and the most bits/dim, most extreme first. Each figure is "
+    "from a few drawn levels and so a little noisy. Simple images are cheap; what the model finds dear it has seldom "
+    "seen, or it is full of detail."
+)
 HELDOUT = (
     "The bound on a few validation images as training went on, with the same images, levels and noise each time, "
     "so that changes are the model's. While it falls, longer training helps; if it rises, the model memorises."
@@ -40,6 +54,8 @@ def meanings(bins: int) -> dict[str, str]:
         "bits_per_dim": bound_in_words(bins),
         **{f"terms_bits_per_dim.{name}": f"{text[0].upper()}{text[1:]}." for name, text in TERMS.items()},
         "per_level": PER_LEVEL,
+        "curves.rate": RATE,
+        "extremes": EXTREMES,
         "codecs": codecs_in_words(bins),
         "neighbours": NEIGHBOURS,
         "channels": CHANNELS,
