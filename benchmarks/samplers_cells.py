@@ -14,7 +14,7 @@ from torch import Tensor
 from markovae.console import track
 from markovae.diffusion import Diffusion
 from markovae.files import write_file
-from markovae.sampling import Plan, condition_for, walk
+from markovae.sampling import Guidance, Plan, condition_for, guided, walk
 from markovae.sampling.draw import finished
 
 Draw = Callable[[range, Tensor | None], Tensor]
@@ -37,12 +37,14 @@ class Cell:
         return model.pixels.to_digits(self.x)
 
 
-def by_plan(model: Diffusion, plan: Plan, seed: int) -> Draw:
+def by_plan(model: Diffusion, plan: Plan, seed: int, guidance: Guidance | None = None) -> Draw:
     """Samples as `markovae sample` draws them."""
 
     def draw(numbers: range, labels: Tensor | None) -> Tensor:
         condition = condition_for(model, labels)
-        return finished(walk(model, numbers, plan, seed, None if condition is None else condition.to(model.device)))
+        condition = None if condition is None else condition.to(model.device)
+        denoiser = guided(model, condition, guidance or Guidance())
+        return finished(walk(model, numbers, plan, seed, condition, denoiser))
 
     return draw
 

@@ -66,10 +66,10 @@ def draws(bench: Bench, one: Callable[[Tensor], Tensor], y: Tensor, count: int =
 
 
 def inpainting(bench: Bench) -> np.ndarray:
-    """The face, what is known of it, draws by moment matching, and two by RePaint."""
+    """The face, what is known of it (all below the eyebrows), draws by moment matching, and two by RePaint."""
     _, height, width = bench.model.shape
     known = torch.ones(height, width, dtype=torch.bool)
-    known[height * 3 // 8 :, width // 2 :] = False
+    known[: height * 3 // 8] = False
     shown = torch.where(known, bench.faces, torch.zeros_like(bench.faces))
     matched = draws(bench, lambda x: bench.editor(RESTORED).inpaint(x, known), bench.faces)
     repainted = draws(bench, lambda x: bench.editor("ancestral", 50).repaint(x, known), bench.faces, 2)
