@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,11 +64,13 @@ def append(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
 def write_file(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
     """Replace `path` by a file with this content: the old file stays until the new one is on the disk.
 
+    Its folder is made where it is missing.
     Raises:
         StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
     """
     stage = path.with_name(f"{STAGE}{path.name}-{_token()}")
     try:
+        make_folder(path.parent, disk)
         write_synced(stage, content, disk)
         disk.rename(stage, path)
         sync(path.parent, disk)
@@ -119,6 +121,25 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
         remove(stage, disk)
         if target.exists():
             remove(aside, disk)
+
+
+def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk = SYSTEM) -> None:
+    """Write the folder `target` with these files, by name: whole or not at all.
+
+    Raises:
+        UserError: where no folder can be made there.   StoppedRun: when the disk refuses a file.
+    """
+    try:
+        make_folder(target.parent, disk)
+        require_writable(target.parent, disk)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror}): name another folder with --out") from None
+    try:
+        with staged_folder(target, disk) as stage:
+            for name, content in files.items():
+                write_synced(stage / name, content, disk)
+    except OSError as error:
+        raise refused(target, sum(map(len, files.values())), error, disk) from error
 
 
 def sync_files(folder: Path, disk: Disk = SYSTEM) -> None:
@@ -175,11 +196,11 @@ def refused(path: Path, needed: int, error: OSError, disk: Disk = SYSTEM) -> Sto
     )
 
 
-def require_room(folder: Path, needed: int, disk: Disk = SYSTEM) -> int:
-    """Check before work starts that `folder` takes files and has `needed` bytes free; the bytes that are.
+def require_writable(folder: Path, disk: Disk = SYSTEM) -> None:
+    """Check that `folder` takes files, by writing one.
 
     Raises:
-        UserError: with the figures and the remedy.
+        UserError: with the reason and the remedy.
     """
     probe = folder / f"{STAGE}probe-{_token()}"
     try:
@@ -188,6 +209,15 @@ def require_room(folder: Path, needed: int, disk: Disk = SYSTEM) -> int:
         raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from None
     finally:
         remove(probe, disk)
+
+
+def require_room(folder: Path, needed: int, disk: Disk = SYSTEM) -> int:
+    """Check before work starts that `folder` takes files and has `needed` bytes free; the number that is.
+
+    Raises:
+        UserError: with the figures and the remedy.
+    """
+    require_writable(folder, disk)
     free = free_bytes(folder, disk)
     if free < needed:
         raise UserError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from markovae.errors import UserError
 
+Thing = TypeVar("Thing")
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
@@ -39,6 +41,10 @@ class Place:
     def share(self, count: int) -> tuple[int, int]:
         """(start, stop) of this process's part of `count` things: parts differ by one at most, none is left out."""
         return self.rank * count // self.size, (self.rank + 1) * count // self.size
+
+    def every(self, things: Sequence[Thing]) -> Sequence[Thing]:
+        """Of `things` every size-th, from this process's own on: batches that are the same however many take part."""
+        return things[self.rank :: self.size]
 
 
 def place(environment: Mapping[str, str] | None = None) -> Place:

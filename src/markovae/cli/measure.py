@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from markovae.cli.measure_data import choose
 from markovae.cli.measure_options import add_arguments, check
 from markovae.cli.output import print_json
 from markovae.cli.running import open_run
@@ -25,6 +24,7 @@ examples:
   markovae measure runs/faces --levels 32 --grid optimal   the best 32 levels, with variances refitted for them
   markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
   markovae measure runs/faces photos/ --split all --csv costs.csv   other images, all of them, one row each
+  torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
 """
 
 
@@ -35,17 +35,22 @@ def run(options: argparse.Namespace) -> int:
         UserError: for options that do not go together, data that do not fit the model, or a file that cannot be.
     """
     check(options)
+    from markovae.cli.measure_data import choose
     from markovae.cli.measure_files import check_places, save, write_csv
     from markovae.cli.measure_words import describe
     from markovae.cli.measure_work import perform
+    from markovae.training.ranks import TIMEOUT, joined
 
     opened = open_run(options, trained_in=False)
     check_places(options)
     rival = None
     if options.against is not None:
         rival = open_run(argparse.Namespace(**{**vars(options), "run_path": options.against}), trained_in=False)
-    chosen = choose(opened, options.data, options.split)
-    outcome = perform(opened, rival, chosen, options)
+    with joined(TIMEOUT, opened.model.device) as ranks:
+        chosen = ranks.in_turn(lambda: choose(opened, options.data, options.split))
+        outcome = perform(opened, rival, chosen, options, ranks)
+    if not ranks.first:
+        return 0
     record = outcome.record(options)
     if options.csv is not None:
         write_csv(options.csv, outcome)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markovae.cli.options import add_json, add_machine, one_of, whole
 from markovae.errors import UserError
+from markovae.processes import place
 
 PARTS = ("test", "validation", "train", "all")
 ESTIMATORS, GRIDS, VARIANCES = (
@@ -154,6 +155,8 @@ def check(options: argparse.Namespace) -> None:
         options.draws = "all" if options.estimator == "full" else DEFAULT_DRAWS
     if options.draws == "all":
         options.estimator = "full"
+    if (options.continuous or options.ode) and not place().alone:
+        raise UserError("--continuous and --ode are measured by one process: leave them out, or start without torchrun")
     if options.grid == "optimal" and options.levels is None:
         raise UserError("--grid optimal chooses some of the levels: say how many with --levels K")
     if options.against is not None and options.ode:

@@ -32,7 +32,9 @@ from markovae.likelihood import (
     refuse_other_data,
     same_levels,
 )
+from markovae.likelihood.gathering import from_table, to_table
 from markovae.likelihood.inputs import checked_images, checked_model, labels_taken, refuse_shared
+from markovae.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Outcome:
         return made
 
 
-def perform(opened: Opened, rival: Opened | None, chosen: Chosen, options: argparse.Namespace) -> Outcome:
-    """Fit, measure, compare, as the options ask.
+def perform(opened: Opened, rival: Opened | None, chosen: Chosen, options: argparse.Namespace, ranks: Ranks) -> Outcome:
+    """Fit, measure, compare, as the options ask; of several processes each measures its batches, and all learn all.
 
     Raises:
         UserError: for data that do not fit the models, or models that cannot be compared.
@@ -90,7 +92,7 @@ def perform(opened: Opened, rival: Opened | None, chosen: Chosen, options: argpa
     images, labels = np.asarray(chosen.data.images[: options.limit]), _labels(opened, rival, chosen, options.limit)
     pair = _prepared(opened, rival, chosen, images, options)
     measured = [
-        _measured(p, images, labels, options, "measuring" if i == 0 else "measuring the other run")
+        _measured(p, images, labels, options, ranks, "measuring" if i == 0 else "measuring the other run")
         for i, p in enumerate(pair)
     ]
     comparison = None
@@ -149,11 +151,17 @@ def _prepared(
     return list(prepare_pair(opened.model, rival.model, method, fit, fit_labels, **sized))
 
 
-def _measured(prepared: Prepared, images: Any, labels: Any, options: argparse.Namespace, label: str) -> Measurement:
+def _measured(
+    prepared: Prepared, images: Any, labels: Any, options: argparse.Namespace, ranks: Ranks, label: str
+) -> Measurement:
     model, estimator, batch = prepared.model, prepared.estimator, options.batch or DEFAULT_BATCH
-    work = measuring(model, images, labels_taken(model, labels), estimator=estimator, seed=options.seed, batch=batch)
-    calls = len(estimator.task(model.num_levels, len(images), options.seed))
-    return finish(model, list(track(work, label, -(-calls // batch))), options.seed, estimator)
+    given = labels_taken(model, labels)
+    work = measuring(model, images, given, estimator=estimator, seed=options.seed, batch=batch, place=ranks.place)
+    task = estimator.task(model.num_levels, len(images), options.seed)
+    drawn = list(track(work, label, -(-len(task) // (batch * ranks.size))))
+    if not ranks.alone:
+        drawn = [from_table(ranks.sum(to_table(drawn, len(task))), task)]
+    return finish(model, drawn, options.seed, estimator)
 
 
 def _continuous(opened: Opened, images: Any, labels: Any, options: argparse.Namespace) -> Measurement:

@@ -56,6 +56,14 @@ def one_of(*known: str) -> Callable[[str], str]:
     return parse
 
 
+def part_of(text: str) -> str:
+    """--shard: I/N with 1 ≤ I ≤ N."""
+    part, slash, count = text.partition("/")
+    if not (slash and part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be I/N with I from 1 to N, for instance 2/4")
+    return text
+
+
 def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, float64: bool = True) -> None:
     """--device, --precision and --batch, with what the command does where they are left out.
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from markovae.cli.classes import chosen_labels
-from markovae.cli.options import add_json, add_machine, whole
+from markovae.cli.options import add_json, add_machine, part_of, whole
 from markovae.cli.output import print_json
 from markovae.cli.running import Opened, open_run
-from markovae.cli.sampler import HELP, Chosen, add_sampler, chosen_sampler
+from markovae.cli.sampler import HELP, add_sampler
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from markovae.cli.drawing import Drawn
 
 SUMMARY = "draw images from a run"
 DESCRIPTION = """\
@@ -30,25 +27,11 @@ examples:
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
   markovae sample runs/digits --class 3 --guidance 2 --guidance-interval -3 4
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
+  markovae sample runs/faces --n 50000 --shard 3/8 --out part3     every eighth batch, from the third on
+  torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     eight processes, the same images
 
 """
 EXAMPLES += HELP
-DEFAULT_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn.
-
-    Args:
-        images: digits, (n, C, H, W).   labels: class of each, (n,), or None.
-        chosen: the sampler.   seconds: that drawing took.
-    """
-
-    images: Any
-    labels: Tensor | None
-    chosen: Chosen
-    seconds: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a class by name or number; all: each in turn (the default); none: whatever the model likes",
     )
     add_sampler(parser)
+    parser.add_argument(
+        "--shard", metavar="I/N", type=part_of, help="draw only every N-th batch from the I-th on; numbers stay"
+    )
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: a new one in RUN/samples)")
     add_json(parser)
     add_machine(
@@ -80,40 +66,19 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.out is not None:
         require_free(Path(options.out))
-    opened = open_run(options, trained_in=True)
-    drawn = draw(opened, options)
+    from markovae.cli.drawing import draw
     from markovae.cli.sample_files import write_samples
+    from markovae.training.ranks import TIMEOUT, joined
 
+    opened = open_run(options, trained_in=True)
+    with joined(TIMEOUT, opened.model.device) as ranks:
+        drawn = draw(opened, options, ranks)
+    if not ranks.first:
+        return 0
     target = Path(options.out) if options.out else _free_place(opened, options)
     write_samples(target, opened, drawn, options)
     _report(target, opened, drawn, options)
     return 0
-
-
-def draw(opened: Opened, options: argparse.Namespace) -> Drawn:
-    """The images of the options, with progress on stderr."""
-    import torch
-
-    from markovae.console import track
-    from markovae.sampling import condition_for, draw_batches, evaluating, to_images
-
-    model = opened.model
-    labels = chosen_labels(opened, options.label, options.n)
-    chosen = chosen_sampler(opened, options)
-    batch = options.batch or DEFAULT_BATCH
-    batches = draw_batches(
-        model,
-        options.n,
-        chosen.plan,
-        seed=options.seed,
-        batch=batch,
-        condition=condition_for(model, labels),
-        guidance=chosen.guidance,
-    )
-    began = time.monotonic()
-    with evaluating(model):
-        parts = [x.cpu() for x in track(batches, "sampling", -(-options.n // batch))]
-    return Drawn(to_images(model, torch.cat(parts)), labels, chosen, time.monotonic() - began)
 
 
 def require_free(target: Path) -> None:
@@ -147,6 +112,7 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             "n": len(drawn.images),
             "shape": list(drawn.images.shape[1:]),
             "bins": opened.model.pixels.bins,
+            "shard": options.shard,
             "labels": None if drawn.labels is None else drawn.labels.tolist(),
             "network_calls_per_sample": drawn.chosen.plan.calls,
             **drawn.chosen.facts,

@@ -11,34 +11,30 @@ import numpy as np
 
 from markovae import __version__
 from markovae.cli.running import Opened
-from markovae.errors import UserError
-from markovae.files import staged_folder, write_synced
+from markovae.files import write_folder
 from markovae.report.pictures import grid, png, viewable
 
 if TYPE_CHECKING:
-    from markovae.cli.sample import Drawn
+    from markovae.cli.drawing import Drawn
 
 
 def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
     """Write the folder `target`: whole or not at all.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: where no folder can be made there.   StoppedRun: when the disk refuses a file.
     """
     pictures = viewable(drawn.images, opened.model.pixels.bins)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with staged_folder(target) as stage:
-            for index, picture in enumerate(pictures):
-                content = png(picture, provenance(opened, drawn, options, index))
-                write_synced(stage / f"{index:05d}.png", content)
-            write_synced(stage / "grid.png", png(grid(pictures), provenance(opened, drawn, options)))
-            write_synced(stage / "samples.npz", archive(drawn))
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror}): name another folder with --out") from None
+    files = {
+        f"{number:05d}.png": png(picture, provenance(opened, drawn, options, place))
+        for place, (number, picture) in enumerate(zip(drawn.numbers, pictures, strict=True))
+    }
+    files["grid.png"] = png(grid(pictures), provenance(opened, drawn, options))
+    files["samples.npz"] = archive(drawn)
+    write_folder(target, files)
 
 
-def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, index: int | None = None) -> dict[str, str]:
+def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, place: int | None = None) -> dict[str, str]:
     """The texts in a PNG: from which checkpoint, and how to draw it again."""
     chosen = drawn.chosen
     text = {
@@ -54,10 +50,10 @@ def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, index:
             text[f"markovae:{name.replace('_', '-')}"] = _worded(value)
     if chosen.facts["spacing"] in ("optimal", "tuned"):
         text["markovae:logsnr"] = _worded(chosen.plan.grid[1:].tolist())
-    if index is not None:
-        text["markovae:index"] = str(index)
+    if place is not None:
+        text["markovae:index"] = str(drawn.numbers[place])
         if drawn.labels is not None:
-            text["markovae:class"] = opened.checkpoint.class_names[int(drawn.labels[index])]
+            text["markovae:class"] = opened.checkpoint.class_names[int(drawn.labels[place])]
     return text
 
 
@@ -68,10 +64,13 @@ def _worded(value: Any) -> str:
 
 
 def archive(drawn: Drawn) -> bytes:
-    """samples.npz: arr_0 the digits, (n, H, W, C); arr_1 the classes, (n,), where there are any."""
+    """samples.npz: arr_0 the digits, (n, H, W, C); arr_1 the classes, (n,), where there are any; numbers of a part."""
     arrays = [np.ascontiguousarray(drawn.images.transpose(0, 2, 3, 1))]
     if drawn.labels is not None:
         arrays.append(drawn.labels.numpy())
     stream = io.BytesIO()
-    np.savez_compressed(stream, *arrays)
+    if drawn.numbers == tuple(range(len(drawn.numbers))):
+        np.savez_compressed(stream, *arrays)
+    else:
+        np.savez_compressed(stream, *arrays, numbers=np.array(drawn.numbers))
     return stream.getvalue()

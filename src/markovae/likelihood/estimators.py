@@ -3,7 +3,7 @@ r"""The bound E6 of many images, by draws of the level or by all levels; unbiase
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from markovae.likelihood.inputs import Array, at_least_one, checked_images, chec
 from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.record import Measurement, level_table
 from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
+from markovae.processes import Place
 
 Levels = int | Sequence[int] | None
 
@@ -88,7 +89,7 @@ class Drawn:
         task: image and level of each draw.   nats: of each draw, (B,), float64.
         counted: what each draw adds to its image's sum: share × (nats − control), (B,).
         prior, known: closed-form prior term, and level sum of the control, of the images this batch opens, by place.
-        total: the number of draws to come in all (for a progress bar).
+        total: the number of draws to come in all (for a progress bar).   begin: place of the first of these.
     """
 
     task: Task
@@ -97,6 +98,7 @@ class Drawn:
     prior: Tensor
     known: Tensor
     total: int
+    begin: int = 0
 
 
 def measuring(
@@ -108,8 +110,14 @@ def measuring(
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
+    place: Place | None = None,
 ) -> Iterator[Drawn]:
-    """The work of `measure_with`, batch by batch, for those who show progress; `finish` sums it up."""
+    """The work of `measure_with`, batch by batch, for those who show progress; `finish` sums it up.
+
+    Args:
+        place: of this process among several: of their batches, the same as one process makes, it takes every so many
+            (see `gathering`). None takes all.
+    """
     at_least_one(limit=limit, batch=batch)
     checked_model(model)
     images = checked_images(model, images, limit)
@@ -118,8 +126,9 @@ def measuring(
     training = model.training
     model.eval()
     try:
-        for begin in range(0, len(tasks), batch):
-            yield _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, estimator, len(tasks))
+        for begin in (Place() if place is None else place).every(range(0, len(tasks), batch)):
+            drawn = _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, estimator, len(tasks))
+            yield replace(drawn, begin=begin)
     finally:
         model.train(training)
 

@@ -2,7 +2,7 @@
 
 from markovae.sampling.conditions import condition_for, num_classes
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.draw import draw_batches, evaluating, sample, to_images, walk
+from markovae.sampling.draw import batches_of, draw_batches, evaluating, sample, to_images, walk
 from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
 from markovae.sampling.guidance import Guidance, Guided, Interval, Unconditional, guided
 from markovae.sampling.loop import trajectory
@@ -58,6 +58,7 @@ __all__ = [
     "Tuned",
     "Unconditional",
     "UniC",
+    "batches_of",
     "condition_for",
     "draw_batches",
     "evaluating",

@@ -13,6 +13,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.processes import Place
 from markovae.randomness import Streams
 from markovae.sampling.conditions import condition_for, spread
 from markovae.sampling.denoiser import Denoiser, Headless
@@ -65,22 +66,30 @@ def draw_batches(
     condition: Condition | None = None,
     start: int = 0,
     guidance: Guidance | None = None,
+    place: Place | None = None,
 ) -> Iterator[Tensor]:
     """z_0 of samples start…start+n−1 in batches, on the model's scale, (≤ batch, *D), float32.
 
     Args:
         condition: of one for all, or of n, one a sample.
+        place: of this process among several: of their batches, the same as one process makes, it takes every so many
+            (see `batches_of`). None takes all.
     """
     if n < 1:
         raise UserError(f"n={n} must be at least 1: it counts the samples")
     if batch < 1:
         raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
     condition = spread(condition, n)
-    for begin in range(0, n, batch):
-        numbers = range(begin, min(begin + batch, n))
+    for numbers in batches_of(n, batch, place):
         part = None if condition is None else condition.take(torch.tensor(numbers)).to(model.device)
         denoiser = guided(model, part, guidance or Guidance())
         yield finished(walk(model, [start + i for i in numbers], steps_plan, seed, part, denoiser)).float()
+
+
+def batches_of(n: int, batch: int, place: Place | None = None) -> list[range]:
+    """The numbers of the samples in each batch that this process makes."""
+    begins = (Place() if place is None else place).every(range(0, n, batch))
+    return [range(begin, min(begin + batch, n)) for begin in begins]
 
 
 def finished(states: Iterator[State]) -> Tensor:

@@ -1,0 +1,95 @@
+"""The drawing behind `markovae sample`: by one process, by several together, or a part of it by one of many."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from markovae.cli.classes import chosen_labels
+from markovae.cli.running import Opened
+from markovae.cli.sampler import Chosen, chosen_sampler
+from markovae.console import track
+from markovae.errors import UserError
+from markovae.processes import Place
+from markovae.sampling import batches_of, condition_for, draw_batches, evaluating, to_images
+from markovae.training.ranks import Ranks
+
+DEFAULT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn.
+
+    Args:
+        images: digits, (m, C, H, W).   numbers: of these samples among all that were asked for, m.
+        labels: class of each, (m,), or None.   chosen: the sampler.   seconds: that drawing took.
+    """
+
+    images: Any
+    numbers: tuple[int, ...]
+    labels: Tensor | None
+    chosen: Chosen
+    seconds: float
+
+
+def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
+    """The images of the options, with progress on stderr; of several processes each draws some, and all learn all.
+
+    A batch is the same whoever draws it, so that the images are too, to the last bit on equal machines.
+    """
+    model, n, batch = opened.model, options.n, options.batch or DEFAULT_BATCH
+    labels = chosen_labels(opened, options.label, n)
+    chosen = ranks.in_turn(lambda: chosen_sampler(opened, options))
+    place = shard(options, ranks.place)
+    rows = [number for numbers in batches_of(n, batch, place) for number in numbers]
+    if options.shard is not None and not rows:
+        raise UserError(
+            f"--shard {options.shard} has nothing to draw: {n} images in batches of {batch} are "
+            f"{-(-n // batch)} batches; lower --batch, or make fewer shards"
+        )
+    batches = draw_batches(
+        model,
+        n,
+        chosen.plan,
+        seed=options.seed,
+        batch=batch,
+        condition=condition_for(model, labels),
+        guidance=chosen.guidance,
+        place=place,
+    )
+    began = time.monotonic()
+    with evaluating(model):
+        parts = [x.cpu() for x in track(batches, "sampling", -(-len(rows) // batch))]
+    images = to_images(model, torch.cat([torch.empty(0, *model.shape), *parts]))
+    if not ranks.alone:
+        images, rows = _gathered(images, rows, n, ranks), list(range(n))
+    own = None if labels is None else labels[rows]
+    return Drawn(images, tuple(rows), own, chosen, time.monotonic() - began)
+
+
+def shard(options: argparse.Namespace, place: Place) -> Place:
+    """Whose part is drawn: that of --shard, or of this process among several.
+
+    Raises:
+        UserError: for both.
+    """
+    if options.shard is None:
+        return place
+    if not place.alone:
+        raise UserError("--shard is for processes on their own: leave it out, torchrun shares the work")
+    part, count = map(int, options.shard.split("/"))
+    return Place(part - 1, count)
+
+
+def _gathered(images: np.ndarray, rows: list[int], n: int, ranks: Ranks) -> np.ndarray:
+    """The images of all ranks; each adds its own to zeros."""
+    table = torch.zeros(n, *images.shape[1:], dtype=torch.int32)
+    table[rows] = torch.from_numpy(images.astype(np.int32))
+    return ranks.sum(table).numpy().astype(images.dtype)

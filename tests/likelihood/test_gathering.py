@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from markovae.build import create
+from markovae.config import Config
+from markovae.data.images import ImageData
+from markovae.likelihood import Estimator, finish, measuring
+from markovae.likelihood.control import Wiener, WienerControl
+from markovae.likelihood.gathering import from_table, to_table
+from markovae.processes import Place
+
+
+@pytest.fixture
+def double(tiny_config: Config, tiny_data: ImageData):
+    model = create(tiny_config, tiny_data.shape)
+    model.double().precision = torch.float64
+    with torch.no_grad():
+        for weight in model.network.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("n", [1, 5, 19])
+def test_several_measure_what_one_does_and_every_image_once(double, tiny_data: ImageData, n: int, size: int):
+    """To the last bit, at sizes that nothing divides: the batches are the same whoever takes them."""
+    images = torch.from_numpy(tiny_data.images[:n])
+    estimator = Estimator(draws=3, replicates=2)
+    whole = finish(double, list(measuring(double, images, estimator=estimator, batch=8)), 0, estimator)
+    task = estimator.task(double.num_levels, n, 0)
+    tables, visits = [], torch.zeros(len(task))
+    for rank in range(size):
+        drawn = list(measuring(double, images, estimator=estimator, batch=8, place=Place(rank, size)))
+        tables.append(to_table(drawn, len(task)))
+        for one in drawn:
+            visits[one.begin : one.begin + len(one.task)] += 1
+    assert bool((visits == 1).all())
+    shared = finish(double, [from_table(torch.stack(tables).sum(0), task)], 0, estimator)
+    assert torch.equal(shared.total, whole.total)
+    assert torch.equal(shared.randomisations, whole.randomisations)
+    assert shared.to_dict() == whole.to_dict()
+    assert len(shared.total) == n
+
+
+def test_a_control_variates_known_sums_come_along(double, tiny_data: ImageData):
+    images = torch.from_numpy(tiny_data.images)
+    wiener = Wiener.fit(double.to_x(images).flatten(1), components=4)
+    levels = double.num_levels - 1
+    shift = torch.linspace(0, 1, levels, dtype=torch.float64)
+    control = WienerControl(wiener, double.schedule.logsnr, torch.full((levels,), 0.5, dtype=torch.float64), shift)
+    estimator = Estimator(draws=3, control=control)
+    task = estimator.task(double.num_levels, len(images), 0)
+    whole = finish(double, list(measuring(double, images, estimator=estimator, batch=8)), 0, estimator)
+    tables = [
+        to_table(measuring(double, images, estimator=estimator, batch=8, place=Place(r, 2)), len(task)) for r in (0, 1)
+    ]
+    shared = finish(double, [from_table(tables[0] + tables[1], task)], 0, estimator)
+    assert shared.to_dict() == whole.to_dict()
