@@ -223,3 +223,13 @@ def test_between_the_levels_targets_of_one_step_mean_nothing(target: Target) -> 
         with pytest.raises(UserError, match="off its levels"):
             made.denoise(z, wrong)
     model().denoise(z, SCHEDULE.logsnr[12] - 1)
+
+
+@pytest.mark.parametrize("level", [-1, 0, 13])
+def test_levels_that_the_chain_has_not_are_refused(level: int) -> None:
+    made, x = model(), data(2)
+    for step in (made.encoder_step, made.marginal, made.prior_step):
+        with pytest.raises(ValueError, match=rf"level={level} must lie in 1…12"):
+            step(x, level)
+    with pytest.raises(ValueError, match=r"level=1 must lie in 2…12"):
+        made.posterior(x, x, 1)

@@ -4,7 +4,9 @@ import math
 import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,3 +109,16 @@ def test_sigma_at_the_ends_of_its_range() -> None:
         endpoint_sigma(1, 1e-9)
     with pytest.raises(ValueError, match="no float64 sigma"):
         endpoint_sigma(2, TINY)
+
+
+def test_numbers_of_other_libraries_are_taken_as_they_are() -> None:
+    """Single precision is exact in double: no rounding of its own is added."""
+    assert endpoint_levels(np.float32(0.5), np.float64(0.75)) == 3
+    assert endpoint_levels(torch.tensor(0.5), torch.tensor(0.75)) == 3
+    assert endpoint_sigma(3, torch.tensor(0.75, dtype=torch.float64)) == endpoint_sigma(3, 0.75)
+
+
+@pytest.mark.parametrize("levels", [2.5, math.nan, math.inf])
+def test_half_a_level_is_refused(levels: float) -> None:
+    with pytest.raises(ValueError, match="must be a whole number in 1…1000000"):
+        endpoint_sigma(levels, 0.5)  # type: ignore[arg-type]

@@ -99,3 +99,23 @@ def test_first_levels_add_noise_that_single_precision_would_lose(start: float) -
     """At log-SNR 20 the signal's square is 1 to nine digits, yet a step of 0.02 still adds its 4e-11 of variance."""
     variance = forward.step_variance(scalar(start), scalar(start - 0.02))
     assert float(variance) == pytest.approx(0.02 * math.exp(-start), rel=0.02)
+
+
+@pytest.mark.parametrize("now", [1.0, 2.0])
+def test_a_log_snr_that_does_not_fall_is_refused(now: float) -> None:
+    z, before, after = torch.zeros(1, 2), torch.tensor(1.0), torch.tensor(now)
+    with pytest.raises(ValueError, match=f"log-SNR changes by {now - 1:g} in a step: it must fall"):
+        forward.step(z, before, after)
+    with pytest.raises(ValueError, match="must fall from level to level"):
+        forward.posterior(z, z, before, after)
+
+
+def test_digits_are_not_taken_for_data() -> None:
+    """The scales would be cast to whole numbers, which is zero."""
+    digits = torch.ones(1, 2, dtype=torch.uint8)
+    for make in (
+        lambda: forward.step(digits, INF, torch.tensor(1.0)),
+        lambda: forward.marginal(digits, torch.tensor(1.0)),
+    ):
+        with pytest.raises(ValueError, match=r"torch\.uint8 must be real numbers on the model's scale"):
+            make()

@@ -125,3 +125,27 @@ def test_full_samples_have_the_covariance() -> None:
 def test_what_is_no_covariance_is_refused(matrix: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cholesky(matrix)
+
+
+@pytest.mark.parametrize("kind", [Gaussian, FullGaussian])
+def test_batches_of_different_lengths_are_refused_and_one_is_shared(kind) -> None:
+    spread = torch.ones(()) if kind is Gaussian else torch.eye(2)
+    with pytest.raises(ValueError, match=r"x of shape \(4, 2\) does not match"):
+        kind(torch.zeros(3, 2), spread).log_prob(torch.zeros(4, 2))
+    assert kind(torch.zeros(1, 2), spread).log_prob(torch.zeros(4, 2)).shape == (4,)
+
+
+def test_a_negative_variance_has_no_draws() -> None:
+    with pytest.raises(ValueError, match="variance=-1 must not be negative"):
+        Gaussian(torch.zeros(1, 2), torch.tensor(-1.0)).sample(generator(0, "x"))
+
+
+def test_a_covariance_of_single_precision_is_promoted() -> None:
+    """A product in float32 is symmetric to 1e-7 only; the same asymmetry in float64 is an error."""
+    half = torch.randn(6, 6, generator=generator(0, "half"))
+    covariance = half @ half.T + torch.eye(6)
+    covariance[0, 1] *= 1 + 2e-7
+    assert cholesky(covariance).dtype == torch.float64
+    torch.testing.assert_close(cholesky(covariance) @ cholesky(covariance).T, covariance.double(), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="off symmetry"):
+        cholesky(covariance.double())

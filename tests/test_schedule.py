@@ -148,6 +148,14 @@ def test_time_is_minus_log_of_the_signal(value: float) -> None:
     assert float(noise_scale(level) ** 2) == pytest.approx(-math.expm1(-2 * float(t)), rel=1e-9)
 
 
+class Rising(NoiseSchedule):
+    def level_positions(self) -> torch.Tensor:
+        return torch.linspace(0, 1, self.num_levels)
+
+    def at(self, u: torch.Tensor) -> torch.Tensor:
+        return u.double()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -161,8 +169,16 @@ def test_time_is_minus_log_of_the_signal(value: float) -> None:
         (lambda: zero_terminal(from_betas(torch.tensor([0.1]))), "use at least 2"),
         (lambda: linear(20), "use more than 20 levels"),
         (lambda: Tabulated(torch.tensor([math.inf, 0.0])), "level 0 alone is clean"),
-        (lambda: Tabulated(torch.tensor([1.0, 1.0])).logsnr, "level 2 does not lie below level 1"),
-        (lambda: Tabulated(torch.tensor([1.0, 3.0])).logsnr, "log-SNR must fall at every level"),
+        (lambda: Tabulated(torch.tensor([1.0, 1.0])), "level 2 does not lie below level 1"),
+        (lambda: Tabulated(torch.tensor([1.0, 3.0])), "log-SNR must fall at every level"),
+        (lambda: Tabulated(torch.tensor([2.0, 1.0, 1.5])), "level 3 does not lie below level 2"),
+        (lambda: Rising(5).logsnr, "level 2 does not lie below level 1"),
+        *[
+            (lambda make=make, bad=bad: make(bad), f"num_levels={bad} must be at least 1")
+            for make in (LogSNRLinear, linear, cosine, lambda n: ConstantSigma(0.5, n))
+            for bad in (0, -1)
+        ],
+        (lambda: linear(2.5), r"num_levels=2\.5 must be a whole number"),
     ],
 )
 def test_what_is_no_schedule_is_refused(make, message: str) -> None:

@@ -19,7 +19,7 @@ from markovae.randomness import Source, Streams, normal_like
 from markovae.reverse import MAX_DIMS, ReverseVariance, jacobian
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target
-from markovae.vae import Bound, Distribution, MarkovianVAE
+from markovae.vae import Bound, Distribution, MarkovianVAE, checked_level
 
 
 @final
@@ -165,16 +165,16 @@ class Diffusion(MarkovianVAE):
     def encoder_step(self, z_prev: Tensor, level: int) -> Gaussian:
         """q(z_ℓ | z_{ℓ−1})."""
         logsnr = self._grid(z_prev)
-        return forward.step(z_prev, logsnr[level - 1], logsnr[level])
+        return forward.step(z_prev, logsnr[checked_level(level, self) - 1], logsnr[level])
 
     def marginal(self, x: Tensor, level: int) -> Gaussian:
         """q(z_ℓ | z_0)."""
-        return forward.marginal(x, self._grid(x)[level])
+        return forward.marginal(x, self._grid(x)[checked_level(level, self)])
 
     def posterior(self, x: Tensor, z: Tensor, level: int) -> Gaussian:
         """q(z_{ℓ−1} | z_ℓ, z_0), ℓ ≥ 2."""
         logsnr = self._grid(x)
-        return forward.posterior(x, z, logsnr[level - 1], logsnr[level])
+        return forward.posterior(x, z, logsnr[checked_level(level, self, 2) - 1], logsnr[level])
 
     def prior_top(self, batch: int) -> Gaussian:
         """P_pri(z_L) = N(0, I)."""
@@ -184,7 +184,7 @@ class Diffusion(MarkovianVAE):
     def prior_step(self, z: Tensor, level: int, condition: Condition | None = None) -> Distribution:
         """P_pri(z_{ℓ−1} | z_ℓ); at ℓ = 1 the decoder."""
         logsnr = self._grid(z)
-        if level == 1:
+        if checked_level(level, self) == 1:
             return self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z)
         x_hat, head = self.predict(z, logsnr[level], condition)
         return self.reverse.step(x_hat, z, logsnr[level - 1], logsnr[level], head)

@@ -25,6 +25,7 @@ def endpoint_levels(sigma: float, delta: float) -> int:
         ValueError: outside (0, 1), or when L would exceed MAX_LEVELS (1,000,000).
     Source: lecture, "DDPM": the endpoint.
     """
+    sigma, delta = float(sigma), float(delta)  # numbers of numpy and torch too
     _check_unit("sigma", sigma, "it is the noise of one step")
     _check_unit("delta", delta, "it is the signal left at level L")
     quotient = _log_ratio(sigma, delta)
@@ -45,8 +46,9 @@ def endpoint_sigma(num_levels: int, delta: float) -> float:
     Raises:
         ValueError: for num_levels outside 1…MAX_LEVELS, δ outside (0, 1), or when no float64 σ gives that L.
     """
-    if not 1 <= num_levels <= MAX_LEVELS:
-        raise ValueError(f"num_levels={num_levels} must lie in 1…{MAX_LEVELS}")
+    delta = float(delta)
+    if not 1 <= num_levels <= MAX_LEVELS or num_levels != int(num_levels):
+        raise ValueError(f"num_levels={num_levels} must be a whole number in 1…{MAX_LEVELS}")
     _check_unit("delta", delta, "it is the signal left at level L")
     sigma = math.sqrt(-math.expm1(2 * math.log(delta) / num_levels))
     sigma = min(max(sigma, math.nextafter(0.0, 1.0)), math.nextafter(1.0, 0.0))

@@ -53,8 +53,12 @@ def step(z_prev: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaussian:
     Args:
         z_prev: latent at level ℓ−1, (B, *D).
         logsnr_prev, logsnr: log-SNR at ℓ−1 and ℓ, (B,) or (); logsnr_prev = inf is level 0.
+    Raises:
+        ValueError: where log-SNR does not fall, or for digits that were not converted to the model's scale.
     Source: Ho et al. 2020, eq. 2; lecture, "DDPM".
     """
+    _check_falling(logsnr_prev, logsnr)
+    _check_real(z_prev)
     alpha, variance = step_alpha(logsnr_prev, logsnr), step_variance(logsnr_prev, logsnr)
     return Gaussian(expand(alpha, z_prev).to(z_prev) * z_prev, expand(variance, z_prev).to(z_prev.device))
 
@@ -64,8 +68,11 @@ def marginal(x: Tensor, logsnr: Tensor) -> Gaussian:
 
     Args:
         x: data, (B, *D).   logsnr: (B,) or ().
+    Raises:
+        ValueError: for digits that were not converted to the model's scale.
     Source: Ho et al. 2020, eq. 4; lecture, "DDPM".
     """
+    _check_real(x)
     variance = noise_scale(logsnr) ** 2
     return Gaussian(expand(signal_scale(logsnr), x).to(x) * x, expand(variance, x).to(x.device))
 
@@ -84,8 +91,22 @@ def posterior(x: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaus
         x: data, (B, *D).   z: latent at level ℓ, (B, *D).
         logsnr_prev, logsnr: log-SNR at ℓ−1 and ℓ, (B,) or (), float64; logsnr_prev = inf is level 0,
             where the posterior is the point x (variance zero).
+    Raises:
+        ValueError: where log-SNR does not fall.
     Source: Ho et al. 2020, eq. 7; lecture, "Rewriting the ELBO".
     """
+    _check_falling(logsnr_prev, logsnr)
     c_z, c_x = posterior_coefficients(logsnr_prev, logsnr)
     mean = expand(c_z, z).to(z) * z + expand(c_x, z).to(z) * x
     return Gaussian(mean, expand(posterior_variance(logsnr_prev, logsnr), z).to(z.device))
+
+
+def _check_falling(logsnr_prev: Tensor, logsnr: Tensor) -> None:
+    if not bool((logsnr < logsnr_prev).all()):
+        rise = float((logsnr - logsnr_prev).max())
+        raise ValueError(f"log-SNR changes by {rise:g} in a step: it must fall from level to level")
+
+
+def _check_real(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"data of type {x.dtype} must be real numbers on the model's scale: convert digits first")

@@ -34,7 +34,13 @@ class Gaussian:
     variance: Tensor
 
     def sample(self, source: Source) -> Tensor:
-        """mean + √variance · ε, (B, *D)."""
+        """mean + √variance · ε, (B, *D).
+
+        Raises:
+            ValueError: where a variance is negative.
+        """
+        if not bool((self.variance >= 0).all()):
+            raise ValueError(f"variance={float(self.variance.min()):g} must not be negative")
         return self.mean + self.variance.sqrt().to(self.mean) * normal_like(self.mean, source)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -119,22 +125,33 @@ def cholesky(covariance: Tensor) -> Tensor:
     """The lower factor C of a covariance C Cᵀ, (…, d, d), float64.
 
     Raises:
-        ValueError: where it is not symmetric (to 1e-9 of its largest entry) or not positive definite.
+        ValueError: where it is not symmetric or not positive definite.
     """
-    covariance = covariance.double()
-    if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
-        raise ValueError(f"covariance of shape {tuple(covariance.shape)} must be square")
-    skew = float((covariance - covariance.mT).abs().max())
-    if not skew <= 1e-9 * float(covariance.abs().max()):
-        raise ValueError(f"covariance is off symmetry by {skew:g}: it must equal its transpose")
-    factor, failed = torch.linalg.cholesky_ex(covariance)
+    factor, failed = torch.linalg.cholesky_ex(symmetric(covariance))
     if bool((failed != 0).any()):
         raise ValueError("covariance is not positive definite: every eigenvalue must exceed 0")
     return factor
 
 
+def symmetric(covariance: Tensor) -> Tensor:
+    """The covariance in float64, (…, d, d), made symmetric beyond what its own type could hold.
+
+    Raises:
+        ValueError: where it is off symmetry by more than 1e-9 of its largest entry (1e-6 in single precision).
+    """
+    slack = 1e-9 if covariance.dtype == torch.float64 else 1e-6
+    covariance = covariance.double()
+    if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
+        raise ValueError(f"covariance of shape {tuple(covariance.shape)} must be square")
+    skew = float((covariance - covariance.mT).abs().max())
+    if not skew <= slack * float(covariance.abs().max()):
+        raise ValueError(f"covariance is off symmetry by {skew:g}: it must equal its transpose")
+    return (covariance + covariance.mT) / 2
+
+
 def _check_shapes(x: Tensor, mean: Tensor) -> None:
-    if x.shape[1:] != mean.shape[1:]:
+    batches = {len(t) for t in (x, mean) if t.ndim} - {1}
+    if x.shape[1:] != mean.shape[1:] or len(batches) > 1:
         raise ValueError(f"x of shape {tuple(x.shape)} does not match a Gaussian over {tuple(mean.shape)}")
 
 

@@ -24,8 +24,7 @@ class NoiseSchedule(nn.Module, ABC):
 
     def __init__(self, num_levels: int) -> None:
         super().__init__()
-        if num_levels < 1:
-            raise ValueError(f"num_levels={num_levels} must be at least 1: a chain needs a level of noise")
+        _check_levels(num_levels)
         self.num_levels = num_levels
 
     @abstractmethod
@@ -45,9 +44,7 @@ class NoiseSchedule(nn.Module, ABC):
         """
         levels = self.at(self.level_positions()).cpu()
         values = torch.cat([levels.new_full((1,), torch.inf), levels])
-        if not bool((values[1:] < values[:-1]).all()):
-            where = int((values[1:] >= values[:-1]).nonzero()[0]) + 1
-            raise ValueError(f"log-SNR must fall at every level: level {where} does not lie below level {where - 1}")
+        _check_falling(levels)
         return values
 
     def subgrid(self, num_levels: int) -> Tabulated:
@@ -95,6 +92,7 @@ class Tabulated(NoiseSchedule):
         table = logsnr.detach().double().clone()
         if not bool(table.isfinite().all()):
             raise ValueError("log-SNR of levels 1…L must be finite: level 0 alone is clean")
+        _check_falling(table)
         self.register_buffer("table", table, persistent=False)
 
     def level_positions(self) -> Tensor:
@@ -189,6 +187,7 @@ def scaled_linear(num_levels: int, beta_start: float, beta_end: float) -> Tabula
 
     Source: Rombach et al. 2022 (latent diffusion), whose code has it.
     """
+    _check_levels(num_levels)
     return from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, num_levels, dtype=torch.float64) ** 2)
 
 
@@ -213,6 +212,7 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
 
     Source: Ho et al. 2020, section 4.
     """
+    _check_levels(num_levels)
     scale = 1000 / num_levels
     if beta_end * scale >= 1:
         raise ValueError(f"num_levels={num_levels} makes the last beta {beta_end * scale:g}: use more than 20 levels")
@@ -224,6 +224,7 @@ def cosine(num_levels: int = 1000, offset: float = 0.008, max_beta: float = 0.99
 
     Source: Nichol & Dhariwal 2021, eq. 17.
     """
+    _check_levels(num_levels)
     t = torch.arange(num_levels + 1, dtype=torch.float64) / num_levels
     signal = torch.cos((t + offset) / (1 + offset) * (math.pi / 2)) ** 2
     return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
@@ -265,6 +266,20 @@ def first_level_warning(schedule: NoiseSchedule, half_width: float) -> str | Non
         f"{gap:.2f} bits/dim on smooth data however many levels. The schedule is kept; "
         "schedule.kind=logsnr_linear has neither cost."
     )
+
+
+def _check_falling(levels: Tensor) -> None:
+    """Refuse, with a ValueError, log-SNRs of levels 1…L that do not fall."""
+    if not bool((levels[1:] < levels[:-1]).all()):
+        where = int((levels[1:] >= levels[:-1]).nonzero()[0]) + 2
+        raise ValueError(f"log-SNR must fall at every level: level {where} does not lie below level {where - 1}")
+
+
+def _check_levels(num_levels: int) -> None:
+    if num_levels != int(num_levels):
+        raise ValueError(f"num_levels={num_levels} must be a whole number")
+    if num_levels < 1:
+        raise ValueError(f"num_levels={num_levels} must be at least 1: a chain needs a level of noise")
 
 
 def _log_kept(sigma: float) -> float:

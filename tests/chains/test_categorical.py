@@ -160,3 +160,35 @@ def test_what_is_no_chain_is_refused() -> None:
     for wrong in ((1, 0.5), (3, 1.5), (3, math.nan)):
         with pytest.raises(ValueError, match=r"letters=1|rate="):
             absorbing_transition(*wrong)
+
+
+def test_single_precision_is_promoted_and_scaled() -> None:
+    """Thirds in float32 miss one by 3e-8: they become float64 that sums to one to the last digit."""
+    rough = rows(2, 3, 3).float()
+    chain = CategoricalChain(rough, torch.ones(3) / 3, rough)
+    for part in (chain.transitions, chain.top, chain.reverse):
+        assert part.dtype == torch.float64
+        torch.testing.assert_close(part.sum(-1), torch.ones_like(part.sum(-1)), rtol=0, atol=1e-15)
+    data = torch.ones(3) / 3
+    exact = exact_categorical(data, rough)
+    path, weight = exact.paths(data)
+    bound = float((weight * e1(exact, path).nats).sum())
+    assert bound == pytest.approx(categorical_entropy(data), abs=1e-12)
+
+
+def test_letters_and_levels_that_do_not_exist_are_refused() -> None:
+    chain = CategoricalChain(rows(2, 3, 3), rows(3), rows(2, 3, 3))
+    z = torch.tensor([0, 2])
+    for bad in (torch.tensor([0, 3]), torch.tensor([-1, 0])):
+        with pytest.raises(ValueError, match=r"letters .* must lie in 0…2"):
+            chain.encoder_step(bad, 1)
+    with pytest.raises(ValueError, match="must be integers"):
+        chain.prior_step(torch.tensor([0.0, 1.0]), 1)
+    for level in (0, 3):
+        for step in (chain.encoder_step, chain.prior_step, chain.marginal):
+            with pytest.raises(ValueError, match=rf"level={level} must lie in 1…2"):
+                step(z, level)
+    with pytest.raises(ValueError, match="level=1 must lie in 2…2"):
+        chain.posterior(z, z, 1)
+    with pytest.raises(ValueError, match=r"must be .* with K=4"):
+        exact_categorical(torch.full((4,), 0.25), rows(2, 3, 3))

@@ -120,3 +120,14 @@ def test_bad_arguments_are_refused() -> None:
     nothing = HierarchicalVAE([FixedStep(2, 0.5)], [FixedStep(2, 0.5)])
     with pytest.raises(ValueError, match="0 parameters"):
         next(train_through_e1(nothing, ring(5, "x"), steps=1))
+
+
+def test_levels_and_vectors_that_do_not_fit_are_refused() -> None:
+    model = vae(learned=True)
+    with pytest.raises(ValueError, match=r"vectors of shape \(3, 5\) must be \(B, 2\): flatten images first"):
+        model.encode(torch.zeros(3, 5), generator(0, "x"))
+    for level in (0, 4):
+        with pytest.raises(ValueError, match=rf"level={level} must lie in 1…3"):
+            model.encoder_step(torch.zeros(3, 2), level)
+        with pytest.raises(ValueError, match=rf"level={level} must lie in 1…3"):
+            model.prior_step(torch.zeros(3, 2), level)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from markovae.chains import LinearGaussianChain, LinearStep, Moments, exact_linear
+from markovae.chains import LinearGaussianChain, LinearStep, Moments, exact_linear, expected_e1, path_kl
 from markovae.randomness import generator
-from markovae.vae import FORMS, e1
+from markovae.vae import FORMS, draw_form, e1
 
 
 def random_covariance(d: int, g: torch.Generator) -> torch.Tensor:
@@ -98,3 +98,36 @@ def test_steps_that_are_no_distribution_are_refused() -> None:
         LinearStep(eye, eye[0], torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"must be \(d', d\), \(d',\) and \(d', d'\)"):
         LinearStep(eye, torch.zeros(3), eye)
+
+
+def test_single_precision_is_promoted() -> None:
+    """The bound of a chain given in float32 is that of the same numbers in float64."""
+    values = {}
+    for kind in (torch.float32, torch.float64):
+        eye, data = torch.eye(2, dtype=kind), Moments(torch.zeros(2, dtype=kind), 2 * torch.eye(2, dtype=kind))
+        step = LinearStep(0.5 * eye, torch.zeros(2, dtype=kind), 0.75 * eye)
+        chain = LinearGaussianChain([step, step], Moments(torch.zeros(2, dtype=kind), eye), [step, step])
+        x = torch.randn(3, 2, generator=generator(0, "x")).to(kind)
+        draws = torch.stack([draw_form(form, chain, x, generator(1, "path"))[0] for form in FORMS])
+        assert draws.dtype == torch.float64
+        values[kind] = torch.cat([draws.flatten(), torch.tensor([expected_e1(chain, data), path_kl(chain, data)])])
+        assert float(exact_linear(data, [step]).prior_top(1).covariance[0, 0]) == 1.25
+    torch.testing.assert_close(values[torch.float32], values[torch.float64], rtol=0, atol=0)
+
+
+def test_levels_and_vectors_that_do_not_fit_are_refused() -> None:
+    eye = torch.eye(2)
+    step = LinearStep(0.5 * eye, torch.zeros(2), eye)
+    chain, z = LinearGaussianChain([step, step], Moments(torch.zeros(2), eye), [step, step]), torch.zeros(3, 2)
+    for level in (0, 3):
+        for step_of in (chain.encoder_step, chain.prior_step, chain.marginal):
+            with pytest.raises(ValueError, match=rf"level={level} must lie in 1…2"):
+                step_of(z, level)
+    with pytest.raises(ValueError, match="level=1 must lie in 2…2"):
+        chain.posterior(z, z, 1)
+    with pytest.raises(ValueError, match=r"vectors of shape \(3, 5\) must be \(B, 2\)"):
+        chain.encode(torch.zeros(3, 5), generator(0, "x"))
+    with pytest.raises(ValueError, match="not positive definite"):
+        Moments(torch.zeros(2), -eye)
+    with pytest.raises(ValueError, match=r"must be \(d,\) and \(d, d\)"):
+        Moments(torch.zeros(3), eye)

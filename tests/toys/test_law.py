@@ -8,13 +8,13 @@ from markovae.diffusion import Diffusion
 from markovae.forward import noise_scale, signal_scale
 from markovae.gaps import gaussian_exact, measured
 from markovae.gaps.laws import second_order
-from markovae.gaps.statements import correlated_gaussian
+from markovae.gaps.statements import correlated_gaussian, line_mixture
 from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator
 from markovae.reverse import PosteriorVariance, StepVariance
 from markovae.schedule import LogSNRLinear
 from markovae.target import DATA
-from markovae.toys import Denoiser, DigitMixture
+from markovae.toys import Denoiser, DigitMixture, Mixture
 
 F64 = torch.float64
 
@@ -72,3 +72,23 @@ def test_generating_through_the_library_gives_the_toys_digits():
     wanted = toy.log_probs[0, 0].exp()
     # Sixty levels are not infinitely many: 4 standard errors and one per cent.
     assert bool(((found - wanted).abs() < 4 * (wanted / 4000).sqrt() + 0.01).all())
+
+
+@pytest.mark.parametrize("make", [correlated_gaussian, line_mixture])
+def test_examples_of_another_shape_are_refused(make):
+    toy, wrong, level = make(), torch.zeros(2, 7), torch.tensor(1.0)
+    for question in (toy.log_prob, lambda x: toy.denoise(x, level), lambda x: toy.covariance(x, level)):
+        with pytest.raises(ValueError, match=r"examples of shape \(7,\): this toy's have shape"):
+            question(wrong)
+
+
+def test_single_precision_is_promoted():
+    """A covariance and data in float32 give what the same numbers give in float64."""
+    covariance = torch.tensor([[1.0, 0.3], [0.3, 0.5]])
+    rough, exact = (Mixture.gaussian(torch.tensor([0.1, -0.2]).to(t), covariance.to(t)) for t in (torch.float32, F64))
+    z, level = torch.tensor([[0.3, 0.7]]), torch.tensor(0.5)
+    for name in ("denoise", "covariance", "score"):
+        found = getattr(rough, name)(z, level)
+        assert found.dtype == F64
+        torch.testing.assert_close(found, getattr(exact, name)(z.double(), level.double()), rtol=0, atol=0)
+    assert rough.log_prob(z).item() == exact.log_prob(z.double()).item()

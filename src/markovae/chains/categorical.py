@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from markovae.randomness import Source, uniform
-from markovae.vae import MarkovianVAE
+from markovae.vae import MarkovianVAE, checked_level
 
 MAX_PATHS = 1 << 22
 
@@ -24,13 +24,15 @@ class Categorical:
     """Probabilities of K letters, one set for each example of the batch.
 
     Args:
-        probability: ≥ 0, rows summing to one, (B, K), float64.
+        probability: ≥ 0, rows summing to one, (B, K); promoted to float64.
+    Raises:
+        ValueError: for probabilities that are negative or do not sum to one.
     """
 
     probability: Tensor
 
     def __post_init__(self) -> None:
-        check_probabilities(self.probability)
+        object.__setattr__(self, "probability", checked_probabilities(self.probability))
 
     def sample(self, source: Source) -> Tensor:
         """A letter by inversion, (B,), int64; letters of probability zero are never drawn."""
@@ -75,12 +77,10 @@ class CategoricalChain(MarkovianVAE):
                 f"the prior's steps {tuple(reverse.shape)} and top {tuple(top.shape)} do not match the encoder's "
                 f"{tuple(transitions.shape)}: both chains have the same levels and letters"
             )
-        for rows in (transitions, reverse, top):
-            check_probabilities(rows)
         self.num_levels = len(transitions)
-        self.register_buffer("transitions", transitions.double())
-        self.register_buffer("top", top.double())
-        self.register_buffer("reverse", reverse.double())
+        self.register_buffer("transitions", checked_probabilities(transitions))
+        self.register_buffer("top", checked_probabilities(top))
+        self.register_buffer("reverse", checked_probabilities(reverse))
 
     @property
     def letters(self) -> int:
@@ -89,7 +89,7 @@ class CategoricalChain(MarkovianVAE):
 
     def encoder_step(self, z_prev: Tensor, level: int) -> Categorical:
         """The row of Q_ℓ at each letter."""
-        return Categorical(self.transitions[level - 1][z_prev])
+        return Categorical(self.transitions[checked_level(level, self) - 1][self._letters(z_prev)])
 
     def prior_top(self, batch: int) -> Categorical:
         """P_pri(z_L)."""
@@ -97,19 +97,20 @@ class CategoricalChain(MarkovianVAE):
 
     def prior_step(self, z: Tensor, level: int) -> Categorical:
         """The row of R_ℓ at each letter."""
-        return Categorical(self.reverse[level - 1][z])
+        return Categorical(self.reverse[checked_level(level, self) - 1][self._letters(z)])
 
     def marginal(self, x: Tensor, level: int) -> Categorical:
         """P_enc(z_ℓ|z_0): the row of Q_1⋯Q_ℓ."""
-        return Categorical(cumulative(self.transitions, level)[x])
+        return Categorical(cumulative(self.transitions, checked_level(level, self))[self._letters(x)])
 
     def posterior(self, x: Tensor, z: Tensor, level: int) -> Categorical:
         """P_enc(z_{ℓ−1}|z_ℓ,z_0) ∝ Q_ℓ[z_{ℓ−1}, z_ℓ] (Q_1⋯Q_{ℓ−1})[z_0, z_{ℓ−1}].
 
         Raises:
-            ValueError: for letters z that the encoder never reaches from x.
+            ValueError: for letters z that the encoder never reaches from x, or a level outside 2…L.
         """
-        joint = self.transitions[level - 1][:, z].T * cumulative(self.transitions, level - 1)[x]
+        step = self.transitions[checked_level(level, self, 2) - 1]
+        joint = step[:, self._letters(z)].T * cumulative(self.transitions, level - 1)[self._letters(x)]
         total = joint.sum(1, keepdim=True)
         if bool((total == 0).any()):
             raise ValueError(f"a letter at level {level} cannot be reached from its z_0: the posterior does not exist")
@@ -152,8 +153,14 @@ class CategoricalChain(MarkovianVAE):
     def _law(self, data: Tensor) -> Tensor:
         if data.shape != self.top.shape:
             raise ValueError(f"data over {tuple(data.shape)} letters: this chain has {self.letters}")
-        check_probabilities(data)
-        return data.double()
+        return checked_probabilities(data)
+
+    def _letters(self, z: Tensor) -> Tensor:
+        if z.is_floating_point() or z.ndim != 1:
+            raise ValueError(f"letters of type {z.dtype} and shape {tuple(z.shape)} must be integers, (B,)")
+        if len(z) and not 0 <= int(z.min()) <= int(z.max()) < self.letters:
+            raise ValueError(f"letters {int(z.min())}…{int(z.max())} must lie in 0…{self.letters - 1}")
+        return z
 
 
 def exact_categorical(data: Tensor, transitions: Tensor) -> CategoricalChain:
@@ -163,9 +170,13 @@ def exact_categorical(data: Tensor, transitions: Tensor) -> CategoricalChain:
 
     Args:
         data: p(z_0), (K,).   transitions: Q_1…Q_L, (L, K, K).
+    Raises:
+        ValueError: for laws that do not sum to one or are of different alphabets.
     """
-    law, rows = data.double(), []
-    for step in transitions.double():
+    if transitions.ndim != 3 or transitions.shape[1:] != (len(data), len(data)):
+        raise ValueError(f"transitions of shape {tuple(transitions.shape)} must be (L, K, K) with K={len(data)}")
+    law, rows = checked_probabilities(data), []
+    for step in checked_probabilities(transitions):
         joint = (law[:, None] * step).T
         law = joint.sum(1)
         reached = law[:, None] > 0
@@ -175,8 +186,8 @@ def exact_categorical(data: Tensor, transitions: Tensor) -> CategoricalChain:
 
 def categorical_entropy(data: Tensor) -> float:
     """H(z_0) = −Σ p ln p in nats, of p(z_0), (K,)."""
-    check_probabilities(data)
-    return -float(torch.xlogy(data.double(), data.double()).sum())
+    law = checked_probabilities(data)
+    return -float(torch.xlogy(law, law).sum())
 
 
 def uniform_transition(letters: int, rate: float) -> Tensor:
@@ -209,12 +220,23 @@ def cumulative(transitions: Tensor, level: int) -> Tensor:
     return product
 
 
-def check_probabilities(rows: Tensor) -> None:
-    """Refuse, with a ValueError, probabilities that are negative or whose last dimension does not sum to one (1e-9)."""
-    rows = rows.double()
-    off = float((rows.sum(-1) - 1).abs().max())
-    if not off <= 1e-9 or bool((rows < 0).any()):
-        raise ValueError(f"probabilities sum to one only within {off:g}: they must be >= 0 and sum to 1 within 1e-9")
+def checked_probabilities(rows: Tensor) -> Tensor:
+    """Probabilities in float64, their last dimension scaled to sum to one beyond what their own type could hold.
+
+    Raises:
+        ValueError: where one is negative, or a sum is off one by more than 1e-9 (1e-6 in single precision).
+    """
+    slack = 1e-9 if rows.dtype == torch.float64 else 1e-6
+    double = rows.double()
+    if bool((double < 0).any()):
+        raise ValueError(f"a probability is {float(double.min()):g}: they must be >= 0 and sum to 1")
+    total = double.sum(-1, keepdim=True)
+    off = float((total - 1).abs().max()) if double.numel() else 0.0
+    if not off <= slack:
+        raise ValueError(
+            f"probabilities sum to one only within {off:g}: they must be >= 0 and sum to 1 within {slack:g}"
+        )
+    return double if rows.dtype == torch.float64 else double / total
 
 
 def _check_rate(letters: int, rate: float) -> None:

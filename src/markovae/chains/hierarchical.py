@@ -19,7 +19,7 @@ from markovae.decoder import DiscretisedGaussian
 from markovae.gaussian import Gaussian
 from markovae.pixels import Pixels
 from markovae.randomness import generator
-from markovae.vae import Distribution, MarkovianVAE, e1
+from markovae.vae import Distribution, MarkovianVAE, checked_level, e1
 
 
 class Step(nn.Module, ABC):
@@ -126,7 +126,7 @@ class HierarchicalVAE(MarkovianVAE):
 
     def encoder_step(self, z_prev: Tensor, level: int) -> Distribution:
         """P_enc(z_ℓ|z_{ℓ−1})."""
-        return self._encoder[level - 1].given(z_prev)
+        return _given(self._encoder[checked_level(level, self) - 1], z_prev)
 
     def prior_top(self, batch: int) -> Gaussian:
         """N(0, I)."""
@@ -135,7 +135,7 @@ class HierarchicalVAE(MarkovianVAE):
 
     def prior_step(self, z: Tensor, level: int) -> Distribution:
         """P_pri(z_{ℓ−1}|z_ℓ)."""
-        return self._prior[level - 1].given(z)
+        return _given(self._prior[checked_level(level, self) - 1], z)
 
 
 def train_through_e1(
@@ -167,6 +167,12 @@ def train_through_e1(
         nats.backward()
         optimiser.step()
         yield float(nats.detach())
+
+
+def _given(step: Step, z: Tensor) -> Distribution:
+    if z.ndim != 2 or z.shape[1] != step.dims_in:
+        raise ValueError(f"vectors of shape {tuple(z.shape)} must be (B, {step.dims_in}): flatten images first")
+    return step.given(z)
 
 
 def _perceptron(dims_in: int, dims_out: int, width: int) -> nn.Sequential:

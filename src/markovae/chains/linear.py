@@ -15,8 +15,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from markovae.gaussian import FullGaussian, cholesky
-from markovae.vae import MarkovianVAE
+from markovae.gaussian import FullGaussian, cholesky, symmetric
+from markovae.vae import MarkovianVAE, checked_level
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,26 @@ class Moments:
     """A Gaussian law of one vector.
 
     Args:
-        mean: (d,).   covariance: positive definite, (d, d).
+        mean: (d,).   covariance: positive definite, (d, d). Both are promoted to float64.
+    Raises:
+        ValueError: for shapes that do not fit together, or a covariance that is not positive definite.
     """
 
     mean: Tensor
     covariance: Tensor
 
+    def __post_init__(self) -> None:
+        cholesky(self.covariance)
+        if self.mean.ndim != 1 or self.covariance.shape != (len(self.mean), len(self.mean)):
+            raise ValueError(
+                f"mean {tuple(self.mean.shape)} and covariance {tuple(self.covariance.shape)} must be (d,) and (d, d)"
+            )
+        object.__setattr__(self, "mean", self.mean.double())
+        object.__setattr__(self, "covariance", symmetric(self.covariance))
+
     def batch(self, size: int) -> FullGaussian:
         """The law, for a batch."""
-        return FullGaussian(self.mean.double().expand(size, -1), self.covariance)
+        return FullGaussian(self.mean.expand(size, -1), self.covariance)
 
     def entropy(self) -> float:
         """H = ½ ln |2πe S| in nats."""
@@ -45,7 +56,7 @@ class LinearStep:
     """P(y|z) = N(M z + c, S).
 
     Args:
-        matrix: M, (d', d).   offset: c, (d',).   covariance: S, positive definite, (d', d').
+        matrix: M, (d', d).   offset: c, (d',).   covariance: S, positive definite, (d', d'). Promoted to float64.
     Raises:
         ValueError: for shapes that do not fit together, or a covariance that is not positive definite.
     """
@@ -65,15 +76,24 @@ class LinearStep:
                 f"a step's matrix {tuple(self.matrix.shape)}, offset {tuple(self.offset.shape)} and covariance "
                 f"{tuple(self.covariance.shape)} must be (d', d), (d',) and (d', d')"
             )
+        object.__setattr__(self, "matrix", self.matrix.double())
+        object.__setattr__(self, "offset", self.offset.double())
+        object.__setattr__(self, "covariance", symmetric(self.covariance))
 
     def given(self, z: Tensor) -> FullGaussian:
-        """P(y|z) for a batch of z, (B, d)."""
+        """P(y|z) for a batch of z, (B, d).
+
+        Raises:
+            ValueError: for vectors of another size.
+        """
+        if z.ndim != 2 or z.shape[1] != self.matrix.shape[1]:
+            raise ValueError(f"vectors of shape {tuple(z.shape)} must be (B, {self.matrix.shape[1]})")
         return FullGaussian(z.double() @ self.matrix.T + self.offset, self.covariance)
 
     def push(self, law: Moments) -> Moments:
         """The law of y when z follows `law`."""
         covariance = self.matrix @ law.covariance @ self.matrix.T + self.covariance
-        return Moments(self.matrix @ law.mean + self.offset, _symmetric(covariance))
+        return Moments(self.matrix @ law.mean + self.offset, symmetric(covariance))
 
     def then(self, after: LinearStep) -> LinearStep:
         """P(w|z) when w follows `after` at y."""
@@ -90,7 +110,7 @@ class LinearStep:
         gain = self.gain(law.covariance)
         kept = torch.eye(len(law.mean), dtype=torch.float64) - gain @ self.matrix
         covariance = kept @ law.covariance @ kept.T + gain @ self.covariance @ gain.T
-        return LinearStep(gain, kept @ law.mean - gain @ self.offset, _symmetric(covariance))
+        return LinearStep(gain, kept @ law.mean - gain @ self.offset, symmetric(covariance))
 
 
 @final
@@ -118,13 +138,12 @@ class LinearGaussianChain(MarkovianVAE):
         sizes = [step.matrix.shape[0] for step in encoder]
         if len(top.mean) != sizes[-1] or any(b.matrix.shape[1] != a.matrix.shape[0] for a, b in pairwise(encoder)):
             raise ValueError(f"steps to {sizes} dimensions and a top of {len(top.mean)} do not join to one chain")
-        cholesky(top.covariance)
         self.num_levels = len(encoder)
         self.encoder, self.top, self.prior = tuple(encoder), top, tuple(prior)
 
     def encoder_step(self, z_prev: Tensor, level: int) -> FullGaussian:
         """N(A_ℓ z_{ℓ−1} + b_ℓ, Q_ℓ)."""
-        return self.encoder[level - 1].given(z_prev)
+        return self.encoder[checked_level(level, self) - 1].given(z_prev)
 
     def prior_top(self, batch: int) -> FullGaussian:
         """P_pri(z_L)."""
@@ -132,12 +151,12 @@ class LinearGaussianChain(MarkovianVAE):
 
     def prior_step(self, z: Tensor, level: int) -> FullGaussian:
         """N(B_ℓ z_ℓ + c_ℓ, V_ℓ)."""
-        return self.prior[level - 1].given(z)
+        return self.prior[checked_level(level, self) - 1].given(z)
 
     def marginal_step(self, level: int) -> LinearStep:
         """P_enc(z_ℓ|z_0) as one linear step, ℓ ≥ 1."""
         step = self.encoder[0]
-        for after in self.encoder[1:level]:
+        for after in self.encoder[1 : checked_level(level, self)]:
             step = step.then(after)
         return step
 
@@ -150,7 +169,7 @@ class LinearGaussianChain(MarkovianVAE):
 
         Bayes' rule with the law of z_{ℓ−1} given z_0, whose mean Φ z_0 + φ is carried through as F = (I − K A) Φ.
         """
-        before, step = self.marginal_step(level - 1), self.encoder[level - 1]
+        before, step = self.marginal_step(checked_level(level, self, 2) - 1), self.encoder[level - 1]
         back = step.reverse(Moments(before.offset, before.covariance))
         return before.matrix - back.matrix @ step.matrix @ before.matrix, back
 
@@ -168,7 +187,3 @@ def exact_linear(data: Moments, encoder: Sequence[LinearStep]) -> LinearGaussian
         prior.append(step.reverse(law))
         law = step.push(law)
     return LinearGaussianChain(encoder, law, prior)
-
-
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2

@@ -10,7 +10,7 @@ from markovae import forward
 from markovae.gaussian import Gaussian
 from markovae.schedule import NoiseSchedule
 from markovae.toys.law import Toy
-from markovae.vae import Distribution, MarkovianVAE
+from markovae.vae import Distribution, MarkovianVAE, checked_level
 
 
 @final
@@ -30,14 +30,16 @@ class ExactChain(MarkovianVAE):
 
     def encoder_step(self, z_prev: Tensor, level: int) -> Gaussian:
         """q(z_ℓ | z_{ℓ−1})."""
+        level = checked_level(level, self)
         return forward.step(z_prev.double(), self.logsnr[level - 1], self.logsnr[level])
 
     def marginal(self, x: Tensor, level: int) -> Gaussian:
         """q(z_ℓ | z_0)."""
-        return forward.marginal(x.double(), self.logsnr[level])
+        return forward.marginal(x.double(), self.logsnr[checked_level(level, self)])
 
     def posterior(self, x: Tensor, z: Tensor, level: int) -> Gaussian:
         """q(z_{ℓ−1} | z_ℓ, z_0), ℓ ≥ 2."""
+        level = checked_level(level, self, 2)
         return forward.posterior(x.double(), z.double(), self.logsnr[level - 1], self.logsnr[level])
 
     def prior_top(self, batch: int) -> Distribution:
@@ -46,4 +48,5 @@ class ExactChain(MarkovianVAE):
 
     def prior_step(self, z: Tensor, level: int) -> Distribution:
         """The true P(z_{ℓ−1} | z_ℓ)."""
+        level = checked_level(level, self)
         return self.toy.reverse(z, self.logsnr[level - 1], self.logsnr[level])

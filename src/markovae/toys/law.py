@@ -74,7 +74,7 @@ class Toy(ABC):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln p(x) in nats, (B,), float64."""
-        return self.law(len(x)).log_prob(x.double())
+        return self.law(len(x)).log_prob(self._checked(x))
 
     def marginal(self, logsnr: Tensor, batch: int = 1) -> Distribution:
         """p(z_ℓ) = ∫ p(x) N(z_ℓ; a x, s²), for a batch; logsnr finite, () or (B,)."""
@@ -84,7 +84,7 @@ class Toy(ABC):
 
     def posterior(self, z: Tensor, logsnr: Tensor) -> Law:
         """P(x | z_ℓ = z), z (B, *D): responsibilities and the components' own posteriors."""
-        return self.law(len(z)).posterior(z.double(), logsnr.double().expand(len(z)))
+        return self.law(len(z)).posterior(self._checked(z), logsnr.double().expand(len(z)))
 
     def reverse(self, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Distribution:
         """The true P(z_{ℓ−1} | z_ℓ = z), () log-SNRs; at logsnr_prev = inf it is P(x|z)."""
@@ -112,6 +112,11 @@ class Toy(ABC):
         """
         a, s = expand(signal_scale(logsnr), z), expand(noise_scale(logsnr), z)
         return (a * self.denoise(z, logsnr) - z.double()) / s**2
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"examples of shape {tuple(x.shape[1:])}: this toy's have shape {self.shape}")
+        return x.double()
 
 
 @final

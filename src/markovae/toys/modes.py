@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from markovae.gaussian import symmetric
+
 
 @dataclass(frozen=True)
 class Modes:
@@ -39,12 +41,9 @@ class Modes:
         Raises:
             ValueError: where one is not square, not symmetric or not positive definite.
         """
-        covariance = covariance.double()
         if covariance.ndim != 3 or covariance.shape[1] != covariance.shape[2]:
             raise ValueError(f"covariances of shape {tuple(covariance.shape)} must be (K, d, d)")
-        skew = float((covariance - covariance.mT).abs().max())
-        if not skew <= 1e-10 * float(covariance.abs().max()):
-            raise ValueError(f"covariance is off symmetry by {skew:g}: it must equal its transpose")
+        covariance = symmetric(covariance)
         variance, vectors = torch.linalg.eigh(covariance)
         # Eigenvalues within rounding of zero are noise of the factorisation, not variance.
         floor = torch.finfo(torch.float64).eps * covariance.shape[1] * variance[:, -1:].abs()

@@ -1,7 +1,7 @@
 r"""The Markovian VAE, the bound on the entropy of what is modelled, and the six equal forms of that bound."""
 
 from markovae.vae.bound import Bound, Estimate, estimate_mean, stack_bounds
-from markovae.vae.chain import Distribution, MarkovianVAE, TractableEncoder
+from markovae.vae.chain import Distribution, MarkovianVAE, TractableEncoder, checked_level
 from markovae.vae.forms import FORMS, Form, draw_form, e1, e2, e3, e4, e5, e6
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Form",
     "MarkovianVAE",
     "TractableEncoder",
+    "checked_level",
     "draw_form",
     "e1",
     "e2",

@@ -61,6 +61,17 @@ class MarkovianVAE(nn.Module, ABC):
         return z
 
 
+def checked_level(level: int, chain: MarkovianVAE, first: int = 1) -> int:
+    """The level, where the chain has it.
+
+    Raises:
+        ValueError: outside first…L.
+    """
+    if not first <= level <= chain.num_levels:
+        raise ValueError(f"level={level} must lie in {first}…{chain.num_levels}: the chain has no such step")
+    return level
+
+
 @runtime_checkable
 class TractableEncoder(Protocol):
     """An encoder whose marginals and posteriors are known: what Bayes' rule needs in the forms E4–E6."""
