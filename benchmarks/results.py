@@ -17,12 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import results_bits
+import results_control
+import results_guidance
+import results_samplers
 from markovae.files import make_folder, write_file
 from results_common import Section
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORDS = DOCS / "results"
-SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (results_bits.section,)
+SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
+    results_bits.section,
+    results_samplers.section,
+    results_guidance.section,
+    results_control.section,
+)
 HEAD = """\
 # Results
 
@@ -31,10 +39,10 @@ Written by `python benchmarks/results.py` from the records in `docs/results/`, w
 """
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     files = pages(records(RECORDS))
     if options.check:
         stale = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
