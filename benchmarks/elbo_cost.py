@@ -35,7 +35,7 @@ from markovae.vae import estimate_mean
 from nats_table import Table, survey_of, table_of
 
 DRAWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64)
-COUNTS = (8, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1000)
+COUNTS = (4, 8, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1000)
 TEN_CALLS = 9  # draws: the tenth call is the reconstruction
 REPEATS = 2000
 SAMPLE = 100  # images of each repeat of the population's coverage
@@ -90,8 +90,8 @@ class Study:
         return self.model.to_x(torch.as_tensor(self.images[:count])).cpu()
 
 
-def main() -> None:
-    options = parsed()
+def main(arguments: list[str] | None = None) -> None:
+    options = parsed(arguments)
     began = time.monotonic()
     checkpoint = open_checkpoint(options.run)
     study = opened(checkpoint, options)
@@ -206,7 +206,7 @@ def few_levels(study: Study, found: Survey, table: Table) -> dict[str, Any]:
     }
 
 
-def parsed() -> argparse.Namespace:
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=500)
@@ -218,7 +218,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--cache", type=Path, default=cache_folder() / "nats")
     parser.add_argument("--out", type=Path, default=Path("elbo_cost.json"))
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

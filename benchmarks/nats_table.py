@@ -18,7 +18,7 @@ from markovae.files import make_folder, write_file
 from markovae.likelihood import Estimator, Survey, Wiener, WienerControl, measuring, survey
 from markovae.likelihood.resample import NatsTable
 
-FORMAT = 1
+FORMAT, SURVEY_FORMAT = 1, 2
 PART = 20  # images a file: what an interruption costs at most
 
 
@@ -69,7 +69,7 @@ def table_of(
     starts = range(0, len(images), PART)
     for begin in track(starts, f"levels 1 to {model.num_levels} of {len(images)} images, {PART} at a time"):
         some = np.asarray(images[begin : begin + PART])
-        given = None if labels is None else labels[begin : begin + PART]
+        given = None if labels is None else labels[begin : begin + len(some)]
         # Each part has a seed of its own: images of two parts share no noise.
         path = cache / f"nats-{_key(model, f'{name} {begin} {depth}', some, wiener)}.safetensors"
         if not path.exists():
@@ -94,7 +94,7 @@ def survey_of(
 ) -> Survey:
     """One pass over other images, from the cache where it lies there; 16 network calls an image."""
     make_folder(cache)
-    path = cache / f"survey-{_key(model, f'{name} {knots}', images, wiener)}.safetensors"
+    path = cache / f"survey-{_key(model, f'{name} {knots} {SURVEY_FORMAT}', images, wiener)}.safetensors"
     if not path.exists():
         found = vars(survey(model, images, labels, knots=knots, wiener=wiener, batch=batch))
         tensors = {part: torch.as_tensor(value).contiguous() for part, value in found.items()}

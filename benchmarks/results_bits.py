@@ -15,7 +15,7 @@ NAMES = {
     "control": "importance with control variate",
 }
 GRIDS = {
-    "optimal_isotropic": "optimal grid, isotropic variance",
+    "optimal_isotropic": "optimal, isotropic",
     "even_isotropic": "even strides, isotropic",
     "even_posterior": "even strides, β̃",
     "even_step": "even strides, β",
@@ -31,7 +31,8 @@ def section(records: Mapping[str, Any]) -> Section | None:
     for name, record in found.items():
         parts += [_model(name, record), _cost(name, record), _coverage(record), _levels(name, record)]
         pictures[f"{PREFIX}{name}.svg"] = alone(_curve(record))
-        pictures[f"few_levels_{name}.svg"] = alone(_level_curve(record))
+        if drawing := _level_curve(record):
+            pictures[f"few_levels_{name}.svg"] = alone(drawing)
     return Section("\n".join(parts), pictures)
 
 
@@ -41,11 +42,11 @@ def _model(name: str, record: Mapping[str, Any]) -> str:
     low, high = bits["ci95"]
     return (
         f"### {name}\n\n"
-        f"Model `{record['checkpoint']['digest']}` ({record['checkpoint']['step']:,} steps) of "
+        f"By `python benchmarks/elbo_cost.py RUN --images {record['images']} --fit {record['fitted_on']}`: model "
+        f"`{record['checkpoint']['digest']}` ({record['checkpoint']['step']:,} steps) of "
         f"{record['data']['source']} at {channels}×{height}×{width}, {record['levels']:,} levels from log-SNR "
-        f"{signed(first, 1)} to {signed(last, 1)}; {record['images']:,} test images, fits on {record['fitted_on']:,} others; network "
-        f"in {record['precision']}. By `python benchmarks/elbo_cost.py RUN --images {record['images']} "
-        f"--fit {record['fitted_on']}`.\n\n"
+        f"{signed(first, 1)} to {signed(last, 1)}; {record['images']:,} test images, fits on "
+        f"{record['fitted_on']:,} others; network in {record['precision']}.\n\n"
         f"The full sum, every level of every image: **{bits['mean']:.4f} ± {bits['stderr']:.4f} bits/dim** (95 % "
         f"interval {low:.4f} to {high:.4f}).\n"
     )
@@ -112,7 +113,7 @@ def _levels(name: str, record: Mapping[str, Any]) -> str:
         "decoder. Grids and isotropic variances are fitted on other images; β̃ and β are the variances that need no "
         "fit.\n\n"
         + table(["K", *GRIDS.values(), "last ÷ first"], rows)
-        + f"\n![excess against the number of levels](results/few_levels_{name}.svg)\n\n"
+        + (f"\n![excess against the number of levels](results/few_levels_{name}.svg)\n\n" if _drawable(few) else "\n")
         + f"The levels cost {plus_minus(total['isotropic'], 4)} bits/dim on the full grid with isotropic variances, "
         + f"{plus_minus(total['posterior'], 4)} with β̃, {plus_minus(total['step'], 4)} with β, and "
         + f"{plus_minus(total['continuous'], 4)} where they are infinitely many; prior and reconstruction add "
@@ -125,8 +126,15 @@ def _ratio(row: Mapping[str, Any]) -> str:
     return f"{last / first:.1f}" if first > 1e-9 else ""
 
 
+def _drawable(few: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows that have a place on logarithmic axes."""
+    return [row for row in few["rows"] if all(row[kind]["mean"] > 1e-6 for kind in GRIDS)]
+
+
 def _level_curve(record: Mapping[str, Any]) -> str:
-    rows = [row for row in record["few_levels"]["rows"] if all(row[kind]["mean"] > 0 for kind in GRIDS)]
+    rows = _drawable(record["few_levels"])
+    if not rows:
+        return ""
     count = [row["levels"] for row in rows]
     lines = [Line(count, [row[kind]["mean"] for row in rows], label=text) for kind, text in GRIDS.items()]
     summary = "Bits/dim above the full grid against the number of levels K, by grid and variance."

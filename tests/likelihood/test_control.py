@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from markovae.forward import noised
-from markovae.likelihood import Estimator, Wiener, WienerControl, measure, measure_with, survey
+from markovae.likelihood import Estimator, LevelLaw, Wiener, WienerControl, measure, measure_with, survey
 from markovae.likelihood.control import half_snr_steps, regress
+from markovae.likelihood.resample import nats_table
 from markovae.randomness import generator
 
 
@@ -65,12 +66,14 @@ def test_no_bias_and_less_variance_where_the_net_is_alike(gauss):
     model = gauss.model(factor=0.95)
     control = fitted(gauss, model)
     x = gauss.data(1200, generator(6, "x"))
-    plain, helped = measure(model, x, draws=4), measure_with(model, x, estimator=Estimator(4, control=control))
+    other = nats_table(model, gauss.data(400, generator(7, "x")))
+    law = LevelLaw.importance((other.nats**2).mean(0))
+    plain, helped = (measure_with(model, x, estimator=Estimator(4, law, control=c)) for c in (None, control))
     truth = gauss.truth(model)
     for measured in (plain, helped):
         assert measured.density_nats.value == pytest.approx(truth, abs=4 * measured.density_nats.stderr)
     assert helped.density_nats.stderr < 0.75 * plain.density_nats.stderr
-    assert helped.estimator == "stratified with control variate"
+    assert helped.estimator == "importance with control variate"
 
 
 def test_full_sum_with_control_is_unchanged_in_mean(gauss):
@@ -92,6 +95,16 @@ def test_regression_by_groups():
     slope, intercept = regress(nats, control, place, 3)
     torch.testing.assert_close(slope, torch.tensor([2.0, -0.5, 0.0], dtype=torch.float64))
     torch.testing.assert_close(intercept, torch.tensor([1.0, 2.5, 7.0], dtype=torch.float64))
+
+
+def test_slopes_that_are_mere_chance_are_put_to_zero():
+    source = generator(0, "regress")
+    control, nats = torch.randn(2, 40_000, generator=source, dtype=torch.float64)
+    place = torch.arange(40_000) % 1000
+    loose = regress(nats, control, place, 1000)[0]
+    assert float((loose == 0).double().mean()) > 0.6
+    tight = regress(nats + 3 * control, control, place, 1000)[0]
+    torch.testing.assert_close(tight.mean(), torch.tensor(3.0, dtype=torch.float64), atol=0.03, rtol=0)
 
 
 def test_half_snr_steps_sum_to_the_ends(gauss):

@@ -137,8 +137,12 @@ def half_snr_steps(logsnr: Tensor) -> Tensor:
 def regress(nats: Tensor, control: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Slope and intercept of nats on the control by least squares, group by group: two tensors (count,).
 
+    A slope is shrunk by 1 − (its standard error/itself)², and is 0 where that is negative: one that is mere chance
+    would add noise where it is meant to take noise away.
+
     Args:
         nats, control: (N,).   place: group 0…count−1 of each, (N,); a group of one or none has slope 0.
+    Source: of the shrinking, James & Stein 1961.
     """
     number = torch.bincount(place, minlength=count).double().clamp(min=1)
 
@@ -146,7 +150,10 @@ def regress(nats: Tensor, control: Tensor, place: Tensor, count: int) -> tuple[T
         return torch.zeros(count, dtype=torch.float64).index_add_(0, place, values) / number
 
     nats_mean, control_mean = mean(nats), mean(control)
-    centred = control - control_mean[place]
+    centred, high = control - control_mean[place], nats - nats_mean[place]
     variance = mean(centred**2)
-    slope = torch.where(variance > 0, mean(centred * (nats - nats_mean[place])) / variance, torch.zeros_like(variance))
+    slope = torch.where(variance > 0, mean(centred * high) / variance, torch.zeros_like(variance))
+    left = mean((high - slope[place] * centred) ** 2)
+    error = left / ((number - 2).clamp(min=1) * variance)
+    slope = torch.where(slope != 0, slope * (1 - error / slope**2).clamp(min=0), slope)
     return slope, nats_mean - slope * control_mean

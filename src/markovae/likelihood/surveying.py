@@ -35,7 +35,7 @@ class Survey:
         nats, nats_square: first and second moment of the level's nats, (K,); level 1's are the reconstruction's.
         prior: mean closed-form prior term, nats.
         slope, intercept: of the nats on a Wiener denoiser's, level by level, (K,); zeros and means without one.
-        residual_square: second moment of what that leaves, (K,).
+        residual_square: second moment of the nats less slope × (the Wiener denoiser's − their mean), (K,).
     """
 
     level: Tensor
@@ -78,9 +78,13 @@ class Survey:
         return LevelLaw.importance(self._spread(square, half_snr_steps(self.logsnr) ** 2), even)
 
     def control(self, wiener: Wiener) -> WienerControl:
-        """The control variate whose coefficients this survey fitted with the same denoiser."""
-        steps = half_snr_steps(self.logsnr)
-        offset = self._linear(self.intercept[self.level > 1] / steps[self.level[self.level > 1] - 2]) * steps
+        """The control variate whose coefficients this survey fitted with the same denoiser.
+
+        Its mean over images is 0 at each level, so that what it leaves of an image's nats is still in proportion to
+        the law of levels: a level's mean taken away as well would leave more noise than it takes.
+        """
+        steps, later = half_snr_steps(self.logsnr), self.level > 1
+        offset = self._linear((self.intercept - self.nats)[later] / steps[self.level[later] - 2]) * steps
         return WienerControl(wiener, self.logsnr, self._linear(self.slope[self.level > 1]), offset)
 
     def _spread(self, values: Tensor, weight: Tensor) -> Tensor:
@@ -240,16 +244,17 @@ class _Totals:
         place, nats, control = (torch.cat(parts) for parts in zip(*self.draws, strict=True))
         zeros = torch.zeros_like(self.count)
         slope, intercept = regress(nats, control, place, len(levels))
-        residual = nats - slope[place] * control - intercept[place]
+        mean = zeros.index_add(0, place, nats) / self.count
+        left = nats - slope[place] * control - intercept[place] + mean[place]
         return Survey(
             levels,
             logsnr,
             self.count.long(),
             self.error / expand(self.count, self.error),
-            zeros.index_add(0, place, nats) / self.count,
+            mean,
             zeros.index_add(0, place, nats**2) / self.count,
             prior,
             slope,
             intercept,
-            zeros.index_add(0, place, residual**2) / self.count,
+            zeros.index_add(0, place, left**2) / self.count,
         )
