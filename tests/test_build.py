@@ -140,7 +140,15 @@ def test_a_table_law_is_linear_between_its_points():
 
 
 def test_the_network_section_has_the_networks_own_defaults():
-    decided_by_data = {"in_channels", "out_channels", "num_classes", "vector_dim", "differences", "frequencies"}
+    decided_by_data = {
+        "in_channels",
+        "out_channels",
+        "num_classes",
+        "vector_dim",
+        "token_dim",
+        "differences",
+        "frequencies",
+    }
     multipliers, attention = NetworkConfig().levels(32, 32)
     ours = {f.name: f.default for f in fields(NetworkConfig)} | {"multipliers": multipliers, "attention": attention}
     theirs = {f.name: f.default for f in fields(UNetConfig) if f.name not in decided_by_data}

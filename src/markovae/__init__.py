@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from markovae.data import load_data
     from markovae.diffusion import Diffusion
     from markovae.fitting import with_reverse
+    from markovae.interop import wrap
     from markovae.likelihood import Measurement, measure
     from markovae.networks.condition import Condition
     from markovae.quality import Quality, assess
@@ -41,6 +42,7 @@ _HOME = {
     "measure": "likelihood",
     "sample": "sampling",
     "with_reverse": "fitting",
+    "wrap": "interop",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "measure",
     "sample",
     "with_reverse",
+    "wrap",
 ]
 
 

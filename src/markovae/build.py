@@ -59,7 +59,9 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
         classes, channels = num_classes if config.network.classes else 0, reverse.channels * shape[0]
         if config.network.kind == "ddpm":
-            network: Network = _ddpm(config.network.ddpm or DDPMOptions(), shape, channels, schedule, classes)
+            ddpm = ddpm_config(config.network.ddpm or DDPMOptions(), shape[0], channels, classes)
+            _check_stride(shape, ddpm.stride, "shorten network.ddpm.widths")
+            network: Network = DDPMUNet(ddpm, schedule.logsnr[1:])
         else:
             unet = _unet_config(config.network, shape, channels, pixels, classes)
             _check_stride(shape, unet.stride, "lower network.patch, or shorten network.multipliers")
@@ -219,19 +221,20 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
         )
 
 
-def _ddpm(
-    options: DDPMOptions, shape: Sequence[int], channels: int, schedule: NoiseSchedule, num_classes: int
-) -> DDPMUNet:
+def ddpm_config(options: DDPMOptions, in_channels: int, out_channels: int, num_classes: int) -> DDPMConfig:
+    """The shape of a network of the DDPM family from its section, what was left out filled in.
+
+    Raises:
+        UserError: for widths that do not split into the groups or heads asked for.
+    """
     settings = {field.name: getattr(options, field.name) for field in fields(options)}
     settings["embedding"] = options.embedding or 4 * options.widths[0]
     settings["attention_up"] = options.attention if options.attention_up is None else options.attention_up
     settings["middle_groups"] = options.groups if options.middle_groups is None else options.middle_groups
     try:
-        config = DDPMConfig(in_channels=shape[0], out_channels=channels, num_classes=num_classes, **settings)
+        return DDPMConfig(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes, **settings)
     except ValueError as error:
         raise UserError(f"network.ddpm: {error}") from None
-    _check_stride(shape, config.stride, "shorten network.ddpm.widths")
-    return DDPMUNet(config, schedule.logsnr[1:])
 
 
 def _unet_config(

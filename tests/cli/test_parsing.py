@@ -7,7 +7,7 @@ from markovae.cli import main
 from markovae.cli.parsing import COMMANDS, command_line
 from markovae.errors import UserError
 
-NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
+NAMES = [module.__name__.rpartition(".")[2].removesuffix("_") for module in COMMANDS]
 
 
 @pytest.mark.parametrize("name", NAMES)

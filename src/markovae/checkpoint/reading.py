@@ -79,6 +79,26 @@ class Checkpoint:
         return tuple(self.state["class_names"])
 
     @property
+    def imported(self) -> bool:
+        """Whether the weights came from elsewhere, with no images of their own."""
+        return self.state.get("kind") == "imported"
+
+    @property
+    def split_record(self) -> dict[str, Any]:
+        """What the run stored of its images and their parts.
+
+        Raises:
+            UserError: for a model that was imported and has none.
+        """
+        record = self.state.get("data")
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{self.path} has no images of its own: name DATA; to train on, start a run from it with  markovae "
+                "train DATA --init RUN --out NEW"
+            )
+        return record
+
+    @property
     def digest(self) -> str:
         """16 hex digits that name this bundle: of its manifest, and so of every file."""
         return sha256(self.contents[MANIFEST])[:16]

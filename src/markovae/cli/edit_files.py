@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from markovae.errors import UserError
-from markovae.files import staged_folder, write_synced
+from markovae.files import write_folder
 
 KINDS = {1: "grey", 3: "colour"}
 GAP = 2
@@ -63,15 +63,13 @@ def write_pictures(folder: Path, pictures: np.ndarray, rows: Sequence[np.ndarray
     Args:
         facts: written into every file as PNG text.
     Raises:
-        UserError: where the folder holds something already.
+        UserError: where the folder holds something already, or cannot be made.
+        StoppedRun: when the disk refuses a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name another folder with --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with staged_folder(folder) as stage:
-        for number, picture in enumerate(pictures):
-            write_synced(stage / f"{number:06d}.png", _png(picture, {**facts, "sample": str(number)}))
-        write_synced(stage / "grid.png", _png(grid(rows), facts))
+    files = {f"{i:06d}.png": _png(picture, {**facts, "sample": str(i)}) for i, picture in enumerate(pictures)}
+    write_folder(folder, {**files, "grid.png": _png(grid(rows), facts)})
 
 
 def grid(rows: Sequence[np.ndarray]) -> np.ndarray:

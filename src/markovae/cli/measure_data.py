@@ -43,6 +43,8 @@ def choose(opened: Opened, source: str | None, split: str) -> Chosen:
     config = opened.checkpoint.config.data
     if source is not None:
         config = like(config, source, opened)
+    else:
+        opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
     splits = load_data(config)
     matches = None
     if source is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn, final
 
 from markovae import __version__
-from markovae.cli import demo, doctor, edit, inspect, measure, quality, sample, shard, train, verify
+from markovae.cli import demo, doctor, edit, export, import_, inspect, measure, quality, sample, shard, train, verify
 from markovae.errors import UserError
 from markovae.processes import place
 
@@ -21,7 +21,7 @@ start here:
 
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """
-COMMANDS = (demo, train, sample, edit, measure, quality, inspect, shard, verify, doctor)
+COMMANDS = (demo, train, sample, edit, measure, quality, import_, export, inspect, shard, verify, doctor)
 
 TOGETHER = ("train", "sample", "measure")  # what several processes do together
 
@@ -77,7 +77,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     commands = {}
     for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2]
+        name = module.__name__.rpartition(".")[2].removesuffix("_")  # `import` is no name for a module
         command = subparsers.add_parser(
             name,
             help=module.SUMMARY,

@@ -12,6 +12,7 @@ from markovae.cli.ending import finished
 from markovae.cli.options import add_json, add_machine, chosen_device, one_of, positive, whole
 from markovae.cli.output import print_json
 from markovae.config.presets import PRESETS, preset_settings
+from markovae.console import say
 from markovae.errors import UserError
 from markovae.lock import hold
 from markovae.processes import place
@@ -124,7 +125,7 @@ def configuration(options: argparse.Namespace) -> Config:
     """
     from markovae.config import Config
 
-    config = Config() if options.config is None else Config.from_toml(options.config)
+    config = _imported(options.init) if options.config is None else Config.from_toml(options.config)
     settings = list(options.set)
     if options.data is not None:
         config = replace(config, data=replace(config.data, source=options.data))
@@ -138,6 +139,22 @@ def configuration(options: argparse.Namespace) -> Config:
         if value is not None:
             settings.append(f"train.{name}={value}")
     return config.with_settings(settings)
+
+
+def _imported(init: str | None) -> Config:
+    """The configuration of an imported model that a run starts from, else the defaults."""
+    from markovae.config import Config
+
+    if init is None:
+        return Config()
+    from markovae.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(init)
+    if not checkpoint.imported:
+        return Config()
+    rate = checkpoint.config.train.rest_lr
+    say(f"--init {init} was imported: its configuration is taken, for fine-tuning (AdamW at {rate:g})")
+    return checkpoint.config
 
 
 def _check_resume(options: argparse.Namespace) -> None:

@@ -1,0 +1,49 @@
+"""`markovae export`: a run as a folder that other libraries load."""
+
+from __future__ import annotations
+
+import argparse
+
+from markovae.cli.options import one_of
+
+FORMATS = ("diffusers",)
+SUMMARY = "write a run in diffusers' layout"
+DESCRIPTION = """\
+Write the averaged weights of a run as a folder that DDPMPipeline.from_pretrained loads, with a model card. Only runs
+with network.kind=ddpm have a network that diffusers knows; whatever else it cannot express is told.
+"""
+EXAMPLES = """\
+examples:
+  markovae train photos/ --set network.kind=ddpm --set target.name=noise --set schedule.kind=linear --out runs/a
+  markovae export runs/a --to diffusers exported/
+  markovae export runs/a --to diffusers exported/ --push me/photos        needs pip install 'markovae[hub]'
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae export`."""
+    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    parser.add_argument("--to", metavar="FORMAT", type=one_of(*FORMATS), required=True, help="diffusers")
+    parser.add_argument("folder", metavar="DIR", help="where to: a new or empty folder")
+    parser.add_argument("--push", metavar="NAME", help="upload the folder to this model repository of the Hub as well")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export and tell; exit code 0.
+
+    Raises:
+        UserError: for what the format cannot express, or a folder that is not empty.
+    """
+    from markovae.checkpoint import load
+    from markovae.console import say
+    from markovae.interop import export_run, push_folder
+    from markovae.interop.scheduler_config import rounding_warning
+
+    folder = export_run(options.run_path, options.folder)
+    warning = rounding_warning(load(options.run_path).schedule)
+    if warning is not None:
+        say(warning)
+    print(f'{folder}: load it with  DDPMPipeline.from_pretrained("{folder}")')
+    if options.push is not None:
+        print(push_folder(folder, options.push))
+    return 0

@@ -1,0 +1,62 @@
+"""The model card of an exported run: README.md with the front matter that the Hub reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markovae import __version__
+from markovae.checkpoint import Checkpoint
+from markovae.jsonlines import read_rows
+
+_FRONT = """\
+---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags:
+- diffusers
+- ddpm
+- unconditional-image-generation
+- markovae
+---
+"""
+
+
+def model_card(checkpoint: Checkpoint, run: Path) -> str:
+    """What the model is, how to use it, and what its held-out images cost, as far as the run says."""
+    channels, height, width = checkpoint.shape
+    config, classes = checkpoint.config, len(checkpoint.class_names)
+    rows = [
+        ("images", f"{width}x{height} pixels, {channels} channel{'s' if channels > 1 else ''}"),
+        ("training steps", f"{checkpoint.step:,}"),
+        ("schedule", config.schedule.kind),
+        ("the network predicts", config.target.name),
+        ("variance of a step", config.target.reverse),
+    ]
+    if classes:
+        rows.append(("classes", f"{classes}: give the unet `class_labels`, which the pipeline itself does not"))
+    rows += _held_out(run)
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"{_FRONT}\n# A diffusion model trained with markovae {__version__}\n\n"
+        f"```python\n{_usage(bool(classes))}\n```\n\n| | |\n|---|---|\n{table}\n\n"
+        "The same folder as a run, to be sampled with other samplers, measured in bits/dim, or trained on:\n\n"
+        "```bash\nmarkovae import DIR --out runs/imported\nmarkovae measure runs/imported IMAGES\n```\n"
+    )
+
+
+def _usage(conditional: bool) -> str:
+    if conditional:
+        return 'from diffusers import UNet2DModel\n\nunet = UNet2DModel.from_pretrained("DIR", subfolder="unet")'
+    return 'from diffusers import DDPMPipeline\n\nimages = DDPMPipeline.from_pretrained("DIR")().images'
+
+
+def _held_out(run: Path) -> list[tuple[str, str]]:
+    """The last held-out bound of the run, where it took one."""
+    rows: list[dict[str, Any]] = [row for row in read_rows(run / "metrics.jsonl") if row.get("kind") == "heldout"]
+    bits = rows[-1].get("bits_per_dim") if rows else None
+    if not isinstance(bits, dict) or not isinstance(bits.get("mean"), float):
+        return []
+    error = bits.get("stderr")
+    spread = f" ± {error:.3f}" if isinstance(error, float) else ""
+    return [("held-out bound", f"{bits['mean']:.3f}{spread} bits/dim, after step {rows[-1].get('step')}")]

@@ -1,0 +1,96 @@
+"""A run as a folder that `DDPMPipeline.from_pretrained` loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from markovae.checkpoint import Checkpoint, open_checkpoint
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.files import make_folder, refused, staged_folder, write_synced
+from markovae.interop.card import model_card
+from markovae.interop.importing import require_free
+from markovae.interop.scheduler_config import rules_from, rules_to
+from markovae.interop.unet_config import config_from, config_to
+from markovae.interop.weights import to_theirs
+from markovae.networks.ddpm import DDPMUNet
+
+
+def export_run(run: str | Path, target: str | Path) -> Path:
+    """Write the averaged weights of a run, or of one checkpoint, as a diffusers pipeline's folder; the folder.
+
+    A model that was imported and whose shape and rules are unchanged gets its own two configurations back.
+
+    Raises:
+        UserError: for what diffusers cannot express, with the reason, or a target that is not empty.
+        StoppedRun: where the disk refuses; nothing is left then.
+    """
+    require_free(Path(target))
+    checkpoint = open_checkpoint(run)
+    return write_folder(checkpoint, Path(target), model_card(checkpoint, Path(run)))
+
+
+def write_folder(checkpoint: Checkpoint, target: Path, card: str) -> Path:
+    """The folder of a checkpoint with this model card."""
+    _check_expressible(checkpoint)
+    model = checkpoint.model()
+    contents, network = _configurations(checkpoint, model), model.network
+    assert isinstance(network, DDPMUNet)
+    weights = safetensors.torch.save(to_theirs(network, dict(network.named_parameters())), metadata={"format": "pt"})
+    files = {name: (json.dumps(table, indent=2) + "\n").encode() for name, table in contents.items()}
+    files |= {"unet/diffusion_pytorch_model.safetensors": weights, "README.md": card.encode()}
+    try:
+        make_folder(target.parent)
+        with staged_folder(target) as stage:
+            for name, content in files.items():
+                make_folder((stage / name).parent)
+                write_synced(stage / name, content)
+    except OSError as error:
+        raise refused(target, sum(map(len, files.values())), error) from error
+    return target
+
+
+def _check_expressible(checkpoint: Checkpoint) -> None:
+    config = checkpoint.config
+    if config.network.kind != "ddpm":
+        raise UserError(
+            f"{checkpoint.path} has network.kind={config.network.kind}, which is none of diffusers' networks (it reads "
+            "the log-SNR, folds pixels into channels and sees fixed features of the detail): train with "
+            "network.kind=ddpm to export"
+        )
+    if checkpoint.state["bins"] != 256:
+        raise UserError(
+            f"{checkpoint.path} has {checkpoint.state['bins']} grey values a pixel, and diffusers makes images of 256"
+        )
+
+
+def _configurations(checkpoint: Checkpoint, model: Diffusion) -> dict[str, dict[str, Any]]:
+    config, (_, height, width) = checkpoint.config, checkpoint.shape
+    assert isinstance(model.network, DDPMUNet)
+    unet = config_to(model.network.config, (height, width))
+    scheduler = rules_to(config.schedule, model.schedule, config.target)
+    origin = checkpoint.state.get("origin")
+    if isinstance(origin, dict) and origin.get("format") == "diffusers":
+        unet, scheduler = _original(origin, unet, scheduler)
+    index = {
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", unet["_class_name"]],
+    }
+    return {"model_index.json": index, "unet/config.json": unet, "scheduler/scheduler_config.json": scheduler}
+
+
+def _original(
+    origin: dict[str, Any], unet: dict[str, Any], scheduler: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configurations that were imported, each where it says the same as ours."""
+    try:
+        same_unet = config_from(origin["unet"]) == config_from(unet)
+        same_scheduler = rules_from(origin["scheduler"]) == rules_from(scheduler)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return unet, scheduler
+    return origin["unet"] if same_unet else unet, origin["scheduler"] if same_scheduler else scheduler

@@ -1,0 +1,138 @@
+"""A folder in diffusers' layout, read as something that a stranger wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from markovae.errors import UserError
+from markovae.interop.scheduler_config import Rules, rules_from
+from markovae.interop.unet_config import UNetShape, config_from
+from markovae.interop.weights import checked_shapes, to_ours
+from markovae.networks.ddpm import DDPMUNet
+
+MAX_JSON = 1 << 20
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder of diffusers holds.
+
+    Args:
+        shape: of the network and its images.   rules: of its scheduler.   weights: the safetensors file.
+        unet, scheduler: its two configurations as they stand.
+    """
+
+    shape: UNetShape
+    rules: Rules
+    weights: Path
+    unet: dict[str, Any]
+    scheduler: dict[str, Any]
+
+
+def read_folder(path: str | Path) -> Folder:
+    """The configurations of a pipeline's folder: unet/ and scheduler/ below it, or both files in it.
+
+    Nothing that a file says is used as a name of another file. Weights are only looked for, not read.
+
+    Raises:
+        UserError: for a folder that is none of diffusers', a part that is missing, pickled weights, or anything that a
+            configuration says and this library cannot express.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name one that holds a diffusers pipeline")
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    if not (unet / "config.json").is_file():
+        raise UserError(f"{folder} holds no diffusers model: there is neither unet/config.json nor config.json in it")
+    place = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    if not (place / "scheduler_config.json").is_file():
+        raise UserError(
+            f"{folder} holds no scheduler (scheduler/scheduler_config.json): without it nothing says which noise the "
+            "network was trained on"
+        )
+    unet_table, scheduler_table = _read_json(unet / "config.json"), _read_json(place / "scheduler_config.json")
+    shape, rules = config_from(unet_table), rules_from(scheduler_table)
+    wanted = (2 if rules.target.reverse == "learned" else 1) * shape.in_channels
+    if shape.out_channels != wanted:
+        raise UserError(
+            f"the unet has {shape.in_channels} channels in and {shape.out_channels} out, and the scheduler asks for "
+            f"{wanted} out: the two files do not belong together"
+        )
+    return Folder(shape, rules, _weights(unet), unet_table, scheduler_table)
+
+
+def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
+    """The weights of a folder as those of our network, by name, float32; shapes are compared before numbers are read.
+
+    Args:
+        network: of the folder's shape, on any device, the meta device too.
+    Raises:
+        UserError: for a file that is no safetensors file, or tensors that are not the network's.
+    """
+    try:
+        with safe_open(folder.weights, framework="pt") as file:
+            checked_shapes(network, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder.weights} is no safetensors file that can be read: {error}") from None
+    return to_ours(network, tensors)
+
+
+def _weights(unet: Path) -> Path:
+    for name in WEIGHTS:
+        if (unet / name).is_file():
+            return unet / name
+    if any(unet.glob("*.safetensors.index.json")):
+        raise UserError(
+            f"the weights in {unet} are split over several files: save them as one (max_shard_size='20GB' in "
+            "save_pretrained)"
+        )
+    pickled = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in unet.glob(f"*.{suffix}"))
+    if pickled:
+        raise UserError(
+            f"the weights in {unet} are pickled ({pickled[0]}), and reading a pickle can run any program: save them "
+            "with safe_serialization=True in save_pretrained, which is diffusers' default"
+        )
+    raise UserError(f"{unet} holds no weights: {WEIGHTS[0]} is missing")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
+                raise UserError(f"{path} is no file of at most {MAX_JSON:,} bytes: it is no configuration")
+            value = json.loads(file.read(MAX_JSON + 1))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return value
+
+
+def on_no_device(shape: UNetShape) -> DDPMUNet:
+    """A network of this shape without numbers: its names and shapes, whatever its size."""
+    from markovae.build import ddpm_config
+
+    with torch.device("meta"):
+        return DDPMUNet(ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes), _GRID)
+
+
+_GRID = torch.tensor([1.0, 0.0], dtype=torch.float64)

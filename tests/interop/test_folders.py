@@ -1,0 +1,219 @@
+"""Folders that come from diffusers and go to it: the same images, the same files, and nothing half-written."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import markovae as mv
+from markovae.build import create
+from markovae.checkpoint import open_checkpoint, save_checkpoint
+from markovae.config import Config
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
+from markovae.interop import export_run, import_folder
+from markovae.interop.scheduler_config import rounding_warning
+from markovae.sampling import plan, trajectory
+from markovae.schedule import LogSNRLinear, linear
+
+TOLERANCE = 1e-4
+DDPM = [
+    "network.kind=ddpm",
+    "network.ddpm.widths=[8, 16]",
+    "network.ddpm.groups=4",
+    "network.ddpm.blocks=1",
+    "schedule.num_levels=30",
+]
+
+
+def their_images(pipeline, steps: int, batch: int = 3) -> np.ndarray:
+    source = torch.Generator().manual_seed(11)
+    return pipeline(batch, generator=source, num_inference_steps=steps, output_type="np").images
+
+
+def our_images(model: Diffusion, batch: int = 3) -> np.ndarray:
+    """The prior's chain from the same starting noise, with the same noise at each step."""
+    source = torch.Generator().manual_seed(11)
+    z = torch.randn(batch, *model.shape, generator=source)
+    chain = plan(model, "ancestral", None)
+    *_, last = trajectory(model, z, chain.grid, chain.stepper, source)
+    return (last.z / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def saved(pipeline, folder: Path) -> Path:
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+SCHEDULERS = [
+    {},
+    {"variance_type": "fixed_large", "clip_sample": False},
+    {"variance_type": "fixed_small_log", "beta_schedule": "scaled_linear", "beta_start": 0.001, "beta_end": 0.3},
+    {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample_range": 1.5},
+    {"prediction_type": "sample", "trained_betas": list(np.linspace(1e-3, 0.4, 30))},
+    {"variance_type": "learned_range"},
+    {"variance_type": "learned_range", "prediction_type": "v_prediction", "clip_sample": False},
+    {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+    {"prediction_type": "sample", "rescale_betas_zero_snr": True, "beta_schedule": "squaredcos_cap_v2"},
+]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda s: "-".join(map(str, s.values()))[:40] or "defaults")
+def test_an_imported_model_makes_the_pipelines_images_and_goes_back_as_it_came(
+    pipeline, diffusers, tmp_path: Path, scheduler: dict
+) -> None:
+    learned = scheduler.get("variance_type") == "learned_range"
+    folder = saved(pipeline({"out_channels": 6} if learned else {}, **scheduler), tmp_path / "theirs")
+    model = import_folder(folder, tmp_path / "run")
+    expected = their_images(diffusers.DDPMPipeline.from_pretrained(folder), 30)
+    assert np.abs(our_images(model) - expected).max() <= TOLERANCE
+    again = mv.load(tmp_path / "run")
+    assert np.abs(our_images(again) - expected).max() <= TOLERANCE
+    images = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).numpy().astype(np.uint8)
+    assert np.isfinite(mv.measure(again, images, draws=None).bits_per_dim.value)
+    back = export_run(tmp_path / "run", tmp_path / "back")
+    for name in ("unet/config.json", "scheduler/scheduler_config.json"):
+        assert json.loads((back / name).read_text()) == json.loads((folder / name).read_text())
+    weights = [diffusers.UNet2DModel.from_pretrained(path / "unet").state_dict() for path in (folder, back)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    loaded = diffusers.DDPMPipeline.from_pretrained(back)
+    loaded.set_progress_bar_config(disable=True)
+    np.testing.assert_array_equal(their_images(loaded, 30), expected)
+
+
+def test_a_grid_that_begins_too_near_the_data_for_float32_is_told() -> None:
+    """6e-8, the step of float32 below 1, against s² of level 1."""
+    assert rounding_warning(linear()) is None
+    assert rounding_warning(LogSNRLinear(100, 10.0, -10.0)) is None
+    warning = rounding_warning(LogSNRLinear(100))
+    assert warning is not None
+    assert re.search(r"log-SNR 13\.3, and .* up to 1\.8% more or less", warning)
+
+
+@pytest.mark.slow
+def test_a_thousand_levels_stay_within_the_tolerance(pipeline, diffusers, tmp_path: Path) -> None:
+    made = pipeline(num_train_timesteps=1000)
+    model = import_folder(saved(made, tmp_path / "theirs"), tmp_path / "run")
+    assert np.abs(our_images(model) - their_images(made, 1000)).max() <= TOLERANCE
+
+
+def run_of(config: Config, folder: Path, num_classes: int = 0) -> Diffusion:
+    """A run's folder with one checkpoint of a fresh model that no zero hides."""
+    model = create(config, (3, 8, 8), num_classes=num_classes)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.abs().max() == 0:
+                weight.normal_(0, 0.1, generator=generator)
+    state = {"step": 5, "shape": [3, 8, 8], "bins": 256, "class_names": [str(k) for k in range(num_classes)]}
+    tensors = {name: weight.detach() for name, weight in model.named_parameters()}
+    save_checkpoint(folder / "checkpoints", 5, {"ema": tensors}, state, config)
+    return model.eval()
+
+
+OWN = [
+    ["schedule.kind=linear", "target.name=noise", "target.clip=1"],
+    ["schedule.kind=constant", "schedule.delta=0.01", "target.name=velocity", "target.reverse=step"],
+    ["schedule.start=7", "target.name=data", "network.ddpm.scale_shift=true", "network.ddpm.residual_down=[0]"],
+    ["schedule.kind=cosine", "target.reverse=learned", "target.name=noise", "network.ddpm.attention_up=[]"],
+    ["schedule.kind=linear", "schedule.zero_terminal=true", "network.ddpm.middle_attention=false"],
+]
+
+
+@pytest.mark.parametrize("settings", OWN, ids=lambda s: s[0].partition("=")[2])
+def test_an_exported_run_is_loaded_by_diffusers_and_makes_the_same_images(
+    diffusers, tmp_path: Path, settings: list
+) -> None:
+    model = run_of(Config().with_settings([*DDPM, *settings]), tmp_path / "run")
+    folder = export_run(tmp_path / "run", tmp_path / "out" / "exported")
+    loaded = diffusers.DDPMPipeline.from_pretrained(folder)
+    loaded.set_progress_bar_config(disable=True)
+    assert np.abs(our_images(model) - their_images(loaded, model.num_levels)).max() <= TOLERANCE
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        "README.md",
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    }
+    again = import_folder(folder, tmp_path / "again")
+    assert np.abs(our_images(again) - our_images(model)).max() <= TOLERANCE
+    for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_classes_travel_with_the_null_as_one_more(diffusers, tmp_path: Path) -> None:
+    run_of(Config().with_settings([*DDPM, "schedule.kind=linear", "target.name=noise"]), tmp_path / "run", 3)
+    folder = export_run(tmp_path / "run", tmp_path / "out")
+    unet = diffusers.UNet2DModel.from_pretrained(folder / "unet")
+    assert unet.config.num_class_embeds == 4
+    assert "class_labels" in (folder / "README.md").read_text()
+    model = import_folder(folder, tmp_path / "back")
+    assert mv.sample(model, 2, steps=2, labels=[0, 3]).shape == (2, 3, 8, 8)
+    with pytest.raises(UserError, match="needs a class of every image"):
+        mv.sample(model, 2, steps=2)
+
+
+def test_the_card_has_the_front_matter_that_the_hub_reads(tmp_path: Path) -> None:
+    run_of(Config().with_settings([*DDPM, "target.name=noise"]), tmp_path / "run")
+    row = {"kind": "heldout", "step": 5, "bits_per_dim": {"mean": 3.25, "stderr": 0.01}}
+    (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    card = (export_run(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\n")
+    assert "| held-out bound | 3.250 ± 0.010 bits/dim, after step 5 |" in card
+    assert "| images | 8x8 pixels, 3 channels |" in card
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["network.kind=unet"], r"network\.kind=unet, which is none of diffusers' networks"),
+        (["target.name=score"], r"target\.name=score cannot be told"),
+        (["target.name=mean"], r"target\.name=mean cannot be told"),
+        (["target.reverse=isotropic"], r"target\.reverse=isotropic cannot be told"),
+        (["target.pixels=centres"], r"target\.pixels=centres cannot be told"),
+        (["network.ddpm.middle_groups=0"], "no normalisation is none of diffusers'"),
+        (
+            ["network.ddpm.widths=[8, 8, 8]", "network.ddpm.attention=[0, 1]", "network.ddpm.residual_down=[0]"],
+            "changes the resolution of all levels with attention in one way",
+        ),
+    ],
+)
+def test_what_diffusers_cannot_express_is_refused_and_nothing_is_written(
+    tmp_path: Path, settings: list, message: str
+) -> None:
+    ddpm = [] if "network.kind=unet" in settings else DDPM
+    run_of(Config().with_settings([*ddpm, "schedule.num_levels=30", *settings]), tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        export_run(tmp_path / "run", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_digits_of_another_number_are_refused(tmp_path: Path) -> None:
+    config = Config().with_settings([*DDPM, "target.name=noise"])
+    model = create(config, (3, 8, 8), bins=17)
+    state = {"step": 0, "shape": [3, 8, 8], "bins": 17, "class_names": []}
+    tensors = {name: weight.detach() for name, weight in model.named_parameters()}
+    save_checkpoint(tmp_path / "run" / "checkpoints", 0, {"ema": tensors}, state, config)
+    with pytest.raises(UserError, match="has 17 grey values a pixel"):
+        export_run(tmp_path / "run", tmp_path / "out")
+
+
+def test_what_is_there_is_not_overwritten(pipeline, tmp_path: Path) -> None:
+    folder = saved(pipeline(), tmp_path / "theirs")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name, words in (("full", "is not empty"), ("file", "is a file")):
+        with pytest.raises(UserError, match=words):
+            import_folder(folder, tmp_path / name)
+    import_folder(folder, tmp_path / "empty")
+    with pytest.raises(UserError, match="is not empty"):
+        export_run(tmp_path / "empty", tmp_path / "full")
+    assert (tmp_path / "full" / "mine").read_text() == "x"
+    assert open_checkpoint(tmp_path / "empty").state["kind"] == "imported"

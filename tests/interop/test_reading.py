@@ -1,0 +1,202 @@
+"""Folders that are no model of diffusers, or none that can be read: one sentence, and nothing written."""
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from markovae.build import ddpm_config
+from markovae.errors import UserError
+from markovae.interop import import_folder
+from markovae.interop.reading import read_folder
+from markovae.interop.scheduler_config import rules_from
+from markovae.interop.unet_config import config_from
+from markovae.interop.weights import to_theirs
+from markovae.networks.ddpm import DDPMUNet
+from markovae.schedule import linear
+
+UNET = {
+    "_class_name": "UNet2DModel",
+    "_diffusers_version": "0.0.1",
+    "sample_size": 8,
+    "block_out_channels": [8, 16],
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
+SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 30}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A pipeline's folder as diffusers writes it, made without it."""
+    shape = config_from(UNET)
+    torch.manual_seed(0)
+    network = DDPMUNet(
+        ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes), linear(30).logsnr[1:]
+    )
+    path = tmp_path / "theirs"
+    (path / "unet").mkdir(parents=True)
+    (path / "scheduler").mkdir()
+    (path / "unet" / "config.json").write_text(json.dumps(UNET))
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    weights = to_theirs(network, {name: weight.detach() for name, weight in network.named_parameters()})
+    safetensors.torch.save_file(weights, path / "unet" / "diffusion_pytorch_model.safetensors")
+    return path
+
+
+def refused(folder: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        import_folder(folder, folder.parent / "run")
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["theirs"]
+
+
+def test_both_layouts_are_read(folder: Path) -> None:
+    import_folder(folder, folder.parent / "run")
+    flat = folder.parent / "flat"
+    flat.mkdir()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            shutil.copy(path, flat)
+    assert read_folder(flat).shape == read_folder(folder).shape
+    import_folder(flat, folder.parent / "other")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda p: shutil.rmtree(p / "unet"), r"neither unet/config\.json nor config\.json"),
+        (lambda p: (p / "unet" / "config.json").unlink(), r"neither unet/config\.json"),
+        (lambda p: shutil.rmtree(p / "scheduler"), "holds no scheduler"),
+        (lambda p: (p / "unet" / "config.json").write_text("{"), r"config\.json is no JSON"),
+        (lambda p: (p / "unet" / "config.json").write_text("[]"), "holds no JSON object"),
+        (lambda p: (p / "unet" / "config.json").write_text("[" * 100_000), "is no JSON"),
+        (lambda p: (p / "unet" / "config.json").write_bytes(b" " * (1 << 20) + b"{}"), "at most 1,048,576 bytes"),
+        (lambda p: (p / "unet" / "config.json").write_bytes(b"\xff\xfe{"), "is no JSON"),
+        (lambda p: weights(p).write_bytes(b"no tensors"), "is no safetensors file that can be read"),
+        (lambda p: weights(p).write_bytes(weights(p).read_bytes()[:-9]), "is no safetensors file"),
+        (lambda p: weights(p).unlink(), r"diffusion_pytorch_model\.safetensors is missing"),
+        (lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model.bin"), r"are pickled \(diffusion_.*\.bin\)"),
+        (
+            lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model.safetensors.index.json"),
+            "split over several files",
+        ),
+    ],
+)
+def test_a_folder_with_a_part_missing_or_broken(folder: Path, break_it, message: str) -> None:
+    break_it(folder)
+    refused(folder, message)
+
+
+def weights(folder: Path) -> Path:
+    return folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder"):
+        import_folder(tmp_path / "nowhere", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "UNet2DConditionModel"}, "'UNet2DConditionModel': UNet2DModel can be read"),
+        ({"_class_name": None}, "None: UNet2DModel can be read"),
+        ({"down_block_types": ["DownBlock2D", "AttnSkipDownBlock2D"]}, "the block 'AttnSkipDownBlock2D'"),
+        ({"up_block_types": ["UpBlock2D"]}, "a list of 2 words"),
+        ({"block_out_channels": [8]}, "a list of 1 words"),
+        ({"block_out_channels": [8, 10**9]}, "from 1 to 16,384"),
+        ({"block_out_channels": "many"}, "a list of whole numbers"),
+        ({"block_out_channels": [8] * 13}, "13 levels: at most 12"),
+        ({"layers_per_block": 10**9}, "layers_per_block=1000000000: a whole number from 1 to 32"),
+        ({"layers_per_block": True}, "layers_per_block=True"),
+        ({"norm_num_groups": 5}, "does not split into groups=5"),
+        ({"attention_head_dim": 7}, "heads of head_dim=7"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
+        ({"act_fn": "gelu"}, "act_fn='gelu'"),
+        ({"mid_block_type": None}, "mid_block_type=None"),
+        ({"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
+        ({"center_input_sample": True}, "center_input_sample=True"),
+        ({"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift='spatial'"),
+        ({"sample_size": None}, "sample_size=None, which does not say how large"),
+        ({"sample_size": 9}, r"9x9 pixels do not fit the network"),
+        ({"sample_size": 10**9}, "does not say how large"),
+        ({"dropout": float("nan")}, "dropout=nan"),
+        ({"norm_eps": "x"}, "norm_eps='x'"),
+        ({"own_invention": 3}, "own_invention=3, which is not known here"),
+        ({"out_channels": 5}, "3 channels in and 5 out, and the scheduler asks for 3 out"),
+        ({"block_out_channels": [8, 32]}, "where the unet's config.json makes it"),
+        ({"layers_per_block": 2}, r"the weights lack '.*', which the unet's config\.json asks for"),
+        ({"down_block_types": ["DownBlock2D", "DownBlock2D"]}, "the weights have '.*', which .* has no place for"),
+    ],
+)
+def test_a_unet_that_cannot_be_read(folder: Path, change: dict, message: str) -> None:
+    (folder / "unet" / "config.json").write_text(json.dumps({**UNET, **change}))
+    refused(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "EulerDiscreteScheduler"}, "'EulerDiscreteScheduler': DDPMScheduler and DDIMScheduler"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid': linear, scaled_linear, squaredcos_cap_v2"),
+        ({"prediction_type": "flow"}, "prediction_type='flow'"),
+        ({"variance_type": "fixed_large_log"}, "the root of a negative number"),
+        ({"variance_type": "learned"}, "variance_type='learned'"),
+        ({"variance_type": "learned_range"}, "the scheduler asks for 6 out"),
+        ({"thresholding": True}, "thresholding=True"),
+        ({"trained_betas": [0.1, 0.2]}, "2 trained_betas and num_train_timesteps=30"),
+        ({"trained_betas": [0.1] * 29 + [float("inf")]}, "trained_betas="),
+        ({"trained_betas": [0.1] * 29 + [-1.0]}, "betas must lie"),
+        ({"num_train_timesteps": 1}, "num_train_timesteps=1"),
+        ({"num_train_timesteps": 10**9}, "num_train_timesteps=1000000000"),
+        ({"beta_start": 0}, "must lie between 0 and 1: 0 does not"),
+        ({"beta_end": "x"}, "beta_end='x'"),
+        ({"rescale_betas_zero_snr": True}, "says nothing about the data where no signal is left"),
+        ({"clip_sample": "yes"}, "clip_sample='yes'"),
+        ({"new_rule": 1}, "new_rule=1, which is not known here"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_read(folder: Path, change: dict, message: str) -> None:
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**SCHEDULER, **change}))
+    refused(folder, message)
+
+
+def test_a_deterministic_scheduler_and_former_words_are_read() -> None:
+    rules = rules_from({"_class_name": "DDIMScheduler", "set_alpha_to_one": False, "clip_sample": False})
+    assert (rules.target.reverse, rules.target.clip) == ("posterior", None)
+    assert rules_from({"_class_name": "DDPMScheduler", "predict_epsilon": False}).target.name == "data"
+    assert rules_from({"_class_name": "DDPMScheduler"}).target.clip == 1.0
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_stands_in_a_field_it_is_read_or_refused(data) -> None:
+    for table, read in ((UNET, config_from), (SCHEDULER, rules_from)):
+        names = [
+            *table,
+            "dropout",
+            "attention_head_dim",
+            "freq_shift",
+            "trained_betas",
+            "prediction_type",
+            "clip_sample",
+        ]
+        changed = {**table, data.draw(st.sampled_from(names)): data.draw(JUNK)}
+        with suppress(UserError):
+            read(changed)
