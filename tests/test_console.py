@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +59,18 @@ def test_rich_is_not_imported_until_a_bar_is_shown():
     code = "import sys, markovae.console; list(markovae.console.track([1], 'x')); print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "broken pipe"])
+def test_nothing_stops_where_nobody_can_listen(stream: str):
+    """Python flushes stderr once more at its end, and that must not change the exit code either."""
+    code = "from markovae.console import say\nfor _ in range(3):\n    say('x' * 100)\n"
+    if stream == "/dev/full":
+        with Path(stream).open("w") as full:
+            done = subprocess.run([sys.executable, "-c", code], stderr=full, check=False)
+    else:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([sys.executable, "-c", code], stderr=write, check=False)
+        os.close(write)
+    assert done.returncode == 0

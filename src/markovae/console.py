@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import TypeVar
 
 from markovae.processes import speaks
@@ -15,9 +16,13 @@ PLAIN_LINES = 10
 
 
 def say(text: str) -> None:
-    """Print one remark on stderr; of several processes, the first alone does."""
+    """Print one remark on stderr; of several processes, the first alone does.
+
+    A reader that has gone, or a log file on a full disk, stops nothing.
+    """
     if speaks():
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from markovae.errors import UserError
+from markovae.files import make_folder
 
 LOCK = ".lock"
 
@@ -42,7 +43,7 @@ def _make(folder: Path) -> list[Path]:
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: name a folder with --out")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be made ({error.strerror}): name a folder that can be written with --out"

@@ -75,8 +75,8 @@ def entry(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON text."""
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    """Write `value` as JSON text; ASCII alone, since names of files may hold what is no UTF-8."""
+    path.write_text(json.dumps(value), encoding="ascii")
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from markovae.data.findings import Findings, Reading, counted
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.options import DataConfig
 from markovae.data.plan import Plan, plan
-from markovae.data.scan import FoundFile, Header, find_files, read_header, reason_of
+from markovae.data.scan import FoundFile, Header, find_files, hidden, printable, read_header, reason_of
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
@@ -54,6 +54,7 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
     entry = cache.entry(f"folder-{cache.key_of(recipe)}", make)
     stored = cache.read_json(entry / "record.json")
     labels, class_names, class_notes = classes_of(stored["paths"])
+    class_notes += _bare_folders(folder, stored["paths"])
     captions, caption_notes = read_captions(folder, stored["paths"])
     data = ImageData(
         images=cache.read_array(entry / "images.npy"),
@@ -65,7 +66,7 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
     notes = (*stored["notes"], *class_notes, *caption_notes)
     if others:
         notes += (f"{others} files that are no images were passed over",)
-    unreadable = sorted([*refused, *((path, reason) for path, reason in stored["unreadable"])])
+    unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
     findings = Findings("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
     return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)
 
@@ -81,7 +82,18 @@ def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], t
         note = f"{loose} images lie beside the sub-folders, so the sub-folders are not taken as classes"
         return None, (), (note,)
     number = {name: position for position, name in enumerate(names)}
-    return np.array([number[top] for top in tops], dtype=np.int64), tuple(names), ()
+    return np.array([number[top] for top in tops], dtype=np.int64), tuple(map(printable, names)), ()
+
+
+def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on the sub-folders without any image, which are no classes, if there are any."""
+    filled = {path.split("/", 1)[0] for path in paths if "/" in path}
+    there = [entry.name for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    bare = sorted(set(there) - filled)
+    if not bare or not filled:
+        return ()
+    shown = ", ".join(map(printable, bare[:3])) + (", …" if len(bare) > 3 else "")
+    return (f"{len(bare)} sub-folders hold no image that can be read, so they are no classes ({shown})",)
 
 
 def _make(
@@ -111,7 +123,7 @@ def _make(
         path_, reason = sorted([*refused, *unreadable])[0]
         raise UserError(
             f"none of the {len(files) + len(refused)} image files in {folder} can be read "
-            f"({path_}: {reason}): give intact images"
+            f"({printable(path_)}: {reason}): give intact images"
         )
     record = {
         "paths": [header.path for header in kept],

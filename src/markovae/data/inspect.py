@@ -10,7 +10,7 @@ import numpy as np
 
 from markovae.data.findings import Reading
 from markovae.data.images import ImageData
-from markovae.data.loading import read_source, splits_of
+from markovae.data.loading import absent_classes, read_source, splits_of
 from markovae.data.options import DataConfig
 
 # A channel mean this far from another, as a share of the range, is called a cast.
@@ -148,11 +148,8 @@ def _notes(reading: Reading, mean: Sequence[float]) -> list[str]:
             f"the images lean to {strongest}: channel means differ by {spread:.0f} of {data.bins - 1}; "
             "good samples lean so too"
         )
-    if data.labels is not None:
-        counts = np.bincount(data.labels[reading.parts.train], minlength=len(data.class_names))
-        absent = [name for name, count in zip(data.class_names, counts, strict=True) if count == 0]
-        if absent:
-            notes.append(f"{len(absent)} classes have no training image ({', '.join(absent[:3])})")
+    labels = None if data.labels is None else data.labels[reading.parts.train]
+    notes += absent_classes(labels, data.class_names)
     return notes
 
 

@@ -30,7 +30,7 @@ def as_channels_first(raw: Raw, layout: str, name: str) -> Raw:
             "reshape it, for instance x.reshape(-1, 28, 28)"
         )
     if 0 in raw.shape:
-        raise UserError(f"{name} has shape {raw.shape} and so no pixels: give an array with images")
+        raise UserError(f"{name} has shape {raw.shape}: that is no images or no pixels; give an array with images")
     if raw.ndim == 3:
         if layout == "auto" and raw.shape[-1] in (1, 3, 4) and raw.shape[1] > 4:
             raise UserError(

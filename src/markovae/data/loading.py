@@ -19,6 +19,7 @@ from markovae.errors import UserError
 
 BUILT_IN = ("faces", "digits")
 ARRAY_ENDINGS = (".npy", ".npz")
+ALWAYS_PASSED = 10  # files that give no image are never too many
 
 
 def load_data(config: DataConfig | str) -> Splits:
@@ -26,9 +27,12 @@ def load_data(config: DataConfig | str) -> Splits:
 
     Args:
         config: the `[data]` section, or just its source ("faces", "digits", a folder, an array file).
-    Raises: UserError where the source is missing, unreadable or too small.
+    Raises: UserError where the source is missing, unreadable or too small, or has too many files that give no image.
     """
-    return splits_of(read_source(DataConfig(config) if isinstance(config, str) else config))
+    config = DataConfig(config) if isinstance(config, str) else config
+    reading = read_source(config)
+    require_readable(reading, config)
+    return splits_of(reading)
 
 
 def reopen(config: DataConfig, record: Mapping[str, Any]) -> Splits:
@@ -68,6 +72,27 @@ def read_source(config: DataConfig) -> Reading:
     return arrays.read_array_file(path, config)
 
 
+def require_readable(reading: Reading, config: DataConfig) -> None:
+    """Refuse a source of which too many files give no image, or a shard of which nobody knows how much is missing.
+
+    Raises: UserError naming the first of them.
+    """
+    bad, good = reading.findings.unreadable, len(reading.data)
+    if config.bad_fraction == 1 or not bad:
+        return
+    cut = [(name, reason) for name, reason in bad if reading.findings.kind == "shards" and name.endswith(".tar")]
+    share = len(bad) / (len(bad) + good)
+    if not cut and not (share > config.bad_fraction and len(bad) > ALWAYS_PASSED):
+        return
+    name, reason = (cut or bad)[0]
+    what = f"{len(cut)} shards of {reading.data.name} are" if len(cut) > 1 else f"a shard of {reading.data.name} is"
+    what = f"{what} cut short or damaged" if cut else f"{len(bad):,} of {len(bad) + good:,} files give no image"
+    raise UserError(
+        f"{what} ({name}: {reason}); markovae inspect {config.source} lists them: mend them, or set "
+        "data.bad_fraction=1 to train without them"
+    )
+
+
 def _names_shards(source: str, path: Path) -> bool:
     """Whether a source is a URL, a pattern of tars, one tar, or a folder with tars in it."""
     if "://" in source or (source.endswith(".tar") and (path.is_file() or "{" in source)):
@@ -85,7 +110,17 @@ def splits_of(reading: Reading) -> Splits:
         train, validation, test = (data.take(slice(a, b)) for a, b in itertools.pairwise(ends))
     else:
         train, validation, test = (data.take(part) for part in rows)
-    return Splits(train, validation, test, parts.method, parts.seed, parts.left_out)
+    notes = (*reading.findings.notes, *absent_classes(train.labels, train.class_names))
+    return Splits(train, validation, test, parts.method, parts.seed, parts.left_out, reading.findings.unreadable, notes)
+
+
+def absent_classes(labels: Indices | None, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """A sentence on the classes that have no image to train on, if any."""
+    if labels is None:
+        return ()
+    counts = np.bincount(labels, minlength=len(class_names))
+    absent = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
+    return (f"{len(absent)} classes have no training image ({', '.join(absent[:3])})",) if absent else ()
 
 
 def _arranged(data: ImageData, order: Indices) -> ImageData:

@@ -30,6 +30,7 @@ class DataConfig:
             another digit, so it is off by default.
         split_seed: chooses which images are held out (of sources that bring no split of their own).
         validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
+        bad_fraction: share of the files that may give no image; with more (and more than ten) nothing is trained.
 
     Raises: UserError with one sentence for a value out of its range.
     """
@@ -45,6 +46,7 @@ class DataConfig:
     split_seed: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
+    bad_fraction: float = 0.01
 
     def __post_init__(self) -> None:
         if not self.source.strip():
@@ -60,6 +62,8 @@ class DataConfig:
         if not 0 <= self.split_seed < 2**63:
             raise UserError(f"data.split_seed={self.split_seed} must lie in 0…2^63-1")
         self._check_fractions()
+        if not 0 <= self.bad_fraction <= 1:
+            raise UserError(f"data.bad_fraction={self.bad_fraction} must lie in 0…1: it is a share of the files")
         background_rgb(self.background)
 
     def _check_fractions(self) -> None:

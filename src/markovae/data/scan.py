@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -72,7 +73,7 @@ def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], in
             continue
         visited.add((status.st_dev, status.st_ino))
         for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
+            if hidden(entry.name):
                 continue
             path = Path(entry.path)
             is_image = path.suffix.lower() in ENDINGS
@@ -93,6 +94,26 @@ def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], in
     return sorted(found, key=lambda file: file.path), sorted(refused), others
 
 
+def hidden(name: str) -> bool:
+    """Whether a file or folder of that name is passed over."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def printable(name: str) -> str:
+    """A name for messages: bytes that are no UTF-8, and characters that would move a cursor, spelled out."""
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
+def _regular(path: Path) -> BinaryIO:
+    """A file opened without ever waiting, should it have become a pipe since it was found. Raises: OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("not a regular file")
+    return os.fdopen(handle, "rb")
+
+
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """The image in a file, or in these bytes of one, header read, pixels not yet.
@@ -100,7 +121,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     Raises: ValueError with the reason for an image of more than 64 megapixels or of no known format.
     """
     # By handle, not by name: pillow maps files it opens by name, and then reads sideways TIFFs wrongly.
-    content = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    content = io.BytesIO(source) if isinstance(source, bytes) else _regular(source)
     with content as handle, warnings.catch_warnings():
         # The size is judged below, by our own limit; other remarks on metadata do not touch pixels.
         warnings.simplefilter("ignore")

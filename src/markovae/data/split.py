@@ -39,7 +39,11 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three parts of a data set and how they came about (see `Parts`)."""
+    """The three parts of a data set and how they came about (see `Parts`).
+
+    Args:
+        unreadable: (file, reason) of each that gave no image.   notes: sentences on what was decided.
+    """
 
     train: ImageData
     validation: ImageData
@@ -47,6 +51,8 @@ class Splits:
     method: str
     seed: int | None = None
     left_out: int = 0
+    unreadable: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """What a run stores to know its split again: method, seed, shape, counts and a SHA-256 each.

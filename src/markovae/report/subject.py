@@ -64,7 +64,7 @@ def open_subject(run: str | Path, device: torch.device) -> Subject:
     """
     path = Path(run)
     checkpoint = open_checkpoint(path)
-    splits = reopen(checkpoint.config.data, checkpoint.state["data"])
+    splits = reopen(checkpoint.config.data, checkpoint.split_record)
     model = checkpoint.model().to(device)
     return Subject(path, checkpoint, model, splits, tuple(read_rows(path / "metrics.jsonl")), pace(model))
 

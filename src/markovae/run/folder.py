@@ -30,6 +30,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.toml"
         self.split = self.path / "split.json"
+        self.unreadable = self.path / "unreadable.jsonl"
 
     def require_empty(self) -> None:
         """Nothing is ever overwritten.

@@ -16,7 +16,7 @@ from markovae.console import say
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
-from markovae.files import make_folder, require_room, write_file
+from markovae.files import require_room, write_file
 from markovae.run.folder import RunFolder
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid, without_labels
 from markovae.run.lockstep import Lockstep
@@ -267,7 +267,6 @@ class Session:
         if not self.config.train.grids:
             return
         picture = sample_grid(self.training.average.model, self._classes)
-        make_folder(self.folder.samples, self.folder.disk)
         write_file(self._picture(step), picture, self.folder.disk)
 
     def _picture(self, step: int) -> Path:

@@ -73,6 +73,7 @@ def train_run(
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
             session.save()
             _describe(folder, config, record)
+            _list_unreadable(folder, splits)
 
         ranks.first_does(begin)
         session.go()
@@ -107,10 +108,10 @@ def resume_run(
         if place().first:
             folder.clear()
         checkpoint = newest_checkpoint(folder.path)
+        record = checkpoint.split_record
         config = _extended(checkpoint, steps, minutes)
         with joined(config.train.timeout, torch.device(device)) as ranks:
             ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
-            record = checkpoint.state["data"]
             splits = ranks.in_turn(lambda: reopen(config.data, record))
             model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
             data = _training_data(config, splits)
@@ -127,6 +128,7 @@ def resume_run(
                 else:
                     session.check_room()
                     _describe(folder, config, record)
+                    _list_unreadable(folder, splits)
 
             ranks.first_does(begin)
             session.resumed(checkpoint.path)
@@ -201,11 +203,21 @@ def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None
     write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode(), folder.disk)
 
 
+def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
+    """unreadable.jsonl: every file that gave no image, with its reason; no file where there is none."""
+    if splits.unreadable:
+        rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
+        write_file(folder.unreadable, "".join(rows).encode(), folder.disk)
+        say(f"{len(rows):,} files gave no image: {folder.unreadable} lists them with the reason")
+
+
 def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
     model = training.average.model
     count = sum(weight.numel() for weight in model.parameters())
     size = "x".join(map(str, model.shape))
     say(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
+    for note in splits.notes:
+        say(f"data: {note}")
     say(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
     warning = first_level_warning(model.schedule, model.pixels.half_width)
     if warning is not None:

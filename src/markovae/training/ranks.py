@@ -19,6 +19,7 @@ from markovae.training.reduction import summed
 from markovae.training.watch import Watch, watched
 
 Result = TypeVar("Result")
+TIMEOUT = 600.0
 ROLL_CALL = 1.5  # seconds in which the processes that are left say so
 
 
@@ -42,7 +43,7 @@ class Ranks:
         self,
         place: Place | None = None,
         store: dist.Store | None = None,
-        timeout: float = 600.0,
+        timeout: float = TIMEOUT,
         watch: Watch | None = None,
     ) -> None:
         self.place = Place() if place is None else place

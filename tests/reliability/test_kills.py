@@ -1,0 +1,77 @@
+"""Kills: whatever the moment, the run that is resumed ends bit by bit as the one that was left alone."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from tests.reliability import trainers
+from tests.reliability.forkserver import ForkServer
+from tests.reliability.kills import Campaign, Tally
+
+
+def kill_at_random(forkserver: ForkServer, folder: Path, kills: int, seed: int) -> Tally:
+    campaign = Campaign(forkserver, folder, seed)
+    for number, kind in zip(itertools.count(), itertools.cycle(trainers.LONG)):
+        if campaign.tally.kills >= kills:
+            return campaign.tally
+        assert number < 4 * kills, "kills come too late to hit"
+        campaign.kill_at_random(number, kind)
+    raise AssertionError
+
+
+def test_random_kills(forkserver: ForkServer, memory: Path):
+    tally = kill_at_random(forkserver, memory, 20, seed=1)
+    assert tally.different == []
+    assert tally.most_lost <= 1
+
+
+@pytest.mark.parametrize("calls", [range(1, 34, 3), range(116, 150, 2)], ids=["first save", "last save"])
+def test_kills_pinned_between_the_calls_that_write(forkserver: ForkServer, memory: Path, calls: range):
+    campaign = Campaign(forkserver, memory, seed=2)
+    for call in calls:
+        if not campaign.kill_at_call(call, "short"):
+            break
+    assert campaign.tally.different == []
+    assert campaign.tally.kills > 8
+
+
+@pytest.mark.slow
+def test_two_thousand_random_kills(forkserver: ForkServer, memory: Path, tell):
+    tally = kill_at_random(forkserver, memory, 2000, seed=3)
+    assert tally.different == []
+    assert tally.most_lost <= 1
+    tell(
+        3,
+        "random SIGKILLs: resumed runs end bitwise as the uninterrupted ones; steps lost",
+        f"{tally.kills:,} kills of {tally.runs:,} forked trainers, once or twice a run, at moments drawn from the "
+        "whole run; five kinds (Muon; AdamW and accumulation; bfloat16 and flips; dropout and a normal law of levels; "
+        "saves every fifth step); weights, average, optimiser, state and held-out figures compared",
+        f"{tally.runs - len(tally.different):,} of {tally.runs:,} runs bitwise equal; at most {tally.most_lost:g} "
+        f"intervals between saves lost; {tally.early:,} kills came before the first checkpoint, where the run starts "
+        "anew",
+        kills=tally.kills,
+        different=len(tally.different),
+        most_lost=tally.most_lost,
+    )
+
+
+@pytest.mark.slow
+def test_kills_between_all_calls_that_write(forkserver: ForkServer, memory: Path, tell):
+    campaign = Campaign(forkserver, memory, seed=4)
+    call = 1
+    while campaign.kill_at_call(call, "short"):
+        call += 1
+    tally = campaign.tally
+    assert tally.different == []
+    assert tally.kills > 100
+    tell(
+        3,
+        "kills pinned between write, fsync, rename and prune",
+        "a run of 3 steps, each saved, older checkpoints pruned, killed right before each call in turn that opens, "
+        "writes, flushes, renames or deletes anything",
+        f"{tally.runs - len(tally.different)} of {tally.runs} runs bitwise equal to the uninterrupted one",
+        kills=tally.kills,
+        different=len(tally.different),
+    )
