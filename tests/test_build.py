@@ -8,9 +8,11 @@ from markovae import target as targets
 from markovae.build import create, create_objective, create_schedule, load_weights
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TrainConfig
 from markovae.config.ddpm import DDPMOptions
+from markovae.config.dit import DiTOptions
 from markovae.endpoint import endpoint_levels
 from markovae.errors import UserError
 from markovae.networks.ddpm import DDPMConfig, DDPMUNet
+from markovae.networks.dit import DiT, DiTConfig
 from markovae.networks.unet import UNetConfig
 from markovae.pixels import Pixels
 from markovae.reverse import FullVariance, IsotropicVariance, LearnedVariance
@@ -153,7 +155,9 @@ def test_the_network_section_has_the_networks_own_defaults():
     ours = {f.name: f.default for f in fields(NetworkConfig)} | {"multipliers": multipliers, "attention": attention}
     theirs = {f.name: f.default for f in fields(UNetConfig) if f.name not in decided_by_data}
     assert {name: ours[name] for name in theirs} == theirs
-    assert set(ours) - set(theirs) == {"detail", "classes", "kind", "ddpm"}
+    assert set(ours) - set(theirs) == {"detail", "classes", "kind", "ddpm", "dit"}
+    transformer = {f.name: f.default for f in fields(DiTConfig) if f.name not in decided_by_data}
+    assert {f.name: f.default for f in fields(DiTOptions)} == transformer | {"detail": True}
 
 
 def test_the_ddpm_section_has_the_networks_own_names_and_defaults():
@@ -227,6 +231,24 @@ def test_sections_that_do_not_go_together_are_refused(settings: list, message: s
         create(Config().with_settings([*DDPM, *settings]), (1, 8, 8))
     with pytest.raises(UserError, match=r"9x8 pixels .* shorten network\.ddpm\.widths"):
         create(Config().with_settings(DDPM), (1, 9, 8))
+
+
+DIT = ["network.kind=dit", "network.dit.width=16", "network.dit.depth=1", "network.dit.head_dim=8"]
+
+
+@pytest.mark.parametrize("settings", [[], ["schedule.kind=learned", "train.objective=bound"], ["target.name=noise"]])
+def test_a_transformer_is_a_model_like_any_other(settings: list) -> None:
+    config = Config().with_settings([*DIT, "schedule.num_levels=40", *settings])
+    model = create(config, (1, 8, 12), bins=17, num_classes=3)
+    network = model.network
+    assert isinstance(network, DiT)
+    assert (network.config.in_channels, network.config.out_channels, network.num_classes) == (1, 1, 3)
+    assert network.config.frequencies == (8.0,)
+    assert bool(model.bound(torch.zeros(2, 1, 8, 12, dtype=torch.uint8)).total.isfinite().all())
+    bare = create(config.with_settings(["network.dit.detail=false", "target.reverse=learned"]), (1, 8, 12))
+    assert (bare.network.config.out_channels, bare.network.detail.channels) == (2, 1)
+    with pytest.raises(UserError, match=r"9x8 pixels .* lower network\.dit\.patch"):
+        create(config, (1, 9, 8))
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "betas"])

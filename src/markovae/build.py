@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from markovae import schedule as schedules
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
 from markovae.config.ddpm import DDPMOptions
+from markovae.config.dit import DiTOptions
 from markovae.config.model import BETA_SCHEDULES, DEFAULT_LEVELS
 from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
 from markovae.diffusion import Diffusion
@@ -20,6 +21,7 @@ from markovae.errors import UserError
 from markovae.fitting import variance_named
 from markovae.learned_schedule import LearnedLogSNR
 from markovae.networks.ddpm import DDPMConfig, DDPMUNet
+from markovae.networks.dit import DiT, DiTConfig
 from markovae.networks.network import Network
 from markovae.networks.unet import UNet, UNetConfig
 from markovae.objective import (
@@ -62,6 +64,10 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
             ddpm = ddpm_config(config.network.ddpm or DDPMOptions(), shape[0], channels, classes)
             _check_stride(shape, ddpm.stride, "shorten network.ddpm.widths")
             network: Network = DDPMUNet(ddpm, schedule.logsnr[1:])
+        elif config.network.kind == "dit":
+            dit = _dit_config(config.network.dit or DiTOptions(), shape, channels, pixels, classes)
+            _check_stride(shape, dit.patch, "lower network.dit.patch")
+            network = DiT(dit)
         else:
             unet = _unet_config(config.network, shape, channels, pixels, classes)
             _check_stride(shape, unet.stride, "lower network.patch, or shorten network.multipliers")
@@ -217,7 +223,7 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
     if config.network.kind == "ddpm" and config.schedule.kind == "learned":
         raise UserError(
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "
-            "schedule, or network.kind=unet"
+            "schedule, or network.kind=unet or dit"
         )
 
 
@@ -257,6 +263,27 @@ def _unet_config(
         frequencies=(0.5 / pixels.half_width,) if config.detail else (),
         radius=config.radius if config.detail else 0,
         octaves=config.octaves,
+    )
+
+
+def _dit_config(
+    options: DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
+) -> DiTConfig:
+    return DiTConfig(
+        in_channels=shape[0],
+        out_channels=channels,
+        width=options.width,
+        depth=options.depth,
+        head_dim=options.head_dim,
+        expansion=options.expansion,
+        patch=options.patch,
+        embedding=options.embedding,
+        dropout=options.dropout,
+        num_classes=num_classes,
+        differences=options.detail,
+        frequencies=(0.5 / pixels.half_width,) if options.detail else (),
+        radius=options.radius if options.detail else 0,
+        octaves=options.octaves,
     )
 
 

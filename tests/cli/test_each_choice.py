@@ -48,3 +48,17 @@ def test_eighty_steps_bring_the_bound_below_that_of_the_untrained_network(name: 
         own = measure(few, images, labels, draws=None).total
         gain = measure(few.with_reverse(PosteriorVariance()), images, labels, draws=None).total - own
         assert float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
+
+
+def test_a_transformer_learns_the_digits_goes_on_and_samples(tmp_path, json_of):
+    out = tmp_path / "run"
+    chosen = ["kind=dit", "dit.width=32", "dit.depth=2", "dit.head_dim=16", "dit.patch=1"]
+    words = [word for setting in chosen for word in ("--set", f"network.{setting}")]
+    for setting in ("train.batch=16", "schedule.num_levels=30", "train.precision=float32", "train.warmup_steps=5"):
+        words += ["--set", setting]
+    assert main(["train", "digits", "--out", str(out), "--steps", "20", "--no-report", *words]) == 0
+    first = json_of("measure", "measure", out, "--limit", "40", "--draws", "all")
+    assert main(["train", "--resume", "--out", str(out), "--steps", "150", "--no-report"]) == 0
+    record = json_of("measure", "measure", out, "--limit", "40", "--draws", "all")
+    assert record["bits_per_dim"]["mean"] < first["bits_per_dim"]["mean"] - 0.5
+    json_of("sample", "sample", out, "--n", "2", "--class", "3", "--steps", "4", "--out", tmp_path / "s")

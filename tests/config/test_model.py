@@ -2,6 +2,7 @@ import pytest
 
 from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig
 from markovae.config.ddpm import DDPMOptions
+from markovae.config.dit import DiTOptions
 from markovae.errors import UserError
 
 
@@ -44,6 +45,9 @@ def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
         ({"kind": "dddpm"}, "did you mean ddpm"),
         ({"ddpm": DDPMOptions()}, r"belongs to network\.kind=ddpm"),
         ({"kind": "ddpm", "patch": 1}, r"network\.patch belongs to network\.kind=unet"),
+        ({"dit": DiTOptions()}, r"\[network\.dit\] belongs to network\.kind=dit"),
+        ({"kind": "dit", "ddpm": DDPMOptions()}, r"\[network\.ddpm\] belongs to network\.kind=ddpm"),
+        ({"kind": "dit", "width": 32}, r"network\.width belongs .*the settings of kind=dit are in \[network\.dit\]"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
@@ -104,6 +108,21 @@ def test_a_target_word_is_checked(name: str):
 def test_a_network_of_the_ddpm_family_that_cannot_be_is_refused(settings: dict, message: str):
     with pytest.raises(UserError, match=message):
         DDPMOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"depth": 0}, r"network\.dit\.depth=0 must be at least 1"),
+        ({"octaves": 9}, r"network\.dit\.octaves=9 must lie in 0…8"),
+        ({"head_dim": 48}, r"network\.dit\.head_dim=48 must be a multiple of 4 that divides network\.dit\.width=256"),
+        ({"head_dim": 2}, "a multiple of 4"),
+        ({"dropout": 1.0}, r"\[0, 1\)"),
+    ],
+)
+def test_a_transformer_that_cannot_be_is_refused(settings: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        DiTOptions(**settings)
 
 
 def test_a_section_within_a_section_survives_toml_and_settings():

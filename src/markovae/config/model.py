@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 
 from markovae.config.checks import above, at_least, between, one_of
 from markovae.config.ddpm import DDPMOptions
+from markovae.config.dit import DiTOptions
 from markovae.errors import UserError
 
 SCHEDULES = ("logsnr_linear", "constant", "linear", "scaled_linear", "cosine", "betas", "learned")
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine", "betas")
-NETWORKS = ("unet", "ddpm")
+NETWORKS = ("unet", "ddpm", "dit")
 TARGETS = ("noise", "data", "velocity", "score", "step_noise", "mean")
 REVERSES = ("posterior", "step", "isotropic", "diagonal", "learned", "full")
 DECODERS = ("step", "ho_small", "ho_large", "softmax")
@@ -99,10 +100,11 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The U-Net; what the data decide (channels, classes) is not said here.
+    """The network; what the data decide (channels, classes) is not said here.
 
     Args:
-        kind: unet, ours; or ddpm, the family of Ho et al., told by [network.ddpm] and `classes` alone.
+        kind: unet, ours, told by the settings below; ddpm, the family of Ho et al., told by [network.ddpm] and
+            `classes` alone; or dit, a transformer, told by [network.dit] and `classes` alone.
         width: channels at the finest level.
         multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
         blocks: residual blocks a level, down and again up.
@@ -113,7 +115,7 @@ class NetworkConfig:
         detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
         octaves: of the fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network.
-        ddpm: the section [network.ddpm]; left out with kind=ddpm: its defaults.
+        ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
     """
 
     kind: str = "unet"
@@ -130,6 +132,7 @@ class NetworkConfig:
     octaves: int = 3
     classes: bool = True
     ddpm: DDPMOptions | None = None
+    dit: DiTOptions | None = None
 
     def __post_init__(self) -> None:
         one_of("network.kind", self.kind, NETWORKS)
@@ -146,15 +149,18 @@ class NetworkConfig:
             raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
 
     def _check_kind(self) -> None:
-        if self.kind == "unet" and self.ddpm is not None:
-            raise UserError("[network.ddpm] belongs to network.kind=ddpm: set it, or leave the section out")
-        if self.kind == "ddpm":
-            for field in fields(self):
-                if field.name not in ("kind", "classes", "ddpm") and getattr(self, field.name) != field.default:
-                    raise UserError(
-                        f"network.{field.name} belongs to network.kind=unet: the settings of kind=ddpm are in "
-                        "[network.ddpm]"
-                    )
+        for name in ("ddpm", "dit"):
+            if self.kind != name and getattr(self, name) is not None:
+                raise UserError(f"[network.{name}] belongs to network.kind={name}: set it, or leave the section out")
+        if self.kind == "unet":
+            return
+        for field in fields(self):
+            own = field.name in ("kind", "classes", self.kind)
+            if not own and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"network.{field.name} belongs to network.kind=unet: the settings of kind={self.kind} are in "
+                    f"[network.{self.kind}]"
+                )
 
     def levels(self, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(multipliers, attention) for images of this size.

@@ -1,0 +1,195 @@
+"""The diffusion transformer: net(z, log-SNR, condition) -> out, for images whose sides its patch divides."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from markovae.networks.condition import Condition, ConditionEmbedding
+from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
+from markovae.networks.layers import EPS, attend, zeroed
+from markovae.networks.network import Network, check_images
+
+SLOWEST = 1 / 32  # radians a patch of the slowest rotation; the fastest turns by 1
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shape of a transformer over patches.
+
+    Attributes:
+        in_channels: channels of the latent.   out_channels: C, or 2C where the reverse variance is learned.
+        width: features of a patch.   depth: blocks.   head_dim: of attention, a multiple of 4 that divides the width.
+        expansion: hidden units of a block's perceptron, in widths.
+        patch: side of the squares of pixels that are one position.
+        embedding: size of the embedding of log-SNR and condition.
+        dropout: inside the perceptrons.
+        num_classes, vector_dim, token_dim: the conditions taken; 0 is none. Every block attends to tokens.
+        frequencies, radius: fixed features of the latent's detail (see `Detail`); (), 0 and `differences` False: none.
+        octaves: of the fixed features of the position in the image (see `positions`); 0 gives none.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    width: int = 256
+    depth: int = 8
+    head_dim: int = 64
+    expansion: int = 4
+    patch: int = 2
+    embedding: int = 256
+    dropout: float = 0.0
+    num_classes: int = 0
+    vector_dim: int = 0
+    token_dim: int = 0
+    differences: bool = True
+    frequencies: tuple[float, ...] = (127.5,)
+    octaves: int = 3
+    radius: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "width", "depth", "head_dim", "expansion", "patch", "embedding"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.head_dim % 4 or self.width % self.head_dim:
+            raise ValueError(
+                f"head_dim={self.head_dim} must be a multiple of 4, two turns an axis, that divides width={self.width}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+
+
+def rotations(height: int, width: int, head_dim: int, like: Tensor) -> Tensor:
+    """Angles by which a head's pairs of features turn at each position of a grid, (height·width, head_dim/2).
+
+    The first half turns with the row, the second with the column, by θ_k = SLOWEST^(k/K) a position, k = 0…K−1, so
+    that the product of a query and a key depends on where they stand to one another alone.
+
+    Args:
+        like: gives the device and the type.
+    Source: Su et al. 2021, "RoFormer", axis by axis.
+    """
+    count = head_dim // 4
+    speed = SLOWEST ** (torch.arange(count, device=like.device, dtype=like.dtype) / count)
+    row, column = (torch.arange(n, device=like.device, dtype=like.dtype)[:, None] * speed for n in (height, width))
+    grid = torch.stack([row[:, None].expand(-1, width, -1), column[None].expand(height, -1, -1)], dim=2)
+    return grid.reshape(height * width, 2 * count)
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """x with its pairs (x_i, x_{i+d/2}) turned by the angles: (..., N, d) and (N, d/2) -> (..., N, d)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """LN(h)·(1 + scale) + shift: (B, N, C) and (B, C)."""
+    normed = F.layer_norm(h, h.shape[-1:], eps=EPS)
+    return torch.addcmul(shift[:, None].to(normed.dtype), normed, (scale + 1)[:, None].to(normed.dtype))
+
+
+@final
+class _Block(nn.Module):
+    """Attention among positions, attention to tokens, and a perceptron; each a residual that begins at zero."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.expansion * config.width
+        self.head_dim, self.dropout = config.head_dim, config.dropout
+        self.modulation = zeroed(nn.Linear(config.embedding, 6 * width))
+        self.qkv, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        if config.token_dim:
+            self.read = nn.LayerNorm(config.token_dim, eps=EPS)
+            self.ask, self.text_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=EPS)
+            self.key_value = nn.Linear(config.token_dim, 2 * width)
+            self.tell = zeroed(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, embedding: Tensor, angles: Tensor, tokens: tuple[Tensor, Tensor] | None) -> Tensor:
+        """h: (B, N, C); embedding: (B, E); angles: (N, head_dim/2); tokens: (B, T, C'), (B, T) -> (B, N, C)."""
+        scale, shift, gate, scale_2, shift_2, gate_2 = self.modulation(embedding).chunk(6, dim=1)
+        h = h + gate[:, None] * self._look_around(modulated(h, scale, shift), angles)
+        if tokens is not None:
+            h = h + self._look_up(self.text_norm(h), *tokens)
+        inner = F.gelu(self.first(modulated(h, scale_2, shift_2)), approximate="tanh")
+        if self.dropout:
+            inner = F.dropout(inner, self.dropout, self.training)
+        return h + gate_2[:, None] * self.second(inner)
+
+    def _look_around(self, h: Tensor, angles: Tensor) -> Tensor:
+        q, k, v = (self._heads(x) for x in self.qkv(h).chunk(3, dim=-1))
+        q, k = (turned(self._unit(x), angles).to(v.dtype) for x in (q, k))
+        out: Tensor = self.mix(attend(q, k, v).transpose(1, 2).flatten(2))
+        return out
+
+    def _look_up(self, h: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        q = self._heads(self.ask(h))
+        k, v = (self._heads(x) for x in self.key_value(self.read(tokens)).chunk(2, dim=-1))
+        q, k = (self._unit(x).to(v.dtype) for x in (q, k))
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        out: Tensor = self.tell(found.transpose(1, 2).flatten(2))
+        return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (self.head_dim,), eps=EPS)
+
+
+@final
+class DiT(Network):
+    """Transformer over patches, told the log-SNR and the condition by gains, offsets and gates; its output begins at 0.
+
+    Every block begins as the identity (adaLN-zero). Positions act in two ways: a head's queries and keys turn with row
+    and column (`rotations`), and each patch sees where in the image it lies (`positions`).
+
+    Source: Peebles and Xie 2023; tokens attended to as in Chen et al. 2023, "PixArt-α".
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.detail = Detail(config.in_channels, config.differences, config.frequencies, config.radius)
+        self.level = LogSNREmbedding(config.embedding)
+        self.condition = ConditionEmbedding(
+            config.embedding, config.num_classes, config.vector_dim, token_dim=config.token_dim
+        )
+        inputs = self.detail.channels * config.patch**2 + (2 + 4 * config.octaves) * (config.octaves > 0)
+        self.stem = nn.Linear(inputs, config.width)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.modulation = zeroed(nn.Linear(config.embedding, 2 * config.width))
+        self.head = zeroed(nn.Linear(config.width, config.out_channels * config.patch**2))
+
+    @property
+    def stride(self) -> int:
+        """Height and width of the latent must be multiples of the patch."""
+        return self.config.patch
+
+    @property
+    def num_classes(self) -> int:
+        """Labels taken: 0…num_classes − 1; 0 takes none."""
+        return self.config.num_classes
+
+    def outer_weights(self) -> tuple[Tensor, ...]:
+        """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
+        return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
+
+    def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
+        check_images(z, logsnr, self.config.in_channels, self.stride)
+        precise = working_type(self.stem.weight)
+        embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
+        tokens = self.condition.tokens(condition, len(z))
+        seen = F.pixel_unshuffle(self.detail(z.to(precise), logsnr), self.config.patch)
+        height, width = seen.shape[2:]
+        where = positions(height, width, self.config.octaves, seen)
+        h = self.stem(torch.cat([seen, where], dim=1).flatten(2).transpose(1, 2))
+        angles = rotations(height, width, self.config.head_dim, seen)
+        for block in self.blocks:
+            h = block(h, embedding, angles, tokens)
+        h = self.head(modulated(h, *self.modulation(embedding).chunk(2, dim=1)))
+        out: Tensor = F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
+        return out.to(precise)
