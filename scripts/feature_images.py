@@ -36,31 +36,12 @@ class Spoilt:
 
 def face_classes() -> tuple[int, ...]:
     """How many values each attribute that shows has."""
-    return tuple(len(values) for values in face_words().values())
-
-
-def face_words() -> dict[str, list[str]]:
-    """Every value of each attribute that shows."""
-    tables = {
-        "background": faces.BACKGROUNDS,
-        "skin": faces.SKINS,
-        "hair": faces.HAIR,
-        "hair_colour": faces.HAIR_COLOURS,
-        "headwear": faces.HEADWEAR,
-        "headwear_colour": faces.HEADWEAR_COLOURS,
-        "eyes": faces.EYES,
-        "mouth": faces.MOUTHS,
-        "glasses": faces.GLASSES,
-        "beard": faces.BEARDS,
-        "beard_colour": faces.HAIR_COLOURS,
-        "shirt": faces.SHIRTS,
-    }
-    return {name: [*table, *sorted({"none", "hidden"} - set(table))] for name, table in tables.items()}
+    return tuple(len(words) for words in faces.values().values())
 
 
 def face_labels(shown: list[Attributes]) -> Tensor:
     """The number of each attribute's value, (N, 12)."""
-    words = face_words()
+    words = faces.values()
     names = [field.name for field in fields(Attributes) if field.name in words]
     assert names == list(words)
     return torch.tensor([[words[name].index(getattr(face, name)) for name in words] for face in shown])

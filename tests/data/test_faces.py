@@ -116,3 +116,13 @@ def test_attributes_are_fixed_for_ever():
 def test_a_negative_index_is_refused():
     with pytest.raises(ValueError, match="-1 must be 0 or more"):
         attributes(-1)
+
+
+def test_values_are_those_that_faces_take_and_no_others():
+    known = faces.values()
+    assert list(known) == [field.name for field in fields(faces.Attributes) if field.name != "variant"]
+    drawn = [asdict(attributes(index)) for index in range(3000)]
+    for name, words in known.items():
+        assert {face[name] for face in drawn} <= set(words), name
+        assert set(TABLES[name]) <= set(words)
+        assert len(set(words)) == len(words)

@@ -8,7 +8,7 @@ import pytest
 
 from markovae.data import faceset
 from markovae.data.drawing import render
-from markovae.data.faces import attributes, caption
+from markovae.data.faces import attributes, caption, values
 from markovae.data.loading import splits_of
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
@@ -27,6 +27,41 @@ def test_parts_are_disjoint_by_pixels_and_in_order(own_cache: Path):
     assert splits.validation.captions is not None
     assert splits.validation.captions[0] == caption(attributes(20))
     assert json.dumps(splits.record())
+
+
+def test_the_numbers_of_the_parts_say_what_their_images_show(own_cache: Path):
+    splits = splits_of(faceset.read_faces(DataConfig("faces"), COUNTS))
+    numbers = faceset.face_numbers(32, COUNTS)
+    assert [len(part) for part in numbers] == list(COUNTS)
+    for part, found in zip((splits.train, splits.validation, splits.test), numbers, strict=True):
+        assert part.captions == tuple(caption(attributes(number)) for number in found)
+
+
+def test_faces_with_a_combination_held_out_are_left_out_of_training_alone(own_cache: Path):
+    whole = splits_of(faceset.read_faces(DataConfig("faces"), COUNTS))
+    texts = ("skin=tan, beard=none", "headwear=turban, hair_colour=hidden")
+    less = splits_of(faceset.read_faces(DataConfig("faces", hold_out=texts), COUNTS))
+
+    def held(number: int) -> bool:
+        face = attributes(number)
+        return (face.skin, face.beard) == ("tan", "none") or face.headwear == "turban"
+
+    kept = [caption(attributes(number)) for number in faceset.face_numbers(32, COUNTS)[0] if not held(number)]
+    assert 0 < len(kept) < 20
+    assert less.train.captions == tuple(kept)
+    assert less.test.content_hashes() == whole.test.content_hashes()
+    assert less.validation.content_hashes() == whole.validation.content_hashes()
+    assert less.left_out == 20 - len(kept)
+    assert f"; {20 - len(kept)} left out of training that show skin=tan, beard=none or headwear=turban" in less.method
+    assert less.record()["method"] == less.method
+    with pytest.raises(UserError, match="train part of faces has"):
+        less.verify(whole.record())
+
+
+def test_nobody_left_to_train_on_is_one_sentence(own_cache: Path):
+    every = tuple(f"skin={skin}, headwear={worn}" for skin in values()["skin"] for worn in values()["headwear"])
+    with pytest.raises(UserError, match="leaves no face to train on"):
+        faceset.read_faces(DataConfig("faces", hold_out=every), COUNTS)
 
 
 def test_the_second_call_reads_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch):

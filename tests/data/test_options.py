@@ -53,3 +53,24 @@ def test_reading_a_configuration_loads_neither_numpy_nor_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        (("hair=curly",), "must name at least two attributes"),
+        (("hair=curly, hair=afro",), "must name at least two attributes"),
+        (("hair=curli, glasses=round",), r"names 'hair=curli': .* did you mean curly\?"),
+        (("hare=curly, glasses=round",), r"did you mean hair\?"),
+        (("glasses",), "names 'glasses'"),
+    ],
+)
+def test_combinations_that_faces_do_not_have_are_refused(texts: tuple[str, ...], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        DataConfig(hold_out=texts)
+
+
+def test_only_faces_have_attributes_to_hold_out():
+    with pytest.raises(UserError, match=r"data\.source=digits has none"):
+        DataConfig("digits", hold_out=("hair=curly, glasses=round",))
+    assert DataConfig(hold_out=("hair colour=red, glasses=round",)).hold_out == ("hair colour=red, glasses=round",)

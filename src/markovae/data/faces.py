@@ -148,6 +148,25 @@ def attributes(index: int) -> Attributes:
     )
 
 
+def values() -> dict[str, tuple[str, ...]]:
+    """Every value of each attribute that shows, in the order of `Attributes`: its table's, then "hidden" and "none"."""
+    tables: dict[str, Mapping[str, object]] = {
+        "background": BACKGROUNDS,
+        "skin": SKINS,
+        "hair": HAIR,
+        "hair_colour": HAIR_COLOURS,
+        "headwear": HEADWEAR,
+        "headwear_colour": HEADWEAR_COLOURS,
+        "eyes": EYES,
+        "mouth": MOUTHS,
+        "glasses": GLASSES,
+        "beard": BEARDS,
+        "beard_colour": HAIR_COLOURS,
+        "shirt": SHIRTS,
+    }
+    return {name: (*table, *sorted({"none", "hidden"} - set(table))) for name, table in tables.items()}
+
+
 def caption(face: Attributes) -> str:
     """The face in one English sentence that names every attribute that shows.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from markovae.data import cache
 from markovae.data.drawing import SIZES, render
 from markovae.data.faces import RECIPE, attributes, caption
 from markovae.data.findings import Findings, Reading
+from markovae.data.holdout import combinations, shows
 from markovae.data.images import ImageData, Pixels
 from markovae.data.options import DataConfig
 from markovae.data.split import Parts
@@ -29,7 +31,8 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Rea
     """The faces at 32 x 32 (default) or 64 x 64, drawn in worker processes once and then cached.
 
     Faces 0, 1, 2, … are walked in order; one whose pixels, at this size, were already seen is dropped and
-    recorded. The first counts[0] that stay train, the next validate, the last test.
+    recorded. The first counts[0] that stay train, the next validate, the last test; of those that train, the ones
+    that show a combination of data.hold_out are left out.
 
     Raises: UserError for another size, for one channel, or where the cache folder cannot be written.
     """
@@ -38,16 +41,29 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Rea
         raise UserError(f"faces come as 32x32 or 64x64, not {config.width or size}x{size}: set data.size to 32 or 64")
     if config.channels == "grey":
         raise UserError("faces are rgb and told apart by colour: leave data.channels at auto")
+    folder = _entry(size, counts)
+    stored = cache.read_json(folder / "faces.json")
+    data = ImageData(images=cache.read_array(folder / "images.npy"), captions=tuple(stored["captions"]), name="faces")
+    parts = _parts(counts, stored["dropped"])
+    return Reading(data, _held_out(parts, stored["indices"], config.hold_out), _findings(size, stored))
+
+
+def face_numbers(size: int, counts: tuple[int, int, int] = COUNTS) -> tuple[list[int], list[int], list[int]]:
+    """Which face each image of the training, validation and test part is: `attributes(number)` is what it shows."""
+    numbers = iter(cache.read_json(_entry(size, counts) / "faces.json")["indices"])
+    train, validation, test = (list(itertools.islice(numbers, count)) for count in counts)
+    return train, validation, test
+
+
+def _entry(size: int, counts: tuple[int, int, int]) -> Path:
+    """The cached folder of these faces, drawn where it is missing."""
     recipe = {
         "recipe": RECIPE,
         "size": size,
         "counts": counts,
         "packages": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg_py")},
     }
-    folder = cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, total=sum(counts)))
-    stored = cache.read_json(folder / "faces.json")
-    data = ImageData(images=cache.read_array(folder / "images.npy"), captions=tuple(stored["captions"]), name="faces")
-    return Reading(data, _parts(counts, stored["dropped"]), _findings(size, stored))
+    return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, total=sum(counts)))
 
 
 def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> Parts:
@@ -56,6 +72,20 @@ def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> Parts:
     train, validation, test = (np.arange(start, end, dtype=np.int64) for start, end in zip(starts, ends, strict=True))
     method = "faces walked in order, repeated pixels dropped"
     return Parts(train, validation, test, method, left_out=len(dropped))
+
+
+def _held_out(parts: Parts, numbers: list[int], texts: tuple[str, ...]) -> Parts:
+    """The parts without the training faces that show one of these combinations."""
+    if not texts:
+        return parts
+    wanted = combinations(texts)
+    shown = [attributes(numbers[place]) for place in parts.train.tolist()]
+    keep = np.array([not any(shows(face, pair) for pair in wanted) for face in shown], dtype=bool)
+    if not keep.any():
+        raise UserError("data.hold_out leaves no face to train on: name fewer combinations")
+    left = int((~keep).sum())
+    method = f"{parts.method}; {left:,} left out of training that show {' or '.join(texts)}"
+    return replace(parts, train=parts.train[keep], method=method, left_out=parts.left_out + left)
 
 
 def _findings(size: int, stored: dict[str, list[int]]) -> Findings:

@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass
 
+from markovae.data.holdout import combinations
 from markovae.errors import UserError
 
 CHANNELS = ("auto", "grey", "rgb")
@@ -31,6 +32,7 @@ class DataConfig:
         split_seed: chooses which images are held out (of sources that bring no split of their own).
         validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
         bad_fraction: share of the files that may give no image; with more (and more than ten) nothing is trained.
+        hold_out: of the faces, combinations that no training image shows, each as "hair=curly, glasses=round".
 
     Raises: UserError with one sentence for a value out of its range.
     """
@@ -47,6 +49,7 @@ class DataConfig:
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
     bad_fraction: float = 0.01
+    hold_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.source.strip():
@@ -65,6 +68,9 @@ class DataConfig:
         if not 0 <= self.bad_fraction <= 1:
             raise UserError(f"data.bad_fraction={self.bad_fraction} must lie in 0…1: it is a share of the files")
         background_rgb(self.background)
+        if self.hold_out and self.source != "faces":
+            raise UserError(f"data.hold_out names attributes of the faces, and data.source={self.source} has none")
+        combinations(self.hold_out)
 
     def _check_fractions(self) -> None:
         shares = (("validation", self.validation_fraction), ("test", self.test_fraction))
