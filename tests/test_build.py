@@ -148,6 +148,7 @@ def test_the_network_section_has_the_networks_own_defaults():
         "num_classes",
         "vector_dim",
         "token_dim",
+        "image_channels",
         "differences",
         "frequencies",
     }

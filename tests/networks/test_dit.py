@@ -229,3 +229,25 @@ def test_learns_by_heart_which_image_goes_with_which_text() -> None:
     with torch.no_grad():
         swapped = network(z, level, condition.take(torch.tensor([1, 2, 3, 0])))
     assert float((swapped - x.roll(-1, 0)).square().mean()) < 0.05
+
+
+def test_an_image_beside_the_latent_is_seen_and_one_left_out_is_the_learned_null() -> None:
+    network, z, level = lively(image_channels=2), latent(), torch.zeros(3)
+    image = torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(4))
+    nothing, told = network(z, level), network(z, level, Condition(image=image))
+    assert (told - nothing).flatten(1).abs().amax(1).min() > 1e-4
+    some = network(z, level, Condition(image=image).drop(torch.tensor([True, False, True])))
+    torch.testing.assert_close(some[1], nothing[1])
+    torch.testing.assert_close(some[[0, 2]], told[[0, 2]])
+    null = network.condition.null_image.detach()[None, :, None, None].expand(3, -1, 8, 12)
+    torch.testing.assert_close(network(z, level, Condition(image=null)), nothing)
+    double = network.double()(z.double(), level, Condition(image=image.double()))
+    torch.testing.assert_close(double.float(), told, atol=1e-4, rtol=1e-4)
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    z, level = latent(), torch.zeros(3)
+    with pytest.raises(ValueError, match=r"image of shape \(3, 2, 4, 6\): this network takes \(3, 2, 8, 12\)"):
+        lively(image_channels=2)(z, level, Condition(image=torch.zeros(3, 2, 4, 6)))
+    with pytest.raises(ValueError, match="takes no image"):
+        lively()(z, level, Condition(image=torch.zeros(3, 2, 8, 12)))

@@ -17,6 +17,7 @@ class Condition:
         label: class of each example, (B,), int64.
         tokens: a sequence of features, (B, T, C), with `mask`, (B, T), True where a token counts.
         vector: one feature vector, (B, C).
+        image: of the latent's height and width, (B, C, H, W); a network sees it beside the latent.
         keep: (B,), bool; False replaces every field of that example by the learned null. None keeps all.
     """
 
@@ -25,6 +26,7 @@ class Condition:
     mask: Tensor | None = None
     vector: Tensor | None = None
     keep: Tensor | None = None
+    image: Tensor | None = None
 
     def __post_init__(self) -> None:
         given = [getattr(self, f.name) for f in fields(self)]
@@ -78,19 +80,27 @@ class ConditionEmbedding(nn.Module):
         width: size of the embedding.
         num_classes: labels run from 0 to num_classes − 1; 0 takes none.
         vector_dim: size of the vector; 0 takes none.   token_dim: size of a token's features; 0 takes none.
+        image_channels: of the image; 0 takes none.
         null: False for a network of others that never learned to do without a label.
     """
 
     def __init__(
-        self, width: int, num_classes: int = 0, vector_dim: int = 0, null: bool = True, token_dim: int = 0
+        self,
+        width: int,
+        num_classes: int = 0,
+        vector_dim: int = 0,
+        null: bool = True,
+        token_dim: int = 0,
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         self.width, self.num_classes, self.vector_dim, self.null = width, num_classes, vector_dim, null
-        self.token_dim = token_dim
+        self.token_dim, self.image_channels = token_dim, image_channels
         self.label: nn.Embedding | None = nn.Embedding(num_classes + null, width) if num_classes else None
         self.vector: nn.Linear | None = nn.Linear(vector_dim, width) if vector_dim else None
         self.null_vector: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if vector_dim else None
         self.null_token: nn.Parameter | None = nn.Parameter(torch.zeros(token_dim)) if token_dim else None
+        self.null_image: nn.Parameter | None = nn.Parameter(torch.zeros(image_channels)) if image_channels else None
 
     def forward(self, condition: Condition | None, batch: int) -> Tensor | float:
         """Embed the condition of `batch` examples: (B, width), or 0.0 where the network takes none."""
@@ -122,6 +132,24 @@ class ConditionEmbedding(nn.Module):
         mask = condition.mask if condition.keep is None else condition.mask & condition.keep[:, None]
         return torch.cat([null, condition.tokens.to(null.dtype)], 1), torch.cat([always, mask], 1)
 
+    def beside(self, seen: Tensor, condition: Condition | None) -> Tensor:
+        """What is seen of the latent, (B, K, H, W), and beside it the image or its learned null, one colour a channel.
+
+        Raises:
+            ValueError: for an image of another size.
+        """
+        if self.null_image is None:
+            return seen
+        null = self.null_image[:, None, None].to(seen.dtype).expand(len(seen), -1, *seen.shape[2:])
+        image = None if condition is None else condition.image
+        if condition is None or image is None:
+            return torch.cat([seen, null], 1)
+        if image.shape != null.shape:
+            raise ValueError(f"image of shape {tuple(image.shape)}: this network takes {tuple(null.shape)} beside it")
+        image = image.to(seen.dtype)
+        keep = condition.keep
+        return torch.cat([seen, image if keep is None else torch.where(keep[:, None, None, None], image, null)], 1)
+
     def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
         missing = condition.label is None or (condition.keep is not None and not bool(condition.keep.all()))
         if missing and not self.null:
@@ -148,5 +176,7 @@ class ConditionEmbedding(nn.Module):
             raise ValueError("this network takes no vector: build it with vector_dim, or drop the vector")
         if condition.tokens is not None and not self.token_dim:
             raise ValueError("this network takes no tokens: give a label or a vector instead")
+        if condition.image is not None and not self.image_channels:
+            raise ValueError("this network takes no image: build it with image_channels, or drop the image")
         if condition.tokens is not None and condition.tokens.shape[-1] != self.token_dim:
             raise ValueError(f"tokens of {condition.tokens.shape[-1]} features: this network reads {self.token_dim}")

@@ -26,7 +26,8 @@ class DiTConfig:
         patch: side of the squares of pixels that are one position.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the perceptrons.
-        num_classes, vector_dim, token_dim: the conditions taken; 0 is none. Every block attends to tokens.
+        num_classes, vector_dim, token_dim, image_channels: the conditions taken; 0 is none. Every block attends to
+            tokens; an image lies beside the latent.
         frequencies, radius: fixed features of the latent's detail (see `Detail`); (), 0 and `differences` False: none.
         octaves: of the fixed features of the position in the image (see `positions`); 0 gives none.
     """
@@ -43,6 +44,7 @@ class DiTConfig:
     num_classes: int = 0
     vector_dim: int = 0
     token_dim: int = 0
+    image_channels: int = 0
     differences: bool = True
     frequencies: tuple[float, ...] = (127.5,)
     octaves: int = 3
@@ -155,9 +157,14 @@ class DiT(Network):
         self.detail = Detail(config.in_channels, config.differences, config.frequencies, config.radius)
         self.level = LogSNREmbedding(config.embedding)
         self.condition = ConditionEmbedding(
-            config.embedding, config.num_classes, config.vector_dim, token_dim=config.token_dim
+            config.embedding,
+            config.num_classes,
+            config.vector_dim,
+            token_dim=config.token_dim,
+            image_channels=config.image_channels,
         )
-        inputs = self.detail.channels * config.patch**2 + (2 + 4 * config.octaves) * (config.octaves > 0)
+        where = (2 + 4 * config.octaves) * (config.octaves > 0)
+        inputs = (self.detail.channels + config.image_channels) * config.patch**2 + where
         self.stem = nn.Linear(inputs, config.width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
         self.modulation = zeroed(nn.Linear(config.embedding, 2 * config.width))
@@ -183,7 +190,8 @@ class DiT(Network):
         precise = working_type(self.stem.weight)
         embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
         tokens = self.condition.tokens(condition, len(z))
-        seen = F.pixel_unshuffle(self.detail(z.to(precise), logsnr), self.config.patch)
+        seen = self.condition.beside(self.detail(z.to(precise), logsnr), condition)
+        seen = F.pixel_unshuffle(seen, self.config.patch)
         height, width = seen.shape[2:]
         where = positions(height, width, self.config.octaves, seen)
         h = self.stem(torch.cat([seen, where], dim=1).flatten(2).transpose(1, 2))

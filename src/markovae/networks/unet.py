@@ -27,8 +27,8 @@ class UNetConfig:
         patch: side of the squares of pixels folded into channels before the finest level.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the residual blocks.
-        num_classes, vector_dim, token_dim: the conditions taken; 0 is none. Tokens are attended to after each block of
-            the coarsest level.
+        num_classes, vector_dim, token_dim, image_channels: the conditions taken; 0 is none. Tokens are attended to
+            after each block of the coarsest level; an image lies beside the latent.
         differences, frequencies, radius: fixed features of the latent's detail (see `Detail`).
         octaves: of the fixed features of the position in the image (see `positions`); 0 gives none.
     """
@@ -46,6 +46,7 @@ class UNetConfig:
     num_classes: int = 0
     vector_dim: int = 0
     token_dim: int = 0
+    image_channels: int = 0
     differences: bool = True
     frequencies: tuple[float, ...] = (127.5,)
     octaves: int = 3
@@ -112,9 +113,14 @@ class UNet(Network):
         self.detail = Detail(config.in_channels, config.differences, config.frequencies, config.radius)
         self.level = LogSNREmbedding(config.embedding)
         self.condition = ConditionEmbedding(
-            config.embedding, config.num_classes, config.vector_dim, token_dim=config.token_dim
+            config.embedding,
+            config.num_classes,
+            config.vector_dim,
+            token_dim=config.token_dim,
+            image_channels=config.image_channels,
         )
-        inputs = self.detail.channels * config.patch**2 + (2 + 4 * config.octaves) * (config.octaves > 0)
+        where = (2 + 4 * config.octaves) * (config.octaves > 0)
+        inputs = (self.detail.channels + config.image_channels) * config.patch**2 + where
         self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Level(config, level, merge=False) for level in levels)
         self.up = nn.ModuleList(_Level(config, level, merge=True) for level in levels)
@@ -144,7 +150,8 @@ class UNet(Network):
         precise = working_type(self.stem.weight)
         embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
         tokens = self.condition.tokens(condition, len(z))
-        seen = F.pixel_unshuffle(self.detail(z.to(precise), logsnr), self.config.patch)
+        seen = self.condition.beside(self.detail(z.to(precise), logsnr), condition)
+        seen = F.pixel_unshuffle(seen, self.config.patch)
         where = positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)
         h = self.stem(torch.cat([seen, where], dim=1))
         skips: list[Tensor] = []
