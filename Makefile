@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test check soak reference fashion clean
+.PHONY: demo test check soak reference fashion derivation clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
@@ -41,6 +41,10 @@ check: .venv/.stamp
 
 reference: .venv/.stamp
 	$(PY) scripts/reference.py
+
+# The trainings of docs/derivation.md: figures, tables and numbers into docs/. Half an hour of one core; results are kept.
+derivation: .venv/.stamp
+	$(PY) -m scripts.derivation
 
 # Fashion-MNIST from Debian's package dataset-fashion-mnist, given its classes; for docs/results.md.
 fashion: .venv/.stamp

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from markovae.checkpoint import load, open_checkpoint
 from markovae.config import Config
@@ -84,6 +85,8 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         say(f"measuring {name}")
         arms[name] = arm(runs[name], compared(runs[name], base, options))
     words = f"{options.data} --minutes {options.minutes:g} --images {options.images} --draws {options.draws}"
+    if options.arms != list(ARMS):
+        words += f" --arms {' '.join(shlex.quote(name) for name in names)}"
     words += "".join(f" --set {text}" for text in options.set)
     return {
         "schema_version": 1,
@@ -93,7 +96,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "settings": options.set,
         "draws": options.draws,
         "base": BASE,
-        "machine": {"cores": os.cpu_count(), "system": platform.machine()},
+        "machine": {"threads": torch.get_num_threads(), "system": platform.machine()},
         "arms": arms,
     }
 

@@ -19,6 +19,7 @@ from typing import Any
 import results_bits
 import results_control
 import results_guidance
+import results_recipe
 import results_samplers
 from markovae.files import make_folder, write_file
 from results_common import Section
@@ -27,6 +28,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORDS = DOCS / "results"
 SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
     results_bits.section,
+    results_recipe.section,
     results_samplers.section,
     results_guidance.section,
     results_control.section,

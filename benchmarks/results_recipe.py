@@ -36,9 +36,10 @@ def _arms(name: str, record: Mapping[str, Any]) -> str:
             ]
         )
     head = ("arm", "images seen", "bits/dim", "of which the decoder's", "less than Ho et al.'s, paired (95 %)")
-    first = next(iter(record["arms"].values()))
+    first, cores = next(iter(record["arms"].values())), record["machine"]["threads"]
+    threads = "one core" if cores == 1 else f"{cores} cores"
     return (
-        f"### {name}\n\n{record['minutes']:g} minutes of training each on {record['machine']['cores']} cores, "
+        f"### {name}\n\n{record['minutes']:g} minutes of training each on {threads}, "
         f"{first['n']:,} test images, {record['draws']} levels drawn an image. By `{record['command']}`.\n\n"
         f"{table(head, rows)}"
     )
