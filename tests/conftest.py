@@ -12,6 +12,7 @@ from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 
 from .together import Together, forked
+from .words import Words
 
 torch.set_num_threads(1)
 # Machines differ in speed, and a suite must say the same thing twice.
@@ -62,3 +63,28 @@ def tiny_model(tiny_config: Config, tiny_data: ImageData) -> Diffusion:
 def together(tmp_path: Path) -> Together:
     """Several processes at once; see `forked`."""
     return partial(forked, folder=tmp_path)
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> type[Words]:
+    """An encoder that needs no package stands in for the one of the wheel."""
+    monkeypatch.setattr("markovae.text.reader.load_encoder", Words)
+    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: Words.hash)
+    monkeypatch.setattr(Words, "asked", [])
+    return Words
+
+
+@pytest.fixture
+def text_config(tiny_config: Config) -> Config:
+    """The tiny model, of captions."""
+    return tiny_config.with_settings(["condition.kind=text"])
+
+
+@pytest.fixture
+def text_model(text_config: Config, words: type[Words]) -> Diffusion:
+    """A model of captions whose every weight counts: a fresh one's last layers are zero."""
+    model = create(text_config, (1, 4, 4))
+    draws = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.data += 0.2 * torch.randn(weight.shape, generator=draws)
+    return model.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -40,13 +40,14 @@ from markovae.randomness import generator
 from markovae.reverse import PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import TARGETS, Target
+from markovae.text import EncoderReader, token_width
 
 
 def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes: int = 0) -> Diffusion:
     """A fresh model; its first weights are a function of train.seed.
 
     Args:
-        config: the sections schedule, network, target and train.seed are read.
+        config: the sections condition, schedule, network, target and train.seed are read.
         shape: of one image, (C, H, W).   bins: digits of a pixel.   num_classes: of the labels, 0 for none.
     Raises:
         UserError: for a shape that the network's stride does not divide, a schedule that does not exist, or a full
@@ -59,7 +60,8 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
     _check_together(config, schedule)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-        classes, channels = num_classes if config.network.classes else 0, reverse.channels * shape[0]
+        classes, text = _conditions(config, num_classes)
+        channels = reverse.channels * shape[0]
         if config.network.kind == "ddpm":
             ddpm = ddpm_config(config.network.ddpm or DDPMOptions(), shape[0], channels, classes)
             _check_stride(shape, ddpm.stride, "shorten network.ddpm.widths")
@@ -70,17 +72,13 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
             network = DiT(dit)
         else:
             unet = _unet_config(config.network, shape, channels, pixels, classes)
+            unet = replace(unet, vector_dim=text, token_dim=text)
             _check_stride(shape, unet.stride, "lower network.patch, or shorten network.multipliers")
             network = UNet(unet)
-    return Diffusion(
-        network,
-        schedule,
-        target_named(config.target.name),
-        reverse,
-        _decoder(config.target, pixels),
-        shape,
-        clip=config.target.clip,
-    )
+    target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
+    model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
+    model.reader = EncoderReader(config.condition.encoder) if text else None
+    return model
 
 
 def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
@@ -220,11 +218,20 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
             f"target.name={config.target.name} says nothing about the data where no signal is left, and this schedule "
             "ends so: take target.name=velocity or data, or a schedule that keeps some signal"
         )
+    if config.network.kind == "ddpm" and config.condition.kind == "text":
+        raise UserError("network.kind=ddpm reads no captions: take network.kind=unet, or condition.kind=class")
     if config.network.kind == "ddpm" and config.schedule.kind == "learned":
         raise UserError(
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "
             "schedule, or network.kind=unet or dit"
         )
+
+
+def _conditions(config: Config, num_classes: int) -> tuple[int, int]:
+    """(classes, features of a caption's tokens and of their mean) that the network takes; 0 is none."""
+    if config.condition.kind == "text":
+        return 0, token_width(config.condition.encoder)
+    return (num_classes if config.condition.kind == "class" and config.network.classes else 0), 0
 
 
 def ddpm_config(options: DDPMOptions, in_channels: int, out_channels: int, num_classes: int) -> DDPMConfig:

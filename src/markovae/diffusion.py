@@ -14,6 +14,7 @@ from markovae.decoder import Decoder
 from markovae.errors import UserError
 from markovae.gaussian import Gaussian
 from markovae.networks.condition import Condition
+from markovae.networks.given import CaptionReader
 from markovae.pixels import Pixels
 from markovae.randomness import Source, Streams, normal_like
 from markovae.reverse import MAX_DIMS, ReverseVariance, jacobian
@@ -35,6 +36,7 @@ class Diffusion(MarkovianVAE):
         shape: of one example, D = (C, H, W) or (d,).
         training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
         clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
+    Its `reader` turns captions into conditions, where it was trained with them; else None.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Diffusion(MarkovianVAE):
         self.training_schedule = schedule if training_schedule is None else training_schedule
         self.num_levels, self.clip = schedule.num_levels, clip
         self.precision = torch.float32
+        self.reader: CaptionReader | None = None
 
     @property
     def dims(self) -> int:
@@ -90,7 +93,7 @@ class Diffusion(MarkovianVAE):
             self.training_schedule,
             self.clip,
         )
-        model.precision = self.precision
+        model.precision, model.reader = self.precision, self.reader
         return model.train(self.training)
 
     def with_reverse(self, reverse: ReverseVariance) -> Diffusion:

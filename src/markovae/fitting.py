@@ -13,7 +13,7 @@ from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.inputs import Array
+from markovae.likelihood.inputs import Array, Labels
 from markovae.likelihood.surveying import fit_reverse, surveyed_levels
 from markovae.reverse import (
     MAX_DIMS,
@@ -72,7 +72,7 @@ def with_reverse(
     model: Diffusion,
     kind: str,
     images: Array | None = None,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     seed: int = 0,
     batch: int = 64,
@@ -101,7 +101,7 @@ def with_reverse(
 
 @torch.no_grad()
 def fit_in_place(
-    model: Diffusion, images: Array, labels: Array | None = None, *, seed: int = 0, batch: int = 64
+    model: Diffusion, images: Array, labels: Labels | None = None, *, seed: int = 0, batch: int = 64
 ) -> None:
     """Fit the model's isotropic or diagonal variance: 16 levels an image, or as many more as few images need.
 

@@ -24,7 +24,39 @@ def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
     captions, notes = read_captions(tmp_path, PATHS)
     assert captions == ("", "grün")
-    assert notes[1:] == ("1 of 2 images have no caption", "1 captions name files that are no readable image")
+    assert notes[1:] == ("1 captions name files that are no readable image", "1 of 2 images have no caption (a/x.png)")
+
+
+def test_several_captions_are_lines_of_one_text(tmp_path: Path):
+    (tmp_path / "captions.csv").write_text('file_name,text\ny.png,one\na/x.png,\ny.png,"two\nhalves"\n')
+    captions, notes = read_captions(tmp_path, PATHS)
+    assert captions == ("", "one\ntwo halves")
+    assert notes[-1] == "1 images have several captions: training draws one of them each time"
+    (tmp_path / "captions.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "y.png", "text": ["one", " ", "two"]}))
+    assert read_captions(tmp_path, PATHS)[0] == ("", "one\ntwo")
+
+
+def test_a_text_file_beside_each_image(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("\ufeffa red hat\n\nround glasses\n", encoding="utf-8")
+    (tmp_path / "README.txt").write_text("of no image")
+    captions, notes = read_captions(tmp_path, PATHS)
+    assert captions == ("a red hat\nround glasses", "")
+    assert notes[:2] == ("captions from .txt files", "1 of 2 images have no caption (y.png)")
+    (tmp_path / "captions.csv").write_text("file_name,text\ny.png,blue\n")
+    captions, notes = read_captions(tmp_path, PATHS)
+    assert captions == ("", "blue")
+    assert "1 .txt files beside images are passed over: captions.csv is read" in notes
+
+
+def test_a_text_file_that_is_none_is_one_sentence(tmp_path: Path):
+    (tmp_path / "y.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"y\.txt is not UTF-8"):
+        read_captions(tmp_path, PATHS)
+    (tmp_path / "y.txt").write_bytes(b"a" * 70_000)
+    with pytest.raises(UserError, match="holds a caption a line"):
+        read_captions(tmp_path, PATHS)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +65,6 @@ def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
         ("captions.csv", b"name,text\n", "columns file_name and text"),
         ("captions.csv", b"", "columns file_name and text"),
         ("captions.csv", b"file_name,text\ny.png\n", "line 2 must have"),
-        ("captions.csv", b"file_name,text\ny.png,a\ny.png,b\n", "names y.png a second time"),
         ("captions.csv", b"file_name,text\ny.png,\xff\xfe\n", "not UTF-8"),
         ("captions.csv", b"file_name,text\nq.png,a\n", "names none of the 2 images"),
         ("metadata.jsonl", b"{", "line 1 is not JSON"),

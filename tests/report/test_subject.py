@@ -13,8 +13,8 @@ from markovae.report.subject import open_subject, own_precision
 def test_a_run_with_classes_and_one_without(digits_run: Path, colour_run: Path):
     digits, colour = (open_subject(run, torch.device("cpu")) for run in (digits_run, colour_run))
     assert (digits.bins, digits.num_classes, colour.bins, colour.num_classes) == (17, 10, 256, 0)
-    assert digits.classes_in_turn(12).tolist() == [*range(10), 0, 1]
-    assert colour.classes_in_turn(12) is None
+    assert digits.conditions(12).label.tolist() == [*range(10), 0, 1]
+    assert colour.conditions(12) is None
     assert digits.labels(digits.splits.test) is digits.splits.test.labels
     assert digits.pace > 0
 

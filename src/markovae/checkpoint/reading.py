@@ -30,6 +30,7 @@ from markovae.console import say
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.fitting import load_fitted
+from markovae.text import EncoderReader
 
 CHECKPOINTS = "checkpoints"
 FITTED = "fitted.safetensors"  # in bundles of models whose reverse variance is fitted, and was by then
@@ -77,6 +78,18 @@ class Checkpoint:
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, empty without labels."""
         return tuple(self.state["class_names"])
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """What a model of captions was trained with: encoder, its sha256, and captions_sha256 of the training part.
+
+        Raises:
+            CheckpointError: where the bundle does not say.
+        """
+        text = self.state.get("text")
+        if not isinstance(text, dict) or not all(type(text.get(key)) is str for key in ("encoder", "sha256")):
+            raise CheckpointError(f"{self.path / 'state.json'} names no text encoder for its captions")
+        return text
 
     @property
     def imported(self) -> bool:
@@ -138,6 +151,8 @@ class Checkpoint:
             model = create(self.config, self.shape, bins=self.state["bins"], num_classes=len(self.class_names))
         except ValueError as error:
             raise CheckpointError(f"{self.path} describes no model: {error}") from None
+        if model.reader is not None:
+            model.reader = EncoderReader(self.config.condition.encoder, self.text["sha256"])
         try:
             load_weights(model, self.tensors(weights))
         except ValueError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from markovae.cli.classes import chosen_labels
+from markovae.cli.prompts import chosen_prompts, conditions_for
 from markovae.cli.running import Opened
 from markovae.cli.sampler import Chosen, chosen_sampler
 from markovae.console import track
@@ -20,7 +21,7 @@ from markovae.processes import Place
 from markovae.sampling import batches_of, condition_for, draw_batches, evaluating, to_images
 from markovae.training.ranks import Ranks
 
-DEFAULT_BATCH = 64
+DEFAULT_BATCH, DEFAULT_IMAGES, PROMPT_IMAGES = 64, 64, 8
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Drawn:
     Args:
         images: digits, (m, C, H, W).   numbers: of these samples among all that were asked for, m.
         labels: class of each, (m,), or None.   chosen: the sampler.   seconds: that drawing took.
+        prompts: of each, m; none without any.   asked: the different ones in their order.
     """
 
     images: Any
@@ -37,6 +39,8 @@ class Drawn:
     labels: Tensor | None
     chosen: Chosen
     seconds: float
+    prompts: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
 def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
@@ -44,9 +48,12 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
 
     A batch is the same whoever draws it, so that the images are too, to the last bit on equal machines.
     """
-    model, n, batch = opened.model, options.n, options.batch or DEFAULT_BATCH
+    model, batch = opened.model, options.batch or DEFAULT_BATCH
+    prompts = chosen_prompts(opened, options)
+    each = options.n or (PROMPT_IMAGES if len(prompts) > 1 else DEFAULT_IMAGES)
+    n = each * max(1, len(prompts))
     labels = chosen_labels(opened, options.label, n)
-    chosen = ranks.in_turn(lambda: chosen_sampler(opened, options))
+    chosen = ranks.in_turn(lambda: chosen_sampler(opened, options, prompts))
     place = shard(options, ranks.place)
     rows = [number for numbers in batches_of(n, batch, place) for number in numbers]
     if options.shard is not None and not rows:
@@ -60,9 +67,10 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
         chosen.plan,
         seed=options.seed,
         batch=batch,
-        condition=condition_for(model, labels),
+        condition=conditions_for(opened, prompts, each) if prompts else condition_for(model, labels),
         guidance=chosen.guidance,
         place=place,
+        names=[i % each for i in range(n)],
     )
     began = time.monotonic()
     with evaluating(model):
@@ -71,7 +79,8 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
     if not ranks.alone:
         images, rows = _gathered(images, rows, n, ranks), list(range(n))
     own = None if labels is None else labels[rows]
-    return Drawn(images, tuple(rows), own, chosen, time.monotonic() - began)
+    texts = tuple(prompts[row // each] for row in rows) if prompts else ()
+    return Drawn(images, tuple(rows), own, chosen, time.monotonic() - began, texts, prompts)
 
 
 def shard(options: argparse.Namespace, place: Place) -> Place:

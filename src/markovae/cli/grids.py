@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.classes import chosen_labels
+from markovae.cli.prompts import conditions_for
 from markovae.console import say
 from markovae.data import cache
 from markovae.sampling import condition_for, explicit_grid, guided, optimal_grid, tuned
@@ -14,34 +15,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from markovae.cli.running import Opened
+    from markovae.networks.condition import Condition
     from markovae.sampling import Guidance, Plan
 
 RECIPE = 1  # raised when a grid of the same options would come out otherwise
 SAMPLES = 16
 
 
-def worked_out_grid(opened: Opened, start: Plan, guidance: Guidance, text: str | None, facts: dict[str, Any]) -> Tensor:
+def worked_out_grid(
+    opened: Opened, start: Plan, guidance: Guidance, asked: str | tuple[str, ...] | None, facts: dict[str, Any]
+) -> Tensor:
     """The grid of `facts["spacing"]`, optimal or tuned, with as many log-SNRs as `start` has.
 
     Args:
-        text: of --class, or None: what is tuned for.   facts: what the grid depends on.
+        asked: --class, or the prompts, or None: what is tuned for.   facts: what the grid depends on.
     Raises:
         UserError: for a sampler that cannot be tuned, or too few levels.
     """
     count = len(start.grid) - 1
-    labels = chosen_labels(opened, text, SAMPLES)
+    prompts = asked if isinstance(asked, tuple) else ()
+    labels = chosen_labels(opened, None if isinstance(asked, tuple) else asked, SAMPLES)
+    condition = conditions_for(opened, prompts[:SAMPLES], -(-SAMPLES // max(1, len(prompts[:SAMPLES]))))
+    condition = condition_for(opened.model, labels) if condition is None else condition[:SAMPLES]
     key = {
         "recipe": RECIPE,
         "checkpoint": opened.checkpoint.digest,
         "count": count,
         "labels": None if labels is None else labels.tolist(),
+        **({"prompts": prompts} if prompts else {}),
         **facts,
     }
     if facts["spacing"] == "optimal":
         key = {name: key[name] for name in ("recipe", "checkpoint", "count", "spacing")}
 
     def make(folder: Path) -> None:
-        grid = _optimal(opened, count) if facts["spacing"] == "optimal" else _tuned(opened, start, guidance, labels)
+        grid = _optimal(opened, count) if facts["spacing"] == "optimal" else _tuned(opened, start, guidance, condition)
         cache.write_json(folder / "grid.json", {"logsnr": grid[1:].tolist(), "of": key})
 
     name = f"grid-{cache.key_of(key)}"
@@ -64,9 +72,8 @@ def _optimal(opened: Opened, count: int) -> Tensor:
     return optimal_grid(opened.model, count)
 
 
-def _tuned(opened: Opened, start: Plan, guidance: Guidance, labels: Tensor | None) -> Tensor:
+def _tuned(opened: Opened, start: Plan, guidance: Guidance, condition: Condition | None) -> Tensor:
     model = opened.model
-    condition = condition_for(model, labels)
     condition = None if condition is None else condition.to(model.device)
     found = tuned(model, start, samples=SAMPLES, condition=condition, denoiser=guided(model, condition, guidance))
     say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,16 +76,31 @@ def trained_on(splits: Splits, opened: Opened) -> bool:
 
 
 def labels_for(opened: Opened, data: ImageData) -> Any:
-    """The labels of the images where this model takes classes, else None.
+    """The labels of the images where this model takes classes, their captions where it takes those, else None.
 
     Raises:
         UserError: for other classes than the model's.
     """
+    if opened.model.reader is not None:
+        return _captions_for(opened, data)
     if not opened.num_classes or data.labels is None:
         return None
     if data.class_names != opened.checkpoint.class_names:
         raise UserError(f"{data.name} has other classes than {opened.path}: rename its folders, or leave them out")
     return data.labels
+
+
+def _captions_for(opened: Opened, data: ImageData) -> Any:
+    """The captions, encoded; where there are none that is said, and nothing is given."""
+    from markovae.console import say
+    from markovae.data.known import known_to, uncaptioned
+
+    bare = uncaptioned(data)
+    if bare == len(data):
+        say(f"{data.name} has no captions: its images are measured without")
+        return None
+    say(f"each image is measured given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
+    return known_to(opened.model, data).told
 
 
 def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
@@ -111,7 +127,7 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
         raise UserError(f"{chosen.source} has no images beside its {chosen.split} part: there is nothing to fit on")
     labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
     images = np.concatenate([np.asarray(part.images) for part in parts])
-    return replace(parts[0], images=images, labels=labels, captions=None)
+    return replace(parts[0], images=images, labels=labels, captions=_captions(parts), digests=None)
 
 
 def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
@@ -132,4 +148,10 @@ def _part(splits: Splits, split: str) -> ImageData:
     parts = (splits.train, splits.validation, splits.test)
     labels = None if splits.train.labels is None else np.concatenate([part.labels for part in parts])
     images = np.concatenate([part.images for part in parts])
-    return replace(splits.test, images=images, labels=labels, captions=None)
+    return replace(splits.test, images=images, labels=labels, captions=_captions(parts), digests=None)
+
+
+def _captions(parts: Sequence[ImageData]) -> tuple[str, ...] | None:
+    if any(part.captions is None for part in parts):
+        return None
+    return tuple(text for part in parts for text in part.captions or ())

@@ -13,6 +13,7 @@ from markovae.cli.measure_data import Chosen, labels_for, others, trained_on
 from markovae.cli.measure_options import DEFAULT_BATCH, DEFAULT_DRAWS
 from markovae.cli.running import Opened
 from markovae.console import say, track
+from markovae.errors import UserError
 from markovae.likelihood import (
     Comparison,
     DormandPrince,
@@ -124,6 +125,8 @@ def variance_word(prepared: Prepared) -> str:
 
 def _labels(opened: Opened, rival: Opened | None, chosen: Chosen, limit: int | None) -> Any:
     """The classes of the images, checked for every model that takes them."""
+    if rival is not None and {bool(opened.num_classes), rival.model.reader is not None} == {True}:
+        raise UserError(f"{opened.path} takes classes and {rival.path} captions: name them the other way round")
     found = [labels_for(run, chosen.data) for run in (opened, rival) if run is not None]
     return next((labels[:limit] for labels in found if labels is not None), None)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from markovae.cli.options import add_json, add_machine, part_of, whole
 from markovae.cli.output import print_json
+from markovae.cli.prompts import add_prompts
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler
 from markovae.errors import UserError
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 SUMMARY = "draw images from a run"
 DESCRIPTION = """\
 Draw images from a run's averaged weights. Image i depends on the seed and on i, not on how many are drawn.
-Writes 00000.png and so on, grid.png, and samples.npz (arr_0: images, N x H x W x C; arr_1: classes, if any).
+Writes 00000.png and so on, grid.png, and samples.npz (arr_0: images, N x H x W x C; arr_1: classes, and
+prompts: texts, if any). Of several prompts each has a row of grid.png, with the same noise down each column.
 """
 EXAMPLES = """\
 examples:
@@ -27,6 +29,8 @@ examples:
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
   markovae sample runs/digits --class 3 --guidance 2 --guidance-interval -3 4
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
+  markovae sample runs/text --prompt "a person with red curly hair and round glasses" --n 16 --guidance 3
+  markovae sample runs/text --prompts lines.txt --n 8 --negative "a beard"     a row of 8 for each line
   markovae sample runs/faces --n 50000 --shard 3/8 --out part3     every eighth batch, from the third on
   torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     eight processes, the same images
 
@@ -37,7 +41,7 @@ EXAMPLES += HELP
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
     parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--n", metavar="N", type=whole(1), default=64, help="how many images (default: 64)")
+    parser.add_argument("--n", metavar="N", type=whole(1), help="how many images (default: 64), or of each prompt (8)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
     parser.add_argument(
         "--class",
@@ -45,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="a class by name or number; all: each in turn (the default); none: whatever the model likes",
     )
+    add_prompts(parser)
     add_sampler(parser)
     parser.add_argument(
         "--shard", metavar="I/N", type=part_of, help="draw only every N-th batch from the I-th on; numbers stay"
@@ -114,6 +119,8 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             "bins": opened.model.pixels.bins,
             "shard": options.shard,
             "labels": None if drawn.labels is None else drawn.labels.tolist(),
+            "prompts": list(drawn.asked) or None,
+            "negative": options.negative,
             "network_calls_per_sample": drawn.chosen.plan.calls,
             **drawn.chosen.facts,
             "seed": options.seed,

@@ -29,7 +29,8 @@ def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.
         f"{number:05d}.png": png(picture, provenance(opened, drawn, options, place))
         for place, (number, picture) in enumerate(zip(drawn.numbers, pictures, strict=True))
     }
-    files["grid.png"] = png(grid(pictures), provenance(opened, drawn, options))
+    columns = len(drawn.numbers) // len(drawn.asked) if len(drawn.asked) > 1 and options.shard is None else None
+    files["grid.png"] = png(grid(pictures, columns), provenance(opened, drawn, options))
     files["samples.npz"] = archive(drawn)
     write_folder(target, files)
 
@@ -50,6 +51,12 @@ def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, place:
             text[f"markovae:{name.replace('_', '-')}"] = _worded(value)
     if chosen.facts["spacing"] in ("optimal", "tuned"):
         text["markovae:logsnr"] = _worded(chosen.plan.grid[1:].tolist())
+    if drawn.asked:
+        asked = drawn.asked if place is None else (drawn.prompts[place],)
+        text["markovae:prompt"] = "\n".join(asked)
+        text["markovae:encoder"] = " ".join(opened.checkpoint.text[key] for key in ("encoder", "sha256"))
+        if options.negative is not None:
+            text["markovae:negative"] = options.negative
     if place is not None:
         text["markovae:index"] = str(drawn.numbers[place])
         if drawn.labels is not None:
@@ -64,13 +71,13 @@ def _worded(value: Any) -> str:
 
 
 def archive(drawn: Drawn) -> bytes:
-    """samples.npz: arr_0 the digits, (n, H, W, C); arr_1 the classes, (n,), where there are any; numbers of a part."""
+    """samples.npz: arr_0 the digits, (n, H, W, C); arr_1 the classes, (n,); prompts; numbers of a part."""
     arrays = [np.ascontiguousarray(drawn.images.transpose(0, 2, 3, 1))]
     if drawn.labels is not None:
         arrays.append(drawn.labels.numpy())
     stream = io.BytesIO()
-    if drawn.numbers == tuple(range(len(drawn.numbers))):
-        np.savez_compressed(stream, *arrays)
-    else:
-        np.savez_compressed(stream, *arrays, numbers=np.array(drawn.numbers))
+    named = {} if drawn.numbers == tuple(range(len(drawn.numbers))) else {"numbers": np.array(drawn.numbers)}
+    if drawn.prompts:
+        named["prompts"] = np.array(drawn.prompts, dtype=np.str_)
+    np.savez_compressed(stream, *arrays, **named)  # type: ignore[arg-type]
     return stream.getvalue()

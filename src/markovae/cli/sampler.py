@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import one_of, positive, whole
+from markovae.cli.prompts import weight_of
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         "--spacing", metavar="NAME", type=one_of(*SPACINGS), help="of the steps, see below (default: the sampler's own)"
     )
     parser.add_argument(
-        "--guidance", metavar="W", type=positive, default=1.0, help="push towards the class; 1 (the default) is none"
+        "--guidance",
+        metavar="W",
+        type=positive,
+        help="push towards the class or prompt; 1 is none (default: 1; 2 for a prompt)",
     )
     parser.add_argument(
         "--guidance-interval",
@@ -68,9 +72,11 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_sampler(opened: Opened, options: argparse.Namespace) -> Chosen:
+def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[str, ...] = ()) -> Chosen:
     """The plan and the guidance of the options.
 
+    Args:
+        prompts: what is asked for, of a model of captions.
     Raises:
         UserError: for what the run does not offer, or options that do not go together.
     """
@@ -78,7 +84,7 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace) -> Chosen:
     from markovae.sampling.planning import THRESHOLDS as WRAPPERS
     from markovae.sampling.planning import own_spacing
 
-    guidance, weaker = chosen_guidance(opened, options)
+    guidance, weaker = chosen_guidance(opened, options, prompts)
     worked_out = options.spacing in ("optimal", "tuned")
     made = plan(opened.model, options.sampler, options.steps, None if worked_out else options.spacing)
     if options.threshold is not None:
@@ -95,34 +101,41 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace) -> Chosen:
     if worked_out:
         from markovae.cli.grids import worked_out_grid
 
-        made = replace(made, grid=worked_out_grid(opened, made, guidance, options.label, facts))
+        made = replace(made, grid=worked_out_grid(opened, made, guidance, options.label or prompts, facts))
     return Chosen(made, guidance, facts)
 
 
-def chosen_guidance(opened: Opened, options: argparse.Namespace) -> tuple[Guidance, str | None]:
+def chosen_guidance(
+    opened: Opened, options: argparse.Namespace, prompts: tuple[str, ...] = ()
+) -> tuple[Guidance, str | None]:
     """The guidance of the options, and the digest of the weaker run.
 
     Raises:
         UserError: for guidance without anything to be guided to or from.
     """
-    from markovae.sampling import Guidance, Interval
+    from markovae.sampling import Guidance, Interval, prompt_condition
 
-    for name in ("guidance_interval", "autoguide"):
-        if getattr(options, name) is not None and options.guidance == 1:
+    weight = weight_of(options, prompts)
+    for name in ("guidance_interval", "autoguide", "negative"):
+        if getattr(options, name, None) is not None and weight == 1:
             raise UserError(f"--{name.replace('_', '-')} shapes guidance: name its weight with --guidance, 2 say")
-    if options.guidance != 1 and options.autoguide is None and not opened.num_classes:
+    conditional = opened.num_classes or opened.model.reader is not None
+    if weight != 1 and options.autoguide is None and not conditional:
         raise UserError(
-            f"--guidance {options.guidance:g} needs classes, and {opened.path} was trained without: leave it out, or "
+            f"--guidance {weight:g} needs classes, and {opened.path} was trained without: leave it out, or "
             "name a weaker run with --autoguide"
         )
     try:
         interval = None if options.guidance_interval is None else Interval(*options.guidance_interval)
     except ValueError as error:
         raise UserError(f"--guidance-interval: {error}") from None
+    negative = None
+    if getattr(options, "negative", None) is not None:
+        negative = prompt_condition(opened.model, [options.negative])
     if options.autoguide is None:
-        return Guidance(options.guidance, interval), None
+        return Guidance(weight, interval, negative=negative), None
     weaker = _weaker(opened, options)
-    return Guidance(options.guidance, interval, weaker.model), weaker.checkpoint.digest
+    return Guidance(weight, interval, weaker.model, negative), weaker.checkpoint.digest
 
 
 def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
@@ -133,4 +146,6 @@ def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
         raise UserError(f"--autoguide {options.autoguide} is the run itself: name a smaller or less trained one")
     if weaker.checkpoint.class_names != opened.checkpoint.class_names:
         raise UserError(f"--autoguide {options.autoguide} knows other classes than {opened.path}: take one of the same")
+    if (weaker.model.reader is None) != (opened.model.reader is None):
+        raise UserError(f"--autoguide {options.autoguide} and {opened.path} do not both know captions: take one alike")
     return weaker

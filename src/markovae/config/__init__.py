@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from markovae.config.condition import ConditionConfig
 from markovae.config.mapping import from_table, parse_setting, to_table
 from markovae.config.model import NetworkConfig, ScheduleConfig, TargetConfig
 from markovae.config.train import TrainConfig
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
 
-__all__ = ["Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
+__all__ = ["ConditionConfig", "Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
 
 MAX_BYTES = 1 << 20
 
@@ -25,7 +26,7 @@ class Config:
     """Everything a run is made from, one section each.
 
     Args:
-        data, schedule, network, target, train: the sections; each has defaults for all.
+        data, schedule, network, target, train, condition: the sections; each has defaults for all.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -33,6 +34,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Config:

@@ -41,7 +41,7 @@ class TrainConfig:
             objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
             itself, for the targets step_noise and mean; literal, raw too, drawn as (z_0, ℓ, z_{ℓ−1}, ε).
-        label_dropout: share of the labels replaced by the learned null.
+        label_dropout: share of the labels, or captions, replaced by the learned null.
         precision: auto (probed), float32 or bfloat16.
         save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
@@ -103,7 +103,7 @@ class TrainConfig:
         one_of("train.weighting", self.weighting, WEIGHTINGS)
         one_of("train.draw", self.draw, DRAWS)
         one_of("train.precision", self.precision, PRECISIONS)
-        between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels")
+        between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels or captions")
         above("train.save_minutes", self.save_minutes, 0, "it is the time between checkpoints")
         at_least("train.keep", self.keep, 1, "the last checkpoint must stay")
         at_least("train.keep_every", self.keep_every, 0, "it counts steps; 0 means no milestones")

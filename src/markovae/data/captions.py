@@ -1,54 +1,93 @@
-"""Captions beside a folder of images: captions.csv or metadata.jsonl, with `file_name` and `text`."""
+"""Captions of a folder of images: captions.csv or metadata.jsonl, with `file_name` and `text`; or a .txt an image."""
 
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from markovae.errors import UserError
 
 NAMES = ("captions.csv", "metadata.jsonl")
+MAX_SIDECAR = 1 << 16  # bytes
+LISTED = 20  # images without a caption that are named
 
 
 def read_captions(folder: Path, paths: Sequence[str]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """The caption of each image ("" where it has none) and notes; None without a captions file.
+    """The captions of each image, a line each ("" where it has none), and notes; None without any file of captions.
+
+    An image may come in several rows, or with a list of texts (JSON), or with several lines (.txt): each is a caption.
 
     Args:
         paths: images below `folder`, "/" between names, as `file_name` names them ("\\" is understood too).
-    Raises: UserError where both files exist, or a row has no file_name or text, or a name comes twice.
+    Raises: UserError where both files exist, or a row has no file_name or text, or a file is no text.
     """
     present = [folder / name for name in NAMES if (folder / name).is_file()]
-    if not present:
-        return None, ()
+    beside = {path: file for path in paths if (file := sidecar(folder, path)) is not None}
     if len(present) > 1:
         raise UserError(f"{folder} holds both {NAMES[0]} and {NAMES[1]}: keep the one that is meant")
-    file = present[0]
-    rows = _csv_rows(file) if file.suffix == ".csv" else _json_rows(file)
-    texts: dict[str, str] = {}
+    if present:
+        texts, notes = _from_table(present[0], paths)
+        if beside:
+            notes.append(f"{len(beside)} .txt files beside images are passed over: {present[0].name} is read")
+    elif beside:
+        texts, notes = {path: _text_of(file) for path, file in beside.items()}, ["captions from .txt files"]
+    else:
+        return None, ()
+    captions = tuple("\n".join(texts.get(path, ())) for path in paths)
+    bare = [path for path, caption in zip(paths, captions, strict=True) if not caption]
+    if bare:
+        shown = ", ".join(bare[:LISTED]) + (", …" if len(bare) > LISTED else "")
+        notes.append(f"{len(bare)} of {len(paths)} images have no caption ({shown})")
+    several = sum("\n" in caption for caption in captions)
+    if several:
+        notes.append(f"{several} images have several captions: training draws one of them each time")
+    return captions, tuple(notes)
+
+
+def sidecar(folder: Path, path: str) -> Path | None:
+    """The .txt file beside an image, if there is one."""
+    file = folder / PurePosixPath(path).with_suffix(".txt")
+    return file if file.is_file() else None
+
+
+def _text_of(file: Path) -> list[str]:
     try:
-        for line, name, text in rows:
-            if not isinstance(name, str) or not isinstance(text, str):
-                raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
-            name = name.replace("\\", "/").removeprefix("./")
-            if name in texts:
-                raise UserError(f"{file} line {line} names {name} a second time: keep one caption each")
-            texts[name] = text.strip()
+        if file.stat().st_size > MAX_SIDECAR:
+            raise UserError(f"{file} has {file.stat().st_size:,} bytes: a caption file holds a caption a line")
+        return _captions(file.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
-    captions = tuple(texts.get(path, "") for path in paths)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+
+
+def _captions(texts: Sequence[str]) -> list[str]:
+    """Texts on one line each, the empty ones left out."""
+    return [line for line in (" ".join(text.split()) for text in texts) if line]
+
+
+def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    rows = _csv_rows(file) if file.suffix == ".csv" else _json_rows(file)
+    texts: dict[str, list[str]] = {}
+    try:
+        for line, name, text in rows:
+            each = text if isinstance(text, list) else [text]
+            if not isinstance(name, str) or not all(isinstance(one, str) for one in each):
+                raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
+            name = name.replace("\\", "/").removeprefix("./")
+            texts.setdefault(name, []).extend(_captions(each))
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     if texts and not set(texts) & set(paths):
         raise UserError(
             f"{file} names none of the {len(paths)} images ({next(iter(texts))}, …): "
             "file_name is the path below the folder"
         )
-    bare = sum(not caption for caption in captions)
-    strangers = len(set(texts) - set(paths))
     notes = [f"captions from {file.name}"]
-    if bare:
-        notes.append(f"{bare} of {len(paths)} images have no caption")
+    strangers = len(set(texts) - set(paths))
     if strangers:
         notes.append(f"{strangers} captions name files that are no readable image")
-    return captions, tuple(notes)
+    return texts, notes
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, object, object]]:

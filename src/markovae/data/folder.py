@@ -12,7 +12,7 @@ import PIL
 
 from markovae.console import track
 from markovae.data import cache
-from markovae.data.captions import read_captions
+from markovae.data.captions import NAMES, read_captions, sidecar
 from markovae.data.decode import decode
 from markovae.data.findings import Findings, Reading, counted
 from markovae.data.images import ImageData, Indices, Pixels
@@ -64,7 +64,9 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
         name=str(folder),
     )
     notes = (*stored["notes"], *class_notes, *caption_notes)
-    if others:
+    others -= sum((folder / name).is_file() for name in NAMES)
+    others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
+    if others > 0:
         notes += (f"{others} files that are no images were passed over",)
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
     findings = Findings("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from markovae.networks.given import Givens
 
 Pixels = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -22,10 +25,11 @@ class ImageData:
             such an array and reads it when asked (`StoredImages`).
         labels: (N,) int64 class of each image, 0 … len(class_names) - 1, or None.
         class_names: the name of each class; empty without labels.
-        captions: N sentences, "" where an image has none, or None.
+        captions: N texts, each line of one a caption of its image, "" where it has none; or None.
         bins: number of values a pixel can take, 0 … bins - 1.
         name: what the set is called in messages.
         digests: (N, 32) uint8, the content hash of each image where it is known already, or None.
+        given: what a model is told of each image instead of a class: its encoded captions; or None.
 
     Raises: ValueError where the parts do not fit together.
     """
@@ -37,6 +41,7 @@ class ImageData:
     bins: int = 256
     name: str = "images"
     digests: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    given: Givens | None = None
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -44,7 +49,8 @@ class ImageData:
             raise ValueError(f"images of shape {self.images.shape} must be (N, C, H, W) with C = 1 or 3")
         if self.images.dtype != expected:
             raise ValueError(f"images of type {self.images.dtype} with bins={self.bins} must be {expected}")
-        for what, column in (("labels", self.labels), ("captions", self.captions), ("digests", self.digests)):
+        for what in ("labels", "captions", "digests", "given"):
+            column = getattr(self, what)
             if column is not None and len(column) != len(self.images):
                 raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
         if (self.labels is None) != (not self.class_names):
@@ -63,6 +69,11 @@ class ImageData:
         _, channels, height, width = self.images.shape
         return channels, height, width
 
+    @property
+    def told(self) -> Any:
+        """What a model is told of each image: `given`, or else the labels, or None."""
+        return self.labels if self.given is None else self.given
+
     def take(self, indices: Sequence[int] | Indices | slice) -> ImageData:
         """The images at `indices`, in that order. A slice of a memory-mapped set stays mapped, a stored one stored."""
         if not isinstance(indices, slice):
@@ -79,6 +90,7 @@ class ImageData:
             bins=self.bins,
             name=self.name,
             digests=None if self.digests is None else self.digests[indices],
+            given=None if self.given is None else self.given[indices],
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markovae.diffusion import Diffusion
 from markovae.likelihood.estimators import Levels, measure_with, on_levels
-from markovae.likelihood.inputs import Array, checked_images, refuse_shared
+from markovae.likelihood.inputs import Array, Labels, checked_images, refuse_shared
 from markovae.likelihood.method import Method, prepare
 from markovae.likelihood.record import Measurement
 
@@ -12,7 +12,7 @@ from markovae.likelihood.record import Measurement
 def measure(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     draws: int | None = 16,
     levels: Levels = None,
@@ -24,7 +24,7 @@ def measure(
     grid: str = "even",
     variance: str = "own",
     fit: Array | None = None,
-    fit_labels: Array | None = None,
+    fit_labels: Labels | None = None,
 ) -> Measurement:
     """Measure the bound on −ln P of integer images; every image counts exactly once.
 

@@ -15,11 +15,20 @@ from markovae.diffusion import Diffusion
 from markovae.forward import noised
 from markovae.gaussian import sum_dims
 from markovae.learned_schedule import slope
-from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import (
+    Array,
+    Labels,
+    at_least_one,
+    checked_images,
+    checked_labels,
+    checked_model,
+    conditions,
+)
 from markovae.likelihood.law import level_starts
 from markovae.likelihood.ode import refuse_steps
 from markovae.likelihood.record import Measurement
 from markovae.networks.condition import Condition
+from markovae.networks.given import Givens
 from markovae.randomness import Streams
 from markovae.schedule import NoiseSchedule
 
@@ -50,7 +59,7 @@ def continuous_draws(
 def continuous_bound(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     draws: int = 16,
     schedule: NoiseSchedule | None = None,
@@ -101,7 +110,7 @@ def _levels(
     model: Diffusion,
     x: Tensor,
     part: Tensor,
-    labels: Tensor | None,
+    labels: Givens | None,
     draws: int,
     schedule: NoiseSchedule | None,
     seed: int,
@@ -113,6 +122,8 @@ def _levels(
     image = part.repeat_interleave(draws)
     names = [(i << 20) + k for i, k in zip(image.tolist(), number.tolist(), strict=True)]
     noise = Streams(seed, "continuous noise", names).normal(model.shape, x.dtype).to(x.device)
-    condition = conditions(model, None if labels is None else labels.repeat_interleave(draws))
+    condition = conditions(
+        model, None if labels is None else labels[torch.arange(len(labels)).repeat_interleave(draws)]
+    )
     each = continuous_draws(model, x.repeat_interleave(draws, 0), noise, quantile, condition, schedule)
     return each.cpu().reshape(len(part), draws).mean(1)

@@ -11,10 +11,19 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.control import ControlVariate
-from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import (
+    Array,
+    Labels,
+    at_least_one,
+    checked_images,
+    checked_labels,
+    checked_model,
+    conditions,
+)
 from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.record import Measurement, level_table
 from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
+from markovae.networks.given import Givens
 from markovae.processes import Place
 
 Levels = int | Sequence[int] | None
@@ -62,7 +71,7 @@ class Estimator:
 def measure_with(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     estimator: Estimator,
     levels: Levels = None,
@@ -104,7 +113,7 @@ class Drawn:
 def measuring(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     estimator: Estimator,
     limit: int | None = None,
@@ -137,7 +146,7 @@ def measuring(
 def _drawn(
     model: Diffusion,
     images: Tensor,
-    labels: Tensor | None,
+    labels: Givens | None,
     task: Task,
     seed: int,
     estimator: Estimator,

@@ -10,6 +10,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.networks.given import Givens
 from markovae.randomness import generator
 
 
@@ -27,6 +28,7 @@ class ArrayLike(Protocol):
 
 
 Array = Tensor | ArrayLike
+Labels = Array | Givens  # classes, or whatever else is known of each image
 
 
 def at_least_one(**values: int | None) -> None:
@@ -92,20 +94,26 @@ def refuse_shared(images: Tensor, fit: Tensor) -> None:
         raise UserError(f"{shared} of the images to measure are among those fitted on: fit on other images")
 
 
-def checked_labels(labels: Array | None, n: int, limit: int | None = None) -> Tensor | None:
-    """One label an image, (n,), or None.
+def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> Givens | None:
+    """What is known of each image, of labels (n,) too; or None.
 
     Raises:
         UserError: for another number of labels.
     """
-    labels = None if labels is None else _tensor(labels[:limit]).long()
-    if labels is not None and len(labels) != n:
-        raise UserError(f"{len(labels)} labels for {n} images: give one each")
-    return labels
+    if labels is None:
+        return None
+    known = labels[:limit] if isinstance(labels, Givens) else Condition(label=_tensor(labels[:limit]).long())
+    if len(known) != n:
+        raise UserError(f"{len(known)} labels for {n} images: give one each")
+    return known
 
 
-def labels_taken(model: Diffusion, labels: Array | None) -> Array | None:
-    """The labels for a model that takes classes; None for one that says it takes none."""
+def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
+    """The labels for a model that takes classes, captions for one that takes them; None for one that takes none."""
+    if isinstance(labels, Condition):
+        return labels
+    if isinstance(labels, Givens):
+        return None if model.reader is None else labels
     return None if getattr(model.network, "num_classes", None) == 0 else labels
 
 
@@ -115,6 +123,6 @@ def _tensor(values: Any) -> Tensor:
     return values.int() if values.dtype == torch.uint16 else values
 
 
-def conditions(model: Diffusion, labels: Tensor | None) -> Condition | None:
-    """Labels as a condition on the model's device."""
-    return None if labels is None else Condition(label=labels.to(model.device))
+def conditions(model: Diffusion, known: Givens | None) -> Condition | None:
+    """What is known of a batch as a condition on the model's device."""
+    return None if known is None else known.condition().to(model.device)

@@ -13,6 +13,7 @@ from markovae.likelihood.control import Wiener
 from markovae.likelihood.estimators import Estimator, on_levels
 from markovae.likelihood.inputs import (
     Array,
+    Labels,
     at_least_one,
     checked_images,
     checked_labels,
@@ -22,6 +23,7 @@ from markovae.likelihood.inputs import (
 from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
 from markovae.likelihood.surveying import Survey, fit_reverse, survey
+from markovae.networks.given import Givens
 from markovae.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 
 ESTIMATORS = ("full", "stratified", "importance", "control")
@@ -91,7 +93,7 @@ def prepare(
     model: Diffusion,
     method: Method,
     fit: Array | None = None,
-    fit_labels: Array | None = None,
+    fit_labels: Labels | None = None,
     *,
     seed: int = 0,
     batch: int = 64,
@@ -127,7 +129,7 @@ def prepare_pair(
     b: Diffusion,
     method: Method,
     fit: Array | None = None,
-    fit_labels: Array | None = None,
+    fit_labels: Labels | None = None,
     **options: int,
 ) -> tuple[Prepared, Prepared]:
     """Two models made ready for a paired comparison: on equal grids they draw their levels by one law, their mean.
@@ -152,7 +154,7 @@ def same_levels(a: Diffusion, b: Diffusion) -> bool:
 class _Stage:
     """The images that are fitted on, and the network calls spent on them."""
 
-    def __init__(self, images: Tensor, labels: Tensor | None, seed: int, batch: int) -> None:
+    def __init__(self, images: Tensor, labels: Givens | None, seed: int, batch: int) -> None:
         self.images, self.labels, self.seed, self.batch = images, labels, seed, batch
         self.calls = 0
 

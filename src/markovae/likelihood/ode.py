@@ -20,7 +20,15 @@ from markovae.errors import UserError
 from markovae.forward import signal_scale
 from markovae.gaussian import Gaussian
 from markovae.likelihood.dequantise import Dequantisation, UniformNoise
-from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import (
+    Array,
+    Labels,
+    at_least_one,
+    checked_images,
+    checked_labels,
+    checked_model,
+    conditions,
+)
 from markovae.likelihood.integrate import DormandPrince, Integrator
 from markovae.likelihood.record import finite
 from markovae.networks.condition import Condition
@@ -83,7 +91,7 @@ class OdeLikelihood:
 def ode_likelihood(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     integrator: Integrator | None = None,
     probes: int | None = 4,

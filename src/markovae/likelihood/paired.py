@@ -9,7 +9,7 @@ from typing import Any
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import measure_with
-from markovae.likelihood.inputs import Array, checked_images, labels_taken, refuse_shared
+from markovae.likelihood.inputs import Array, Labels, checked_images, labels_taken, refuse_shared
 from markovae.likelihood.method import Method, prepare_pair, same_levels
 from markovae.likelihood.record import Measurement, csv_of, finite
 from markovae.vae import Estimate, estimate_mean
@@ -71,11 +71,11 @@ def compare(
     a: Diffusion,
     b: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     method: Method | None = None,
     fit: Array | None = None,
-    fit_labels: Array | None = None,
+    fit_labels: Labels | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,

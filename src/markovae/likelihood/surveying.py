@@ -17,7 +17,15 @@ from markovae.errors import UserError
 from markovae.forward import noised
 from markovae.gaussian import expand
 from markovae.likelihood.control import Wiener, WienerControl, half_snr_steps, regress
-from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_labels, checked_model, conditions
+from markovae.likelihood.inputs import (
+    Array,
+    Labels,
+    at_least_one,
+    checked_images,
+    checked_labels,
+    checked_model,
+    conditions,
+)
 from markovae.likelihood.law import LevelLaw, level_starts
 from markovae.likelihood.smoothing import smoothed
 from markovae.randomness import Streams
@@ -107,7 +115,7 @@ class Survey:
 def survey(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     *,
     per_image: int = 16,
     knots: int | None = 65,
@@ -156,7 +164,7 @@ def survey(
 def fit_reverse(
     model: Diffusion,
     images: Array,
-    labels: Array | None = None,
+    labels: Labels | None = None,
     **options: Any,
 ) -> Survey:
     """Fit the model's isotropic or diagonal reverse variance on training images, in place, in one pass.

@@ -1,16 +1,17 @@
 """What is known about an example besides its latent, and how a network reads it."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from markovae.errors import UserError
+from markovae.networks.given import Givens
 
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(Givens):
     """A batch of conditions; every field is optional, and the network owns a learned null for each.
 
     Attributes:
@@ -60,6 +61,18 @@ class Condition:
     def take(self, indices: Tensor) -> Self:
         """The conditions of the examples at `indices`, (K,) int64 or a (B,) bool mask."""
         return self._map(lambda value: value[indices.to(value.device)])
+
+    def __getitem__(self, rows: Any) -> Self:
+        """The conditions at `rows`: a slice, positions, or a mask."""
+        return self.take(torch.arange(len(self))[rows])
+
+    def condition(self) -> Self:
+        """Itself."""
+        return self
+
+    def drawn(self, chance: Tensor) -> Self:
+        """Itself: there is one condition an example."""
+        return self
 
     def to(self, device: torch.device | str) -> Self:
         """The same conditions on another device."""

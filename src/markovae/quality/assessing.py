@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 
 from markovae.console import track
 from markovae.data.images import ImageData
+from markovae.data.known import known_to
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
+from markovae.networks.given import Givens
 from markovae.quality.extractors.extractor import DEFAULT_EXTRACTOR, Extractor, open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.frechet import frechet_distance
@@ -112,6 +114,8 @@ def real_for(model: Diffusion, data: Splits, n: int | None = None, against: Imag
             f"the model makes images of {model.shape} with {model.pixels.bins} grey values and {data.train.name} has "
             f"{data.train.shape} with {data.train.bins}: bring data of its kind"
         )
+    if model.reader is not None:
+        data = replace(data, train=known_to(model, data.train))
     real = choose_real(data, n, against)
     classes = num_classes(model)
     if classes and real.labels is not None and len(data.train.class_names) != classes:
@@ -142,17 +146,20 @@ def conditions_of(
 
 
 def draw_samples(model: Diffusion, real: Real, draw: Draw) -> Images:
-    """As many samples as there are stand-ins, of their classes (each in turn where they have none), (n, C, H, W)."""
-    labels = None
-    if classes := num_classes(model):
+    """As many samples as there are stand-ins, of their captions or classes (each in turn without any), (n, C, H, W)."""
+    condition: Givens | None = None
+    if isinstance(real.labels, Givens):
+        condition = real.labels
+    elif classes := num_classes(model):
         labels = torch.arange(real.n) % classes if real.labels is None else torch.as_tensor(real.labels)
+        condition = condition_for(model, labels)
     batches = draw_batches(
         model,
         real.n,
         draw.plan,
         seed=draw.seed,
         batch=draw.batch,
-        condition=condition_for(model, labels),
+        condition=condition,
         guidance=draw.guidance,
     )
     with evaluating(model):

@@ -10,6 +10,7 @@ import torch
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.errors import UserError
+from markovae.networks.given import Givens
 from markovae.quality.features import content_hash
 from markovae.quality.manifold import NEIGHBOURS
 from markovae.quality.mmd import FEWEST
@@ -28,13 +29,13 @@ class Real:
     Args:
         reference: what samples are compared with, (N, C, H, W).
         stand_ins: n training images, not of the reference, that take the samples' place for the floor.
-        labels: the classes of the stand-ins, (n,), which the samples are given too, or None.
+        labels: the classes of the stand-ins, (n,), or their captions, which the samples are given too, or None.
         training, heldout: all images trained on; images not trained on, at most n.   bins: digits a pixel can show.
     """
 
     reference: Images
     stand_ins: Images
-    labels: np.ndarray | None
+    labels: np.ndarray | Givens | None
     training: Images
     heldout: Images
     bins: int
@@ -82,7 +83,7 @@ def choose_real(data: Splits, n: int | None = None, against: ImageData | None = 
     return Real(
         reference=reference,
         stand_ins=np.asarray(data.train.images[rows]),
-        labels=None if data.train.labels is None else data.train.labels[rows],
+        labels=None if data.train.told is None else data.train.told[rows],
         training=data.train.images,
         heldout=_some([data.test, data.validation], n),
         bins=data.train.bins,

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from markovae import forward
 from markovae.diffusion import Diffusion
+from markovae.networks.condition import Condition
 from markovae.randomness import Streams
 from markovae.report.pictures import Images, viewable
 from markovae.sampling import DEFAULT_SAMPLER, plan, to_images, walk
-from markovae.sampling.draw import condition_for
 
 COLUMNS = 9
 SHOWN = 7.0  # log-SNR beyond which a picture hardly changes, either way
@@ -59,10 +59,9 @@ def shown_levels(grid: Tensor) -> list[int]:
 
 
 def reverse_strip(
-    model: Diffusion, count: int, steps: int, seed: int = 0, labels: Tensor | None = None
+    model: Diffusion, count: int, steps: int, seed: int = 0, condition: Condition | None = None
 ) -> list[Column]:
     """Samples 0…count−1 on their way from noise: of each, z above the network's guess of z_0 at that moment."""
-    condition = condition_for(model, labels)
     condition = None if condition is None else condition.to(model.device)
     states = list(walk(model, range(count), plan(model, DEFAULT_SAMPLER, steps), seed, condition))
     chosen = np.unique(np.linspace(0, len(states) - 1, COLUMNS).round().astype(int))

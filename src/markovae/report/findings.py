@@ -20,6 +20,7 @@ from markovae.report.curves import heldout_curve, level_curve, training_curve
 from markovae.report.extremes import extreme_facts, pictured
 from markovae.report.pictures import Images
 from markovae.report.progressive import Progress, progress
+from markovae.report.prompts import PromptSheet, prompt_sheet
 from markovae.report.subject import Subject, own_precision
 from markovae.report.words import meanings
 from markovae.sampling import DEFAULT_SAMPLER, sample
@@ -45,7 +46,7 @@ class Findings:
         record: the figures, JSON-able.   encoder, reverse: the chains.
         samples: digits, (n, C, H, W).   neighbours: of the first samples.   pool: where they were looked for.
         progress: rate against distortion.   extremes: the images that cost least and most, pictures by name.
-        bins: digits of a pixel.
+        bins: digits of a pixel.   prompts: samples of captions, for a model of captions.
     """
 
     record: dict[str, Any]
@@ -57,6 +58,7 @@ class Findings:
     progress: Progress
     extremes: dict[str, Images]
     bins: int
+    prompts: PromptSheet | None = None
 
 
 def find(subject: Subject) -> Findings:
@@ -72,9 +74,10 @@ def find(subject: Subject) -> Findings:
     say("writing the report: sampling")
     subject.model.precision = own_precision(subject.checkpoint, subject.model.device)
     samples = drawn(subject)
+    sheet = prompt_sheet(subject, steps(subject), SAMPLE_SECONDS)
     encoder = encoder_strip(subject.model, subject.splits.test.images[:CHAIN_IMAGES])
-    classes = subject.classes_in_turn(REVERSE_IMAGES)
-    reverse = reverse_strip(subject.model, REVERSE_IMAGES, steps(subject), labels=classes)
+    condition = subject.conditions(REVERSE_IMAGES)
+    reverse = reverse_strip(subject.model, REVERSE_IMAGES, steps(subject), condition=condition)
     pool = pool_of(subject.splits.train.images)
     near = nearest(samples[:SHOWN_NEIGHBOURS], pool, subject.bins)
     real = nearest(subject.splits.test.images[:YARDSTICK], pool, subject.bins)
@@ -86,6 +89,7 @@ def find(subject: Subject) -> Findings:
         "measurement": {**measured.to_dict(), "split": "test"},
         "codecs": codec_table(subject.splits.test.images[: len(measured.total)], subject.bins),
         "samples": sample_facts(subject, len(samples)),
+        "prompts": None if sheet is None else sheet.facts(),
         "neighbours": neighbour_facts(near, real, len(pool)),
         "channels": channel_facts(subject, samples),
         "curves": {
@@ -98,7 +102,7 @@ def find(subject: Subject) -> Findings:
         "meanings": meanings(subject.bins),
     }
     pictures = pictured(subject.splits.test.images, extremes, subject.bins)
-    return Findings(record, encoder, reverse, samples, near, pool, way, pictures, subject.bins)
+    return Findings(record, encoder, reverse, samples, near, pool, way, pictures, subject.bins, sheet)
 
 
 def steps(subject: Subject) -> int:
@@ -132,8 +136,7 @@ def drawn(subject: Subject) -> Images:
     fits = [n for n in GRIDS if n * steps(subject) <= SAMPLE_SECONDS * subject.pace]
     n = fits[0] if fits else GRIDS[-1]
     n -= n % sheet_columns(n, subject.num_classes)
-    classes = subject.classes_in_turn(n)
-    return sample(subject.model, n, steps=steps(subject), seed=0, labels=None if classes is None else classes.tolist())
+    return sample(subject.model, n, steps=steps(subject), seed=0, condition=subject.conditions(n))
 
 
 def sheet_columns(n: int, classes: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from markovae.report import html, sections
 from markovae.report.findings import Findings
 from markovae.report.pictures import grid, viewable
+from markovae.report.prompts import prompt_section
 from markovae.report.style import STYLE
 from markovae.report.words import EXTREMES, PROGRESS, RATE
 
@@ -22,6 +23,7 @@ def page(found: Findings) -> str:
         (
             _header(record),
             _samples(found),
+            prompt_section(found.prompts, found.bins),
             sections.cost(record),
             f'<div class="pair">{sections.levels(record)}{sections.heldout(record)}</div>',
             _progress(found),
@@ -72,6 +74,8 @@ def _samples(found: Findings) -> str:
     )
     if facts["column_classes"]:
         text += f" One class a column: {', '.join(facts['column_classes'])}."
+    if found.prompts is not None:
+        text += " Each was given the caption of the test image of its number, without guidance."
     return html.section("Samples", f'<div class="sheet">{sheet}</div>', html.paragraph(text))
 
 

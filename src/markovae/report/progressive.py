@@ -13,6 +13,7 @@ from markovae.diffusion import Diffusion
 from markovae.forward import step
 from markovae.likelihood import RatePoint, finite, rate_distortion, survey
 from markovae.networks.condition import Condition
+from markovae.networks.given import Givens
 from markovae.randomness import Streams
 from markovae.report.pictures import Images, viewable
 from markovae.sampling import to_images
@@ -76,7 +77,10 @@ def spread(points: tuple[RatePoint, ...]) -> tuple[RatePoint, ...]:
 def guesses(model: Diffusion, digits: Images, labels: Any, levels: Sequence[int], seed: int) -> list[Images]:
     """x̂ of each image at falling levels of one draw of its encoder's chain, as pictures."""
     grid, x = model.schedule.logsnr.detach(), model.to_x(torch.as_tensor(digits)).cpu()
-    condition = None if labels is None else Condition(label=torch.as_tensor(labels).long().to(model.device))
+    condition = None
+    if labels is not None:
+        known = labels if isinstance(labels, Givens) else Condition(label=torch.as_tensor(labels).long())
+        condition = known.condition().to(model.device)
     z, previous, found = x, 0, []
     for level in reversed(levels):
         source = Streams(seed, "report progress", range(len(x)), level)

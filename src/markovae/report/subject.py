@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from markovae.checkpoint import Checkpoint, open_checkpoint
 from markovae.data import Splits, reopen
 from markovae.data.images import ImageData
+from markovae.data.known import known_to
 from markovae.diffusion import Diffusion
 from markovae.doctor import has_bfloat16
 from markovae.jsonlines import read_rows
+from markovae.networks.condition import Condition
 
 PACE_IMAGES = 16
 
@@ -48,12 +49,15 @@ class Subject:
         return int(getattr(self.model.network, "num_classes", 0))
 
     def labels(self, data: ImageData) -> Any:
-        """Of the images, where the network takes them."""
-        return data.labels if self.num_classes else None
+        """Of the images, where the network takes them; captions, where it takes those."""
+        return known_to(self.model, data).told
 
-    def classes_in_turn(self, n: int) -> Tensor | None:
-        """The classes of n samples, (n,), or None."""
-        return torch.arange(n) % self.num_classes if self.num_classes else None
+    def conditions(self, n: int) -> Condition | None:
+        """Of n samples: the classes in turn, or the captions of the test images in turn; None without either."""
+        if self.model.reader is not None:
+            test = known_to(self.model, self.splits.test)
+            return None if test.given is None else test.given[torch.arange(n) % len(test)].condition()
+        return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
 
 def open_subject(run: str | Path, device: torch.device) -> Subject:

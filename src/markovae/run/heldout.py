@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +13,7 @@ from markovae.config import TrainConfig
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.likelihood import LevelNats, Measurement, finite, measure
+from markovae.networks.condition import Condition
 from markovae.report.pictures import enlarged, grid, png, viewable
 from markovae.sampling import sample
 
@@ -27,13 +27,13 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
     """The bound on the first images of `data`, on a draw that never changes: a row of metrics.jsonl.
 
     Args:
-        model: with averaged weights.   data: the validation part; its labels, if any, are what the model is given.
+        model: with averaged weights.   data: the validation part as the model knows it (`known_to`).
         config: eval_images and eval_draws are read.
     """
     measured = measure(
         model,
         np.asarray(data.images[: config.eval_images]),
-        None if data.labels is None else data.labels[: config.eval_images],
+        None if data.told is None else data.told[: config.eval_images],
         draws=config.eval_draws,
         seed=SEED,
         batch=config.batch,
@@ -46,11 +46,6 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
         "terms_bits_per_dim": record["terms_bits_per_dim"],
         "bands": band_table(measured, model.schedule.logsnr),
     }
-
-
-def without_labels(data: ImageData) -> ImageData:
-    """The same images for a model that takes no labels."""
-    return replace(data, labels=None, class_names=())
 
 
 def band_table(measured: Measurement, logsnr: torch.Tensor) -> list[dict[str, Any]]:
@@ -78,11 +73,18 @@ def _within(level: LevelNats, upper: float, lower: float, first: bool, last: boo
     return (level.logsnr < upper or first) and (level.logsnr >= lower or last)
 
 
-def sample_grid(model: Diffusion, num_classes: int) -> bytes:
-    """PNG of a square of samples 0…15 of seed 0 (their classes in turn, where there are classes)."""
-    count = GRID_SIDE**2
-    labels = [i % num_classes for i in range(count)] if num_classes else None
-    images = sample(model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, batch=count, labels=labels)
+def sample_grid(model: Diffusion, data: ImageData) -> bytes:
+    """PNG of a square of samples 0…15 of seed 0: their classes in turn, or the captions of the first such images.
+
+    Args:
+        data: the validation part as the model knows it.
+    """
+    count, condition = GRID_SIDE**2, None
+    if data.given is not None:
+        condition = data.given[torch.arange(count) % len(data)].condition()
+    elif data.class_names:
+        condition = Condition(label=torch.arange(count) % len(data.class_names))
+    images = sample(model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, batch=count, condition=condition)
     return png(enlarged(grid(viewable(images, model.pixels.bins), GRID_SIDE)))
 
 

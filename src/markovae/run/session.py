@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -14,11 +15,12 @@ from markovae.checkpoint.writing import checkpoints_in, is_milestone
 from markovae.config import Config
 from markovae.console import say
 from markovae.data.images import ImageData
+from markovae.data.known import captions_digest, known_to
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
 from markovae.files import require_room, write_file
 from markovae.run.folder import RunFolder
-from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid, without_labels
+from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid
 from markovae.run.lockstep import Lockstep
 from markovae.run.progress import Progress, duration
 from markovae.run.signals import Interrupted, Interrupts
@@ -266,19 +268,23 @@ class Session:
     def _grid(self, step: int) -> None:
         if not self.config.train.grids:
             return
-        picture = sample_grid(self.training.average.model, self._classes)
+        picture = sample_grid(self.training.average.model, self._validation)
         write_file(self._picture(step), picture, self.folder.disk)
 
     def _picture(self, step: int) -> Path:
         return self.folder.samples / f"{checkpoint_name(step)}.png"
 
-    @property
+    @cached_property
     def _validation(self) -> ImageData:
-        return self.splits.validation if self._classes else without_labels(self.splits.validation)
+        return known_to(self.training.model, self.splits.validation)
 
-    @property
-    def _classes(self) -> int:
-        return len(self.splits.train.class_names) if self.config.network.classes else 0
+    @cached_property
+    def _text(self) -> dict[str, Any]:
+        """What the captions went through, for a model of captions."""
+        reader = self.training.model.reader
+        if reader is None:
+            return {}
+        return {"text": {**reader.identity, "captions_sha256": captions_digest(self.splits.train)}}
 
     def save(self) -> None:
         """Write the checkpoint of the present step, then prune; a step that is saved is not saved again.
@@ -298,6 +304,7 @@ class Session:
             "bins": train.bins,
             "class_names": list(train.class_names),
             "data": self.record,
+            **self._text,
             "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
         }
         # After a resume the next row begins behind this checkpoint: what came before it must be written by then.

@@ -17,7 +17,7 @@ from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, 
 from markovae.checkpoint.writing import checkpoints_in
 from markovae.config import Config
 from markovae.console import say
-from markovae.data.images import ImageData
+from markovae.data.known import captions_digest, known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
@@ -27,9 +27,9 @@ from markovae.files import write_file
 from markovae.lock import hold
 from markovae.processes import place
 from markovae.run.folder import RunFolder
-from markovae.run.heldout import without_labels
 from markovae.run.session import Session
 from markovae.schedule import first_level_warning
+from markovae.text import EncoderReader
 from markovae.training import Training
 from markovae.training.ranks import joined
 
@@ -61,7 +61,7 @@ def train_run(
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
         model = _create(config, splits, init).to(device)
-        data = _training_data(config, splits)
+        data = ranks.in_turn(lambda: known_to(model, splits.train))
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
         session = Session(folder, config, splits, record, training)
@@ -114,7 +114,8 @@ def resume_run(
             ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
             splits = ranks.in_turn(lambda: reopen(config.data, record))
             model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
-            data = _training_data(config, splits)
+            _same_text(checkpoint, model, splits)
+            data = ranks.in_turn(lambda: known_to(model, splits.train))
             training = Training(model.to(device), data, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
             if steps is not None or minutes is not None:
@@ -187,8 +188,20 @@ def _extended(checkpoint: Checkpoint, steps: int | None, minutes: float | None) 
     return replace(checkpoint.config, train=replace(checkpoint.config.train, steps=steps, minutes=minutes))
 
 
-def _training_data(config: Config, splits: Splits) -> ImageData:
-    return splits.train if config.network.classes else without_labels(splits.train)
+def _same_text(checkpoint: Checkpoint, model: Diffusion, splits: Splits) -> None:
+    """Give the model the text encoder that the run began with, and refuse other captions.
+
+    Raises:
+        UserError: where the captions of the training part changed.
+    """
+    if model.reader is None:
+        return
+    text = checkpoint.text
+    model.reader = EncoderReader(text["encoder"], text["sha256"])
+    if text.get("captions_sha256") not in (None, captions_digest(splits.train)):
+        raise UserError(
+            f"the captions of {splits.train.name} changed since the run was made: restore them, or start a new run"
+        )
 
 
 def _with_absolute_source(config: Config) -> Config:
@@ -218,6 +231,10 @@ def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
     say(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
     for note in splits.notes:
         say(f"data: {note}")
+    if model.reader is not None:
+        bare = uncaptioned(splits.train)
+        missing = f"; {bare:,} have none and train the model without any" if bare else ""
+        say(f"captions condition the model ({model.reader.identity['encoder']}){missing}")
     say(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
     warning = first_level_warning(model.schedule, model.pixels.half_width)
     if warning is not None:

@@ -1,10 +1,10 @@
 """Sampling: one loop, many steppers; guidance, grids and control."""
 
-from markovae.sampling.conditions import condition_for, num_classes
+from markovae.sampling.conditions import condition_for, num_classes, prompt_condition
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.draw import batches_of, draw_batches, evaluating, sample, to_images, walk
+from markovae.sampling.draw import TEXT_GUIDANCE, batches_of, draw_batches, evaluating, sample, to_images, walk
 from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
-from markovae.sampling.guidance import Guidance, Guided, Interval, Unconditional, guided
+from markovae.sampling.guidance import Guidance, Guided, Instead, Interval, Unconditional, guided
 from markovae.sampling.loop import trajectory
 from markovae.sampling.optimal import optimal_grid
 from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, THRESHOLDS, Plan, plan
@@ -33,6 +33,7 @@ __all__ = [
     "DEFAULT_SAMPLER",
     "SAMPLERS",
     "SPACINGS",
+    "TEXT_GUIDANCE",
     "THRESHOLDS",
     "AdamsBashforth",
     "Ancestral",
@@ -49,6 +50,7 @@ __all__ = [
     "Guidance",
     "Guided",
     "Heun",
+    "Instead",
     "Interval",
     "Langevin",
     "Plan",
@@ -68,6 +70,7 @@ __all__ = [
     "optimal_grid",
     "partial_grid",
     "plan",
+    "prompt_condition",
     "quadratic_grid",
     "rho_grid",
     "sample",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.networks.given import Givens
 
 
 def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
@@ -28,13 +31,24 @@ def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
     return Condition(label=labels)
 
 
+def prompt_condition(model: Diffusion, prompts: Sequence[str]) -> Condition | None:
+    """The condition of each prompt; an empty one is the learned null, and None stands for nothing but empty ones.
+
+    Raises:
+        UserError: when the model was trained without captions, or its text encoder is not at hand.
+    """
+    if model.reader is None:
+        raise UserError("this model was trained without captions: leave the prompt out")
+    return model.reader.prompts(prompts) if any(text.strip() for text in prompts) else None
+
+
 def num_classes(model: Diffusion) -> int:
     """Classes the model's network takes, 0 for none."""
     return int(getattr(model.network, "num_classes", 0))
 
 
-def spread(condition: Condition | None, n: int) -> Condition | None:
-    """The condition of n samples: one for all is repeated; without any field it is None.
+def spread(condition: Givens | None, n: int) -> Givens | None:
+    """What n samples are conditioned on: one for all is repeated; a condition without any field is None.
 
     Raises:
         UserError: for another number of conditions.
@@ -42,7 +56,7 @@ def spread(condition: Condition | None, n: int) -> Condition | None:
     if condition is None or not len(condition):
         return None
     if len(condition) == 1:
-        return condition.take(torch.zeros(n, dtype=torch.int64))
+        return condition[torch.zeros(n, dtype=torch.int64)]
     if len(condition) != n:
         raise UserError(f"{len(condition)} conditions for n={n} samples: give one for all, or one a sample")
     return condition

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,14 +14,17 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.networks.given import Givens
 from markovae.processes import Place
 from markovae.randomness import Streams
-from markovae.sampling.conditions import condition_for, spread
+from markovae.sampling.conditions import condition_for, prompt_condition, spread
 from markovae.sampling.denoiser import Denoiser, Headless
 from markovae.sampling.guidance import Guidance, guided
 from markovae.sampling.loop import trajectory
 from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, plan
 from markovae.sampling.steppers import Ancestral, State
+
+TEXT_GUIDANCE = 2.0  # of a prompt, where nothing else is asked for
 
 
 def walk(
@@ -63,10 +67,11 @@ def draw_batches(
     *,
     seed: int = 0,
     batch: int = 64,
-    condition: Condition | None = None,
+    condition: Givens | None = None,
     start: int = 0,
     guidance: Guidance | None = None,
     place: Place | None = None,
+    names: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """z_0 of samples start…start+n−1 in batches, on the model's scale, (≤ batch, *D), float32.
 
@@ -74,6 +79,7 @@ def draw_batches(
         condition: of one for all, or of n, one a sample.
         place: of this process among several: of their batches, the same as one process makes, it takes every so many
             (see `batches_of`). None takes all.
+        names: the number that keys each sample's noise, (n,), where it is not start…start+n−1; two may share one.
     """
     if n < 1:
         raise UserError(f"n={n} must be at least 1: it counts the samples")
@@ -81,9 +87,10 @@ def draw_batches(
         raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
     condition = spread(condition, n)
     for numbers in batches_of(n, batch, place):
-        part = None if condition is None else condition.take(torch.tensor(numbers)).to(model.device)
+        part = None if condition is None else condition[torch.tensor(numbers)].condition().to(model.device)
         denoiser = guided(model, part, guidance or Guidance())
-        yield finished(walk(model, [start + i for i in numbers], steps_plan, seed, part, denoiser)).float()
+        keys = [start + i if names is None else names[i] for i in numbers]
+        yield finished(walk(model, keys, steps_plan, seed, part, denoiser)).float()
 
 
 def batches_of(n: int, batch: int, place: Place | None = None) -> list[range]:
@@ -121,7 +128,9 @@ def sample(
     batch: int = 64,
     labels: Sequence[int] | int | None = None,
     condition: Condition | None = None,
-    guidance: float | Guidance = 1.0,
+    prompt: Sequence[str] | str | None = None,
+    negative: str | None = None,
+    guidance: float | Guidance | None = None,
     raw: bool = False,
 ) -> np.ndarray:
     """Draw n images: sample i depends on (seed, i) only.
@@ -132,7 +141,10 @@ def sample(
         batch: images made at a time; bitwise equal at one batch size, within a grey level across sizes.
         labels: a class for all, or one a sample; None is the learned null of a model of classes.
         condition: what else the model takes (labels too, instead of `labels`), of one for all or one a sample.
-        guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work.
+        prompt: a text for all, or one a sample, for a model trained with captions; an empty one asks for nothing.
+        negative: a text that guidance leads away from, instead of from no text.
+        guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work. None is
+            TEXT_GUIDANCE where there is a prompt, else 1.
         raw: True returns float32 on the model's scale instead of digits.
     Returns: (n, C, H, W), uint8 (uint16 above 256 bins), or float32 with `raw`.
     Raises:
@@ -142,20 +154,48 @@ def sample(
     if isinstance(sampler, Plan) and steps is not None:
         raise UserError(f"steps={steps} and a plan of {sampler.calls} calls are both given: leave steps out")
     chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps)
-    if labels is not None and condition is not None:
-        raise UserError("labels and a condition are both given: put the labels into the condition")
-    if labels is not None:
-        each = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
-        if len(each) not in (1, n):
-            raise UserError(f"{len(each)} labels for n={n} samples: give one for all, or one a sample")
-        condition = condition_for(model, each)
-    elif condition is not None:
-        condition_for(model, condition.label)
-    push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    condition = _condition(model, n, labels, condition, prompt)
+    push = _guidance(model, guidance, negative, prompted=prompt is not None and condition is not None)
     with evaluating(model, push.weaker):
         parts = list(draw_batches(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push))
     x = torch.cat(parts).cpu()
     return x.numpy() if raw else to_images(model, x)
+
+
+def _condition(
+    model: Diffusion,
+    n: int,
+    labels: Sequence[int] | int | None,
+    condition: Condition | None,
+    prompt: Sequence[str] | str | None,
+) -> Condition | None:
+    """What was asked for, one way or another."""
+    if sum(way is not None for way in (labels, condition, prompt)) > 1:
+        raise UserError("labels, a condition and a prompt are given: keep one, a condition can hold all of them")
+    if prompt is not None:
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if len(texts) not in (1, n):
+            raise UserError(f"{len(texts)} prompts for n={n} samples: give one for all, or one a sample")
+        return prompt_condition(model, texts)
+    if labels is not None:
+        each = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        if len(each) not in (1, n):
+            raise UserError(f"{len(each)} labels for n={n} samples: give one for all, or one a sample")
+        return condition_for(model, each)
+    if condition is not None:
+        condition_for(model, condition.label)
+    return condition
+
+
+def _guidance(model: Diffusion, guidance: float | Guidance | None, negative: str | None, prompted: bool) -> Guidance:
+    if guidance is None:
+        guidance = TEXT_GUIDANCE if prompted else 1.0
+    push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    if negative is None:
+        return push
+    if not prompted:
+        raise UserError("a negative prompt is what a prompt is guided away from: give a prompt")
+    return replace(push, negative=prompt_condition(model, [negative]))
 
 
 def to_images(model: Diffusion, x: Tensor) -> np.ndarray:

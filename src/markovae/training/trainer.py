@@ -163,7 +163,7 @@ class Training:
             return
         count = min(self.config.fit_images if images is None else images, len(data))
         chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
-        labels = None if data.labels is None else data.labels[chosen]
+        labels = None if data.told is None else data.told[chosen]
         fit_in_place(model, data.images[chosen], labels, seed=self.config.seed, batch=max(self.config.batch, 64))
 
     # -- capture and restore ------------------------------------------------------------------------------------

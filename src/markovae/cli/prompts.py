@@ -1,0 +1,98 @@
+"""--prompt, --prompts and --negative: what a model of captions is asked for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markovae.errors import UserError
+
+if TYPE_CHECKING:
+    from markovae.cli.running import Opened
+    from markovae.networks.condition import Condition
+
+MAX_BYTES = 1 << 20
+NO_CAPTIONS = "needs a model of captions, and {} was trained without: leave it out"
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    group = parser.add_argument_group("a model of captions")
+    group.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        help="what to draw; repeatable: then --n images of each, a row of grid.png each, the same noise down a column",
+    )
+    group.add_argument("--prompts", metavar="FILE", type=Path, help="prompts from a text file, one a line")
+    group.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
+
+
+def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ...]:
+    """The prompts of the options, in order; none where none is given. Says so where all are empty.
+
+    Raises:
+        UserError: for a model without captions, a file that cannot be used, or options that do not go together.
+    """
+    from markovae.console import say
+
+    for name in ("prompt", "prompts", "negative"):
+        if getattr(options, name) is not None and opened.model.reader is None:
+            raise UserError(f"--{name} {NO_CAPTIONS.format(opened.path)}")
+    if options.prompt is not None and options.prompts is not None:
+        raise UserError("--prompt and --prompts are both given: keep one of them")
+    texts = tuple(options.prompt or ()) if options.prompts is None else read_prompts(options.prompts)
+    if texts and options.label is not None:
+        raise UserError("--class and a prompt are both given: a model of captions takes prompts alone")
+    blank = not any(text.strip() for text in texts)
+    if options.negative is not None and blank:
+        raise UserError("--negative is what a prompt is guided away from: give a --prompt")
+    if opened.model.reader is not None and blank and options.guidance not in (None, 1) and options.autoguide is None:
+        raise UserError(f"--guidance {options.guidance:g} leads to a prompt: give a --prompt, or leave it out")
+    if texts and blank:
+        say("an empty prompt asks for nothing: drawing without a condition")
+    return texts
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """The lines of a file.
+
+    Raises:
+        UserError: for a file that cannot be read, is no text, or has a line without a prompt.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UserError(f"--prompts {file} is larger than {MAX_BYTES:,} bytes: give a text file, a prompt a line")
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"--prompts {file} cannot be read ({error.strerror}): name a text file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--prompts {file} is not UTF-8 text: save it as UTF-8") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise UserError(f"--prompts {file} line {number} is empty: write a prompt there, or take the line out")
+    if not lines:
+        raise UserError(f"--prompts {file} is empty: write a prompt a line")
+    return tuple(line.strip() for line in lines)
+
+
+def weight_of(options: argparse.Namespace, prompts: tuple[str, ...]) -> float:
+    """--guidance, or its default: a push for prompts, else none."""
+    from markovae.sampling import TEXT_GUIDANCE
+
+    if options.guidance is not None:
+        return float(options.guidance)
+    return TEXT_GUIDANCE if any(text.strip() for text in prompts) else 1.0
+
+
+def conditions_for(opened: Opened, prompts: tuple[str, ...], each: int) -> Condition | None:
+    """The condition of `each` samples of every prompt, prompt after prompt; None without any."""
+    import torch
+
+    from markovae.sampling import prompt_condition
+
+    if not prompts:
+        return None
+    condition = prompt_condition(opened.model, prompts)
+    return None if condition is None else condition[torch.arange(len(prompts)).repeat_interleave(each)]

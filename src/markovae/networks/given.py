@@ -1,0 +1,61 @@
+"""What is known about many examples, looked up when asked; and who turns captions into that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from markovae.networks.condition import Condition
+
+
+class Givens(ABC):
+    """What is known about N examples; a batch of conditions is one of these, features in a file another."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def __getitem__(self, rows: Any) -> Givens:
+        """Of the examples at `rows`: a slice, positions (K,), or a mask (N,)."""
+
+    @abstractmethod
+    def condition(self) -> Condition:
+        """All of it as a batch; of an example that is described several times, the first description."""
+
+    @abstractmethod
+    def drawn(self, chance: Tensor) -> Condition:
+        """As `condition`, but of M descriptions the one at place ⌊chance·M⌋; chance: (N,), in [0, 1)."""
+
+
+class CaptionReader(ABC):
+    """A text encoder as a model knows it: what it makes of captions is what the model was trained on."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Name of the encoder and hash of its weights, for a checkpoint.
+
+        Raises:
+            UserError: where it is not installed.
+        """
+
+    @abstractmethod
+    def prompts(self, texts: Sequence[str]) -> Condition:
+        """The condition of each text; an empty one is the learned null.
+
+        Raises:
+            UserError: where the encoder is not installed, or another than the model was trained with.
+        """
+
+    @abstractmethod
+    def captions(self, texts: Sequence[str]) -> Givens:
+        """The captions of a data set, encoded once and kept; each line of a text is a caption of its own.
+
+        Raises:
+            UserError: as `prompts`.
+        """

@@ -1,0 +1,114 @@
+"""Captions and prompts as conditions of a model: by the encoder it was trained with and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from markovae.errors import UserError
+from markovae.networks.condition import Condition
+from markovae.networks.given import CaptionReader, Givens
+from markovae.text.captions import CaptionTokens, encode_captions
+from markovae.text.encoder import TextEncoder, encoder_hash, load_encoder, sentence_vector
+
+
+@final
+class CaptionGivens(Givens):
+    """The captions of N images, as features in a file; an image may have several, or none.
+
+    Args:
+        tokens: of all captions.   edges: image i has captions edges[i] … edges[i + 1] − 1, (N + 1,).
+        rows: the images meant, (K,); None is all.
+    """
+
+    def __init__(self, tokens: CaptionTokens, edges: np.ndarray[Any, Any], rows: Tensor | None = None) -> None:
+        self._tokens, self._edges = tokens, edges
+        self._rows = torch.arange(len(edges) - 1) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> CaptionGivens:
+        return CaptionGivens(self._tokens, self._edges, self._rows[rows])
+
+    def condition(self) -> Condition:
+        """The first caption of each."""
+        return self.drawn(torch.zeros(len(self)))
+
+    def drawn(self, chance: Tensor) -> Condition:
+        """One caption of each; an image without one is left to the learned null."""
+        rows = self._rows.numpy()
+        start, count = self._edges[rows], self._edges[rows + 1] - self._edges[rows]
+        place = start + np.minimum((chance.double().numpy() * count).astype(np.int64), np.maximum(count - 1, 0))
+        features, mask = self._tokens.take(np.where(count > 0, place, -1).tolist())
+        return as_condition(features, mask)
+
+
+@final
+class EncoderReader(CaptionReader):
+    """The encoder of this name, loaded when it is first needed.
+
+    Args:
+        name: of the encoder.   sha256: of the weights that a model was trained with; None takes those installed.
+    """
+
+    def __init__(self, name: str, sha256: str | None = None) -> None:
+        self.name, self._expected = name, sha256
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EncoderReader:
+        return self  # it never changes: a copy of a model reads by the same one
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and hash."""
+        return {"encoder": self.name, "sha256": self._hash}
+
+    def prompts(self, texts: Sequence[str]) -> Condition:
+        """Encoded at once, and not kept."""
+        self._hash  # noqa: B018 - another encoder is told before it is loaded
+        written = [number for number, text in enumerate(texts) if text.strip()]
+        found, known = self._encoder([texts[number].strip() for number in written])
+        # The bits of the cache: a prompt that is a caption of the data is that caption.
+        found = found.bfloat16().float()
+        features = torch.zeros(len(texts), found.shape[1], self._encoder.width)
+        mask = torch.zeros(features.shape[:2], dtype=torch.bool)
+        features[written], mask[written] = found, known
+        return as_condition(features, mask)
+
+    def captions(self, texts: Sequence[str]) -> Givens:
+        """Encoded once, then mapped from the cache folder."""
+        each = [captions_of(text) for text in texts]
+        flat = [caption for captions in each for caption in captions]
+        edges = np.cumsum([0, *map(len, each)], dtype=np.int64)
+        return CaptionGivens(encode_captions(flat, lambda: self._encoder, self._hash), edges)
+
+    @cached_property
+    def _hash(self) -> str:
+        found = encoder_hash(self.name)
+        if self._expected not in (None, found):
+            raise UserError(
+                f"this model was trained with the text encoder {self.name} of SHA-256 {str(self._expected)[:16]}…, and "
+                f"the one installed has {found[:16]}…: install the one it was trained with, or leave captions out"
+            )
+        return found
+
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return load_encoder(self.name)
+
+
+def captions_of(text: str) -> tuple[str, ...]:
+    """The captions of one image: its lines that hold something."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def as_condition(features: Tensor, mask: Tensor) -> Condition:
+    """Tokens and their mean as a condition; an example without any token is the learned null."""
+    written = mask.any(1)
+    keep = None if bool(written.all()) else written
+    return Condition(tokens=features, mask=mask, vector=sentence_vector(features, mask), keep=keep)

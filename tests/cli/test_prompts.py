@@ -1,0 +1,131 @@
+"""`markovae sample --prompt`: the sheet, where a picture comes from, and what is refused in one sentence."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.words import Words
+
+from markovae.checkpoint import load
+from markovae.cli import main
+from markovae.sampling import sample
+
+from .conftest import SCHEMAS, check, settings
+
+
+@pytest.fixture(autouse=True)
+def stand_in(words) -> None:
+    """The encoder of the tests, whatever is installed."""
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run on forty captioned images of 8x8 pixels, with its report."""
+    folder, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "photos" / f"{i}.png")
+        (folder / "photos" / f"{i}.txt").write_text(f"picture {i} with a {'hat' if i % 2 else 'beard'}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKOVAE_CACHE", str(folder / "cache"))
+        patch.setattr("markovae.text.reader.load_encoder", Words)
+        patch.setattr("markovae.text.reader.encoder_hash", lambda name: Words.hash)
+        words = ["train", str(folder / "photos"), "--out", str(folder / "run"), "--steps", "12"]
+        assert main([*words, *settings(condition__kind="text", train__label_dropout="0.2")]) == 0
+        yield folder / "run"
+
+
+def opened(path: Path) -> tuple[tuple[int, int], dict[str, str]]:
+    """Width and height of a PNG, and its texts."""
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size, dict(picture.text)
+
+
+def test_several_prompts_are_rows_with_the_same_noise_down_each_column(text_run: Path, tmp_path: Path, json_of):
+    out = tmp_path / "out"
+    words = ["--prompt", "a hat", "--prompt", "a beard é", "--n", "3", "--steps", "4", "--batch", "3"]
+    record = json_of("sample", "sample", text_run, *words, "--out", out)
+    assert (record["n"], record["prompts"], record["guidance"]) == (6, ["a hat", "a beard é"], 2)
+    arrays = np.load(out / "samples.npz", allow_pickle=False)
+    assert arrays["prompts"].tolist() == ["a hat"] * 3 + ["a beard é"] * 3
+    model = load(text_run)
+    for row, prompt in enumerate(("a hat", "a beard é")):
+        expected = sample(model, 3, steps=4, batch=3, prompt=prompt)
+        assert np.array_equal(arrays["arr_0"][3 * row : 3 * row + 3], expected.transpose(0, 2, 3, 1))
+    size, text = opened(out / "grid.png")
+    assert size == (3 * 9 - 1, 2 * 9 - 1)
+    assert text["markovae:prompt"] == "a hat\na beard é"
+    _, text = opened(out / "00004.png")
+    assert (text["markovae:prompt"], text["markovae:index"]) == ("a beard é", "4")
+    assert text["markovae:encoder"] == f"all-MiniLM-L6-v2 {Words.hash}"
+
+
+def test_prompts_from_a_file_with_a_negative_one(text_run: Path, tmp_path: Path):
+    (tmp_path / "lines.txt").write_text("\ufeffa hat\n  a beard \n", encoding="utf-8")
+    words = ["sample", str(text_run), "--prompts", str(tmp_path / "lines.txt"), "--n", "2", "--steps", "3"]
+    assert main([*words, "--out", str(tmp_path / "one"), "--guidance", "3", "--negative", "picture"]) == 0
+    assert opened(tmp_path / "one" / "00003.png")[1]["markovae:negative"] == "picture"
+    found = np.load(tmp_path / "one" / "samples.npz", allow_pickle=False)["arr_0"]
+    prompts = ["a hat", "a hat"]
+    expected = sample(load(text_run), 2, steps=3, prompt=prompts, guidance=3, negative="picture")
+    assert np.array_equal(found[:2], expected.transpose(0, 2, 3, 1))
+
+
+def test_an_empty_prompt_is_said_to_ask_for_nothing(text_run: Path, tmp_path: Path, capsys):
+    words = ["sample", str(text_run), "--n", "2", "--steps", "3"]
+    assert main([*words, "--prompt", "", "--out", str(tmp_path / "empty")]) == 0
+    assert "an empty prompt asks for nothing: drawing without a condition" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "plain")]) == 0
+    empty, plain = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("empty", "plain"))
+    assert np.array_equal(empty, plain)
+
+
+def test_what_cannot_be_asked_is_one_sentence(text_run: Path, tmp_path: Path, refused):
+    (tmp_path / "gap.txt").write_text("a hat\n\na beard\n")
+    (tmp_path / "none.txt").write_text("")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
+    for words, sentence in (
+        (("--prompts", tmp_path / "gap.txt"), "gap.txt line 2 is empty: write a prompt there, or take the line out"),
+        (("--prompts", tmp_path / "none.txt"), "none.txt is empty: write a prompt a line"),
+        (("--prompts", tmp_path / "bytes.txt"), "is not UTF-8 text"),
+        (("--prompts", tmp_path / "away.txt"), "cannot be read (No such file or directory)"),
+        (("--prompts", tmp_path / "gap.txt", "--prompt", "a"), "are both given: keep one of them"),
+        (("--prompt", "a", "--class", "1"), "a model of captions takes prompts alone"),
+        (("--negative", "a"), "give a --prompt"),
+        (("--guidance", "3"), "leads to a prompt: give a --prompt"),
+        (("--prompt", "a", "--guidance", "1", "--negative", "b"), "shapes guidance"),
+    ):
+        assert sentence in refused("sample", text_run, "--out", tmp_path / "x", *words), words
+
+
+def test_a_run_without_captions_refuses_a_prompt(digits_run: Path, tmp_path: Path, refused):
+    for words in (("--prompt", "a seven"), ("--negative", "an eight")):
+        said = refused("sample", digits_run, "--out", tmp_path / "x", *words)
+        assert f"{words[0]} needs a model of captions, and {digits_run} was trained without: leave it out" in said
+
+
+def test_another_encoder_than_the_runs_is_refused(text_run: Path, tmp_path: Path, refused, monkeypatch):
+    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "99" * 32)
+    said = refused("sample", text_run, "--out", tmp_path / "x", "--prompt", "a hat")
+    assert "this model was trained with the text encoder all-MiniLM-L6-v2 of SHA-256 abab" in said
+
+
+def test_the_report_shows_prompts_by_seeds(text_run: Path):
+    record = json.loads((text_run / "report.json").read_text())
+    check(record, json.loads((SCHEMAS / "report.schema.json").read_text(encoding="utf-8")), "report")
+    sheet = record["prompts"]
+    assert len(set(sheet["prompts"])) == len(sheet["prompts"]) >= 2
+    page = (text_run / "report.html").read_text()
+    assert "From caption to image" in page
+    assert all(prompt in page for prompt in sheet["prompts"])
+
+
+def test_measure_gives_each_image_its_caption_and_says_so(text_run: Path, capsys):
+    assert main(["measure", str(text_run), "--split", "validation", "--draws", "2", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "each image is measured given its caption" in said.err
+    check(json.loads(said.out), json.loads((SCHEMAS / "measure.schema.json").read_text(encoding="utf-8")), "measure")

@@ -1,0 +1,91 @@
+"""Runs on captions: bitwise resume, several processes, what the checkpoint says, and what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from markovae.checkpoint import CheckpointError, load, open_checkpoint
+from markovae.config import Config
+from markovae.errors import UserError
+from markovae.jsonlines import read_rows
+from markovae.run import resume_run, train_run
+
+from .test_together import distance, tensors
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> Path:
+    """Thirty images of 8x8 pixels, two captions each, one image without."""
+    folder, rng = tmp_path / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    rows = [{"file_name": f"{i:02d}.png", "text": [f"number {i}", f"it is {i % 3}"]} for i in range(1, 30)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def config(text_config: Config, captioned: Path, words) -> Config:
+    return text_config.with_settings([f"data.source={captioned}", "train.label_dropout=0.3", "train.keep_every=6"])
+
+
+def test_a_run_on_captions_resumes_bitwise_and_knows_its_encoder(config: Config, tmp_path: Path, words, capsys):
+    run = train_run(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "captions condition the model (all-MiniLM-L6-v2)" in said
+    assert "1 of 30 images have no caption (00.png)" in said
+    state = open_checkpoint(run).state["text"]
+    assert (state["encoder"], state["sha256"]) == ("all-MiniLM-L6-v2", words.hash)
+    assert [row["kind"] for row in read_rows(run / "metrics.jsonl")].count("heldout") == 2
+    cut = tmp_path / "cut"
+    shutil.copytree(run, cut)
+    shutil.rmtree(cut / "checkpoints" / "step-00000012")
+    resume_run(cut)
+    one, other = tensors(run), tensors(cut)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert load(run).reader.prompts(["number 3"]).tokens.shape == (1, 3, 384)
+
+
+def test_two_processes_train_the_one_processs_run(together, config: Config, tmp_path: Path):
+    train_run(config, tmp_path / "one")
+    ended = together(lambda: train_run(config, tmp_path / "two") and None)
+    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
+    assert distance(tmp_path / "one", tmp_path / "two") < 1e-4
+
+
+def test_other_captions_and_another_encoder_are_refused_at_resume(
+    config: Config, tmp_path: Path, captioned: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = train_run(config, tmp_path / "run")
+    table = captioned / "metadata.jsonl"
+    kept = table.read_text()
+    table.write_text(kept.replace("it is", "it was"))
+    with pytest.raises(UserError, match=r"captions of .* changed since the run was made"):
+        resume_run(run, steps=15)
+    table.write_text(kept)
+    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "99" * 32)
+    with pytest.raises(UserError, match=r"trained with the text encoder .* and the one installed has 9999"):
+        resume_run(run, steps=15)
+
+
+def test_a_bundle_that_names_no_encoder_is_refused(config: Config, tmp_path: Path):
+    checkpoint = open_checkpoint(train_run(config, tmp_path / "run"))
+    state = json.loads(checkpoint.contents["state.json"])
+    del state["text"]
+    bare = replace(checkpoint, contents={**checkpoint.contents, "state.json": json.dumps(state).encode()})
+    with pytest.raises(CheckpointError, match="names no text encoder"):
+        bare.model()
+
+
+def test_data_without_captions_are_one_sentence(config: Config, tmp_path: Path, captioned: Path):
+    (captioned / "metadata.jsonl").unlink()
+    with pytest.raises(UserError, match="photos has no captions"):
+        train_run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,0 +1,72 @@
+"""Captions and prompts as conditions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from markovae.errors import UserError
+from markovae.text import EncoderReader, sentence_vector
+
+TEXTS = ["a red hat", "", "one\ntwo three\n \nfour", "blue"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def reader(words) -> EncoderReader:
+    return EncoderReader("words")
+
+
+def test_a_prompt_that_is_a_caption_is_that_caption(reader: EncoderReader):
+    known, asked = reader.captions(TEXTS).condition(), reader.prompts(["a red hat", " ", "one", "blue"])
+    for name in ("tokens", "mask", "vector", "keep"):
+        assert torch.equal(getattr(known, name), getattr(asked, name)), name
+    assert known.mask.sum(1).tolist() == [4, 0, 2, 2]
+    torch.testing.assert_close(known.vector[0], sentence_vector(known.tokens, known.mask)[0])
+
+
+def test_an_image_without_a_caption_is_the_learned_null(reader: EncoderReader):
+    assert reader.captions(TEXTS).condition().keep.tolist() == [True, False, True, True]
+    assert reader.prompts(["", "a"]).keep.tolist() == [False, True]
+    assert reader.prompts(["b", "a"]).keep is None
+
+
+def test_one_of_several_captions_is_drawn_by_chance(reader: EncoderReader):
+    given = reader.captions(TEXTS)
+    one, two, four = (reader.prompts([text]) for text in ("one", "two three", "four"))
+    for chance, wanted in ((0.0, one), (0.34, two), (0.99, four)):
+        drawn = given[torch.tensor([2])].drawn(torch.tensor([chance]))
+        assert torch.equal(drawn.tokens, wanted.tokens)
+    assert torch.equal(given[2:3].condition().tokens, one.tokens)
+
+
+def test_parts_of_parts(reader: EncoderReader):
+    given = reader.captions(TEXTS)
+    assert len(given[1:]) == 3
+    some = given[1:][np.array([2, 0])].condition()
+    assert torch.equal(some.tokens[0, :2], given.condition().tokens[3, :2])
+    assert some.keep.tolist() == [True, False]
+    mask = torch.tensor([False, False, False, True])
+    assert torch.equal(given[mask].condition().tokens, reader.prompts(["blue"]).tokens)
+
+
+def test_captions_are_encoded_once(reader: EncoderReader, words):
+    reader.captions(TEXTS)
+    seen = len(words.asked)
+    assert seen == 5
+    again = EncoderReader("words").captions(TEXTS)
+    assert len(words.asked) == seen
+    assert len(again) == 4
+
+
+def test_another_encoder_is_refused_in_a_sentence(words):
+    reader = EncoderReader("words", "cd" * 32)
+    for ask in (lambda: reader.prompts(["a"]), lambda: reader.captions(["a"]), lambda: reader.identity):
+        with pytest.raises(UserError, match=r"SHA-256 cdcd.*the one installed has abab.*: install the one"):
+            ask()
+    assert EncoderReader("words", words.hash).identity == {"encoder": "words", "sha256": words.hash}
