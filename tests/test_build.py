@@ -279,3 +279,25 @@ def test_a_clipped_model_clips_its_guess_and_costs_no_more(tiny_config: Config) 
     assert torch.equal(clipped.denoise(z, level), plain.denoise(z, level).clamp(-1, 1))
     assert bool((clipped.bound(images).levels <= plain.bound(images).levels + 1e-9).all())
     assert clipped.on_grid(clipped.schedule.subgrid(5)).clip == 1
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_a_network_of_captions_reads_tokens_and_their_mean(tiny_config: Config, kind: str):
+    small = ["network.kind=dit"] if kind == "dit" else []
+    config = (Config() if small else tiny_config).with_settings([*small, "condition.kind=text"])
+    model = create(config, (1, 4, 4), num_classes=3)
+    sizes = model.network.condition
+    assert (sizes.num_classes, sizes.token_dim, sizes.vector_dim) == (0, 384, 384)
+    assert model.reader is not None
+    assert create(tiny_config, (1, 4, 4), num_classes=3).reader is None
+
+
+def test_networks_and_encoders_that_captions_do_not_go_with(tiny_config: Config):
+    with pytest.raises(UserError, match=r"network\.kind=ddpm reads no captions"):
+        create(Config().with_settings(["network.kind=ddpm", "condition.kind=text"]), (1, 32, 32))
+    with pytest.raises(UserError, match="text encoder 'clip' is unknown"):
+        create(tiny_config.with_settings(["condition.kind=text", "condition.encoder=clip"]), (1, 4, 4))
+    with pytest.raises(UserError, match=r"condition\.kind='txt' must be one of class, text, none; did you mean text"):
+        tiny_config.with_settings(["condition.kind=txt"])
+    none = create(tiny_config.with_settings(["condition.kind=none"]), (1, 4, 4), num_classes=3)
+    assert none.network.num_classes == 0

@@ -69,12 +69,11 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
         elif config.network.kind == "dit":
             dit = _dit_config(config.network.dit or DiTOptions(), shape, channels, pixels, classes)
             _check_stride(shape, dit.patch, "lower network.dit.patch")
-            network = DiT(dit)
+            network = DiT(replace(dit, vector_dim=text, token_dim=text))
         else:
             unet = _unet_config(config.network, shape, channels, pixels, classes)
-            unet = replace(unet, vector_dim=text, token_dim=text)
             _check_stride(shape, unet.stride, "lower network.patch, or shorten network.multipliers")
-            network = UNet(unet)
+            network = UNet(replace(unet, vector_dim=text, token_dim=text))
     target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
     model.reader = EncoderReader(config.condition.encoder) if text else None
@@ -219,7 +218,7 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
             "ends so: take target.name=velocity or data, or a schedule that keeps some signal"
         )
     if config.network.kind == "ddpm" and config.condition.kind == "text":
-        raise UserError("network.kind=ddpm reads no captions: take network.kind=unet, or condition.kind=class")
+        raise UserError("network.kind=ddpm reads no captions: take network.kind=unet or dit, or condition.kind=class")
     if config.network.kind == "ddpm" and config.schedule.kind == "learned":
         raise UserError(
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "

@@ -129,7 +129,7 @@ def test_bad_guidance_is_one_sentence(class_model, gaussian, model_of):
         sample(class_model, 2, condition=Condition(label=torch.zeros(3, dtype=torch.int64)))
     with pytest.raises(UserError, match=r"class 2 is unknown"):
         sample(class_model, 1, condition=Condition(label=torch.tensor([2])))
-    with pytest.raises(UserError, match="both given"):
+    with pytest.raises(UserError, match="keep one"):
         sample(class_model, 1, labels=0, condition=Condition(label=torch.tensor([0])))
     weaker = model_of(Mixture.line([1.0], [0.0], [1.0]))
     with pytest.raises(UserError, match="the weaker model has 0 classes, this one 2"):

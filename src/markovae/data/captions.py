@@ -75,7 +75,7 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
             if not isinstance(name, str) or not all(isinstance(one, str) for one in each):
                 raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
             name = name.replace("\\", "/").removeprefix("./")
-            texts.setdefault(name, []).extend(_captions(each))
+            texts.setdefault(name, []).extend(_captions([str(one) for one in each]))
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     if texts and not set(texts) & set(paths):
