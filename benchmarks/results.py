@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import results_bits
+import results_captions
 import results_control
 import results_guidance
 import results_recipe
@@ -32,6 +33,7 @@ SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
     results_samplers.section,
     results_guidance.section,
     results_control.section,
+    results_captions.section,
 )
 HEAD = """\
 # Results

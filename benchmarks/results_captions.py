@@ -1,0 +1,129 @@
+"""The sections on the judge of faces and on images from captions. Records: attributes.json by attributes.py,
+captions_*.json by captions.py and two_stage_*.json by two_stage.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from results_common import Section, plus_minus, signed, table
+
+PREFIXES = ("captions_", "two_stage_")
+GOAL = 0.99
+CONFUSIONS = 6
+
+
+def section(records: Mapping[str, Any]) -> Section | None:
+    made = {name: record for name, record in records.items() if name.startswith(PREFIXES)}
+    parts = [_judge(records["attributes"])] if "attributes" in records else []
+    if made:
+        parts += [_attributes(made), *(_about(name, record) for name, record in made.items())]
+    return Section("\n".join(["## From caption to face\n", *parts])) if parts else None
+
+
+def _judge(record: Mapping[str, Any]) -> str:
+    rows = [[_words(name), _percent(found)] for name, found in record["accuracy"].items()]
+    below = [_words(name) for name, found in record["accuracy"].items() if found["mean"] < GOAL]
+    verdict = f"Below {100 * GOAL:.0f} %: {', '.join(below)}." if below else f"All are at {100 * GOAL:.0f} % or above."
+    told = [
+        f"{_words(c['attribute'])}: {c['shown']} told as {c['told']} ({c['times']} of {c['of']})"
+        for c in record["confusions"][:CONFUSIONS]
+    ]
+    return (
+        "### The judge\n\n"
+        f"A small network that tells each attribute of a face at 32 pixels, on {record['n']:,} drawn test faces; it "
+        f"learnt from {record['recipe']['faces']:,} others. By `python benchmarks/attributes.py`.\n\n"
+        + table(["attribute", "right"], rows)
+        + f"\n{verdict} Its most frequent errors: {'; '.join(told) or 'none'}.\n"
+    )
+
+
+def _attributes(made: Mapping[str, Any]) -> str:
+    names = list(next(iter(made.values()))["test"]["accuracy"])
+    rows = [[_words(n), *(_percent(record["test"]["accuracy"][n]) for record in made.values())] for n in names]
+    rows += [["mean of all", *(_percent(record["test"]["all"]) for record in made.values())]]
+    eight = [
+        "mean of the eight that 32 pixels show",
+        *(_percent(record["test"]["claimed"]) for record in made.values()),
+    ]
+    return (
+        "### Attributes asked for and shown\n\n"
+        "The share of images, one a caption of a test face, in which the judge sees what the caption says (an "
+        "attribute that the caption leaves out must be absent).\n\n"
+        + table(["attribute", *(f"`{name}`" for name in made)], [*rows, eight])
+    )
+
+
+def _about(name: str, record: Mapping[str, Any]) -> str:
+    distance = record["kid"]
+    limit = signed(1000 * distance["excess"]["limit"], 2)
+    parts = [
+        f"### {name}\n",
+        f"{record['how']}\n" if "how" in record else _how(record),
+        f"KID × 1000: {_thousand(distance['captioned'])} with captions, {_thousand(distance['plain'])} without; "
+        f"training images get {_thousand(distance['floor'])}. KID − 1.1 × KID without captions: "
+        f"{_thousand(distance['excess'])}, upper 95 % limit {limit}.\n",
+    ]
+    if "decoder_alone" in record:
+        parts.append(_stages(record))
+    if "unseen" in record:
+        parts.append(_unseen(record))
+    return "\n".join([*parts, _paraphrases(name, record)])
+
+
+def _stages(record: Mapping[str, Any]) -> str:
+    enlarged = record["enlarged"]
+    return (
+        "Of the eight attributes that 32 pixels show, in the mean: "
+        f"{_percent(record['test']['claimed'])} by the whole chain, {_percent(record['decoder_alone']['claimed'])} by "
+        "the decoder alone, given what the judge sees in the face that the caption was written for, and "
+        f"{_percent(enlarged['claimed'])} of {enlarged['n']:,} images enlarged to 64 pixels and halved again, which "
+        f"then differ by {enlarged['rms_grey_values']:.1f} grey values.\n"
+    )
+
+
+def _how(record: Mapping[str, Any]) -> str:
+    return (
+        f"Model `{record['checkpoint']['digest']}` ({record['checkpoint']['step']:,} steps), `{record['sampler']}` in "
+        f"{record['steps']} calls, guidance {record['guidance']:g}, {record['test']['n']:,} test captions. By "
+        f"`python benchmarks/captions.py RUN --guidance {record['guidance']:g}`.\n"
+    )
+
+
+def _unseen(record: Mapping[str, Any]) -> str:
+    found = record["unseen"]["combinations"]
+    rows = [
+        [row["combination"], _percent(row["unseen"]), _percent(row["seen"])]
+        for row in found["rows"]
+        if row["unseen"] and row["seen"]
+    ]
+    loss = "" if found["loss"] is None else f" In the mean {_percent(found['loss'])} are lost.\n"
+    return (
+        "Combinations that no training face shows: how often the two values are right together, and how often each is "
+        f"in other company.{loss}\n" + table(["held out of training", "together", "apart"], rows)
+    )
+
+
+def _paraphrases(name: str, record: Mapping[str, Any]) -> str:
+    rows = [[f"“{row['text']}”", _meant(row["means"]), _percent(row["all"], 0)] for row in record["paraphrases"]]
+    mean = sum(row["all"]["mean"] for row in record["paraphrases"]) / len(rows)
+    return (
+        f"Words that no caption uses, {100 * mean:.0f} % right in the mean ([sheet](results/{name}.png), a row each):"
+        "\n\n" + table(["asked for", "means", "right"], rows)
+    )
+
+
+def _meant(means: Mapping[str, list[str]]) -> str:
+    return ", ".join(f"{_words(name)} {' or '.join(allowed)}" for name, allowed in means.items())
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _percent(figure: Mapping[str, float], digits: int = 1) -> str:
+    return plus_minus({name: 100 * value for name, value in figure.items()}, digits) + " %"
+
+
+def _thousand(figure: Mapping[str, float]) -> str:
+    return plus_minus({name: 1000 * figure[name] for name in ("mean", "stderr")}, 2)
