@@ -67,7 +67,8 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
     others -= sum((folder / name).is_file() for name in NAMES)
     others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
     if others > 0:
-        notes += (f"{others} files that are no images were passed over",)
+        told = "1 file that is no image was" if others == 1 else f"{others:,} files that are no images were"
+        notes += (f"{told} passed over",)
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
     findings = Findings("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
     return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)

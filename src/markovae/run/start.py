@@ -221,7 +221,8 @@ def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
     if splits.unreadable:
         rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
         write_file(folder.unreadable, "".join(rows).encode(), folder.disk)
-        say(f"{len(rows):,} files gave no image: {folder.unreadable} lists them with the reason")
+        told = "1 file" if len(rows) == 1 else f"{len(rows):,} files"
+        say(f"{told} gave no image: {folder.unreadable} lists them with the reason")
 
 
 def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
