@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test check soak reference fashion derivation clean
+.PHONY: demo test check soak reference fashion captions derivation clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
@@ -49,6 +49,10 @@ derivation: .venv/.stamp
 # Fashion-MNIST from Debian's package dataset-fashion-mnist, given its classes; for docs/results.md.
 fashion: .venv/.stamp
 	$(PY) scripts/reference.py --config configs/fashion.toml --keep
+
+# A model of the faces' captions, four combinations of attributes left out of training; for docs/results.md.
+captions: .venv/.encoder
+	$(PY) scripts/reference.py --config configs/captions.toml --keep
 
 clean:
 	rm -rf .venv runs build src/*.egg-info
