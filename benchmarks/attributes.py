@@ -75,7 +75,11 @@ class FaceNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The scores of each attribute's values."""
-        return self.scores(self.features(x)).split([len(words) for words in values().values()], dim=1)
+        return self.read(self.features(x))
+
+    def read(self, features: Tensor) -> tuple[Tensor, ...]:
+        """The scores of each attribute's values, from the features."""
+        return self.scores(features).split([len(words) for words in values().values()], dim=1)
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,21 @@ class Judge:
     @torch.no_grad()
     def tell(self, images: np.ndarray) -> Tensor:
         """The likeliest value of each attribute, (n, 12), by its place in `values()`; images uint8, (n, 3, 32, 32)."""
-        parts = [torch.stack([s.argmax(1) for s in self.network(part)], 1) for part in batches(images)]
-        return torch.cat(parts)
+        return torch.cat([likeliest(self.network(part)) for part in batches(images)])
+
+    @torch.no_grad()
+    def tell_by(self, features: Tensor) -> Tensor:
+        """As `tell`, from features of images, (n, 128)."""
+        return likeliest(self.network.read(features))
 
     @torch.no_grad()
     def features(self, images: np.ndarray) -> Tensor:
         """Its features of images, (n, 128), float32: the embedding of an image."""
         return torch.cat([self.network.features(part) for part in batches(images)])
+
+
+def likeliest(scores: Sequence[Tensor]) -> Tensor:
+    return torch.stack([each.argmax(1) for each in scores], 1)
 
 
 def batches(images: np.ndarray) -> list[Tensor]:
@@ -198,6 +210,16 @@ def confusions(told: Tensor, truth: Tensor, words: Mapping[str, Sequence[str]]) 
     return sorted(found, key=lambda pair: -pair["times"])
 
 
+def spoilt(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Images as a model may get them: under noise of 13 grey values, and blurred by (1, 4, 1)/6 along both sides."""
+    noise = 13 * torch.randn(images.shape, generator=generator(0, "judge", "noise")).numpy()
+    framed = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    high = (framed[:, :, :-2] + 4 * framed[:, :, 1:-1] + framed[:, :, 2:]) / 6
+    wide = (high[..., :-2] + 4 * high[..., 1:-1] + high[..., 2:]) / 6
+    found = {"noise of 13 grey values": images + noise, "blur": wide}
+    return {name: each.round().clip(0, 255).astype(np.uint8) for name, each in found.items()}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("attributes.json"))
@@ -209,13 +231,15 @@ def main(arguments: list[str] | None = None) -> None:
     judge = judge_of(recipe)
     numbers = face_numbers(SIZE)[2][: options.n]
     truth = labels_of([attributes(number) for number in numbers])
-    told = judge.tell(np.stack([render(number, SIZE) for number in numbers]))
+    images = np.stack([render(number, SIZE) for number in numbers])
+    told = judge.tell(images)
     record = {
         "recipe": vars(recipe),
         "digest": judge.digest,
         "n": len(numbers),
         "accuracy": accuracies(told, truth),
         "confusions": confusions(told, truth, values()),
+        "spoilt": {name: accuracies(judge.tell(each), truth) for name, each in spoilt(images).items()},
     }
     for name, found in record["accuracy"].items():
         say(f"{name}: {100 * found['mean']:.2f} ± {100 * found['stderr']:.2f} %")

@@ -10,6 +10,7 @@ from results_common import Section, plus_minus, signed, table
 
 PREFIXES = ("captions_", "two_stage_")
 GOAL = 0.99
+NONE_OF = 3.0  # −ln 0.05: the upper 95 % limit of a mean count of which none was seen
 CONFUSIONS = 6
 
 
@@ -22,9 +23,15 @@ def section(records: Mapping[str, Any]) -> Section | None:
 
 
 def _judge(record: Mapping[str, Any]) -> str:
-    rows = [[_words(name), _percent(found)] for name, found in record["accuracy"].items()]
+    spoilt = record["spoilt"]
+    rows = [
+        [_words(name), _percent(found), *(_percent(each[name]) for each in spoilt.values())]
+        for name, found in record["accuracy"].items()
+    ]
     below = [_words(name) for name, found in record["accuracy"].items() if found["mean"] < GOAL]
     verdict = f"Below {100 * GOAL:.0f} %: {', '.join(below)}." if below else f"All are at {100 * GOAL:.0f} % or above."
+    if not record["confusions"]:
+        verdict += f" None of {record['n']:,} is wrong: 95 % limit of an error {100 * NONE_OF / record['n']:.1f} %."
     told = [
         f"{_words(c['attribute'])}: {c['shown']} told as {c['told']} ({c['times']} of {c['of']})"
         for c in record["confusions"][:CONFUSIONS]
@@ -33,8 +40,8 @@ def _judge(record: Mapping[str, Any]) -> str:
         "### The judge\n\n"
         f"A small network that tells each attribute of a face at 32 pixels, on {record['n']:,} drawn test faces; it "
         f"learnt from {record['recipe']['faces']:,} others. By `python benchmarks/attributes.py`.\n\n"
-        + table(["attribute", "right"], rows)
-        + f"\n{verdict} Its most frequent errors: {'; '.join(told) or 'none'}.\n"
+        + table(["attribute", "right", *(f"under {name}" for name in spoilt)], rows)
+        + f"\n{verdict}{' Its most frequent errors: ' if told else ''}{'; '.join(told)}\n"
     )
 
 
@@ -75,8 +82,10 @@ def _stages(record: Mapping[str, Any]) -> str:
     enlarged = record["enlarged"]
     return (
         "Of the eight attributes that 32 pixels show, in the mean: "
-        f"{_percent(record['test']['claimed'])} by the whole chain, {_percent(record['decoder_alone']['claimed'])} by "
-        "the decoder alone, given what the judge sees in the face that the caption was written for, and "
+        f"{_percent(record['test']['claimed'])} by the whole chain; {_percent(record['prior_alone']['claimed'])} by "
+        "the prior alone, its embeddings read by the judge itself; "
+        f"{_percent(record['decoder_alone']['claimed'])} by the decoder alone, given what the judge sees in the face "
+        "that the caption was written for; and "
         f"{_percent(enlarged['claimed'])} of {enlarged['n']:,} images enlarged to 64 pixels and halved again, which "
         f"then differ by {enlarged['rms_grey_values']:.1f} grey values.\n"
     )

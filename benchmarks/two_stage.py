@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from attributes import SIZE, JudgeRecipe, judge_of
@@ -34,7 +35,7 @@ from markovae.report.pictures import grid, png, viewable
 from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS
 from markovae.text import DEFAULT_ENCODER, EncoderReader
 from samplers_cells import cell
-from two_stage_parts import STAGES, Chain, Embedding, Sizes
+from two_stage_parts import CHUNK, STAGES, Chain, Embedding, Sizes
 from two_stage_training import Length, Work, faces, trained
 
 SHEET = 16
@@ -114,6 +115,9 @@ def measured(work: Work, chain: Chain, options: argparse.Namespace) -> tuple[dic
     def enlarged(rows: range) -> Tensor:
         return chain.enlarged(rows, small[rows.start : rows.stop])
 
+    every = range(len(captions))
+    seen = [chain.embeddings(every[i : i + CHUNK], captions[i : i + CHUNK]).vector for i in every[::CHUNK]]
+    felt = chain.embedding.features(torch.cat([part for part in seen if part is not None]))
     plain = images.of("plain", lambda rows: chain.faces(rows, None), len(numbers))
     large = images.of("large", enlarged, min(options.large, len(numbers)), "enlarger")
     halved = np.stack([box_halve(image) for image in large])
@@ -128,6 +132,7 @@ def measured(work: Work, chain: Chain, options: argparse.Namespace) -> tuple[dic
         "seed": chain.seed,
         "judge": work.judge.digest,
         "kid": kid_figures(small, plain, real),
+        "prior_alone": of_set(work.judge.tell_by(felt), truth),
         "decoder_alone": of_set(work.judge.tell(images.of("truth", from_truth, len(numbers))), truth),
         "enlarged": of_set(work.judge.tell(halved), truth[: len(halved)]) | {"rms_grey_values": apart},
         **figures,

@@ -126,6 +126,10 @@ class Embedding:
         """Features as the decoder is given them: mean 0, deviation 1."""
         return (features - self.mean) / self.deviation
 
+    def features(self, standard: Tensor) -> Tensor:
+        """Back to the judge's features."""
+        return standard * self.deviation + self.mean
+
     def rows(self, features: Tensor) -> np.ndarray:
         """Features as rows of digits, (n, 1, 1, 128), uint16."""
         x = self.standard(features) * SPREAD

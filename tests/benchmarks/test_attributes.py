@@ -35,6 +35,7 @@ def test_the_judge_learns_what_faces_show_and_is_kept(monkeypatch):
     features = judge.features(pictures)
     torch.testing.assert_close(features.mean(1), torch.zeros(48), atol=1e-5, rtol=0)
     torch.testing.assert_close(features.var(1, unbiased=False), torch.ones(48), atol=1e-2, rtol=0)
+    assert torch.equal(judge.tell_by(features), judge.tell(pictures))
     monkeypatch.setattr(judging, "trained", None)
     again = judging.judge_of(recipe)
     assert torch.equal(again.tell(pictures), judge.tell(pictures))
@@ -62,6 +63,18 @@ def test_shares_and_confusions_are_counted():
         {"attribute": "shape", "shown": "cone", "told": "ball", "times": 2, "of": 2},
         {"attribute": "shape", "shown": "ball", "told": "box", "times": 1, "of": 2},
     ]
+
+
+def test_spoilt_images_are_what_they_are_called():
+    import attributes as judging
+
+    grey = np.full((4, 3, 32, 32), 120, np.uint8)
+    dot = grey.copy()
+    dot[:, :, 10, 10] = 156
+    found = judging.spoilt(dot)
+    assert float((found["noise of 13 grey values"].astype(float) - dot).std()) == pytest.approx(13, rel=0.03)
+    assert np.array_equal(found["blur"][0, 0, 9:12, 9:12], 120 + np.outer([1, 4, 1], [1, 4, 1]))
+    assert np.array_equal(judging.spoilt(grey)["blur"], grey)
 
 
 def test_the_command_writes_a_record(tmp_path, monkeypatch):

@@ -167,10 +167,11 @@ def test_the_page_tells_of_the_judge():
         "recipe": {"faces": 30},
         "n": 10,
         "accuracy": {"skin": {"mean": 1.0, "stderr": 0.0}, "hair_colour": {"mean": 0.5, "stderr": 0.1}},
+        "spoilt": {"blur": {"skin": {"mean": 0.9, "stderr": 0.1}, "hair_colour": {"mean": 0.0, "stderr": 0.0}}},
         "confusions": [{"attribute": "hair_colour", "shown": "red", "told": "pink", "times": 5, "of": 6}],
     }
     text = results_captions.section({"attributes": record}).text
-    assert "| hair colour | 50.0 ± 10.0 % |" in text
+    assert "| hair colour | 50.0 ± 10.0 % | 0.0 ± 0.0 % |" in text
     assert "Below 99 %: hair colour." in text
     assert "hair colour: red told as pink (5 of 6)" in text
     assert results_captions.section({"other": {}}) is None

@@ -54,6 +54,7 @@ def test_an_embedding_survives_its_row_of_digits():
     assert rows.dtype == np.uint16
     x = Pixels(ROW_BINS).to_x(torch.from_numpy(rows.astype(np.int64)), torch.float32)
     standard = embedding.standard(features)
+    torch.testing.assert_close(embedding.features(standard), features, atol=1e-4, rtol=1e-5)
     inside = standard.abs() < 1 / SPREAD
     torch.testing.assert_close(embedding.given(x).vector[inside], standard[inside], atol=1e-4, rtol=0)
     assert inside.double().mean() > 0.99
@@ -99,7 +100,7 @@ def test_the_chain_end_to_end(tmp_path, monkeypatch):
     two_stage.main(tiny(folder, "--steps", "2", *hold_out, "--out", str(out)))
     assert (folder / "prior.safetensors").read_bytes() == before, "a stage that is done stays as it is"
     record = json.loads(out.read_text(encoding="utf-8"))
-    assert record["test"]["n"] == record["decoder_alone"]["n"] == 6
+    assert record["test"]["n"] == record["decoder_alone"]["n"] == record["prior_alone"]["n"] == 6
     assert record["enlarged"]["n"] == 4
     assert record["unseen"]["combinations"]["rows"][0]["n"][0] == 4
     assert len(record["paraphrases"]) == 50
