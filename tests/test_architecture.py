@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from functools import cache
@@ -18,7 +19,7 @@ SOURCE = Path(markovae.__file__).parent
 ROOMS = """
     errors processes disk files lock jsonlines randomness gaussian quadrature vae endpoint forward schedule
     learned_schedule pixels sde target reverse decoder chains regression toys gaps networks diffusion objective
-    optim likelihood fitting sampling console data quality text config build checkpoint training interop plots
+    parts optim likelihood fitting sampling console data quality text config build checkpoint training interop plots
     verify doctor report run web cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ROOMS[: ROOMS.index("likelihood") + 1]
@@ -82,10 +83,14 @@ def test_the_mathematics_needs_torch_alone(path: Path) -> None:
 @in_every_file
 def test_nothing_that_can_execute_is_ever_read(path: Path) -> None:
     assert not imported(path) & {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
+    assert not [module for module in imported(path) if module.startswith("torch.distributed.checkpoint")]
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             assert name not in {"torch.load", "torch.save", "eval", "exec", "torch.hub.load"}, name
+            assert not re.fullmatch(r"(dist|torch\.distributed)\..*_object(_list|s)?", name), f"{name} pickles"
+            if name in {"np.load", "numpy.load"}:
+                assert "allow_pickle" in {keyword.arg for keyword in node.keywords}, f"line {node.lineno}: {name}"
             for keyword in node.keywords:
                 refused = keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False"
                 assert not refused, f"line {node.lineno}: allow_pickle"

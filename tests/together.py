@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def forked(
     Args:
         folder: for their results.   between: called once with the process ids, after all were started.
     """
+    for name in ("torch._dynamo", "torch.distributed.fsdp"):
+        import_module(name)  # here, once: the first step loads them, and each child would for itself
+
     # As torchrun's agent does, this process keeps the store: it outlives every rank.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     told = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}

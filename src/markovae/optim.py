@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from markovae.networks.network import Network
+from markovae.parts import mine, part, whole
 
 # The quintic a·s + b·s³ + c·s⁵ (Jordan et al. 2024): five rounds bring every singular value s above about 0.002
 # of the largest into [0.68, 1.14].
@@ -131,7 +132,10 @@ class MuonAdamW(torch.optim.Optimizer):
             fits = index.isdecimal() and int(index) < len(weights)
             if not fits or (name != "step" and value.shape != weights[int(index)].shape):
                 raise ValueError(f"optimiser state {key!r} of shape {tuple(value.shape)} fits no weight here")
-            found[int(index)][name] = value.to(weights[int(index)].device if name != "step" else "cpu").clone()
+            weight = weights[int(index)]
+            found[int(index)][name] = (
+                value.clone().cpu() if name == "step" else part(value.to(weight.device), weight).clone()
+            )
         self.state.clear()
         for number, state in found.items():
             self.state[weights[number]] = state
@@ -154,8 +158,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for (rows, columns), members in shapes.items():
             stack = torch.stack([updates[index].reshape(rows, columns) for index in members])
             size = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-            for index, update in zip(members, orthogonalise(stack), strict=True):
-                weights[index].sub_(update.reshape(weights[index].shape).to(weights[index].dtype), alpha=size)
+            for index, update in zip(members, orthogonalise(whole(stack)), strict=True):
+                step = update.reshape(weights[index].shape).to(weights[index].dtype)
+                weights[index].sub_(part(step, weights[index]), alpha=size)
 
     def _step_others(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:
@@ -164,8 +169,9 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[weight]["second"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
                 self.state[weight]["step"] = torch.zeros((), dtype=torch.float32)
         states = [self.state[weight] for weight in weights]
-        grads = [weight.grad for weight in weights if weight.grad is not None]
-        firsts, seconds = [s["first"] for s in states], [s["second"] for s in states]
+        # Entry by entry, so of weights that are spread each process takes its own.
+        weights, grads = [mine(weight) for weight in weights], [mine(w.grad) for w in weights if w.grad is not None]
+        firsts, seconds = [mine(s["first"]) for s in states], [mine(s["second"]) for s in states]
         beta1, beta2 = group["betas"]
         for state in states:
             state["step"] += 1

@@ -98,6 +98,29 @@ class Campaign:
         self._finish(out, kind, reference)
         return True
 
+    def stop_at_random(self, number: int, kind: str, signal_: int) -> tuple[float, bool]:
+        """One run, stopped once by a signal at a moment drawn from its whole length, then taken to its end.
+
+        Returns: seconds from the signal to the end, and whether it had begun to train by then.
+        """
+        reference, out = self.reference(kind), self.folder / f"stopped-{number}-{kind}"
+        steps, said = self.folder / f"stopped-{number}.steps", self.folder / f"stopped-{number}.txt"
+        child = self.server.start("command", said, arguments=self._words(out, kind), steps=str(steps))
+        time.sleep(self.random.random() * reference.seconds)
+        began = time.monotonic()
+        os.kill(child, signal_)
+        code, begun = self.server.wait(child), self._begun(out)
+        took = time.monotonic() - began
+        taken = [int(line) for line in steps.read_text().split()] if steps.exists() else []
+        ended = code == 0 and taken[-1:] == [newest_checkpoint(out).step]  # it was done before the signal came
+        # Before Python has a handler in place, SIGTERM is the system's to deal with.
+        assert ended or code == 128 + signal_ or (not begun and code == -signal_), (code, said.read_text())
+        if code == 128 + signal_ and taken:
+            assert newest_checkpoint(out).step == taken[-1], "the present step is saved"
+            self.tally.kills += 1
+        self._finish(out, kind, reference)
+        return took, begun
+
     def _count(self, out: Path, steps: Path, kind: str) -> None:
         self.tally.kills += 1
         if not self._begun(out):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -75,3 +78,63 @@ def test_kills_between_all_calls_that_write(forkserver: ForkServer, memory: Path
         kills=tally.kills,
         different=len(tally.different),
     )
+
+
+def stop_at_random(forkserver: ForkServer, folder: Path, count: int, seed: int) -> tuple[Tally, list[float]]:
+    campaign, seconds = Campaign(forkserver, folder, seed), []
+    for number, kind in zip(range(count), itertools.cycle(trainers.LONG)):
+        took, _ = campaign.stop_at_random(number, kind, (signal.SIGINT, signal.SIGTERM)[number % 2])
+        seconds.append(took)
+    return campaign.tally, seconds
+
+
+def test_signals_at_random_moments_save_the_present_step(forkserver: ForkServer, memory: Path):
+    tally, seconds = stop_at_random(forkserver, memory, 10, seed=5)
+    assert tally.different == []
+    assert tally.kills > 3
+    assert max(seconds) < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_save_that_takes_long(forkserver: ForkServer, memory: Path, number: int):
+    """The disk takes a minute over each flush; the first signal waits for it, the second does not."""
+    trainers.write_images(memory / "images.npz")
+    out, marker = memory / "run", memory / "flushing"
+    words = trainers.words(str(memory / "images.npz"), str(out), "rare", "train.steps=100000", "train.evaluations=0")
+    child = forkserver.start("dawdling", memory / "said", arguments=words, marker=str(marker))
+    wait_for(out / "checkpoints" / "step-00000005")
+    (memory / "flushing.stop").touch()
+    os.kill(child, number)
+    wait_for(marker)
+    began = time.monotonic()
+    os.kill(child, number)
+    assert forkserver.wait(child) == 128 + number
+    assert time.monotonic() - began < 2
+    (memory / "flushing.stop").unlink()
+    again = ["train", "--resume", "--out", str(out), "--steps", "40", "--no-report"]
+    assert forkserver.run("command", memory / "said", arguments=again) == 0
+
+
+def wait_for(path: Path, limit: float = 60.0) -> None:
+    until = time.monotonic() + limit
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} does not come"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_two_hundred_signals(forkserver: ForkServer, memory: Path, tell):
+    tally, seconds = stop_at_random(forkserver, memory, 200, seed=6)
+    tell(
+        3,
+        "Ctrl-C and SIGTERM at random moments: exit code, the present step saved, the resumed run",
+        "200 forked trainers of the five kinds, 100 of each signal, at moments drawn from the whole run (start, "
+        "warm-up, evaluation, sampling, saving)",
+        f"200 of 200 ended with 130 or 143 (or were done before), {tally.kills} of them while training, each with the "
+        f"last step taken in its checkpoint; {tally.runs - len(tally.different)} of {tally.runs} resumed bitwise; at "
+        f"most {max(seconds):.1f} s from signal to end",
+        signals=200,
+        longest=max(seconds),
+    )
+    assert tally.different == []
+    assert max(seconds) < 10

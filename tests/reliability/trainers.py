@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,4 +105,18 @@ def limited(arguments: list[str], limit: int) -> int:
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return main(arguments)
+
+
+def dawdling(arguments: list[str], marker: str) -> int:
+    """`markovae` on a disk whose flushes take a minute once the run is asked to stop; `marker` tells of the first."""
+    from markovae.disk import SystemDisk
+
+    def slow(self: SystemDisk, handle: int) -> None:
+        if os.path.exists(marker + ".stop"):  # noqa: PTH110
+            Path(marker).touch()
+            time.sleep(60)
+        os.fsync(handle)
+
+    SystemDisk.sync = slow  # type: ignore[method-assign]
     return main(arguments)

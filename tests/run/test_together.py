@@ -17,6 +17,8 @@ from markovae.processes import place
 from markovae.run import resume_run, train_run
 from markovae.training import Training
 
+PARALLEL = ("ddp", "fsdp")
+
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
     contents = open_checkpoint(run).contents
@@ -52,8 +54,13 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, rank: int, do) -> None:
     monkeypatch.setattr(Training, "advance", changed)
 
 
-def test_two_processes_leave_one_run_that_is_the_one_processs(together, run_config: Config, tmp_path: Path, capfd):
-    config = run_config.with_settings(["train.label_dropout=0.5", "train.objective=bound", "train.law=importance"])
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_two_processes_leave_one_run_that_is_the_one_processs(
+    together, run_config: Config, tmp_path: Path, capfd, parallel: str
+):
+    config = run_config.with_settings(
+        ["train.label_dropout=0.5", "train.objective=bound", "train.law=importance", f"train.parallel={parallel}"]
+    )
     train_run(config, tmp_path / "one")
     capfd.readouterr()
     ended = together(lambda: train_run(config, tmp_path / "two") and None)
@@ -70,8 +77,11 @@ def test_two_processes_leave_one_run_that_is_the_one_processs(together, run_conf
     assert said.count("held-out bound") == 2
 
 
-def test_a_run_of_two_goes_on_alone_and_the_other_way_round(together, run_config: Config, tmp_path: Path, monkeypatch):
-    config = run_config.with_settings(["train.steps=20"])
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_a_run_of_two_goes_on_alone_and_the_other_way_round(
+    together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str
+):
+    config = run_config.with_settings(["train.steps=20", f"train.parallel={parallel}"])
     train_run(config, tmp_path / "whole")
     for first, size in (("two", 2), ("one", 1)):
         out = tmp_path / first
@@ -89,7 +99,9 @@ def test_a_run_of_two_goes_on_alone_and_the_other_way_round(together, run_config
         assert distance(out, tmp_path / "whole") < 2e-5
 
 
-def test_resuming_two_is_bitwise(together, run_config: Config, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_resuming_two_is_bitwise(together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str):
+    run_config = run_config.with_settings([f"train.parallel={parallel}"])
     together(lambda: train_run(run_config, tmp_path / "whole") and None)
     with monkeypatch.context() as patch:
         at_step(patch, 5, 1, lambda training: os.kill(os.getpid(), signal.SIGINT))
@@ -104,12 +116,21 @@ def raising(training: Training) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("what", ["killed", "raising"])
+@pytest.mark.parametrize(
+    ("parallel", "rank", "what"),
+    [
+        *(("ddp", rank, what) for rank in (0, 1) for what in ("killed", "raising")),
+        ("fsdp", 1, "killed"),
+        *(
+            pytest.param("fsdp", *more, marks=pytest.mark.slow)
+            for more in ((0, "killed"), (0, "raising"), (1, "raising"))
+        ),
+    ],
+)
 def test_a_rank_that_is_lost_ends_the_run_by_name_and_it_can_be_resumed(
-    together, run_config: Config, tmp_path: Path, monkeypatch, rank: int, what: str
+    together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str, rank: int, what: str
 ):
-    config = run_config.with_settings(["train.keep_every=4"])
+    config = run_config.with_settings(["train.keep_every=4", f"train.parallel={parallel}"])
     do = raising if what == "raising" else lambda training: os.kill(os.getpid(), signal.SIGKILL)
     with monkeypatch.context() as patch:
         at_step(patch, 7, rank, do)
@@ -119,7 +140,7 @@ def test_a_rank_that_is_lost_ends_the_run_by_name_and_it_can_be_resumed(
     assert other.code == 3
     assert other.said.startswith(f"rank {rank} ended: rank {1 - rank} stops too; the last checkpoint is")
     assert other.said.endswith("step-00000004: start the processes again with --resume")
-    assert other.seconds < 10
+    assert other.seconds - ended[rank].seconds < 10
     together(lambda: resume_run(tmp_path / "run") and None)
     with monkeypatch.context() as patch:
         together(lambda: train_run(config, tmp_path / "whole") and None)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from markovae import parts
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
@@ -79,8 +80,13 @@ class Permuted:
         return Batch(b.example[order], b.quantile[order], b.x[order], draw, label, b.keep[order])
 
 
-def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(together, tiny_config: Config, tiny_data):
-    config = tiny_config.with_settings(["train.steps=100", "train.lr=0.001", "train.rest_lr=0.001"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(
+    together, tiny_config: Config, tiny_data, parallel: str
+):
+    config = tiny_config.with_settings(
+        ["train.steps=100", "train.lr=0.001", "train.rest_lr=0.001", f"train.parallel={parallel}"]
+    )
 
     def losses(run: Training) -> torch.Tensor:
         return torch.tensor([run.advance().loss for _ in range(100)], dtype=torch.float64)
@@ -89,7 +95,7 @@ def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(tog
         with joined(30.0, CPU) as ranks:
             run = training(config, tiny_data, ranks)
             found = losses(run).tolist()
-            weights = torch.cat([w.detach().flatten() for w in run.model.parameters()])
+            weights = torch.cat([parts.whole(w.detach()).flatten() for w in run.model.parameters()])
             return {"losses": found, "weights": weights.double().sum().item()}
 
     whole = losses(training(config, tiny_data))

@@ -13,6 +13,7 @@ from torch import Tensor
 from markovae.checkpoint.manifest import CheckpointError, parse_json
 
 MAX_HEADER = 16 << 20
+MAX_DIMENSIONS = 16
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # a bundle holds numbers with a point alone
 
 
@@ -62,11 +63,11 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
 def _entry(name: str, entry: Any, path: Path) -> tuple[tuple[int, ...], int, int]:
     """(shape, first byte, byte after the last) of a tensor."""
-    if isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"} and entry["dtype"] in SIZES:
-        shape, offsets = entry["shape"], entry["data_offsets"]
-        if _counts(shape) and _counts(offsets) and len(offsets) == 2:
+    if isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}:
+        shape, offsets, size = entry["shape"], entry["data_offsets"], SIZES.get(str(entry["dtype"]))
+        if size and _counts(shape) and len(shape) <= MAX_DIMENSIONS and _counts(offsets) and len(offsets) == 2:
             begin, end = offsets
-            if end - begin == math.prod(shape) * SIZES[entry["dtype"]]:
+            if end - begin == math.prod(shape) * size:
                 return tuple(shape), begin, end
     raise CheckpointError(f"{path} holds no tensors: what it says of {name[:80]!r} makes none")
 

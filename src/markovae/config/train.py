@@ -15,6 +15,7 @@ OBJECTIVES = ("weighted", "bound")
 LAWS = ("uniform", "normal", "table", "importance")
 DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
+PARALLEL = ("ddp", "fsdp")
 DEFAULT_MINUTES = 5.0
 
 
@@ -51,6 +52,8 @@ class TrainConfig:
         fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to before each
             held-out bound and at the end.
         grids: how many sample grids are made on the way.
+        parallel: how several processes share the work: ddp, each holds all weights; fsdp, each holds its part of
+            every weight, gradient, moment and average (torch's FSDP2).
         timeout: seconds after which one of several processes that does not answer counts as lost.
     Raises: UserError for a value out of its range.
     """
@@ -91,6 +94,7 @@ class TrainConfig:
     eval_draws: int = 4
     fit_images: int = 512
     grids: int = 2
+    parallel: str = "ddp"
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
@@ -104,6 +108,7 @@ class TrainConfig:
         one_of("train.draw", self.draw, DRAWS)
         one_of("train.precision", self.precision, PRECISIONS)
         between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels or captions")
+        one_of("train.parallel", self.parallel, PARALLEL)
         above("train.save_minutes", self.save_minutes, 0, "it is the time between checkpoints")
         at_least("train.keep", self.keep, 1, "the last checkpoint must stay")
         at_least("train.keep_every", self.keep_every, 0, "it counts steps; 0 means no milestones")

@@ -135,9 +135,12 @@ def _findings(raw: Raw, data: ImageData, left_out: int) -> Findings:
 def _read_npy(path: Path) -> Raw:
     large = path.stat().st_size > cache.LARGE_BYTES
     try:
-        array: Raw = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no readable .npy file of numbers ({error})") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError(f"{path} is no .npy file but an archive: call it .npz")
     return array
 
 

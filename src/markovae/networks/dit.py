@@ -93,7 +93,7 @@ def modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 @final
-class _Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention among positions, attention to tokens, and a perceptron; each a residual that begins at zero."""
 
     def __init__(self, config: DiTConfig) -> None:
@@ -166,7 +166,7 @@ class DiT(Network):
         where = (2 + 4 * config.octaves) * (config.octaves > 0)
         inputs = (self.detail.channels + config.image_channels) * config.patch**2 + where
         self.stem = nn.Linear(inputs, config.width)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.modulation = zeroed(nn.Linear(config.embedding, 2 * config.width))
         self.head = zeroed(nn.Linear(config.width, config.out_channels * config.patch**2))
 

@@ -26,6 +26,7 @@ from markovae.run.progress import Progress, duration
 from markovae.run.signals import Interrupted, Interrupts
 from markovae.training import NonFiniteError, Step, Training
 from markovae.training.ranks import LostRankError
+from markovae.training.trainer import Tensors
 
 LOG_STEPS = 10
 LARGEST_RESERVE = 0.3  # share of a budget in minutes that looking may cost
@@ -107,6 +108,7 @@ class Session:
     def _train(self, interrupts: Interrupts, together: Lockstep) -> None:
         try:
             self._choose_precision()
+            self.training.gather()
             together.first_does(lambda: self._prepare(interrupts))
             while not self._reached_end(interrupts, together):
                 pass
@@ -153,6 +155,7 @@ class Session:
         training, config = self.training, self.config.train
         with Progress(training.step, training.budget.total) as progress:
             # What a signal cut short after the last saved step is made up for first.
+            training.gather()
             together.first_does(lambda: self._looks(interrupts, missing=True))
             while not training.done and together.caught is None:
                 known = training.budget.total
@@ -165,6 +168,7 @@ class Session:
                     self._log(step)
                 progress.show(step)
                 if training.done or self._due(config.evaluations) or self._due(config.grids):
+                    training.gather()
                     together.first_does(lambda: self._looks(interrupts))
                 if training.done or due or is_milestone(step.index, config.keep_every):
                     self._save(together)
@@ -286,16 +290,18 @@ class Session:
             return {}
         return {"text": {**reader.identity, "captions_sha256": captions_digest(self.splits.train)}}
 
-    def save(self) -> None:
+    def save(self, gathered: Tensors) -> None:
         """Write the checkpoint of the present step, then prune; a step that is saved is not saved again.
 
+        Args:
+            gathered: what `Training.gathered` gave, at this step, on every process.
         Raises:
             StoppedRun: when the disk refuses.
         """
         training, started = self.training, self.training.seconds
         if self._saved_step == training.step:
             return
-        tensors, position = training.capture()
+        tensors, position = training.capture(gathered)
         train = self.splits.train
         state = {
             "kind": "training",
@@ -318,7 +324,8 @@ class Session:
 
     def _save(self, together: Lockstep) -> None:
         """`save`, by the first process; the others know that it is done."""
-        together.first_does(self.save)
+        gathered = self.training.gathered()
+        together.first_does(lambda: self.save(gathered))
         self._saved_step, self._saved_at = self.training.step, self.training.seconds
 
     def _leave(self, together: Lockstep) -> None:

@@ -65,13 +65,14 @@ def train_run(
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
         session = Session(folder, config, splits, record, training)
+        gathered = training.gathered()
 
         def begin() -> None:
             folder.clear()
             session.check_room()
             _introduce(folder, splits, training)
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
-            session.save()
+            session.save(gathered)
             _describe(folder, config, record)
             _list_unreadable(folder, splits)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import final
 
 import torch
+from torch import Tensor
 
+from markovae.build import load_weights
 from markovae.diffusion import Diffusion
+from markovae.parts import is_spread, mine, part, parts, whole
 
 
 def decay_at(update: int, horizon: float, warmup: float) -> float:
@@ -22,6 +26,9 @@ def decay_at(update: int, horizon: float, warmup: float) -> float:
 class Average:
     """A copy of the model whose parameters are the average's; it can be sampled and measured at any time.
 
+    Where the weights in training are spread over processes (`spread`), so is the average, and the model holds it
+    after a `gather` only, on the first process alone.
+
     Args:
         model: the model in training.   horizon, warmup: of `decay_at`.
     """
@@ -29,10 +36,41 @@ class Average:
     def __init__(self, model: Diffusion, horizon: float, warmup: float) -> None:
         self.horizon, self.warmup = horizon, warmup
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._averages: list[torch.Tensor] = list(self.model.parameters())
-        self._weights = [weight.detach() for weight in model.parameters()]
+        self._averages: dict[str, Tensor] = dict(self.model.named_parameters())
+        self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def spread(self, model: Diffusion, first: bool) -> None:
+        """Hold the rows alone that this process holds of the weights of `model`; all but the first drop the copy."""
+        self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        self._averages = {name: part(value, self._weights[name]).clone() for name, value in self._averages.items()}
+        if not first:
+            self.model.to("meta")
+
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """What this process holds of the average, by the weights' names."""
+        return {name: mine(value) for name, value in self._averages.items()}
 
     @torch.no_grad()
     def update(self, update: int) -> None:
         """Fold the model's present weights in; `update` counts from 1."""
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay_at(update, self.horizon, self.warmup))
+        weights = [mine(weight) for weight in self._weights.values()]
+        torch._foreach_lerp_(list(self.held.values()), weights, 1 - decay_at(update, self.horizon, self.warmup))
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Bring the first process's model up to date; every process must call this, where the average is spread."""
+        for name, weight in self.model.named_parameters():
+            if is_spread(self._averages[name]):
+                weight.copy_(whole(self._averages[name]))
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take these as the average.
+
+        Raises:
+            ValueError: for tensors that do not fit the model.
+        """
+        load_weights(self.model, tensors)
+        for name, value in parts(tensors, self._averages).items():
+            if is_spread(value):
+                self._averages[name] = value.to(self._averages[name].dtype).clone()

@@ -20,15 +20,18 @@ from markovae.diffusion import Diffusion
 from markovae.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
 from markovae.networks.embedding import working_type
 from markovae.objective import Objective
+from markovae.parts import mine, parts, whole
 from markovae.randomness import generator
 from markovae.training.average import Average
 from markovae.training.batches import Batch, Batches, Roster
 from markovae.training.budget import Budget, rate_factor
+from markovae.training.checks import clip, unfinite_weights
 from markovae.training.losses import LevelLoss, Losses, create_loss
 from markovae.training.optimiser import create_optimiser
 from markovae.training.precision import Choice, dtype_named, probe
 from markovae.training.ranks import Ranks
-from markovae.training.step import NonFiniteError, Step, listed, not_taken, unfinite
+from markovae.training.sharding import require_shardable, sharded
+from markovae.training.step import NonFiniteError, Step, not_taken
 from markovae.training.stopwatch import Stopwatch
 
 PROBE_IMAGES = 16  # of a batch: enough to tell two precisions apart, cheap where one of them is hopeless
@@ -60,12 +63,18 @@ class Training:
         self.ranks = Ranks() if ranks is None else ranks
         self.ranks.require_work(config.batch)
         self.loss = create_loss(model, config)
+        require_shardable(config, self.loss)
         draws = create_draws(config, model.target, model.schedule)
         self.batches = Batches(
             data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
-        self.optimiser = create_optimiser(model, config)
         self.average = Average(model, config.ema_horizon, config.ema_warmup)
+        self.spread = config.parallel == "fsdp" and not self.ranks.alone
+        if self.spread:
+            with self.ranks.guarded():
+                sharded(model.network, self.ranks.size, model.device)
+            self.average.spread(model, self.ranks.first)
+        self.optimiser = create_optimiser(model, config)
         self.budget = Budget(config.steps, config.seconds)
         self.precision: Choice | None = None
         self.step, self.skipped, self.rollbacks = 0, 0, 0
@@ -74,10 +83,9 @@ class Training:
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
         wrap = isinstance(self.loss, LevelLoss)
-        self._network = self.ranks.wrapped(model.network) if wrap else model.network
+        self._network = self.ranks.wrapped(model.network) if wrap and not self.spread else model.network
         reduced = set(model.network.parameters()) if wrap else set()
         self._unreduced = [weight for weight in model.parameters() if weight.requires_grad and weight not in reduced]
-        self._guarded = {"weight": _weights(model), "the average of": _weights(self.average.model)}
         # A schedule's gradient has units of its own: it neither sets nor suffers the clipping of the network's.
         self._clipped = set(self._parameters) - {f"schedule.{name}" for name, _ in model.schedule.named_parameters()}
 
@@ -100,7 +108,11 @@ class Training:
         """The precision of every step of the run: probed once, then kept (and replayed on resume)."""
         if self.precision is None:
             name = self.config.precision
-            if name == "auto" and not self.ranks.first:
+            if name == "auto" and self.spread:
+                self.precision = Choice(
+                    torch.float32, "float32: train.parallel=fsdp times nothing; see train.precision"
+                )
+            elif name == "auto" and not self.ranks.first:
                 self.precision = Choice(torch.float32, "")
             elif name == "auto":
                 batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device, self._type)
@@ -123,13 +135,18 @@ class Training:
         number, share = self.step + self.skipped, self.ranks.place.share(self.config.batch)
         roster = self.batches.roster(number)
         batch = self.batches.at(number, share).to(self.model.device, self._type)
-        trouble = self._trouble(roster)
+        held = {name: mine(weight) for name, weight in _weights(self.model).items()}
+        trouble = unfinite_weights(held, self.average.held, self.step + 1, roster)
+        if trouble is not None and self.ranks.alone:
+            raise trouble
         losses, nats = self._gradient(batch, roster, dtype, trouble)
-        norm = self._clip(roster)
+        with self.ranks.guarded():
+            norm = clip(self._parameters, self._clipped, self.config.clip, self.step + 1, roster)
         factor = rate_factor(self.step, self.budget.total, self.config.warmup_steps, self.config.decay_start)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        self.optimiser.step()
+        with self.ranks.guarded():
+            self.optimiser.step()
         self.loss.note(roster.level, losses)
         self.batches.objective = self.objective
         self.step += 1
@@ -168,19 +185,37 @@ class Training:
 
     # -- capture and restore ------------------------------------------------------------------------------------
 
-    def capture(self) -> tuple[Tensors, dict[str, Any]]:
+    def gather(self) -> None:
+        """Bring the first process's averaged model up to date; of weights that are spread, every one must call it."""
+        with self.ranks.guarded():
+            self.average.gather()
+
+    def gathered(self) -> Tensors:
+        """The tensors of `capture`, by file; of weights that are spread, every process must call it."""
+        self.gather()
+        tensors = {"model": _weights(self.model), "optimizer": self.optimiser.state_tensors()}
+        if self.spread:
+            with self.ranks.guarded():
+                tensors = {file: self._whole(table) for file, table in tensors.items()}
+        ema = _weights(self.average.model) if self.ranks.first or not self.spread else {}
+        return {"model": tensors["model"], "ema": ema, "optimizer": tensors["optimizer"]}
+
+    def _whole(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All rows, one tensor after the other: on the CPU of the first process, nowhere on the others."""
+        rows = ((name, whole(value)) for name, value in table.items())
+        return {name: value.cpu() for name, value in rows if self.ranks.first}
+
+    def capture(self, gathered: Tensors | None = None) -> tuple[Tensors, dict[str, Any]]:
         """(tensors by file, position): all that `restore` needs to go on bit by bit.
 
         The tensors are the live ones: write or copy them before the next step.
 
+        Args:
+            gathered: what `gathered` gave at this step, where this process alone captures.
         Raises:
             NonFiniteError: where a tensor holds a number that is none; it must not be saved.
         """
-        tensors = {
-            "model": _weights(self.model),
-            "ema": _weights(self.average.model),
-            "optimizer": self.optimiser.state_tensors(),
-        }
+        tensors = dict(self.gathered() if gathered is None else gathered)
         if fitted := fitted_tensors(self.average.model):
             tensors["fitted"] = fitted
         for file, table in tensors.items():
@@ -212,8 +247,8 @@ class Training:
         for name, value in own.items():
             if draws[name] not in (None, value):
                 raise ValueError(f"its draws have {name}={draws[name]} and this run has {value}")
-        load_weights(self.model, tensors["model"])
-        load_weights(self.average.model, tensors["ema"])
+        load_weights(self.model, parts(tensors["model"], self._parameters))
+        self.average.load(tensors["ema"])
         self.optimiser.load_state_tensors(tensors["optimizer"])
         load_fitted(self.average.model, tensors.get("fitted", {}))
         self.loss.restore(position.get("law"))
@@ -282,38 +317,6 @@ class Training:
         self.optimiser.zero_grad(set_to_none=True)
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
-
-    def _trouble(self, roster: Roster) -> NonFiniteError | None:
-        """Why no step can be taken from these weights, or this average; None where all are numbers.
-
-        Raises:
-            NonFiniteError: at once, where no other process has to be told.
-        """
-        norms = [nn.utils.get_total_norm(list(table.values())) for table in self._guarded.values()]
-        if bool(torch.stack(norms).isfinite().all()):
-            return None
-        names = [f"{what} {name}" for what, table in self._guarded.items() for name in unfinite(table)]
-        if not names:
-            return None
-        trouble = not_taken(f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite", self.step + 1, roster)
-        if self.ranks.alone:
-            raise trouble
-        return trouble
-
-    def _clip(self, roster: Roster) -> float:
-        """Clip the gradient; its norm before."""
-        weights = [weight for weight in self._parameters.values() if weight.grad is not None]
-        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if not bool(norm.isfinite()):
-            names = unfinite({name: w.grad for name, w in self._parameters.items() if w.grad is not None})
-            raise not_taken(
-                f"the gradient of {listed(names) if names else 'the weights'} is not finite", self.step + 1, roster
-            )
-        network = [weight for name, weight in self._parameters.items() if name in self._clipped]
-        if len(network) < len(self._parameters):
-            norm = nn.utils.get_total_norm([weight.grad for weight in network if weight.grad is not None])
-        nn.utils.clip_grads_with_norm_(network, self.config.clip, norm)
-        return float(norm)
 
 
 def _weights(model: Diffusion) -> dict[str, Tensor]:
