@@ -15,6 +15,8 @@ from markovae.sampling import sample
 
 from .conftest import SCHEMAS, check, settings
 
+RANKED = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
 
 @pytest.fixture(autouse=True)
 def stand_in(words) -> None:
@@ -129,3 +131,53 @@ def test_measure_gives_each_image_its_caption_and_says_so(text_run: Path, capsys
     said = capsys.readouterr()
     assert "each image is measured given its caption" in said.err
     check(json.loads(said.out), json.loads((SCHEMAS / "measure.schema.json").read_text(encoding="utf-8")), "measure")
+
+
+def test_captions_are_weighed(text_run: Path, json_of, capsys):
+    words = [
+        "measure",
+        text_run,
+        "--captions",
+        "--split",
+        "train",
+        "--limit",
+        "10",
+        "--candidates",
+        "4",
+        "--draws",
+        "2",
+    ]
+    record = json_of("captions", *words)
+    lower = record["information_lower_bound"]
+    assert (record["n"], lower["n"], lower["candidates"]) == (10, 8, 4)
+    assert lower["nats"]["mean"] <= lower["ceiling_nats"]
+    assert record["network_calls"] == 3 * (2 * 10 + 3 * 8)
+    assert [row["image"] for row in record["images"]] == list(range(10))
+    mean = sum(row["nats"] for row in record["images"]) / 10
+    assert abs(record["bound_difference"]["nats"]["mean"] - mean) < 1e-9
+    bits = record["bits_per_dim"]
+    gap = bits["without_caption"]["mean"] - bits["with_caption"]["mean"]
+    assert abs(record["bound_difference"]["bits_per_dim"]["mean"] - gap) < 1e-9
+    plain = ["measure", str(text_run), "--split", "train", "--limit", "10", "--draws", "2"]
+    assert abs(json_of("measure", *plain)["bits_per_dim"]["mean"] - bits["with_caption"]["mean"]) < 1e-6
+    assert main([*map(str, words)]) == 0
+    said = capsys.readouterr().out
+    assert "no bound on it, either way" in said
+    assert "among 4; it cannot exceed ln 4 = 1.39" in said
+
+
+def test_what_does_not_go_with_captions_is_one_sentence(text_run: Path, digits_run: Path, refused):
+    for words, sentence in (
+        (("--captions", "--ode"), "takes no --ode"),
+        (("--captions", "--estimator", "importance"), "takes no --estimator"),
+        (("--captions", "--limit", "3"), "make no block of 16 candidate captions"),
+        (("--candidates", "4"), "add --captions"),
+    ):
+        assert sentence in refused("measure", text_run, "--split", "train", *words), words
+    assert "was trained without: leave it out" in refused("measure", digits_run, "--captions")
+
+
+def test_captions_are_weighed_by_one_process(text_run: Path, refused, monkeypatch):
+    for name, value in {**RANKED, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert "start without torchrun" in refused("measure", text_run, "--captions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from markovae.cli.measure_options import add_arguments, check
+from markovae.cli.measure_options import add_arguments, check, require_alone
 from markovae.cli.output import print_json
 from markovae.cli.running import open_run
 
@@ -24,6 +24,7 @@ examples:
   markovae measure runs/faces --levels 32 --grid optimal   the best 32 levels, with variances refitted for them
   markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
   markovae measure runs/faces photos/ --split all --csv costs.csv   other images, all of them, one row each
+  markovae measure runs/text --captions             what captions say about images, in nats, attribute by attribute
   torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
 """
 
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for options that do not go together, data that do not fit the model, or a file that cannot be.
     """
+    if options.captions:
+        return _captions(options)
     check(options)
     from markovae.cli.measure_data import choose
     from markovae.cli.measure_files import check_places, save, write_csv
@@ -60,4 +63,19 @@ def run(options: argparse.Namespace) -> int:
         print_json(record)
     else:
         print(describe(outcome, record, options))
+    return 0
+
+
+def _captions(options: argparse.Namespace) -> int:
+    from markovae.cli.measure_captions import captions_in_words, check_captions, weigh
+    from markovae.cli.measure_data import choose
+
+    check_captions(options)
+    require_alone("--captions")
+    opened = open_run(options, trained_in=False)
+    record = weigh(opened, choose(opened, options.data, options.split), options)
+    if options.json:
+        print_json(record)
+    else:
+        print(captions_in_words(record))
     return 0

@@ -46,6 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_method(parser)
     _add_limits(parser)
+    captions = parser.add_argument_group("captions")
+    captions.add_argument(
+        "--captions",
+        action="store_true",
+        help="weigh the captions of the first 300 images (--limit): the bound with and without, a lower bound on the "
+        "information between image and caption, and of the faces each phrase and attribute",
+    )
+    captions.add_argument(
+        "--candidates",
+        metavar="K",
+        type=whole(2),
+        help="captions that an image's own is picked from (default: 16); a network call each a draw",
+    )
     files = parser.add_argument_group("files")
     files.add_argument("--csv", metavar="FILE", type=Path, help="write one row an image: its terms and total in nats")
     files.add_argument(
@@ -155,9 +168,21 @@ def check(options: argparse.Namespace) -> None:
         options.draws = "all" if options.estimator == "full" else DEFAULT_DRAWS
     if options.draws == "all":
         options.estimator = "full"
-    if (options.continuous or options.ode) and not place().alone:
-        raise UserError("--continuous and --ode are measured by one process: leave them out, or start without torchrun")
+    if options.continuous or options.ode:
+        require_alone("--continuous and --ode")
+    if options.candidates is not None:
+        raise UserError("--candidates are captions to pick from: add --captions")
     if options.grid == "optimal" and options.levels is None:
         raise UserError("--grid optimal chooses some of the levels: say how many with --levels K")
     if options.against is not None and options.ode:
         raise UserError("--against compares bounds and --ode is no bound of these models: measure the flow of each run")
+
+
+def require_alone(what: str) -> None:
+    """Refuse several processes.
+
+    Raises:
+        UserError: under torchrun.
+    """
+    if not place().alone:
+        raise UserError(f"{what} are measured by one process: leave them out, or start without torchrun")

@@ -173,31 +173,53 @@ def caption(face: Attributes) -> str:
     For example "a face with light skin, short brown hair, round glasses, closed eyes and a gentle smile,
     in a navy shirt on a yellow background".
     """
-    parts = [f"{face.skin} skin"]
-    if face.headwear != "none":
-        parts.append(f"{_article(face.headwear_colour)} {face.headwear}")
-    elif face.hair == "bald":
-        parts.append("a bald head")
-    elif face.hair in ("bob", "bun"):
-        parts.append(f"{face.hair_colour} hair in a {face.hair}")
-    elif face.hair == "afro":
-        parts.append(f"{_article(face.hair_colour)} afro")
-    elif face.hair == "dreadlocks":
-        parts.append(f"{face.hair_colour} dreadlocks")
-    else:
-        parts.append(f"{face.hair} {face.hair_colour} hair")
+    return sentence(phrases(face))
+
+
+def phrases(face: Attributes) -> dict[str, str]:
+    """What the caption says, by what it is about: skin, head, beard, glasses, eyes, mouth, shirt, background."""
+    found = {"skin": f"{face.skin} skin", "head": _head(face)}
     if face.beard == "moustache":
-        parts.append(f"{_article(face.beard_colour)} moustache")
+        found["beard"] = f"{_article(face.beard_colour)} moustache"
     elif face.beard != "none":
-        parts.append(f"a {face.beard} {face.beard_colour} beard")
+        found["beard"] = f"a {face.beard} {face.beard_colour} beard"
     if face.glasses != "none":
-        parts.append("sunglasses" if face.glasses == "sunglasses" else f"{face.glasses} glasses")
+        found["glasses"] = "sunglasses" if face.glasses == "sunglasses" else f"{face.glasses} glasses"
     if face.eyes == "winking":
-        parts.append("a wink")
+        found["eyes"] = "a wink"
     elif face.eyes != "hidden":
-        parts.append(f"{face.eyes} eyes")
-    listed = ", ".join(parts) + f" and {MOUTH_WORDS[face.mouth]}"
-    return f"a face with {listed}, in {_article(face.shirt)} shirt on {_article(face.background)} background"
+        found["eyes"] = f"{face.eyes} eyes"
+    found["mouth"] = MOUTH_WORDS[face.mouth]
+    found["shirt"] = f"{_article(face.shirt)} shirt"
+    found["background"] = f"{_article(face.background)} background"
+    return found
+
+
+def sentence(found: Mapping[str, str]) -> str:
+    """Phrases as one sentence, whichever are there."""
+    listed = [text for name, text in found.items() if name not in ("shirt", "background")]
+    text = "a face"
+    if listed:
+        text += f" with {' and '.join([', '.join(listed[:-1])] * (len(listed) > 1) + listed[-1:])}"
+    if "shirt" in found:
+        text += f"{',' if listed else ''} in {found['shirt']}"
+    if "background" in found:
+        text += f"{',' if listed and 'shirt' not in found else ''} on {found['background']}"
+    return text
+
+
+def _head(face: Attributes) -> str:
+    if face.headwear != "none":
+        return f"{_article(face.headwear_colour)} {face.headwear}"
+    if face.hair == "bald":
+        return "a bald head"
+    if face.hair in ("bob", "bun"):
+        return f"{face.hair_colour} hair in a {face.hair}"
+    if face.hair == "afro":
+        return f"{_article(face.hair_colour)} afro"
+    if face.hair == "dreadlocks":
+        return f"{face.hair_colour} dreadlocks"
+    return f"{face.hair} {face.hair_colour} hair"
 
 
 def _article(word: str) -> str:

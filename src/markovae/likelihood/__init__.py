@@ -5,6 +5,7 @@ from markovae.likelihood.continuous import continuous_bound, continuous_draws
 from markovae.likelihood.control import Wiener, WienerControl
 from markovae.likelihood.dequantise import TruncatedNormalNoise, UniformNoise
 from markovae.likelihood.estimators import Drawn, Estimator, finish, measure_with, measuring
+from markovae.likelihood.information import block_partners, chosen_log_prob, information_bound, shared_nats
 from markovae.likelihood.integrate import DormandPrince, RungeKutta4
 from markovae.likelihood.law import LevelLaw, stratified_levels
 from markovae.likelihood.method import Method, Prepared, prepare, prepare_pair, same_levels
@@ -34,6 +35,8 @@ __all__ = [
     "UniformNoise",
     "Wiener",
     "WienerControl",
+    "block_partners",
+    "chosen_log_prob",
     "compare",
     "continuous_bound",
     "continuous_draws",
@@ -41,6 +44,7 @@ __all__ = [
     "finish",
     "finite",
     "fit_reverse",
+    "information_bound",
     "isotropic_costs",
     "measure",
     "measure_with",
@@ -53,6 +57,7 @@ __all__ = [
     "refuse_other_data",
     "same_levels",
     "search",
+    "shared_nats",
     "step_costs",
     "stratified_levels",
     "survey",

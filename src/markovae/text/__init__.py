@@ -10,17 +10,21 @@ from markovae.text.encoder import (
     token_width,
 )
 from markovae.text.reader import CaptionGivens, EncoderReader, captions_of
+from markovae.text.worth import Choice, Worth, weigh_captions
 
 __all__ = [
     "DEFAULT_ENCODER",
     "CaptionGivens",
     "CaptionTokens",
+    "Choice",
     "EncoderReader",
     "TextEncoder",
+    "Worth",
     "captions_of",
     "encode_captions",
     "encoder_hash",
     "load_encoder",
     "sentence_vector",
     "token_width",
+    "weigh_captions",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.networks.given import CaptionReader, Givens
-from markovae.text.captions import CaptionTokens, encode_captions
+from markovae.text.captions import CHUNK, CaptionTokens, encode_captions
 from markovae.text.encoder import TextEncoder, encoder_hash, load_encoder, sentence_vector
 
 
@@ -72,12 +72,15 @@ class EncoderReader(CaptionReader):
         """Encoded at once, and not kept."""
         self._hash  # noqa: B018 - another encoder is told before it is loaded
         written = [number for number, text in enumerate(texts) if text.strip()]
-        found, known = self._encoder([texts[number].strip() for number in written])
-        # The bits of the cache: a prompt that is a caption of the data is that caption.
-        found = found.bfloat16().float()
-        features = torch.zeros(len(texts), found.shape[1], self._encoder.width)
+        chunks = [written[start : start + CHUNK] for start in range(0, len(written), CHUNK)]
+        parts = [self._encoder([texts[number].strip() for number in chunk]) for chunk in chunks]
+        longest = max((mask.shape[1] for _, mask in parts), default=0)
+        features = torch.zeros(len(texts), longest, self._encoder.width)
         mask = torch.zeros(features.shape[:2], dtype=torch.bool)
-        features[written], mask[written] = found, known
+        for chunk, (found, known) in zip(chunks, parts, strict=True):
+            # The bits of the cache: a prompt that is a caption of the data is that caption.
+            features[chunk, : found.shape[1]] = found.bfloat16().float()
+            mask[chunk, : found.shape[1]] = known
         return as_condition(features, mask)
 
     def captions(self, texts: Sequence[str]) -> Givens:

@@ -1,0 +1,168 @@
+"""`markovae measure --captions`: what captions say about images, in nats."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from markovae.cli.measure_data import Chosen
+from markovae.cli.output import table
+from markovae.cli.running import Opened
+from markovae.errors import UserError
+from markovae.likelihood import Estimator, finite
+from markovae.text import Worth, weigh_captions
+from markovae.vae import Estimate, estimate_mean
+
+DEFAULT_LIMIT, DEFAULT_CANDIDATES, DEFAULT_DRAWS, DEFAULT_BATCH = 300, 16, 8, 64
+ALONE = ("against", "continuous", "ode", "csv", "save", "levels")  # what does not go with it
+DIFFERENCE = (
+    "bound difference: what the images cost without captions less what they cost with theirs, on the same levels and "
+    "noise. It is the information between image and caption plus a difference of gaps: no bound on it, either way"
+)
+INFORMATION = (
+    "a true lower bound on the information between image and caption: how surely the bound picks an image's own "
+    "caption among {k}; it cannot exceed ln {k} = {ceiling:.2f}"
+)
+
+
+def check_captions(options: argparse.Namespace) -> None:
+    """Refuse what does not go with --captions.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name in ALONE:
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"--captions weighs each image's own caption and takes no --{name}: leave it out")
+    for name, plain in (("estimator", "stratified"), ("grid", "even"), ("variance", "own"), ("replicates", 1)):
+        if getattr(options, name) != plain:
+            raise UserError(f"--captions draws levels evenly on the run's own grid and takes no --{name}: leave it out")
+
+
+def weigh(opened: Opened, chosen: Chosen, options: argparse.Namespace) -> dict[str, Any]:
+    """The JSON object.
+
+    Raises:
+        UserError: for a run without captions, images without any, or too few.
+    """
+    began, data, limit = time.monotonic(), chosen.data, options.limit or DEFAULT_LIMIT
+    if opened.model.reader is None:
+        raise UserError(f"--captions needs a model of captions, and {opened.path} was trained without: leave it out")
+    if data.captions is None or not any(map(str.strip, data.captions[:limit])):
+        raise UserError(f"{data.name} has no captions: bring captioned images, or leave --captions out")
+    draws = DEFAULT_DRAWS if options.draws is None else options.draws
+    found = weigh_captions(
+        opened.model,
+        np.asarray(data.images[:limit]),
+        data.captions[:limit],
+        candidates=options.candidates or DEFAULT_CANDIDATES,
+        estimator=Estimator(None if draws == "all" else draws),
+        seed=options.seed,
+        batch=options.batch or DEFAULT_BATCH,
+    )
+    made = opened.checkpoint
+    return {
+        **record_of(found),
+        "draws": draws,
+        "seed": options.seed,
+        "images": [
+            {"image": number, "caption": text, "nats": nats}
+            for number, text, nats in zip(found.places, found.captions, found.difference.tolist(), strict=True)
+        ],
+        "data": {"source": chosen.source, "split": chosen.split, "matches_run": chosen.matches},
+        "checkpoint": {"path": str(made.path), "step": made.step, "digest": made.digest},
+        "encoder": {key: made.text[key] for key in ("encoder", "sha256")},
+        "precision": opened.precision,
+        "device": str(opened.model.device),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def record_of(found: Worth) -> dict[str, Any]:
+    """The figures, JSON-able."""
+    bit = 1 / (found.dims * math.log(2))
+    difference, k = estimate_mean(found.difference), len(found.candidates)
+    return {
+        "schema_version": 1,
+        "n": len(found.captions),
+        "dims": found.dims,
+        "network_calls": found.calls,
+        "bits_per_dim": {
+            "with_caption": _figure(estimate_mean(found.given).scaled(bit)),
+            "without_caption": _figure(estimate_mean(found.without).scaled(bit)),
+        },
+        "bound_difference": {"nats": _figure(difference), "bits_per_dim": _figure(difference.scaled(bit))},
+        "information_lower_bound": {
+            "nats": _figure(found.information),
+            "candidates": k,
+            "n": found.candidates.shape[1],
+            "ceiling_nats": math.log(k),
+        },
+        "phrases": [
+            {"phrase": name, "n": len(nats), "nats": _figure(estimate_mean(nats))}
+            for name, nats in found.phrases.items()
+        ],
+        "attributes": [
+            {
+                "attribute": choice.attribute,
+                "n": len(choice.right),
+                "accuracy": choice.accuracy.value,
+                "stderr": finite(choice.accuracy.stderr),
+                "chance": choice.chance,
+            }
+            for choice in found.choices
+        ],
+    }
+
+
+def _figure(found: Estimate) -> dict[str, Any]:
+    return {"mean": finite(found.value), "stderr": finite(found.stderr), "ci95": [finite(end) for end in found.ci95]}
+
+
+def captions_in_words(record: dict[str, Any]) -> str:
+    """The figures, each with what it means."""
+    bits, lower = record["bits_per_dim"], record["information_lower_bound"]
+    difference = record["bound_difference"]
+    lines = [
+        f"{record['n']:,} captioned images ({record['data']['split']} part of {record['data']['source']})",
+        table(
+            [
+                ("with captions", said(bits["with_caption"], 4), "bits/dim"),
+                ("without", said(bits["without_caption"], 4), "bits/dim"),
+                ("bound difference", said(difference["nats"], 2), "nats an image"),
+                ("", said(difference["bits_per_dim"], 4), "bits/dim"),
+                ("information, at least", said(lower["nats"], 3), f"nats an image, on {lower['n']:,} images"),
+            ]
+        ),
+        f"  {DIFFERENCE}.",
+        f"  {INFORMATION.format(k=lower['candidates'], ceiling=lower['ceiling_nats'])}.",
+    ]
+    if record["phrases"]:
+        rows = [(row["phrase"], said(row["nats"], 2), f"nats ({row['n']:,} images)") for row in record["phrases"]]
+        lines += ["what leaving a phrase out of the caption costs, a bound difference too:", table(rows)]
+    if record["attributes"]:
+        rows = [
+            (row["attribute"], _percent(row), f"by chance {100 * row['chance']:.0f} % ({row['n']:,} images)")
+            for row in record["attributes"]
+        ]
+        lines += ["how often the bound tells the own value of an attribute from the others:", table(rows)]
+    lines.append(
+        f"{record['draws']} levels drawn a bound, {record['network_calls']:,} network calls, seed {record['seed']}, "
+        f"{record['seconds']:.0f} s"
+    )
+    return "\n".join(lines)
+
+
+def said(figure: dict[str, Any], digits: int) -> str:
+    """mean ± stderr."""
+    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{error}"
+
+
+def _percent(row: dict[str, Any]) -> str:
+    error = "" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}"
+    return f"{100 * row['accuracy']:.1f}{error} %"
