@@ -19,6 +19,11 @@ RESULTS = ROOT / "build" / "reliability"  # collected by scripts/reliability.py
 Tell = Callable[..., None]
 
 
+def many(count: int) -> int:
+    """How often a soak repeats: `count` times the environment's SOAK, which is 1 unless a shorter soak is asked for."""
+    return max(1, round(count * float(os.environ.get("SOAK", "1"))))
+
+
 @pytest.fixture(scope="session")
 def forkserver() -> Iterator[ForkServer]:
     """A process with torch loaded that forks trainers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.reliability import trainers
+from tests.reliability.conftest import many
 from tests.reliability.forkserver import ForkServer
 from tests.reliability.kills import Campaign, Tally
 
@@ -41,8 +42,8 @@ def test_kills_pinned_between_the_calls_that_write(forkserver: ForkServer, memor
 
 
 @pytest.mark.slow
-def test_two_thousand_random_kills(forkserver: ForkServer, memory: Path, tell):
-    tally = kill_at_random(forkserver, memory, 2000, seed=3)
+def test_many_random_kills(forkserver: ForkServer, memory: Path, tell):
+    tally = kill_at_random(forkserver, memory, many(2000), seed=3)
     assert tally.different == []
     assert tally.most_lost <= 1
     tell(
@@ -64,16 +65,17 @@ def test_two_thousand_random_kills(forkserver: ForkServer, memory: Path, tell):
 def test_kills_between_all_calls_that_write(forkserver: ForkServer, memory: Path, tell):
     campaign = Campaign(forkserver, memory, seed=4)
     call = 1
+    stride = round(1 / min(1.0, many(1000) / 1000))
     while campaign.kill_at_call(call, "short"):
-        call += 1
+        call += stride
     tally = campaign.tally
     assert tally.different == []
-    assert tally.kills > 100
+    assert tally.kills > 100 / stride
     tell(
         3,
         "kills pinned between write, fsync, rename and prune",
-        "a run of 3 steps, each saved, older checkpoints pruned, killed right before each call in turn that opens, "
-        "writes, flushes, renames or deletes anything",
+        "a run of 3 steps, each saved, older checkpoints pruned, killed right before "
+        f"{'each call' if stride == 1 else f'every {stride}th call'} that opens, writes, flushes, renames or deletes",
         f"{tally.runs - len(tally.different)} of {tally.runs} runs bitwise equal to the uninterrupted one",
         kills=tally.kills,
         different=len(tally.different),
@@ -123,18 +125,19 @@ def wait_for(path: Path, limit: float = 60.0) -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_signals(forkserver: ForkServer, memory: Path, tell):
-    tally, seconds = stop_at_random(forkserver, memory, 200, seed=6)
+def test_many_signals(forkserver: ForkServer, memory: Path, tell):
+    count = many(200)
+    tally, seconds = stop_at_random(forkserver, memory, count, seed=6)
+    assert tally.different == []
+    assert max(seconds) < 10
     tell(
         3,
         "Ctrl-C and SIGTERM at random moments: exit code, the present step saved, the resumed run",
-        "200 forked trainers of the five kinds, 100 of each signal, at moments drawn from the whole run (start, "
-        "warm-up, evaluation, sampling, saving)",
-        f"200 of 200 ended with 130 or 143 (or were done before), {tally.kills} of them while training, each with the "
-        f"last step taken in its checkpoint; {tally.runs - len(tally.different)} of {tally.runs} resumed bitwise; at "
+        f"{count} forked trainers of the five kinds, half with each signal, at moments drawn from the whole run "
+        "(start, warm-up, evaluation, sampling, saving)",
+        f"{count} of {count} ended with 130 or 143 (or were done before), {tally.kills} of them while training, each with "
+        f"the last step taken in its checkpoint; {tally.runs - len(tally.different)} of {tally.runs} resumed bitwise; at "
         f"most {max(seconds):.1f} s from signal to end",
-        signals=200,
+        signals=count,
         longest=max(seconds),
     )
-    assert tally.different == []
-    assert max(seconds) < 10

@@ -72,6 +72,7 @@ def test_five_hundred_steps_leave_no_descriptor_and_little_memory(memory: Path, 
 def test_five_thousand_steps(memory: Path, monkeypatch, capsys, tell):
     look = watched_run(memory, monkeypatch, 5000)
     slope = look.slope()
+    assert slope < 1
     tell(
         10,
         "memory, file descriptors and /dev/shm over 5,000 steps",
@@ -80,4 +81,3 @@ def test_five_thousand_steps(memory: Path, monkeypatch, capsys, tell):
         f"{slope:+.3f} MiB a thousand steps; {look.rows[0][2]} descriptors throughout; nothing new in /dev/shm",
         slope=slope,
     )
-    assert slope < 1
