@@ -135,9 +135,9 @@ def test_many_signals(forkserver: ForkServer, memory: Path, tell):
         "Ctrl-C and SIGTERM at random moments: exit code, the present step saved, the resumed run",
         f"{count} forked trainers of the five kinds, half with each signal, at moments drawn from the whole run "
         "(start, warm-up, evaluation, sampling, saving)",
-        f"{count} of {count} ended with 130 or 143 (or were done before), {tally.kills} of them while training, each with "
-        f"the last step taken in its checkpoint; {tally.runs - len(tally.different)} of {tally.runs} resumed bitwise; at "
-        f"most {max(seconds):.1f} s from signal to end",
+        f"{count} of {count} ended with 130 or 143 (or were done before), {tally.kills} of them while training, each "
+        f"with the last step taken in its checkpoint; {tally.runs - len(tally.different)} of {tally.runs} resumed "
+        f"bitwise; at most {max(seconds):.1f} s from signal to end",
         signals=count,
         longest=max(seconds),
     )
