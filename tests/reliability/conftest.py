@@ -59,6 +59,7 @@ def tell(request: pytest.FixtureRequest) -> Tell:
             "method": method,
             "result": result,
             "numbers": numbers,
+            "load": round(os.getloadavg()[0], 1),
             "seconds": round(time.monotonic() - began, 1),
             "test": request.node.nodeid,
             "commit": commit or None,
