@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test check soak reference fashion captions derivation clean
+.PHONY: demo test check soak offline reference fashion captions derivation clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
@@ -30,8 +30,16 @@ demo: .venv/.stamp
 test: .venv/.encoder
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m "not slow"
 
-soak: .venv/.stamp
+# The full counts of docs/reliability.md, whose table it writes; hours on two cores. SOAK=0.1 does a tenth of them.
+soak: .venv/.encoder
+	@echo "make soak: hours on two cores; SOAK=0.1 make soak does a tenth of the counts" >&2
+	rm -rf build/reliability
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m slow
+	$(PY) -m scripts.reliability
+
+# The suite without any network, where the system lets a user have a namespace without one.
+offline: .venv/.encoder
+	unshare -rn sh -c 'ip link set lo up; OMP_NUM_THREADS=$(THREADS_PER_TEST) exec $(PY) -m pytest -n 2 -m "not slow"'
 
 check: .venv/.stamp
 	$(PY) -m ruff format --check src tests benchmarks scripts

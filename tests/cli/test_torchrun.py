@@ -93,9 +93,10 @@ def steps(out: Path) -> int:
     return max((int(p.name.removeprefix("step-")) for p in (out / "checkpoints").glob("step-*")), default=-1)
 
 
-def test_a_run_of_two_ends_with_its_report(job, images, tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_of_two_ends_with_its_report(job, images, tmp_path, parallel: str):
     out = tmp_path / "run"
-    started = job("train", images, "--out", out, "--steps", "12", *settings())
+    started = job("train", images, "--out", out, "--steps", "12", *settings(train__parallel=parallel))
     assert started.end() == 0, started.said()
     assert (out / "report.json").exists()
     assert started.said().count("report.html") == 1

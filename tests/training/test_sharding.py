@@ -148,6 +148,7 @@ def spoil(module, inputs, output) -> None:
         ("input", "the loss is nan", "the loss is nan"),
         ("gradient", "the gradient of", "the gradient of"),
         ("weight", "weight network.stem.weight is not finite", "rank 1 has a weight"),
+        ("average", "the average of network.stem.weight is not finite", "rank 1 has a weight"),
     ],
 )
 def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data, what, own, others):
@@ -159,9 +160,10 @@ def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny
             run.advance()
             run.advance()
             if ranks.place.rank == 1:
-                if what == "weight":
-                    with torch.no_grad():
-                        mine(run.model.network.stem.weight)[0] = float("nan")
+                if what in ("weight", "average"):
+                    stem = run.model.network.stem.weight.detach()
+                    held = mine(stem) if what == "weight" else run.average.held["network.stem.weight"]
+                    held[0] = float("nan")
                 elif what == "gradient":
                     run.model.network.stem.register_forward_hook(spoil)
                 else:

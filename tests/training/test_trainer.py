@@ -180,9 +180,24 @@ def poison_gradient(run: Training) -> None:
     run.model.network.stem.weight.register_hook(lambda grad: grad * torch.inf)
 
 
+def poison_average(run: Training) -> None:
+    run.average.model.network.head.bias[0] = torch.nan
+
+
+def poison_input(run: Training) -> None:
+    run.model.network.stem.register_forward_pre_hook(lambda module, inputs: (inputs[0] * torch.nan,))
+
+
+def poison_loss(run: Training) -> None:
+    run.model.network.register_forward_hook(lambda module, inputs, output: output * torch.inf)
+
+
 @pytest.mark.parametrize(
     ("poison", "words"),
     [
+        (poison_average, r"the average of network\.head\.bias is not finite at step 3"),
+        (poison_input, r"the loss is nan at step 3"),
+        (poison_loss, r"the loss is (nan|inf) at step 3"),
         (poison_weight, r"weight network\.head\.bias is not finite at step 3"),
         (poison_gradient, r"the gradient of network\.stem\.weight"),
     ],
