@@ -53,8 +53,8 @@ class Sizes:
         row: units of the prior's layers, `depth` of them.   width, large_width: of the U-Nets at 32 and 64 pixels.
     """
 
-    row: int = 512
-    depth: int = 4
+    row: int = 256
+    depth: int = 6
     width: int = 64
     large_width: int = 32
     embedding: int = 128
