@@ -25,10 +25,10 @@ def stand_in(words) -> None:
 
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run on forty captioned images of 8x8 pixels, with its report."""
+    """A run on two hundred captioned images of 8x8 pixels, with its report."""
     folder, rng = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
     (folder / "photos").mkdir()
-    for i in range(40):
+    for i in range(200):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "photos" / f"{i}.png")
         (folder / "photos" / f"{i}.txt").write_text(f"picture {i} with a {'hat' if i % 2 else 'beard'}\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -121,7 +121,10 @@ def test_the_report_shows_prompts_by_seeds(text_run: Path):
     check(record, json.loads((SCHEMAS / "report.schema.json").read_text(encoding="utf-8")), "report")
     sheet = record["prompts"]
     assert len(set(sheet["prompts"])) == len(sheet["prompts"]) >= 2
+    weighed = record["captions"]
+    assert weighed["information_lower_bound"]["nats"]["mean"] <= weighed["information_lower_bound"]["ceiling_nats"]
     page = (text_run / "report.html").read_text()
+    assert "What captions say" in page
     assert "From caption to image" in page
     assert all(prompt in page for prompt in sheet["prompts"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from typing import Any
 
@@ -13,20 +12,12 @@ from markovae.cli.measure_data import Chosen
 from markovae.cli.output import table
 from markovae.cli.running import Opened
 from markovae.errors import UserError
-from markovae.likelihood import Estimator, finite
-from markovae.text import Worth, weigh_captions
-from markovae.vae import Estimate, estimate_mean
+from markovae.likelihood import Estimator
+from markovae.text import weigh_captions
+from markovae.text.words import DIFFERENCE, INFORMATION
 
 DEFAULT_LIMIT, DEFAULT_CANDIDATES, DEFAULT_DRAWS, DEFAULT_BATCH = 300, 16, 8, 64
 ALONE = ("against", "continuous", "ode", "csv", "save", "levels")  # what does not go with it
-DIFFERENCE = (
-    "bound difference: what the images cost without captions less what they cost with theirs, on the same levels and "
-    "noise. It is the information between image and caption plus a difference of gaps: no bound on it, either way"
-)
-INFORMATION = (
-    "a true lower bound on the information between image and caption: how surely the bound picks an image's own "
-    "caption among {k}; it cannot exceed ln {k} = {ceiling:.2f}"
-)
 
 
 def check_captions(options: argparse.Namespace) -> None:
@@ -66,7 +57,8 @@ def weigh(opened: Opened, chosen: Chosen, options: argparse.Namespace) -> dict[s
     )
     made = opened.checkpoint
     return {
-        **record_of(found),
+        "schema_version": 1,
+        **found.to_dict(),
         "draws": draws,
         "seed": options.seed,
         "images": [
@@ -80,47 +72,6 @@ def weigh(opened: Opened, chosen: Chosen, options: argparse.Namespace) -> dict[s
         "device": str(opened.model.device),
         "seconds": time.monotonic() - began,
     }
-
-
-def record_of(found: Worth) -> dict[str, Any]:
-    """The figures, JSON-able."""
-    bit = 1 / (found.dims * math.log(2))
-    difference, k = estimate_mean(found.difference), len(found.candidates)
-    return {
-        "schema_version": 1,
-        "n": len(found.captions),
-        "dims": found.dims,
-        "network_calls": found.calls,
-        "bits_per_dim": {
-            "with_caption": _figure(estimate_mean(found.given).scaled(bit)),
-            "without_caption": _figure(estimate_mean(found.without).scaled(bit)),
-        },
-        "bound_difference": {"nats": _figure(difference), "bits_per_dim": _figure(difference.scaled(bit))},
-        "information_lower_bound": {
-            "nats": _figure(found.information),
-            "candidates": k,
-            "n": found.candidates.shape[1],
-            "ceiling_nats": math.log(k),
-        },
-        "phrases": [
-            {"phrase": name, "n": len(nats), "nats": _figure(estimate_mean(nats))}
-            for name, nats in found.phrases.items()
-        ],
-        "attributes": [
-            {
-                "attribute": choice.attribute,
-                "n": len(choice.right),
-                "accuracy": choice.accuracy.value,
-                "stderr": finite(choice.accuracy.stderr),
-                "chance": choice.chance,
-            }
-            for choice in found.choices
-        ],
-    }
-
-
-def _figure(found: Estimate) -> dict[str, Any]:
-    return {"mean": finite(found.value), "stderr": finite(found.stderr), "ci95": [finite(end) for end in found.ci95]}
 
 
 def captions_in_words(record: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from markovae.report.curves import heldout_curve, level_curve, training_curve
 from markovae.report.extremes import extreme_facts, pictured
 from markovae.report.pictures import Images
 from markovae.report.progressive import Progress, progress
-from markovae.report.prompts import PromptSheet, prompt_sheet
+from markovae.report.prompts import PromptSheet, caption_facts, prompt_sheet
 from markovae.report.subject import Subject, own_precision
 from markovae.report.words import meanings
 from markovae.sampling import DEFAULT_SAMPLER, sample
@@ -35,6 +35,7 @@ LEAST_DRAWS, MOST_DRAWS = 4, 16
 CHAIN_IMAGES, REVERSE_IMAGES = 4, 2
 SHOWN_NEIGHBOURS, YARDSTICK = 8, 200
 MEASURE_BATCH = 64
+CAPTION_SECONDS = 10.0
 RATE_IMAGES, PROGRESS_IMAGES, EXTREMES = 100, 3, 9
 
 
@@ -68,7 +69,7 @@ def find(subject: Subject) -> Findings:
     """
     say("writing the report: measuring")
     measured = measured_part(subject)
-    extremes = extreme_facts(measured, EXTREMES)
+    extremes, weighed = extreme_facts(measured, EXTREMES), caption_facts(subject, CAPTION_SECONDS)
     some = subject.splits.test.images[:RATE_IMAGES]
     way = progress(subject.model, some, labels(subject, len(some)), PROGRESS_IMAGES)
     say("writing the report: sampling")
@@ -89,6 +90,7 @@ def find(subject: Subject) -> Findings:
         "measurement": {**measured.to_dict(), "split": "test"},
         "codecs": codec_table(subject.splits.test.images[: len(measured.total)], subject.bins),
         "samples": sample_facts(subject, len(samples)),
+        "captions": weighed,
         "prompts": None if sheet is None else sheet.facts(),
         "neighbours": neighbour_facts(near, real, len(pool)),
         "channels": channel_facts(subject, samples),

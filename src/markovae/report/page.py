@@ -10,7 +10,7 @@ import numpy as np
 from markovae.report import html, sections
 from markovae.report.findings import Findings
 from markovae.report.pictures import grid, viewable
-from markovae.report.prompts import prompt_section
+from markovae.report.prompts import caption_section, prompt_section
 from markovae.report.style import STYLE
 from markovae.report.words import EXTREMES, PROGRESS, RATE
 
@@ -25,6 +25,7 @@ def page(found: Findings) -> str:
             _samples(found),
             prompt_section(found.prompts, found.bins),
             sections.cost(record),
+            caption_section(record["captions"]),
             f'<div class="pair">{sections.levels(record)}{sections.heldout(record)}</div>',
             _progress(found),
             _extremes(found),

@@ -1,12 +1,14 @@
-"""The sheet of prompts × seeds of a model of captions."""
+"""Of a model of captions: the sheet of prompts × seeds, and what captions say in nats."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from markovae.likelihood import Estimator
 from markovae.quality.neighbours import Images
 from markovae.report import html
 from markovae.report.pictures import grid, viewable
@@ -21,10 +23,12 @@ from markovae.sampling import (
     prompt_condition,
     to_images,
 )
-from markovae.text import captions_of
+from markovae.text import captions_of, weigh_captions
+from markovae.text.words import DIFFERENCE, INFORMATION
 
 SHEETS = ((6, 6), (4, 6), (4, 4), (3, 3))  # prompts and seeds, as the time allows
 SEED = 0
+CANDIDATES, DRAWS, MOST_WEIGHED = 8, 4, 256
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,58 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
     with evaluating(model):
         x = torch.cat([part.cpu() for part in batches])
     return PromptSheet(prompts, to_images(model, x), columns, steps)
+
+
+def caption_facts(subject: Subject, seconds: float) -> dict[str, Any] | None:
+    """The worth of the test images' captions, on as few images as the time allows; None without captions to weigh.
+
+    Args:
+        seconds: that it may take; `markovae measure --captions` takes its time, and tells more.
+    """
+    test = subject.splits.test
+    n = int(seconds * subject.pace / ((CANDIDATES + 1) * (DRAWS + 1))) // CANDIDATES * CANDIDATES
+    n = min(max(n, 2 * CANDIDATES), MOST_WEIGHED)
+    captions = test.captions or ()
+    if subject.model.reader is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
+        return None
+    found = weigh_captions(
+        subject.model,
+        np.asarray(test.images[:n]),
+        captions[:n],
+        candidates=CANDIDATES,
+        estimator=Estimator(DRAWS),
+        attributes=False,
+    ).to_dict()
+    return {name: found[name] for name in ("n", "bound_difference", "information_lower_bound")} | {"draws": DRAWS}
+
+
+def caption_section(facts: dict[str, Any] | None) -> str:
+    """What captions say, on the page."""
+    if facts is None:
+        return ""
+    difference, lower = facts["bound_difference"], facts["information_lower_bound"]
+    rows = [
+        ["bound difference", _said(difference["nats"], 1), "nats an image"],
+        ["", _said(difference["bits_per_dim"], 3), "bits/dim"],
+        ["information, at least", _said(lower["nats"], 2), "nats an image"],
+    ]
+    meaning = INFORMATION.format(k=lower["candidates"], ceiling=lower["ceiling_nats"])
+    text = (
+        f"On the test part's first {facts['n']:,} images, {facts['draws']} levels each. {_sentence(DIFFERENCE)} "
+        f"{_sentence(meaning)} markovae measure RUN --captions takes more images, and tells phrases and attributes."
+    )
+    return html.section(
+        "What captions say", html.table(("", "", ""), rows, numeric=(1,), meaning=2), html.paragraph(text)
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _said(figure: dict[str, Any], digits: int) -> str:
+    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{error}"
 
 
 def prompt_section(sheet: PromptSheet | None, bins: int) -> str:

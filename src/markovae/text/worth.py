@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from markovae.data.faces import Attributes, caption, phrases, sentence
 from markovae.data.phrases import SWAPPED, read_face, swaps
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood import Estimator, block_partners, chosen_log_prob, information_bound, shared_nats
+from markovae.likelihood import Estimator, block_partners, chosen_log_prob, finite, information_bound, shared_nats
 from markovae.networks.condition import Condition
 from markovae.text.reader import captions_of
 from markovae.vae import Estimate, estimate_mean
@@ -76,6 +77,45 @@ class Worth:
     def information(self) -> Estimate:
         """The lower bound on the information between image and caption, nats."""
         return information_bound(self.candidates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, JSON-able; nats an example."""
+        bit = 1 / (self.dims * math.log(2))
+        difference, k = estimate_mean(self.difference), len(self.candidates)
+        return {
+            "n": len(self.captions),
+            "dims": self.dims,
+            "network_calls": self.calls,
+            "bits_per_dim": {
+                "with_caption": _figure(estimate_mean(self.given).scaled(bit)),
+                "without_caption": _figure(estimate_mean(self.without).scaled(bit)),
+            },
+            "bound_difference": {"nats": _figure(difference), "bits_per_dim": _figure(difference.scaled(bit))},
+            "information_lower_bound": {
+                "nats": _figure(self.information),
+                "candidates": k,
+                "n": self.candidates.shape[1],
+                "ceiling_nats": math.log(k),
+            },
+            "phrases": [
+                {"phrase": name, "n": len(nats), "nats": _figure(estimate_mean(nats))}
+                for name, nats in self.phrases.items()
+            ],
+            "attributes": [
+                {
+                    "attribute": choice.attribute,
+                    "n": len(choice.right),
+                    "accuracy": choice.accuracy.value,
+                    "stderr": finite(choice.accuracy.stderr),
+                    "chance": choice.chance,
+                }
+                for choice in self.choices
+            ],
+        }
+
+
+def _figure(found: Estimate) -> dict[str, Any]:
+    return {"mean": finite(found.value), "stderr": finite(found.stderr), "ci95": [finite(end) for end in found.ci95]}
 
 
 class _Weigher:
