@@ -184,3 +184,13 @@ def test_captions_are_weighed_by_one_process(text_run: Path, refused, monkeypatc
     for name, value in {**RANKED, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert "start without torchrun" in refused("measure", text_run, "--captions")
+
+
+def test_prompts_are_drawn_the_same_by_several(together, text_run: Path, tmp_path: Path):
+    words = ["sample", str(text_run), "--prompt", "a hat", "--prompt", "", "--n", "5", "--batch", "4", "--steps", "3"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    ended = together(lambda: main([*words, "--out", str(tmp_path / "two")]))
+    assert [(end.code, end.value) for end in ended] == [(0, 0)] * 2, [end.said for end in ended]
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert len(one) == 12
+    assert one == two

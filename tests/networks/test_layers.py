@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from markovae.networks.layers import CrossAttention, ResidualBlock, SelfAttention, group_count, modulated_norm, zeroed
+from markovae.networks.layers import (
+    CrossAttention,
+    ResidualBlock,
+    SelfAttention,
+    attend,
+    group_count,
+    modulated_norm,
+    zeroed,
+)
 
 
 @given(st.integers(1, 1024))
@@ -78,3 +86,15 @@ def test_cross_attention_equals_its_definition_for_every_length() -> None:
         weights = torch.einsum("ihd,jhd->hij", q, k).div(2).softmax(-1)
         mixed = torch.einsum("hij,jhd->ihd", weights, v.reshape(-1, 2, 4)).reshape(6, 8)
         torch.testing.assert_close(found[b], h[b] + layer.out(mixed).T.reshape(8, 2, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_attention_to_few_tokens_is_attention():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (5, 4, 4))
+    mask = torch.tensor([[True, True, False, True], [True, False, False, False]])[:, None, None, :]
+    exact = (q.double() @ k.double().transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf).softmax(-1) @ v.double()
+    torch.testing.assert_close(attend(q, k, v, mask).double(), exact, atol=1e-5, rtol=0)
+    brief = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    assert brief.dtype == torch.bfloat16
+    torch.testing.assert_close(brief.double(), exact, atol=5e-2, rtol=0)
+    assert torch.equal(brief[1], v.bfloat16()[1][:, :1].expand(-1, 5, -1)), "of one token nothing else is read"

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 import markovae as mv
+from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.quality import Quality, assess, assess_images, compare, open_extractor
+from markovae.quality.assessing import Draw, draw_samples, real_for
 from markovae.quality.record import Conditions
+from markovae.sampling import Guidance, plan, sample
 
 
 @pytest.fixture
@@ -80,3 +83,16 @@ def test_a_record_without_a_distance_and_an_unknown_condition_are_refused(found:
 def test_the_public_names() -> None:
     assert mv.assess is assess
     assert mv.Quality is Quality
+
+
+def test_samples_of_a_model_of_captions_are_given_those_of_the_stand_ins(text_model, splits):
+    told = ("bright at the left", "bright at the right")
+
+    def captioned(part: ImageData) -> ImageData:
+        return replace(part, captions=tuple(told[label] for label in part.labels), labels=None, class_names=())
+
+    data = Splits(*(captioned(part) for part in (splits.train, splits.validation, splits.test)), "by hand")
+    real = real_for(text_model, data, 30)
+    drawn = draw_samples(text_model, real, Draw(plan(text_model, "ddim", 3), Guidance(), 0, 30, {}))
+    prompts = [told[int(image[0, :, 2:].mean() > image[0, :, :2].mean())] for image in real.stand_ins]
+    assert np.array_equal(drawn, sample(text_model, 30, steps=3, sampler="ddim", prompt=prompts, guidance=1, batch=30))

@@ -75,6 +75,15 @@ def test_other_captions_and_another_encoder_are_refused_at_resume(
         resume_run(run, steps=15)
 
 
+def test_weights_of_another_encoder_are_refused_at_init(config: Config, tmp_path: Path, monkeypatch):
+    run = train_run(config, tmp_path / "run")
+    again = train_run(config, tmp_path / "again", init=run)
+    assert open_checkpoint(again).text == open_checkpoint(run).text
+    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "99" * 32)
+    with pytest.raises(UserError, match="trained with the text encoder"):
+        train_run(config, tmp_path / "other", init=run)
+
+
 def test_a_bundle_that_names_no_encoder_is_refused(config: Config, tmp_path: Path):
     checkpoint = open_checkpoint(train_run(config, tmp_path / "run"))
     state = json.loads(checkpoint.contents["state.json"])

@@ -130,7 +130,7 @@ class DiTBlock(nn.Module):
         q = self._heads(self.ask(h))
         k, v = (self._heads(x) for x in self.key_value(self.read(tokens)).chunk(2, dim=-1))
         q, k = (self._unit(x).to(v.dtype) for x in (q, k))
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        found = attend(q, k, v, mask[:, None, None, :])
         out: Tensor = self.tell(found.transpose(1, 2).flatten(2))
         return out
 

@@ -165,6 +165,8 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusio
                 f"--init {init} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
                 "data of the same shape"
             ) from None
+        if model.reader is not None:  # weights that read one encoder's features mean nothing on another's
+            model.reader = EncoderReader(source.text["encoder"], source.text["sha256"])
     return model
 
 
