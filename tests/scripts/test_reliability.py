@@ -1,0 +1,40 @@
+"""The table of docs/reliability.md: rows by point, between two marks, and nothing else of the page changes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts.reliability import BEGIN, END, PAGE, main, table, with_table
+
+ROWS = [
+    {"point": 10, "figure": "memory", "method": "a long run", "result": "flat"},
+    {"point": 3, "figure": "kills", "method": "a | b", "result": "200 of 200"},
+]
+
+
+def test_rows_stand_by_point_and_bars_are_no_columns():
+    lines = table(ROWS).splitlines()
+    assert lines[2] == "| 3 | kills | a \\| b | 200 of 200 |"
+    assert lines[3] == "| 10 | memory | a long run | flat |"
+
+
+def test_only_what_is_between_the_marks_changes():
+    page = PAGE.read_text(encoding="utf-8")
+    once = with_table(page, table(ROWS))
+    assert once.partition(BEGIN)[0] == page.partition(BEGIN)[0]
+    assert once.partition(END)[2] == page.partition(END)[2]
+    assert with_table(once, table(ROWS)) == once
+    with pytest.raises(ValueError, match="has no place for the table"):
+        with_table("a page", "a table")
+
+
+def test_the_script_writes_what_the_soak_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    page = tmp_path / "reliability.md"
+    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    monkeypatch.setattr("scripts.reliability.PAGE", page)
+    monkeypatch.setattr("sys.argv", ["reliability", "--found", str(tmp_path)])
+    assert main() == 2
+    assert "run make soak first" in capsys.readouterr().out
+    (tmp_path / "kills-0.json").write_text(json.dumps(ROWS[1]))
+    assert main() == 0
+    assert "| 200 of 200 |" in page.read_text()
