@@ -19,7 +19,7 @@ from tests.reliability.outcome import leftovers, outcome
 
 from markovae.checkpoint import newest_checkpoint
 
-STARTS = 60.0  # seconds that Python and torch may take to load on a busy machine
+STARTS = 600.0  # seconds that Python and torch may take to load on a busy machine
 
 
 class Command:
