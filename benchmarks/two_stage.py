@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--row", type=int, default=Sizes.row, help="units of the prior's layers")
     parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER)
     parser.add_argument("--calls", type=int, default=20, help="of the network, a stage and image")
-    parser.add_argument("--guidance", type=float, nargs=2, default=(1.0, 2.0), metavar=("PRIOR", "DECODER"))
+    parser.add_argument("--guidance", type=float, nargs=2, default=(2.0, 2.0), metavar=("PRIOR", "DECODER"))
     amounts(parser)
     parser.add_argument("--large", type=int, default=200, help="test captions whose images are enlarged too")
     parser.add_argument("--sample-batch", type=int, default=50)
