@@ -82,6 +82,7 @@ def test_an_empty_prompt_is_said_to_ask_for_nothing(text_run: Path, tmp_path: Pa
     assert main([*words, "--prompt", "", "--out", str(tmp_path / "empty")]) == 0
     assert "an empty prompt asks for nothing: drawing without a condition" in capsys.readouterr().err
     assert main([*words, "--out", str(tmp_path / "plain")]) == 0
+    assert "no --prompt: drawing without a condition" in capsys.readouterr().err
     empty, plain = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("empty", "plain"))
     assert np.array_equal(empty, plain)
 
@@ -194,3 +195,16 @@ def test_prompts_are_drawn_the_same_by_several(together, text_run: Path, tmp_pat
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert len(one) == 12
     assert one == two
+
+
+def test_a_run_that_never_left_a_caption_out_draws_and_weighs_none(text_run: Path, tmp_path: Path, refused):
+    words = ["--out", str(tmp_path / "run"), "--steps", "2", "--no-report"]
+    words += settings(condition__kind="text", train__label_dropout="0")
+    assert main(["train", str(text_run.parent / "photos"), *words]) == 0
+    assert "never trained without captions" in refused("sample", tmp_path / "run", "--out", tmp_path / "x")
+    assert "never trained without captions" in refused("measure", tmp_path / "run", "--captions")
+    drawn = ["sample", str(tmp_path / "run"), "--out", str(tmp_path / "y"), "--n", "1", "--steps", "2"]
+    assert main([*drawn, "--prompt", "a hat"]) == 0
+    assert opened(tmp_path / "y" / "00000.png")[1]["markovae:guidance"] == "1"
+    words = ["sample", tmp_path / "run", "--prompt", "a hat", "--guidance", "2", "--out", tmp_path / "z"]
+    assert "name a --negative prompt" in refused(*words)

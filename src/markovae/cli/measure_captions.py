@@ -43,6 +43,11 @@ def weigh(opened: Opened, chosen: Chosen, options: argparse.Namespace) -> dict[s
     began, data, limit = time.monotonic(), chosen.data, options.limit or DEFAULT_LIMIT
     if opened.model.reader is None:
         raise UserError(f"--captions needs a model of captions, and {opened.path} was trained without: leave it out")
+    if not opened.checkpoint.config.train.label_dropout:
+        raise UserError(
+            f"{opened.path} never trained without captions (train.label_dropout=0): what it makes of images without "
+            "them means nothing"
+        )
     if data.captions is None or not any(map(str.strip, data.captions[:limit])):
         raise UserError(f"{data.name} has no captions: bring captioned images, or leave --captions out")
     draws = DEFAULT_DRAWS if options.draws is None else options.draws

@@ -50,8 +50,10 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
         raise UserError("--negative is what a prompt is guided away from: give a --prompt")
     if opened.model.reader is not None and blank and options.guidance not in (None, 1) and options.autoguide is None:
         raise UserError(f"--guidance {options.guidance:g} leads to a prompt: give a --prompt, or leave it out")
-    if texts and blank:
-        say("an empty prompt asks for nothing: drawing without a condition")
+    if opened.model.reader is not None and blank:
+        if not opened.checkpoint.config.train.label_dropout:
+            raise UserError(f"{opened.path} never trained without captions (train.label_dropout=0): give a --prompt")
+        say(f"{'an empty prompt asks for nothing' if texts else 'no --prompt'}: drawing without a condition")
     return texts
 
 
@@ -77,13 +79,24 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines)
 
 
-def weight_of(options: argparse.Namespace, prompts: tuple[str, ...]) -> float:
-    """--guidance, or its default: a push for prompts, else none."""
+def weight_of(opened: Opened, options: argparse.Namespace, prompts: tuple[str, ...]) -> float:
+    """--guidance, or its default: a push for prompts, else none.
+
+    Raises:
+        UserError: for a push away from "no caption" that the run never learnt.
+    """
     from markovae.sampling import TEXT_GUIDANCE
 
+    asked = any(text.strip() for text in prompts)
+    away = getattr(options, "negative", None) or options.autoguide or opened.checkpoint.config.train.label_dropout
+    if asked and not away and options.guidance not in (None, 1):
+        raise UserError(
+            f"--guidance {options.guidance:g} leads away from no caption, and {opened.path} never trained without one "
+            "(train.label_dropout=0): name a --negative prompt, or leave it out"
+        )
     if options.guidance is not None:
         return float(options.guidance)
-    return TEXT_GUIDANCE if any(text.strip() for text in prompts) else 1.0
+    return TEXT_GUIDANCE if asked and away else 1.0
 
 
 def conditions_for(opened: Opened, prompts: tuple[str, ...], each: int) -> Condition | None:

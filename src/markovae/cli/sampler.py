@@ -115,7 +115,7 @@ def chosen_guidance(
     """
     from markovae.sampling import Guidance, Interval, prompt_condition
 
-    weight = weight_of(options, prompts)
+    weight = weight_of(opened, options, prompts)
     for name in ("guidance_interval", "autoguide", "negative"):
         if getattr(options, name, None) is not None and weight == 1:
             raise UserError(f"--{name.replace('_', '-')} shapes guidance: name its weight with --guidance, 2 say")

@@ -126,6 +126,7 @@ class Session:
         training, config = self.training, self.config.train
         if training.done or training.budget.total is not None or config.seconds is None:
             return
+        self._validation  # noqa: B018 - captions that must be encoded first are no part of what looking costs
         started = training.seconds
         with interrupts.harmless():
             self._fit()
