@@ -17,7 +17,7 @@ SOURCE = Path(markovae.__file__).parent
 
 # Top first: a room may import only rooms above its own line. A new room gets its place here.
 ROOMS = """
-    errors processes disk files lock jsonlines randomness gaussian quadrature vae endpoint forward schedule
+    errors processes allocator disk files lock jsonlines randomness gaussian quadrature vae endpoint forward schedule
     learned_schedule pixels sde target reverse decoder chains regression toys gaps networks diffusion objective
     parts optim likelihood fitting sampling console data quality text config build checkpoint training interop plots
     verify doctor report run web cli __main__

@@ -1,7 +1,7 @@
 """Muon for the hidden matrices and AdamW for the rest, in one optimiser."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -169,21 +169,36 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[weight]["second"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
                 self.state[weight]["step"] = torch.zeros((), dtype=torch.float32)
         states = [self.state[weight] for weight in weights]
-        # Entry by entry, so of weights that are spread each process takes its own.
-        weights, grads = [mine(weight) for weight in weights], [mine(w.grad) for w in weights if w.grad is not None]
-        firsts, seconds = [mine(s["first"]) for s in states], [mine(s["second"]) for s in states]
-        beta1, beta2 = group["betas"]
         for state in states:
             state["step"] += 1
-        torch._foreach_lerp_(firsts, grads, 1 - beta1)
-        torch._foreach_mul_(seconds, beta2)
-        torch._foreach_addcmul_(seconds, grads, grads, 1 - beta2)
-        if group["weight_decay"]:
-            decayed: list[Tensor] = [weight for weight in weights if weight.ndim >= 2]
-            if decayed:
-                torch._foreach_mul_(decayed, 1 - group["lr"] * group["weight_decay"])
-        counts = [float(state["step"]) for state in states]
-        scales = torch._foreach_sqrt(seconds)
-        torch._foreach_div_(scales, [(1 - beta2**count) ** 0.5 for count in counts])
-        torch._foreach_add_(scales, ADAM_EPS)
-        torch._foreach_addcdiv_(weights, firsts, scales, [-group["lr"] / (1 - beta1**n) for n in counts])
+        # Entry by entry, so of weights that are spread each process takes its own.
+        entries = [
+            (mine(weight), mine(weight.grad), mine(state["first"]), mine(state["second"]), state["step"])
+            for weight, state in zip(weights, states, strict=True)
+            if weight.grad is not None
+        ]
+        # Norms and biases are not pulled to zero.
+        for decay, matrices in ((group["weight_decay"], True), (0.0, False)):
+            some = [entry for entry in entries if (entry[0].ndim >= 2) == matrices and entry[0].numel()]
+            if some:
+                _adam(some, group["lr"], group["betas"], decay)
+
+
+def _adam(entries: Sequence[tuple[Tensor, ...]], lr: float, betas: Any, decay: float) -> None:
+    """AdamW's step of (weight, gradient, first moment, second moment, steps) in one pass over memory."""
+    weights, grads, firsts, seconds, counts = map(list, zip(*entries, strict=True))
+    torch._fused_adamw_(
+        weights,
+        grads,
+        firsts,
+        seconds,
+        [],
+        [count.to(weight.device) for count, weight in zip(counts, weights, strict=True)],
+        amsgrad=False,
+        lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=decay,
+        eps=ADAM_EPS,
+        maximize=False,
+    )

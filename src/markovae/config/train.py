@@ -44,6 +44,9 @@ class TrainConfig:
             itself, for the targets step_noise and mean; literal, raw too, drawn as (z_0, ℓ, z_{ℓ−1}, ε).
         label_dropout: share of the labels, or captions, replaced by the learned null.
         precision: auto (probed), float32 or bfloat16.
+        checkpointing: whether activations inside the blocks of the network are computed again on the way back rather
+            than kept: the same gradients in less memory and more time.
+        compile: whether the network is compiled first (torch.compile), which pays in long runs.
         save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
         rollback: how often (up to 3) a run that meets a number that is none goes back to its last checkpoint and
@@ -85,6 +88,8 @@ class TrainConfig:
     draw: str = "rao_blackwell"
     label_dropout: float = 0.1
     precision: str = "auto"
+    checkpointing: bool = False
+    compile: bool = False
     save_minutes: float = 5.0
     keep: int = 2
     keep_every: int = 0

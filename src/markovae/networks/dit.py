@@ -197,7 +197,7 @@ class DiT(Network):
         h = self.stem(torch.cat([seen, where], dim=1).flatten(2).transpose(1, 2))
         angles = rotations(height, width, self.config.head_dim, seen)
         for block in self.blocks:
-            h = block(h, embedding, angles, tokens)
+            h = self._run(block, h, embedding, angles, tokens)
         h = self.head(modulated(h, *self.modulation(embedding).chunk(2, dim=1)))
         out: Tensor = F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
         return out.to(precise)

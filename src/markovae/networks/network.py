@@ -1,14 +1,24 @@
 """What every network of the prior is: out = net(z, log-SNR, condition)."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from markovae.networks.condition import Condition
 
 
 class Network(nn.Module, ABC):
-    """A function of the latent, its log-SNR and an optional condition; it knows no schedule and no target."""
+    """A function of the latent, its log-SNR and an optional condition; it knows no schedule and no target.
+
+    Attributes:
+        checkpointing: whether a training pass keeps only what enters each block, and computes the rest of it again on
+            the way back: the same gradients in less memory and about a third more time (Chen et al. 2016).
+    """
+
+    checkpointing = False
 
     @property
     @abstractmethod
@@ -34,6 +44,12 @@ class Network(nn.Module, ABC):
             condition: what is known about each example, or None for the learned null.
         Returns: (B, C_out, *rest of D), float32; float64 where the weights are (`network.double()`).
         """
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Any:
+        """block(*inputs), with or without its activations kept."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
 
 def check_images(z: Tensor, logsnr: Tensor, channels: int, stride: int) -> None:

@@ -1,5 +1,6 @@
 """The U-Net: net(z, log-SNR, condition) -> out, for images of any height and width that its stride divides."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from markovae.networks.layers import CrossAttention, ResidualBlock, SelfAttentio
 from markovae.networks.network import Network, check_images
 
 Tokens = tuple[Tensor, Tensor] | None
+Run = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,15 @@ class _Level(nn.Module):
         self.text = nn.ModuleList(CrossAttention(channels, config.token_dim, config.head_dim) for _ in count if reads)
         self.merges = nn.ModuleList(nn.Conv2d(2 * channels, channels, 1) for _ in count if merge)
 
-    def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens, skips: list[Tensor], run: Run) -> Tensor:
         for i, block in enumerate(self.blocks):
             if len(self.merges):
                 h = self.merges[i](torch.cat([h, skips.pop()], dim=1))
-            h = block(h, embedding)
+            h = run(block, h, embedding)
             if len(self.attention):
-                h = self.attention[i](h)
+                h = run(self.attention[i], h)
             if len(self.text) and tokens is not None:
-                h = self.text[i](h, *tokens)
+                h = run(self.text[i], h, *tokens)
             if not len(self.merges):
                 skips.append(h)
         return h
@@ -157,10 +159,10 @@ class UNet(Network):
         skips: list[Tensor] = []
         last = len(self.down) - 1
         for level, stage in enumerate(self.down):
-            h = stage(h, embedding, tokens, skips)
+            h = stage(h, embedding, tokens, skips, self._run)
             h = self.shrink[level](h) if level < last else h
         for level in range(last, -1, -1):
-            h = self.up[level](h, embedding, tokens, skips)
+            h = self.up[level](h, embedding, tokens, skips, self._run)
             h = self.grow[level - 1](h) if level > 0 else h
         out: Tensor = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.config.patch)
         return out.to(precise)

@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 
 import markovae
+from markovae.allocator import kept_memory
 from markovae.checkpoint import checkpoint_name, newest_checkpoint, prune, save_checkpoint
 from markovae.checkpoint.writing import checkpoints_in, is_milestone
 from markovae.config import Config
@@ -92,7 +93,7 @@ class Session:
             StoppedRun: for a loss that is no number, or a disk that refuses, naming the last good checkpoint.
             SystemExit: 130 or 143 after a signal, the present step saved.
         """
-        with Interrupts(patient=not self.training.ranks.alone) as interrupts:
+        with kept_memory(), Interrupts(patient=not self.training.ranks.alone) as interrupts:
             together = Lockstep(self.training.ranks, interrupts)
             try:
                 self._train(interrupts, together)

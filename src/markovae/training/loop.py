@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from markovae.allocator import kept_memory
 from markovae.build import load_weights
 from markovae.config import TrainConfig
 from markovae.config.mapping import from_table, to_table
@@ -48,8 +49,9 @@ def fit(
 def _steps(training: Training) -> Iterator[Step]:
     failed = True
     try:
-        while not training.done:
-            yield training.advance()
+        with kept_memory():
+            while not training.done:
+                yield training.advance()
         failed = False
     except GeneratorExit:
         failed = False

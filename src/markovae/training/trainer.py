@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from markovae.build import create_draws, load_weights
 from markovae.checkpoint.draws import draws_record
 from markovae.config import TrainConfig
+from markovae.console import say
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
@@ -29,7 +30,9 @@ from markovae.training.checks import clip, unfinite_weights
 from markovae.training.losses import LevelLoss, Losses, create_loss
 from markovae.training.optimiser import create_optimiser
 from markovae.training.precision import Choice, dtype_named, probe
+from markovae.training.preparing import prepared
 from markovae.training.ranks import Ranks
+from markovae.training.room import halved, out_of_memory
 from markovae.training.sharding import require_shardable, sharded
 from markovae.training.step import NonFiniteError, Step, not_taken
 from markovae.training.stopwatch import Stopwatch
@@ -77,13 +80,14 @@ class Training:
         self.optimiser = create_optimiser(model, config)
         self.budget = Budget(config.steps, config.seconds)
         self.precision: Choice | None = None
-        self.step, self.skipped, self.rollbacks = 0, 0, 0
+        self.step, self.skipped, self.rollbacks, self.parts = 0, 0, 0, config.accumulate
         self._watch = Stopwatch(clock)
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
         wrap = isinstance(self.loss, LevelLoss)
-        self._network = self.ranks.wrapped(model.network) if wrap and not self.spread else model.network
+        network = prepared(model, config)
+        self._network = self.ranks.wrapped(network) if wrap and not self.spread else network
         reduced = set(model.network.parameters()) if wrap else set()
         self._unreduced = [weight for weight in model.parameters() if weight.requires_grad and weight not in reduced]
         # A schedule's gradient has units of its own: it neither sets nor suffers the clipping of the network's.
@@ -227,6 +231,7 @@ class Training:
             "step": self.step,
             "draws": draws,
             "rollbacks": self.rollbacks,
+            "parts": self.parts,
             "images_seen": self.step * self.config.batch,
             "total_steps": self.budget.total,
             "seconds": self.seconds,
@@ -254,7 +259,7 @@ class Training:
         self.loss.restore(position.get("law"))
         self.batches.objective = self.objective
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
-        self.rollbacks = int(position["rollbacks"])
+        self.rollbacks, self.parts = int(position["rollbacks"]), int(position.get("parts", self.parts))
         self._watch = Stopwatch(self._clock, float(position["seconds"]))
         self.budget.total = position["total_steps"]
         if position["precision"] is not None:
@@ -297,10 +302,31 @@ class Training:
         return losses, float(nats.mean())
 
     def _backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
-        """Add the gradient of the batch's losses over `size`, part by part; the losses, on the CPU."""
+        """Add the gradient of the batch's losses over `size`, part by part; the losses, on the CPU.
+
+        Where memory runs out, from then on in parts of half the size: the draws and the mean loss are the same.
+
+        Raises:
+            StoppedRun: where one image is too large.
+        """
+        count = len(batch.example)
+        while True:
+            try:
+                return self._in_parts(network, batch, size, dtype)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Here the error, and with it what it held in memory, is gone.
+            self.parts = halved(min(self.parts, count), count, self.ranks.alone)
+            self.optimiser.zero_grad(set_to_none=True)
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            say(f"memory ran out: a batch is computed in {self.parts} parts from here on (train.accumulate)")
+
+    def _in_parts(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         self.optimiser.zero_grad(set_to_none=True)
         count, device = len(batch.example), self.model.device
-        parts = min(self.config.accumulate, count)
+        parts = min(self.parts, count)
         edges = [count * i // parts for i in range(parts + 1)]
         rank = () if self.ranks.first else (self.ranks.place.rank,)
         made = []

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from markovae.networks.ddpm.blocks import DDPMAttention, DDPMBlock, Doubling, Halving
 from markovae.networks.ddpm.config import DDPMConfig
+from markovae.networks.ddpm.kernels import arranged
 
 Run = Callable[..., Tensor]
-"""run(module, *inputs): calls it, keeping its activations or not."""
+"""run(module, *inputs): see `Network._run`."""
 
 
 @final
@@ -41,7 +42,7 @@ class DownStage(nn.Module):
             h = run(self.attention[index], h) if len(self.attention) else h
             skips.append(h)
         if self.resample is not None:
-            h = run(self.resample, h, time)
+            h = arranged(run(self.resample, h, time))
             skips.append(h)
         return h
 
@@ -72,7 +73,7 @@ class UpStage(nn.Module):
         for index, block in enumerate(self.blocks):
             h = run(block, torch.cat([h, skips.pop()], dim=1), time)
             h = run(self.attention[index], h) if len(self.attention) else h
-        return h if self.resample is None else run(self.resample, h, time)
+        return h if self.resample is None else arranged(run(self.resample, h, time))
 
 
 @final

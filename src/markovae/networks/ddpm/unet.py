@@ -135,7 +135,3 @@ class DDPMUNet(Network):
         norm = self.norm
         out: Tensor = self.head(normed(h, norm.num_groups, norm.weight, norm.bias, norm.eps))
         return out.to(working_type(self.stem.weight))
-
-    def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        out: Tensor = module(*inputs)
-        return out

@@ -1,0 +1,35 @@
+"""When a batch does not fit into memory."""
+
+from __future__ import annotations
+
+import torch
+
+from markovae.errors import StoppedRun
+
+# What PyTorch's allocator on the CPU says, on Linux and elsewhere; it has no class of its own for it.
+_WORDS = ("can't allocate memory", "not enough memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this tells that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS):
+        return True
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def halved(parts: int, count: int, alone: bool) -> int:
+    """Parts of half the size for a batch of `count` images that did not fit in `parts`.
+
+    Raises:
+        StoppedRun: for a single image, and for one of several processes, whose others would wait for it.
+    """
+    if parts < count and alone:
+        return min(2 * parts, count)
+    if parts >= count:
+        raise StoppedRun(
+            "memory ran out over a single image: set train.checkpointing=true, or take a smaller network or image"
+        )
+    raise StoppedRun(
+        f"memory ran out over {-(-count // parts)} images in one of several processes: set train.accumulate, which is "
+        f"{parts} here, to a larger number, or train.checkpointing=true"
+    )
