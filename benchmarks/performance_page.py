@@ -107,9 +107,9 @@ def profile(record: Record) -> str:
     rows.append(["at the matmul peak", *("" if floor is None else f"{floor:.0f} ms" for floor in floors)])
     parts.append(table([f"{record['batch']} images", *names], rows))
     parts.append(
-        "Convolutions run near the peak. Beside them every operation on its own reads and writes its activations, with "
-        "bfloat16 turned to float32 and back each time; `train.compile` makes single loops of several. Muon's products "
-        "are float32 on purpose (a Gram matrix squares the condition number).\n"
+        "The peak bounds convolutions and products. Beside them every operation on its own reads and writes its "
+        "activations, with bfloat16 turned to float32 and back each time; `train.compile` makes single loops of several. "
+        "Muon's products are float32 on purpose: a Gram matrix squares the condition number.\n"
     )
     return "\n".join(parts)
 

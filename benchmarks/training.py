@@ -30,7 +30,7 @@ from markovae.training import Training, fit
 from performance_networks import NETWORKS, flops, images_for, model_of, peer_of, weights_of
 from performance_peers import BEST, BETAS, CLIP, DECAY, DEFAULT, Peer, Setting
 
-IMAGES, CHECKED = 512, 8
+IMAGES, CHECKED = 512, 4
 RATE = 1e-4
 LIMIT = 0.01  # equal losses
 OURS = [

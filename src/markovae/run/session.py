@@ -93,7 +93,8 @@ class Session:
             StoppedRun: for a loss that is no number, or a disk that refuses, naming the last good checkpoint.
             SystemExit: 130 or 143 after a signal, the present step saved.
         """
-        with kept_memory(), Interrupts(patient=not self.training.ranks.alone) as interrupts:
+        alone = self.training.ranks.alone
+        with kept_memory() if alone else nullcontext(), Interrupts(patient=not alone) as interrupts:
             together = Lockstep(self.training.ranks, interrupts)
             try:
                 self._train(interrupts, together)
