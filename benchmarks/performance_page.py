@@ -108,7 +108,7 @@ def profile(record: Record) -> str:
     parts.append(table([f"{record['batch']} images", *names], rows))
     parts.append(
         "The peak bounds convolutions and products. Beside them every operation on its own reads and writes its "
-        "activations, with bfloat16 turned to float32 and back each time; `train.compile` makes single loops of several. "
+        "activations, with bfloat16 turned to float32 and back each time; `train.compile` joins several in a loop. "
         "Muon's products are float32 on purpose: a Gram matrix squares the condition number.\n"
     )
     return "\n".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
