@@ -51,10 +51,10 @@ class Look:
         return float(np.polyfit(later[:, 0] / 1000, later[:, 1], 1)[0])
 
 
-def watched_run(memory: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> Look:
+def watched_run(memory: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *more: str) -> Look:
     """A run that evaluates, draws grids, saves and prunes all along."""
     trainers.write_images(memory / "images.npz")
-    more = (f"train.steps={steps}", f"train.keep_every={steps}", "train.evaluations=20", "train.grids=10")
+    more = (f"train.steps={steps}", *more)
     look = Look(monkeypatch, max(steps // 50, 1))
     before = descriptors(), shared()
     train_run(trainers.config(str(memory / "images.npz"), "plain", *more), memory / "run")
@@ -64,13 +64,13 @@ def watched_run(memory: Path, monkeypatch: pytest.MonkeyPatch, steps: int) -> Lo
 
 
 def test_five_hundred_steps_leave_no_descriptor_and_little_memory(memory: Path, monkeypatch, capsys):
-    look = watched_run(memory, monkeypatch, 500)
+    look = watched_run(memory, monkeypatch, 500, "train.save_minutes=1e9", "train.keep_every=25", "train.evaluations=4")
     assert look.rows[-1][1] - look.rows[len(look.rows) // 2][1] < 4
 
 
 @pytest.mark.slow
 def test_five_thousand_steps(memory: Path, monkeypatch, capsys, tell):
-    look = watched_run(memory, monkeypatch, 5000)
+    look = watched_run(memory, monkeypatch, 5000, "train.keep_every=5000", "train.evaluations=20", "train.grids=10")
     slope = look.slope()
     assert slope < 1
     tell(
