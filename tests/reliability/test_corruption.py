@@ -76,19 +76,14 @@ class Watch:
 
     def __init__(self) -> None:
         self._began = self._memory()
-        self.longest = self.longest_wall = 0.0
+        self.longest, self.growth = 0.0, 0  # seconds of processor time, KiB
 
     def __enter__(self) -> None:
-        self._at, self._wall = time.process_time(), time.monotonic()
+        self._at = time.process_time()
 
     def __exit__(self, *error: object) -> None:
         self.longest = max(self.longest, time.process_time() - self._at)
-        self.longest_wall = max(self.longest_wall, time.monotonic() - self._wall)
-
-    @property
-    def growth(self) -> int:
-        """KiB."""
-        return self._memory() - self._began
+        self.growth = max(self.growth, self._memory() - self._began)
 
     def _memory(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
