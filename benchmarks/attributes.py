@@ -51,7 +51,7 @@ class JudgeRecipe:
     steps: int = 4_000
     batch: int = 128
     width: int = 48
-    version: int = 1
+    version: int = 2
 
 
 class FaceNet(nn.Module):
@@ -154,7 +154,7 @@ def drawn(recipe: JudgeRecipe) -> np.ndarray:
 
 
 def trained(pictures: np.ndarray, recipe: JudgeRecipe) -> FaceNet:
-    """Cross-entropy of every attribute, under noise of a random width; the rate falls linearly from the half on."""
+    """Cross-entropy of every attribute, under blur and noise of random strength; the rate falls from the half on."""
     truth = labels_of([attributes(recipe.first + i) for i in range(recipe.faces)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -169,7 +169,8 @@ def trained(pictures: np.ndarray, recipe: JudgeRecipe) -> FaceNet:
         rows = torch.randint(len(pictures), (recipe.batch,), generator=source)
         images = scaled(pictures[rows.numpy()])
         width = MOST_NOISE * torch.rand(recipe.batch, 1, 1, 1, generator=source)
-        images = images + width * torch.randn(images.shape, generator=source)
+        soft = torch.rand(recipe.batch, 1, 1, 1, generator=source)
+        images = images + soft * (blurred(images) - images) + width * torch.randn(images.shape, generator=source)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             scores = network(images)
         losses = [F.cross_entropy(s.float(), truth[rows, i]) for i, s in enumerate(scores)]
@@ -185,6 +186,13 @@ def trained(pictures: np.ndarray, recipe: JudgeRecipe) -> FaceNet:
             say(f"step {step + 1}: loss {total / 200:.4f}")
             total = 0.0
     return network.eval()
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Each pixel and its neighbours by (1, 4, 1)/6 along both sides, edges repeated."""
+    framed = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    high = (framed[:, :, :-2] + 4 * framed[:, :, 1:-1] + framed[:, :, 2:]) / 6
+    return (high[..., :-2] + 4 * high[..., 1:-1] + high[..., 2:]) / 6
 
 
 def share(right: Tensor) -> dict[str, float]:
@@ -211,12 +219,9 @@ def confusions(told: Tensor, truth: Tensor, words: Mapping[str, Sequence[str]]) 
 
 
 def spoilt(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Images as a model may get them: under noise of 13 grey values, and blurred by (1, 4, 1)/6 along both sides."""
+    """Images as a model may get them: under noise of 13 grey values, and blurred."""
     noise = 13 * torch.randn(images.shape, generator=generator(0, "judge", "noise")).numpy()
-    framed = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
-    high = (framed[:, :, :-2] + 4 * framed[:, :, 1:-1] + framed[:, :, 2:]) / 6
-    wide = (high[..., :-2] + 4 * high[..., 1:-1] + high[..., 2:]) / 6
-    found = {"noise of 13 grey values": images + noise, "blur": wide}
+    found = {"noise of 13 grey values": images + noise, "blur": blurred(torch.from_numpy(images).double()).numpy()}
     return {name: each.round().clip(0, 255).astype(np.uint8) for name, each in found.items()}
 
 
