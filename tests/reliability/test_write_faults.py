@@ -78,6 +78,7 @@ def faulty_run(folder: Path, whole: dict[str, str], number: int, code: int) -> s
         if isinstance(error, StoppedRun):
             assert re.search(SENTENCE, said), said
     if watcher.failed is None:
+        shutil.rmtree(out)
         return None
     try:
         newest_checkpoint(out)
