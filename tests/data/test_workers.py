@@ -67,7 +67,8 @@ def test_a_script_without_a_guard_still_gets_its_results(tmp_path: Path):
         [sys.executable, str(script(tmp_path, guarded=False))], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "-780"
+    # A child that begins the script again is ended anywhere in its first line.
+    assert done.stdout.endswith("-780\n")
     assert "Traceback" not in done.stderr
     assert "needs the guard" in done.stderr
 
