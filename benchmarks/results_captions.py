@@ -92,10 +92,11 @@ def _stages(record: Mapping[str, Any]) -> str:
 
 
 def _how(record: Mapping[str, Any]) -> str:
+    plain = f" --plain {record['plain']}" if record["plain"] else ""
     return (
         f"Model `{record['checkpoint']['digest']}` ({record['checkpoint']['step']:,} steps), `{record['sampler']}` in "
         f"{record['steps']} calls, guidance {record['guidance']:g}, {record['test']['n']:,} test captions. By "
-        f"`python benchmarks/captions.py RUN --guidance {record['guidance']:g}`.\n"
+        f"`python benchmarks/captions.py RUN{plain} --guidance {record['guidance']:g}`.\n"
     )
 
 
