@@ -114,7 +114,7 @@ def test_labels_are_taken_unless_the_configuration_says_no(tiny_config: Config):
 
 
 @pytest.mark.parametrize("weighting", ["own", "noise", "data", "nats"])
-@pytest.mark.parametrize("law", ["uniform", "normal"])
+@pytest.mark.parametrize("law", ["uniform", "normal", "middle"])
 def test_the_mean_weight_under_the_law_is_one(weighting: str, law: str):
     schedule = create_schedule(ScheduleConfig(num_levels=200), Pixels(256))
     objective = create_objective(TrainConfig(weighting=weighting, law=law), targets.VELOCITY, schedule)
@@ -128,6 +128,25 @@ def test_the_normal_law_has_the_normal_moments():
     spread = float((law.probability * (schedule.logsnr[1:] - mean) ** 2).sum()) ** 0.5
     assert mean == pytest.approx(2, abs=1e-3)
     assert spread == pytest.approx(3, abs=1e-3)
+
+
+def test_the_middle_law_is_half_uniform_and_half_normal():
+    schedule = create_schedule(ScheduleConfig(num_levels=300), Pixels(256))
+    drawn = {
+        law: create_objective(TrainConfig(law=law), targets.VELOCITY, schedule).probability
+        for law in ("middle", "uniform", "normal")
+    }
+    torch.testing.assert_close(drawn["middle"], (drawn["uniform"] + drawn["normal"]) / 2, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(("objective", "law"), [("weighted", "middle"), ("bound", "uniform")])
+def test_the_law_of_levels_follows_the_objective_where_it_is_left_out(objective: str, law: str):
+    schedule = create_schedule(ScheduleConfig(num_levels=50), Pixels(256))
+    left_out, named = (
+        create_objective(TrainConfig(objective=objective, law=name), targets.VELOCITY, schedule).probability
+        for name in ("auto", law)
+    )
+    assert torch.equal(left_out, named)
 
 
 def test_a_table_law_is_linear_between_its_points():
@@ -153,7 +172,8 @@ def test_the_network_section_has_the_networks_own_defaults():
         "frequencies",
     }
     multipliers, attention = NetworkConfig().levels(32, 32)
-    ours = {f.name: f.default for f in fields(NetworkConfig)} | {"multipliers": multipliers, "attention": attention}
+    assert attention == (1,)  # the coarsest level of the images; the network itself knows of no images
+    ours = {f.name: f.default for f in fields(NetworkConfig)} | {"multipliers": multipliers, "attention": ()}
     theirs = {f.name: f.default for f in fields(UNetConfig) if f.name not in decided_by_data}
     assert {name: ours[name] for name in theirs} == theirs
     assert set(ours) - set(theirs) == {"detail", "classes", "kind", "ddpm", "dit"}

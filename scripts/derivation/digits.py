@@ -28,6 +28,7 @@ SMALL = (
     "network.classes=false",
     "train.precision=float32",
     "train.batch=32",
+    "train.law=uniform",
 )
 """75,000 weights."""
 DIMS = 64

@@ -191,22 +191,23 @@ def target_named(name: str) -> Target:
 def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
     """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64."""
     logsnr = schedule.logsnr.detach()[1:]
-    if config.law in ("uniform", "importance"):  # which begins with the uniform one
-        return uniform_law(schedule)
-    if config.law == "normal":
-        density = (-0.5 * ((logsnr - config.law_centre) / config.law_width) ** 2).exp()
-    else:
+    uniform = uniform_law(schedule)
+    if config.levels_law in ("uniform", "importance"):  # which begins with the uniform one
+        return uniform
+    if config.levels_law == "table":
         knots, values = np.array(config.law_logsnr), np.array(config.law_density)
         density = torch.from_numpy(np.interp(logsnr.numpy(), knots, values))
+    else:
+        density = (-0.5 * ((logsnr - config.law_centre) / config.law_width) ** 2).exp()
     edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
     mass = density * (edges[:-1] - edges[1:])
     total = float(mass.sum())
     if not total > 1e-6:
         raise UserError(
-            f"the law of levels (train.law={config.law}) misses the schedule, whose log-SNR runs from "
+            f"the law of levels (train.law={config.levels_law}) misses the schedule, whose log-SNR runs from "
             f"{float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move it there"
         )
-    return mass / total
+    return (mass / total + uniform) / 2 if config.levels_law == "middle" else mass / total
 
 
 def _check_together(config: Config, schedule: NoiseSchedule) -> None:

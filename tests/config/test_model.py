@@ -58,10 +58,10 @@ def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
 @pytest.mark.parametrize(
     ("size", "multipliers", "attention"),
     [
-        ((8, 8), (1, 2), ()),
-        ((28, 28), (1, 2), ()),
-        ((32, 32), (1, 2), ()),
-        ((36, 36), (1, 2), ()),  # 36 cannot be halved three times, patch included
+        ((8, 8), (1, 2), (1,)),
+        ((28, 28), (1, 2), (1,)),
+        ((32, 32), (1, 2), (1,)),
+        ((36, 36), (1, 2), (1,)),  # 36 cannot be halved three times, patch included
         ((64, 64), (1, 2, 2), (2,)),
         ((64, 128), (1, 2, 2, 2), (3,)),
         ((256, 256), (1, 2, 2, 2, 2), (4,)),

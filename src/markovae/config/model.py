@@ -166,8 +166,7 @@ class NetworkConfig:
         """(multipliers, attention) for images of this size.
 
         Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels at least, as far as
-        the image can be halved; attention is at the coarsest level of three or more, where its reach is wanted and
-        it costs little.
+        the image can be halved; attention is at the coarsest, where its reach is wanted and it costs little.
 
         Raises:
             UserError: for attention at a level that is not there.
@@ -179,8 +178,7 @@ class NetworkConfig:
                 count -= 1
             factors = (1, *(2,) * (count - 1))
         self._check_attention(len(factors))
-        coarsest = (len(factors) - 1,) if len(factors) > 2 else ()
-        return factors, coarsest if self.attention is None else self.attention
+        return factors, (len(factors) - 1,) if self.attention is None else self.attention
 
     def _check_attention(self, levels: int) -> None:
         wanted = self.attention or ()

@@ -12,7 +12,7 @@ from markovae.errors import UserError
 OPTIMISERS = ("muon", "adamw")
 WEIGHTINGS = ("own", *TARGETS, "nats")
 OBJECTIVES = ("weighted", "bound")
-LAWS = ("uniform", "normal", "table", "importance")
+LAWS = ("auto", "middle", "uniform", "normal", "table", "importance")
 DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
 PARALLEL = ("ddp", "fsdp")
@@ -35,9 +35,10 @@ class TrainConfig:
         clip: largest norm of the gradient.
         objective: weighted, the squared error of `weighting` under `law`; or bound, the bound itself: each level's
             nats and the decoder's, whatever the law, which then only changes the noise of the gradient.
-        law: of the levels: uniform; normal in log-SNR around law_centre with law_width; table, a density that runs
-            linearly between the points (law_logsnr, law_density), log-SNR rising; or, for the bound, importance,
-            which follows the size of the levels' nats.
+        law: of the levels: uniform; normal in log-SNR around law_centre with law_width; middle, half the one and half
+            the other; table, a density that runs linearly between the points (law_logsnr, law_density), log-SNR rising;
+            or, for the bound, importance, which follows the size of the levels' nats. auto is middle, and for the bound
+            uniform.
         weighting: whose squared error is minimised: own (the target's), another target's, or nats; of
             objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
@@ -79,7 +80,7 @@ class TrainConfig:
     ema_warmup: float = 10.0
     clip: float = 1.0
     objective: str = "weighted"
-    law: str = "uniform"
+    law: str = "auto"
     law_centre: float = 0.0
     law_width: float = 4.0
     law_logsnr: tuple[float, ...] = ()
@@ -174,6 +175,13 @@ class TrainConfig:
                 "train.law=importance would change what train.objective=weighted minimises: set train.objective=bound, "
                 "which no law changes"
             )
+
+    @property
+    def levels_law(self) -> str:
+        """The law of the levels by name: what `auto` stands for here."""
+        if self.law != "auto":
+            return self.law
+        return "middle" if self.objective == "weighted" else "uniform"
 
     @property
     def seconds(self) -> float | None:

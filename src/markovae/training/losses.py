@@ -81,7 +81,7 @@ class LevelLoss(Loss):
     def __init__(self, model: Diffusion, config: TrainConfig) -> None:
         self._model, self._bound = model, config.objective == "bound"
         self._objective = create_objective(config, model.target, model.schedule, model.reverse)
-        self._law = ImportanceLaw(self._objective) if config.law == "importance" else None
+        self._law = ImportanceLaw(self._objective) if config.levels_law == "importance" else None
         # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
         self._nats = model.dims * nats_weight(model.target, model.schedule)
         self._nats[0] = 0.0
@@ -204,7 +204,7 @@ def create_loss(model: Diffusion, config: TrainConfig) -> Loss:
     """
     if not isinstance(model.schedule, LearnedLogSNR):
         return LevelLoss(model, config)
-    if config.objective != "bound" or config.law != "uniform" or config.draw != "rao_blackwell":
+    if config.objective != "bound" or config.levels_law != "uniform" or config.draw != "rao_blackwell":
         raise UserError(
             "schedule.kind=learned follows the bound and is itself the law of levels: set train.objective=bound, and "
             "leave train.law and train.draw at their defaults"
