@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 
 from markovae.checkpoint import load, open_checkpoint
 from markovae.checkpoint.manifest import FORMAT
+from markovae.checkpoint.migration import migrated
+from markovae.config import Config
 from markovae.run import resume_run
 
 BUNDLES = Path(__file__).parents[1] / "fixtures" / "bundles"
 # SHA-256 of the averaged weights' bytes, by name; the first 16 hex digits.
-WEIGHTS = {"format-1": "a47f30f598f3dbe0", "format-2": "a47f30f598f3dbe0"}
+WEIGHTS = {"format-1": "a47f30f598f3dbe0", "format-2": "a47f30f598f3dbe0", "format-3": "ba436e29eefa1ff9"}
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -53,3 +56,23 @@ def test_a_run_of_an_older_format_goes_on(name: str, tmp_path: Path, monkeypatch
     resume_run(tmp_path / "run")
     assert open_checkpoint(tmp_path / "run").step == 12
     assert (tmp_path / "run" / "checkpoints" / "step-00000006").exists(), "older files stay as they were"
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "attention"),
+    [
+        ((3, 32, 32), [], ()),
+        ((3, 64, 64), [], (2,)),
+        ((3, 32, 32), ["network.multipliers=[1,2,2]"], (2,)),
+        ((3, 32, 32), ["network.attention=[0]"], (0,)),
+        ((3, 32, 32), ["network.kind=dit"], None),
+    ],
+)
+def test_attention_that_format_2_left_out_is_where_it_was(shape: tuple, settings: list[str], attention: tuple | None):
+    contents = {
+        "config.toml": Config().with_settings(settings).to_toml().encode(),
+        "state.json": json.dumps({"format": 2, "shape": list(shape)}).encode(),
+    }
+    after = migrated(contents, 2, Path("bundle"))
+    assert Config.parse(after["config.toml"], "config.toml").network.attention == attention
+    assert json.loads(after["state.json"])["format"] == 3

@@ -14,7 +14,7 @@ from typing import Any
 from markovae.errors import UserError
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 MAX_MANIFEST = 1 << 20
 MAX_TEXT = {".json": 4 << 20, ".toml": 1 << 16}  # of state.json and config.toml
 MAX_FILES = 4096

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from markovae.checkpoint.draws import draws_record
 from markovae.checkpoint.manifest import CheckpointError, parse_json
@@ -51,4 +53,33 @@ def _from_1_to_2(contents: Contents, folder: Path) -> Contents:
     return {**contents, "state.json": (json.dumps(state, indent=1) + "\n").encode()}
 
 
-MIGRATIONS: tuple[Callable[[Contents, Path], Contents], ...] = (_from_1_to_2,)
+def _from_2_to_3(contents: Contents, folder: Path) -> Contents:
+    """Format 2 had no attention in U-Nets of two levels that did not name it; in format 3 the coarsest level has."""
+    path = folder / "state.json"
+    if "state.json" not in contents or "config.toml" not in contents:
+        return contents
+    state = parse_json(contents["state.json"], path)
+    if state.get("format") != 2:
+        raise CheckpointError(f"{path} has format {state.get('format')!r} where its manifest says 2")
+    try:
+        config = Config.parse(contents["config.toml"], str(folder / "config.toml"))
+        if config.network.kind == "unet" and config.network.attention is None:
+            factors, coarsest = config.network.levels(*_size(state))
+            attention = coarsest if len(factors) > 2 else ()
+            config = replace(config, network=replace(config.network, attention=attention))
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
+    state = {**state, "format": 3}
+    told = {"state.json": (json.dumps(state, indent=1) + "\n").encode(), "config.toml": config.to_toml().encode()}
+    return {**contents, **told}
+
+
+def _size(state: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the images, 1 where the state does not tell: reading it says so."""
+    shape = state.get("shape")
+    if not isinstance(shape, list) or len(shape) != 3 or any(type(n) is not int or n < 1 for n in shape):
+        return 1, 1
+    return shape[1], shape[2]
+
+
+MIGRATIONS: tuple[Callable[[Contents, Path], Contents], ...] = (_from_1_to_2, _from_2_to_3)

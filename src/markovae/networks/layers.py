@@ -82,6 +82,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         return torch.softmax(score, dim=-1) @ v
 
 
+def rms_normed(x: Tensor) -> Tensor:
+    """x/√(mean x² + ε) over the last dimension, the mean in float32 or above; two passes, which on a CPU torch's takes
+    more of."""
+    mean = x.square().mean(-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return x * torch.rsqrt(mean + EPS).to(x.dtype)
+
+
 class SelfAttention(nn.Module):
     """h + projection of softmax(q kᵀ/√d) v over all positions, queries and keys normalised per head.
 
@@ -99,11 +106,10 @@ class SelfAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """h: (B, C, H, W) -> (B, C, H, W)."""
         batch, channels, height, width = h.shape
-        tokens = self.norm(h).flatten(2).transpose(1, 2)
+        tokens = self.norm(h).flatten(2).transpose(1, 2).contiguous()
         qkv = self.qkv(tokens).reshape(batch, height * width, 3, -1, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q = F.rms_norm(q, (self.head_dim,), eps=EPS).to(v.dtype)
-        k = F.rms_norm(k, (self.head_dim,), eps=EPS).to(v.dtype)
+        q, k = rms_normed(qkv[:, :, :2]).transpose(1, 3).unbind(2)
+        v = qkv[:, :, 2].transpose(1, 2)
         mixed = attend(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
         out: Tensor = h + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
         return out
@@ -134,9 +140,7 @@ class CrossAttention(nn.Module):
 
         q = split(self.query(self.norm(h).flatten(2).transpose(1, 2)))
         k, v = (split(x) for x in self.key_value(self.read(tokens)).chunk(2, dim=-1))
-        q = F.rms_norm(q, (self.head_dim,), eps=EPS).to(v.dtype)
-        k = F.rms_norm(k, (self.head_dim,), eps=EPS).to(v.dtype)
-        mixed = attend(q, k, v, mask[:, None, None, :])
+        mixed = attend(rms_normed(q), rms_normed(k), v, mask[:, None, None, :])
         mixed = mixed.transpose(1, 2).reshape(batch, height * width, channels)
         out: Tensor = h + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
         return out
