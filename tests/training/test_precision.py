@@ -36,6 +36,18 @@ def test_three_steps_are_timed_and_the_first_of_a_kind_is_not():
     assert machine.steps == [torch.float32] * 4 + [torch.bfloat16] * 4
 
 
+def test_a_slow_first_step_decides_nothing():
+    # On a cold machine the first bfloat16 step took twice a float32 step, and the later ones two thirds of it.
+    machine = Machine(0.4, 0.3, first=1.0)
+    assert probe(machine.step, machine.clock).dtype == torch.bfloat16
+
+
+def test_a_slow_bfloat16_is_given_up_after_two_steps():
+    machine = Machine(0.4, 0.9)
+    assert probe(machine.step, machine.clock).dtype == torch.float32
+    assert machine.steps.count(torch.bfloat16) == 2
+
+
 def test_a_hopeless_bfloat16_is_given_up_after_one_step():
     machine = Machine(0.4, 20.0)
     assert probe(machine.step, machine.clock).dtype == torch.float32

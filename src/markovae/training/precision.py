@@ -9,6 +9,7 @@ import torch
 
 PROBE_STEPS = 3
 WORTH = 1.1  # bfloat16 loses digits, so a tie goes to float32
+SLOW, HOPELESS = 2, 10  # times a float32 step: of a step, and of the first, which allocates and builds its kernels
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ def dtype_named(name: str) -> torch.dtype:
 def probe(step: Callable[[torch.dtype], object], clock: Callable[[], float]) -> Choice:
     """Time three steps in float32 and up to three in bfloat16, after one unmeasured step of each.
 
-    The probe of bfloat16 ends early where one step already costs twice a float32 step.
+    The probe of bfloat16 ends early where a step costs twice a float32 step, or the first one ten times as much.
 
     Args:
         step: one step without consequences, in the given type, finished when it returns.
         clock: seconds.
     """
-    plain = _fastest(step, torch.float32, clock, limit=float("inf"))
-    brief = _fastest(step, torch.bfloat16, clock, limit=2 * plain)
+    plain = _fastest(step, torch.float32, clock, float("inf"))
+    brief = _fastest(step, torch.bfloat16, clock, plain)
     times = f"{1000 * plain:.0f} ms for a small step in float32, {1000 * brief:.0f} ms in bfloat16"
     if brief * WORTH <= plain:
         return Choice(torch.bfloat16, f"bfloat16, since it pays here: {times}")
@@ -46,16 +47,16 @@ def probe(step: Callable[[torch.dtype], object], clock: Callable[[], float]) -> 
 
 
 def _fastest(
-    step: Callable[[torch.dtype], object], dtype: torch.dtype, clock: Callable[[], float], limit: float
+    step: Callable[[torch.dtype], object], dtype: torch.dtype, clock: Callable[[], float], other: float
 ) -> float:
     best = float("inf")
     for index in range(PROBE_STEPS + 1):
         started = clock()
         step(dtype)
         took = clock() - started
-        # The first step of a type allocates; it counts only where it is hopeless.
-        if index or took > limit:
+        given_up = took > other * (SLOW if index else HOPELESS)
+        if index or given_up:
             best = min(best, took)
-        if took > limit:
+        if given_up:
             break
     return best
