@@ -124,7 +124,7 @@ def test_a_newer_format_asks_for_an_update_and_is_no_reason_to_go_back(saved: Pa
     monkeypatch.undo()
     path.write_bytes(intact)
     for opened in (newest(saved), saved):
-        with pytest.raises(CheckpointError, match=r"format 3 and this version reads up to 2: update markovae"):
+        with pytest.raises(CheckpointError, match=r"format 4 and this version reads up to 3: update markovae"):
             open_checkpoint(opened)
     path.write_bytes(intact.replace(b"bytes", b"bites"))  # damaged, so it may be of any format
     with pytest.raises(CheckpointError, match="update markovae"):

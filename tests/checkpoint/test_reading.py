@@ -73,8 +73,8 @@ def test_a_checkpoint_that_lost_its_manifest_is_still_seen_as_one(saved: Path):
     ("contents", "message"),
     [
         ({"state__json": b"[]"}, r"state\.json holds no JSON object"),
-        ({"state__json": b'{"format": 3}'}, r"state\.json has format 3"),
-        ({"state__json": b'{"format": 2}'}, r"state\.json has no step"),
+        ({"state__json": b'{"format": 4}'}, r"state\.json has format 4"),
+        ({"state__json": b'{"format": 3}'}, r"state\.json has no step"),
         ({"config__toml": b"[trian]"}, r"config\.toml: trian is no setting"),
         ({"config__toml": b"[network]\nwidth=16"}, r"ema\.safetensors does not fit the configuration beside it"),
         ({"ema__safetensors": b""}, r"ema\.safetensors holds no tensors"),
