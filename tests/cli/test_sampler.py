@@ -79,8 +79,9 @@ def test_autoguidance_with_a_weaker_run(digits_run, weaker_run, tmp_path):
 
 @pytest.mark.parametrize("how", ["static", "dynamic"])
 def test_thresholds_are_off_unless_asked_for(how, digits_run, tmp_path):
-    off = drawn(digits_run, tmp_path / "off", "--steps", "4")
-    on = drawn(digits_run, tmp_path / "on", "--steps", "4", "--threshold", how)
+    words = ("--steps", "4", "--class", "3", "--guidance", "8")  # far out of the pixels' range
+    off = drawn(digits_run, tmp_path / "off", *words)
+    on = drawn(digits_run, tmp_path / "on", *words, "--threshold", how)
     assert not np.array_equal(on, off)
     assert Image.open(tmp_path / "on" / "00000.png").text["markovae:threshold"] == how
     assert "markovae:threshold" not in Image.open(tmp_path / "off" / "00000.png").text
