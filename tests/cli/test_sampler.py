@@ -79,7 +79,7 @@ def test_autoguidance_with_a_weaker_run(digits_run, weaker_run, tmp_path):
 
 @pytest.mark.parametrize("how", ["static", "dynamic"])
 def test_thresholds_are_off_unless_asked_for(how, digits_run, tmp_path):
-    words = ("--steps", "4", "--class", "3", "--guidance", "8")  # far out of the pixels' range
+    words = ("--steps", "20", "--sampler", "ddim")
     off = drawn(digits_run, tmp_path / "off", *words)
     on = drawn(digits_run, tmp_path / "on", *words, "--threshold", how)
     assert not np.array_equal(on, off)
