@@ -107,8 +107,9 @@ def test_a_second_signal_ends_a_save_that_takes_long(forkserver: ForkServer, mem
     child = forkserver.start("dawdling", memory / "said", arguments=words, marker=str(marker))
     wait_for(out / "checkpoints" / "step-00000005")
     (memory / "flushing.stop").touch()
-    os.kill(child, number)
     wait_for(marker)
+    os.kill(child, number)
+    time.sleep(0.5)
     began = time.monotonic()
     os.kill(child, number)
     assert forkserver.wait(child) == 128 + number

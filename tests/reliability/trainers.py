@@ -109,7 +109,7 @@ def limited(arguments: list[str], limit: int) -> int:
 
 
 def dawdling(arguments: list[str], marker: str) -> int:
-    """`markovae` on a disk whose flushes take a minute once the run is asked to stop; `marker` tells of the first."""
+    """`markovae` on a disk whose flushes take a minute once `marker`.stop is there; `marker` tells of the first."""
     from markovae.disk import SystemDisk
 
     def slow(self: SystemDisk, handle: int) -> None:
