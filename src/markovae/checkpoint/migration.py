@@ -31,16 +31,24 @@ def migrated(contents: Contents, found: int, folder: Path) -> Contents:
     return contents
 
 
+def _state(contents: Contents, written: int, folder: Path) -> dict[str, Any] | None:
+    """state.json of this format; None where it or the configuration is missing, which reading will say."""
+    if "state.json" not in contents or "config.toml" not in contents:
+        return None
+    path = folder / "state.json"
+    state: dict[str, Any] = parse_json(contents["state.json"], path)
+    if state.get("format") != written:
+        raise CheckpointError(f"{path} has format {state.get('format')!r} where its manifest says {written}")
+    return state
+
+
 def _from_1_to_2(contents: Contents, folder: Path) -> Contents:
     """Format 1 left the position in the data to be worked out from step and batch; format 2 says it."""
-    path = folder / "state.json"
-    if "state.json" not in contents or "config.toml" not in contents:
+    state = _state(contents, 1, folder)
+    if state is None:
         return contents
-    state = parse_json(contents["state.json"], path)
-    if state.get("format") != 1:
-        raise CheckpointError(f"{path} has format {state.get('format')!r} where its manifest says 1")
     if type(state.get("step")) is not int:
-        raise CheckpointError(f"{path} has no step: it was not written by markovae")
+        raise CheckpointError(f"{folder / 'state.json'} has no step: it was not written by markovae")
     try:
         train = Config.parse(contents["config.toml"], str(folder / "config.toml")).train
     except UserError as error:
@@ -55,12 +63,9 @@ def _from_1_to_2(contents: Contents, folder: Path) -> Contents:
 
 def _from_2_to_3(contents: Contents, folder: Path) -> Contents:
     """Format 2 had no attention in U-Nets of two levels that did not name it; in format 3 the coarsest level has."""
-    path = folder / "state.json"
-    if "state.json" not in contents or "config.toml" not in contents:
+    state = _state(contents, 2, folder)
+    if state is None:
         return contents
-    state = parse_json(contents["state.json"], path)
-    if state.get("format") != 2:
-        raise CheckpointError(f"{path} has format {state.get('format')!r} where its manifest says 2")
     try:
         config = Config.parse(contents["config.toml"], str(folder / "config.toml"))
         if config.network.kind == "unet" and config.network.attention is None:
