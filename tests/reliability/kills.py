@@ -41,10 +41,11 @@ class Reference:
     """An uninterrupted run.
 
     Args:
-        end: its outcome.   seconds: that it took.
+        end: its outcome.   steps: of its last checkpoint.   seconds: that it took.
     """
 
     end: dict[str, str]
+    steps: int
     seconds: float
 
 
@@ -68,7 +69,8 @@ class Campaign:
             out = self.folder / f"whole-{kind}"
             began = time.monotonic()
             assert self.server.run("command", self.folder / "said", arguments=self._words(out, kind)) == 0
-            self._references[kind] = Reference(outcome(out), time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self._references[kind] = Reference(outcome(out), newest_checkpoint(out).step, seconds)
         return self._references[kind]
 
     def kill_at_random(self, number: int, kind: str) -> None:
@@ -112,9 +114,10 @@ class Campaign:
         code, begun = self.server.wait(child), self._begun(out)
         took = time.monotonic() - began
         taken = [int(line) for line in steps.read_text().split()] if steps.exists() else []
-        ended = code == 0 and taken[-1:] == [newest_checkpoint(out).step]  # it was done before the signal came
-        # Before Python has a handler in place, SIGTERM is the system's to deal with.
-        assert ended or code == 128 + signal_ or (not begun and code == -signal_), (code, said.read_text())
+        done = begun and newest_checkpoint(out).step == reference.steps
+        # Before the command has a handler in place, and after it gave it back, SIGTERM is the system's to deal with.
+        own = code == 128 + signal_ or (done and code == 0)
+        assert own or (code == -signal_ and (done or not begun)), (code, said.read_text())
         if code == 128 + signal_ and taken:
             assert newest_checkpoint(out).step == taken[-1], "the present step is saved"
             self.tally.kills += 1
