@@ -23,7 +23,7 @@ from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.files import make_folder, write_file
-from markovae.text import EncoderReader, token_width
+from markovae.text import EncoderReader
 from markovae.training import Training
 from two_stage_parts import Sizes, stage_data, stage_model
 
@@ -83,7 +83,7 @@ def faces(size: int, hold_out: Sequence[str]) -> Splits:
 
 def trained(work: Work, stage: str, length: Length) -> Diffusion:
     """The model of a stage with its averaged weights, trained as far as it is not yet."""
-    model = stage_model(stage, work.sizes, token_width(work.reader.name))
+    model = stage_model(stage, work.sizes, work.reader.width)
     data, _ = stage_data(stage, work.data.train, work.large, work.judge, work.reader)
     training = Training(model, data, length.config(stage, len(data)))
     facts = {"stage": stage, "sizes": asdict(work.sizes), "images": len(data), "text": work.reader.identity}

@@ -22,6 +22,7 @@ from markovae.fitting import variance_named
 from markovae.learned_schedule import LearnedLogSNR
 from markovae.networks.ddpm import DDPMConfig, DDPMUNet
 from markovae.networks.dit import DiT, DiTConfig
+from markovae.networks.given import CaptionReader
 from markovae.networks.network import Network
 from markovae.networks.unet import UNet, UNetConfig
 from markovae.objective import (
@@ -40,15 +41,23 @@ from markovae.randomness import generator
 from markovae.reverse import PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import TARGETS, Target
-from markovae.text import EncoderReader, token_width
+from markovae.text import EncoderReader
 
 
-def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes: int = 0) -> Diffusion:
+def create(
+    config: Config,
+    shape: Sequence[int],
+    *,
+    bins: int = 256,
+    num_classes: int = 0,
+    reader: CaptionReader | None = None,
+) -> Diffusion:
     """A fresh model; its first weights are a function of train.seed.
 
     Args:
         config: the sections condition, schedule, network, target and train.seed are read.
         shape: of one image, (C, H, W).   bins: digits of a pixel.   num_classes: of the labels, 0 for none.
+        reader: of the captions, for condition.kind=text; None is the encoder of the configuration.
     Raises:
         UserError: for a shape that the network's stride does not divide, a schedule that does not exist, or a full
             covariance of more dimensions than it is worked out in.
@@ -58,9 +67,14 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
     reverse = variance_named(config.target.reverse, shape)
     schedule = create_schedule(config.schedule, pixels)
     _check_together(config, schedule)
+    if config.condition.kind == "text":
+        reader = reader or EncoderReader(config.condition.encoder)
+    else:
+        reader = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-        classes, text = _conditions(config, num_classes)
+        classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
+        text = reader.width if reader else 0
         channels = reverse.channels * shape[0]
         if config.network.kind == "ddpm":
             ddpm = ddpm_config(config.network.ddpm or DDPMOptions(), shape[0], channels, classes)
@@ -76,7 +90,7 @@ def create(config: Config, shape: Sequence[int], *, bins: int = 256, num_classes
             network = UNet(replace(unet, vector_dim=text, token_dim=text))
     target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
-    model.reader = EncoderReader(config.condition.encoder) if text else None
+    model.reader = reader
     return model
 
 
@@ -225,13 +239,6 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "
             "schedule, or network.kind=unet or dit"
         )
-
-
-def _conditions(config: Config, num_classes: int) -> tuple[int, int]:
-    """(classes, features of a caption's tokens and of their mean) that the network takes; 0 is none."""
-    if config.condition.kind == "text":
-        return 0, token_width(config.condition.encoder)
-    return (num_classes if config.condition.kind == "class" and config.network.classes else 0), 0
 
 
 def ddpm_config(options: DDPMOptions, in_channels: int, out_channels: int, num_classes: int) -> DDPMConfig:

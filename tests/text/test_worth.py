@@ -39,6 +39,7 @@ class Backgrounds(CaptionReader):
     """Of a caption its background is read and nothing else: one weight for each of five, all alike where none is."""
 
     identity = {"encoder": "backgrounds", "sha256": ""}  # noqa: RUF012
+    width = 5
 
     def prompts(self, texts: Sequence[str]) -> Condition:
         said = [[float(f" {name} background" in text) for name in BACKGROUNDS] for text in texts]

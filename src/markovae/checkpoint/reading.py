@@ -81,7 +81,7 @@ class Checkpoint:
 
     @property
     def text(self) -> dict[str, Any]:
-        """What a model of captions was trained with: encoder, its sha256, and captions_sha256 of the training part.
+        """What a model of captions was trained with: encoder, its sha256 and width, the captions' captions_sha256.
 
         Raises:
             CheckpointError: where the bundle does not say.
@@ -90,6 +90,18 @@ class Checkpoint:
         if not isinstance(text, dict) or not all(type(text.get(key)) is str for key in ("encoder", "sha256")):
             raise CheckpointError(f"{self.path / 'state.json'} names no text encoder for its captions")
         return text
+
+    @property
+    def reader(self) -> EncoderReader | None:
+        """What reads the captions of a model of captions.
+
+        Raises:
+            CheckpointError: where the bundle does not say.
+        """
+        if self.config.condition.kind != "text":
+            return None
+        # A bundle of before encoders could be folders has no width: its encoder's is known.
+        return EncoderReader(self.text["encoder"], self.text["sha256"], self.text.get("width"))
 
     @property
     def imported(self) -> bool:
@@ -148,11 +160,15 @@ class Checkpoint:
             CheckpointError: where weights and configuration do not fit each other.
         """
         try:
-            model = create(self.config, self.shape, bins=self.state["bins"], num_classes=len(self.class_names))
+            model = create(
+                self.config,
+                self.shape,
+                bins=self.state["bins"],
+                num_classes=len(self.class_names),
+                reader=self.reader,
+            )
         except ValueError as error:
             raise CheckpointError(f"{self.path} describes no model: {error}") from None
-        if model.reader is not None:
-            model.reader = EncoderReader(self.config.condition.encoder, self.text["sha256"])
         try:
             load_weights(model, self.tensors(weights))
         except ValueError as error:

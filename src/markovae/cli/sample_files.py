@@ -54,7 +54,9 @@ def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, place:
     if drawn.asked:
         asked = drawn.asked if place is None else (drawn.prompts[place],)
         text["markovae:prompt"] = "\n".join(asked)
-        text["markovae:encoder"] = " ".join(opened.checkpoint.text[key] for key in ("encoder", "sha256"))
+        made_by = opened.checkpoint.text
+        # Of a folder its name: a picture that is given away says nothing of this machine.
+        text["markovae:encoder"] = f"{Path(made_by['encoder']).name} {made_by['sha256']}"
         if options.negative is not None:
             text["markovae:negative"] = options.negative
     if place is not None:

@@ -15,7 +15,9 @@ class ConditionConfig:
 
     Args:
         kind: class, the labels of the data where there are any; text, their captions; or none.
-        encoder: of captions, by name. train.label_dropout is the share of labels or captions left out in training.
+        encoder: of captions: all-MiniLM-L6-v2, or the folder of a CLIP or T5 as transformers saves it.
+
+    train.label_dropout is the share of labels or captions left out in training.
     """
 
     kind: str = "class"

@@ -38,10 +38,19 @@ class CaptionReader(ABC):
     @property
     @abstractmethod
     def identity(self) -> dict[str, str]:
-        """Name of the encoder and hash of its weights, for a checkpoint.
+        """Name of the encoder and hash of its files, for a checkpoint.
 
         Raises:
             UserError: where it is not installed.
+        """
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Features of a token.
+
+        Raises:
+            UserError: where nothing says so.
         """
 
     @abstractmethod

@@ -292,7 +292,8 @@ class Session:
         reader = self.training.model.reader
         if reader is None:
             return {}
-        return {"text": {**reader.identity, "captions_sha256": captions_digest(self.splits.train)}}
+        known = {**reader.identity, "width": reader.width}
+        return {"text": {**known, "captions_sha256": captions_digest(self.splits.train)}}
 
     def save(self, gathered: Tensors) -> None:
         """Write the checkpoint of the present step, then prune; a step that is saved is not saved again.

@@ -29,7 +29,6 @@ from markovae.processes import place
 from markovae.run.folder import RunFolder
 from markovae.run.session import Session
 from markovae.schedule import first_level_warning
-from markovae.text import EncoderReader
 from markovae.training import Training
 from markovae.training.ranks import joined
 
@@ -47,7 +46,7 @@ def train_run(
     """Train a new run in the folder `out` and return it.
 
     Args:
-        config: of the run; a relative path to its data is made absolute.
+        config: of the run; relative paths to its data and to its text encoder are made absolute.
         init: a run or checkpoint whose averaged weights are the first ones.
         held: whether the caller holds the folder's lock (`lock.hold`) already.
         disk: what is written to.   clock: seconds.
@@ -56,7 +55,7 @@ def train_run(
             cannot be used, or a configuration that fits neither them nor `init`.
         StoppedRun, SystemExit: as `Session.go`.
     """
-    folder, config = RunFolder(out, disk), _with_absolute_source(config)
+    folder, config = RunFolder(out, disk), _with_absolute_paths(config)
     with _locked(folder, held), joined(config.train.timeout, torch.device(device)) as ranks:
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
@@ -114,8 +113,14 @@ def resume_run(
         with joined(config.train.timeout, torch.device(device)) as ranks:
             ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
             splits = ranks.in_turn(lambda: reopen(config.data, record))
-            model = create(config, checkpoint.shape, bins=splits.train.bins, num_classes=len(checkpoint.class_names))
-            _same_text(checkpoint, model, splits)
+            model = create(
+                config,
+                checkpoint.shape,
+                bins=splits.train.bins,
+                num_classes=len(checkpoint.class_names),
+                reader=checkpoint.reader,
+            )
+            _require_same_captions(checkpoint, splits)
             data = ranks.in_turn(lambda: known_to(model, splits.train))
             training = Training(model.to(device), data, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
@@ -152,10 +157,11 @@ def _set_newer_aside(folder: RunFolder, checkpoint: Checkpoint) -> None:
 
 
 def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusion:
-    train = splits.train
-    model = create(config, train.shape, bins=train.bins, num_classes=len(train.class_names))
-    if init is not None:
-        source = open_checkpoint(init)
+    train, source = splits.train, None if init is None else open_checkpoint(init)
+    # Weights that read one encoder's features mean nothing on another's.
+    reader = None if source is None else source.reader
+    model = create(config, train.shape, bins=train.bins, num_classes=len(train.class_names), reader=reader)
+    if source is not None:
         try:
             load_weights(model, source.tensors("ema"))
         except CheckpointError:
@@ -165,8 +171,6 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusio
                 f"--init {init} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
                 "data of the same shape"
             ) from None
-        if model.reader is not None:  # weights that read one encoder's features mean nothing on another's
-            model.reader = EncoderReader(source.text["encoder"], source.text["sha256"])
     return model
 
 
@@ -191,27 +195,23 @@ def _extended(checkpoint: Checkpoint, steps: int | None, minutes: float | None) 
     return replace(checkpoint.config, train=replace(checkpoint.config.train, steps=steps, minutes=minutes))
 
 
-def _same_text(checkpoint: Checkpoint, model: Diffusion, splits: Splits) -> None:
-    """Give the model the text encoder that the run began with, and refuse other captions.
-
-    Raises:
-        UserError: where the captions of the training part changed.
-    """
-    if model.reader is None:
+def _require_same_captions(checkpoint: Checkpoint, splits: Splits) -> None:
+    if checkpoint.reader is None:
         return
-    text = checkpoint.text
-    model.reader = EncoderReader(text["encoder"], text["sha256"])
-    if text.get("captions_sha256") not in (None, captions_digest(splits.train)):
+    if checkpoint.text.get("captions_sha256") not in (None, captions_digest(splits.train)):
         raise UserError(
             f"the captions of {splits.train.name} changed since the run was made: restore them, or start a new run"
         )
 
 
-def _with_absolute_source(config: Config) -> Config:
-    path = Path(config.data.source).expanduser()
-    if config.data.source in ("faces", "digits") or not path.exists():
-        return config
-    return replace(config, data=replace(config.data, source=str(path.resolve())))
+def _with_absolute_paths(config: Config) -> Config:
+    """A run is resumed from any folder."""
+    source, encoder = Path(config.data.source).expanduser(), Path(config.condition.encoder).expanduser()
+    if config.data.source not in ("faces", "digits") and source.exists():
+        config = replace(config, data=replace(config.data, source=str(source.resolve())))
+    if encoder.is_dir():
+        config = replace(config, condition=replace(config.condition, encoder=str(encoder.resolve())))
+    return config
 
 
 def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.networks.given import CaptionReader, Givens
 from markovae.text.captions import CHUNK, CaptionTokens, encode_captions
-from markovae.text.encoder import TextEncoder, encoder_hash, load_encoder, sentence_vector
+from markovae.text.encoder import TextEncoder, sentence_vector
+from markovae.text.named import encoder_hash, load_encoder, token_width
 
 
 @final
@@ -54,11 +55,12 @@ class EncoderReader(CaptionReader):
     """The encoder of this name, loaded when it is first needed.
 
     Args:
-        name: of the encoder.   sha256: of the weights that a model was trained with; None takes those installed.
+        name: of the encoder.   sha256: of the one that a model was trained with; None takes the one at hand.
+        width: features of a token, so that a model can be made where its encoder is not at hand; None asks it.
     """
 
-    def __init__(self, name: str, sha256: str | None = None) -> None:
-        self.name, self._expected = name, sha256
+    def __init__(self, name: str, sha256: str | None = None, width: int | None = None) -> None:
+        self.name, self._expected, self._width = name, sha256, width
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EncoderReader:
         return self  # it never changes: a copy of a model reads by the same one
@@ -67,6 +69,11 @@ class EncoderReader(CaptionReader):
     def identity(self) -> dict[str, str]:
         """Name and hash."""
         return {"encoder": self.name, "sha256": self._hash}
+
+    @property
+    def width(self) -> int:
+        """Features of a token."""
+        return token_width(self.name) if self._width is None else self._width
 
     def prompts(self, texts: Sequence[str]) -> Condition:
         """Encoded at once, and not kept."""

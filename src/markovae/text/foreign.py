@@ -1,0 +1,150 @@
+"""A CLIP or T5 text encoder from a folder of transformers: safetensors only, and no code of the folder's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from torch import Tensor
+
+from markovae.errors import UserError
+from markovae.text.encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Encoders alike.
+
+    Args:
+        kind: the class whose last hidden states are the features.   width: where a config.json has features of a token;
+            left out there, 512.   limit: tokens of a caption where it gives no max_position_embeddings.
+    """
+
+    kind: str
+    width: str
+    limit: int
+
+
+DEFAULT_WIDTH = 512  # what transformers leaves out of a config.json, for each of them
+FAMILIES = {
+    "clip": _Family("CLIPTextModel", "hidden_size", 77),
+    "clip_text_model": _Family("CLIPTextModel", "hidden_size", 77),
+    # Positions are relative, and any length would do: 128 as in Saharia et al. 2022.
+    "t5": _Family("T5EncoderModel", "d_model", 128),
+    "mt5": _Family("MT5EncoderModel", "d_model", 128),
+    "umt5": _Family("UMT5EncoderModel", "d_model", 128),
+}
+READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # what the features depend on
+
+
+@final
+class TransformersEncoder(TextEncoder):
+    """The text part of a CLIP, or the encoder of a T5.
+
+    Args:
+        folder: holds config.json, a tokenizer and *.safetensors; a whole CLIP or T5 will do.
+    Raises:
+        UserError: where transformers is not installed, or the folder holds no such model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        family, table = _description(folder)
+        try:
+            import transformers
+        except ImportError:
+            raise UserError(f"the text encoder {folder} needs transformers: pip install 'markovae[encoders]'") from None
+        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with _quiet(transformers), _told(folder):
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
+            kind = getattr(transformers, family.kind)
+            self._model, found = kind.from_pretrained(folder, **safe, use_safetensors=True, output_loading_info=True)
+        if found["missing_keys"]:
+            raise UserError(f"{folder} is no text encoder: its weights lack {min(found['missing_keys'])!r}")
+        self._model.float().eval().requires_grad_(False)
+        limit = int(table.get("max_position_embeddings", family.limit))
+        super().__init__(str(folder), foreign_width(folder), limit)
+
+    def _numbers(self, caption: str) -> list[int]:
+        numbers: list[int] = self._tokenizer(caption, verbose=False)["input_ids"]
+        return numbers
+
+    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        features: Tensor = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return features
+
+
+def foreign_width(folder: Path) -> int:
+    """Features of a token, by config.json alone.
+
+    Raises:
+        UserError: for a folder that describes no CLIP or T5.
+    """
+    family, table = _description(folder)
+    width = table.get(family.width, DEFAULT_WIDTH)
+    if type(width) is not int or width < 1:
+        raise UserError(f"{folder} is no text encoder: its config.json says {family.width}={width!r}")
+    return width
+
+
+def files_read(folder: Path) -> list[Path]:
+    """Every file that the features may depend on, in order.
+
+    Raises:
+        UserError: for a folder without safetensors.
+    """
+    _description(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} has no *.safetensors, and pickled weights are never read: save it as safetensors")
+    return sorted(path for pattern in READ for path in folder.glob(pattern))
+
+
+def _description(folder: Path) -> tuple[_Family, dict[str, Any]]:
+    """What config.json says of the text encoder.
+
+    Raises:
+        UserError: for a folder that describes no CLIP or T5.
+    """
+    table = _table(folder)
+    kind = table.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(f"{folder} holds a model of type {kind!r}: a text encoder is one of {', '.join(FAMILIES)}")
+    return FAMILIES[kind], dict(table.get("text_config") or {}) if kind == "clip" else table
+
+
+def _table(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no text encoder: {file.name} cannot be read ({error})") from None
+    if not isinstance(table, dict):
+        raise UserError(f"{folder} is no text encoder: {file.name} is no table")
+    return table
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Whatever the library finds wrong with a folder is one sentence."""
+    try:
+        yield
+    except Exception as error:  # it raises whatever its parts raise
+        raise UserError(f"{folder} is no text encoder that transformers can read: {error}") from None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its reports and bars: the part of a CLIP that sees images is left out on purpose."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,188 @@
+"""CLIP and T5 folders as transformers saves them: random ones of a few thousand weights."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from markovae.checkpoint import load, open_checkpoint
+from markovae.config import Config
+from markovae.errors import UserError
+from markovae.run import resume_run, train_run
+from markovae.text import EncoderReader, encoder_hash, load_encoder, token_width
+
+WORDS = ["<pad>", "<s>", "</s>", "a", "red", "barn", "in", "the", "snow", "<unk>"]
+KINDS = ("clip", "whole clip", "t5")
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Any:
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def made(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of each kind, made once."""
+    folders: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp(kind.replace(" ", "-"))
+            torch.manual_seed(0)
+            _model(transformers, kind).save_pretrained(folders[kind])
+            _tokenizer(transformers).save_pretrained(folders[kind])
+        return folders[kind]
+
+    return make
+
+
+def _model(transformers: Any, kind: str) -> Any:
+    if kind == "t5":
+        sizes = {"vocab_size": len(WORDS), "d_model": 24, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_heads": 2}
+        return transformers.T5EncoderModel(transformers.T5Config(**sizes))
+    text = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 12,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    if kind == "clip":
+        return transformers.CLIPTextModel(transformers.CLIPTextConfig(**text))
+    image = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    image |= {"image_size": 8, "patch_size": 4}
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=image, projection_dim=8))
+
+
+def _tokenizer(transformers: Any) -> Any:
+    tokenizers = pytest.importorskip("tokenizers")
+    numbers = {word: number for number, word in enumerate(WORDS)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_features_are_those_of_transformers(transformers: Any, made: Callable[[str], Path], kind: str):
+    folder, captions = made(kind), ["a red barn", "the snow", "a red barn in the snow"]
+    encoder = load_encoder(str(folder))
+    assert encoder.width == token_width(str(folder)) == (24 if kind == "t5" else 32)
+    features, mask = encoder(captions)
+    assert mask.sum(1).tolist() == [5, 4, 8]
+    assert not features[~mask].any()
+    of = transformers.T5EncoderModel if kind == "t5" else transformers.CLIPTextModel
+    model, tokenizer = of.from_pretrained(folder).eval(), _tokenizer(transformers)
+    for row, caption in enumerate(captions):
+        with torch.no_grad():
+            alone = model(**tokenizer(caption, return_tensors="pt", return_token_type_ids=False)).last_hidden_state
+        torch.testing.assert_close(features[row][mask[row]], alone[0], atol=1e-5, rtol=0)
+
+
+def test_a_long_caption_is_cut_at_the_positions_there_are(made: Callable[[str], Path], capsys):
+    encoder = load_encoder(str(made("clip")))
+    features, mask = encoder(["red " * 30])
+    assert features.shape == (1, 12, 32)
+    assert mask.all()
+    assert "a caption of 32 tokens is cut to 12" in capsys.readouterr().err
+    assert load_encoder(str(made("t5")))(["red " * 30])[0].shape == (1, 32, 24)
+
+
+def test_a_run_on_a_folders_features(made: Callable[[str], Path], tiny_config: Config, tmp_path: Path, monkeypatch):
+    """Trained, resumed, sampled from; without its encoder it still opens, and captions alone are refused."""
+    monkeypatch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
+    encoder, photos, rng = tmp_path / "encoder", tmp_path / "photos", np.random.default_rng(0)
+    shutil.copytree(made("t5"), encoder)
+    photos.mkdir()
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(photos / f"{i:02d}.png")
+        (photos / f"{i:02d}.txt").write_text("a red barn" if i % 2 else "the snow")
+    monkeypatch.chdir(tmp_path)
+    settings = ["condition.kind=text", "condition.encoder=encoder", f"data.source={photos}", "train.steps=4"]
+    run = train_run(tiny_config.with_settings(settings), tmp_path / "run")
+    text = open_checkpoint(run).text
+    assert (text["encoder"], text["width"]) == (str(encoder), 24)
+    assert text["sha256"] == encoder_hash(str(encoder))
+    monkeypatch.chdir("/")
+    resume_run(run, steps=6)
+    assert load(run).reader.prompts(["a barn"]).tokens.shape == (1, 4, 24)
+    encoder.rename(tmp_path / "away")
+    model = load(run)
+    assert model.network.condition.token_dim == 24
+    with pytest.raises(UserError, match=r"encoder' is unknown: take all-MiniLM-L6-v2, or the folder of a CLIP or T5"):
+        model.reader.prompts(["a barn"])
+
+
+def test_every_file_counts_in_the_hash(made: Callable[[str], Path], tmp_path: Path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(made("clip"), folder)
+    before = encoder_hash(str(folder))
+    assert before == encoder_hash(str(made("clip")))
+    (folder / "README.md").write_text("other words")
+    assert encoder_hash(str(folder)) == before
+    (folder / "tokenizer.json").write_text("{}")
+    assert encoder_hash(str(folder)) != before
+    with pytest.raises(UserError, match="trained with the text encoder"):
+        EncoderReader(str(folder), before).prompts(["a barn"])
+
+
+def test_weights_that_are_missing_are_not_made_up(made: Callable[[str], Path], tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "encoder"
+    shutil.copytree(made("clip"), folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "layers.1" in name)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"is no text encoder: its weights lack .*layers\.1"):
+        load_encoder(str(folder))
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="is no text encoder that transformers can read"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, r"config\.json cannot be read"),
+        ("[]", "is no table"),
+        ("{", "cannot be read"),
+        ('{"model_type": "bert"}', "type 'bert': a text encoder is one of clip, clip_text_model, t5"),
+        ('{"model_type": "t5", "d_model": "512"}', r"says d_model='512'"),
+    ],
+)
+def test_folders_that_are_no_encoders(tmp_path: Path, config: str | None, said: str):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=said):
+        token_width(str(tmp_path))
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": {}}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    assert token_width(str(tmp_path)) == 512
+    with pytest.raises(UserError, match="pickled weights are never read: save it as safetensors"):
+        encoder_hash(str(tmp_path))
+
+
+def test_a_missing_library_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(UserError, match=r"needs transformers: pip install 'markovae\[encoders\]'"):
+        load_encoder(str(tmp_path))
