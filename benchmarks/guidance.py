@@ -81,7 +81,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
                         "interval": None if interval is None else [interval.low, interval.high],
                         "accuracy": {"mean": float(right.mean()), "stderr": float(right.std()) / math.sqrt(len(right))},
                         "kid": {"mean": distance.value, "stderr": distance.stderr},
-                        "ms": 1000 * found.seconds / options.n,
+                        "ms": 1000 * found.seconds,
                     }
                 )
                 say(f"weight {weight:g}{where}: accuracy {float(right.mean()):.3f}, KID {1000 * distance.value:.2f}e-3")

@@ -100,7 +100,7 @@ class Study:
             made=made,
             kid=figure(distance),
             rmse=rmse,
-            ms=1000 * found.seconds / self.options.n,
+            ms=1000 * found.seconds,
             over_chain=None if over is None else figure(over),
         )
 
@@ -118,14 +118,14 @@ def fine_walk(model: Diffusion) -> Plan:
     return Plan(AdamsBashforth(3), uniform_grid(*ends(model), FINE), UniC(3))
 
 
-def studied(model: Diffusion, study: Study, options: argparse.Namespace, peers: bool) -> list[Row]:
+def studied(model: Diffusion, study: Study, options: argparse.Namespace) -> list[Row]:
     """Every cell; the whole chain first, for the others are compared with it."""
     rows = []
     if not options.no_chain:
         rows.append(study.row("ancestral", True, model.num_levels))
     for calls in options.calls:
         rows += [study.row(name, True, calls) for name in options.samplers]
-        rows += [study.row(name, False, calls) for name in PEERS if peers]
+        rows += [study.row(name, False, calls) for name in options.peers]
     return rows
 
 
@@ -137,7 +137,9 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--paired", type=int, default=200, help="samples compared with the fine walk")
     parser.add_argument("--no-chain", action="store_true", help="leave out ancestral through all levels")
-    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEERS, default=list(PEERS), help="of diffusers; name none for none"
+    )
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", type=Path, help="where images are kept (default: in the cache folder)")
@@ -148,8 +150,9 @@ def main() -> None:
     model, data = checkpoint.model(), reopen(checkpoint.config.data, checkpoint.state["data"])
     real = real_for(model, data, options.n)
     labels = None if real.labels is None else torch.as_tensor(real.labels)
-    peers = None if options.no_peers else available()
-    if peers is None and not options.no_peers:
+    peers = available() if options.peers else None
+    if peers is None and options.peers:
+        options.peers = []
         say("diffusers is not installed: the peers are left out (pip install diffusers)")
     folder = (options.cells or cache_folder() / "samplers") / f"{checkpoint.digest}-seed{options.seed}"
     extractor = open_extractor(EXTRACTOR)
@@ -160,7 +163,7 @@ def main() -> None:
             folder / "fine", by_plan(model, fine_walk(model), options.seed), options.paired, options.batch, labels
         )
         study = Study(model, labels, options, folder, reference, fine.x)
-        rows = studied(model, study, options, peers is not None)
+        rows = studied(model, study, options)
     record = {
         "run": str(options.run),
         "checkpoint": {"digest": checkpoint.digest, "step": checkpoint.step},

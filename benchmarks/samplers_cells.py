@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Cell:
     """What a sampler drew.
 
     Args:
-        x: z_0 on the model's scale, (n, *D), float32.   seconds: spent on all n.
+        x: z_0 on the model's scale, (n, *D), float32.
+        seconds: an image, the median part's: a long table is drawn beside other work, and some of it waits.
     """
 
     x: Tensor
@@ -53,7 +55,7 @@ def cell(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None = N
     """Samples 0…n−1 of these classes, from `folder` as far as they lie there."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = list(_parts(folder, draw, n, batch, labels))
-    return Cell(torch.cat([x for x, _ in parts]), sum(seconds for _, seconds in parts))
+    return Cell(torch.cat([x for x, _ in parts]), statistics.median(seconds / len(x) for x, seconds in parts))
 
 
 def _parts(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None) -> Iterator[tuple[Tensor, float]]:

@@ -59,7 +59,7 @@ def test_samplers_end_to_end(tmp_path, monkeypatch):
     import results_samplers
     import samplers
 
-    words = ["--n", "8", "--paired", "6", "--calls", "3", "4", "--samplers", "sde-dpmpp2m", "ddim", "--no-peers"]
+    words = ["--n", "8", "--paired", "6", "--calls", "3", "4", "--samplers", "sde-dpmpp2m", "ddim", "--peers"]
     record = ran(samplers, monkeypatch, BUNDLE, *words, "--batch", "5", tmp_path / "samplers_digits.json")
     rows = {(row["sampler"], row["calls"]): row for row in record["rows"]}
     assert set(rows) == {("ancestral", record["levels"]), *((s, c) for s in ("sde-dpmpp2m", "ddim") for c in (3, 4))}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from markovae.build import create
 from markovae.checkpoint import load, save_checkpoint
-from markovae.cli import edit
+from markovae.cli import edit, edit_work
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.training import Training
@@ -142,7 +142,7 @@ def test_draws_depend_on_seed_and_number_only(folder):
     model, picks = load(folder / "run"), []
     for count in ("3", "1"):
         options = parsed(folder, "image.png", "--from-level", "0.6", "--steps", "4", "--n", count)
-        picks.append(edit.edit_image(model, options).drawn[0])
+        picks.append(edit_work.edit_image(model, options).drawn[0])
     torch.testing.assert_close(picks[0], picks[1], rtol=0, atol=1e-4)
 
 
@@ -160,6 +160,7 @@ def test_draws_depend_on_seed_and_number_only(folder):
         (["wide.png", "--degrade", "sr4"], "8x8 or 2x2"),
         (["image.png", "--from-level", "0.5", "--class", "cow"], "cow is unknown: this run has cat, dog"),
         (["image.png", "--from-level", "0.5", "--guidance", "3"], "needs a condition"),
+        (["image.png", "--from-level", "0.5", "--prompt", "a hat"], "--prompt needs a model of captions"),
         (["image.png", "--from-level", "0.5", "--sampler", "heum"], "heum"),
         (["image.png", "--round-trip", "--sampler", "ancestral"], "draws random numbers"),
         (["image.png", "--from-level", "0.5", "--sampler", "ancestral", "--steps", "51"], "50 levels"),

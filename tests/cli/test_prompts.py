@@ -1,20 +1,26 @@
 """`markovae sample --prompt`: the sheet, where a picture comes from, and what is refused in one sentence."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.words import Words
 
 from markovae.checkpoint import load
 from markovae.cli import main
-from markovae.sampling import sample
+from markovae.cli.edit_work import edit_image
+from markovae.sampling import Guidance, sample
 
 from .conftest import SCHEMAS, check, settings
 
+# What `markovae edit --from-level 0.8` comes to.
+EDIT = {"mask": None, "degrade": None, "from_level": 0.8, "to": None, "round_trip": False, "n": 2, "seed": 0}
+EDIT |= {"sampler": None, "steps": 4, "method": "moments"}
 RANKED = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -208,3 +214,42 @@ def test_a_run_that_never_left_a_caption_out_draws_and_weighs_none(text_run: Pat
     assert opened(tmp_path / "y" / "00000.png")[1]["markovae:guidance"] == "1"
     words = ["sample", tmp_path / "run", "--prompt", "a hat", "--guidance", "2", "--out", tmp_path / "z"]
     assert "name a --negative prompt" in refused(*words)
+
+
+def test_an_edit_shows_a_prompt(text_run: Path, tmp_path: Path):
+    picture, out = tmp_path / "face.png", tmp_path / "out"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(picture)
+    words = ["edit", str(text_run), str(picture), "--from-level", "0.8", "--steps", "4", "--n", "2"]
+    assert main([*words, "--prompt", "a hat", "--negative", "a beard", "--out", str(out)]) == 0
+    _, text = opened(out / "000001.png")
+    assert (text["markovae:prompt"], text["markovae:negative"], text["markovae:guidance"]) == ("a hat", "a beard", "2")
+    model, options = load(text_run), argparse.Namespace(**EDIT, image=str(picture))
+    plain = edit_image(model, options).drawn
+    told = edit_image(model, options, model.reader.prompts(["a hat"]), Guidance(1.0)).drawn
+    other = edit_image(model, options, model.reader.prompts(["a beard"]), Guidance(1.0)).drawn
+    assert not torch.equal(plain, told)
+    assert not torch.equal(told, other)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--prompt", "a", "--prompt", "b"], "--prompt is given twice: an edit shows one"),
+        (["--negative", "a"], "--negative is what a prompt is guided away from"),
+        (["--guidance", "3"], "--guidance 3 leads to a prompt"),
+        (["--prompt", "a", "--class", "hat"], "--class and a prompt are both given"),
+    ],
+)
+def test_edits_that_ask_for_what_does_not_go_together(text_run: Path, tmp_path: Path, asked, said: str, capsys):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "face.png")
+    words = ["edit", str(text_run), str(tmp_path / "face.png"), "--from-level", "0.5", "--out", str(tmp_path / "out")]
+    assert main([*words, *asked]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_edit_without_a_prompt_says_so(text_run: Path, tmp_path: Path, capsys):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "face.png")
+    words = ["edit", str(text_run), str(tmp_path / "face.png"), "--from-level", "0.5", "--steps", "2", "--n", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "no --prompt: drawing without a condition" in capsys.readouterr().err

@@ -110,6 +110,7 @@ def test_a_second_signal_ends_a_save_that_takes_long(forkserver: ForkServer, mem
     wait_for(marker)
     os.kill(child, number)
     time.sleep(0.5)
+    assert alive(child), "the first signal waits for the save"
     began = time.monotonic()
     os.kill(child, number)
     assert forkserver.wait(child) == 128 + number
@@ -117,6 +118,12 @@ def test_a_second_signal_ends_a_save_that_takes_long(forkserver: ForkServer, mem
     (memory / "flushing.stop").unlink()
     again = ["train", "--resume", "--out", str(out), "--steps", "40", "--no-report"]
     assert forkserver.run("command", memory / "said", arguments=again) == 0
+
+
+def alive(child: int) -> bool:
+    """Whether a process is there and has not ended: one that nobody waited for yet is a zombie."""
+    stat = Path(f"/proc/{child}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def wait_for(path: Path, limit: float = 60.0) -> None:

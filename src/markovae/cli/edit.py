@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.classes import chosen_label
-from markovae.cli.options import add_machine, one_of, whole
+from markovae.cli.options import add_machine, one_of, positive, whole
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
+    from markovae.cli.edit_work import Edit
     from markovae.cli.running import Opened
     from markovae.diffusion import Diffusion
-    from markovae.sampling.control import Editor, LinearOperator
+    from markovae.networks.condition import Condition
+    from markovae.sampling import Guidance
 
 SUMMARY = "inpaint, restore or vary an image with a run"
 DESCRIPTION = """\
@@ -31,22 +29,9 @@ examples:
   markovae edit runs/a face.png --from-level 0.6         image to image
   markovae edit runs/a face.png --to other.png           from one image to another in --n steps
   markovae edit runs/a face.png --round-trip             to noise and back, with the error
+  markovae edit runs/text face.png --mask hair.png --prompt "a face with red hair"
 """
 DEGRADATIONS = ("sr2", "sr4", "sr8", "blur", "grey")
-BLUR = 1.5
-
-
-@dataclass(frozen=True)
-class Edit:
-    """What came out.
-
-    Args:
-        drawn: (n, *D) on the model's scale.   given: what is shown in the first row, (·, *D).   name: of the edit.
-    """
-
-    drawn: Tensor
-    given: Tensor
-    name: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", type=whole(1), help="network calls a walk (default: 20, RePaint 50)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="draw i depends on seed and i (default: 0)")
     parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
-    parser.add_argument("--guidance", metavar="W", type=float, default=1.0, help="towards the class (default: 1, none)")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", action="append", help="what the image is to show, of a model of captions"
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
+    parser.add_argument(
+        "--guidance",
+        metavar="W",
+        type=positive,
+        help="towards the class or prompt; 1 is none (default: 1; 2 for a prompt)",
+    )
     parser.add_argument("--method", type=one_of("moments", "repaint"), default="moments", help="of --mask")
     parser.add_argument("--resampling", metavar="N", type=whole(1), default=10, help="of repaint (default: 10)")
     parser.add_argument("--iterations", metavar="N", type=whole(1), default=5, help="of the solver (default: 5)")
@@ -76,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(
         parser, batch="not used: the draws are one batch", precision="float32 (the default), bfloat16 or float64"
     )
+    parser.set_defaults(prompts=None, autoguide=None, guidance_interval=None)  # `sample` has them, an edit does not
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: for files, sizes, classes or options that do not go together.
     """
     from markovae.cli.edit_files import write_pictures
+    from markovae.cli.edit_work import edit_image
     from markovae.cli.running import open_run
     from markovae.console import say
     from markovae.sampling import to_images
@@ -94,9 +90,10 @@ def run(options: argparse.Namespace) -> int:
     if model.pixels.bins != 256:
         raise UserError(f"this model's pixels have {model.pixels.bins} digits: edit takes images of 8 bits, 256")
     target = Path(options.out) if options.out else _default_folder(opened, options)
-    made = edit_image(model, options, _label(opened, options.label))
+    condition, guidance = _asked(opened, options)
+    made = edit_image(model, options, condition, guidance)
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
-    facts = _facts(opened, made, options)
+    facts = _facts(opened, made, options, guidance)
     write_pictures(target, drawn, (given, drawn), facts)
     if options.round_trip:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
@@ -104,143 +101,43 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def edit_image(model: Diffusion, options: argparse.Namespace, label: int | None = None) -> Edit:
-    """The edit that the options ask for.
+def _asked(opened: Opened, options: argparse.Namespace) -> tuple[Condition | None, Guidance]:
+    """The class or prompt that the edit is to show, (1,), and how strongly.
 
     Raises:
-        UserError: for files, sizes or options that do not go together.
+        UserError: for what the run does not know, or options that do not go together.
     """
     import torch
 
-    from markovae.sampling import Guidance, plan
-    from markovae.sampling.control import Editor
-    from markovae.sampling.draw import condition_for, guided
+    from markovae.cli.prompts import chosen_prompts, conditions_for
+    from markovae.cli.sampler import chosen_guidance
+    from markovae.sampling import condition_for
 
-    repaint = options.mask is not None and options.method == "repaint"
-    chosen = plan(model, _sampler(options), _steps(model, options, repaint))
-    count = 1 if options.round_trip else max(options.n, 2) if options.to else options.n
-    condition = condition_for(model, None if label is None else torch.full((count,), label))
-    denoiser = guided(model, condition, Guidance(options.guidance))
-    editor = Editor(model, chosen, options.seed, None if condition is None else condition.to(model.device), denoiser)
-    if options.degrade is not None:
-        return _restore(editor, options)
-    x = _read(model, options.image)
-    if options.mask is not None:
-        return _inpaint(editor, options, x)
-    if options.to is not None:
-        other = _read(model, options.to)
-        return Edit(editor.interpolate(x[0], other[0], count, options.level), torch.cat([x, other]), "interpolation")
-    if options.round_trip:
-        return Edit(editor.decode(editor.encode(x)), x, "round trip")
-    drawn = editor.vary(x.expand(count, *model.shape), options.from_level)
-    return Edit(drawn, x, f"from level {options.from_level:g}")
+    prompts = chosen_prompts(opened, options)
+    if len(prompts) > 1:
+        raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
+    guidance, _ = chosen_guidance(opened, options, prompts)
+    if prompts:
+        return conditions_for(opened, prompts, 1), guidance
+    label = _label(opened, options.label)
+    return condition_for(opened.model, None if label is None else torch.tensor([label])), guidance
 
 
-def _inpaint(editor: Editor, options: argparse.Namespace, x: Tensor) -> Edit:
-    import torch
-
-    from markovae.cli.edit_files import read_mask
-
-    known = ~torch.from_numpy(read_mask(options.mask, *x.shape[-2:]))
-    many = x.expand(options.n, *x.shape[1:])
-    if options.method == "repaint":
-        drawn = editor.repaint(many, known, options.resampling)
-    else:
-        drawn = editor.inpaint(many, known, _covariance(options), options.iterations)
-    shown = torch.where(known.to(x.device), x, torch.zeros_like(x))
-    return Edit(drawn, torch.cat([x, shown]), f"inpainting by {options.method}")
-
-
-def _restore(editor: Editor, options: argparse.Namespace) -> Edit:
-    import torch
-
-    from markovae.cli.edit_files import read_picture
-    from markovae.sampling.control import Observation
-
-    model, how = editor.model, options.degrade
-    operator, shape = _operator(model, how)
-    picture = read_picture(options.image, (_shape(model), shape))
-    if picture.shape == model.shape:
-        x = _scaled(model, picture)
-        y, given = operator.apply(x), [x]
-    else:
-        y, given = _scaled(model, picture), []
-    drawn = editor.restore(
-        Observation(operator, y.expand(options.n, *y.shape[1:])), _covariance(options), options.iterations
-    )
-    factor = model.shape[-1] // y.shape[-1]
-    shown = y.repeat_interleave(factor, -1).repeat_interleave(factor, -2).expand(1, *model.shape)
-    return Edit(drawn, torch.cat([*given, shown]), f"restoration of {how}")
-
-
-def _operator(model: Diffusion, how: str) -> tuple[LinearOperator, tuple[int, int, int]]:
-    """The map that degrades, and the shape of what it leaves."""
-    from markovae.sampling.control import Blur, BoxDown, Grey
-
-    channels, height, width = _shape(model)
-    if how == "blur":
-        return Blur(height, width, BLUR), (channels, height, width)
-    if how == "grey":
-        if channels != 3:
-            raise UserError("--degrade grey: this model's images have no colour to be restored")
-        return Grey(), (1, height, width)
-    factor = int(how.removeprefix("sr"))
-    if height % factor or width % factor:
-        raise UserError(f"--degrade {how}: images of {width}x{height} do not divide into squares of {factor}")
-    return BoxDown(factor), (channels, height // factor, width // factor)
-
-
-def _covariance(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from markovae.sampling.control import FullCovariance, IsotropicCovariance
-
-    return IsotropicCovariance(0.25) if options.quick else FullCovariance()
-
-
-def _read(model: Diffusion, path: str) -> Tensor:
-    from markovae.cli.edit_files import read_picture
-
-    return _scaled(model, read_picture(path, (_shape(model),)))
-
-
-def _scaled(model: Diffusion, picture: np.ndarray) -> Tensor:
-    import torch
-
-    return model.pixels.to_x(torch.tensor(picture))[None].to(model.device, torch.float32)
-
-
-def _shape(model: Diffusion) -> tuple[int, int, int]:
-    channels, height, width = model.shape
-    return channels, height, width
-
-
-def _steps(model: Diffusion, options: argparse.Namespace, repaint: bool) -> int:
-    return int(options.steps or min(50 if repaint else 20, model.num_levels))
-
-
-def _sampler(options: argparse.Namespace) -> str:
-    """A walk that must be walked back draws nothing; RePaint is made of ancestral steps; else the default."""
-    from markovae.sampling import DEFAULT_SAMPLER
-
-    if options.sampler is not None:
-        return str(options.sampler)
-    if options.round_trip:
-        return "dpmpp2m"
-    return "ancestral" if options.mask is not None and options.method == "repaint" else DEFAULT_SAMPLER
-
-
-def _facts(opened: Opened, made: Edit, options: argparse.Namespace) -> dict[str, str]:
+def _facts(opened: Opened, made: Edit, options: argparse.Namespace, guidance: Guidance) -> dict[str, str]:
     """What every picture says of itself."""
-    repaint = options.mask is not None and options.method == "repaint"
-    facts = {
+    from markovae.cli.edit_work import calls_of, sampler_of
+
+    asked = {"class": options.label, "prompt": options.prompt and options.prompt[0], "negative": options.negative}
+    return {
         "edit": made.name,
         "seed": str(options.seed),
         "checkpoint": opened.checkpoint.digest,
-        "sampler": _sampler(options),
-        "steps": str(_steps(opened.model, options, repaint)),
-        "guidance": f"{options.guidance:g}",
+        "sampler": sampler_of(options),
+        "steps": str(calls_of(opened.model, options)),
+        "guidance": f"{guidance.weight:g}",
         "precision": opened.precision,
+        **{name: value for name, value in asked.items() if value is not None},
     }
-    return facts if options.label is None else {**facts, "class": options.label}
 
 
 def _grey_levels(model: Diffusion, made: Edit) -> float:
