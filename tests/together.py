@@ -1,5 +1,6 @@
 """Several processes forked from this one, as torchrun would start them: torch is imported once."""
 
+import faulthandler
 import json
 import os
 import signal
@@ -16,12 +17,17 @@ import torch.distributed as dist
 
 from markovae.training.ranks import exit_code
 
+STUCK = signal.SIGUSR2
 Together = Callable[..., "list[Ended]"]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: `value` is what its work returned, by way of JSON; `said` is its error, if any."""
+    """How a process ended.
+
+    Args:
+        value: what its work returned, by way of JSON.   said: its error, or where it stood when its time was over.
+    """
 
     code: int
     value: Any
@@ -64,13 +70,16 @@ def forked(
                 code = os.waitstatus_to_exitcode(status)
                 ends[rank] = _ended(folder / f"rank-{rank}.json", code, time.monotonic() - started)
             elif time.monotonic() - started > limit:
+                os.kill(pid, STUCK)
+                time.sleep(0.2)
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
     return [ends[rank] for rank in range(size)]
 
 
 def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object]) -> int:
-    result.unlink(missing_ok=True)
+    for path in (result, result.with_suffix(".stack")):
+        path.unlink(missing_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # forking a process with threads: these children use none of them
         pid = os.fork()
@@ -78,6 +87,7 @@ def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object]) ->
         return pid
     code = 1
     try:
+        faulthandler.register(STUCK, result.with_suffix(".stack").open("w"), all_threads=True)
         os.environ.update({name: str(value) for name, value in place.items()})
         os.environ.setdefault("TORCHELASTIC_RESTART_COUNT", "0")
         record: dict[str, Any] = {"value": None, "said": ""}
@@ -93,5 +103,7 @@ def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object]) ->
 
 
 def _ended(result: Path, code: int, seconds: float) -> Ended:
-    record = json.loads(result.read_text()) if result.exists() else {"value": None, "said": ""}
+    stack = result.with_suffix(".stack")
+    where = "\n".join(stack.read_text().splitlines()[:20]) if stack.exists() else ""
+    record = json.loads(result.read_text()) if result.exists() else {"value": None, "said": where}
     return Ended(code, record["value"], record["said"], seconds)
