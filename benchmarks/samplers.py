@@ -11,6 +11,7 @@ Cost, in calls of the network: n (Σ calls × samplers + L for `ancestral` + Σ 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -38,6 +39,8 @@ from samplers_peers import PEERS, STOCHASTIC, available, by_scheduler
 FINE = 200
 NOISY = ("sde-dpmpp2m", "pc", "ancestral", *STOCHASTIC)
 EXTRACTOR = "small"
+# A sampler as it comes, or after a comma in another spacing: the peers are tried in several too.
+OURS = (*SAMPLERS, "dpmpp2m, karras", "unipc2, karras", "deis2, karras", "sde-dpmpp2m, uniform")
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,16 @@ class Study:
 
     def row(self, name: str, ours: bool, calls: int) -> Row:
         """Draw and measure one cell."""
+        place = f"{name.replace(' ', '-').replace(',', '')}-{calls}"
         if ours:
-            chosen = plan(self.model, name, calls)
+            sampler, _, spacing = name.partition(", ")
+            chosen = plan(self.model, sampler, calls, spacing or None)
             draw, made = by_plan(self.model, chosen, self.options.seed), chosen.calls
+            place = f"ours/{place}-{hashlib.sha256(chosen.grid.numpy().tobytes()).hexdigest()[:8]}"
         else:
             draw, made = by_scheduler(self.model, name, calls, self.options.seed), calls
-        place = self.folder / ("ours" if ours else "diffusers") / f"{name.replace(' ', '-').replace(',', '')}-{calls}"
-        found = cell(place, draw, self.options.n, self.options.batch, self.labels)
+            place = f"diffusers/{place}"
+        found = cell(self.folder / place, draw, self.options.n, self.options.batch, self.labels)
         seen = self.features(found, f"{name} at {calls}")
         whole = ours and name == "ancestral" and calls == self.model.num_levels
         if whole:
@@ -90,7 +96,7 @@ class Study:
         over = None if self.chain is None or whole else kid_difference(seen, self.chain, self.real)
         rmse = (
             None
-            if name in NOISY
+            if name.partition(",")[0] in NOISY or name in NOISY
             else math.sqrt(float((found.x[: len(self.fine)] - self.fine).double().square().mean()))
         )
         return Row(
@@ -134,7 +140,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 20])
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    parser.add_argument("--samplers", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--paired", type=int, default=200, help="samples compared with the fine walk")
     parser.add_argument("--no-chain", action="store_true", help="leave out ancestral through all levels")
     parser.add_argument(

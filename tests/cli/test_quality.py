@@ -24,12 +24,13 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_reference_model(json_of: Callable[..., Any], faces: Path) -> None:
-    record = json_of("quality", "quality", REFERENCE, faces, "--n", "8", "--steps", "3", "--seed", "5")
+    record = json_of("quality", "quality", REFERENCE, faces, "--n", "8", "--steps", "1", "--seed", "5")
     shown = record["conditions"]
-    assert (shown["n"], shown["steps"], shown["seed"], shown["extractor"]) == (8, 3, 5, "small")
+    assert (shown["n"], shown["steps"], shown["seed"], shown["extractor"]) == (8, 1, 5, "small")
     assert shown["reference_n"] == 12  # a fifth of sixty is held out
     assert record["data"] == {"source": str(faces), "matches_run": None}
-    assert record["kid"]["value"] > record["kid_floor"]["value"]
+    # One call gives the mean of all faces.
+    assert record["kid"]["value"] > record["kid_floor"]["value"] + 5 * record["kid"]["stderr"]
 
 
 def test_digits_with_their_classes(json_of: Callable[..., Any], digits_run: Path) -> None:

@@ -23,9 +23,16 @@ def test_the_range_is_cut_for_few_calls_and_whole_in_the_limit(start, last, few,
     assert ends(model, 8) == ends(model, 20) == pytest.approx(few)
     assert ends(model) == pytest.approx(whole)
     assert ends(model, 10**6) == pytest.approx(whole, abs=1e-3)
-    for sampler in ("dpmpp2m", "heun"):
-        grid = plan(model, sampler, 20).grid[1:]
-        assert (grid[[0, -1]] - torch.tensor(few)).abs().max() < 1e-6
+    for sampler, spacing, steps, found in (
+        ("dpmpp2m", None, 20, few),
+        ("dpmpp2m", None, 40, whole),
+        ("dpmpp2m", "karras", 5, few),
+        ("dpmpp2m", "karras", 10, whole),
+        ("sde-dpmpp2m", None, 10, few),
+        ("sde-dpmpp2m", None, 20, whole),
+    ):
+        grid = plan(model, sampler, steps, spacing).grid[1:]
+        assert (grid[[0, -1]] - torch.tensor(found)).abs().max() < 1e-6
 
 
 def test_the_default_grid_is_nearer_to_the_flow_than_rho_over_the_whole_range(model_of):

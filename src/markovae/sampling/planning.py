@@ -55,10 +55,10 @@ SAMPLERS = (*_SOLVERS, "ancestral")
 DEFAULT_SAMPLER = "sde-dpmpp2m"
 """Its fresh noise lets a network mend what an earlier step got wrong, which keeps flat areas flat."""
 SPACINGS = ("uniform", "karras", "quadratic", "levels")
-_OWN_SPACING = {"ancestral": "levels", "euler": "karras", "heun": "karras"}
+_OWN_SPACING = {"ancestral": "levels", "euler": "karras", "heun": "karras", "sde-dpmpp2m": "karras"}
 THRESHOLDS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
 NEAREST, FARTHEST = 13.3, -10.0
-FEW = 20
+FEW, FEW_DENSE, FEW_DRAWN = 20, 5, 10
 FEW_NEAREST, FEW_FARTHEST = 9.0, -8.0
 
 
@@ -90,9 +90,9 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     `steps` counts network calls, so that samplers compare at equal cost: one that takes c calls a step makes
     ⌊(steps−1)/c⌋ steps, and its last call gives z_0.
 
-    Spacings: uniform in log-SNR (the solvers' default) and karras (ρ = 7; the default of euler and heun), both between
-    the log-SNRs of `ends`; quadratic in the schedule's u; levels, even strides of the schedule's own (the default of
-    `ancestral`). `optimal_grid` and `tuned` make grids that take work.
+    Spacings: uniform in log-SNR (the solvers' default) and karras (ρ = 7; the default of sde-dpmpp2m, euler and heun),
+    both between the log-SNRs of `ends`; quadratic in the schedule's u; levels, even strides of the schedule's own (the
+    default of `ancestral`). `optimal_grid` and `tuned` make grids that take work.
 
     Raises:
         UserError: for an unknown name, steps < 1, or more ancestral steps than levels.
@@ -109,7 +109,7 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
     calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
-    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1)
+    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
     return Plan(stepper, grid, corrector)
 
 
@@ -118,9 +118,11 @@ def own_spacing(sampler: str) -> str:
     return _OWN_SPACING.get(sampler, "uniform")
 
 
-def spaced(model: Diffusion, spacing: str, count: int) -> Tensor:
+def spaced(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
     """`count` log-SNRs of the model's range in this spacing, after λ = ∞, (count+1,).
 
+    Args:
+        draws: whether the sampler draws noise at each step; where it is left at the end, few steps cannot mend it.
     Raises:
         UserError: for an unknown spacing.
     """
@@ -130,23 +132,26 @@ def spaced(model: Diffusion, spacing: str, count: int) -> Tensor:
         return sampling_grid(model.schedule, count)
     if spacing == "quadratic":
         return quadratic_grid(model.schedule, count)
-    first, last = ends(model, count)
-    return rho_grid(first, last, count) if spacing == "karras" else uniform_grid(first, last, count)
+    if spacing == "uniform":
+        return uniform_grid(*ends(model, count, FEW), count)
+    return rho_grid(*ends(model, count, FEW_DRAWN if draws else FEW_DENSE), count)
 
 
-def ends(model: Diffusion, count: int | None = None) -> tuple[float, float]:
+def ends(model: Diffusion, count: int | None = None, few: int = FEW) -> tuple[float, float]:
     """The log-SNRs nearest the data and nearest the noise that `count` calls are spread between.
 
     Without a count the model's range, level 1 to level L, cut to 13.3…−10: beyond, noise of a sixth of an 8-bit grey
-    level is left, or a signal of 0.7 %. Up to 20 calls are spread over 9…−8, for at the ends x̂ hardly changes: with
-    the exact denoiser of 1/f images 2M then comes 1.3 to 2 times nearer to a fine walk than over the whole range at
-    even log-SNR, 2.5 to 3 times nearer than there at ρ = 7 (`test_planning`). From 20 to 40 calls the cut is undone,
-    so that from 40 on the ends stay and walks converge at their solver's order.
+    level is left, or a signal of 0.7 %. Up to `few` calls are spread over 9…−8, for at the ends x̂ hardly changes; from
+    `few` to 2 `few` the cut is undone, so that from there on the ends stay and walks converge at their solver's order.
+
+    Even steps are wide at the ends, hence 20 there: with the exact denoiser of 1/f images 2M then comes 1.3 to 2 times
+    nearer to a fine walk than over the whole range at even log-SNR, 2.5 to 3 times nearer than there at ρ = 7
+    (`test_planning`). Steps of ρ = 7 are few at the ends as it is: 5, or 10 with fresh noise (docs/results.md).
     """
     logsnr = model.schedule.logsnr
     last = max(float(logsnr[-1]), FARTHEST)
     first = max(min(float(logsnr[1]), NEAREST), last + 1e-6)
-    share = 0.0 if count is None else min(max(2 - count / FEW, 0.0), 1.0)
+    share = 0.0 if count is None else min(max(2 - count / few, 0.0), 1.0)
     near, far = min(first, FEW_NEAREST), max(last, FEW_FARTHEST)
     if near <= far:
         return first, last
