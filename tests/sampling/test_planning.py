@@ -28,6 +28,8 @@ def test_the_range_is_cut_for_few_calls_and_whole_in_the_limit(start, last, few,
         ("dpmpp2m", None, 40, whole),
         ("dpmpp2m", "karras", 5, few),
         ("dpmpp2m", "karras", 10, whole),
+        ("heun", None, 10, few),
+        ("heun", None, 20, whole),
         ("sde-dpmpp2m", None, 10, few),
         ("sde-dpmpp2m", None, 20, whole),
     ):

@@ -146,7 +146,8 @@ def ends(model: Diffusion, count: int | None = None, few: int = FEW) -> tuple[fl
 
     Even steps are wide at the ends, hence 20 there: with the exact denoiser of 1/f images 2M then comes 1.3 to 2 times
     nearer to a fine walk than over the whole range at even log-SNR, 2.5 to 3 times nearer than there at ρ = 7
-    (`test_planning`). Steps of ρ = 7 are few at the ends as it is: 5, or 10 with fresh noise (docs/results.md).
+    (`test_planning`). Steps of ρ = 7 are few at the ends as it is: 5, or 10 with fresh noise, which the last steps must
+    take out again.
     """
     logsnr = model.schedule.logsnr
     last = max(float(logsnr[-1]), FARTHEST)
