@@ -11,6 +11,7 @@ the decoder makes is not quite what faces are.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -36,6 +37,7 @@ from markovae.sampling import Guidance, Plan, evaluating, guided, plan, walk
 from markovae.sampling.draw import finished
 from markovae.schedule import LogSNRLinear, fine_logsnr
 from markovae.target import VELOCITY
+from markovae.text import captions_of
 
 STAGES = ("prior", "decoder", "enlarger")
 LEVELS, END = 1000, -10.0
@@ -197,8 +199,10 @@ def stage_data(
     if stage == "decoder":
         given = Condition(vector=embedding.standard(features))
         return ImageData(np.asarray(small.images), given=given, name="faces"), embedding
-    told = Condition(vector=vectors(reader, small.captions or ()))
-    return ImageData(embedding.rows(features), bins=ROW_BINS, given=told, name="embeddings"), embedding
+    said = [captions_of(text) for text in small.captions or ()]  # each caption of a face is an example
+    rows = np.repeat(embedding.rows(features), [len(captions) for captions in said], axis=0)
+    told = Condition(vector=vectors(reader, list(itertools.chain.from_iterable(said))))
+    return ImageData(rows, bins=ROW_BINS, given=told, name="embeddings"), embedding
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from markovae.data import faceset
 from markovae.data.drawing import render
-from markovae.data.faces import attributes, caption, values
+from markovae.data.faces import attributes, caption, short_caption, values
 from markovae.data.loading import splits_of
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
@@ -33,8 +33,10 @@ def test_the_numbers_of_the_parts_say_what_their_images_show(own_cache: Path):
     splits = splits_of(faceset.read_faces(DataConfig("faces"), COUNTS))
     numbers = faceset.face_numbers(32, COUNTS)
     assert [len(part) for part in numbers] == list(COUNTS)
-    for part, found in zip((splits.train, splits.validation, splits.test), numbers, strict=True):
-        assert part.captions == tuple(caption(attributes(number)) for number in found)
+    whole = [tuple(caption(attributes(number)) for number in found) for found in numbers]
+    short = [short_caption(number) for number in numbers[0]]
+    assert splits.train.captions == tuple(map("\n".join, zip(whole[0], short, strict=True)))
+    assert (splits.validation.captions, splits.test.captions) == (whole[1], whole[2])
 
 
 def test_faces_with_a_combination_held_out_are_left_out_of_training_alone(own_cache: Path):
@@ -46,7 +48,8 @@ def test_faces_with_a_combination_held_out_are_left_out_of_training_alone(own_ca
         face = attributes(number)
         return (face.skin, face.beard) == ("tan", "none") or face.headwear == "turban"
 
-    kept = [caption(attributes(number)) for number in faceset.face_numbers(32, COUNTS)[0] if not held(number)]
+    numbers = [number for number in faceset.face_numbers(32, COUNTS)[0] if not held(number)]
+    kept = [f"{caption(attributes(number))}\n{short_caption(number)}" for number in numbers]
     assert 0 < len(kept) < 20
     assert less.train.captions == tuple(kept)
     assert less.test.content_hashes() == whole.test.content_hashes()

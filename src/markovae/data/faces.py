@@ -176,6 +176,14 @@ def caption(face: Attributes) -> str:
     return sentence(phrases(face))
 
 
+def short_caption(index: int) -> str:
+    """Face `index` in a sentence that leaves things out, as people do: one to all but one of its phrases, drawn."""
+    found = phrases(attributes(index))
+    order = sorted(found, key=lambda name: _draw(index, f"say {name}", 1 << 64))
+    said = order[: 1 + _draw(index, "say", len(found) - 1)]
+    return sentence({name: text for name, text in found.items() if name in said})
+
+
 def phrases(face: Attributes) -> dict[str, str]:
     """What the caption says, by what it is about: skin, head, beard, glasses, eyes, mouth, shirt, background."""
     found = {"skin": f"{face.skin} skin", "head": _head(face)}

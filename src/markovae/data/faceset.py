@@ -12,7 +12,7 @@ import numpy as np
 from markovae.console import track
 from markovae.data import cache
 from markovae.data.drawing import SIZES, render
-from markovae.data.faces import RECIPE, attributes, caption
+from markovae.data.faces import RECIPE, attributes, caption, short_caption
 from markovae.data.findings import Findings, Reading
 from markovae.data.holdout import combinations, shows
 from markovae.data.images import ImageData, Pixels
@@ -32,7 +32,8 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Rea
 
     Faces 0, 1, 2, … are walked in order; one whose pixels, at this size, were already seen is dropped and
     recorded. The first counts[0] that stay train, the next validate, the last test; of those that train, the ones
-    that show a combination of data.hold_out are left out.
+    that show a combination of data.hold_out are left out. A face that trains has a second caption, which leaves things
+    out: a model that only ever met whole captions blends what a prompt leaves open.
 
     Raises: UserError for another size, for one channel, or where the cache folder cannot be written.
     """
@@ -43,7 +44,9 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Rea
         raise UserError("faces are rgb and told apart by colour: leave data.channels at auto")
     folder = _entry(size, counts)
     stored = cache.read_json(folder / "faces.json")
-    data = ImageData(images=cache.read_array(folder / "images.npy"), captions=tuple(stored["captions"]), name="faces")
+    captions = stored["captions"]
+    captions[: counts[0]] = map("\n".join, zip(captions[: counts[0]], stored["short_captions"], strict=True))
+    data = ImageData(images=cache.read_array(folder / "images.npy"), captions=tuple(captions), name="faces")
     parts = _parts(counts, stored["dropped"])
     return Reading(data, _held_out(parts, stored["indices"], config.hold_out), _findings(size, stored))
 
@@ -61,9 +64,10 @@ def _entry(size: int, counts: tuple[int, int, int]) -> Path:
         "recipe": RECIPE,
         "size": size,
         "counts": counts,
+        "captions": ["whole", "short"],
         "packages": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg_py")},
     }
-    return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, total=sum(counts)))
+    return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, counts=counts))
 
 
 def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> Parts:
@@ -101,11 +105,16 @@ def _findings(size: int, stored: dict[str, list[int]]) -> Findings:
     )
 
 
-def _make(folder: Path, size: int, total: int) -> None:
-    images, indices, dropped = walk(size, total)
+def _make(folder: Path, size: int, counts: tuple[int, int, int]) -> None:
+    images, indices, dropped = walk(size, sum(counts))
     np.save(folder / "images.npy", images, allow_pickle=False)
-    captions = [caption(attributes(index)) for index in indices]
-    cache.write_json(folder / "faces.json", {"indices": indices, "dropped": dropped, "captions": captions})
+    stored = {
+        "indices": indices,
+        "dropped": dropped,
+        "captions": [caption(attributes(index)) for index in indices],
+        "short_captions": [short_caption(index) for index in indices[: counts[0]]],
+    }
+    cache.write_json(folder / "faces.json", stored)
 
 
 def walk(size: int, total: int) -> tuple[Pixels, list[int], list[list[int]]]:
