@@ -167,6 +167,7 @@ def of_phrase(phrase: dict[str, Any], told: Tensor) -> dict[str, Any]:
     return {
         "text": phrase["text"],
         "means": means,
+        "n": len(told),
         "all": share(torch.stack(list(right.values())).all(0)),
         "each": {name: share(found) for name, found in right.items()},
     }

@@ -25,8 +25,8 @@ def section(records: Mapping[str, Any]) -> Section | None:
 def _judge(record: Mapping[str, Any]) -> str:
     spoilt = record["spoilt"]
     rows = [
-        [_words(name), _percent(found), *(_percent(each[name]) for each in spoilt.values())]
-        for name, found in record["accuracy"].items()
+        [_words(name), *(_share(each[name], record["n"]) for each in (record["accuracy"], *spoilt.values()))]
+        for name in record["accuracy"]
     ]
     below = [_words(name) for name, found in record["accuracy"].items() if found["mean"] < GOAL]
     verdict = f"Below {100 * GOAL:.0f} %: {', '.join(below)}." if below else f"All are at {100 * GOAL:.0f} % or above."
@@ -47,17 +47,15 @@ def _judge(record: Mapping[str, Any]) -> str:
 
 def _attributes(made: Mapping[str, Any]) -> str:
     names = list(next(iter(made.values()))["test"]["accuracy"])
-    rows = [[_words(n), *(_percent(record["test"]["accuracy"][n]) for record in made.values())] for n in names]
-    rows += [["mean of all", *(_percent(record["test"]["all"]) for record in made.values())]]
-    eight = [
-        "mean of the eight that 32 pixels show",
-        *(_percent(record["test"]["claimed"]) for record in made.values()),
-    ]
+    tests = [record["test"] for record in made.values()]
+    rows = [[_words(name), *(_share(test["accuracy"][name], test["n"]) for test in tests)] for name in names]
+    rows.append(["mean of all", *(_share(test["all"], test["n"]) for test in tests)])
+    rows.append(["mean of the eight that 32 pixels show", *(_share(test["claimed"], test["n"]) for test in tests)])
     return (
         "### Attributes asked for and shown\n\n"
         "The share of images, one a caption of a test face, in which the judge sees what the caption says (an "
         "attribute that the caption leaves out must be absent).\n\n"
-        + table(["attribute", *(f"`{name}`" for name in made)], [*rows, eight])
+        + table(["attribute", *(f"`{name}`" for name in made)], rows)
     )
 
 
@@ -103,7 +101,7 @@ def _how(record: Mapping[str, Any]) -> str:
 def _unseen(record: Mapping[str, Any]) -> str:
     found = record["unseen"]["combinations"]
     rows = [
-        [row["combination"], _percent(row["unseen"]), _percent(row["seen"])]
+        [row["combination"], *(_share(row[side], n) for side, n in zip(("unseen", "seen"), row["n"], strict=True))]
         for row in found["rows"]
         if row["unseen"] and row["seen"]
     ]
@@ -115,7 +113,9 @@ def _unseen(record: Mapping[str, Any]) -> str:
 
 
 def _paraphrases(name: str, record: Mapping[str, Any]) -> str:
-    rows = [[f"“{row['text']}”", _meant(row["means"]), _percent(row["all"], 0)] for row in record["paraphrases"]]
+    rows = [
+        [f"“{row['text']}”", _meant(row["means"]), _share(row["all"], row["n"], 0)] for row in record["paraphrases"]
+    ]
     mean = sum(row["all"]["mean"] for row in record["paraphrases"]) / len(rows)
     return (
         f"Words that no caption uses, {100 * mean:.0f} % right in the mean ([sheet](results/{name}.png), a row each):"
@@ -133,6 +133,13 @@ def _words(name: str) -> str:
 
 def _percent(figure: Mapping[str, float], digits: int = 1) -> str:
     return plus_minus({name: 100 * value for name, value in figure.items()}, digits) + " %"
+
+
+def _share(figure: Mapping[str, float], n: int, digits: int = 1) -> str:
+    """A share of n; where all or none are right there is no spread to take an error from."""
+    if figure["stderr"] == 0 and figure["mean"] in (0, 1):
+        return f"{'all' if figure['mean'] else 'none'} of {n:,}"
+    return _percent(figure, digits)
 
 
 def _thousand(figure: Mapping[str, float]) -> str:

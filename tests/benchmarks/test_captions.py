@@ -171,7 +171,7 @@ def test_the_page_tells_of_the_judge():
         "confusions": [{"attribute": "hair_colour", "shown": "red", "told": "pink", "times": 5, "of": 6}],
     }
     text = results_captions.section({"attributes": record}).text
-    assert "| hair colour | 50.0 ± 10.0 % | 0.0 ± 0.0 % |" in text
+    assert "| hair colour | 50.0 ± 10.0 % | none of 10 |" in text
     assert "Below 99 %: hair colour." in text
     assert "hair colour: red told as pink (5 of 6)" in text
     assert results_captions.section({"other": {}}) is None
