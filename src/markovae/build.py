@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -262,21 +263,12 @@ def _unet_config(
 ) -> UNetConfig:
     multipliers, attention = config.levels(*shape[1:])
     return UNetConfig(
-        in_channels=shape[0],
-        out_channels=channels,
         width=config.width,
         multipliers=multipliers,
         blocks=config.blocks,
         attention=attention,
         head_dim=config.head_dim,
-        patch=config.patch,
-        embedding=config.embedding,
-        dropout=config.dropout,
-        num_classes=num_classes,
-        differences=config.detail,
-        frequencies=(0.5 / pixels.half_width,) if config.detail else (),
-        radius=config.radius if config.detail else 0,
-        octaves=config.octaves,
+        **_patches(config, shape, channels, pixels, num_classes),
     )
 
 
@@ -284,21 +276,30 @@ def _dit_config(
     options: DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
 ) -> DiTConfig:
     return DiTConfig(
-        in_channels=shape[0],
-        out_channels=channels,
         width=options.width,
         depth=options.depth,
         head_dim=options.head_dim,
         expansion=options.expansion,
-        patch=options.patch,
-        embedding=options.embedding,
-        dropout=options.dropout,
-        num_classes=num_classes,
-        differences=options.detail,
-        frequencies=(0.5 / pixels.half_width,) if options.detail else (),
-        radius=options.radius if options.detail else 0,
-        octaves=options.octaves,
+        **_patches(options, shape, channels, pixels, num_classes),
     )
+
+
+def _patches(
+    options: NetworkConfig | DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
+) -> dict[str, Any]:
+    """What both are shown and told, by the names of `PatchConfig`."""
+    return {
+        "in_channels": shape[0],
+        "out_channels": channels,
+        "patch": options.patch,
+        "embedding": options.embedding,
+        "dropout": options.dropout,
+        "num_classes": num_classes,
+        "differences": options.detail,
+        "frequencies": (0.5 / pixels.half_width,) if options.detail else (),
+        "radius": options.radius if options.detail else 0,
+        "octaves": options.octaves,
+    }
 
 
 def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:

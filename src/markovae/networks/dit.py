@@ -7,59 +7,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.networks.condition import Condition, ConditionEmbedding
-from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
+from markovae.networks.condition import Condition
 from markovae.networks.layers import EPS, attend, zeroed
-from markovae.networks.network import Network, check_images
+from markovae.networks.patches import PatchConfig, PatchNetwork
 
 SLOWEST = 1 / 32  # radians a patch of the slowest rotation; the fastest turns by 1
 
 
 @dataclass(frozen=True)
-class DiTConfig:
-    """Shape of a transformer over patches.
+class DiTConfig(PatchConfig):
+    """Shape of a transformer over patches; every block attends to the tokens.
 
     Attributes:
-        in_channels: channels of the latent.   out_channels: C, or 2C where the reverse variance is learned.
         width: features of a patch.   depth: blocks.   head_dim: of attention, a multiple of 4 that divides the width.
         expansion: hidden units of a block's perceptron, in widths.
-        patch: side of the squares of pixels that are one position.
-        embedding: size of the embedding of log-SNR and condition.
-        dropout: inside the perceptrons.
-        num_classes, vector_dim, token_dim, image_channels: the conditions taken; 0 is none. Every block attends to
-            tokens; an image lies beside the latent.
-        frequencies, radius: fixed features of the latent's detail (see `Detail`); (), 0 and `differences` False: none.
-        octaves: of the fixed features of the position in the image (see `positions`); 0 gives none.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
+    embedding: int = 256
     width: int = 256
     depth: int = 8
     head_dim: int = 64
     expansion: int = 4
-    patch: int = 2
-    embedding: int = 256
-    dropout: float = 0.0
-    num_classes: int = 0
-    vector_dim: int = 0
-    token_dim: int = 0
-    image_channels: int = 0
-    differences: bool = True
-    frequencies: tuple[float, ...] = (127.5,)
-    octaves: int = 3
-    radius: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "width", "depth", "head_dim", "expansion", "patch", "embedding"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        super().__post_init__()
+        self._at_least_one("width", "depth", "head_dim", "expansion")
         if self.head_dim % 4 or self.width % self.head_dim:
             raise ValueError(
                 f"head_dim={self.head_dim} must be a multiple of 4, two turns an axis, that divides width={self.width}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+
+    @property
+    def stride(self) -> int:
+        """The patch: height and width of the latent must be multiples of it."""
+        return self.patch
 
 
 def rotations(height: int, width: int, head_dim: int, like: Tensor) -> Tensor:
@@ -142,7 +123,7 @@ class DiTBlock(nn.Module):
 
 
 @final
-class DiT(Network):
+class DiT(PatchNetwork):
     """Transformer over patches, told the log-SNR and the condition by gains, offsets and gates; its output begins at 0.
 
     Every block begins as the identity (adaLN-zero). Positions act in two ways: a head's queries and keys turn with row
@@ -151,53 +132,23 @@ class DiT(Network):
     Source: Peebles and Xie 2023; tokens attended to as in Chen et al. 2023, "PixArt-α".
     """
 
+    config: DiTConfig
+
     def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.detail = Detail(config.in_channels, config.differences, config.frequencies, config.radius)
-        self.level = LogSNREmbedding(config.embedding)
-        self.condition = ConditionEmbedding(
-            config.embedding,
-            config.num_classes,
-            config.vector_dim,
-            token_dim=config.token_dim,
-            image_channels=config.image_channels,
-        )
-        where = (2 + 4 * config.octaves) * (config.octaves > 0)
-        inputs = (self.detail.channels + config.image_channels) * config.patch**2 + where
-        self.stem = nn.Linear(inputs, config.width)
+        super().__init__(config)
+        self.stem = nn.Linear(self.inputs, config.width)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.modulation = zeroed(nn.Linear(config.embedding, 2 * config.width))
         self.head = zeroed(nn.Linear(config.width, config.out_channels * config.patch**2))
 
-    @property
-    def stride(self) -> int:
-        """Height and width of the latent must be multiples of the patch."""
-        return self.config.patch
-
-    @property
-    def num_classes(self) -> int:
-        """Labels taken: 0…num_classes − 1; 0 takes none."""
-        return self.config.num_classes
-
-    def outer_weights(self) -> tuple[Tensor, ...]:
-        """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
-        return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
-
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
-        check_images(z, logsnr, self.config.in_channels, self.stride)
-        precise = working_type(self.stem.weight)
-        embedding = F.silu(self.level(logsnr) + self.condition(condition, len(z)))
-        tokens = self.condition.tokens(condition, len(z))
-        seen = self.condition.beside(self.detail(z.to(precise), logsnr), condition)
-        seen = F.pixel_unshuffle(seen, self.config.patch)
+        seen = self._patches(z, logsnr, condition)
+        embedding, tokens = self._told(logsnr, condition)
         height, width = seen.shape[2:]
-        where = positions(height, width, self.config.octaves, seen)
-        h = self.stem(torch.cat([seen, where], dim=1).flatten(2).transpose(1, 2))
+        h = self.stem(seen.flatten(2).transpose(1, 2))
         angles = rotations(height, width, self.config.head_dim, seen)
         for block in self.blocks:
             h = self._run(block, h, embedding, angles, tokens)
         h = self.head(modulated(h, *self.modulation(embedding).chunk(2, dim=1)))
-        out: Tensor = F.pixel_shuffle(h.transpose(1, 2).unflatten(2, (height, width)), self.config.patch)
-        return out.to(precise)
+        return self._pixels(h.transpose(1, 2).unflatten(2, (height, width)))
