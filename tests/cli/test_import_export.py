@@ -10,40 +10,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tests.interop.pipelines import write_pipeline
 
-from markovae.build import ddpm_config
 from markovae.cli import main
-from markovae.interop.unet_config import config_from
-from markovae.interop.weights import to_theirs
-from markovae.networks.ddpm import DDPMUNet
-from markovae.schedule import linear
-
-UNET = {
-    "_class_name": "UNet2DModel",
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "block_out_channels": [8, 16],
-    "norm_num_groups": 4,
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
-SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 30}
 
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    shape = config_from(UNET)
-    torch.manual_seed(0)
-    network = DDPMUNet(ddpm_config(shape.options, 1, 1, 0), linear(30).logsnr[1:])
-    folder = tmp_path / "theirs"
-    (folder / "unet").mkdir(parents=True)
-    (folder / "unet" / "config.json").write_text(json.dumps(UNET))
-    (folder / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    weights = to_theirs(network, {name: weight.detach() for name, weight in network.named_parameters()})
-    safetensors.torch.save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    return folder
+    return write_pipeline(tmp_path / "theirs", in_channels=1, out_channels=1)
 
 
 @pytest.fixture

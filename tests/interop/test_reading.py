@@ -6,50 +6,20 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
 
-from markovae.build import ddpm_config
 from markovae.errors import UserError
 from markovae.interop import import_folder
 from markovae.interop.reading import read_folder
 from markovae.interop.scheduler_config import rules_from
 from markovae.interop.unet_config import config_from
-from markovae.interop.weights import to_theirs
-from markovae.networks.ddpm import DDPMUNet
-from markovae.schedule import linear
-
-UNET = {
-    "_class_name": "UNet2DModel",
-    "_diffusers_version": "0.0.1",
-    "sample_size": 8,
-    "block_out_channels": [8, 16],
-    "norm_num_groups": 4,
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
-SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 30}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A pipeline's folder as diffusers writes it, made without it."""
-    shape = config_from(UNET)
-    torch.manual_seed(0)
-    network = DDPMUNet(
-        ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes), linear(30).logsnr[1:]
-    )
-    path = tmp_path / "theirs"
-    (path / "unet").mkdir(parents=True)
-    (path / "scheduler").mkdir()
-    (path / "unet" / "config.json").write_text(json.dumps(UNET))
-    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    weights = to_theirs(network, {name: weight.detach() for name, weight in network.named_parameters()})
-    safetensors.torch.save_file(weights, path / "unet" / "diffusion_pytorch_model.safetensors")
-    return path
+    return write_pipeline(tmp_path / "theirs")
 
 
 def refused(folder: Path, message: str) -> None:
