@@ -34,7 +34,7 @@ from markovae.quality.assessing import real_for
 from markovae.report.pictures import grid, png, viewable
 from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Plan, evaluating, guided, plan, walk
 from markovae.sampling.draw import finished
-from samplers_cells import by_plan, cell
+from samplers_cells import by_plan, cell, grid_key
 
 SHEET_COLUMNS = 8
 
@@ -103,7 +103,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     judge = judge_of(JudgeRecipe(steps=options.judge_steps, faces=options.judge_faces))
     guidance, chosen = Guidance(options.guidance), plan(model, options.sampler, options.steps)
     folder = options.cells or cache_folder() / "captions"
-    how = f"{checkpoint.digest}-{options.sampler}-{options.steps}-{options.guidance:g}-seed{options.seed}"
+    how = f"{checkpoint.digest}-{options.sampler}-{grid_key(chosen)}-{options.guidance:g}-seed{options.seed}"
     told = Told(model, chosen, guidance, options.seed, options.batch, folder / how)
     figures = caption_figures(told, judge, config.data.hold_out, Amounts(options.n, options.unseen, options.each))
     other = open_checkpoint(options.plain) if options.plain else checkpoint
@@ -128,8 +128,9 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
 def plain_images(checkpoint: Checkpoint, options: argparse.Namespace, n: int, folder: Path) -> np.ndarray:
     """Images of a model that is told nothing, without guidance, from the noise of samples 0…n−1."""
     model = checkpoint.model()
-    draw = by_plan(model, plan(model, options.sampler, options.steps), options.seed)
-    name = f"{checkpoint.digest}-{options.sampler}-{options.steps}-plain-seed{options.seed}"
+    chosen = plan(model, options.sampler, options.steps)
+    draw = by_plan(model, chosen, options.seed)
+    name = f"{checkpoint.digest}-{options.sampler}-{grid_key(chosen)}-plain-seed{options.seed}"
     with evaluating(model):
         return cell(folder / name, draw, n, options.batch).digits(model).numpy().astype(np.uint8)
 

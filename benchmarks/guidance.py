@@ -29,7 +29,7 @@ from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.mmd import kid
 from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Interval, evaluating, plan
-from samplers_cells import by_plan, cell
+from samplers_cells import by_plan, cell, grid_key
 
 EXTRACTOR = "small"
 
@@ -64,7 +64,9 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     judge, extractor = classifier_of(data), open_extractor(EXTRACTOR)
     reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
     floor = kid(cached_features(extractor, real.stand_ins, real.bins, "features of training images"), reference)
-    folder = (options.cells or cache_folder() / "guidance") / f"{checkpoint.digest}-{options.sampler}-{options.steps}"
+    folder = (
+        options.cells or cache_folder() / "guidance"
+    ) / f"{checkpoint.digest}-{options.sampler}-{grid_key(chosen)}"
     rows = []
     with evaluating(model):
         for interval in (None, *([Interval(*options.interval)] if options.interval else [])):

@@ -11,7 +11,6 @@ Cost, in calls of the network: n (Σ calls × samplers + L for `ancestral` + Σ 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -33,7 +32,7 @@ from markovae.quality.mmd import kid, kid_difference
 from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, AdamsBashforth, Plan, UniC, evaluating, plan, uniform_grid
 from markovae.sampling.planning import ends
 from markovae.vae import Estimate
-from samplers_cells import Cell, by_plan, cell
+from samplers_cells import Cell, by_plan, cell, grid_key
 from samplers_peers import PEERS, STOCHASTIC, available, by_scheduler
 
 FINE = 200
@@ -83,7 +82,7 @@ class Study:
             sampler, _, spacing = name.partition(", ")
             chosen = plan(self.model, sampler, calls, spacing or None)
             draw, made = by_plan(self.model, chosen, self.options.seed), chosen.calls
-            place = f"ours/{place}-{hashlib.sha256(chosen.grid.numpy().tobytes()).hexdigest()[:8]}"
+            place = f"ours/{place}-{grid_key(chosen)}"
         else:
             draw, made = by_scheduler(self.model, name, calls, self.options.seed), calls
             place = f"diffusers/{place}"

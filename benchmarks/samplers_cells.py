@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +50,11 @@ def by_plan(model: Diffusion, plan: Plan, seed: int, guidance: Guidance | None =
         return finished(walk(model, numbers, plan, seed, condition, denoiser))
 
     return draw
+
+
+def grid_key(chosen: Plan) -> str:
+    """What tells the grid of a plan from others: images of one name are not those of another spacing."""
+    return hashlib.sha256(chosen.grid.numpy().tobytes()).hexdigest()[:8]
 
 
 def cell(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None = None) -> Cell:

@@ -32,9 +32,9 @@ from markovae.files import write_file
 from markovae.networks.condition import Condition
 from markovae.quality.assessing import real_for
 from markovae.report.pictures import grid, png, viewable
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS
+from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, plan
 from markovae.text import DEFAULT_ENCODER, EncoderReader
-from samplers_cells import cell
+from samplers_cells import cell, grid_key
 from two_stage_parts import CHUNK, STAGES, Chain, Embedding, Sizes
 from two_stage_training import Length, Work, faces, trained
 
@@ -101,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
 def measured(work: Work, chain: Chain, options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """The record, the images of the paraphrases, and the enlarged ones."""
     names = {stage: _digest(model) for stage, model in chain.models.items()}
-    how = [names, chain.sampler, chain.steps, list(chain.guidance), chain.seed]
+    grids = [grid_key(plan(model, chain.sampler, chain.steps)) for model in chain.models.values()]
+    how = [names, chain.sampler, grids, list(chain.guidance), chain.seed]
     images = Images(chain, options.folder / "images" / key_of(how), options.sample_batch)
     figures = caption_figures(images, work.judge, work.hold_out, Amounts(options.n, options.unseen, options.each))
     numbers = face_numbers(SIZE)[2][: options.n]
