@@ -38,8 +38,14 @@ from samplers_peers import PEERS, STOCHASTIC, available, by_scheduler
 FINE = 200
 NOISY = ("sde-dpmpp2m", "pc", "ancestral", *STOCHASTIC)
 EXTRACTOR = "small"
-# A sampler as it comes, or after a comma in another spacing: the peers are tried in several too.
-OURS = (*SAMPLERS, "dpmpp2m, karras", "unipc2, karras", "deis2, karras", "sde-dpmpp2m, uniform")
+# A sampler as it comes, or after a comma in another spacing: the peers are tried in several too. `dpmpp1` is `ddim`.
+OURS = (
+    *(name for name in SAMPLERS if name != "dpmpp1"),
+    "dpmpp2m, karras",
+    "unipc2, karras",
+    "deis2, karras",
+    "sde-dpmpp2m, uniform",
+)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ SPACINGS = ("uniform", "karras", "quadratic", "levels")
 _OWN_SPACING = {"ancestral": "levels", "euler": "karras", "heun": "karras", "sde-dpmpp2m": "karras"}
 THRESHOLDS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
 NEAREST, FARTHEST = 13.3, -10.0
-FEW, FEW_DENSE, FEW_DRAWN = 20, 5, 10
-FEW_NEAREST, FEW_FARTHEST = 9.0, -8.0
+# Where the grids of few calls end, and by how much a further call moves them.
+FEW, FEW_NEAREST, FEW_FARTHEST = 5, 4.0, -8.0
+NEARER, FARTHER = 0.3, -0.4
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
     calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
-    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
+    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1)
     return Plan(stepper, grid, corrector)
 
 
@@ -118,11 +119,9 @@ def own_spacing(sampler: str) -> str:
     return _OWN_SPACING.get(sampler, "uniform")
 
 
-def spaced(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
+def spaced(model: Diffusion, spacing: str, count: int) -> Tensor:
     """`count` log-SNRs of the model's range in this spacing, after λ = ∞, (count+1,).
 
-    Args:
-        draws: whether the sampler draws noise at each step; where it is left at the end, few steps cannot mend it.
     Raises:
         UserError: for an unknown spacing.
     """
@@ -132,28 +131,24 @@ def spaced(model: Diffusion, spacing: str, count: int, draws: bool = False) -> T
         return sampling_grid(model.schedule, count)
     if spacing == "quadratic":
         return quadratic_grid(model.schedule, count)
-    if spacing == "uniform":
-        return uniform_grid(*ends(model, count, FEW), count)
-    return rho_grid(*ends(model, count, FEW_DRAWN if draws else FEW_DENSE), count)
+    made = uniform_grid if spacing == "uniform" else rho_grid
+    return made(*ends(model, count), count)
 
 
-def ends(model: Diffusion, count: int | None = None, few: int = FEW) -> tuple[float, float]:
+def ends(model: Diffusion, count: int | None = None) -> tuple[float, float]:
     """The log-SNRs nearest the data and nearest the noise that `count` calls are spread between.
 
     Without a count the model's range, level 1 to level L, cut to 13.3…−10: beyond, noise of a sixth of an 8-bit grey
-    level is left, or a signal of 0.7 %. Up to `few` calls are spread over 9…−8, for at the ends x̂ hardly changes; from
-    `few` to 2 `few` the cut is undone, so that from there on the ends stay and walks converge at their solver's order.
-
-    Even steps are wide at the ends, hence 20 there: with the exact denoiser of 1/f images 2M then comes 1.3 to 2 times
-    nearer to a fine walk than over the whole range at even log-SNR, 2.5 to 3 times nearer than there at ρ = 7
-    (`test_planning`). Steps of ρ = 7 are few at the ends as it is: 5, or 10 with fresh noise, which the last steps must
-    take out again.
+    level is left, or a signal of 0.7 %. Few calls are better spent where pictures are decided: up to 5 are spread over
+    4…−8, and each further one widens that by 0.3 and 0.4, so that the whole range is reached at 37 and walks converge
+    at their solver's order. Found by the distance to a fine walk, with networks and with exact denoisers
+    (`test_planning`; docs/results.md).
     """
     logsnr = model.schedule.logsnr
     last = max(float(logsnr[-1]), FARTHEST)
     first = max(min(float(logsnr[1]), NEAREST), last + 1e-6)
-    share = 0.0 if count is None else min(max(2 - count / few, 0.0), 1.0)
-    near, far = min(first, FEW_NEAREST), max(last, FEW_FARTHEST)
-    if near <= far:
+    if count is None:
         return first, last
-    return first + share * (near - first), last + share * (far - last)
+    more = max(count - FEW, 0)
+    near, far = min(first, FEW_NEAREST + NEARER * more), max(last, FEW_FARTHEST + FARTHER * more)
+    return (near, far) if near > far else (first, last)
