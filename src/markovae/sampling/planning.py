@@ -58,9 +58,9 @@ SPACINGS = ("uniform", "karras", "quadratic", "levels")
 _OWN_SPACING = {"ancestral": "levels", "euler": "karras", "heun": "karras", "sde-dpmpp2m": "karras"}
 THRESHOLDS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
 NEAREST, FARTHEST = 13.3, -10.0
-# Where the grids of few calls end, and by how much a further call moves them.
-FEW, FEW_NEAREST, FEW_FARTHEST = 5, 4.0, -8.0
-NEARER, FARTHER = 0.3, -0.4
+FEW, FEW_NEAREST, NEARER = 5, 4.0, 0.3
+FEW_DRAWN, FEW_DRAWN_NEAREST, DRAWN_NEARER = 10, 9.0, 0.43
+FEW_FARTHEST, FARTHER = -8.0, 0.4
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
     calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
-    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1)
+    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
     return Plan(stepper, grid, corrector)
 
 
@@ -119,9 +119,11 @@ def own_spacing(sampler: str) -> str:
     return _OWN_SPACING.get(sampler, "uniform")
 
 
-def spaced(model: Diffusion, spacing: str, count: int) -> Tensor:
+def spaced(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
     """`count` log-SNRs of the model's range in this spacing, after λ = ∞, (count+1,).
 
+    Args:
+        draws: whether the sampler draws noise at each step.
     Raises:
         UserError: for an unknown spacing.
     """
@@ -132,23 +134,26 @@ def spaced(model: Diffusion, spacing: str, count: int) -> Tensor:
     if spacing == "quadratic":
         return quadratic_grid(model.schedule, count)
     made = uniform_grid if spacing == "uniform" else rho_grid
-    return made(*ends(model, count), count)
+    return made(*ends(model, count, draws), count)
 
 
-def ends(model: Diffusion, count: int | None = None) -> tuple[float, float]:
+def ends(model: Diffusion, count: int | None = None, draws: bool = False) -> tuple[float, float]:
     """The log-SNRs nearest the data and nearest the noise that `count` calls are spread between.
 
     Without a count the model's range, level 1 to level L, cut to 13.3…−10: beyond, noise of a sixth of an 8-bit grey
     level is left, or a signal of 0.7 %. Few calls are better spent where pictures are decided: up to 5 are spread over
     4…−8, and each further one widens that by 0.3 and 0.4, so that the whole range is reached at 37 and walks converge
-    at their solver's order. Found by the distance to a fine walk, with networks and with exact denoisers
-    (`test_planning`; docs/results.md).
+    at their solver's order. A sampler that draws noise has to take it out again: 9…−8 up to 10 calls, whole at 20.
+
+    Found by the distance to a fine walk, with networks and with exact denoisers (`test_planning`), and by the kernel
+    distance of pictures (docs/results.md).
     """
     logsnr = model.schedule.logsnr
     last = max(float(logsnr[-1]), FARTHEST)
     first = max(min(float(logsnr[1]), NEAREST), last + 1e-6)
     if count is None:
         return first, last
-    more = max(count - FEW, 0)
-    near, far = min(first, FEW_NEAREST + NEARER * more), max(last, FEW_FARTHEST + FARTHER * more)
+    few, near, step = (FEW_DRAWN, FEW_DRAWN_NEAREST, DRAWN_NEARER) if draws else (FEW, FEW_NEAREST, NEARER)
+    more = max(count - few, 0)
+    near, far = min(first, near + step * more), max(last, FEW_FARTHEST - FARTHER * more)
     return (near, far) if near > far else (first, last)
