@@ -24,6 +24,7 @@ from torch import Tensor
 from attributes import SIZE, JudgeRecipe, judge_of
 from caption_figures import PARAPHRASES, Amounts, caption_figures, kid_figures
 from markovae.checkpoint import Checkpoint, open_checkpoint
+from markovae.cli.options import whole
 from markovae.console import say
 from markovae.data import reopen
 from markovae.data.cache import cache_folder, key_of
@@ -86,9 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def amounts(parser: argparse.ArgumentParser) -> None:
     """The options that say how much is measured."""
-    parser.add_argument("--n", type=int, default=Amounts.n, help="test captions")
-    parser.add_argument("--unseen", type=int, default=Amounts.unseen, help="captions with a held-out combination")
-    parser.add_argument("--each", type=int, default=Amounts.each, help="images a paraphrase")
+    parser.add_argument("--n", type=whole(2), default=Amounts.n, help="test captions")
+    parser.add_argument("--unseen", type=whole(2), default=Amounts.unseen, help="captions with a held-out combination")
+    parser.add_argument("--each", type=whole(2), default=Amounts.each, help="images a paraphrase")
     parser.add_argument("--judge-steps", type=int, default=JudgeRecipe.steps, help="of the judge's training")
     parser.add_argument("--judge-faces", type=int, default=JudgeRecipe.faces, help="that the judge learns from")
 
