@@ -20,6 +20,7 @@ import results_bits
 import results_captions
 import results_control
 import results_guidance
+import results_nats
 import results_recipe
 import results_samplers
 from markovae.files import make_folder, write_file
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Mapping[str, Any]], Section | None], ...] = (
     results_guidance.section,
     results_control.section,
     results_captions.section,
+    results_nats.section,
 )
 HEAD = """\
 # Results

@@ -175,3 +175,32 @@ def test_the_page_tells_of_the_judge():
     assert "Below 99 %: hair colour." in text
     assert "hair colour: red told as pink (5 of 6)" in text
     assert results_captions.section({"other": {}}) is None
+
+
+def test_the_page_tells_what_captions_say_in_nats():
+    import results_nats
+
+    def figure(mean: float) -> dict:
+        return {"mean": mean, "stderr": 0.5}
+
+    record = {
+        "n": 20,
+        "draws": 8,
+        "network_calls": 1200,
+        "bits_per_dim": {"with_caption": figure(1.5), "without_caption": figure(1.6)},
+        "bound_difference": {"nats": figure(70.0)},
+        "information_lower_bound": {"nats": figure(2.5), "candidates": 16, "ceiling_nats": 2.7726},
+        "phrases": [{"phrase": "skin", "n": 20, "nats": figure(9.0)}],
+        "attributes": [
+            {"attribute": "hair_colour", "n": 15, "accuracy": 0.8, "stderr": 0.1, "chance": 0.2},
+            {"attribute": "beard", "n": 12, "accuracy": 1.0, "stderr": 0.0, "chance": 0.25},
+        ],
+        "checkpoint": {"digest": "abc", "step": 5},
+        "data": {"split": "test"},
+    }
+    text = results_nats.section({"nats_tiny": record, "other": {}}).text
+    assert "70.00 ± 0.50 nats an image; the information is 2.500 ± 0.500 nats at least" in text
+    assert "| skin | 9.00 ± 0.50 | 20 |" in text
+    assert "| hair colour | 80.0 % ± 10.0 % | 20 % | 15 |" in text
+    assert "| beard | all | 25 % | 12 |" in text
+    assert results_nats.section({"other": {}}) is None

@@ -120,5 +120,5 @@ def said(figure: dict[str, Any], digits: int) -> str:
 
 
 def _percent(row: dict[str, Any]) -> str:
-    error = "" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}"
+    error = f" ± {100 * row['stderr']:.1f}" if row["stderr"] else ""  # of all right or all wrong nothing is spread
     return f"{100 * row['accuracy']:.1f}{error} %"
