@@ -64,9 +64,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     judge, extractor = classifier_of(data), open_extractor(EXTRACTOR)
     reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
     floor = kid(cached_features(extractor, real.stand_ins, real.bins, "features of training images"), reference)
-    folder = (
-        options.cells or cache_folder() / "guidance"
-    ) / f"{checkpoint.digest}-{options.sampler}-{grid_key(chosen)}"
+    how = f"{checkpoint.digest}-{options.sampler}-{grid_key(chosen)}"
+    folder = (options.cells or cache_folder() / "guidance") / how
     rows = []
     with evaluating(model):
         for interval in (None, *([Interval(*options.interval)] if options.interval else [])):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from results_common import Section, plus_minus, signed, table
+from results_common import Section, percents, plus_minus, share, signed, table
 
 PREFIXES = ("captions_", "two_stage_")
 GOAL = 0.99
@@ -25,7 +25,7 @@ def section(records: Mapping[str, Any]) -> Section | None:
 def _judge(record: Mapping[str, Any]) -> str:
     spoilt = record["spoilt"]
     rows = [
-        [_words(name), *(_share(each[name], record["n"]) for each in (record["accuracy"], *spoilt.values()))]
+        [_words(name), *(share(each[name], record["n"]) for each in (record["accuracy"], *spoilt.values()))]
         for name in record["accuracy"]
     ]
     below = [_words(name) for name, found in record["accuracy"].items() if found["mean"] < GOAL]
@@ -48,9 +48,9 @@ def _judge(record: Mapping[str, Any]) -> str:
 def _attributes(made: Mapping[str, Any]) -> str:
     names = list(next(iter(made.values()))["test"]["accuracy"])
     tests = [record["test"] for record in made.values()]
-    rows = [[_words(name), *(_share(test["accuracy"][name], test["n"]) for test in tests)] for name in names]
-    rows.append(["mean of all", *(_share(test["all"], test["n"]) for test in tests)])
-    rows.append(["mean of the eight that 32 pixels show", *(_share(test["claimed"], test["n"]) for test in tests)])
+    rows = [[_words(name), *(share(test["accuracy"][name], test["n"]) for test in tests)] for name in names]
+    rows.append(["mean of all", *(share(test["all"], test["n"]) for test in tests)])
+    rows.append(["mean of the eight that 32 pixels show", *(share(test["claimed"], test["n"]) for test in tests)])
     return (
         "### Attributes asked for and shown\n\n"
         "The share of images, one a caption of a test face, in which the judge sees what the caption says (an "
@@ -80,11 +80,11 @@ def _stages(record: Mapping[str, Any]) -> str:
     enlarged = record["enlarged"]
     return (
         "Of the eight attributes that 32 pixels show, in the mean: "
-        f"{_percent(record['test']['claimed'])} by the whole chain; {_percent(record['prior_alone']['claimed'])} by "
+        f"{percents(record['test']['claimed'])} by the whole chain; {percents(record['prior_alone']['claimed'])} by "
         "the prior alone, its embeddings read by the judge itself; "
-        f"{_percent(record['decoder_alone']['claimed'])} by the decoder alone, given what the judge sees in the face "
+        f"{percents(record['decoder_alone']['claimed'])} by the decoder alone, given what the judge sees in the face "
         "that the caption was written for; and "
-        f"{_percent(enlarged['claimed'])} of {enlarged['n']:,} images enlarged to 64 pixels and halved again, which "
+        f"{percents(enlarged['claimed'])} of {enlarged['n']:,} images enlarged to 64 pixels and halved again, which "
         f"then differ by {enlarged['rms_grey_values']:.1f} grey values.\n"
     )
 
@@ -101,11 +101,14 @@ def _how(record: Mapping[str, Any]) -> str:
 def _unseen(record: Mapping[str, Any]) -> str:
     found = record["unseen"]["combinations"]
     rows = [
-        [row["combination"], *(_share(row[side], n) for side, n in zip(("unseen", "seen"), row["n"], strict=True))]
+        [
+            row["combination"],
+            *(share(row[side], n) for side, n in zip(("unseen", "seen"), row["n"], strict=True)),
+        ]
         for row in found["rows"]
         if row["unseen"] and row["seen"]
     ]
-    loss = "" if found["loss"] is None else f" In the mean {_percent(found['loss'])} are lost.\n"
+    loss = "" if found["loss"] is None else f" In the mean {percents(found['loss'])} are lost.\n"
     return (
         "Combinations that no training face shows: how often the two values are right together, and how often each is "
         f"in other company.{loss}\n" + table(["held out of training", "together", "apart"], rows)
@@ -113,9 +116,7 @@ def _unseen(record: Mapping[str, Any]) -> str:
 
 
 def _paraphrases(name: str, record: Mapping[str, Any]) -> str:
-    rows = [
-        [f"“{row['text']}”", _meant(row["means"]), _share(row["all"], row["n"], 0)] for row in record["paraphrases"]
-    ]
+    rows = [[f"“{row['text']}”", _meant(row["means"]), share(row["all"], row["n"], 0)] for row in record["paraphrases"]]
     mean = sum(row["all"]["mean"] for row in record["paraphrases"]) / len(rows)
     return (
         f"Words that no caption uses, {100 * mean:.0f} % right in the mean ([sheet](results/{name}.png), a row each):"
@@ -129,17 +130,6 @@ def _meant(means: Mapping[str, list[str]]) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _percent(figure: Mapping[str, float], digits: int = 1) -> str:
-    return plus_minus({name: 100 * value for name, value in figure.items()}, digits) + " %"
-
-
-def _share(figure: Mapping[str, float], n: int, digits: int = 1) -> str:
-    """A share of n; where all or none are right there is no spread to take an error from."""
-    if figure["stderr"] == 0 and figure["mean"] in (0, 1):
-        return f"{'all' if figure['mean'] else 'none'} of {n:,}"
-    return _percent(figure, digits)
 
 
 def _thousand(figure: Mapping[str, float]) -> str:

@@ -30,6 +30,18 @@ def plus_minus(figure: Mapping[str, Any], digits: int) -> str:
     return f"{figure['mean']:.{digits}f} ± {figure['stderr']:.{digits}f}".replace("-", "−")
 
 
+def percents(figure: Mapping[str, float], digits: int = 1) -> str:
+    """mean ± stderr of shares, in per cent."""
+    return plus_minus({name: 100 * figure[name] for name in ("mean", "stderr")}, digits) + " %"
+
+
+def share(figure: Mapping[str, float], n: int, digits: int = 1) -> str:
+    """A share of n; where all or none are right there is no spread to take an error from."""
+    if figure["stderr"] == 0 and figure["mean"] in (0, 1):
+        return f"{'all' if figure['mean'] else 'none'} of {n:,}"
+    return percents(figure, digits)
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share in per cent."""
     return f"{100 * share:.{digits}f} %".replace("-", "−")

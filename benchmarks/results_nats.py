@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from results_common import Section, percent, plus_minus, table
+from results_common import Section, percent, plus_minus, share, table
 
 PREFIX = "nats_"
 
@@ -33,16 +33,11 @@ def _about(name: str, record: Mapping[str, Any]) -> str:
         rows = [[row["phrase"], plus_minus(row["nats"], 2), f"{row['n']:,}"] for row in record["phrases"]]
         parts.append(table(["phrase left out", "costs, nats", "images"], rows))
     if record["attributes"]:
-        parts.append(
-            table(
-                ["attribute told by the bound", "right", "by chance", "images"],
-                [_told(row) for row in record["attributes"]],
-            )
-        )
+        rows = [_told(row) for row in record["attributes"]]
+        parts.append(table(["attribute told by the bound", "right", "by chance"], rows))
     return "\n".join(parts)
 
 
 def _told(row: Mapping[str, Any]) -> list[str]:
-    error = f" ± {percent(row['stderr'])}" if row["stderr"] else ""
-    right = "all" if row["accuracy"] == 1 else f"{percent(row['accuracy'])}{error}"
-    return [row["attribute"].replace("_", " "), right, percent(row["chance"], 0), f"{row['n']:,}"]
+    right = share({"mean": row["accuracy"], "stderr": row["stderr"] or 0.0}, row["n"])
+    return [f"{row['attribute'].replace('_', ' ')} ({row['n']:,} images)", right, percent(row["chance"], 0)]

@@ -201,6 +201,6 @@ def test_the_page_tells_what_captions_say_in_nats():
     text = results_nats.section({"nats_tiny": record, "other": {}}).text
     assert "70.00 ± 0.50 nats an image; the information is 2.500 ± 0.500 nats at least" in text
     assert "| skin | 9.00 ± 0.50 | 20 |" in text
-    assert "| hair colour | 80.0 % ± 10.0 % | 20 % | 15 |" in text
-    assert "| beard | all | 25 % | 12 |" in text
+    assert "| hair colour (15 images) | 80.0 ± 10.0 % | 20 % |" in text
+    assert "| beard (12 images) | all of 12 | 25 % |" in text
     assert results_nats.section({"other": {}}) is None

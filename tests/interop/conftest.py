@@ -3,15 +3,7 @@
 import os
 
 import pytest
-
-TINY = {
-    "sample_size": 8,
-    "block_out_channels": [8, 16],
-    "norm_num_groups": 4,
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
+from tests.interop.pipelines import TINY
 
 
 @pytest.fixture(scope="session")

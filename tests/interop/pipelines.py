@@ -12,9 +12,7 @@ from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
 from markovae.schedule import linear
 
-UNET = {
-    "_class_name": "UNet2DModel",
-    "_diffusers_version": "0.0.1",
+TINY = {
     "sample_size": 8,
     "block_out_channels": [8, 16],
     "norm_num_groups": 4,
@@ -22,6 +20,7 @@ UNET = {
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
 }
+UNET = {"_class_name": "UNet2DModel", "_diffusers_version": "0.0.1", **TINY}
 SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 30}
 
 

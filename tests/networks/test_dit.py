@@ -1,5 +1,6 @@
 """The diffusion transformer: where its patches are, and that it learns."""
 
+import pytest
 import torch
 from tests.networks.small import fresh_dit, latent, lively_dit
 
@@ -7,6 +8,11 @@ from markovae.networks.condition import Condition
 from markovae.networks.dit import rotations, turned
 
 PLAIN = {"differences": False, "frequencies": (), "radius": 0, "octaves": 0}
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_its_stride_is_its_patch(patch: int) -> None:
+    assert lively_dit(patch=patch).stride == patch
 
 
 def test_a_product_of_query_and_key_depends_on_their_distance_alone() -> None:
