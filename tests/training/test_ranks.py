@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -94,6 +95,18 @@ def test_a_killed_rank_is_named_by_the_others_at_once(together, victim: int):
         assert ended[rank].code == 3
         assert ended[rank].said == f"rank {victim} ended: rank {rank} stops too"
         assert ended[rank].seconds < 10
+
+
+def test_ranks_end_while_gloos_threads_still_hold_a_tensor(together):
+    def work():
+        with joined(30.0, CPU) as ranks:
+            network = ranks.wrapped(torch.nn.Linear(8, 8))
+            sys.setswitchinterval(20.0)  # their threads wait for the interpreter's lock until this one lets go of it
+            network(torch.ones(4, 8)).sum().backward()
+
+    for _ in range(6):
+        for end in together(work, limit=20.0):
+            assert end.code == 0, end.said
 
 
 def test_a_frozen_rank_is_named_after_the_timeout(together):

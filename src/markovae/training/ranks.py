@@ -166,6 +166,10 @@ class Ranks:
         with self.guarded():
             made = DistributedDataParallel(module)
             made.register_comm_hook(None, summed)
+            # Whoever lets go of the group last waits for gloo's threads, which may want the interpreter's lock to give
+            # a tensor back. The module's C++ part would wait with the lock held, for ever; a Python reference releases
+            # it first. Attributes go in the order in which they came: this one last.
+            vars(made)["outlives"] = dist.group.WORLD
         return made
 
     def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
