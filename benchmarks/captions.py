@@ -33,8 +33,9 @@ from markovae.errors import UserError
 from markovae.files import make_folder, write_file
 from markovae.quality.assessing import real_for
 from markovae.report.pictures import grid, png, viewable
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Plan, evaluating, guided, plan, walk
+from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Plan, guided, plan, walk
 from markovae.sampling.draw import finished
+from markovae.vae import evaluating
 from samplers_cells import by_plan, cell, grid_key
 
 SHEET_COLUMNS = 8

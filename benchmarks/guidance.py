@@ -28,7 +28,8 @@ from markovae.quality.assessing import real_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.mmd import kid
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Interval, evaluating, plan
+from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Interval, plan
+from markovae.vae import evaluating
 from samplers_cells import by_plan, cell, grid_key
 
 EXTRACTOR = "small"

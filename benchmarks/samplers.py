@@ -29,9 +29,9 @@ from markovae.quality.assessing import real_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.mmd import kid, kid_difference
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, AdamsBashforth, Plan, UniC, evaluating, plan, uniform_grid
+from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, AdamsBashforth, Plan, UniC, plan, uniform_grid
 from markovae.sampling.planning import ends
-from markovae.vae import Estimate
+from markovae.vae import Estimate, evaluating
 from samplers_cells import Cell, by_plan, cell, grid_key
 from samplers_peers import PEERS, STOCHASTIC, available, by_scheduler
 

@@ -33,11 +33,12 @@ from markovae.networks.unet import UNet, UNetConfig
 from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator
 from markovae.reverse import PosteriorVariance
-from markovae.sampling import Guidance, Plan, evaluating, guided, plan, walk
+from markovae.sampling import Guidance, Plan, guided, plan, walk
 from markovae.sampling.draw import finished
 from markovae.schedule import LogSNRLinear, fine_logsnr
 from markovae.target import VELOCITY
 from markovae.text import captions_of
+from markovae.vae import evaluating
 
 STAGES = ("prior", "decoder", "enlarger")
 LEVELS, END = 1000, -10.0

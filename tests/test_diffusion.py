@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from markovae.build import create
 from markovae.decoder import DensityDecoder, StepDecoder
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
@@ -233,3 +234,13 @@ def test_levels_that_the_chain_has_not_are_refused(level: int) -> None:
             step(x, level)
     with pytest.raises(ValueError, match=r"level=1 must lie in 2…12"):
         made.posterior(x, x, 1)
+
+
+def test_a_bound_drops_no_features_and_leaves_the_model_as_it_was(tiny_config, tiny_data) -> None:
+    made = create(tiny_config.with_settings(["network.dropout=0.5"]), tiny_data.shape)
+    torch.nn.init.normal_(made.network.outer_weights()[-1], generator=torch.Generator().manual_seed(0))
+    one, two = (made.bound(tiny_data.images[:2]).total for _ in range(2))
+    assert made.training
+    assert torch.equal(one, two)
+    with pytest.raises(ValueError, match="at least one"):
+        made.bound(tiny_data.images[:0])

@@ -132,3 +132,11 @@ def test_bad_settings_are_one_sentence():
         LearnedLogSNR(10, hidden=0)
     with pytest.raises(ValueError, match="positive"):
         least_variance(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), 5)
+
+
+def test_a_table_has_a_slope_at_its_own_levels_too():
+    table = Tabulated(torch.tensor([4.0, 2.0, 0.0, -2.0, -4.0]))
+    at, rate = slope(table, torch.tensor([0.0, 0.25, 0.3, 0.5, 1.0]))
+    assert rate.tolist() == pytest.approx([-8.0] * 5)
+    assert at.tolist() == pytest.approx([4.0, 2.0, 1.6, 0.0, -4.0])
+    assert slope(Tabulated(torch.tensor([1.0])), torch.tensor([0.0]))[1].tolist() == [0.0]

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from markovae.decoder import StepDecoder
+from markovae.diffusion import Diffusion
 from markovae.forward import noised, step_alpha, step_variance
 from markovae.objective import (
     Draw,
@@ -9,12 +11,15 @@ from markovae.objective import (
     Objective,
     RawDraws,
     as_error_of,
+    bound_loss,
+    bound_objective,
     literal_draw,
     loss,
     nats_weight,
     scatter,
     uniform_law,
 )
+from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator
 from markovae.reverse import PosteriorVariance
 from markovae.schedule import LogSNRLinear
@@ -236,3 +241,24 @@ def test_what_a_raw_draw_scatters() -> None:
     torch.testing.assert_close(scatter(STEP_NOISE, SCHEDULE), 1 - rho_squared, rtol=1e-9, atol=1e-12)
     assert not scatter(NOISE, SCHEDULE).any()
     assert scatter(MEAN, SCHEDULE)[0] == 0
+
+
+@pytest.mark.parametrize("target", [DATA, NOISE], ids=lambda t: t.name)
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_the_bounds_loss_is_the_models_bound_level_by_level(target: Target, clip: float | None) -> None:
+    network = Constant(3 * draws()[2])
+    model = Diffusion(network, SCHEDULE, target, PosteriorVariance(), StepDecoder(Pixels()), (5,), clip=clip)
+    model.precision = torch.float64
+    objective = bound_objective(uniform_law(SCHEDULE), target, SCHEDULE, model.reverse)
+    digits = torch.randint(256, (12, 5), generator=generator(0, "digits"))
+    x, noise, level = model.to_x(digits), draws()[1], torch.arange(1, 13)
+    weighted, _ = bound_loss(network, x, Draw(level, noise), None, objective, model)
+    assert objective.nats is not None
+    found = weighted * objective.nats * model.dims / 12
+    grid = SCHEDULE.logsnr
+    z = noised(x, noise, grid[level])
+    x_hat = model.denoise(z, grid[level])
+    wanted = model.reverse.kl(x[1:], x_hat[1:], grid[:-1][1:], grid[1:][1:])
+    first = -model.decoder.distribution(x_hat[:1], grid, z[:1]).log_prob(x[:1])
+    torch.testing.assert_close(found[1:].double(), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[:1].double(), first, rtol=1e-6, atol=1e-6)

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae.pixels import MAX_BINS, Pixels
+from markovae.pixels import MAX_BINS, Pixels, as_tensor
 
 kinds = st.builds(Pixels, st.integers(2, MAX_BINS), st.booleans())
 
@@ -45,3 +46,12 @@ def test_what_is_no_digit_is_refused() -> None:
 
 def test_no_digits_at_all_are_no_error() -> None:
     assert Pixels().to_x(torch.zeros(0, 3, dtype=torch.uint8)).shape == (0, 3)
+
+
+def test_arrays_of_any_layout_are_taken() -> None:
+    plain = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    for array in (plain, plain.astype(">u2"), plain.astype(np.uint32), plain.astype(np.uint64), plain.tolist()):
+        assert as_tensor(array).tolist() == plain.tolist()
+    assert as_tensor(plain[:, :, ::-1]).tolist() == plain[:, :, ::-1].tolist()
+    assert as_tensor(torch.tensor([70_000], dtype=torch.uint32)).tolist() == [70_000]
+    assert as_tensor(np.ones(2, ">f8")).dtype == torch.float64

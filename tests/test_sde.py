@@ -227,6 +227,7 @@ def test_data_in_the_unit_interval_never_have_unit_variance(values):
         (lambda: LinearVP(0.0, 1.0), "must be positive"),
         (lambda: continuous_nats(torch.sigmoid, -1.0, 1.0), "must exceed"),
         (lambda: reverse(torch.ones(1, 1), torch.tensor([0.1, 0.2]), lambda z, _: z, generator(0)), "must fall"),
+        (lambda: flow(torch.ones(1, 1), torch.tensor([0.2, 0.0]), lambda z, _: z), "must be above 0"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(call, sentence):

@@ -15,12 +15,12 @@ from markovae.errors import UserError
 from markovae.gaussian import Gaussian
 from markovae.networks.condition import Condition
 from markovae.networks.given import CaptionReader
-from markovae.pixels import Pixels
+from markovae.pixels import Pixels, as_tensor
 from markovae.randomness import Source, Streams, normal_like
 from markovae.reverse import MAX_DIMS, ReverseVariance, jacobian
 from markovae.schedule import NoiseSchedule
 from markovae.target import Target
-from markovae.vae import Bound, Distribution, MarkovianVAE, checked_level
+from markovae.vae import Bound, Distribution, MarkovianVAE, checked_level, evaluating
 
 
 @final
@@ -203,8 +203,7 @@ class Diffusion(MarkovianVAE):
         Raises:
             ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
         """
-        if not isinstance(images, Tensor):
-            images = torch.tensor(images)
+        images = as_tensor(images)
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(f"data of shape {tuple(images.shape[1:])}: this model takes {self.shape}")
         if not images.is_floating_point():
@@ -247,13 +246,16 @@ class Diffusion(MarkovianVAE):
             source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
         """
         x = self.to_x(images)
+        if not len(x):
+            raise ValueError("no images: the bound is of at least one")
         source = Streams(0, "bound", range(len(x))) if source is None else source
-        levels = [
-            self.level_nats(x, torch.full((len(x),), level), source, condition)
-            for level in range(2, self.num_levels + 1)
-        ]
-        nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
-        reconstruction = self.reconstruction_nats(x, source, condition)
+        with evaluating(self):
+            levels = [
+                self.level_nats(x, torch.full((len(x),), level), source, condition)
+                for level in range(2, self.num_levels + 1)
+            ]
+            nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
+            reconstruction = self.reconstruction_nats(x, source, condition)
         return Bound(self.prior_nats(x), nats, reconstruction, self.dims, self.decoder.discrete)
 
     def _grid(self, like: Tensor) -> Tensor:

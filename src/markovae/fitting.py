@@ -14,7 +14,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.inputs import Array, Labels
-from markovae.likelihood.surveying import fit_reverse, surveyed_levels
+from markovae.likelihood.surveying import fit_reverse, levels_each, surveyed_levels
 from markovae.reverse import (
     MAX_DIMS,
     DiagonalVariance,
@@ -27,8 +27,6 @@ from markovae.reverse import (
 )
 
 KNOTS = 65  # log-SNRs of a table of errors
-LEVELS_PER_IMAGE = 16
-DRAWS_PER_KNOT = 16  # at least so many draws a knot, however few the images
 
 
 def variance_named(kind: str, shape: Sequence[int]) -> ReverseVariance:
@@ -111,7 +109,7 @@ def fit_in_place(
         UserError: for a model whose variance has nothing to fit, or images that do not fit the model.
     """
     knots = len(surveyed_levels(model.schedule, KNOTS))
-    per_image = max(LEVELS_PER_IMAGE, -(-knots * DRAWS_PER_KNOT // max(1, len(images))))
+    per_image = levels_each(knots, len(images))
     fit_reverse(model, images, labels, per_image=per_image, knots=KNOTS, seed=seed, batch=batch)
 
 

@@ -248,7 +248,7 @@ def bound_loss(
     """
     assert objective.nats is not None, "the objective is the bound's"
     reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
-    seen = _look(network, x, draw, condition, model.target, model.schedule, reverse is not None)
+    seen = _look(network, x, draw, condition, model.target, model.schedule, reverse is not None, model.clip)
     weighted = _weigh(seen, draw, objective)
     first = (draw.level.to(x.device) == 1).nonzero().flatten()
     if len(first):
@@ -282,6 +282,7 @@ def _look(
     target: Target,
     schedule: NoiseSchedule,
     has_head: bool,
+    clip: float | None = None,
 ) -> _Look:
     logsnr = schedule.logsnr.to(x.device)
     level = draw.level.to(x.device)
@@ -292,6 +293,8 @@ def _look(
     head = None
     if has_head:
         out, head = out.chunk(2, dim=1)
+    if clip is not None:
+        out = target.of_x(target.to_x(out, z, now, before).clamp(-clip, clip), z, now, before)
     if draw.fresh is None:
         wanted = target.of(x, draw.noise, now, before)
     else:

@@ -8,11 +8,14 @@ bins and a digit lies at the centre of its own, x = (2k+1)/bins − 1, half widt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 MAX_BINS = 65_536
+# The engine does little with more than 8 unsigned bits.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,12 @@ class Pixels:
         """The nearest digit of each number, ends open, (B, *D) int64: how a sample becomes an image."""
         offset = 0.5 if self.centred else 0.0
         return ((x.double() + 1) / (2 * self.half_width) - offset).round().clamp(0, self.bins - 1).long()
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A tensor of an array of any strides and byte order; unsigned integers above 8 bits become signed ones."""
+    if not isinstance(values, Tensor):
+        array = getattr(values, "astype", None)
+        native = values if array is None else array(values.dtype.newbyteorder("="), order="C")
+        values = torch.tensor(native)
+    return values.to(_SIGNED.get(values.dtype, values.dtype))

@@ -104,10 +104,11 @@ class Tabulated(NoiseSchedule):
         position = u.to(self.table.device, torch.float64) * (self.num_levels - 1)
         # A level's own position comes out of the product within rounding: it must give its entry to the last bit.
         nearest = position.round()
-        position = torch.where((position - nearest).abs() < 1e-9, nearest, position)
+        snapped = torch.where((position - nearest).abs() < 1e-9, nearest, position)
+        position = position + (snapped - position).detach()  # exact, for the two are that close; the slope is kept
         below = position.floor().long().clamp(0, self.num_levels - 1)
-        above = (below + 1).clamp(max=self.num_levels - 1)
-        return self.table[below] + (position - below) * (self.table[above] - self.table[below])
+        rises = torch.cat([self.table.diff(), self.table.diff()[-1:]]) if self.num_levels > 1 else 0 * self.table
+        return self.table[below] + (position - below) * rises[below]
 
 
 @final

@@ -145,8 +145,14 @@ def reverse(z: Tensor, times: Tensor, score: Score, source: Source) -> Tensor:
 
 
 def flow(z: Tensor, times: Tensor, score: Score) -> Tensor:
-    """z at times[-1] from z at times[0] by the probability flow, either way in time, (N+1,); Runge–Kutta, order 4."""
+    """z at times[-1] from z at times[0] by the probability flow, either way in time, (N+1,); Runge–Kutta, order 4.
+
+    Raises:
+        ValueError: for times down to 0, where data on points or planes have no score.
+    """
     z, times = z.double(), times.double()
+    if not bool((times > 0).all()):
+        raise ValueError("times must be above 0: the flow ends a little before the data, which may have no score")
     for now, after in pairwise(times):
         h = after - now
         first = flow_drift(z, now, score)

@@ -192,3 +192,11 @@ def test_letters_and_levels_that_do_not_exist_are_refused() -> None:
         chain.posterior(z, z, 1)
     with pytest.raises(ValueError, match=r"must be .* with K=4"):
         exact_categorical(torch.full((4,), 0.25), rows(2, 3, 3))
+
+
+def test_letters_in_bytes_are_letters() -> None:
+    chain = exact_categorical(DATA, torch.stack([uniform_transition(4, 0.4)] * 2))
+    for letters in ([1, 1], [1, 0]):
+        bytes_, wide = (torch.tensor(letters, dtype=kind) for kind in (torch.uint8, torch.int64))
+        assert torch.equal(chain.encoder_step(bytes_, 1).probability, chain.encoder_step(wide, 1).probability)
+        assert torch.equal(chain.posterior(bytes_, bytes_, 2).probability, chain.posterior(wide, wide, 2).probability)

@@ -10,6 +10,7 @@ from markovae.decoder import HoSmallDecoder
 from markovae.diffusion import Diffusion
 from markovae.forward import noise_scale, signal_scale
 from markovae.interop import import_folder, wrap
+from markovae.likelihood import ode_likelihood
 from markovae.pixels import Pixels
 from markovae.reverse import LearnedVariance, PosteriorVariance, StepVariance
 from markovae.schedule import LogSNRLinear, cosine, linear
@@ -144,3 +145,11 @@ def test_a_module_moves_and_trains_with_the_model() -> None:
     for _ in mv.fit(model, IMAGES, steps=2, batch=2, precision="float32", optimiser="adamw"):
         pass
     assert not torch.equal(before, module.weight)
+
+
+def test_a_denoiser_without_derivatives_is_told_where_they_count() -> None:
+    model = wrap(torch.no_grad()(lambda z, t: 0.5 * z), SHAPE, linear(40))
+    measured = mv.measure(model, IMAGES)
+    assert measured.nats.value == mv.measure(wrap(lambda z, t: 0.5 * z, SHAPE, linear(40)), IMAGES).nats.value
+    with pytest.raises(ValueError, match="no derivatives"):
+        ode_likelihood(model, IMAGES[:1])

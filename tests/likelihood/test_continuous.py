@@ -96,3 +96,10 @@ def test_targets_of_one_step_are_refused(gauss):
     model.target = STEP_NOISE
     with pytest.raises(UserError, match="no continuous limit"):
         continuous_bound(model, gauss.data(2, generator(0, "x")))
+
+
+def test_another_schedule_has_the_models_ends(gauss):
+    x = gauss.data(4, generator(0, "x"))
+    continuous_bound(gauss.model(), x, schedule=LogSNRLinear(7, 6.0, -6.0))
+    with pytest.raises(UserError, match="from log-SNR 4 to -6 bounds nothing of a model from 6 to -6"):
+        continuous_bound(gauss.model(), x, schedule=LogSNRLinear(33, 4.0, -6.0))

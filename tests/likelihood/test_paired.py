@@ -63,3 +63,11 @@ def test_refusals_are_one_sentence(gauss):
             compare(*pair, x)
     with pytest.raises(UserError, match="bin width"):
         _ = compare(density, density, x).difference_bits_per_dim
+
+
+def test_record_of_densities(gauss):
+    found = compare(gauss.model(0.9), gauss.model(), gauss.data(20, generator(0, "x"))).to_dict()
+    assert "difference_bits_per_dim" not in found
+    difference = found["difference_nats"]
+    assert difference["mean"] == pytest.approx(found["density_nats"]["mean"] - found["against"]["density_nats"]["mean"])
+    assert difference["stderr"] > 0

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from markovae.decoder import StepDecoder
 from markovae.errors import UserError
 from markovae.likelihood import Estimator, LevelLaw, measure, measure_with
+from markovae.likelihood.record import level_table
 from markovae.pixels import Pixels
 from markovae.randomness import generator
 
@@ -88,3 +90,42 @@ def test_one_level_is_a_chain_too(gauss):
     assert not measured.levels.any()
     assert measured.per_level == ()
     assert measured.network_calls_per_example == 1
+
+
+def test_a_levels_error_is_over_images_not_over_their_draws(gauss):
+    """Each image's draws moved together: the error of the mean is that of the images' own means."""
+    image = torch.arange(30).repeat(4)
+    level = torch.full((120,), 2)
+    offset = torch.randn(30, generator=generator(0, "offset"), dtype=torch.float64)
+    nats = offset[image] + 0.01 * torch.randn(120, generator=generator(1, "offset"), dtype=torch.float64)
+    (row,) = level_table(image, level, nats, torch.linspace(3, -3, 4))
+    each = nats.reshape(4, 30).mean(0)
+    assert (row.nats, row.draws) == (pytest.approx(float(nats.mean())), 120)
+    assert row.stderr == pytest.approx(float(each.std()) / math.sqrt(30), rel=1e-9)
+    (alone,) = level_table(image[:1].repeat(4), level[:4], nats[:4], torch.linspace(3, -3, 4))
+    assert math.isnan(alone.stderr)
+    (usual,) = level_table(torch.arange(120), level, nats, torch.linspace(3, -3, 4))
+    assert usual.stderr == pytest.approx(float(nats.std()) / math.sqrt(120), rel=1e-9)
+
+
+def test_unequal_draws_make_a_ratio_whose_error_is_calibrated():
+    """Images drawn one to three times a level: over many repetitions the stated error is the one found."""
+    random = generator(2, "ratio")
+    found, stated = [], []
+    for _ in range(400):
+        count = torch.randint(1, 4, (40,), generator=random)
+        own = torch.randn(40, generator=random, dtype=torch.float64)
+        image = torch.arange(40).repeat_interleave(count)
+        nats = own[image] + 0.3 * torch.randn(len(image), generator=random, dtype=torch.float64)
+        (row,) = level_table(image, torch.full_like(image, 2), nats, torch.linspace(3, -3, 4))
+        found.append(row.nats)
+        stated.append(row.stderr)
+    spread = float(torch.tensor(found).std())
+    assert sum(stated) / len(stated) == pytest.approx(spread, rel=0.12)
+
+
+def test_one_image_of_two_draws_has_one_degree_of_freedom(gauss):
+    repeats = torch.tensor([[108.97550972695163, 101.24722901973557]], dtype=torch.float64)
+    measured = replace(measure(gauss.model(), gauss.data(1, generator(0, "x"))), randomisations=repeats)
+    assert measured.noise_nats.dof == pytest.approx(1.0)
+    assert math.isfinite(measured.noise_nats.ci95[0])

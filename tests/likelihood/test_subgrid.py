@@ -2,6 +2,7 @@
 
 from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -90,3 +91,13 @@ def test_bad_lists_of_levels(gauss):
     for levels, sentence in (([1, 99], "99"), ([3, 2], "increase"), ([], "must lie")):
         with pytest.raises(UserError, match=sentence):
             measure(gauss.model(), x, levels=levels)
+
+
+def test_levels_come_as_arrays_and_tensors_too(gauss):
+    x, model = gauss.data(3, generator(0, "x")), gauss.model()
+    wanted = measure(model, x, levels=[2, 7, 33]).nats.value
+    for levels in (torch.tensor([2, 7, 33]), np.array([2, 7, 33])):
+        assert measure(model, x, levels=levels).nats.value == wanted
+    assert measure(model, x, levels=np.int64(5)).nats.value == measure(model, x, levels=5).nats.value
+    with pytest.raises(UserError, match="whole numbers"):
+        measure(model, x, levels=[1.5, 33.0])

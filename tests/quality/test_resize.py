@@ -43,3 +43,8 @@ def test_flat_images_stay_flat_and_nothing_is_clipped() -> None:
 def test_what_is_no_image_is_refused(images: np.ndarray, bins: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         resized(images, bins, 8)
+
+
+def test_what_is_no_digit_is_refused_rather_than_cut() -> None:
+    with pytest.raises(ValueError, match="whole digits"):
+        resized(np.full((1, 1, 4, 4), 0.5), 256, 4)

@@ -84,3 +84,15 @@ def test_bad_requests_are_one_sentence(arguments, sentence, model):
 def test_an_unknown_spacing_is_one_sentence(model):
     with pytest.raises(UserError, match="spacing 'even' is unknown"):
         plan(model, "ddim", 5, "even")
+
+
+def test_images_that_are_none_are_refused_not_black(tiny_model):
+    with torch.no_grad():
+        next(iter(tiny_model.network.parameters()))[0] = torch.nan
+    with pytest.raises(UserError, match="3 of 3 images came out NaN or infinite"):
+        sample(tiny_model, 3, steps=4)
+
+
+def test_a_class_is_a_whole_number(class_model):
+    with pytest.raises(UserError, match="whole numbers"):
+        sample(class_model, 2, steps=2, labels=[0.7, 1.0])

@@ -7,7 +7,7 @@ import torch
 
 from markovae.errors import UserError
 from markovae.likelihood import isotropic_costs
-from markovae.sampling import optimal_grid, sampling_grid
+from markovae.sampling import optimal_grid, sample, sampling_grid
 from markovae.toys import pink_gaussian
 
 
@@ -44,3 +44,8 @@ def test_the_same_seed_gives_the_same_grid_and_given_images_are_surveyed(model):
 def test_more_log_snrs_than_levels_are_refused(model):
     with pytest.raises(UserError, match="levels=101"):
         optimal_grid(model, 101)
+
+
+def test_few_images_are_surveyed_at_more_levels_each(model):
+    few = torch.from_numpy(sample(model, 3, steps=4))
+    assert len(optimal_grid(model, 4, images=few)) == 5

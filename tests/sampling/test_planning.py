@@ -3,10 +3,27 @@
 import pytest
 import torch
 
+from markovae.diffusion import Diffusion
+from markovae.errors import UserError
 from markovae.sampling import AdamsBashforth, Plan, UniC, plan, rho_grid, uniform_grid, walk
+from markovae.sampling.control import Editor
 from markovae.sampling.draw import finished
-from markovae.sampling.planning import ends
+from markovae.sampling.planning import DEFAULT_SAMPLER, SPACINGS, ends
+from markovae.target import MEAN, STEP_NOISE
 from markovae.toys import pink_pair
+
+
+class OfTarget(torch.nn.Module):
+    """The exact denoiser's output in the words of a target of one step."""
+
+    def __init__(self, exact, target):
+        super().__init__()
+        self.exact, self.target = exact, target
+
+    def forward(self, z, logsnr, condition=None):
+        grid = self.exact.schedule.logsnr
+        level = (grid[1:] - logsnr[:, None]).abs().argmin(1) + 1
+        return self.target.of_x(self.exact.denoise(z, logsnr), z, logsnr, grid[level - 1])
 
 
 @pytest.mark.parametrize(
@@ -61,3 +78,25 @@ def test_walks_converge_to_the_flow_over_the_whole_range(mixture, model_of):
     errors = [float((end - reference).abs().max()) for end in ends_of]
     assert errors[1] < errors[0] / 3
     assert errors[2] < errors[1] / 2
+
+
+@pytest.mark.parametrize("target", [MEAN, STEP_NOISE], ids=lambda t: t.name)
+def test_a_target_of_steps_is_sampled_on_its_own_levels(target, mixture, model_of):
+    exact = model_of(mixture, 50)
+    levels = set(exact.schedule.logsnr[1:].tolist())
+    model = Diffusion(
+        OfTarget(exact, target), exact.schedule, target, exact.reverse, exact.decoder, exact.shape, clip=exact.clip
+    )
+    model.precision = torch.float64
+    for spacing in SPACINGS:
+        for steps in (1, 5, 20, 50):
+            grid = plan(model, DEFAULT_SAMPLER, steps, spacing).grid[1:]
+            assert len(grid) == steps == len(set(grid.tolist()) & levels)
+            assert bool((grid.diff() < 0).all())
+    chosen = plan(model, "dpmpp2m", 30)
+    here, there = (finished(walk(m, range(8), Plan(chosen.stepper, chosen.grid), seed=1)) for m in (model, exact))
+    torch.testing.assert_close(here, there, rtol=1e-6, atol=1e-6)
+    varied = Editor(model, chosen).vary(here, 0.6)
+    assert bool(varied.isfinite().all())
+    with pytest.raises(UserError, match="51 steps exceed the 50 levels"):
+        plan(model, "ddim", 51)

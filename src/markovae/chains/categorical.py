@@ -160,7 +160,7 @@ class CategoricalChain(MarkovianVAE):
             raise ValueError(f"letters of type {z.dtype} and shape {tuple(z.shape)} must be integers, (B,)")
         if len(z) and not 0 <= int(z.min()) <= int(z.max()) < self.letters:
             raise ValueError(f"letters {int(z.min())}…{int(z.max())} must lie in 0…{self.letters - 1}")
-        return z
+        return z.long()  # bytes would be taken for a mask
 
 
 def exact_categorical(data: Tensor, transitions: Tensor) -> CategoricalChain:

@@ -18,8 +18,9 @@ from markovae.cli.sampler import Chosen, chosen_sampler
 from markovae.console import track
 from markovae.errors import UserError
 from markovae.processes import Place
-from markovae.sampling import batches_of, condition_for, draw_batches, evaluating, to_images
+from markovae.sampling import batches_of, condition_for, draw_batches, to_images
 from markovae.training.ranks import Ranks
+from markovae.vae import evaluating
 
 DEFAULT_BATCH, DEFAULT_IMAGES, PROMPT_IMAGES = 64, 64, 8
 

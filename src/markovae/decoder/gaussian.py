@@ -9,6 +9,7 @@ from torch import Tensor
 
 from markovae.decoder.base import Decoder
 from markovae.decoder.discretised import DiscretisedGaussian
+from markovae.errors import UserError
 from markovae.forward import noise_scale, posterior_variance, signal_scale
 from markovae.pixels import Pixels
 
@@ -62,8 +63,8 @@ class HoSmallDecoder(DiscretisedDecoder):
         """√β̃_2.
 
         Raises:
-            ValueError: on a grid with one level.
+            UserError: on a grid with one level.
         """
         if len(logsnr) < 3:
-            raise ValueError("Ho's small decoder takes the variance of level 2: the grid has one level")
+            raise UserError("Ho's small decoder takes the variance of level 2: measure on at least 2 levels")
         return posterior_variance(logsnr[1], logsnr[2]).sqrt()

@@ -40,7 +40,8 @@ class ForeignNetwork(nn.Module):
         """(B, *D), (B,) -> (B, C_out, *rest of D).
 
         Raises:
-            ValueError: for a label missing or too much, or an output that is no tensor of the latent's shape.
+            ValueError: for a label missing or too much, an output that is no tensor of the latent's shape, or one
+                without derivatives where they are asked for.
         """
         label = None if condition is None else condition.label
         if (label is None) == bool(self.num_classes):
@@ -56,6 +57,8 @@ class ForeignNetwork(nn.Module):
         if not isinstance(out, Tensor) or tuple(out.shape) not in shapes:
             shown = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"the denoiser gave {shown} for a latent {shapes[0]}: it must give a tensor of that shape")
+        if z.requires_grad and torch.is_grad_enabled() and not out.requires_grad:
+            raise ValueError("the denoiser gives no derivatives, which this needs: take torch.no_grad off it")
         return out.to(torch.float64 if out.dtype == torch.float64 else torch.float32)
 
 

@@ -14,7 +14,7 @@ from markovae.likelihood.paired import Comparison, compare, refuse_other_data
 from markovae.likelihood.rate import RatePoint, rate_distortion
 from markovae.likelihood.record import LevelNats, Measurement, finite
 from markovae.likelihood.subgrid import Subgrids, diagonal_costs, isotropic_costs, posterior_costs, search, step_costs
-from markovae.likelihood.surveying import Survey, fit_reverse, survey
+from markovae.likelihood.surveying import Survey, fit_reverse, levels_each, survey
 
 __all__ = [
     "Comparison",
@@ -46,6 +46,7 @@ __all__ = [
     "fit_reverse",
     "information_bound",
     "isotropic_costs",
+    "levels_each",
     "measure",
     "measure_with",
     "measuring",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion import Diffusion
+from markovae.errors import UserError
 from markovae.forward import noised
 from markovae.gaussian import sum_dims
 from markovae.learned_schedule import slope
@@ -31,6 +32,7 @@ from markovae.networks.condition import Condition
 from markovae.networks.given import Givens
 from markovae.randomness import Streams
 from markovae.schedule import NoiseSchedule
+from markovae.vae import evaluating
 
 
 def continuous_draws(
@@ -73,16 +75,17 @@ def continuous_bound(
         schedule: for the draws of u between the model's own ends; None is the model's own.
     Returns: a Measurement whose `num_levels` is 0: the limit.
     Raises:
-        UserError: as `measure`; or for a target that is defined by one step of a grid.
+        UserError: as `measure`; for a target that is defined by one step of a grid; for a schedule with other ends.
     """
     at_least_one(draws=draws, batch=batch)
     refuse_steps(model)
     checked_model(model)
+    if schedule is not None:
+        _check_ends(schedule, model.schedule)
     images = checked_images(model, images)
     labels = checked_labels(labels, len(images))
-    training, columns = model.training, []
-    model.eval()
-    with torch.no_grad():
+    columns = []
+    with torch.no_grad(), evaluating(model):
         for part in torch.arange(len(images)).split(max(1, batch // draws)):
             x = model.to_x(images[part])
             given = None if labels is None else labels[part]
@@ -90,7 +93,6 @@ def continuous_bound(
             source = Streams(seed, "measure noise", (part * 2**20 + 1).tolist())
             reconstruction = model.reconstruction_nats(x, source, conditions(model, given))
             columns.append(torch.stack([model.prior_nats(x).cpu(), levels, reconstruction.cpu()]))
-    model.train(training)
     prior, levels, reconstruction = torch.cat(columns, 1)
     return Measurement(
         prior,
@@ -104,6 +106,16 @@ def continuous_bound(
         discrete=model.decoder.discrete,
         estimator="continuous time",
     )
+
+
+def _check_ends(schedule: NoiseSchedule, own: NoiseSchedule) -> None:
+    """The bound is one between the model's own levels 1 and L, whatever lies between them."""
+    ends, wanted = ([float(s.logsnr[1].detach()), float(s.logsnr[-1].detach())] for s in (schedule, own))
+    if max(abs(end - at) for end, at in zip(ends, wanted, strict=True)) > 1e-6:
+        raise UserError(
+            f"a schedule from log-SNR {ends[0]:g} to {ends[1]:g} bounds nothing of a model from {wanted[0]:g} to "
+            f"{wanted[1]:g}: give it the model's ends"
+        )
 
 
 def _levels(

@@ -25,8 +25,9 @@ from markovae.likelihood.record import Measurement, level_table
 from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
 from markovae.networks.given import Givens
 from markovae.processes import Place
+from markovae.vae import evaluating
 
-Levels = int | Sequence[int] | None
+Levels = int | Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,10 @@ def measuring(
     images = checked_images(model, images, limit)
     labels = checked_labels(labels, len(images), limit)
     tasks = estimator.task(model.num_levels, len(images), seed)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for begin in (Place() if place is None else place).every(range(0, len(tasks), batch)):
             drawn = _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, estimator, len(tasks))
             yield replace(drawn, begin=begin)
-    finally:
-        model.train(training)
 
 
 @torch.no_grad()
@@ -184,7 +181,7 @@ def finish(model: Diffusion, drawn: list[Drawn], seed: int, estimator: Estimator
         prior=prior,
         levels=each.mean(0),
         reconstruction=reconstruction.mean(0),
-        per_level=level_table(level[~first], nats[~first], model.schedule.logsnr.detach()),
+        per_level=level_table(image[~first], level[~first], nats[~first], model.schedule.logsnr.detach()),
         dims=model.dims,
         num_levels=model.num_levels,
         network_calls_per_example=len(image) // n,
@@ -201,13 +198,17 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
     Raises:
         UserError: for levels that the grid does not have.
     """
-    if levels is None or levels == model.num_levels:
+    if levels is None:
         return model
-    if isinstance(levels, int):
-        if not 1 <= levels <= model.num_levels:
-            raise UserError(f"levels={levels} must lie in 1…{model.num_levels}, the levels of this model's grid")
-        return model.on_grid(model.schedule.subgrid(levels))
+    chosen = torch.as_tensor(levels)
+    if chosen.numel() and chosen.is_floating_point():
+        raise UserError(f"levels={levels} must be whole numbers: they count levels, or name them")
+    if chosen.ndim == 0:
+        count = int(chosen)
+        if not 1 <= count <= model.num_levels:
+            raise UserError(f"levels={count} must lie in 1…{model.num_levels}, the levels of this model's grid")
+        return model if count == model.num_levels else model.on_grid(model.schedule.subgrid(count))
     try:
-        return model.on_grid(model.schedule.only(torch.as_tensor(levels)))
+        return model.on_grid(model.schedule.only(chosen))
     except ValueError as error:
         raise UserError(str(error)) from error

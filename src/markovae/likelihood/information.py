@@ -24,7 +24,7 @@ from markovae.likelihood.estimators import Estimator
 from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_model
 from markovae.likelihood.tasks import Task, evaluate
 from markovae.networks.given import Givens
-from markovae.vae import Estimate, estimate_mean
+from markovae.vae import Estimate, estimate_mean, evaluating
 
 
 def shared_nats(
@@ -62,15 +62,11 @@ def shared_nats(
     tasks = estimator.task(model.num_levels, len(data), seed)
     wanted = (place[tasks.image] >= 0).nonzero().flatten()
     total = torch.zeros(len(rows), dtype=torch.float64)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for begin in range(0, len(wanted), batch):
             task = _chosen(tasks, wanted[begin : begin + batch])
             at = place[task.image]
             total.index_add_(0, at, _counted(model, data[task.image], None if given is None else given[at], task, seed))
-    finally:
-        model.train(training)
     return total
 
 

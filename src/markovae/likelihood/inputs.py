@@ -9,8 +9,9 @@ from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
+from markovae.networks.condition import Condition, class_numbers
 from markovae.networks.given import Givens
+from markovae.pixels import as_tensor
 from markovae.randomness import generator
 
 
@@ -59,7 +60,7 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
     Raises:
         UserError: for no images, another shape, type or number of digits than the model's.
     """
-    images = _tensor(images[:limit])
+    images = as_tensor(images[:limit])
     if not len(images):
         raise UserError("no images to measure: the data are empty")
     if tuple(images.shape[1:]) != model.shape:
@@ -102,7 +103,7 @@ def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> G
     """
     if labels is None:
         return None
-    known = labels[:limit] if isinstance(labels, Givens) else Condition(label=_tensor(labels[:limit]).long())
+    known = labels[:limit] if isinstance(labels, Givens) else Condition(label=class_numbers(labels[:limit]))
     if len(known) != n:
         raise UserError(f"{len(known)} labels for {n} images: give one each")
     return known
@@ -115,12 +116,6 @@ def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
     if isinstance(labels, Givens):
         return None if model.reader is None else labels
     return None if getattr(model.network, "num_classes", None) == 0 else labels
-
-
-def _tensor(values: Any) -> Tensor:
-    values = values if isinstance(values, Tensor) else torch.tensor(values)
-    # The engine does little with 16 unsigned bits.
-    return values.int() if values.dtype == torch.uint16 else values
 
 
 def conditions(model: Diffusion, known: Givens | None) -> Condition | None:

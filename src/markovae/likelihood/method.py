@@ -22,7 +22,7 @@ from markovae.likelihood.inputs import (
 )
 from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
-from markovae.likelihood.surveying import Survey, fit_reverse, survey
+from markovae.likelihood.surveying import Survey, fit_reverse, levels_each, survey
 from markovae.networks.given import Givens
 from markovae.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 
@@ -30,8 +30,6 @@ ESTIMATORS = ("full", "stratified", "importance", "control")
 GRIDS = ("even", "optimal")
 VARIANCES = ("own", "isotropic", "diagonal")
 KNOTS = {"isotropic": 129, "diagonal": 65}
-PER_IMAGE = 16  # levels of each image that something is fitted on
-DRAWS_PER_KNOT = 16  # at least so many, however few the images
 COMPONENTS = 128  # axes of the control variate's covariance
 
 
@@ -181,7 +179,7 @@ class _Stage:
     def _size(self, model: Diffusion, knots: int) -> tuple[int, int]:
         """Levels surveyed, and of each image; the calls are counted."""
         knots = min(knots, model.num_levels)
-        per_image = min(knots, max(PER_IMAGE, -(-knots * DRAWS_PER_KNOT // len(self.images))))
+        per_image = levels_each(knots, len(self.images))
         self.calls += len(self.images) * per_image
         return knots, per_image
 

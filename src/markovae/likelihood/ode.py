@@ -34,7 +34,7 @@ from markovae.likelihood.record import finite
 from markovae.networks.condition import Condition
 from markovae.randomness import Streams
 from markovae.reverse import traces
-from markovae.vae import Estimate, estimate_mean
+from markovae.vae import Estimate, estimate_mean, evaluating
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,15 @@ def ode_likelihood(
     grid = model.schedule.logsnr
     rule = DormandPrince() if integrator is None else integrator
     flow = _Flow(model, rule, float(grid[1]), float(grid[-1]))
-    training, nats, calls = model.training, [], []
-    model.eval()
-    for part in torch.arange(len(images)).split(batch):
-        y, offset = _continuous(model, images[part], part, dequantisation, seed)
-        directions = None if probes is None else _probes(part, probes, y, seed)
-        condition = conditions(model, None if labels is None else labels[part])
-        log_density, used = flow.log_density(y, directions, condition)
-        nats.append(offset.cpu() - log_density.cpu())
-        calls.append(used)
-    model.train(training)
+    nats, calls = [], []
+    with evaluating(model):
+        for part in torch.arange(len(images)).split(batch):
+            y, offset = _continuous(model, images[part], part, dequantisation, seed)
+            directions = None if probes is None else _probes(part, probes, y, seed)
+            condition = conditions(model, None if labels is None else labels[part])
+            log_density, used = flow.log_density(y, directions, condition)
+            nats.append(offset.cpu() - log_density.cpu())
+            calls.append(used)
     each = torch.cat(nats, 1)
     stderr = each.std(0) / math.sqrt(len(each)) if len(each) > 1 else torch.full_like(each[0], math.nan)
     stderr = torch.zeros_like(stderr) if probes is None else stderr

@@ -54,11 +54,12 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure A --against B --json`: A's record, with B's under `against`."""
-        difference = self.difference_bits_per_dim
+        unit = "bits_per_dim" if self.a.discrete else "nats"
+        difference = self.difference_bits_per_dim if self.a.discrete else self.difference_nats
         return {
             **self.a.to_dict(),
             "against": self.b.to_dict(),
-            "difference_bits_per_dim": {
+            f"difference_{unit}": {
                 "mean": finite(difference.value),
                 "stderr": finite(difference.stderr),
                 "ci95": [finite(end) for end in difference.ci95],

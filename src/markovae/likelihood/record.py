@@ -20,7 +20,7 @@ class LevelNats:
     """The KL of one level, averaged over the draws that fell on it.
 
     Args:
-        level: ℓ.   logsnr: λ_ℓ.   nats: per example; stderr is nan for a single draw.   draws: how many.
+        level: ℓ.   logsnr: λ_ℓ.   nats: per example; stderr is over images, nan for a single one.   draws: how many.
     """
 
     level: int
@@ -104,7 +104,7 @@ class Measurement:
         # put in as they are they make the interval of few images too wide, corrected for that too narrow; this is
         # half-way, and R − 1 for one image.
         squares = float((variance**2).sum())
-        dof = times * total**2 / squares - 1 if total > 0 else math.inf
+        dof = max(times * total**2 / squares, times) - 1 if total > 0 else math.inf  # one image: R − 1, rounding apart
         return Estimate(float(self.randomisations.mean()), math.sqrt(total) / n, dof)
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,18 +192,24 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def level_table(level: Tensor, nats: Tensor, logsnr: Tensor) -> tuple[LevelNats, ...]:
-    """Average the draws by level.
+def level_table(image: Tensor, level: Tensor, nats: Tensor, logsnr: Tensor) -> tuple[LevelNats, ...]:
+    """Average the draws by level; an image's draws on one level are not independent, images are.
+
+    The mean is a ratio, Σ_i S_i/Σ_i c_i, S_i the sum of the c_i draws of image i; so is its error.
 
     Args:
-        level, nats: of every draw, (N,).   logsnr: the grid λ_0…λ_L.
+        image, level, nats: of every draw, (N,).   logsnr: the grid λ_0…λ_L.
+    Source: Cochran 1977, section 6.4.
     """
-    count = torch.bincount(level, minlength=len(logsnr)).double()
-    total = torch.zeros_like(count).index_add_(0, level, nats)
-    mean = total / count
-    spread = torch.zeros_like(count).index_add_(0, level, (nats - mean[level]) ** 2)
-    stderr = (spread / (count - 1) / count).sqrt()
+    pairs, place = torch.stack([level, image]).unique(dim=1, return_inverse=True)
+    drawn = torch.bincount(place).double()
+    off = torch.zeros_like(drawn).index_add_(0, place, nats)
+    zero = torch.zeros(len(logsnr), dtype=torch.float64)
+    count, images = zero.index_add(0, pairs[0], drawn), torch.bincount(pairs[0], minlength=len(logsnr)).double()
+    mean = zero.index_add(0, pairs[0], off) / count
+    spread = zero.index_add(0, pairs[0], (off - mean[pairs[0]] * drawn) ** 2)
+    stderr = (spread * images / (images - 1)).sqrt() / count
     return tuple(
-        LevelNats(i, float(logsnr[i]), float(mean[i]), float(stderr[i]) if count[i] > 1 else math.nan, int(count[i]))
+        LevelNats(i, float(logsnr[i]), float(mean[i]), float(stderr[i]) if images[i] > 1 else math.nan, int(count[i]))
         for i in count.nonzero().flatten().tolist()
     )

@@ -31,6 +31,10 @@ from markovae.likelihood.smoothing import smoothed
 from markovae.randomness import Streams
 from markovae.reverse import DiagonalVariance, ErrorTable, IsotropicVariance, PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule, interpolate
+from markovae.vae import evaluating
+
+KNOTS = 65
+PER_IMAGE, DRAWS_PER_KNOT = 16, 16
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,18 @@ class Survey:
         return interpolate(-self.logsnr[2:], -knots, values)
 
 
+def levels_each(knots: int, images: int, least: int = PER_IMAGE) -> int:
+    """Of how many of the `knots` levels to survey each image: `least`, or what gives each level 16 draws."""
+    return min(knots, max(least, -(-knots * DRAWS_PER_KNOT // max(1, images))))
+
+
 def survey(
     model: Diffusion,
     images: Array,
     labels: Labels | None = None,
     *,
-    per_image: int = 16,
-    knots: int | None = 65,
+    per_image: int = PER_IMAGE,
+    knots: int | None = KNOTS,
     reverse: ReverseVariance | None = None,
     wiener: Wiener | None = None,
     seed: int = 0,
@@ -141,9 +150,7 @@ def survey(
     levels = surveyed_levels(model.schedule, knots)
     image, place = _assignments(len(images), len(levels), per_image, seed)
     totals = _Totals(len(levels), model)
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for begin in range(0, len(image), batch):
             i, p = image[begin : begin + batch], place[begin : begin + batch]
             x = model.to_x(images[i])
@@ -157,7 +164,6 @@ def survey(
                 control = steps[levels[p]] * wiener.error(x.cpu(), noise, logsnr)
             totals.add(p, error.cpu(), nats.cpu(), control)
         prior = torch.cat([model.prior_nats(model.to_x(part)).cpu() for part in images.split(batch)])
-    model.train(training)
     return totals.survey(levels, model.schedule.logsnr.detach().cpu(), float(prior.mean()))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from markovae.errors import UserError
 from markovae.networks.given import Givens
+from markovae.pixels import as_tensor
 
 
 @dataclass(frozen=True)
@@ -193,3 +194,15 @@ class ConditionEmbedding(nn.Module):
             raise ValueError("this network takes no image: build it with image_channels, or drop the image")
         if condition.tokens is not None and condition.tokens.shape[-1] != self.token_dim:
             raise ValueError(f"tokens of {condition.tokens.shape[-1]} features: this network reads {self.token_dim}")
+
+
+def class_numbers(labels: Any) -> Tensor:
+    """Class labels as int64.
+
+    Raises:
+        UserError: for numbers that are not whole, which would be cut.
+    """
+    numbers = as_tensor(labels)
+    if numbers.is_floating_point():
+        raise UserError(f"labels of type {numbers.dtype} must be whole numbers: they count classes from 0")
+    return numbers.long()

@@ -26,9 +26,10 @@ from markovae.quality.neighbours import Images
 from markovae.quality.real import Real, choose_real
 from markovae.quality.record import Conditions, Quality
 from markovae.quality.resize import RESIZE
-from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, condition_for, draw_batches, evaluating, plan, to_images
+from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, condition_for, draw_batches, plan, to_images
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.planning import own_spacing
+from markovae.vae import evaluating
 
 
 @dataclass(frozen=True)

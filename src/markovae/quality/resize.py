@@ -24,11 +24,13 @@ def resized(images: np.ndarray[Any, Any], bins: int, side: int) -> Tensor:
     Args:
         images: digits 0…bins−1, (n, C, H, W), C = 1 or 3.
     Raises:
-        ValueError: for another shape, or digits outside 0…bins−1.
+        ValueError: for another shape or type, or digits outside 0…bins−1.
     Source: Keys 1981 (bicubic); Parmar et al. 2022 show what other rules do to such distances.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images of shape {images.shape} must be (n, C, H, W) with C = 1 or 3")
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ValueError(f"images of type {images.dtype} must be whole digits: pass them unscaled")
     digits = torch.from_numpy(np.ascontiguousarray(images).astype(np.int32))
     if digits.numel() and not 0 <= int(digits.min()) <= int(digits.max()) < bins:
         raise ValueError(f"digits {int(digits.min())}…{int(digits.max())} must lie in 0…{bins - 1}")

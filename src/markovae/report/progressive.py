@@ -11,14 +11,14 @@ import torch
 
 from markovae.diffusion import Diffusion
 from markovae.forward import step
-from markovae.likelihood import RatePoint, finite, rate_distortion, survey
+from markovae.likelihood import RatePoint, finite, levels_each, rate_distortion, survey
 from markovae.networks.condition import Condition
 from markovae.networks.given import Givens
 from markovae.randomness import Streams
 from markovae.report.pictures import Images, viewable
 from markovae.sampling import to_images
 
-KNOTS, DRAWS_PER_KNOT, LEAST_PER_IMAGE = 33, 16, 8
+KNOTS, LEAST_PER_IMAGE = 33, 8
 COLUMNS = 9
 
 
@@ -55,7 +55,7 @@ def progress(model: Diffusion, images: Images, labels: Any, pictured: int, seed:
         images: digits, (n, C, H, W).   labels: theirs, where the model takes them.   pictured: how many.
     """
     knots = min(KNOTS, model.num_levels)
-    per_image = min(knots, max(LEAST_PER_IMAGE, -(-knots * DRAWS_PER_KNOT // len(images))))
+    per_image = levels_each(knots, len(images), LEAST_PER_IMAGE)
     found = survey(model, np.asarray(images), labels, per_image=per_image, knots=knots, seed=seed)
     points = rate_distortion(model, found)
     shown = spread(points)

@@ -18,13 +18,13 @@ from markovae.sampling import (
     TEXT_GUIDANCE,
     Guidance,
     draw_batches,
-    evaluating,
     plan,
     prompt_condition,
     to_images,
 )
 from markovae.text import captions_of, weigh_captions
 from markovae.text.words import DIFFERENCE, INFORMATION
+from markovae.vae import evaluating
 
 SHEETS = ((6, 6), (4, 6), (4, 4), (3, 3))  # prompts and seeds, as the time allows
 SEED = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
+from markovae.networks.condition import Condition, class_numbers
 from markovae.networks.given import Givens
 from markovae.processes import Place
 from markovae.randomness import Streams
@@ -23,6 +22,7 @@ from markovae.sampling.guidance import Guidance, guided
 from markovae.sampling.loop import trajectory
 from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, plan
 from markovae.sampling.steppers import Ancestral, State
+from markovae.vae import evaluating
 
 TEXT_GUIDANCE = 2.0  # of a prompt, where nothing else is asked for
 
@@ -100,22 +100,19 @@ def batches_of(n: int, batch: int, place: Place | None = None) -> list[range]:
 
 
 def finished(states: Iterator[State]) -> Tensor:
-    """z at the end of a walk, (B, *D)."""
+    """z at the end of a walk, (B, *D).
+
+    Raises:
+        UserError: where it came out with numbers that are none, which would be images of nothing.
+    """
     (last,) = deque(states, maxlen=1)
+    lost = int((~last.z.isfinite()).flatten(1).any(1).sum())
+    if lost:
+        raise UserError(
+            f"{lost} of {len(last.z)} images came out NaN or infinite: the weights or what was given hold such "
+            "numbers, or the steps are too coarse for this sampler"
+        )
     return last.z
-
-
-@contextmanager
-def evaluating(*models: Diffusion | None) -> Iterator[None]:
-    """The models in evaluation mode (no dropout), and back as they were."""
-    training = [(model, model.training) for model in models if model is not None]
-    for model, _ in training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, was in training:
-            model.train(was)
 
 
 def sample(
@@ -178,7 +175,7 @@ def _condition(
             raise UserError(f"{len(texts)} prompts for n={n} samples: give one for all, or one a sample")
         return prompt_condition(model, texts)
     if labels is not None:
-        each = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        each = class_numbers(labels).reshape(-1)
         if len(each) not in (1, n):
             raise UserError(f"{len(each)} labels for n={n} samples: give one for all, or one a sample")
         return condition_for(model, each)

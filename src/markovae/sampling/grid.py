@@ -79,6 +79,23 @@ def partial_grid(grid: Tensor, start: float) -> Tensor:
     return _with_clean(levels[0] + share * (start - levels[0]))
 
 
+def on_levels(grid: Tensor, logsnr: Tensor) -> Tensor:
+    """The grid with each log-SNR moved to a level near it, each level taken once, (K+1,).
+
+    Args:
+        logsnr: of the levels, λ_1…λ_L, decreasing, (L,).
+    Raises:
+        ValueError: for more log-SNRs than levels.
+    """
+    count, levels = len(grid) - 1, len(logsnr)
+    if count > levels:
+        raise ValueError(f"{count} log-SNRs cannot each have a level of their own of {levels}")
+    place = torch.arange(count)
+    nearest = (grid[1:, None] - logsnr).abs().argmin(1)
+    later = (nearest - place).cummax(0).values + place
+    return _with_clean(logsnr[later.minimum(levels - count + place)])
+
+
 def _even(steps: int) -> Tensor:
     return torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.ones(1, dtype=torch.float64)
 

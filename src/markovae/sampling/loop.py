@@ -27,8 +27,8 @@ def trajectory(
     """Walk the grid from its last log-SNR to its first: from noise to data, or, on a rising grid, back.
 
     Yields the state at each log-SNR that is walked from, and last the end: z_0 = x̂ where the grid begins with λ = ∞,
-    else the latent at its first log-SNR, with the x̂ before it. Only the states that the sampler reads are alive, so
-    memory does not grow with the number of steps.
+    else the latent at its first log-SNR, with the x̂ before it; a grid of one log-SNR is walked nowhere. Only the states
+    that the sampler reads are alive, so memory does not grow with the number of steps.
 
     Args:
         model: what guesses x̂ (a model, or a wrapper around one).
@@ -53,5 +53,7 @@ def trajectory(
         yield now
     if torch.isinf(grid[0]):
         yield State(grid[0], now.x_hat, now.x_hat)
+    elif len(grid) == 1:
+        yield now  # nowhere to go
     else:
         yield State(grid[0], stepper.step(now, tuple(past), grid[0], look, source), now.x_hat)

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion import Diffusion
-from markovae.likelihood import isotropic_costs, search, survey
+from markovae.likelihood import isotropic_costs, levels_each, search, survey
+from markovae.likelihood.surveying import KNOTS
 from markovae.networks.condition import Condition
-from markovae.sampling.draw import draw_batches, evaluating, to_images
+from markovae.sampling.draw import draw_batches, to_images
 from markovae.sampling.grid import explicit_grid
 from markovae.sampling.planning import DEFAULT_SAMPLER, plan
+from markovae.vae import evaluating
 
 _FIRST = 2**61  # numbers of the surveyed samples: those of `sample` begin at 0
 
@@ -41,7 +43,7 @@ def optimal_grid(
         with evaluating(model):
             parts = list(draw_batches(model, samples, twenty, seed=seed, condition=condition, start=_FIRST))
         images = torch.from_numpy(to_images(model, torch.cat(parts)))
-    found = survey(model, images, labels, seed=seed)
+    found = survey(model, images, labels, per_image=levels_each(KNOTS, len(images)), seed=seed)
     logsnr = model.schedule.logsnr
     costs = isotropic_costs(found.errors_at(logsnr[1:]), logsnr, model.dims)
     return explicit_grid(logsnr[search(costs, count).levels(count)])

@@ -13,10 +13,11 @@ from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.sampling.denoiser import Denoiser
-from markovae.sampling.draw import evaluating, finished, walk
+from markovae.sampling.draw import finished, walk
 from markovae.sampling.grid import explicit_grid, rho_grid
 from markovae.sampling.planning import Plan, ends
 from markovae.sampling.steppers import DPMSolverPP2M, SDEDPMSolverPP2M
+from markovae.vae import evaluating
 
 _RHO = 7.0
 _REACH = 0.45

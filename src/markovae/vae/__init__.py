@@ -1,7 +1,7 @@
 r"""The Markovian VAE, the bound on the entropy of what is modelled, and the six equal forms of that bound."""
 
 from markovae.vae.bound import Bound, Estimate, estimate_mean, stack_bounds
-from markovae.vae.chain import Distribution, MarkovianVAE, TractableEncoder, checked_level
+from markovae.vae.chain import Distribution, MarkovianVAE, TractableEncoder, checked_level, evaluating
 from markovae.vae.forms import FORMS, Form, draw_form, e1, e2, e3, e4, e5, e6
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "e5",
     "e6",
     "estimate_mean",
+    "evaluating",
     "stack_bounds",
 ]

@@ -7,6 +7,8 @@ P_pri(z_{ℓ−1}|z_ℓ) walks back, its last step P_pri(z_0|z_1) is the decoder
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -83,3 +85,16 @@ class TractableEncoder(Protocol):
     def posterior(self, x: Tensor, z: Tensor, level: int) -> Distribution:
         """P_enc(z_{ℓ−1} | z_ℓ, z_0), ℓ = 2…L."""
         ...
+
+
+@contextmanager
+def evaluating(*models: nn.Module | None) -> Iterator[None]:
+    """The models in evaluation mode (no dropout), and back as they were."""
+    training = [(model, model.training) for model in models if model is not None]
+    for model, _ in training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, was in training:
+            model.train(was)

@@ -1,13 +1,18 @@
 """Edits on image-shaped Gaussian data with an exact denoiser."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from markovae.errors import UserError
 from markovae.forward import noised
 from markovae.quadrature import slope
+from markovae.reverse import FullVariance
 from markovae.sampling import Plan, plan, sample
 from markovae.sampling.control import Blur, BoxDown, Editor, Grey, IsotropicCovariance, Observation
+from markovae.sampling.denoiser import Clipped
 from markovae.toys import pink_gaussian, pink_pair
 
 SHAPE = (3, 4, 4)
@@ -168,3 +173,26 @@ def test_encoded_images_look_like_noise(model_of):
 def test_bad_requests_are_one_sentence(call, sentence, editor, images):
     with pytest.raises(UserError, match=sentence):
         call(editor, images)
+
+
+def test_the_plans_threshold_holds_in_every_edit(model, images):
+    held = replace(plan(model, "dpmpp2m", 8), threshold=partial(Clipped, limit=0.05))
+    assert float(Editor(model, held).vary(images, 0.8).abs().max()) <= 0.05
+    assert float(Editor(model, plan(model, "dpmpp2m", 8)).vary(images, 0.8).abs().max()) > 0.1
+
+
+def test_a_model_with_a_full_variance_is_edited_as_any(model, images):
+    full = model.with_reverse(FullVariance())
+    one, two = (Editor(m, plan(m, "dpmpp2m", 5)).inpaint(images, KNOWN) for m in (full, model))
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "deis2", "deis3", "unipc3"])
+def test_one_log_snr_is_walked_nowhere(sampler, model, images):
+    editor = Editor(model, plan(model, sampler, 1))
+    torch.testing.assert_close(editor.decode(editor.encode(images)), images)
+
+
+def test_digits_are_no_numbers_on_the_scale(editor):
+    with pytest.raises(UserError, match=r"model\.to_x"):
+        editor.vary(torch.full((1, *SHAPE), 200, dtype=torch.uint8), 0.1)

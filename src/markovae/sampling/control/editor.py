@@ -16,12 +16,13 @@ from markovae.randomness import Streams, normal_like
 from markovae.sampling.control.moments import MomentMatched, Observation, PosteriorCovariance
 from markovae.sampling.control.operators import Known
 from markovae.sampling.control.repaint import RePaint
-from markovae.sampling.denoiser import Denoiser
-from markovae.sampling.draw import evaluating, finished, walk, working_type
+from markovae.sampling.denoiser import Denoiser, Headless
+from markovae.sampling.draw import finished, ignores_head, walk, working_type
 from markovae.sampling.grid import partial_grid
 from markovae.sampling.loop import trajectory
-from markovae.sampling.planning import Plan
+from markovae.sampling.planning import Plan, defined
 from markovae.sampling.steppers import Corrector, State, Stepper
+from markovae.vae import evaluating
 
 
 @final
@@ -44,7 +45,8 @@ class Editor:
         denoiser: Denoiser | None = None,
     ) -> None:
         self.model, self.plan, self.seed, self.condition = model, plan, seed, condition
-        self.denoiser: Denoiser = denoiser or model
+        self._guide: Denoiser = denoiser or (Headless(model) if ignores_head(model, plan) else model)
+        self.denoiser = self._guide if plan.threshold is None else plan.threshold(self._guide)
 
     def inpaint(
         self, x: Tensor, known: Tensor, covariance: PosteriorCovariance | None = None, iterations: int = 5
@@ -111,7 +113,7 @@ class Editor:
         wanted = torch.linspace(0, total - 1, count).round().long() if count > 1 else torch.tensor([total - 1])
         kept: dict[int, Tensor] = {}
         with evaluating(self.model):
-            states = walk(self.model, range(n), self.plan, self.seed, self.condition, self.denoiser)
+            states = walk(self.model, range(n), self.plan, self.seed, self.condition, self._guide)
             for place, state in enumerate(states):
                 if place in wanted:
                     kept[place] = state.x_hat
@@ -137,7 +139,7 @@ class Editor:
     # -- shared ------------------------------------------------------------------------------------------------
 
     def _from(self, z: Tensor, level: float, shared: bool = False) -> Tensor:
-        grid = partial_grid(self.plan.grid, float(self._logsnr(level)))
+        grid = defined(self.model, partial_grid(self.plan.grid, float(self._logsnr(level))))
         indices = [0] * len(z) if shared else range(len(z))
         source = Streams(self.seed, "edit", indices)
         return self._run(self.denoiser, z, grid, self.plan.stepper, self.plan.corrector, source)
@@ -181,6 +183,8 @@ class Editor:
     def _latent(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.model.shape:
             raise UserError(f"images of shape {tuple(x.shape[1:])}: this model makes {self.model.shape}")
+        if not x.is_floating_point():
+            raise UserError(f"images of type {x.dtype} are digits: an edit takes them on the scale, model.to_x(images)")
         return x.to(self.model.device, working_type(self.model))
 
     def _noise(self, batch: int) -> Tensor:
