@@ -44,9 +44,9 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Colour, 256 bins, no classes, constant σ; tests leave it as it is."""
+    """Colour, 256 bins, no classes, constant σ, the lecture's ε-prior of one step; tests leave it as it is."""
     folder = tmp_path_factory.mktemp("colour")
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
     np.save(folder / "images.npy", images)
     source = f"data.source={folder / 'images.npy'}"
-    return reported(folder, source, "schedule.kind=constant", "schedule.delta=0.01")
+    return reported(folder, source, "schedule.kind=constant", "schedule.delta=0.01", "target.name=step_noise")

@@ -17,7 +17,8 @@ from markovae.checkpoint.manifest import verify_bundle
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
 from markovae.jsonlines import read_rows
-from markovae.run import resume_run, train_run
+from markovae.run import resume_run, session, train_run
+from markovae.sampling.draw import NoImageError
 from markovae.training import Training
 
 
@@ -247,3 +248,14 @@ def test_a_disk_without_room_is_refused_before_the_run(run_config: Config, tmp_p
         train_run(run_config, tmp_path / "run", disk=WatchedDisk(Recording(), free=10))
     assert not (tmp_path / "run").exists()
     train_run(run_config.with_settings(["train.steps=1"]), tmp_path / "run")
+
+
+def test_a_picture_that_is_none_is_told_and_ends_no_training(run_config: Config, tmp_path: Path, monkeypatch, capsys):
+    def none(model, data):
+        raise NoImageError("16 of 16 images came out NaN")
+
+    monkeypatch.setattr(session, "sample_grid", none)
+    out = train_run(run_config, tmp_path / "run")
+    assert open_checkpoint(out).step == run_config.train.steps
+    assert "no picture, 16 of 16 images came out NaN" in capsys.readouterr().err
+    assert not list((out / "samples").glob("*.png"))

@@ -77,7 +77,7 @@ def open_subject(run: str | Path, device: torch.device) -> Subject:
 def pace(model: Diffusion) -> float:
     """Images a second through the network: the second of two small batches, timed."""
     z = torch.zeros(PACE_IMAGES, *model.shape, device=model.device)
-    logsnr = torch.zeros(PACE_IMAGES, dtype=torch.float64, device=model.device)
+    logsnr = model.schedule.logsnr[-1].detach().expand(PACE_IMAGES)
     for _ in range(2):
         began = time.monotonic()
         model.denoise(z, logsnr).sum().item()

@@ -26,6 +26,7 @@ from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_
 from markovae.run.lockstep import Lockstep
 from markovae.run.progress import Progress, duration
 from markovae.run.signals import Interrupted, Interrupts
+from markovae.sampling.draw import NoImageError
 from markovae.training import NonFiniteError, Step, Training
 from markovae.training.ranks import LostRankError
 from markovae.training.trainer import Tensors
@@ -276,7 +277,11 @@ class Session:
     def _grid(self, step: int) -> None:
         if not self.config.train.grids:
             return
-        picture = sample_grid(self.training.average.model, self._validation)
+        try:
+            picture = sample_grid(self.training.average.model, self._validation)
+        except NoImageError as error:  # of a young model; the run itself is sound
+            say(f"step {step:,}: no picture, {error}")
+            return
         write_file(self._picture(step), picture, self.folder.disk)
 
     def _picture(self, step: int) -> Path:

@@ -99,16 +99,20 @@ def batches_of(n: int, batch: int, place: Place | None = None) -> list[range]:
     return [range(begin, min(begin + batch, n)) for begin in begins]
 
 
+class NoImageError(UserError):
+    """A walk ended in NaN or infinity, which would be shown as black or white."""
+
+
 def finished(states: Iterator[State]) -> Tensor:
     """z at the end of a walk, (B, *D).
 
     Raises:
-        UserError: where it came out with numbers that are none, which would be images of nothing.
+        NoImageError: where it holds numbers that are none.
     """
     (last,) = deque(states, maxlen=1)
     lost = int((~last.z.isfinite()).flatten(1).any(1).sum())
     if lost:
-        raise UserError(
+        raise NoImageError(
             f"{lost} of {len(last.z)} images came out NaN or infinite: the weights or what was given hold such "
             "numbers, or the steps are too coarse for this sampler"
         )
