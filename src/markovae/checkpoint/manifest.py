@@ -16,7 +16,7 @@ from markovae.errors import UserError
 MANIFEST = "manifest.json"
 FORMAT = 3
 MAX_MANIFEST = 1 << 20
-MAX_TEXT = {".json": 4 << 20, ".toml": 1 << 16}  # of state.json and config.toml
+MAX_TEXT = {".json": 4 << 20, ".toml": 1 << 14}  # of state.json and config.toml, whose parser may take their square
 MAX_FILES = 4096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:safetensors|json|toml)")
 
