@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--row", type=int, default=Sizes.row, help="units of the prior's layers")
     parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER)
     parser.add_argument("--calls", type=int, default=20, help="of the network, a stage and image")
-    parser.add_argument("--guidance", type=float, nargs=2, default=(2.0, 2.0), metavar=("PRIOR", "DECODER"))
+    parser.add_argument("--guidance", type=float, nargs=2, default=(1.0, 1.5), metavar=("PRIOR", "DECODER"))
     amounts(parser)
     parser.add_argument("--large", type=int, default=200, help="test captions whose images are enlarged too")
     parser.add_argument("--sample-batch", type=int, default=50)
@@ -102,7 +102,7 @@ def measured(work: Work, chain: Chain, options: argparse.Namespace) -> tuple[dic
     """The record, the images of the paraphrases, and the enlarged ones."""
     names = {stage: _digest(model) for stage, model in chain.models.items()}
     grids = [grid_key(plan(model, chain.sampler, chain.steps)) for model in chain.models.values()]
-    how = [names, chain.sampler, grids, list(chain.guidance), chain.seed]
+    how = [names, chain.sampler, grids, list(chain.guidance), chain.embedding.reach, chain.seed]
     images = Images(chain, options.folder / "images" / key_of(how), options.sample_batch)
     figures = caption_figures(images, work.judge, work.hold_out, Amounts(options.n, options.unseen, options.each))
     numbers = face_numbers(SIZE)[2][: options.n]

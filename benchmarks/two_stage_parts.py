@@ -107,7 +107,9 @@ def stage_model(stage: str, sizes: Sizes, vector_dim: int, seed: int = 0) -> Dif
     pixels = Pixels(ROW_BINS if stage == "prior" else 256)
     start = ROW_START if stage == "prior" else fine_logsnr(pixels.half_width)
     schedule = LogSNRLinear(LEVELS, start, END)
-    return Diffusion(network, schedule, VELOCITY, PosteriorVariance(), StepDecoder(pixels), shape)
+    # Rows lie in [−1, 1]; far from its captions the prior's guess does not, and sampling would carry it away.
+    clip = 1.0 if stage == "prior" else None
+    return Diffusion(network, schedule, VELOCITY, PosteriorVariance(), StepDecoder(pixels), shape, clip=clip)
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,17 @@ class Embedding:
 
     Args:
         mean, deviation: of the features of the training faces, (128,).
+        reach: the length of the longest of their embeddings.
     """
 
     mean: Tensor
     deviation: Tensor
+    reach: float
 
     @classmethod
     def of(cls, features: Tensor) -> Embedding:
-        return cls(features.mean(0), features.std(0).clamp_min(1e-6))
+        mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
+        return cls(mean, deviation, float(((features - mean) / deviation).norm(dim=1).max()))
 
     def standard(self, features: Tensor) -> Tensor:
         """Features as the decoder is given them: mean 0, deviation 1."""
@@ -139,8 +144,12 @@ class Embedding:
         return Pixels(ROW_BINS).to_digits(x)[:, None, None].numpy().astype(np.uint16)
 
     def given(self, x: Tensor) -> Condition:
-        """Rows on the model's scale, (B, 1, 1, 128), as what the decoder is given."""
-        return Condition(vector=x.flatten(1).clamp(-1, 1) / SPREAD)
+        """Rows on the model's scale, (B, 1, 1, 128), as what the decoder is given.
+
+        No face is longer than `reach`; what the prior makes of words unlike its captions may be, and is shortened.
+        """
+        vector = x.flatten(1) / SPREAD
+        return Condition(vector=vector * (self.reach / vector.norm(dim=1, keepdim=True)).clamp(max=1))
 
 
 @final
