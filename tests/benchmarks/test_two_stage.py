@@ -59,6 +59,8 @@ def test_an_embedding_survives_its_row_of_digits():
     torch.testing.assert_close(embedding.given(x).vector[inside], standard[inside], atol=1e-4, rtol=0)
     assert inside.double().mean() > 0.99
     assert float(embedding.given(x).vector.abs().max()) <= 1 / SPREAD + 1e-6
+    assert embedding.reach == pytest.approx(float(standard.norm(dim=1).max()))
+    assert float(embedding.given(5 * x).vector.norm(dim=1).max()) == pytest.approx(embedding.reach, rel=1e-5)
 
 
 def test_each_stage_is_a_diffusion_whose_first_weights_follow_the_seed():

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from markovae.decoder import StepDecoder
+from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood import (
     Method,
@@ -17,8 +19,13 @@ from markovae.likelihood import (
     search,
     step_costs,
 )
+from markovae.pixels import Pixels
 from markovae.randomness import generator
 from markovae.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance, StepVariance
+from markovae.sampling import sample
+from markovae.schedule import LogSNRLinear
+from markovae.target import DATA
+from markovae.toys import Denoiser, pink_gaussian
 
 
 def test_every_estimator_is_unbiased(gauss):
@@ -141,3 +148,18 @@ def test_step_costs_are_the_expected_nats_with_the_steps_variance(gauss):
         assert float(search(posterior_costs(error, grid, 4), levels).nats[-1]) == pytest.approx(
             float(posterior_costs(error, grid, 4).diagonal(1).sum())
         )
+
+
+def test_a_control_fitted_on_few_images_of_many_pixels_stays_near_what_it_replaces():
+    """Its denoiser and its slopes see different images: fitted on the same, the noise here is ten times importance's."""
+    toy = pink_gaussian((3, 8, 8))
+    model = Diffusion(Denoiser(toy), LogSNRLinear(200), DATA, PosteriorVariance(), StepDecoder(Pixels()), toy.shape)
+    model.precision = torch.float64
+    digits = torch.from_numpy(sample(model, 60, steps=20))
+    noise = {
+        name: measure(model, digits[:20], estimator=name, fit=digits[20:], draws=4, replicates=4).noise_nats.stderr
+        for name in ("control", "importance")
+    }
+    assert noise["control"] < 2 * noise["importance"]
+    with pytest.raises(UserError, match="15 images to fit on: the control variate needs 16 or more"):
+        measure(model, digits[:20], estimator="control", fit=digits[20:35])

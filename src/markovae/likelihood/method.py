@@ -30,7 +30,8 @@ ESTIMATORS = ("full", "stratified", "importance", "control")
 GRIDS = ("even", "optimal")
 VARIANCES = ("own", "isotropic", "diagonal")
 KNOTS = {"isotropic": 129, "diagonal": 65}
-COMPONENTS = 128  # axes of the control variate's covariance
+COMPONENTS = 128  # axes of the control variate's covariance, at most
+FEWEST = 16  # images that it is fitted on
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,24 @@ class _Stage:
         self.images, self.labels, self.seed, self.batch = images, labels, seed, batch
         self.calls = 0
 
+    def halves(self) -> tuple[_Stage, _Stage]:
+        """The first half of the images, and the rest.
+
+        Raises:
+            UserError: for fewer than FEWEST.
+        """
+        n = len(self.images)
+        if n < FEWEST:
+            raise UserError(
+                f"{n} images to fit on: the control variate needs {FEWEST} or more, importance does with fewer"
+            )
+        rows = torch.arange(n).tensor_split([n // 2])
+        labels = [None if self.labels is None else self.labels[part] for part in rows]
+        first, second = (
+            _Stage(self.images[part], label, self.seed, self.batch) for part, label in zip(rows, labels, strict=True)
+        )
+        return first, second
+
     def survey(self, model: Diffusion, knots: int, wiener: Wiener | None = None) -> Survey:
         """One pass; every surveyed level is drawn."""
         knots, per_image = self._size(model, knots)
@@ -232,9 +251,11 @@ def optimal_levels(model: Diffusion, found: Survey, num_levels: int) -> Tensor:
 def _estimator(model: Diffusion, method: Method, stage: _Stage) -> Estimator:
     if method.estimator in ("full", "stratified") or model.num_levels < 2:
         return _unfitted(method)
-    wiener = None
-    if method.estimator == "control":
-        wiener = Wiener.fit(model.to_x(stage.images).cpu(), COMPONENTS)
-    found = stage.survey(model, KNOTS["diagonal"], wiener)
-    control = None if wiener is None else found.control(wiener)
-    return Estimator(method.draws, found.law(controlled=control is not None), method.replicates, control)
+    if method.estimator == "importance":
+        return Estimator(method.draws, stage.survey(model, KNOTS["diagonal"]).law(controlled=False), method.replicates)
+    # The slopes are fitted on images that the denoiser was not: on its own its error is too small to be believed.
+    first, second = stage.halves()
+    wiener = Wiener.fit(model.to_x(first.images).cpu(), min(COMPONENTS, len(first.images) // 2))
+    found = second.survey(model, KNOTS["diagonal"], wiener)
+    stage.calls += second.calls
+    return Estimator(method.draws, found.law(controlled=True), method.replicates, found.control(wiener))
