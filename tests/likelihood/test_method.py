@@ -151,7 +151,7 @@ def test_step_costs_are_the_expected_nats_with_the_steps_variance(gauss):
 
 
 def test_a_control_fitted_on_few_images_of_many_pixels_stays_near_what_it_replaces():
-    """Its denoiser and its slopes see different images: fitted on the same, the noise here is ten times importance's."""
+    """Denoiser and slopes see different images; where they see the same, the noise is ten thousand times this one."""
     toy = pink_gaussian((3, 8, 8))
     model = Diffusion(Denoiser(toy), LogSNRLinear(200), DATA, PosteriorVariance(), StepDecoder(Pixels()), toy.shape)
     model.precision = torch.float64
