@@ -22,7 +22,8 @@ def say(text: str) -> None:
     """
     if speaks():
         with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+            if sys.stderr is not None:  # else print would take stdout
+                print(text, file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
@@ -37,7 +38,7 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    if sys.stderr.isatty() and speaks():
+    if sys.stderr is not None and sys.stderr.isatty() and speaks():
         yield from _bar(iterable, label, total)
     else:
         yield from _plain(iterable, label, total)

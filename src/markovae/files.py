@@ -64,10 +64,15 @@ def append(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
 def write_file(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
     """Replace `path` by a file with this content: the old file stays until the new one is on the disk.
 
-    Its folder is made where it is missing.
+    Its folder is made where it is missing. Of a link the file that it leads to is replaced; a device or a pipe is
+    written to.
     Raises:
         StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
     """
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        append(path, content, disk)
+        return
+    path = path.resolve() if path.is_symlink() else path
     stage = path.with_name(f"{STAGE}{path.name}-{_token()}")
     try:
         make_folder(path.parent, disk)
@@ -101,9 +106,14 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
 
     Args:
         first_stays: what happens to a folder of this name that is there by then. True: it stays, and the new one
-            vanishes. False: it is replaced; it steps aside first and is deleted last.
+            vanishes. False: an empty one is filled, so that a mount, a link or the working folder stays what it is;
+            another one is replaced: it steps aside first and is deleted last.
     """
     token = _token()
+    if not first_stays and target.is_dir() and not any(target.iterdir()):
+        with _filling(target, target / f"{STAGE}{token}", disk) as stage:
+            yield stage
+        return
     stage, aside = (
         target.with_name(f"{STAGE}{target.name}-{token}"),
         target.with_name(f"{STAGE}old-{target.name}-{token}"),
@@ -231,6 +241,26 @@ def _write_all(handle: int, content: bytes, disk: Disk) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[disk.write(handle, rest) :]
+
+
+@contextmanager
+def _filling(target: Path, stage: Path, disk: Disk) -> Iterator[Path]:
+    """A fresh folder inside the empty one `target`, whose files move up when the block ends well, or all vanish."""
+    moved: list[Path] = []
+    disk.mkdir(stage)
+    try:
+        yield stage
+        sync(stage, disk)
+        for path in sorted(stage.iterdir()):
+            moved.append(target / path.name)
+            disk.rename(path, moved[-1])
+        sync(target, disk)
+    except BaseException:
+        for path in moved:
+            remove(path, disk)
+        raise
+    finally:
+        remove(stage, disk)
 
 
 def _swap(stage: Path, target: Path, aside: Path, disk: Disk) -> None:

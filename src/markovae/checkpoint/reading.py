@@ -248,7 +248,7 @@ def newest_checkpoint(run: Path) -> Checkpoint:
     if errors:
         raise CheckpointError(f"{run} has no checkpoint that verifies; the newest: {errors[0]}")
     raise CheckpointError(
-        f"{run / CHECKPOINTS} holds no checkpoint: the run was stopped before its first save; start it again without "
+        f"{run / CHECKPOINTS} holds no checkpoint: the run was stopped before its first save; train it again, without "
         "--resume"
     )
 

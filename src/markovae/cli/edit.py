@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--from-level", metavar="F", type=_share, help="noise it to level F·L, in (0, 1], and draw again")
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
-    parser.add_argument("--level", metavar="F", type=_share, default=0.5, help="where --to mixes (default: 0.5)")
-    parser.add_argument("--n", metavar="N", type=whole(1), default=4, help="images drawn (default: 4)")
+    parser.add_argument("--level", metavar="F", type=_share, help="where --to mixes (default: 0.5)")
+    parser.add_argument("--n", metavar="N", type=whole(1), help="images drawn, --to at least 2 (default: 4)")
     parser.add_argument(
         "--sampler", metavar="NAME", help="default: sde-dpmpp2m, for --round-trip dpmpp2m, for RePaint ancestral"
     )
@@ -62,15 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         help="towards the class or prompt; 1 is none (default: 1; 2 for a prompt)",
     )
-    parser.add_argument("--method", type=one_of("moments", "repaint"), default="moments", help="of --mask")
-    parser.add_argument("--resampling", metavar="N", type=whole(1), default=10, help="of repaint (default: 10)")
-    parser.add_argument("--iterations", metavar="N", type=whole(1), default=5, help="of the solver (default: 5)")
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        type=one_of("moments", "repaint"),
+        help="of --mask: moments (the default) or repaint",
+    )
+    parser.add_argument("--resampling", metavar="N", type=whole(1), help="of repaint (default: 10)")
+    parser.add_argument("--iterations", metavar="N", type=whole(1), help="of the solver of moments (default: 5)")
     parser.add_argument("--quick", action="store_true", help="moments without the network's derivative: rougher")
     parser.add_argument("--out", metavar="DIR", help="a new folder (default: one in RUN/edits)")
     add_machine(
         parser, batch="not used: the draws are one batch", precision="float32 (the default), bfloat16 or float64"
     )
-    parser.set_defaults(prompts=None, autoguide=None, guidance_interval=None)  # `sample` has them, an edit does not
+    # `sample` has these, an edit does not.
+    parser.set_defaults(prompts=None, autoguide=None, guidance_interval=None, autoguides=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.console import say
     from markovae.sampling import to_images
 
+    _settle(options)
     opened = open_run(options, trained_in=False)
     model = opened.model
     if model.pixels.bins != 256:
@@ -99,6 +106,32 @@ def run(options: argparse.Namespace) -> int:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
     say(f"{len(drawn)} images and grid.png are in {target}")
     return 0
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """Refuse what belongs to another way to edit, and fill in what was left out.
+
+    Raises:
+        UserError: naming the option and what it belongs to.
+    """
+    solved = (options.mask is not None and options.method != "repaint") or options.degrade is not None
+    belongs = (
+        ("level", options.to is not None, "--to"),
+        ("n", not options.round_trip, "an edit that draws, and --round-trip gives one image"),
+        ("method", options.mask is not None, "--mask"),
+        ("resampling", options.method == "repaint", "--method repaint"),
+        ("iterations", solved, "--degrade, or to --mask by moments"),
+        ("quick", solved, "--degrade, or to --mask by moments"),
+        ("batch", False, "the commands that draw in batches, and these draws are one"),
+    )
+    for name, fits, what in belongs:
+        if getattr(options, name) not in (None, False) and not fits:
+            raise UserError(f"--{name} belongs to {what}: leave it out")
+    if options.to is not None and options.n == 1:
+        raise UserError("--n 1: --to shows both ends, so it needs 2 or more")
+    for name, value in (("level", 0.5), ("n", 4), ("method", "moments"), ("resampling", 10), ("iterations", 5)):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
 
 
 def _asked(opened: Opened, options: argparse.Namespace) -> tuple[Condition | None, Guidance]:
@@ -151,7 +184,7 @@ def _label(opened: Opened, text: str | None) -> int | None:
     Raises:
         UserError: for an unknown class, or none where the run never trained without.
     """
-    if text is not None:
+    if text is not None and (text != "none" or text in opened.checkpoint.class_names):
         return chosen_label(opened, text)
     if opened.num_classes and not opened.checkpoint.config.train.label_dropout:
         raise UserError("--class is missing: this run never trained without classes (train.label_dropout=0); name one")

@@ -50,7 +50,7 @@ def edit_image(
     from markovae.sampling.draw import guided
 
     chosen = plan(model, sampler_of(options), calls_of(model, options))
-    count = 1 if options.round_trip else max(options.n, 2) if options.to else options.n
+    count = 1 if options.round_trip else options.n
     if condition is not None:
         condition = condition[torch.zeros(count, dtype=torch.int64)].to(model.device)
     denoiser = guided(model, condition, guidance or Guidance())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -16,6 +18,8 @@ from markovae.errors import StoppedRun, UserError
 from markovae.processes import place
 
 OUT_OF_MEMORY = "OutOfMemoryError"  # torch's class, by name: torch may never have been imported
+CPU_ALLOCATOR = "DefaultCPUAllocator"  # what names itself in the plain RuntimeError of a CPU
+FULL = "the memory is full: lower --batch (of a training train.batch or network.width), or take smaller images"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,15 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None is those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no Greek still gets its figures
     with _terminable():
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:
             # The reader has what it wanted; Python's own flush at exit must not complain either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _hush()
             return 0
+        except OSError as error:
+            _hush()
+            return _tell(f"the output could not be written ({error.strerror}): send it elsewhere", 3)
     return code
+
+
+def _hush() -> None:
+    """Let go of what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -50,8 +66,15 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except MemoryError:
-        return _tell("the memory is full: lower --batch, or take smaller images", 2)
+        return _tell(FULL, 2)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
+            return _tell(f"{named} cannot be used ({error.strerror}): check its name, its rights and its disk", 2)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
+            raise
+        if CPU_ALLOCATOR in str(error):
+            return _tell(FULL, 2)
         if type(error).__name__ == OUT_OF_MEMORY:
             return _tell("the device's memory is full: lower --batch, or take another --device", 2)
         traceback.print_exc()
@@ -66,8 +89,9 @@ def _tell(what: object, code: int) -> int:
     text = " ".join(str(what).split())
     with suppress(UserError):
         text = text if place().alone else f"rank {place().rank}: {text}"
-    with suppress(BrokenPipeError):
-        print(f"markovae: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        if sys.stderr is not None:  # else print would take stdout
+            print(f"markovae: {text}", file=sys.stderr, flush=True)
     return code
 
 

@@ -115,7 +115,6 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         "--fit-images",
         metavar="N",
         type=whole(1),
-        default=DEFAULT_FIT,
         help=f"other images that all this is fitted on (default: {DEFAULT_FIT})",
     )
 
@@ -130,7 +129,6 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--ode-images",
         metavar="N",
         type=whole(1),
-        default=DEFAULT_ODE,
         help=f"the first N images only (default: {DEFAULT_ODE}): each takes hundreds of calls",
     )
     group.add_argument(
@@ -140,14 +138,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--probes",
         metavar="P",
         type=probes,
-        default=DEFAULT_PROBES,
         help=f"random probes of the trace (default: {DEFAULT_PROBES}), or exact: a backward pass a dimension",
     )
     group.add_argument(
         "--dequantise",
         metavar="LAW",
         type=one_of("uniform", "normal"),
-        default="uniform",
         help="noise within a digit's bin: uniform (default), or normal (truncated)",
     )
 
@@ -172,6 +168,16 @@ def check(options: argparse.Namespace) -> None:
         require_alone("--continuous and --ode")
     if options.candidates is not None:
         raise UserError("--candidates are captions to pick from: add --captions")
+    for name in ("ode_images", "ode_steps", "probes", "dequantise"):
+        if getattr(options, name) is not None and not options.ode:
+            raise UserError(f"--{name.replace('_', '-')} shapes the likelihood of the flow: add --ode")
+    fits = options.estimator in ("importance", "control") or options.grid == "optimal" or options.variance != "own"
+    if options.fit_images is not None and not fits:
+        raise UserError("--fit-images are fitted on, and nothing here is: name an --estimator, --grid or --variance")
+    defaults = {"fit_images": DEFAULT_FIT, "ode_images": DEFAULT_ODE, "probes": DEFAULT_PROBES, "dequantise": "uniform"}
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     if options.grid == "optimal" and options.levels is None:
         raise UserError("--grid optimal chooses some of the levels: say how many with --levels K")
     if options.against is not None and options.ode:

@@ -101,7 +101,9 @@ def chosen_device(name: str) -> torch.device:
         name = f"cuda:{place().local}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        if device.type == "cpu" and device.index:
+            raise RuntimeError(name)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError):
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise UserError(f"--device {name} is not on this machine, which has {', '.join(there)}") from None

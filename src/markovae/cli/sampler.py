@@ -70,6 +70,7 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", metavar="HOW", type=one_of(*THRESHOLDS), help="clip what the network sees: static or dynamic"
     )
+    parser.set_defaults(autoguides=True)
 
 
 def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[str, ...] = ()) -> Chosen:
@@ -121,10 +122,8 @@ def chosen_guidance(
             raise UserError(f"--{name.replace('_', '-')} shapes guidance: name its weight with --guidance, 2 say")
     conditional = opened.num_classes or opened.model.reader is not None
     if weight != 1 and options.autoguide is None and not conditional:
-        raise UserError(
-            f"--guidance {weight:g} needs classes, and {opened.path} was trained without: leave it out, or "
-            "name a weaker run with --autoguide"
-        )
+        remedy = "leave it out, or name a weaker run with --autoguide" if options.autoguides else "leave it out"
+        raise UserError(f"--guidance {weight:g} needs classes, and {opened.path} was trained without: {remedy}")
     try:
         interval = None if options.guidance_interval is None else Interval(*options.guidance_interval)
     except ValueError as error:

@@ -140,6 +140,7 @@ class TrainConfig:
         one_of("train.optimiser", self.optimiser, OPTIMISERS)
         for name in ("lr", "rest_lr"):
             above(f"train.{name}", getattr(self, name), 0, "it is a learning rate")
+            between(f"train.{name}", getattr(self, name), 0, 1000, "it is a learning rate")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name):g} must lie in [0, 1)")

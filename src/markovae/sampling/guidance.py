@@ -17,6 +17,8 @@ from markovae.networks.condition import Condition
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.denoiser import Denoiser
 
+STRONGEST = 1e6
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -82,8 +84,8 @@ class Guided:
     """
 
     def __init__(self, strong: Denoiser, weak: Denoiser, weight: float, interval: Interval | None = None) -> None:
-        if not abs(weight) < torch.inf:
-            raise ValueError(f"guidance={weight} must be finite: 1 is no guidance, 2 to 5 are usual")
+        if not abs(weight) <= STRONGEST:
+            raise UserError(f"guidance={weight:g} must lie within ±{STRONGEST:g}: 1 is no guidance, 2 to 5 are usual")
         self.strong, self.weak, self.weight = strong, weak, weight
         self.interval = Interval() if interval is None else interval
 
