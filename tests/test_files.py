@@ -156,3 +156,49 @@ def test_require_room_names_both_figures_and_leaves_no_probe(tmp_path: Path):
     with pytest.raises(UserError, match="cannot be written"):
         files.require_room(tmp_path / "missing", 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_pipes_and_links_are_written_to_and_stay_what_they_are(tmp_path: Path):
+    pipe, link, real = tmp_path / "pipe", tmp_path / "link", tmp_path / "real"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_file(pipe, b"rows")
+    assert os.read(reader, 10) == b"rows"
+    os.close(reader)
+    assert pipe.is_fifo()
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    files.write_file(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    files.write_file(Path(os.devnull), b"rows")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_an_empty_folder_is_filled_and_stays_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target, link = tmp_path / "out", tmp_path / "link"
+    target.mkdir(mode=0o750)
+    link.symlink_to(target)
+    before = target.stat()
+    files.write_folder(link, {"a.txt": b"a", "b.txt": b"b"})
+    assert link.is_symlink()
+    assert (target.stat().st_ino, target.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert sorted(p.name for p in target.iterdir()) == ["a.txt", "b.txt"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    files.write_folder(Path(), {"c.txt": b"c"})
+    assert Path("c.txt").read_bytes() == b"c"
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_an_empty_folder_is_left_empty_where_the_disk_fails(tmp_path: Path, number: int):
+    target = tmp_path / "out"
+    target.mkdir()
+    disk = WatchedDisk(Failing(number, errno.ENOSPC))
+    try:
+        files.write_folder(target, {"a.txt": b"a", "b.txt": b"b"}, disk)
+    except (StoppedRun, UserError):
+        assert list(target.iterdir()) == []
+    else:
+        assert sorted(p.name for p in target.iterdir()) == ["a.txt", "b.txt"]

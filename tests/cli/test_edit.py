@@ -163,6 +163,13 @@ def test_draws_depend_on_seed_and_number_only(folder):
         (["image.png", "--from-level", "0.5", "--prompt", "a hat"], "--prompt needs a model of captions"),
         (["image.png", "--from-level", "0.5", "--sampler", "heum"], "heum"),
         (["image.png", "--round-trip", "--sampler", "ancestral"], "draws random numbers"),
+        (["image.png", "--round-trip", "--n", "3"], "--round-trip gives one image"),
+        (["image.png", "--to", "other.png", "--n", "1"], "needs 2 or more"),
+        (["image.png", "--from-level", "0.5", "--level", "0.5"], "--level belongs to --to"),
+        (["image.png", "--from-level", "0.5", "--quick"], "--quick belongs to --degrade"),
+        (["image.png", "--degrade", "blur", "--method", "repaint"], "--method belongs to --mask"),
+        (["image.png", "--mask", "mask.png", "--resampling", "3"], "--resampling belongs to --method repaint"),
+        (["image.png", "--mask", "mask.png", "--method", "repaint", "--iterations", "3"], "--iterations belongs to"),
         (["image.png", "--from-level", "0.5", "--sampler", "ancestral", "--steps", "51"], "50 levels"),
     ],
 )

@@ -37,6 +37,9 @@ def raising(error):
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(143), 143, ""),
         (MemoryError(), 2, "lower --batch"),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"), 2, "lower --batch"),
+        (PermissionError(13, "Permission denied", "photos"), 2, "photos cannot be used (Permission denied)"),
+        (OSError(36, "File name too long", "a" * 300), 2, "cannot be used (File name too long)"),
     ],
 )
 def test_what_ends_a_command_is_told_without_a_traceback(monkeypatch, capsys, error, code, words):
@@ -103,3 +106,25 @@ def test_of_several_processes_each_says_who_it_is_and_only_some_commands_are_for
     monkeypatch.delenv("RANK")
     assert main(["train", "digits", "--out", "x"]) == 2
     assert "WORLD_SIZE=2 processes were announced without RANK" in capsys.readouterr().err
+
+
+def test_a_closed_or_full_output_is_no_bug():
+    def run(words: str) -> tuple[int, str]:
+        command = ["sh", "-c", f'"{sys.executable}" -m markovae {words}']
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    assert run("--version >&-")[0] == 0
+    code, said = run("--help > /dev/full")
+    assert (code, said.count("\n")) == (3, 1)
+    assert "the output could not be written (No space left on device)" in said
+    assert run("inspect nothing-here 2> /dev/full")[0] == 2
+    assert run("inspect nothing-here 2>&-")[0] == 2
+
+
+def test_letters_that_the_terminal_has_not_are_spelt():
+    spelt = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "markovae", "edit", "--help"], capture_output=True, env=spelt)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()

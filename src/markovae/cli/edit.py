@@ -122,7 +122,6 @@ def _settle(options: argparse.Namespace) -> None:
         ("resampling", options.method == "repaint", "--method repaint"),
         ("iterations", solved, "--degrade, or to --mask by moments"),
         ("quick", solved, "--degrade, or to --mask by moments"),
-        ("batch", False, "the commands that draw in batches, and these draws are one"),
     )
     for name, fits, what in belongs:
         if getattr(options, name) not in (None, False) and not fits:

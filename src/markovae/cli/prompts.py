@@ -45,7 +45,7 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
     texts = tuple(options.prompt or ()) if options.prompts is None else read_prompts(options.prompts)
     for text in (*texts, options.negative or ""):
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UserError(f"the prompt {ascii(text)} holds bytes that are no text: give it in UTF-8")
+            raise UserError(f"the prompt {text!a} holds bytes that are no text: give it in UTF-8")
     if texts and options.label is not None:
         raise UserError("--class and a prompt are both given: a model of captions takes prompts alone")
     blank = not any(text.strip() for text in texts)

@@ -31,7 +31,7 @@ GRIDS = ("even", "optimal")
 VARIANCES = ("own", "isotropic", "diagonal")
 KNOTS = {"isotropic": 129, "diagonal": 65}
 COMPONENTS = 128  # axes of the control variate's covariance, at most
-FEWEST = 16  # images that it is fitted on
+FEWEST = 4  # images that it is fitted on
 
 
 @dataclass(frozen=True)
