@@ -116,7 +116,7 @@ def test_a_closed_or_full_output_is_no_bug():
         return done.returncode, done.stderr
 
     assert run("--version >&-")[0] == 0
-    code, said = run("--help > /dev/full")
+    code, said = run("inspect digits > /dev/full")
     assert (code, said.count("\n")) == (3, 1)
     assert "the output could not be written (No space left on device)" in said
     assert run("inspect nothing-here 2> /dev/full")[0] == 2
