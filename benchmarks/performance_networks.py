@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from markovae.build import create, load_weights
+from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion import Diffusion
 from markovae.interop.unet_config import config_to
-from markovae.interop.weights import to_ours, to_theirs
+from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
 
 # The small one, and Ho et al.'s for CIFAR-10, both for 32x32; and one for tests.
@@ -58,11 +58,6 @@ def peer_of(model: Diffusion) -> nn.Module:
     unet: nn.Module = UNet2DModel.from_config(config_to(network.config, model.shape[1:]))
     unet.load_state_dict(to_theirs(network, dict(network.named_parameters())))
     return unet
-
-
-def load_peer(model: Diffusion, unet: nn.Module) -> None:
-    """The weights of diffusers' network into ours."""
-    load_weights(network_of(model), to_ours(network_of(model), unet.state_dict()))
 
 
 def weights_of(network: nn.Module) -> int:

@@ -95,8 +95,8 @@ def _beside(record: Row, chain: Row, row: Row) -> str:
     upper = over["mean"] + 1.96 * over["stderr"]
     return (
         f"- {row['calls']} calls of `{row['sampler']}` against {chain['calls']} of `ancestral`: KID × 1000 differs "
-        f"by {_thousand(over)} (upper 95 % limit {signed(1000 * upper, 2)}; 5 % of the chain's and the floor's "
-        f"standard error make {1000 * (0.05 * chain['kid']['mean'] + record['floor']['stderr']):.2f}), "
+        f"by {_thousand(over)} (upper 95 % limit {signed(1000 * upper, 2)}; allowed: 5 % of the chain's KID and "
+        f"the floor's standard error, {1000 * (0.05 * chain['kid']['mean'] + record['floor']['stderr']):.2f}), "
         f"{row['kid']['mean'] / chain['kid']['mean']:.2f} times; {chain['ms'] / row['ms']:.0f} times faster"
     )
 

@@ -20,7 +20,7 @@ ROOMS = """
     errors processes allocator disk files lock jsonlines randomness gaussian quadrature vae endpoint forward schedule
     learned_schedule pixels sde target reverse decoder chains regression toys gaps networks diffusion objective
     parts optim likelihood fitting sampling console data quality text config build checkpoint training interop plots
-    verify doctor report run web cli __main__
+    verify doctor report run cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ROOMS[: ROOMS.index("likelihood") + 1]
 MAX_LINES = 350
@@ -162,3 +162,11 @@ def test_the_package_has_no_attribute_of_another_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = markovae.colour
     assert set(dir(markovae)) == set(markovae.__all__)
+
+
+def test_the_page_lists_the_rooms_in_their_order() -> None:
+    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("| room") :].split("\n\n")[0]
+    listed = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert [room for room in ROOMS if room in listed] == listed
+    assert set(ROOMS) - set(listed) <= {"__main__"}

@@ -21,7 +21,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae inspect`."""
-    parser.add_argument("data", metavar="DATA", help="faces, digits, an image folder, or an .npz, .npy or idx file")
+    parser.add_argument(
+        "data", metavar="DATA", help="faces, digits, an image folder, an .npz, .npy or idx file, or shards"
+    )
     parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
     parser.add_argument(
         "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=64; repeatable"

@@ -29,7 +29,7 @@ examples:
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
   markovae sample runs/digits --class 3 --guidance 2 --guidance-interval -3 4
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
-  markovae sample runs/text --prompt "a person with red curly hair and round glasses" --n 16 --guidance 3
+  markovae sample runs/text --prompt "a person with red curly hair and round glasses" --n 16 --guidance 1.5
   markovae sample runs/text --prompts lines.txt --n 8 --negative "a beard"     a row of 8 for each line
   markovae sample runs/faces --n 50000 --shard 3/8 --out part3     every eighth batch, from the third on
   torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     eight processes, the same images

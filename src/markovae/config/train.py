@@ -53,8 +53,8 @@ class TrainConfig:
         rollback: how often (up to 3) a run that meets a number that is none goes back to its last checkpoint and
             leaves out the batches since then; 0 stops at once.
         evaluations: how often the held-out bound is taken.   eval_images, eval_draws: of each.
-        fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to before each
-            held-out bound and at the end.
+        fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to at the end;
+            before each held-out bound it is fitted to `eval_images` of them.
         grids: how many sample grids are made on the way.
         parallel: how several processes share the work: ddp, each holds all weights; fsdp, each holds its part of
             every weight, gradient, moment and average (torch's FSDP2).
@@ -140,7 +140,7 @@ class TrainConfig:
         one_of("train.optimiser", self.optimiser, OPTIMISERS)
         for name in ("lr", "rest_lr"):
             above(f"train.{name}", getattr(self, name), 0, "it is a learning rate")
-            between(f"train.{name}", getattr(self, name), 0, 1000, "it is a learning rate")
+            between(f"train.{name}", getattr(self, name), 0, 1e30, "it is a learning rate")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name):g} must lie in [0, 1)")

@@ -18,7 +18,6 @@ from markovae.data.split import Splits
 from markovae.errors import UserError
 
 BUILT_IN = ("faces", "digits")
-ARRAY_ENDINGS = (".npy", ".npz")
 ALWAYS_PASSED = 10  # files that give no image are never too many
 
 

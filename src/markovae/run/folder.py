@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, final
 
 from markovae.checkpoint.reading import CHECKPOINTS
-from markovae.checkpoint.writing import checkpoints_in
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import STAGE, append, clear_stages, refused, sync, write_file
@@ -56,10 +55,6 @@ class RunFolder:
         for folder in (self.path, self.checkpoints, self.samples):
             if folder.is_dir():
                 clear_stages(folder, self.disk)
-
-    def has_checkpoint(self, name: str) -> bool:
-        """Whether a checkpoint of that name is there, verified or not."""
-        return any(path.name == name for path in checkpoints_in(self.checkpoints))
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl.

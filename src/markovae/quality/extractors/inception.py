@@ -69,7 +69,6 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
         for name, pool in (("Mixed_7b", "average"), ("Mixed_7c", "largest"))
     },
 }
-POOLS = ("average", "largest", "shrink")
 
 
 def shapes() -> dict[str, Shape]:
