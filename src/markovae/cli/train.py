@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="?",
-        help="faces, digits, an image folder (sub-folders are classes), an .npz, .npy or idx file, or shards: a folder, "
-        "a pattern or a URL",
+        help="faces, digits, an image folder (sub-folders are classes), an .npz, .npy or idx file, or shards: a "
+        "folder, a pattern or a URL",
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
     parser.add_argument("--config", metavar="F.toml", help="settings to start from")
