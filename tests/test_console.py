@@ -74,3 +74,12 @@ def test_nothing_stops_where_nobody_can_listen(stream: str):
         done = subprocess.run([sys.executable, "-c", code], stderr=write, check=False)
         os.close(write)
     assert done.returncode == 0
+
+
+def test_items_inside_groups_are_counted_and_groups_stay_apart(monkeypatch, capsys):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
+    groups = [iter(range(3)), iter(range(3, 6))]
+    assert [list(group) for group in console.track_inside(groups, "walking", 6)] == [[0, 1, 2], [3, 4, 5]]
+    told = capsys.readouterr().err
+    assert "walking: 3 of 6" in told
+    assert "walking: 6 done" in told

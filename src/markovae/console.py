@@ -44,6 +44,19 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
         yield from _plain(iterable, label, total)
 
 
+def track_inside(groups: Iterable[Iterable[Item]], label: str, total: int) -> Iterator[Iterator[Item]]:
+    """Yield the groups, telling on stderr of each item inside them as it is walked through.
+
+    Args:
+        total: number of items of all groups.   Others as for `track`.
+    """
+    clock = iter(track(range(total), label, total))
+    for group in groups:
+        yield (item for item, _ in zip(group, clock, strict=False))
+    for _ in clock:
+        pass
+
+
 def _bar(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
     # rich takes 0.1 s to import, so only where a bar is shown.
     from rich.console import Console

@@ -15,10 +15,10 @@ from markovae.cli.classes import chosen_labels
 from markovae.cli.prompts import chosen_prompts, conditions_for
 from markovae.cli.running import Opened
 from markovae.cli.sampler import Chosen, chosen_sampler
-from markovae.console import track
+from markovae.console import track_inside
 from markovae.errors import UserError
 from markovae.processes import Place
-from markovae.sampling import batches_of, condition_for, draw_batches, to_images
+from markovae.sampling import batch_walks, batches_of, condition_for, finished, to_images
 from markovae.training.ranks import Ranks
 from markovae.vae import evaluating
 
@@ -62,7 +62,7 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
             f"--shard {options.shard} has nothing to draw: {n} images in batches of {batch} are "
             f"{-(-n // batch)} batches; lower --batch, or make fewer shards"
         )
-    batches = draw_batches(
+    walks = batch_walks(
         model,
         n,
         chosen.plan,
@@ -75,7 +75,8 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
     )
     began = time.monotonic()
     with evaluating(model):
-        parts = [x.cpu() for x in track(batches, "sampling", -(-len(rows) // batch))]
+        total = -(-len(rows) // batch) * len(chosen.plan.grid)
+        parts = [finished(states).float().cpu() for states in track_inside(walks, "sampling, step by step", total)]
     images = to_images(model, torch.cat([torch.empty(0, *model.shape), *parts]))
     if not ranks.alone:
         images, rows = _gathered(images, rows, n, ranks), list(range(n))

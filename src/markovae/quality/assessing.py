@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from markovae.console import track
+from markovae.console import track_inside
 from markovae.data.images import ImageData
 from markovae.data.known import known_to
 from markovae.data.split import Splits
@@ -26,7 +26,7 @@ from markovae.quality.neighbours import Images
 from markovae.quality.real import Real, choose_real
 from markovae.quality.record import Conditions, Quality
 from markovae.quality.resize import RESIZE
-from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, condition_for, draw_batches, plan, to_images
+from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, batch_walks, condition_for, finished, plan, to_images
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.planning import own_spacing
 from markovae.vae import evaluating
@@ -154,7 +154,7 @@ def draw_samples(model: Diffusion, real: Real, draw: Draw) -> Images:
     elif classes := num_classes(model):
         labels = torch.arange(real.n) % classes if real.labels is None else torch.as_tensor(real.labels)
         condition = condition_for(model, labels)
-    batches = draw_batches(
+    walks = batch_walks(
         model,
         real.n,
         draw.plan,
@@ -164,7 +164,8 @@ def draw_samples(model: Diffusion, real: Real, draw: Draw) -> Images:
         guidance=draw.guidance,
     )
     with evaluating(model):
-        parts = [x.cpu() for x in track(batches, "sampling", -(-real.n // draw.batch))]
+        total = -(-real.n // draw.batch) * len(draw.plan.grid)
+        parts = [finished(states).float().cpu() for states in track_inside(walks, "sampling, step by step", total)]
     return to_images(model, torch.cat(parts))
 
 

@@ -2,7 +2,16 @@
 
 from markovae.sampling.conditions import condition_for, num_classes, prompt_condition
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.draw import TEXT_GUIDANCE, batches_of, draw_batches, sample, to_images, walk
+from markovae.sampling.draw import (
+    TEXT_GUIDANCE,
+    batch_walks,
+    batches_of,
+    draw_batches,
+    finished,
+    sample,
+    to_images,
+    walk,
+)
 from markovae.sampling.grid import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
 from markovae.sampling.guidance import Guidance, Guided, Instead, Interval, Unconditional, guided
 from markovae.sampling.loop import trajectory
@@ -60,10 +69,12 @@ __all__ = [
     "Tuned",
     "Unconditional",
     "UniC",
+    "batch_walks",
     "batches_of",
     "condition_for",
     "draw_batches",
     "explicit_grid",
+    "finished",
     "guided",
     "num_classes",
     "optimal_grid",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,17 @@ def working_type(model: Diffusion) -> torch.dtype:
     return torch.float64 if model.precision == torch.float64 else torch.float32
 
 
-def draw_batches(
+def draw_batches(model: Diffusion, n: int, steps_plan: Plan, **options: Any) -> Iterator[Tensor]:
+    """z_0 of samples start…start+n−1 in batches, on the model's scale, (≤ batch, *D), float32.
+
+    Args:
+        options: as for `batch_walks`.
+    """
+    for states in batch_walks(model, n, steps_plan, **options):
+        yield finished(states).float()
+
+
+def batch_walks(
     model: Diffusion,
     n: int,
     steps_plan: Plan,
@@ -72,8 +83,8 @@ def draw_batches(
     guidance: Guidance | None = None,
     place: Place | None = None,
     names: Sequence[int] | None = None,
-) -> Iterator[Tensor]:
-    """z_0 of samples start…start+n−1 in batches, on the model's scale, (≤ batch, *D), float32.
+) -> Iterator[Iterator[State]]:
+    """The walk of each batch of samples start…start+n−1, of as many states as the plan's grid has log-SNRs.
 
     Args:
         condition: of one for all, or of n, one a sample.
@@ -90,7 +101,7 @@ def draw_batches(
         part = None if condition is None else condition[torch.tensor(numbers)].condition().to(model.device)
         denoiser = guided(model, part, guidance or Guidance())
         keys = [start + i if names is None else names[i] for i in numbers]
-        yield finished(walk(model, keys, steps_plan, seed, part, denoiser)).float()
+        yield walk(model, keys, steps_plan, seed, part, denoiser)
 
 
 def batches_of(n: int, batch: int, place: Place | None = None) -> list[range]:
