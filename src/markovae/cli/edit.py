@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     write_pictures(target, drawn, (given, drawn), facts)
     if options.round_trip:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
-    say(f"{len(drawn)} images and grid.png are in {target}")
+    print(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")
     return 0
 
 

@@ -78,6 +78,10 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
             texts.setdefault(name, []).extend(_captions([str(one) for one in each]))
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{file} is no sound CSV ({error}): look for a quotation mark that is not closed") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
     if texts and not set(texts) & set(paths):
         raise UserError(
             f"{file} names none of the {len(paths)} images ({next(iter(texts))}, …): "
@@ -92,7 +96,7 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, object, object]]:
     with file.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle)
+        reader = csv.DictReader(handle, strict=True)
         if not {"file_name", "text"} <= set(reader.fieldnames or ()):
             raise UserError(f"{file} must begin with a line naming the columns file_name and text")
         for row in reader:
