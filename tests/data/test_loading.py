@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import markovae
 from markovae.data import DataConfig, load_data, reopen
@@ -83,3 +84,12 @@ def test_a_full_disk_is_told_before_writing(greys: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="set MARKOVAE_CACHE to a larger disk"):
         load_data(str(greys))
     assert list(own_cache.iterdir()) == []
+
+
+def test_a_tar_beside_images_is_not_read_in_their_place(greys: Path, tmp_path: Path):
+    for number in range(6):
+        pixels = np.full((8, 8), 40 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / "photos.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"beside photos\.tar: name the tar itself"):
+        load_data(str(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 from markovae.run.signals import Interrupted, Interrupts
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_noted_and_the_work_goes_on(number: int, capfd: pytest.CaptureFixture[str]):
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
@@ -63,3 +63,13 @@ def test_a_second_signal_ends_the_process_at_once():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 130
     assert done.stdout == "still here\n"
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.caught is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

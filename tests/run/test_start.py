@@ -1,3 +1,4 @@
+import gc
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tests.reliability.disks import Recording, WatchedDisk
 
-from markovae.checkpoint import CheckpointError, load, open_checkpoint
+from markovae.checkpoint import Checkpoint, CheckpointError, load, open_checkpoint
 from markovae.checkpoint.manifest import verify_bundle
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
@@ -204,6 +205,43 @@ def test_changed_data_are_noticed_on_resume(run_config: Config, tmp_path: Path):
     np.save(tmp_path / "images.npy", 255 - images)
     with pytest.raises(UserError, match=r"changed|other pixels"):
         resume_run(run, steps=20)
+
+
+def test_changed_labels_and_classes_are_noticed_on_resume(tiny_config: Config, tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4)).astype(np.uint8)
+    labels = np.arange(40) % 3
+
+    def stored(labels: np.ndarray) -> str:
+        np.savez(tmp_path / "images.npz", images=images, labels=labels)
+        return f"data.source={tmp_path / 'images.npz'}"
+
+    run = train_run(tiny_config.with_settings([stored(labels)]), tmp_path / "run")
+    bundles = sorted(path.name for path in (run / "checkpoints").iterdir())
+    for other, sentence in (
+        (2 - labels, "the labels of the train part .* changed"),
+        (np.minimum(labels, 1), "the labels of the train part .* changed"),
+        (labels + 7, "the classes of .* are 7, 8, 9 and were 0, 1, 2"),
+    ):
+        stored(other)
+        with pytest.raises(UserError, match=sentence):
+            resume_run(run, steps=20)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == bundles
+    stored(labels)
+    assert open_checkpoint(resume_run(run, steps=20)).step == 20
+
+
+def test_a_run_that_goes_on_does_not_keep_the_bundle_it_came_from(run_config: Config, tmp_path: Path, monkeypatch):
+    run, held = train_run(run_config, tmp_path / "run"), []
+    go = session.Session.go
+
+    def looking(self: session.Session) -> None:
+        gc.collect()
+        held.extend(found for found in gc.get_objects() if type(found) is Checkpoint)
+        go(self)
+
+    monkeypatch.setattr(session.Session, "go", looking)
+    resume_run(run, steps=run_config.train.steps + 1)
+    assert held == []
 
 
 def test_a_run_without_a_good_checkpoint_is_never_started_afresh(run_config: Config, tmp_path: Path):

@@ -63,3 +63,10 @@ def test_images_that_do_not_fit_are_refused_before_the_first_step(tiny_config: C
 def test_an_unknown_setting_names_the_nearest(tiny_config: Config, tiny_data: ImageData):
     with pytest.raises(UserError, match=r"train\.step is no setting: did you mean train\.steps"):
         fit(create(tiny_config, (1, 4, 4)), tiny_data, step=3)
+
+
+def test_a_model_that_was_loaded_is_trained_on(tiny_config: Config, tiny_data: ImageData):
+    model = create(tiny_config, tiny_data.shape, num_classes=2).requires_grad_(False)
+    before = [weight.clone() for weight in model.network.parameters()]
+    assert len(list(fit(model, tiny_data, tiny_config.train))) == 12
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))

@@ -74,6 +74,8 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
             each = text if isinstance(text, list) else [text]
             if not isinstance(name, str) or not all(isinstance(one, str) for one in each):
                 raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
+            if any("\ud800" <= letter <= "\udfff" for one in each for letter in str(one)):
+                raise UserError(f"{file} line {line} holds half a character (a lone surrogate): write it in UTF-8")
             name = name.replace("\\", "/").removeprefix("./")
             texts.setdefault(name, []).extend(_captions([str(one) for one in each]))
     except UnicodeDecodeError:
@@ -104,7 +106,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, object, object]]:
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, object, object]]:
-    with file.open(encoding="utf-8") as handle:
+    with file.open(encoding="utf-8-sig") as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
                 continue
@@ -112,6 +114,10 @@ def _json_rows(file: Path) -> Iterator[tuple[int, object, object]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{file} line {number} is not JSON ({error.msg})") from None
+            except (ValueError, RecursionError):
+                raise UserError(
+                    f"{file} line {number} is no JSON that captions take: too deep, or too long a number"
+                ) from None
             if not isinstance(row, dict):
                 raise UserError(f"{file} line {number} must be an object with file_name and text")
             yield number, row.get("file_name"), row.get("text")

@@ -14,6 +14,8 @@ from markovae.data import cache
 from markovae.data.findings import Reading
 from markovae.data.images import ImageData, Indices, fingerprint
 from markovae.data.options import DataConfig
+from markovae.data.record import RECORD
+from markovae.data.scan import ENDINGS
 from markovae.data.split import Splits
 from markovae.errors import UserError
 
@@ -93,10 +95,23 @@ def require_readable(reading: Reading, config: DataConfig) -> None:
 
 
 def _names_shards(source: str, path: Path) -> bool:
-    """Whether a source is a URL, a pattern of tars, one tar, or a folder with tars in it."""
+    """Whether a source is a URL, a pattern of tars, one tar, or a folder with tars in it.
+
+    Raises: UserError for a folder that holds both tars and images.
+    """
     if "://" in source or (source.endswith(".tar") and (path.is_file() or "{" in source)):
         return True
-    return path.is_dir() and any(item.suffix == ".tar" for item in path.iterdir() if not item.name.startswith("."))
+    if not path.is_dir():
+        return False
+    inside = [item for item in path.iterdir() if not item.name.startswith(".")]
+    tars = [item for item in inside if item.suffix == ".tar"]
+    images = [item for item in inside if item.is_dir() or item.suffix.lower() in ENDINGS]
+    if tars and images and not (path / RECORD).is_file():
+        raise UserError(
+            f"{path} holds images or folders ({images[0].name}) beside {tars[0].name}: name the tar itself to read it, "
+            "or move it elsewhere"
+        )
+    return bool(tars)
 
 
 def splits_of(reading: Reading) -> Splits:

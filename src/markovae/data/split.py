@@ -69,6 +69,8 @@ class Splits:
         }
         for name, part in self._parts():
             record[name] = {"count": len(part), "sha256": fingerprint(part.content_hashes())}
+            if part.labels is not None:
+                record[name]["labels_sha256"] = _labels_digest(part)
         return record
 
     def verify(self, record: Mapping[str, Any]) -> None:
@@ -90,9 +92,18 @@ class Splits:
                     f"the {name} part of {part.name} holds other pixels than when the run was made: "
                     "restore the data and its options, or start a new run"
                 )
+            if stored.get("labels_sha256") not in (None, _labels_digest(part)):
+                raise UserError(
+                    f"the labels of the {name} part of {part.name} changed since the run was made: restore them, or "
+                    "start a new run"
+                )
 
     def _parts(self) -> tuple[tuple[str, ImageData], ...]:
         return tuple(zip(PARTS, (self.train, self.validation, self.test), strict=True))
+
+
+def _labels_digest(part: ImageData) -> str | None:
+    return None if part.labels is None else hashlib.sha256(part.labels.astype("<i8").tobytes()).hexdigest()
 
 
 def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> Parts:

@@ -78,7 +78,7 @@ class Lockstep:
 
     def _signals(self) -> tuple[bool, bool]:
         caught = self._interrupts.caught
-        return caught == signal.SIGINT, caught == signal.SIGTERM
+        return caught == signal.SIGINT, caught not in (None, signal.SIGINT)
 
     def _agree(self, counts: list[float]) -> None:
         """Take in how many processes heard which signal."""

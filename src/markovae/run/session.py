@@ -135,7 +135,8 @@ class Session:
         with interrupts.harmless():
             self._fit()
         fit = training.seconds - started
-        cost = self._save_seconds * 2 + fit * (config.evaluations + max(1, config.fit_images / config.eval_images))
+        saves = 2 + config.seconds / (60 * config.save_minutes + self._save_seconds)
+        cost = self._save_seconds * saves + fit * (config.evaluations + max(1, config.fit_images / config.eval_images))
         if config.evaluations:
             started = training.seconds
             with interrupts.harmless():

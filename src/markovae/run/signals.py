@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the present step is finished and saved; a second one leaves at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the present step is finished and saved; a second one leaves at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 _WORD = b"\nstopping: saving the present step (once more to leave at once)\n"
+
+
+def _ignored(number: int) -> bool:
+    """Whether whoever started the process wants it to outlive this signal, as nohup does a closed terminal."""
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 class Interrupted(BaseException):
@@ -35,7 +40,8 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            heard = [number for number in SIGNALS if number in SIGNALS[:2] or not _ignored(number)]
+            self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(

@@ -64,18 +64,19 @@ def train_run(
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
         session = Session(folder, config, splits, record, training)
-        gathered = training.gathered()
+        gathered = [training.gathered()]  # taken out below: of a spread model it is the whole, which must not stay
 
         def begin() -> None:
             folder.clear()
             session.check_room()
             _introduce(folder, splits, training)
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
-            session.save(gathered)
+            session.save(gathered.pop())
             _describe(folder, config, record)
             _list_unreadable(folder, splits)
 
         ranks.first_does(begin)
+        gathered.clear()
         session.go()
     return folder.path
 
@@ -120,16 +121,18 @@ def resume_run(
                 num_classes=len(checkpoint.class_names),
                 reader=checkpoint.reader,
             )
-            _require_same_captions(checkpoint, splits)
+            _require_same_words(checkpoint, splits)
             data = ranks.in_turn(lambda: known_to(model, splits.train))
             training = Training(model.to(device), data, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
             if steps is not None or minutes is not None:
                 training.extend(steps=steps, minutes=minutes)
             session = Session(folder, config, splits, record, training)
+            path = checkpoint.path
+            del checkpoint  # its bytes, weights and averages and the optimiser's, would stay for the whole run
 
             def begin() -> None:
-                _set_newer_aside(folder, checkpoint)
+                _set_newer_aside(folder, path)
                 if training.done:
                     say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
                 else:
@@ -138,7 +141,7 @@ def resume_run(
                     _list_unreadable(folder, splits)
 
             ranks.first_does(begin)
-            session.resumed(checkpoint.path)
+            session.resumed(path)
             session.go()
     return folder.path
 
@@ -148,10 +151,10 @@ def _locked(folder: RunFolder, held: bool) -> AbstractContextManager[None]:
     return hold(folder.path) if not held and place().first else nullcontext()
 
 
-def _set_newer_aside(folder: RunFolder, checkpoint: Checkpoint) -> None:
+def _set_newer_aside(folder: RunFolder, used: Path) -> None:
     """What is newer than the checkpoint in use did not verify: it must not come first when the run is opened again."""
     for path in checkpoints_in(folder.checkpoints):
-        if path == checkpoint.path:
+        if path == used:
             return
         say(f"{path} is kept as {set_aside(path, folder.disk).name}: it is no checkpoint of this run any more")
 
@@ -195,7 +198,14 @@ def _extended(checkpoint: Checkpoint, steps: int | None, minutes: float | None) 
     return replace(checkpoint.config, train=replace(checkpoint.config.train, steps=steps, minutes=minutes))
 
 
-def _require_same_captions(checkpoint: Checkpoint, splits: Splits) -> None:
+def _require_same_words(checkpoint: Checkpoint, splits: Splits) -> None:
+    """Classes, by their names, and captions are those that the run was trained on."""
+    if tuple(checkpoint.class_names) != tuple(splits.train.class_names):
+        now, then = (", ".join(names[:8]) or "none" for names in (splits.train.class_names, checkpoint.class_names))
+        raise UserError(
+            f"the classes of {splits.train.name} are {now} and were {then} when the run was made: restore them, or "
+            "start a new run"
+        )
     if checkpoint.reader is None:
         return
     if checkpoint.text.get("captions_sha256") not in (None, captions_digest(splits.train)):

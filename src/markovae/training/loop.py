@@ -42,7 +42,10 @@ def fit(
         UserError: for data that do not fit the model, an unknown setting, or fewer images than a batch.
         NonFiniteError: at a step whose loss or gradient is no number, before it is taken.
     """
-    training = Training(model, _image_data(model, data), _settings(config, settings), flip)
+    data, config = _image_data(model, data), _settings(config, settings)
+    if not any(weight.requires_grad for weight in model.network.parameters()):
+        model.network.requires_grad_(True)  # one that was loaded, to be trained on
+    training = Training(model, data, config, flip)
     return _steps(training)
 
 
