@@ -117,7 +117,7 @@ def _settle(options: argparse.Namespace) -> None:
     solved = (options.mask is not None and options.method != "repaint") or options.degrade is not None
     belongs = (
         ("level", options.to is not None, "--to"),
-        ("n", not options.round_trip, "an edit that draws, and --round-trip gives one image"),
+        ("n", not options.round_trip or options.n == 1, "an edit that draws, and --round-trip gives one image"),
         ("method", options.mask is not None, "--mask"),
         ("resampling", options.method == "repaint", "--method repaint"),
         ("iterations", solved, "--degrade, or to --mask by moments"),
