@@ -64,7 +64,7 @@ class Pixels:
 def as_tensor(values: Any) -> Tensor:
     """A tensor of an array of any strides and byte order; unsigned integers above 8 bits become signed ones."""
     if not isinstance(values, Tensor):
-        array = getattr(values, "astype", None)
-        native = values if array is None else array(values.dtype.newbyteorder("="), order="C")
-        values = torch.tensor(native)
+        if hasattr(values, "strides"):  # numpy's, which may be mirrored or of the other byte order
+            values = values.astype(values.dtype.newbyteorder("="), order="C")
+        values = torch.tensor(values)
     return values.to(_SIGNED.get(values.dtype, values.dtype))
