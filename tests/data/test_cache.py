@@ -71,3 +71,14 @@ def test_pickled_objects_are_refused(tmp_path: Path):
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
         cache.read_array(tmp_path / "x.npy")
+
+
+def test_what_a_killed_process_left_goes_after_a_week(own_cache: Path):
+    old, young = (own_cache / f".tmp-folder-{name}" for name in ("old", "young"))
+    for stage in (old, young):
+        stage.mkdir(parents=True)
+        (stage / "a.npy").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.entry("folder-abc", lambda folder: None)
+    assert not old.exists()
+    assert young.exists()

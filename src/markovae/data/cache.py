@@ -4,8 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from markovae.data.images import Pixels
 from markovae.errors import UserError
-from markovae.files import free_bytes, make_folder, staged_folder, sync_files
+from markovae.files import STAGE, free_bytes, make_folder, remove, staged_folder, sync_files
 
 # Above this, pixels stay on disk and are mapped.
 LARGE_BYTES = 2**30
+ABANDONED = 7 * 86_400.0  # seconds
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -46,6 +48,7 @@ def staged(entry: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             make_folder(entry.parent)
+            _clear_abandoned(entry.parent)
             stage = stack.enter_context(staged_folder(entry, first_stays=True))
         except OSError as error:
             raise _refused(entry.parent, error) from None
@@ -56,6 +59,14 @@ def staged(entry: Path) -> Iterator[Path]:
             if error.errno not in FULL:
                 raise  # not the cache's: what the block itself met
             raise _refused(entry.parent, error) from None
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """What was being made when its process was killed, a week ago or more."""
+    for stage in folder.glob(f"{STAGE}*"):
+        with suppress(OSError):
+            if time.time() - stage.stat().st_mtime > ABANDONED:
+                remove(stage)
 
 
 def _refused(folder: Path, error: OSError) -> UserError:
