@@ -3,14 +3,23 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from markovae.run.signals import Interrupted, Interrupts
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """SIGHUP as it is in a terminal, whoever started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_noted_and_the_work_goes_on(number: int, capfd: pytest.CaptureFixture[str]):
+def test_a_signal_is_noted_and_the_work_goes_on(number: int, terminal: None, capfd: pytest.CaptureFixture[str]):
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
         os.kill(os.getpid(), number)
@@ -65,11 +74,8 @@ def test_a_second_signal_ends_the_process_at_once():
     assert done.stdout == "still here\n"
 
 
-def test_under_nohup_a_closed_terminal_stops_nothing():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Interrupts() as interrupts:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert interrupts.caught is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def test_under_nohup_a_closed_terminal_stops_nothing(terminal: None):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.caught is None
