@@ -89,11 +89,11 @@ def study(name: str, options: argparse.Namespace, found: Mapping[str, Any]) -> d
             for _ in range(options.steps):
                 passes()
         parts = sorted_out({key: value / options.steps / 1e6 for key, value in timer.spent.items()})
-        parts["between operations"] = max(0.0, both - sum(parts.values()))
+        parts["between operations"] = both - sum(parts.values())
         parts["optimiser"] = taken(run.optimiser.step, options.steps)
         parts["draws"] = taken(lambda: run.batches.at(0), options.steps)
         parts["average of the weights"] = taken(lambda: run.average.update(10**6), options.steps)
-        parts["checks and clipping"] = max(0.0, whole - both - sum(list(parts.values())[-3:]))
+        parts["checks and clipping"] = whole - both - sum(list(parts.values())[-3:])
     record = {"weights": weights_of(run.model.network), "step_ms": whole, "parts_ms": parts}
     if name != "default":
         cost = flops(peer_of(run.model), run.model.shape, 2) * options.batch
