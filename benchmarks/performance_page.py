@@ -108,8 +108,8 @@ def profile(record: Record) -> str:
     parts.append(table([f"{record['batch']} images", *names], rows))
     parts.append(
         "Parts are timed one by one, in runs of their own; what is between operations, and checks and clipping, is "
-        "what they leave of the whole.\n\nThe peak bounds convolutions and products. Beside them every operation on its "
-        "own reads and writes its activations, with bfloat16 turned to float32 and back each time; `train.compile` "
+        "what they leave of the whole.\n\nThe peak bounds convolutions and products. Beside them every operation on "
+        "its own reads and writes its activations, with bfloat16 turned to float32 and back each time; `train.compile` "
         "joins several in a loop. Muon's products are float32 on purpose: a Gram matrix squares the condition number.\n"
     )
     return "\n".join(parts)
