@@ -28,7 +28,7 @@ def test_ho_et_als_widths_are_the_first_beta_and_the_second_levels_posterior() -
 
 
 def test_the_small_width_needs_a_second_level() -> None:
-    with pytest.raises(ValueError, match="the grid has one level"):
+    with pytest.raises(ValueError, match="measure on at least 2 levels"):
         HoSmallDecoder(Pixels()).scale(LogSNRLinear(1).logsnr)
 
 

@@ -79,6 +79,11 @@ class Plan:
     threshold: Callable[[Denoiser], Denoiser] | None = None
 
     @property
+    def draws(self) -> bool:
+        """Whether the walk draws noise of its own on its way."""
+        return self.stepper.draws or (self.corrector is not None and self.corrector.draws)
+
+    @property
     def calls(self) -> int:
         """Calls of the denoiser a sample: one at each log-SNR, and those within the steps and corrections."""
         within = self.stepper.calls_per_step - 1 + (self.corrector.calls if self.corrector else 0)
@@ -110,8 +115,8 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
     calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
-    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
-    return Plan(stepper, grid, corrector)
+    draws = stepper.draws or (corrector is not None and corrector.draws)
+    return Plan(stepper, spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, draws), corrector)
 
 
 def own_spacing(sampler: str) -> str:

@@ -69,7 +69,7 @@ def tuned(
         UserError: for a sampler that draws random numbers, or fewer than 3 log-SNRs.
     """
     walker = replace(start, stepper=DPMSolverPP2M()) if isinstance(start.stepper, SDEDPMSolverPP2M) else start
-    if walker.stepper.draws or (start.corrector is not None and start.corrector.draws):
+    if walker.draws:
         raise UserError(
             "a sampler that draws random numbers has no fine walk to be compared with: tune ddim or dpmpp2m"
         )

@@ -160,7 +160,7 @@ class Editor:
 
     def _deterministic(self) -> Tensor:
         """The finite part of the grid, where no step draws a number."""
-        if self.plan.stepper.draws or (self.plan.corrector is not None and self.plan.corrector.draws):
+        if self.plan.draws:
             raise UserError("this sampler draws random numbers, so its walk has no way back: take ddim or dpmpp2m")
         return self.plan.grid[1:]
 
