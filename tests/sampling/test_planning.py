@@ -48,7 +48,6 @@ def test_the_range_is_cut_for_few_calls_and_whole_in_the_limit(start, last, few,
         ("unipc2", "karras", 37, whole),
         ("sde-dpmpp2m", None, 10, drawn),
         ("sde-dpmpp2m", None, 20, whole),
-        ("pc", None, 10, drawn),
         ("sde-dpmpp2m", "uniform", 21, whole),
     ):
         grid = plan(model, sampler, steps, spacing).grid[1:]

@@ -115,8 +115,9 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
     calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
-    draws = stepper.draws or (corrector is not None and corrector.draws)
-    return Plan(stepper, spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, draws), corrector)
+    # Of pc the corrector draws and the steps do not: it does better on the range of those that draw nothing.
+    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
+    return Plan(stepper, grid, corrector)
 
 
 def own_spacing(sampler: str) -> str:
