@@ -69,6 +69,7 @@ def write_file(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
     Raises:
         StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
     """
+    # /dev/stdout leads to whatever the shell opened, by a name that is no file's.
     if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
         append(path, content, disk)
         return

@@ -14,7 +14,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.inputs import Array, Labels
-from markovae.likelihood.surveying import fit_reverse, levels_each, surveyed_levels
+from markovae.likelihood.surveying import KNOTS, fit_reverse, levels_each, surveyed_levels
 from markovae.reverse import (
     MAX_DIMS,
     DiagonalVariance,
@@ -25,8 +25,6 @@ from markovae.reverse import (
     ReverseVariance,
     StepVariance,
 )
-
-KNOTS = 65  # log-SNRs of a table of errors
 
 
 def variance_named(kind: str, shape: Sequence[int]) -> ReverseVariance:

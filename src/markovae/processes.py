@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -83,3 +84,10 @@ def int_of(told: Mapping[str, str], name: str, default: int) -> int:
     if not text.isdecimal():
         raise UserError(f"{name}={text!r} must be a whole number: start several processes with torchrun")
     return int(text)
+
+
+def hangup() -> tuple[signal.Signals, ...]:
+    """SIGHUP, which a closed terminal sends; nothing where there is none, or where nohup asked to outlive it."""
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return ()
+    return (signal.SIGHUP,)

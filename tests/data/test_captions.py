@@ -70,7 +70,7 @@ def test_a_text_file_that_is_none_is_one_sentence(tmp_path: Path):
         ("captions.csv", b"file_name,text\nq.png,a\n", "names none of the 2 images"),
         ("metadata.jsonl", b"{", "line 1 is not JSON"),
         ("metadata.jsonl", b"[1]", "line 1 must be an object"),
-        ("metadata.jsonl", b"[" * 100_000, "line 1 is no"),
+        ("metadata.jsonl", b"[" * 100_000, "line 1 is no JSON that captions"),
         ("metadata.jsonl", b'{"file_name": "y.png", "text": ' + b"9" * 5000 + b"}", "line 1 is no JSON that captions"),
         ("metadata.jsonl", b'{"file_name": "y.png", "text": "a \\ud800 b"}', "half a character"),
         ("metadata.jsonl", b'\n{"file_name": "y.png"}', "line 2 must have"),

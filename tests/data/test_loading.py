@@ -86,7 +86,7 @@ def test_a_full_disk_is_told_before_writing(greys: Path, monkeypatch: pytest.Mon
     assert list(own_cache.iterdir()) == []
 
 
-def test_a_tar_beside_images_is_not_read_in_their_place(greys: Path, tmp_path: Path):
+def test_a_tar_beside_images_is_not_read_in_their_place(tmp_path: Path):
     for number in range(6):
         pixels = np.full((8, 8), 40 * number, np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")

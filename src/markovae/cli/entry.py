@@ -15,7 +15,7 @@ from types import FrameType
 
 from markovae.cli.parsing import command_line
 from markovae.errors import StoppedRun, UserError
-from markovae.processes import place
+from markovae.processes import hangup, place
 
 OUT_OF_MEMORY = "OutOfMemoryError"  # torch's class, by name: torch may never have been imported
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # what names itself in the plain RuntimeError of a CPU
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _hush() -> None:
     """Let go of what could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -102,10 +103,7 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
-    before = {number: signal.signal(number, _leave) for number in heard}
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, *hangup())}
     try:
         yield
     finally:

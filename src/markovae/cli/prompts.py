@@ -36,6 +36,7 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
         UserError: for a model without captions, a file that cannot be used, or options that do not go together.
     """
     from markovae.console import say
+    from markovae.data.captions import is_text
 
     for name in ("prompt", "prompts", "negative"):
         if getattr(options, name) is not None and opened.model.reader is None:
@@ -44,7 +45,7 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
         raise UserError("--prompt and --prompts are both given: keep one of them")
     texts = tuple(options.prompt or ()) if options.prompts is None else read_prompts(options.prompts)
     for text in (*texts, options.negative or ""):
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not is_text(text):
             raise UserError(f"the prompt {text!a} holds bytes that are no text: give it in UTF-8")
     if texts and options.label is not None:
         raise UserError("--class and a prompt are both given: a model of captions takes prompts alone")

@@ -61,6 +61,11 @@ def _text_of(file: Path) -> list[str]:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
 
 
+def is_text(text: str) -> bool:
+    """Whether these are whole characters: bytes that were no UTF-8 arrive as halves of some."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _captions(texts: Sequence[str]) -> list[str]:
     """Texts on one line each, the empty ones left out."""
     return [line for line in (" ".join(text.split()) for text in texts) if line]
@@ -74,7 +79,7 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
             each = text if isinstance(text, list) else [text]
             if not isinstance(name, str) or not all(isinstance(one, str) for one in each):
                 raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
-            if any("\ud800" <= letter <= "\udfff" for one in each for letter in str(one)):
+            if not all(is_text(str(one)) for one in each):
                 raise UserError(f"{file} line {line} holds half a character (a lone surrogate): write it in UTF-8")
             name = name.replace("\\", "/").removeprefix("./")
             texts.setdefault(name, []).extend(_captions([str(one) for one in each]))

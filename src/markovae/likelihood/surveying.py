@@ -33,7 +33,7 @@ from markovae.reverse import DiagonalVariance, ErrorTable, IsotropicVariance, Po
 from markovae.schedule import NoiseSchedule, interpolate
 from markovae.vae import evaluating
 
-KNOTS = 65
+KNOTS = 65  # log-SNRs of a table of errors
 PER_IMAGE, DRAWS_PER_KNOT = 16, 16
 
 

@@ -10,13 +10,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
+from markovae.processes import hangup
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WORD = b"\nstopping: saving the present step (once more to leave at once)\n"
-
-
-def _ignored(number: int) -> bool:
-    """Whether whoever started the process wants it to outlive this signal, as nohup does a closed terminal."""
-    return signal.getsignal(number) is signal.SIG_IGN
 
 
 class Interrupted(BaseException):
@@ -40,8 +37,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in SIGNALS if number in SIGNALS[:2] or not _ignored(number)]
-            self._before = {number: signal.signal(number, self._handle) for number in heard}
+            self._before = {number: signal.signal(number, self._handle) for number in (*SIGNALS, *hangup())}
         return self
 
     def __exit__(

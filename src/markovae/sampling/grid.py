@@ -79,7 +79,7 @@ def partial_grid(grid: Tensor, start: float) -> Tensor:
     return _with_clean(levels[0] + share * (start - levels[0]))
 
 
-def on_levels(grid: Tensor, logsnr: Tensor) -> Tensor:
+def nearest_levels(grid: Tensor, logsnr: Tensor) -> Tensor:
     """The grid with each log-SNR moved to a level near it, each level taken once, (K+1,).
 
     Args:

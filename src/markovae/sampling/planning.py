@@ -11,7 +11,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.grid import on_levels, quadratic_grid, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.grid import nearest_levels, quadratic_grid, rho_grid, sampling_grid, uniform_grid
 from markovae.sampling.steppers import (
     DDIM,
     AdamsBashforth,
@@ -136,14 +136,15 @@ def spaced(model: Diffusion, spacing: str, count: int, draws: bool = False) -> T
     if spacing not in SPACINGS:
         raise UserError(f"spacing {spacing!r} is unknown: take one of {', '.join(SPACINGS)}")
     if spacing == "levels":
-        return defined(model, sampling_grid(model.schedule, count))
-    if spacing == "quadratic":
-        return defined(model, quadratic_grid(model.schedule, count))
-    made = uniform_grid if spacing == "uniform" else rho_grid
-    return defined(model, made(*ends(model, count, draws), count))
+        grid = sampling_grid(model.schedule, count)
+    elif spacing == "quadratic":
+        grid = quadratic_grid(model.schedule, count)
+    else:
+        grid = (uniform_grid if spacing == "uniform" else rho_grid)(*ends(model, count, draws), count)
+    return where_defined(model, grid)
 
 
-def defined(model: Diffusion, grid: Tensor) -> Tensor:
+def where_defined(model: Diffusion, grid: Tensor) -> Tensor:
     """The grid; for a target that exists only on the levels it was trained on, each log-SNR moved to one of those.
 
     Raises:
@@ -157,7 +158,7 @@ def defined(model: Diffusion, grid: Tensor) -> Tensor:
             f"{len(grid) - 1} steps exceed the {len(levels)} levels that target {model.target.name!r} is defined on: "
             "take fewer"
         )
-    return on_levels(grid, levels)
+    return nearest_levels(grid, levels)
 
 
 def ends(model: Diffusion, count: int | None = None, draws: bool = False) -> tuple[float, float]:

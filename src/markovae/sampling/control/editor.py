@@ -20,7 +20,7 @@ from markovae.sampling.denoiser import Denoiser, Headless
 from markovae.sampling.draw import finished, ignores_head, walk, working_type
 from markovae.sampling.grid import partial_grid
 from markovae.sampling.loop import trajectory
-from markovae.sampling.planning import Plan, defined
+from markovae.sampling.planning import Plan, where_defined
 from markovae.sampling.steppers import Corrector, State, Stepper
 from markovae.vae import evaluating
 
@@ -139,7 +139,7 @@ class Editor:
     # -- shared ------------------------------------------------------------------------------------------------
 
     def _from(self, z: Tensor, level: float, shared: bool = False) -> Tensor:
-        grid = defined(self.model, partial_grid(self.plan.grid, float(self._logsnr(level))))
+        grid = where_defined(self.model, partial_grid(self.plan.grid, float(self._logsnr(level))))
         indices = [0] * len(z) if shared else range(len(z))
         source = Streams(self.seed, "edit", indices)
         return self._run(self.denoiser, z, grid, self.plan.stepper, self.plan.corrector, source)
