@@ -198,14 +198,12 @@ def gpu(record: Record) -> str:
 def time_to_bound(record: Record) -> str:
     parts = ["## Time to the bound\n", about(record, f"time_to_bound.py --minutes {record['minutes']:g}")]
     head = ["who", "weights", "minutes", "images seen", f"bits/dim of {record['images']} validation images"]
-    rows = [
-        [f"diffusers, {name}", *outcome(peer["weights"], peer["looks"][-1])] for name, peer in record["peers"].items()
-    ]
+    rows = [[name, *outcome(peer["weights"], peer["looks"][-1])] for name, peer in record["peers"].items()]
     rows += [["ours", *outcome(run["weights"], run)] for run in record["ours"]]
     parts.append(table(head, rows))
     for name, value in record["reached"].items():
         words = "not reached" if value is None else f"reached in {value:.3f} of the time"
-        parts.append(f"- the bits/dim of diffusers, {name}: {words}")
+        parts.append(f"- the bits/dim of {name}: {words}")
     return "\n".join(parts) + "\n"
 
 

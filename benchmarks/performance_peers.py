@@ -5,12 +5,17 @@ Left out is what could only slow it: the data loader (its images lie ready in me
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import markovae as mv
+from markovae.diffusion import Diffusion
+from markovae.schedule import linear
 
 
 @dataclass(frozen=True)
@@ -82,3 +87,9 @@ class Peer:
         self.optimiser.zero_grad()
         self.average.step(self.unet.parameters())
         return float(loss.detach())
+
+    def averaged(self) -> Diffusion:
+        """Its averaged weights as a model of its schedule."""
+        unet = copy.deepcopy(self.unet)
+        self.average.copy_to(unet.parameters())
+        return mv.wrap(unet, tuple(self._x.shape[1:]), linear())

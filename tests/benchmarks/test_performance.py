@@ -177,7 +177,7 @@ def test_time_to_the_bound_of_recipes(record, monkeypatch):
     monkeypatch.setattr(time_to_bound.mv, "load_data", loader(time_to_bound.mv.load_data))
     arguments = ["--minutes", "0.02", "--shares", "0.5", "1", "--images", "3", "--draws", "2", "--network", "tiny"]
     found = record(time_to_bound, *FAST, *arguments, "--data", "digits", "--set", "network.width=8")
-    assert set(found["peers"]) == {"defaults", "tuned"}
+    assert set(found["peers"]) == {"diffusers, defaults", "diffusers, tuned"}
     assert [len(peer["looks"]) for peer in found["peers"].values()] == [4, 4]
     assert all(run["bits_per_dim"]["mean"] > 0 for run in found["ours"])
     assert "diffusers, tuned" in page_of("time_to_bound", found)
@@ -185,6 +185,13 @@ def test_time_to_the_bound_of_recipes(record, monkeypatch):
     runs = [{"seconds": s, "bits_per_dim": {"mean": b}} for s, b in ((60, 2.5), (120, 1.9), (240, 1.5))]
     assert time_to_bound.reached(runs, peer, 1200) == 0.1
     assert time_to_bound.reached(runs[:1], peer, 1200) is None
+
+
+def test_a_folder_without_the_third_peer_is_told(tmp_path):
+    from performance_ddp import library
+
+    with pytest.raises(SystemExit, match="does not have denoising-diffusion-pytorch"):
+        library(tmp_path)
 
 
 def three_channels(data: Any, count: int) -> Any:
