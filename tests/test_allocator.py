@@ -27,6 +27,8 @@ def work():
 
 outside = work()
 with kept_memory():
+    with kept_memory():
+        pass  # one that leaves first changes nothing
     inside, full = work(), resident()
 print(outside, inside, full - resident())
 """

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from markovae.allocator import kept_memory
 from markovae.randomness import Source
 
 
@@ -89,12 +90,13 @@ class TractableEncoder(Protocol):
 
 @contextmanager
 def evaluating(*models: nn.Module | None) -> Iterator[None]:
-    """The models in evaluation mode (no dropout), and back as they were."""
+    """The models in evaluation mode (no dropout), and back as they were; memory stays with the process meanwhile."""
     training = [(model, model.training) for model in models if model is not None]
     for model, _ in training:
         model.eval()
     try:
-        yield
+        with kept_memory():
+            yield
     finally:
         for model, was in training:
             model.train(was)
