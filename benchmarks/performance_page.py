@@ -29,6 +29,8 @@ and the greatest of them in brackets. `python benchmarks/gpu.py` does the same o
 CPU in float64; `python benchmarks/time_to_bound.py` compares whole recipes by the bits/dim they reach.
 """
 
+COMPILING = "It joins operations in a loop; convolutions, the most of a step on a CPU, stay what they are."
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,7 +55,7 @@ def about(record: Record, command: str) -> str:
     here = record["machine"]
     peaks = here["matmul_gflops"]
     clock = "" if here["clock"] == "wall" else ", in processor time"
-    note = f" {record['note']}." if record["note"] else ""
+    note = f" {record['note'][0].upper()}{record['note'][1:]}." if record["note"] else ""
     return (
         f"By `python benchmarks/{command}` on {here['device']}, {here['threads']} of {here['cores']} cores{clock}; "
         f"load {here['load_before'][0]:g} before and {record['load_after'][0]:g} after.{note} PyTorch {here['torch']}"
@@ -109,8 +111,8 @@ def profile(record: Record) -> str:
     parts.append(
         "Parts are timed one by one, in runs of their own; what is between operations, and checks and clipping, is "
         "what they leave of the whole.\n\nThe peak bounds convolutions and products. Beside them every operation on "
-        "its own reads and writes its activations, with bfloat16 turned to float32 and back each time; `train.compile` "
-        "joins several in a loop. Muon's products are float32 on purpose: a Gram matrix squares the condition number.\n"
+        "its own reads and writes its activations, with bfloat16 turned to float32 and back each time. Muon's products "
+        "are float32 on purpose: a Gram matrix squares the condition number.\n"
     )
     return "\n".join(parts)
 
@@ -123,7 +125,7 @@ def share(network: Record, value: float) -> str:
 def compiling(record: Record) -> str:
     cache = "an empty cache" if record["cold"] else "the machine's cache"
     flag = " --cold" if record["cold"] else ""
-    parts = ["## `train.compile`\n", about(record, f"compiling.py{flag}"), f"Compiled into {cache}.\n"]
+    parts = ["## `train.compile`\n", about(record, f"compiling.py{flag}"), f"Compiled into {cache}. {COMPILING}\n"]
     head = ["network", "plain, ms a step", "compiled", "times faster", "first step, s", "compiled", "has paid after"]
     rows = []
     for name, network in record["networks"].items():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from markovae.checkpoint import CheckpointError, manifest, open_checkpoint
-from markovae.checkpoint.manifest import make_manifest, verify_bundle
+from markovae.checkpoint.manifest import make_manifest, require_readable, verify_bundle
+from markovae.errors import UserError
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "config.toml", "manifest.json")
 
@@ -131,6 +132,24 @@ def test_a_newer_format_asks_for_an_update_and_is_no_reason_to_go_back(saved: Pa
         open_checkpoint(newest(saved))
     assert open_checkpoint(saved).step == 2
     assert "using the older checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.toml", b"a" * (3 * 2**17 + 1)),
+        ("config.toml", b"x = 1\n" + b"." * 33),
+        ("state.json", b" " * (2**22 + 1)),
+    ],
+)
+def test_what_would_not_be_read_again_is_not_written(tmp_path: Path, name: str, content: bytes):
+    with pytest.raises(UserError, match=f"{name} of the checkpoint would have {len(content):,} bytes"):
+        require_readable({name: content})
+    require_readable({name: content[:32]})
+    (tmp_path / "manifest.json").write_bytes(make_manifest({name: content}))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"lists no files that a checkpoint could hold|more than 32 dots"):
+        verify_bundle(tmp_path)
 
 
 def test_what_no_manifest_lists_does_not_belong_there(saved: Path):

@@ -48,7 +48,7 @@ def test_from_their_folder_to_images_bits_more_training_and_back(
     assert "its configuration is taken, for fine-tuning (AdamW at 0.0001)" in capsys.readouterr().err
     for source, target in ((run, tmp_path / "back"), (new, tmp_path / "tuned")):
         assert main(["export", source, "--to", "diffusers", str(target)]) == 0
-        assert "DDPMPipeline.from_pretrained" in capsys.readouterr().out
+        assert "DiffusionPipeline.from_pretrained" in capsys.readouterr().out
     name = "unet/diffusion_pytorch_model.safetensors"
     first, back, tuned = (
         safetensors.torch.load_file(p / name) for p in (theirs, tmp_path / "back", tmp_path / "tuned")
@@ -117,3 +117,5 @@ def test_push_uploads_the_folder_and_a_refusal_keeps_it(theirs: Path, tmp_path: 
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["export", run, "--to", "diffusers", str(tmp_path / "c"), "--push", "digits"]) == 2
     assert "pip install 'markovae[hub]'" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+    assert 'from_pretrained("digits")' in (tmp_path / "b" / "README.md").read_text()

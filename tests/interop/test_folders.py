@@ -91,7 +91,18 @@ def test_a_grid_that_begins_too_near_the_data_for_float32_is_told() -> None:
     assert rounding_warning(LogSNRLinear(100, 10.0, -10.0)) is None
     warning = rounding_warning(LogSNRLinear(100))
     assert warning is not None
-    assert re.search(r"log-SNR 13\.3, and .* up to 1\.8% more or less", warning)
+    assert re.search(r"log-SNR 13\.3, and .* level 3 to be 2\.2% more or less", warning)
+    assert "level 16 to be 7.9%" in str(rounding_warning(LogSNRLinear(1000)))
+
+
+def test_a_pipeline_of_the_deterministic_scheduler_goes_back_as_one(pipeline, diffusers, tmp_path: Path) -> None:
+    made = pipeline()
+    folder = saved(diffusers.DDIMPipeline(made.unet, made.scheduler), tmp_path / "theirs")
+    import_folder(folder, tmp_path / "run")
+    back = export_run(tmp_path / "run", tmp_path / "back")
+    assert isinstance(diffusers.DiffusionPipeline.from_pretrained(back), diffusers.DDIMPipeline)
+    name = "scheduler/scheduler_config.json"
+    assert json.loads((back / name).read_text()) == json.loads((folder / name).read_text())
 
 
 @pytest.mark.slow
@@ -146,6 +157,22 @@ def test_an_exported_run_is_loaded_by_diffusers_and_makes_the_same_images(
         assert torch.equal(ours, theirs)
 
 
+def test_the_lines_of_the_card_make_images(diffusers, tmp_path: Path, monkeypatch) -> None:
+    run_of(Config().with_settings([*DDPM, "schedule.kind=linear", "schedule.zero_terminal=true"]), tmp_path / "run")
+    folder = export_run(tmp_path / "run", tmp_path / "out")
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "num_inference_steps=30" in lines
+    monkeypatch.chdir(tmp_path)
+    made: dict = {}
+    exec(lines, made)  # the card is ours
+    assert made["images"][0].size == (8, 8)
+    assert made["pipeline"].scheduler.config.timestep_spacing == "trailing"
+    assert (
+        'from_pretrained("me/faces")'
+        in (export_run(tmp_path / "run", tmp_path / "b", "me/faces") / "README.md").read_text()
+    )
+
+
 def test_classes_travel_with_the_null_as_one_more(diffusers, tmp_path: Path) -> None:
     run_of(Config().with_settings([*DDPM, "schedule.kind=linear", "target.name=noise"]), tmp_path / "run", 3)
     folder = export_run(tmp_path / "run", tmp_path / "out")
@@ -176,6 +203,7 @@ def test_the_card_has_the_front_matter_that_the_hub_reads(tmp_path: Path) -> Non
         (["target.name=mean"], r"target\.name=mean cannot be told"),
         (["target.reverse=isotropic"], r"target\.reverse=isotropic cannot be told"),
         (["target.pixels=centres"], r"target\.pixels=centres cannot be told"),
+        (["schedule.num_levels=4000"], "float32 rounds to none"),
         (["network.ddpm.middle_groups=0"], "no normalisation is none of diffusers'"),
         (
             ["network.ddpm.widths=[8, 8, 8]", "network.ddpm.attention=[0, 1]", "network.ddpm.residual_down=[0]"],

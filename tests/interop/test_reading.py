@@ -1,15 +1,18 @@
 """Folders that are no model of diffusers, or none that can be read: one sentence, and nothing written."""
 
 import json
+import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
 
+import markovae as mv
 from markovae.errors import UserError
 from markovae.interop import import_folder
 from markovae.interop.reading import read_folder
@@ -70,6 +73,33 @@ def weights(folder: Path) -> Path:
     return folder / "unet" / "diffusion_pytorch_model.safetensors"
 
 
+@pytest.mark.parametrize("part", ["vae", "vqvae"])
+def test_a_pipeline_of_latents_is_none_of_pixels(folder: Path, part: str) -> None:
+    index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], part: ["diffusers", "AutoencoderKL"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    refused(folder, f"a pipeline with a part '{part}'")
+    (folder / "model_index.json").write_text(json.dumps({**index, part: [None, None], "requires_safety": False}))
+    import_folder(folder, folder.parent / "run")
+    (folder / part).mkdir()
+    with pytest.raises(UserError, match=f"a pipeline with a part '{part}'"):
+        read_folder(folder)
+
+
+def test_a_thousand_trained_betas_come_back_from_the_disk(folder: Path) -> None:
+    betas = [1e-4 * 1.004**k for k in range(1000)]
+    said = {**SCHEDULER, "num_train_timesteps": 1000, "trained_betas": betas}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(said))
+    made = import_folder(folder, folder.parent / "run")
+    assert mv.load(folder.parent / "run").schedule.logsnr.equal(made.schedule.logsnr)
+
+
+def test_numbers_too_large_for_float32_are_told(folder: Path) -> None:
+    tensors = {key: value.double() for key, value in safetensors.torch.load_file(weights(folder)).items()}
+    next(iter(tensors.values()))[0] = 1e39
+    safetensors.torch.save_file(tensors, weights(folder))
+    refused(folder, "no finite numbers in float32")
+
+
 def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
         import_folder(tmp_path / "nowhere", tmp_path / "run")
@@ -117,6 +147,11 @@ def test_a_unet_that_cannot_be_read(folder: Path, change: dict, message: str) ->
     ("change", "message"),
     [
         ({"_class_name": "EulerDiscreteScheduler"}, "'EulerDiscreteScheduler': DDPMScheduler and DDIMScheduler"),
+        ({"beta_schedule": []}, r"beta_schedule=\[\]"),
+        ({"variance_type": {}}, "variance_type={}"),
+        ({"trained_betas": [10**400] * 30}, "trained_betas="),
+        ({"beta_start": 10**400}, "beta_start=1000"),
+        ({"new_rule": 0}, "new_rule=0, which is not known here"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid': linear, scaled_linear, squaredcos_cap_v2"),
         ({"prediction_type": "flow"}, "prediction_type='flow'"),
         ({"variance_type": "fixed_large_log"}, "the root of a negative number"),
@@ -147,8 +182,19 @@ def test_a_deterministic_scheduler_and_former_words_are_read() -> None:
     assert rules_from({"_class_name": "DDPMScheduler"}).target.clip == 1.0
 
 
+def test_what_another_scheduler_left_behind_is_not_read(folder: Path) -> None:
+    left = {"solver_order": 2, "algorithm_type": "dpmsolver++", "lambda_min_clipped": -math.inf, "use_lu_lambdas": True}
+    plain = rules_from(SCHEDULER)
+    assert rules_from({**SCHEDULER, **left}) == plain
+    converted = {**SCHEDULER, "_class_name": "DDIMScheduler", "variance_type": "fixed_large"}
+    assert rules_from(converted) == plain
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**SCHEDULER, **left}))
+    import_folder(folder, folder.parent / "run")
+    mv.load(folder.parent / "run")
+
+
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-5, 5) | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=6,
 )
@@ -166,6 +212,10 @@ def test_whatever_stands_in_a_field_it_is_read_or_refused(data) -> None:
             "trained_betas",
             "prediction_type",
             "clip_sample",
+            "beta_schedule",
+            "variance_type",
+            "down_block_types",
+            "norm_eps",
         ]
         changed = {**table, data.draw(st.sampled_from(names)): data.draw(JUNK)}
         with suppress(UserError):

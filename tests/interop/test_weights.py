@@ -53,6 +53,14 @@ CASES = {
         "attention_head_dim": None,
     },
     "residual": {**SMALL, **RESIDUAL, "block_out_channels": [8, 16, 16], "resnet_time_scale_shift": "scale_shift"},
+    "heads that split the widths with attention alone": {
+        **SMALL,
+        **PLAIN,
+        "block_out_channels": [12, 24],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "attention_head_dim": 8,
+    },
     "no attention": {
         **SMALL,
         "add_attention": False,

@@ -127,8 +127,9 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     yield "braces", b'{"a":' * 10_000
     yield "nested toml", b"a = " + b"[" * 60_000
     yield "dotted toml", b".".join([b"a"] * 30_000) + b" = 1"
-    yield "dotted toml of the largest size", b".".join([b"a"] * 8_000) + b" = 1"
-    yield "inline toml of the largest size", b"a = " + b"{a=" * 5_000
+    dotted = b".".join([b"a"] * 31)
+    yield "dotted toml of the largest size", dotted.join([b"[", b"]\n", *[b".b%d = 1\n" % k for k in range(5_400)]])
+    yield "inline toml of the largest size", b"a = " + b"{a=" * 130_000
     yield "inline toml", b"a = " + b"{a=" * 20_000
     yield "long number", b'{"format": ' + b"9" * 60_000 + b"}"
     yield "exponent", b'{"format": 1e999999999, "step": 1e308}'

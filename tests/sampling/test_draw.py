@@ -6,7 +6,7 @@ import torch
 
 from markovae.errors import UserError
 from markovae.sampling import DDIM, DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan, rho_grid, sample, walk
-from markovae.sampling.draw import draw_batches
+from markovae.sampling.draw import batch_walks, finish_all
 from markovae.toys import pink_gaussian
 
 QUICK = ("dpmpp2m", "heun", "unipc3", "sde-dpmpp2m", "pc", "ancestral")
@@ -22,7 +22,7 @@ def test_sample_depends_on_seed_and_number_only(sampler, model):
     whole = sample(model, 7, steps=5, sampler=sampler, batch=7, raw=True)
     parts = sample(model, 7, steps=5, sampler=sampler, batch=2, raw=True)
     np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-6)
-    later = torch.cat(list(draw_batches(model, 3, plan(model, sampler, 5), start=4)))
+    later = finish_all(batch_walks(model, 3, plan(model, sampler, 5), start=4))
     np.testing.assert_allclose(whole[4:], later, rtol=0, atol=1e-6)
     assert np.abs(whole[0] - whole[1]).max() > 0.05
     assert np.abs(whole - sample(model, 7, steps=5, sampler=sampler, seed=1, raw=True)).max() > 0.05

@@ -6,7 +6,17 @@ import torch
 
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
-from markovae.sampling import Guidance, Guided, Instead, Unconditional, draw_batches, plan, prompt_condition, sample
+from markovae.sampling import (
+    Guidance,
+    Guided,
+    Instead,
+    Unconditional,
+    batch_walks,
+    finish_all,
+    plan,
+    prompt_condition,
+    sample,
+)
 
 LOGSNR = torch.tensor(0.4, dtype=torch.float64)
 
@@ -54,10 +64,10 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
 def test_samples_of_one_name_share_their_noise(text_model: Diffusion):
     condition = text_model.reader.prompts(["a hat", "a hat", "a beard", "a beard"])
     steps = plan(text_model, "ddim", 3)
-    x = torch.cat(list(draw_batches(text_model, 4, steps, condition=condition, names=[0, 1, 0, 1])))
-    again = torch.cat(list(draw_batches(text_model, 2, steps, condition=condition[:2])))
+    x = finish_all(batch_walks(text_model, 4, steps, condition=condition, names=[0, 1, 0, 1]))
+    again = finish_all(batch_walks(text_model, 2, steps, condition=condition[:2]))
     torch.testing.assert_close(x[:2], again, atol=1e-5, rtol=0)
-    other = torch.cat(list(draw_batches(text_model, 2, steps, condition=condition[2:])))
+    other = finish_all(batch_walks(text_model, 2, steps, condition=condition[2:]))
     torch.testing.assert_close(x[2:], other, atol=1e-5, rtol=0)
 
 

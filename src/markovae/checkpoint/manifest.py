@@ -16,7 +16,8 @@ from markovae.errors import UserError
 MANIFEST = "manifest.json"
 FORMAT = 3
 MAX_MANIFEST = 1 << 20
-MAX_TEXT = {".json": 4 << 20, ".toml": 1 << 14}  # of state.json and config.toml, whose parser may take their square
+MAX_TEXT = {".json": 4 << 20, ".toml": 3 << 17}  # of state.json and config.toml
+MAX_DOTS = 32  # in a line of TOML, which holds a key: its parser takes the square of a key's parts
 MAX_FILES = 4096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:safetensors|json|toml)")
 
@@ -33,6 +34,20 @@ def make_manifest(contents: Mapping[str, bytes]) -> bytes:
     """The manifest of files with these contents, as the bytes to write."""
     files = {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in contents.items()}
     return _encode({"format": FORMAT, "files": files})
+
+
+def require_readable(contents: Mapping[str, bytes]) -> None:
+    """What is written can be read again.
+
+    Raises:
+        UserError: for a text that is longer than what is read of one.
+    """
+    for name, content in contents.items():
+        if len(content) > _limit(name) or _dotted(name, content):
+            raise UserError(
+                f"{name} of the checkpoint would have {len(content):,} bytes where {_limit(name):,} are read, or a "
+                f"line of more than {MAX_DOTS} dots: make what the configuration or the record of the data says shorter"
+            )
 
 
 def verify_bundle(folder: Path) -> dict[str, bytes]:
@@ -57,6 +72,8 @@ def verify_bundle(folder: Path) -> dict[str, bytes]:
             )
         if sha256(content) != promised["sha256"]:
             raise CheckpointError(f"{folder / name} is damaged: its SHA-256 is not the manifest's; use an older one")
+        if _dotted(name, content):
+            raise CheckpointError(f"{folder / name} has a line of more than {MAX_DOTS} dots: it is no configuration")
         contents[name] = content
     return contents
 
@@ -141,8 +158,15 @@ def _sound(entry: tuple[str, Any]) -> bool:
     if not isinstance(promised, dict) or set(promised) != {"bytes", "sha256"}:
         return False
     size = promised["bytes"]
-    limit = MAX_TEXT.get(Path(name).suffix, 1 << 62)
-    return type(size) is int and 0 <= size <= limit and isinstance(promised["sha256"], str)
+    return type(size) is int and 0 <= size <= _limit(name) and isinstance(promised["sha256"], str)
+
+
+def _limit(name: str) -> int:
+    return MAX_TEXT.get(Path(name).suffix, 1 << 62)
+
+
+def _dotted(name: str, content: bytes) -> bool:
+    return name.endswith(".toml") and any(line.count(b".") > MAX_DOTS for line in content.splitlines())
 
 
 def _refuse_others(folder: Path, known: set[str]) -> None:

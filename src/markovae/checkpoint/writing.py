@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from markovae.checkpoint.manifest import FORMAT, MANIFEST, make_manifest
+from markovae.checkpoint.manifest import FORMAT, MANIFEST, make_manifest, require_readable
 from markovae.config import Config
 from markovae.console import say
 from markovae.disk import SYSTEM, Disk
@@ -140,6 +140,7 @@ def set_aside(path: Path, disk: Disk = SYSTEM) -> Path:
 
 
 def _write(target: Path, contents: Mapping[str, bytes], disk: Disk) -> Path:
+    require_readable(contents)
     manifest = make_manifest(contents)
     needed = sum(map(len, contents.values())) + len(manifest)
     try:

@@ -18,7 +18,7 @@ from markovae.cli.sampler import Chosen, chosen_sampler
 from markovae.console import track_inside
 from markovae.errors import UserError
 from markovae.processes import Place
-from markovae.sampling import batch_walks, batches_of, condition_for, finished, to_images
+from markovae.sampling import batch_walks, batches_of, condition_for, finish_all, to_images
 from markovae.training.ranks import Ranks
 from markovae.vae import evaluating
 
@@ -76,8 +76,8 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
     began = time.monotonic()
     with evaluating(model):
         total = -(-len(rows) // batch) * len(chosen.plan.grid)
-        parts = [finished(states).float().cpu() for states in track_inside(walks, "sampling, step by step", total)]
-    images = to_images(model, torch.cat([torch.empty(0, *model.shape), *parts]))
+        told = track_inside(walks, "sampling, step by step", total)
+        images = to_images(model, finish_all(told) if rows else torch.empty(0, *model.shape))
     if not ranks.alone:
         images, rows = _gathered(images, rows, n, ranks), list(range(n))
     own = None if labels is None else labels[rows]

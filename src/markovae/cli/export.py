@@ -9,7 +9,7 @@ from markovae.cli.options import one_of
 FORMATS = ("diffusers",)
 SUMMARY = "write a run in diffusers' layout"
 DESCRIPTION = """\
-Write the averaged weights of a run as a folder that DDPMPipeline.from_pretrained loads, with a model card. Only runs
+Write the averaged weights of a run as a folder that diffusers loads, with a model card. Only runs
 with network.kind=ddpm have a network that diffusers knows; whatever else it cannot express is told.
 """
 EXAMPLES = """\
@@ -36,14 +36,19 @@ def run(options: argparse.Namespace) -> int:
     """
     from markovae.checkpoint import load
     from markovae.console import say
-    from markovae.interop import export_run, push_folder
+    from markovae.interop import export_run, push_folder, require_hub
+    from markovae.interop.card import usage
     from markovae.interop.scheduler_config import rounding_warning
+    from markovae.sampling import num_classes
 
-    folder = export_run(options.run_path, options.folder)
-    warning = rounding_warning(load(options.run_path).schedule)
+    if options.push is not None:
+        require_hub()
+    folder = export_run(options.run_path, options.folder, options.push)
+    model = load(options.run_path)
+    warning = rounding_warning(model.schedule)
     if warning is not None:
         say(warning)
-    print(f'{folder}: load it with  DDPMPipeline.from_pretrained("{folder}")')
+    print(f"{folder}: use it with\n{usage(str(folder), model.num_levels, num_classes(model) > 0)}")
     if options.push is not None:
         print(push_folder(folder, options.push))
     return 0

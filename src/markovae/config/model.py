@@ -18,6 +18,7 @@ REVERSES = ("posterior", "step", "isotropic", "diagonal", "learned", "full")
 DECODERS = ("step", "ho_small", "ho_large", "softmax")
 PIXELS = ("ends", "centres")
 DEFAULT_LEVELS = 1000
+MAX_BETAS = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class ScheduleConfig:
             raise UserError(f"schedule.betas belong to kind=betas, which needs them; the kind is {self.kind}")
         if self.betas and (self.num_levels not in (None, len(self.betas)) or len(self.betas) < 2):
             raise UserError(f"schedule.betas are {len(self.betas)}: at least 2, and leave schedule.num_levels out")
+        if len(self.betas) > MAX_BETAS:
+            raise UserError(f"schedule.betas are {len(self.betas):,}: at most {MAX_BETAS:,}")
         if self.zero_terminal and self.kind not in BETA_SCHEDULES:
             raise UserError(f"schedule.zero_terminal belongs to {', '.join(BETA_SCHEDULES)}, not to kind={self.kind}")
 

@@ -47,7 +47,7 @@ class TrainConfig:
         precision: auto (probed), float32 or bfloat16.
         checkpointing: whether activations inside the blocks of the network are computed again on the way back rather
             than kept: the same gradients in less memory and more time.
-        compile: whether the network is compiled first (torch.compile), which pays in long runs.
+        compile: whether the network is compiled first (torch.compile): for GPUs, on CPUs measure it first.
         save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
         rollback: how often (up to 3) a run that meets a number that is none goes back to its last checkpoint and

@@ -3,6 +3,6 @@
 from markovae.interop.exporting import export_run
 from markovae.interop.foreign import wrap
 from markovae.interop.importing import import_folder
-from markovae.interop.pushing import push_folder
+from markovae.interop.pushing import push_folder, require_hub
 
-__all__ = ["export_run", "import_folder", "push_folder", "wrap"]
+__all__ = ["export_run", "import_folder", "push_folder", "require_hub", "wrap"]

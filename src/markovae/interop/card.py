@@ -22,8 +22,8 @@ tags:
 """
 
 
-def model_card(checkpoint: Checkpoint, run: Path) -> str:
-    """What the model is, how to use it, and what its held-out images cost, as far as the run says."""
+def model_card(checkpoint: Checkpoint, levels: int, run: Path, name: str) -> str:
+    """What the model is, how to use it under this name, and what its held-out images cost, as far as the run says."""
     channels, height, width = checkpoint.shape
     config, classes = checkpoint.config, len(checkpoint.class_names)
     rows = [
@@ -39,16 +39,20 @@ def model_card(checkpoint: Checkpoint, run: Path) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"{_FRONT}\n# A diffusion model trained with markovae {__version__}\n\n"
-        f"```python\n{_usage(bool(classes))}\n```\n\n| | |\n|---|---|\n{table}\n\n"
+        f"```python\n{usage(name, levels, bool(classes))}\n```\n\n| | |\n|---|---|\n{table}\n\n"
         "The same folder as a run, to be sampled with other samplers, measured in bits/dim, or trained on:\n\n"
         "```bash\nmarkovae import DIR --out runs/imported\nmarkovae measure runs/imported IMAGES\n```\n"
     )
 
 
-def _usage(conditional: bool) -> str:
+def usage(name: str, levels: int, conditional: bool) -> str:
+    """The lines that load it; a pipeline asks for 1,000 steps, or 50, whatever the grid has."""
     if conditional:
-        return 'from diffusers import UNet2DModel\n\nunet = UNet2DModel.from_pretrained("DIR", subfolder="unet")'
-    return 'from diffusers import DDPMPipeline\n\nimages = DDPMPipeline.from_pretrained("DIR")().images'
+        return f'from diffusers import UNet2DModel\n\nunet = UNet2DModel.from_pretrained("{name}", subfolder="unet")'
+    return (
+        f'from diffusers import DiffusionPipeline\n\npipeline = DiffusionPipeline.from_pretrained("{name}")\n'
+        f"images = pipeline(num_inference_steps={levels}).images"
+    )
 
 
 def _held_out(run: Path) -> list[tuple[str, str]]:

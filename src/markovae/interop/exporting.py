@@ -20,38 +20,42 @@ from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
 
 
-def export_run(run: str | Path, target: str | Path) -> Path:
+def export_run(run: str | Path, target: str | Path, name: str | None = None) -> Path:
     """Write the averaged weights of a run, or of one checkpoint, as a diffusers pipeline's folder; the folder.
 
     A model that was imported and whose shape and rules are unchanged gets its own two configurations back.
+
+    Args:
+        name: what the model card says to load: a repository of the Hub; None is the folder.
 
     Raises:
         UserError: for what diffusers cannot express, with the reason, or a target that is not empty.
         StoppedRun: where the disk refuses; nothing is left then.
     """
-    require_free(Path(target))
-    checkpoint = open_checkpoint(run)
-    return write_folder(checkpoint, Path(target), model_card(checkpoint, Path(run)))
+    folder = Path(target)
+    require_free(folder)
+    files = _files(open_checkpoint(run), Path(run), name or folder.name)
+    try:
+        make_folder(folder.parent)
+        with staged_folder(folder) as stage:
+            for place, content in files.items():
+                make_folder((stage / place).parent)
+                write_synced(stage / place, content)
+    except OSError as error:
+        raise refused(folder, sum(map(len, files.values())), error) from error
+    return folder
 
 
-def write_folder(checkpoint: Checkpoint, target: Path, card: str) -> Path:
-    """The folder of a checkpoint with this model card."""
+def _files(checkpoint: Checkpoint, run: Path, name: str) -> dict[str, bytes]:
+    """The contents of the folder by place in it."""
     _check_expressible(checkpoint)
     model = checkpoint.model()
     contents, network = _configurations(checkpoint, model), model.network
     assert isinstance(network, DDPMUNet)
     weights = safetensors.torch.save(to_theirs(network, dict(network.named_parameters())), metadata={"format": "pt"})
-    files = {name: (json.dumps(table, indent=2) + "\n").encode() for name, table in contents.items()}
-    files |= {"unet/diffusion_pytorch_model.safetensors": weights, "README.md": card.encode()}
-    try:
-        make_folder(target.parent)
-        with staged_folder(target) as stage:
-            for name, content in files.items():
-                make_folder((stage / name).parent)
-                write_synced(stage / name, content)
-    except OSError as error:
-        raise refused(target, sum(map(len, files.values())), error) from error
-    return target
+    card = model_card(checkpoint, model.num_levels, run, name)
+    files = {place: (json.dumps(table, indent=2) + "\n").encode() for place, table in contents.items()}
+    return files | {"unet/diffusion_pytorch_model.safetensors": weights, "README.md": card.encode()}
 
 
 def _check_expressible(checkpoint: Checkpoint) -> None:
@@ -77,7 +81,7 @@ def _configurations(checkpoint: Checkpoint, model: Diffusion) -> dict[str, dict[
     if isinstance(origin, dict) and origin.get("format") == "diffusers":
         unet, scheduler = _original(origin, unet, scheduler)
     index = {
-        "_class_name": "DDPMPipeline",
+        "_class_name": scheduler["_class_name"].replace("Scheduler", "Pipeline"),
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "unet": ["diffusers", unet["_class_name"]],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -87,7 +87,7 @@ class Fields:
         if value is None:
             return None
         fits = isinstance(value, list) and 0 < len(value) <= most
-        if not fits or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
+        if not fits or not all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in value):
             raise self._refused(key, value, f"a list of at most {most:,} numbers")
         return [float(v) for v in value]
 
@@ -100,11 +100,12 @@ class Fields:
 
     def end(self) -> None:
         """Refuse a field that was not taken and says something; names with an underscore are diffusers' own notes."""
-        left = [key for key, value in self._table.items() if not key.startswith("_") and value not in (None, False)]
+        silent = (None, False)
+        left = [k for k, v in self._table.items() if not k.startswith("_") and not any(v is each for each in silent)]
         if left:
             raise UserError(
                 f"{self._name} has {left[0]}={_shown(self._table[left[0]])}, which is not known here: without it the "
-                "network would be another one"
+                "model would be another one"
             )
 
     def _refused(self, key: str, value: Any, wanted: str) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def import_folder(path: str | Path, out: str | Path) -> Diffusion:
         "bins": model.pixels.bins,
         "class_names": classes,
         "precision": None,
-        "origin": {"format": "diffusers", "unet": folder.unet, "scheduler": folder.scheduler},
+        "origin": {"format": "diffusers", "unet": _plain(folder.unet), "scheduler": _plain(folder.scheduler)},
         "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
     }
     _write(Path(out), {f"network.{name}": value for name, value in tensors.items()}, state, config)
@@ -61,6 +62,11 @@ def config_of(folder: Folder) -> Config:
     train = replace(FINE_TUNING, label_dropout=0.0) if folder.shape.num_classes else FINE_TUNING
     network = NetworkConfig(kind="ddpm", ddpm=folder.shape.options)
     return Config(data, folder.rules.schedule, network, folder.rules.target, train)
+
+
+def _plain(table: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the numbers that JSON has not, which none of diffusers' that matters here is."""
+    return {key: value for key, value in table.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def require_free(out: Path) -> None:

@@ -7,6 +7,18 @@ from pathlib import Path
 from markovae.errors import UserError
 
 
+def require_hub() -> None:
+    """Before anything is written.
+
+    Raises:
+        UserError: without the extra `hub`.
+    """
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        raise UserError("--push needs huggingface_hub: install it with  pip install 'markovae[hub]'") from None
+
+
 def push_folder(folder: str | Path, repository: str) -> str:
     """Upload an exported folder to the model repository NAME or OWNER/NAME, made where it is missing; its address.
 
@@ -15,10 +27,9 @@ def push_folder(folder: str | Path, repository: str) -> str:
     Raises:
         UserError: without the extra `hub`, or where the Hub refuses, with its words.
     """
-    try:
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise UserError("--push needs huggingface_hub: install it with  pip install 'markovae[hub]'") from None
+    require_hub()
+    from huggingface_hub import HfApi
+
     try:
         api = HfApi()
         name = api.create_repo(repository, exist_ok=True).repo_id

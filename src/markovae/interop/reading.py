@@ -20,6 +20,7 @@ from markovae.interop.weights import checked_shapes, to_ours
 from markovae.networks.ddpm import DDPMUNet
 
 MAX_JSON = 1 << 20
+AUTOENCODERS = ("vae", "vqvae", "movq")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 
 
@@ -51,6 +52,7 @@ def read_folder(path: str | Path) -> Folder:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: name one that holds a diffusers pipeline")
+    _refuse_latent(folder)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (unet / "config.json").is_file():
         raise UserError(f"{folder} holds no diffusers model: there is neither unet/config.json nor config.json in it")
@@ -88,6 +90,26 @@ def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
             raise
         raise UserError(f"{folder.weights} is no safetensors file that can be read: {error}") from None
     return to_ours(network, tensors)
+
+
+def _refuse_latent(folder: Path) -> None:
+    """A network beside another part works on what that makes of images, not on their pixels.
+
+    Raises:
+        UserError: naming the part.
+    """
+    index = folder / "model_index.json"
+    named = [
+        name
+        for name, value in (_read_json(index) if index.is_file() else {}).items()
+        if not name.startswith("_") and name not in ("unet", "scheduler") and isinstance(value, list) and any(value)
+    ]
+    others = [*named, *(name for name in AUTOENCODERS if (folder / name).is_dir())]
+    if others:
+        raise UserError(
+            f"{folder} is a pipeline with a part {others[0]!r}: its unet does not work on pixels alone, which is what "
+            "can be sampled and measured here"
+        )
 
 
 def _weights(unet: Path) -> Path:

@@ -15,6 +15,16 @@ from markovae.schedule import NoiseSchedule
 MAX_STEPS = 10_000
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
 VARIANCES = {"fixed_small": "posterior", "fixed_large": "step", "learned_range": "learned"}
+# What belongs to a way of sampling, which is chosen here when one samples: of these two classes, and of others that
+# were converted to them (`from_config` keeps what the other class was told; diffusers does not read it either).
+SAMPLING = (
+    *("timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps", "timestep_type", "timestep_scaling"),
+    *("dynamic_thresholding_ratio", "sample_max_value", "original_inference_steps", "noise_sampler_seed"),
+    *("algorithm_type", "solver_order", "solver_type", "solver_p", "predict_x0", "predictor_order", "corrector_order"),
+    *("disable_corrector", "lower_order_final", "euler_at_final", "final_sigmas_type", "lambda_min_clipped"),
+    *("interpolation_type", "sigma_min", "sigma_max", "rho", "flow_shift", "time_shift_type", "shift_terminal"),
+    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_dynamic_shifting"),
+)
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
@@ -52,9 +62,7 @@ def rules_from(table: Mapping[str, Any]) -> Rules:
         )
     limit = fields.take_number("clip_sample_range", 1.0, 1e-6, 1e6)
     clip = limit if fields.take_flag("clip_sample", True) else None
-    # How diffusers spaces fewer steps than the grid has, which is the sampler's choice here.
-    fields.leave("timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps")
-    fields.leave("dynamic_thresholding_ratio", "sample_max_value")
+    fields.leave(*SAMPLING)
     fields.end()
     target = TargetConfig(name=PREDICTIONS[prediction], reverse=variance, decoder="ho_small", pixels="ends", clip=clip)
     return Rules(schedule, target)
@@ -79,6 +87,11 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
             f"target.reverse={target.reverse} cannot be told to diffusers, whose variance is that of the posterior, of "
             "the step, or learned: set one of those"
         )
+    if bool((1 - step_variance(made.logsnr.detach()[:-1], made.logsnr.detach()[1:]).float() == 1).any()):
+        raise UserError(
+            f"{made.num_levels:,} levels that begin at log-SNR {float(made.logsnr[1]):.1f} have steps that diffusers' "
+            "float32 rounds to none: train with fewer levels, or with a schedule.start of 10 or less"
+        )
     if target.pixels != "ends":
         raise UserError(
             f"target.pixels={target.pixels} cannot be told to diffusers, which puts the first grey value at -1 and the "
@@ -96,7 +109,8 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
         "sample_max_value": 1.0,
         "steps_offset": 0,
         "thresholding": False,
-        "timestep_spacing": "leading",
+        # Fewer steps than the grid has must begin at its last level where that alone is without signal.
+        "timestep_spacing": "trailing" if schedule.zero_terminal else "leading",
         "variance_type": variances[target.reverse],
     }
 
@@ -104,15 +118,18 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
 def rounding_warning(made: NoiseSchedule) -> str | None:
     """What diffusers' float32 makes of a grid that begins very near the data, in a sentence; None where it is little.
 
-    It forms 1 − ā from ā kept in float32, which has steps of 6e-8 below 1.
+    It keeps β, 1 − β and ā in float32, which has steps of 6e-8 below 1, and forms 1 − ā from them.
     """
-    share = 3e-8 / float(noise_scale(made.logsnr.detach()[1]) ** 2)
-    if share < 1e-3:
+    logsnr = made.logsnr.detach()
+    theirs = 1 - (1 - step_variance(logsnr[:-1], logsnr[1:]).float()).cumprod(0)
+    apart = (theirs.double() / noise_scale(logsnr[1:]) ** 2 - 1).abs()
+    level, share = int(apart.argmax()) + 1, float(apart.max())
+    if share < 2e-3:
         return None
     return (
-        f"warning: level 1 has log-SNR {float(made.logsnr[1]):.1f}, and diffusers, which keeps the signal in float32, "
-        f"takes its noise to be up to {share:.1%} more or less than it is: its images differ a little from those here; "
-        "train with schedule.start=10 or less, or schedule.kind=linear, to have the same ones"
+        f"warning: level 1 has log-SNR {float(logsnr[1]):.1f}, and diffusers, which keeps the signal in float32, takes "
+        f"the variance of level {level} to be {share:.1%} more or less than it is: its images differ a little from "
+        "those here; train with schedule.start=10 or less, or schedule.kind=linear, to have the same ones"
     )
 
 
@@ -130,7 +147,7 @@ def _schedule(fields: Fields) -> ScheduleConfig:
                 "agree"
             )
         return ScheduleConfig("betas", betas=tuple(betas), zero_terminal=zero)
-    if name not in BETAS:
+    if not isinstance(name, str) or name not in BETAS:
         raise UserError(
             f"scheduler_config.json has beta_schedule={name!r}: {', '.join(BETAS)} can be read; write the betas of "
             "another one as trained_betas"
@@ -142,6 +159,7 @@ def _schedule(fields: Fields) -> ScheduleConfig:
 
 def _variance(fields: Fields, kind: str) -> str:
     if kind == "DDIMScheduler":
+        fields.leave("variance_type")
         return "posterior"  # the one that its own rule has with fresh noise, η = 1
     name = fields.take("variance_type", "fixed_small")
     if name == "fixed_large_log":
@@ -151,7 +169,7 @@ def _variance(fields: Fields, kind: str) -> str:
         )
     # "fixed_small_log" is the same variance, kept as its logarithm.
     name = "fixed_small" if name == "fixed_small_log" else name
-    if name not in VARIANCES:
+    if not isinstance(name, str) or name not in VARIANCES:
         raise UserError(f"scheduler_config.json has variance_type={name!r}: {', '.join(VARIANCES)} can be read")
     return VARIANCES[name]
 

@@ -74,8 +74,11 @@ def to_ours(network: DDPMUNet, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     found = {}
     for name, theirs in their_names(network).items():
         for key in theirs:
-            if not given[key].is_floating_point() or not bool(given[key].isfinite().all()):
-                raise UserError(f"the weight {key!r} holds values that are no finite numbers: the file is damaged")
+            if not given[key].is_floating_point() or not bool(given[key].float().isfinite().all()):
+                raise UserError(
+                    f"the weight {key!r} holds values that are no finite numbers in float32: the file is damaged, or "
+                    "for another type"
+                )
         found[name] = torch.cat([given[key].float() for key in theirs])
     return found
 

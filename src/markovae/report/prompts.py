@@ -17,7 +17,8 @@ from markovae.sampling import (
     DEFAULT_SAMPLER,
     TEXT_GUIDANCE,
     Guidance,
-    draw_batches,
+    batch_walks,
+    finish_all,
     plan,
     prompt_condition,
     to_images,
@@ -75,7 +76,7 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
     condition = prompt_condition(model, prompts)
     assert condition is not None, "captions_of gives no empty caption"
     n = len(prompts) * columns
-    batches = draw_batches(
+    walks = batch_walks(
         model,
         n,
         plan(model, DEFAULT_SAMPLER, steps),
@@ -85,7 +86,7 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
         names=[i % columns for i in range(n)],
     )
     with evaluating(model):
-        x = torch.cat([part.cpu() for part in batches])
+        x = finish_all(walks)
     return PromptSheet(prompts, to_images(model, x), columns, steps)
 
 

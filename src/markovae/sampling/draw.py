@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,16 +58,6 @@ def ignores_head(model: Diffusion, steps_plan: Plan) -> bool:
 def working_type(model: Diffusion) -> torch.dtype:
     """The type of the latents: float32, or float64 where the network itself runs in it."""
     return torch.float64 if model.precision == torch.float64 else torch.float32
-
-
-def draw_batches(model: Diffusion, n: int, steps_plan: Plan, **options: Any) -> Iterator[Tensor]:
-    """z_0 of samples start…start+n−1 in batches, on the model's scale, (≤ batch, *D), float32.
-
-    Args:
-        options: as for `batch_walks`.
-    """
-    for states in batch_walks(model, n, steps_plan, **options):
-        yield finished(states).float()
 
 
 def batch_walks(
@@ -130,6 +119,15 @@ def finished(states: Iterator[State]) -> Tensor:
     return last.z
 
 
+def finish_all(walks: Iterable[Iterator[State]]) -> Tensor:
+    """z at the end of every walk, batch after batch, (n, *D), float32, on the CPU.
+
+    Raises:
+        NoImageError: as `finished`.
+    """
+    return torch.cat([finished(states).float().cpu() for states in walks])
+
+
 def sample(
     model: Diffusion,
     n: int,
@@ -169,8 +167,7 @@ def sample(
     condition = _condition(model, n, labels, condition, prompt)
     push = _guidance(model, guidance, negative, prompted=prompt is not None and condition is not None)
     with evaluating(model, push.weaker):
-        parts = list(draw_batches(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push))
-    x = torch.cat(parts).cpu()
+        x = finish_all(batch_walks(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push))
     return x.numpy() if raw else to_images(model, x)
 
 

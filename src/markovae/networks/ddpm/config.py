@@ -60,6 +60,8 @@ class DDPMConfig:
         for width in self.widths:
             if width % self.groups:
                 raise ValueError(f"a width of {width} does not split into groups={self.groups}: take a divisor")
+        attending = {*self.attention, *self.attention_up, *([len(self.widths) - 1] if self.middle_attention else [])}
+        for width in (self.widths[level] for level in sorted(attending)):
             if self.head_dim < 0 or (self.head_dim and width % self.head_dim):
                 raise ValueError(f"a width of {width} does not split into heads of head_dim={self.head_dim}")
         if self.middle_groups < 0 or (self.middle_groups and self.widths[-1] % self.middle_groups):
