@@ -1,13 +1,17 @@
 """`markovae measure`: the contract, which images, and the library's own figures."""
 
+import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from markovae.checkpoint import load
 from markovae.cli import main
-from markovae.data import load_data
+from markovae.cli.measure_data import like
+from markovae.data import DataConfig, load_data
 from markovae.likelihood import measure
 
 
@@ -68,6 +72,33 @@ def test_data_that_changed_since_are_measured_with_a_warning(images, tmp_path, j
     err = capsys.readouterr().err
     assert "other pixels than when the run was made" in err
     assert "may have been trained on" in err
+
+
+def test_files_without_an_image_and_what_was_done_to_the_others_are_told(images, tmp_path, capsys):
+    from .conftest import settings
+
+    run = str(tmp_path / "run")
+    assert main(["train", str(images), "--out", run, "--steps", "1", "--no-report", *settings()]) == 0
+    capsys.readouterr()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, (12, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    assert main(["measure", run, str(folder), "--split", "all", "--draws", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["n"] == 8
+    assert "warning: 1 file of" in told.err
+    assert "(broken.png: not an image" in told.err
+    assert "data: " in told.err
+
+
+def test_other_data_are_measured_by_a_run_that_held_out_and_told_its_axes(digits_run):
+    opened = SimpleNamespace(model=SimpleNamespace(shape=(3, 8, 8)))
+    config = DataConfig("faces", hold_out=("hair=curly, glasses=round",), layout="nchw")
+    assert like(config, "photos", opened) == DataConfig("photos", size=8, channels="rgb")
+    assert like(config, "faces", opened).hold_out == config.hold_out
 
 
 def test_what_does_not_fit_is_refused(digits_run, images, tmp_path, refused):

@@ -134,3 +134,28 @@ def test_other_files_are_one_sentence(tmp_path: Path, name: str, write, sentence
     write(tmp_path / name)
     with pytest.raises(UserError, match=sentence):
         read_array_file(tmp_path / name, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x-idx3-ubyte", "x-idx3-ubyte.gz"])
+def test_every_flipped_byte_is_read_or_one_sentence(tmp_path: Path, name: str):
+    path = tmp_path / name
+    if "idx" in name:
+        path.write_bytes(gzip.compress(idx_bytes(GREYS)) if name.endswith("gz") else idx_bytes(GREYS))
+    elif name.endswith("npy"):
+        np.save(path, GREYS)
+    else:
+        np.savez_compressed(path, images=GREYS, labels=np.arange(12))
+    content = path.read_bytes()
+    refused = []
+    for place in [
+        *range(min(200, len(content))),
+        *range(200, len(content), 7),
+        *range(len(content) - 90, len(content)),
+    ]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            read_array_file(path, CONFIG)
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    assert not any("\n" in sentence for sentence in refused)

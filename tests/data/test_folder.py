@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 from markovae.data import cache, folder
 from markovae.data.folder import classes_of, read_folder
 from markovae.data.options import DataConfig
+from markovae.data.scan import header_of
 from markovae.errors import UserError
 
 RNG = np.random.default_rng(7)
@@ -87,6 +89,50 @@ def test_loose_images_beside_folders_mean_no_classes():
     assert (labels, names) == (None, ())
     assert "1 images lie beside the sub-folders" in notes[0]
     assert classes_of(["a/x.png", "a/y.png"]) == (None, (), ())
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path):
+    fill(tmp_path / "set" / "test" / "cat", 2)
+    fill(tmp_path / "set" / "Train" / "cat", 3)
+    fill(tmp_path / "set" / "Train" / "dog", 3)
+    with pytest.raises(UserError, match=r"holds Train, test, which are parts .* give .*/set/Train, of which"):
+        read_folder(tmp_path / "set", config(tmp_path / "set"))
+    assert read_folder(tmp_path / "set" / "Train", config(tmp_path)).data.class_names == ("cat", "dog")
+    fill(tmp_path / "set" / "zebra", 2)
+    assert read_folder(tmp_path / "set", config(tmp_path / "set")).data.class_names == ("Train", "test", "zebra")
+
+
+def test_one_folder_around_the_classes_is_told(tmp_path: Path):
+    fill(tmp_path / "all" / "cat", 2)
+    fill(tmp_path / "all" / "dog", 2)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert reading.data.labels is None
+    assert any("all images lie in the folder all, so there are no classes" in note for note in reading.findings.notes)
+
+
+@pytest.mark.parametrize("name", ["decode", "read_header"])
+def test_what_the_machine_failed_at_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    made = fill(tmp_path, 4)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    real = getattr(folder, name)
+
+    def failing(*arguments, **options):
+        if "02" in str(arguments[0 if name == "decode" else 1]):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        if name == "decode":
+            patch.setattr(folder, name, failing)
+        else:
+            patch.setattr("markovae.data.scan.header_of", lambda path, own: failing(path, own))
+            real = header_of
+        reading = read_folder(tmp_path, config(tmp_path))
+    assert dict(reading.findings.unreadable)["02.png"] == "Input/output error"
+    assert len(reading.data) == 3
+    whole = read_folder(tmp_path, config(tmp_path))
+    assert [name for name, _ in whole.findings.unreadable] == ["broken.png"]
+    assert np.array_equal(whole.data.images, np.stack(made))
 
 
 def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_read(tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import markovae
-from markovae.data import DataConfig, load_data, reopen
+from markovae.data import DataConfig, cache, load_data, reopen
 from markovae.errors import UserError
 
 
@@ -77,13 +77,24 @@ def test_a_folder_goes_by_what_it_holds(tmp_path: Path):
 def test_a_full_disk_is_told_before_writing(greys: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path):
     from types import SimpleNamespace
 
-    from markovae.data import cache, loading
-
     monkeypatch.setattr(cache, "LARGE_BYTES", 100)
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="set MARKOVAE_CACHE to a larger disk"):
         load_data(str(greys))
     assert list(own_cache.iterdir()) == []
+
+
+def test_a_home_folder_of_nobody_is_told():
+    with pytest.raises(UserError, match="names the home folder of nobody here"):
+        load_data("~nobody-of-this-name/photos")
+
+
+def test_a_mapped_array_has_its_room_beforehand(tmp_path: Path):
+    """Blocks on the disk, which a sparse file would only take as pixels are written: then a full disk kills."""
+    made = cache.new_array(tmp_path / "x.npy", np.dtype(np.uint8), (100, 3, 32, 32))
+    assert made.shape == (100, 3, 32, 32)
+    if hasattr(os, "posix_fallocate"):
+        assert (tmp_path / "x.npy").stat().st_blocks * 512 >= made.size
 
 
 def test_a_tar_beside_images_is_not_read_in_their_place(tmp_path: Path):

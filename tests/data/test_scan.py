@@ -37,6 +37,15 @@ def test_images_are_found_in_any_case_and_depth_and_others_counted(tmp_path: Pat
     assert others == 1
 
 
+def test_a_folder_keeps_its_own_name_whatever_links_to_it(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(b"1")
+    (tmp_path / "b" / "more").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "z").symlink_to(tmp_path / "a", target_is_directory=True)
+    assert [file.path for file in find_files(tmp_path)[0]] == ["a/x.png", "b/x.png"]
+
+
 def test_links_pipes_and_loops_never_hang(tmp_path: Path):
     folder = tmp_path / "set"
     folder.mkdir()

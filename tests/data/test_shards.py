@@ -12,6 +12,7 @@ from markovae.data.images import ImageData
 from markovae.data.inspect import inspect_data
 from markovae.data.loading import read_source, reopen, splits_of
 from markovae.data.options import DataConfig
+from markovae.data.places import Shards
 from markovae.data.record import RECORD
 from markovae.data.sharding import write_shards
 from markovae.data.stored import StoredImages
@@ -185,6 +186,54 @@ def test_anyones_shards_are_read_in_place_with_the_bad_ones_named(tmp_path: Path
     assert np.array_equal(np.asarray(read_source(config).data.images), np.asarray(reading.data.images)), (
         "from the cache"
     )
+
+
+def test_a_caption_a_line_and_images_that_are_not_taken(tmp_path: Path):
+    rng = np.random.default_rng(1)
+    files = []
+    for n in range(12):
+        files += [(f"{n}.a.png", encoded(rng.integers(0, 256, (8, 8), dtype=np.uint8)))]
+        files += [(f"{n}.a.txt", f"one  {n}\n\n two\n".encode())]
+    files.append(("11.b.png", files[0][1]))
+    reading = read_source(DataConfig(str(foreign(tmp_path / "theirs", files, shards=1))))
+    assert reading.data.captions is not None
+    assert reading.data.captions[3] == "one 3\ntwo"
+    assert reading.findings.unreadable == (("part-000.tar/11.b.png", "its name agrees with 11.a.png to the first dot"),)
+
+
+@pytest.mark.parametrize("at", [0, 15])
+def test_a_network_that_fails_says_nothing_of_an_image(tmp_path: Path, monkeypatch, at: int):
+    """In the pass over the headers as in the one over the pixels: it stops, and nothing is kept in mind."""
+    rng = np.random.default_rng(1)
+    files = [(f"{n}.png", encoded(rng.integers(0, 256, (8, 8), dtype=np.uint8))) for n in range(12)]
+    path = foreign(tmp_path / "theirs", files)
+    real, calls = Shards.read, []
+
+    def broken(self, shard, offset, size):
+        calls.append(shard)
+        if len(calls) > at:
+            raise StoppedRun("could not be fetched")
+        return real(self, shard, offset, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shards, "read", broken)
+        with pytest.raises(StoppedRun, match="could not be fetched"):
+            read_source(DataConfig(str(path)))
+    assert len(read_source(DataConfig(str(path))).data) == 12
+
+
+def test_a_record_that_cannot_be_asked_for_is_not_taken_as_missing(tmp_path: Path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for path in shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards").iterdir():
+        memory.pipe(f"/asked/{path.name}", path.read_bytes())
+
+    def broken(self, path, **options):
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(type(memory), "cat_file", broken)
+    with pytest.raises(UserError, match=r"memory://asked/shards\.json cannot be read \(connection reset\)"):
+        read_source(DataConfig("memory://asked"))
 
 
 def test_a_damaged_tar_gives_what_stands_before_the_damage(tmp_path: Path):

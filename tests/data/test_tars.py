@@ -63,6 +63,22 @@ def test_samples_are_consecutive_members_up_to_the_first_dot():
     assert made[1].label is None, "a class of 128 KiB is none"
 
 
+def test_names_with_dots_hold_images_too_and_what_is_not_taken_is_listed():
+    content = tar_of(
+        ("Image 2021-05-03 at 10.11.12.jpeg", b"j"),
+        ("Image 2021-05-03 at 10.11.12.txt", b"a cat"),
+        ("2.rgb.jpg", b"p"),
+        ("2.rgb.cls", b"3"),
+        ("2.depth.png", b"d"),
+        ("3.cls", b"no image"),
+    )
+    made = list(samples(io.BytesIO(content), len(content)))
+    assert [s.image.name for s in made] == ["Image 2021-05-03 at 10.11.12.jpeg", "2.rgb.jpg"]
+    assert [[m.name for m in s.others] for s in made] == [[], ["2.depth.png"]]
+    assert made[0].caption is not None
+    assert made[1].label is not None
+
+
 def test_links_devices_and_folders_are_passed_over_and_nothing_is_extracted(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = tar_of(

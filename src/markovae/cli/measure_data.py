@@ -47,6 +47,7 @@ def choose(opened: Opened, source: str | None, split: str) -> Chosen:
     else:
         opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
     splits = load_data(config)
+    tell_left_out(config.source, splits.unreadable, () if source is None else splits.notes)
     matches = None
     if source is None:
         matches = trained_on(splits, opened)
@@ -61,6 +62,18 @@ def choose(opened: Opened, source: str | None, split: str) -> Chosen:
             f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
         )
     return Chosen(data, config.source, split, matches, splits)
+
+
+def tell_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
+    """On stderr: how many files of the data gave no image, with the first and its reason, and what was decided."""
+    from markovae.console import say
+
+    for note in notes:
+        say(f"data: {note}")
+    if unreadable:
+        name, reason = unreadable[0]
+        count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
+        say(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")
 
 
 def trained_on(splits: Splits, opened: Opened) -> bool:
@@ -133,10 +146,13 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
 def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
     """Other data, brought to the model's shape as the run's own were."""
     channels, height, width = opened.model.shape
+    # What is said of the run's own source alone: attributes of the faces, the axes of its array.
+    hold_out = config.hold_out if source == "faces" else ()
+    config = replace(config, source=source, size=height, layout="auto", hold_out=hold_out)
     if source in ("faces", "digits"):
-        return replace(config, source=source, size=height)
+        return config
     grey_or_rgb = "grey" if channels == 1 else "rgb"
-    return replace(config, source=source, size=height, width=0 if width == height else width, channels=grey_or_rgb)
+    return replace(config, width=0 if width == height else width, channels=grey_or_rgb)
 
 
 def _part(splits: Splits, split: str) -> ImageData:

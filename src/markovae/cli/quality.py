@@ -129,13 +129,14 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     Raises:
         UserError: for data that are missing, or that have other classes than the run.
     """
-    from markovae.cli.measure_data import labels_for, like, trained_on
+    from markovae.cli.measure_data import labels_for, like, tell_left_out, trained_on
     from markovae.console import say
     from markovae.data import load_data
 
     config = opened.checkpoint.config.data
     if source is not None:
         splits = load_data(like(config, source, opened))
+        tell_left_out(source, splits.unreadable, splits.notes)
         labels_for(opened, splits.train)
         return source, splits, None
     splits = load_data(config)
@@ -148,10 +149,14 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
 def _reference(opened: Opened, against: str | None) -> ImageData | None:
     if against is None:
         return None
-    from markovae.cli.measure_data import like
-    from markovae.data.loading import read_source
+    from markovae.cli.measure_data import like, tell_left_out
+    from markovae.data.loading import read_source, require_readable
 
-    return read_source(like(opened.checkpoint.config.data, against, opened)).data
+    config = like(opened.checkpoint.config.data, against, opened)
+    reading = read_source(config)
+    require_readable(reading, config)
+    tell_left_out(against, reading.findings.unreadable, reading.findings.notes)
+    return reading.data
 
 
 def _require_comparable(conditions: Conditions, earlier: Mapping[str, Any], varying: Sequence[str]) -> None:

@@ -47,15 +47,19 @@ def run(options: argparse.Namespace) -> int:
     """
     from dataclasses import replace
 
+    from markovae.cli.measure_data import tell_left_out
     from markovae.config import Config
-    from markovae.data.loading import read_source
+    from markovae.data.loading import read_source, require_readable
     from markovae.data.sharding import write_shards
 
     out = Path(options.out)
     require_free(out)
     config = Config() if options.config is None else Config.from_toml(options.config)
     data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
-    record = write_shards(read_source(data), out, options.per_shard)
+    reading = read_source(data)
+    require_readable(reading, data)
+    tell_left_out(reading.data.name, reading.findings.unreadable, reading.findings.notes)
+    record = write_shards(reading, out, options.per_shard)
     if options.json:
         print_json({"schema_version": 1, "out": str(out), **record})
     else:

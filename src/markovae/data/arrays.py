@@ -1,7 +1,10 @@
 """Array files as images: .npy, .npz, idx and idx.gz (the format of MNIST and Fashion-MNIST)."""
 
 import gzip
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,9 @@ IDX_FILES = (
     ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
 IDX_UBYTE = 0x08
+# What numpy, gzip and zipfile raise on damaged, encrypted or unknown bytes.
+DAMAGED = (ValueError, OSError, EOFError, RuntimeError, SyntaxError, KeyError, OverflowError, MemoryError, struct.error)
+DAMAGED += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 MAX_IDX_BYTES = 2**36
 
 
@@ -107,7 +113,9 @@ def read_idx(path: Path) -> Raw:
                 raise UserError(f"{path} claims {size} bytes of pixels: its header is damaged")
             content = handle.read(size)
             surplus = handle.read(1)
-    except (OSError, EOFError) as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
     if len(content) != size or surplus:
         have = "more" if surplus else str(len(content))
@@ -136,7 +144,7 @@ def _read_npy(path: Path) -> Raw:
     large = path.stat().st_size > cache.LARGE_BYTES
     try:
         array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is no readable .npy file of numbers ({error})") from None
     if not isinstance(array, np.ndarray):
         array.close()
@@ -146,7 +154,8 @@ def _read_npy(path: Path) -> Raw:
 
 def _read_npz(path: Path) -> tuple[Raw, Raw | None]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: numpy leaves a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             keys = list(stored.files)
             image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
             if image_key is None:
@@ -155,7 +164,7 @@ def _read_npz(path: Path) -> tuple[Raw, Raw | None]:
             return stored[image_key], stored[label_key] if label_key else None
     except UserError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is no readable .npz file of numbers ({error})") from None
 
 
@@ -164,7 +173,7 @@ def _is_idx(path: Path) -> bool:
     try:
         with opener(path, "rb") as handle:
             return handle.read(3) == b"\0\0\x08" or "idx" in path.name
-    except (OSError, EOFError):
+    except DAMAGED:
         return "idx" in path.name
 
 

@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -93,6 +95,24 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """The value in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A mapped .npy file to fill, its room taken beforehand: a disk that fills up under a mapping kills the process.
+
+    Raises: UserError where the disk has not the room.
+    """
+    size, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(path.parent).free
+    if free < size:
+        raise UserError(
+            f"the cache folder {path.parent.parent} has {free / 2**30:.1f} GiB free and needs {size / 2**30:.1f}: "
+            "set MARKOVAE_CACHE to a larger disk"
+        )
+    made: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate") and size:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return made
 
 
 def read_array(path: Path) -> Pixels:

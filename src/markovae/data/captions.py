@@ -54,7 +54,7 @@ def _text_of(file: Path) -> list[str]:
     try:
         if file.stat().st_size > MAX_SIDECAR:
             raise UserError(f"{file} has {file.stat().st_size:,} bytes: a caption file holds a caption a line")
-        return _captions(file.read_text(encoding="utf-8-sig").splitlines())
+        return one_line_each(file.read_text(encoding="utf-8-sig").splitlines())
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
@@ -66,7 +66,7 @@ def is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _captions(texts: Sequence[str]) -> list[str]:
+def one_line_each(texts: Sequence[str]) -> list[str]:
     """Texts on one line each, the empty ones left out."""
     return [line for line in (" ".join(text.split()) for text in texts) if line]
 
@@ -82,7 +82,7 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
             if not all(is_text(str(one)) for one in each):
                 raise UserError(f"{file} line {line} holds half a character (a lone surrogate): write it in UTF-8")
             name = name.replace("\\", "/").removeprefix("./")
-            texts.setdefault(name, []).extend(_captions([str(one) for one in each]))
+            texts.setdefault(name, []).extend(one_line_each([str(one) for one in each]))
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:

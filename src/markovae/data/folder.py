@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,28 @@ from markovae.data.findings import Findings, Reading, counted
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.options import DataConfig
 from markovae.data.plan import Plan, plan
-from markovae.data.scan import FoundFile, Header, find_files, hidden, printable, read_header, reason_of
+from markovae.data.scan import FoundFile, Header, find_files, hidden, may_pass, printable, read_header, reason_of
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
+from markovae.files import remove
 
-RECIPE = "folder-1"
+RECIPE = "folder-2"
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 def read_folder(folder: Path, config: DataConfig) -> Reading:
     """The images of a folder at one shape, decoded in worker processes once and then cached.
 
     Files that give no image are listed in the findings. The cache entry is keyed by each file's path, size
-    and time of change and by the options that touch pixels.
+    and time of change and by the options that touch pixels; it is not kept where a file failed for another reason than
+    its bytes.
 
-    Raises: UserError for a folder without images, with no readable one, or with too few different ones.
+    Raises: UserError for a folder without images, with no readable one, or with too few different ones, or whose
+        folders are the parts of a data set.
     """
     files, refused, others = find_files(folder)
     if not files and not refused:
@@ -43,6 +47,7 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
             f"{folder} holds no images ({others} other files): give a folder with .png, .jpg, .webp, .gif, "
             ".tif, .avif or .bmp files"
         )
+    _refuse_parts(folder, [file.path for file in files])
     recipe = {
         "recipe": RECIPE,
         "pillow": PIL.__version__,
@@ -64,6 +69,8 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
         name=str(folder),
     )
     notes = (*stored["notes"], *class_notes, *caption_notes)
+    if stored["passing"]:
+        remove(entry)
     others -= sum((folder / name).is_file() for name in NAMES)
     others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
     if others > 0:
@@ -80,12 +87,35 @@ def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], t
     names = sorted(set(tops) - {""})
     loose = tops.count("")
     if len(names) < 2:
-        return None, (), ()
+        return None, (), _wrapped(paths, names)
     if loose:
         note = f"{loose} images lie beside the sub-folders, so the sub-folders are not taken as classes"
         return None, (), (note,)
     number = {name: position for position, name in enumerate(names)}
     return np.array([number[top] for top in tops], dtype=np.int64), tuple(map(printable, names)), ()
+
+
+def _wrapped(paths: Sequence[str], tops: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on the one folder around all others, if there is one: what lies in it would be classes."""
+    inner = {path.split("/")[1] for path in paths if path.count("/") > 1}
+    if len(tops) != 1 or len(inner) < 2 or any(path.count("/") < 2 for path in paths):
+        return ()
+    return (f"all images lie in the folder {printable(tops[0])}, so there are no classes: name it to take its folders",)
+
+
+def _refuse_parts(folder: Path, paths: Sequence[str]) -> None:
+    """Folders called train and test are no classes, and images of a test part are not to be trained on.
+
+    Raises:
+        UserError: where all the first folders are called like that.
+    """
+    tops = sorted({path.split("/", 1)[0] for path in paths if "/" in path})
+    if len(tops) > 1 and all(top.lower() in PARTS for top in tops) and all("/" in path for path in paths):
+        first = next((top for top in tops if top.lower().startswith("train")), tops[0])
+        raise UserError(
+            f"{folder} holds {', '.join(tops)}, which are parts of a data set and no classes: give {folder / first}, "
+            "of which validation and test images are drawn, and keep the others to measure on, or rename them"
+        )
 
 
 def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
@@ -107,16 +137,18 @@ def _make(
     headers = list(track(scanned, "reading image headers", len(files)))
     good = [header for header in headers if not header.problem]
     unreadable = [(header.path, header.problem) for header in headers if header.problem]
+    passing = any(header.passing for header in headers)
     kept: list[Header] = []
     if good:
         chosen = plan(Counter(replace(header, path="") for header in good), config)
         results = map_in_processes(partial(_decode_one, folder, chosen), good, 16, SERIAL_IMAGES)
         shape = (len(good), chosen.channels, *chosen.shape)
         path = stage / "images.npy"
-        target = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        target = cache.new_array(path, np.dtype(np.uint8), shape)
         for header, result in zip(good, track(results, "decoding images", len(good)), strict=True):
-            if isinstance(result, str):
-                unreadable.append((header.path, result))
+            if isinstance(result, Failure):
+                unreadable.append((header.path, result.reason))
+                passing |= result.passing
             else:
                 target[len(kept)] = result
                 kept.append(header)
@@ -135,6 +167,7 @@ def _make(
         "sizes": counted([f"{header.width}x{header.height}" for header in kept]),
         "notes": chosen.notes,
         "unreadable": unreadable,
+        "passing": passing,
     }
     cache.write_json(stage / "record.json", record)
 
@@ -145,15 +178,23 @@ def _shorten(path: Path, target: np.memmap[Any, Any], count: int) -> None:
         return
     shape = (count, *target.shape[1:])
     part = path.with_suffix(".part")
-    shorter = np.lib.format.open_memmap(part, mode="w+", dtype=target.dtype, shape=shape)
+    shorter = cache.new_array(part, target.dtype, shape)
     for row in range(count):
         shorter[row] = target[row]
     shorter.flush()
     part.replace(path)
 
 
-def _decode_one(folder: Path, chosen: Plan, header: Header) -> Pixels | str:
+@dataclass(frozen=True)
+class Failure:
+    """Why an image could not be decoded, and whether that may pass (see `may_pass`)."""
+
+    reason: str
+    passing: bool
+
+
+def _decode_one(folder: Path, chosen: Plan, header: Header) -> Pixels | Failure:
     try:
         return decode(folder / header.path, chosen.shape, chosen.grey, fit=chosen.fit, background=chosen.background)
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        return reason_of(error)
+        return Failure(reason_of(error), may_pass(error))

@@ -2,7 +2,6 @@
 
 import difflib
 import itertools
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,7 @@ def read_source(config: DataConfig) -> Reading:
         from markovae.data.digits import read_digits
 
         return read_digits(config)
-    path = Path(config.source).expanduser()
+    path = _path(config.source)
     if _names_shards(config.source, path):
         from markovae.data.shards import read_shards
 
@@ -71,6 +70,17 @@ def read_source(config: DataConfig) -> Reading:
     if not path.is_file():
         raise UserError(f"{path} is neither a folder nor a regular file: give an image folder or an array file")
     return arrays.read_array_file(path, config)
+
+
+def _path(source: str) -> Path:
+    """A source as a path of this machine; ~ alone or with a name is a home folder.
+
+    Raises: UserError for a name that nobody has here.
+    """
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise UserError(f"{source} names the home folder of nobody here: give the whole path") from None
 
 
 def require_readable(reading: Reading, config: DataConfig) -> None:
@@ -155,20 +165,10 @@ def _arranged(data: ImageData, order: Indices) -> ImageData:
 
 def _write_rows(folder: Path, images: np.ndarray[Any, Any], order: Indices) -> None:
     shape = (len(order), *images.shape[1:])
-    _need_space(folder, int(np.prod(shape)) * images.dtype.itemsize)
-    target = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=images.dtype, shape=shape)
+    target = cache.new_array(folder / "images.npy", images.dtype, shape)
     for row, source in enumerate(order.tolist()):
         target[row] = images[source]
     target.flush()
-
-
-def _need_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise UserError(
-            f"the cache folder {folder.parent} has {free / 2**30:.1f} GiB free and needs {size / 2**30:.1f}: "
-            "set MARKOVAE_CACHE to a larger disk"
-        )
 
 
 def _missing(source: str, path: Path) -> str:

@@ -69,10 +69,10 @@ def beside(folder: str, name: str, limit: int) -> bytes | None:
     else:
         system, place = _system(f"{folder.rstrip('/')}/{name}")
         try:
-            if not system.exists(place):
-                return None
-            size = int(system.size(place))
-            content = system.cat_file(place) if size <= limit else b""
+            content = system.cat_file(place, start=0, end=limit + 1)
+            size = len(content)
+        except FileNotFoundError:
+            return None
         except Exception as error:  # each file system of fsspec has errors of its own
             raise UserError(f"{folder}/{name} cannot be read ({_reason(error)}): see to it") from None
     if size > limit:
@@ -117,8 +117,7 @@ class Shards:
             # Read under the lock, so that no other thread moves in the file or closes it meanwhile.
             with self._lock:
                 handle = self._handle(shard)
-                os.lseek(handle, offset, os.SEEK_SET)
-                content = os.read(handle, size)
+                content = _bytes_at(handle, offset, size)
         except OSError as error:
             raise StoppedRun(
                 f"{self.names[shard]} cannot be read ({error.strerror}): restore it, then --resume"
@@ -144,6 +143,14 @@ class Shards:
             self._open[shard] = handle
         self._open.move_to_end(shard)
         return self._open[shard]
+
+
+def _bytes_at(handle: int, offset: int, size: int) -> bytes:
+    """Without the file's own place where the system can: a forked process shares it."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, size)
 
 
 def _facts(name: str) -> list[Any]:

@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an image says; `problem` is a reason and the rest empty where it cannot be used."""
+    """What the header of an image says; `problem` is a reason and the rest empty where it cannot be used.
+
+    `passing` is whether the problem may be the machine's (see `may_pass`).
+    """
 
     path: str
     mode: str = ""
@@ -49,20 +53,22 @@ class Header:
     animated: bool = False
     sixteen_bit_colour: bool = False
     problem: str = ""
+    passing: bool = False
 
 
 def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], int]:
     """The image files below `folder`, by path; the ones that are no regular files, with reasons; other files.
 
-    Hidden files and folders are passed over. Linked folders are followed once each, so loops end.
+    Hidden files and folders are passed over. Linked folders are followed once each, so loops end, and after all others:
+    a folder that lies there itself keeps its own name.
     """
     found: list[FoundFile] = []
     refused: list[tuple[str, str]] = []
     others = 0
     visited: set[tuple[int, int]] = set()
-    pending = [folder]
-    while pending:
-        place = pending.pop()
+    pending, linked = [folder], deque[Path]()
+    while pending or linked:
+        place = pending.pop() if pending else linked.popleft()
         try:
             status = place.stat()
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
@@ -84,7 +90,7 @@ def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], in
                     refused.append((_below(folder, path), reason_of(error)))
                 continue
             if stat.S_ISDIR(about.st_mode):
-                pending.append(path)
+                (linked if entry.is_symlink() else pending).append(path)
             elif not is_image:
                 others += 1
             elif not stat.S_ISREG(about.st_mode):
@@ -144,7 +150,7 @@ def read_header(folder: Path, file: FoundFile) -> Header:
     try:
         return header_of(folder / file.path, file.path)
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        return Header(file.path, problem=reason_of(error))
+        return Header(file.path, problem=reason_of(error), passing=may_pass(error))
 
 
 def header_of(source: Path | bytes, path: str) -> Header:
@@ -198,3 +204,8 @@ def reason_of(error: BaseException) -> str:
     """Why a file could not be read, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether it was the machine that failed (permission, network, memory), not the bytes: another time may go well."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)

@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from markovae.data.captions import one_line_each
 from markovae.data.decode import decode
 from markovae.data.places import Shards
 from markovae.data.plan import Plan
 from markovae.data.scan import Header, header_of, reason_of
 from markovae.data.tars import Member, samples
+from markovae.errors import StoppedRun
 
 LARGEST_IMAGE = 1 << 28  # bytes of one file
 
@@ -52,16 +54,20 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
         if member is None:
             return ""
         content = shards.read(number, member.offset, member.size)
-        return " ".join(content.decode("utf-8", "replace").split())
+        return "\n".join(one_line_each(content.decode("utf-8", "replace").splitlines()))
 
     try:
         with path.open("rb") as handle:
             for sample in samples(handle, path.stat().st_size):
                 image = sample.image
                 name = f"{shard}/{image.name}"
+                for other in sample.others:
+                    unreadable.append((f"{shard}/{other.name}", f"its name agrees with {image.name} to the first dot"))
                 try:
                     content = _content(shards, number, image)
                     header = header_of(content, "")
+                except StoppedRun:  # of the disk or the network, which says nothing of the image
+                    raise
                 except Exception as error:  # a decoder may raise anything on damaged bytes
                     unreadable.append((name, reason_of(error)))
                     continue
@@ -81,6 +87,8 @@ def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[Found, ..
             content = shards.read(number, one.offset, one.size)
             pixels = decode(content, plan.shape, plan.grey, fit=plan.fit, background=plan.background)
             results.append(hashlib.sha256(pixels.tobytes()).digest())
+        except StoppedRun:
+            raise
         except Exception as error:  # a decoder may raise anything on damaged bytes
             results.append(reason_of(error))
     return results

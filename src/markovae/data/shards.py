@@ -19,14 +19,14 @@ from markovae.data.options import DataConfig
 from markovae.data.places import Shards, named
 from markovae.data.plan import Plan, plan
 from markovae.data.record import ShardRecord, read_record
-from markovae.data.scan import Header
+from markovae.data.scan import Header, printable
 from markovae.data.scanning import Found, Scan, digests, scan
 from markovae.data.split import Parts, split_by_content
 from markovae.data.stored import Index, StoredImages
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 
-RECIPE = "shards-1"
+RECIPE = "shards-2"
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
 COLUMNS = ("shard", "offset", "size", "digest")
@@ -105,7 +105,7 @@ def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
         stored["modes"],
         stored["formats"],
         stored["sizes"],
-        tuple((name, reason) for name, reason in stored["unreadable"]),
+        tuple((printable(name), reason) for name, reason in stored["unreadable"]),
         (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
     )
     return Reading(data, split_by_content(data.content_hashes(), config, source), findings)

@@ -31,12 +31,15 @@ class Sample:
     """The files of one key.
 
     Args:
-        image: the first member with the ending of an image.   label, caption: its .cls and .txt.
+        image: the first member with the ending of an image, such as `0001.jpg`; or else the first whose last dot begins
+            one, such as `0001.rgb.jpg`.
+        label, caption: its .cls and .txt.   others: further images of the second kind, which are not taken.
     """
 
     image: Member
     label: Member | None
     caption: Member | None
+    others: tuple[Member, ...] = ()
 
 
 def members(handle: BinaryIO, size: int) -> Iterator[Member]:
@@ -90,8 +93,11 @@ def _key(name: str) -> tuple[str, str]:
 
 
 def _sample(held: dict[str, Member]) -> Sample | None:
-    image = next((member for ending, member in held.items() if ending in ENDINGS), None)
-    if image is None:
+    exact = [ending for ending in held if ending in ENDINGS]
+    loose = [ending for ending in held if "." + ending.rpartition(".")[2] in ENDINGS]
+    if not loose:
         return None
+    first, *rest = exact[:1] or loose
+    before = first.rpartition(".")[0]
     small = {e: m for e, m in held.items() if m.size <= SMALL}
-    return Sample(image, small.get(".cls"), small.get(".txt"))
+    return Sample(held[first], small.get(before + ".cls"), small.get(before + ".txt"), tuple(held[e] for e in rest))

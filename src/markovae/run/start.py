@@ -19,6 +19,7 @@ from markovae.config import Config
 from markovae.console import say
 from markovae.data.known import captions_digest, known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
+from markovae.data.places import BRACES, is_elsewhere
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.disk import SYSTEM, Disk
@@ -217,7 +218,8 @@ def _require_same_words(checkpoint: Checkpoint, splits: Splits) -> None:
 def _with_absolute_paths(config: Config) -> Config:
     """A run is resumed from any folder."""
     source, encoder = Path(config.data.source).expanduser(), Path(config.condition.encoder).expanduser()
-    if config.data.source not in ("faces", "digits") and source.exists():
+    braces = not is_elsewhere(config.data.source) and BRACES.search(config.data.source) is not None
+    if config.data.source not in ("faces", "digits") and (source.exists() or braces):
         config = replace(config, data=replace(config.data, source=str(source.resolve())))
     if encoder.is_dir():
         config = replace(config, condition=replace(config.condition, encoder=str(encoder.resolve())))
