@@ -202,3 +202,27 @@ def test_an_empty_folder_is_left_empty_where_the_disk_fails(tmp_path: Path, numb
         assert list(target.iterdir()) == []
     else:
         assert sorted(p.name for p in target.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_folder_that_another_process_filled_meanwhile_stays_and_nothing_is_lost(tmp_path: Path):
+    target = tmp_path / "out"
+    assert files.write_folder(target, {"a.txt": b"first"}) == target
+    assert files.write_folder(target, {"a.txt": b"second"}) == tmp_path / "out-2"
+    assert files.write_folder(target, {"a.txt": b"third"}) == tmp_path / "out-3"
+    assert [(tmp_path / name / "a.txt").read_bytes() for name in ("out", "out-2", "out-3")] == [
+        b"first",
+        b"second",
+        b"third",
+    ]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_new_folder_is_whole_or_absent_where_the_disk_fails(tmp_path: Path, number: int):
+    target = tmp_path / "out"
+    try:
+        files.write_folder(target, {"a.txt": b"a", "b.txt": b"b"}, WatchedDisk(Failing(number, errno.ENOSPC)))
+    except (StoppedRun, UserError):
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert sorted(p.name for p in target.iterdir()) == ["a.txt", "b.txt"]

@@ -134,8 +134,10 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
             remove(aside, disk)
 
 
-def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk = SYSTEM) -> None:
-    """Write the folder `target` with these files, by name: whole or not at all.
+def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk = SYSTEM) -> Path:
+    """Write a folder with these files, by name: whole or not at all; the folder.
+
+    It is `target`, or where another process has filled that meanwhile, the next free name beside it.
 
     Raises:
         UserError: where no folder can be made there.   StoppedRun: when the disk refuses a file.
@@ -143,14 +145,34 @@ def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk = SYSTEM) 
     try:
         make_folder(target.parent, disk)
         require_writable(target.parent, disk)
+        place, own = _claimed(target, disk)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror}): name another folder with --out") from None
     try:
-        with staged_folder(target, disk) as stage:
+        with staged_folder(place, disk, first_stays=own) as stage:
             for name, content in files.items():
                 write_synced(stage / name, content, disk)
     except OSError as error:
-        raise refused(target, sum(map(len, files.values())), error, disk) from error
+        raise refused(place, sum(map(len, files.values())), error, disk) from error
+    finally:
+        if own:
+            with suppress(OSError):
+                place.rmdir()  # still empty: nothing was written
+    return place
+
+
+def _claimed(target: Path, disk: Disk) -> tuple[Path, bool]:
+    """A folder that is empty, and whether it was made here: no other process takes it."""
+    place, number = target, 1
+    while True:
+        try:
+            disk.mkdir(place)
+            return place, True
+        except FileExistsError:
+            if place == target and place.is_dir() and not any(place.iterdir()):
+                return place, False
+        number += 1
+        place = target.absolute().with_name(f"{target.absolute().name}-{number}")
 
 
 def sync_files(folder: Path, disk: Disk = SYSTEM) -> None:
@@ -281,6 +303,9 @@ def _move_unless_there(stage: Path, target: Path, disk: Disk) -> None:
     except OSError:
         if not target.is_dir():
             raise
+        if not any(target.iterdir()):  # some systems rename over no folder at all
+            target.rmdir()
+            disk.rename(stage, target)
 
 
 def _token() -> str:

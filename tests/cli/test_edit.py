@@ -163,6 +163,7 @@ def test_draws_depend_on_seed_and_number_only(folder):
         (["image.png", "--from-level", "0.5", "--prompt", "a hat"], "--prompt needs a model of captions"),
         (["image.png", "--from-level", "0.5", "--sampler", "heum"], "heum"),
         (["image.png", "--round-trip", "--sampler", "ancestral"], "draws random numbers"),
+        (["image.png", "--round-trip", "--steps", "1"], "--steps 1 leaves no step to noise and back"),
         (["image.png", "--round-trip", "--n", "3"], "--round-trip gives one image"),
         (["image.png", "--to", "other.png", "--n", "1"], "needs 2 or more"),
         (["image.png", "--from-level", "0.5", "--level", "0.5"], "--level belongs to --to"),

@@ -61,6 +61,7 @@ def test_from_their_folder_to_images_bits_more_training_and_back(
     ("words", "message"),
     [
         (["measure", "RUN"], "has no images of its own: name DATA"),
+        (["quality", "RUN"], "has no images of its own: name DATA"),
         (["train", "--resume", "--out", "RUN"], "has no images of its own: name DATA"),
         (["train", "--resume", "--out", "RUN", "--minutes", "3"], "has no images of its own"),
         (["import", "RUN", "--out", "OTHER"], "holds no diffusers model"),

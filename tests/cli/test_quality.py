@@ -55,6 +55,13 @@ def test_another_reference(json_of: Callable[..., Any], digits_run: Path) -> Non
     assert record["conditions"]["reference_n"] == 1797
 
 
+def test_what_was_trained_on_is_told_in_a_reference_and_in_other_data(digits_run: Path, capsys) -> None:
+    assert main(["quality", str(digits_run), *map(str, QUICK), "--against", "digits"]) == 0
+    assert "images of digits are training images here: copies of them count as good" in capsys.readouterr().err
+    assert main(["quality", str(digits_run), "digits", *map(str, QUICK)]) == 0
+    assert "The run was not trained on this split of digits" in capsys.readouterr().out
+
+
 def test_comparing_needs_equal_conditions(
     json_of: Callable[..., Any], refused: Callable[..., str], digits_run: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,22 @@ def test_guidance_within_its_interval(digits_run, tmp_path, json_of):
     assert (text["markovae:guidance"], text["markovae:guidance-interval"]) == ("3", "-2.0 4.0")
     record = json_of("sample", "sample", digits_run, "--n", "1", "--out", tmp_path / "json", *words)
     assert record["guidance_interval"] == [-2.0, 4.0]
+    words = ["--n", "2", "--guidance", "2", "--guidance-interval", "-2", "inf", "--steps", "4", "--json"]
+    record = json_of("sample", "sample", digits_run, *words, "--out", tmp_path / "open")
+    assert record["guidance_interval"] == [-2.0, None]
+
+
+def test_guidance_needs_a_model_that_learnt_what_it_leads_away_from(tmp_path, refused):
+    from .conftest import settings
+
+    run = tmp_path / "run"
+    assert (
+        main(["train", "digits", "--out", str(run), "--steps", "1", "--no-report", *settings(train__label_dropout="0")])
+        == 0
+    )
+    assert "never trained without one (train.label_dropout=0): leave it out, or name a weaker run" in refused(
+        "sample", run, "--guidance", "2"
+    )
 
 
 def test_autoguidance_with_a_weaker_run(digits_run, weaker_run, tmp_path):

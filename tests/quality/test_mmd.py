@@ -90,6 +90,16 @@ def test_a_paired_difference_is_the_difference_and_knows_more() -> None:
     assert paired.stderr < 0.3 * (one.stderr**2 + two.stderr**2) ** 0.5
 
 
+def test_blocks_change_no_figure(monkeypatch) -> None:
+    x, y = draws(61, 6, "x", shift=0.4), draws(80, 6, "y")
+    other = x + 0.05 * draws(61, 6, "e")
+    whole = kid_difference(other, x, y), kid(x, y)
+    monkeypatch.setattr(room, "BLOCK", 7)
+    for found, expected in zip((kid_difference(other, x, y), kid(x, y)), whole, strict=True):
+        assert found.value == pytest.approx(expected.value, rel=1e-9)
+        assert found.stderr == pytest.approx(expected.stderr, rel=1e-9)
+
+
 def test_the_paired_interval_covers_given_the_reference() -> None:
     y, repeats = draws(200, 32, "y"), 300
     found = []

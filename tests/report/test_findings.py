@@ -79,7 +79,7 @@ def test_neighbours_are_those_of_a_plain_search(subject: Subject):
     assert record["real"]["lowest_5_percent"] == pytest.approx(np.quantile(best, 0.05), rel=1e-9)
     assert record["searched"] == len(train)
     assert len(record["samples"]) == findings.SHOWN_NEIGHBOURS
-    samples = findings.drawn(subject)[: findings.SHOWN_NEIGHBOURS].astype(np.float64) * scale
+    samples = findings.drawn(subject)[0][: findings.SHOWN_NEIGHBOURS].astype(np.float64) * scale
     for row, x in zip(record["samples"], samples, strict=True):
         squares = ((train - x) ** 2).mean((1, 2, 3))
         assert row["train_index"] == squares.argmin()
@@ -110,10 +110,12 @@ def test_run_facts_are_those_of_the_checkpoint(subject: Subject):
 
 
 def test_fewer_samples_where_the_network_is_slow(subject: Subject):
-    least = findings.drawn(replace(subject, pace=0.1))
+    least, columns = findings.drawn(replace(subject, pace=0.1))
     assert len(least) in (16, 10)
+    assert len(least) % columns == 0
+    assert findings.sample_facts(subject, len(least), columns)["columns"] == columns
     # The same numbers of the same seed.
-    most = findings.drawn(subject)
+    most, _ = findings.drawn(subject)
     assert np.abs(least.astype(int) - most[: len(least)].astype(int)).max() <= 1
 
 

@@ -18,7 +18,7 @@ from markovae.cli.sampler import Chosen, chosen_sampler
 from markovae.console import track_inside
 from markovae.errors import UserError
 from markovae.processes import Place
-from markovae.sampling import batch_walks, batches_of, condition_for, finish_all, to_images
+from markovae.sampling import batch_walks, batches_of, condition_for, finished_images, to_images
 from markovae.training.ranks import Ranks
 from markovae.vae import evaluating
 
@@ -77,7 +77,7 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
     with evaluating(model):
         total = -(-len(rows) // batch) * len(chosen.plan.grid)
         told = track_inside(walks, "sampling, step by step", total)
-        images = to_images(model, finish_all(told) if rows else torch.empty(0, *model.shape))
+        images = finished_images(model, told) if rows else to_images(model, torch.empty(0, *model.shape))
     if not ranks.alone:
         images, rows = _gathered(images, rows, n, ranks), list(range(n))
     own = None if labels is None else labels[rows]

@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     made = edit_image(model, options, condition, guidance)
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
     facts = _facts(opened, made, options, guidance)
-    write_pictures(target, drawn, (given, drawn), facts)
+    target = write_pictures(target, drawn, (given, drawn), facts)
     if options.round_trip:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
     print(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")

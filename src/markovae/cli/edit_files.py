@@ -57,8 +57,10 @@ def read_mask(path: str | Path, height: int, width: int) -> np.ndarray:
     return pixels > 0
 
 
-def write_pictures(folder: Path, pictures: np.ndarray, rows: Sequence[np.ndarray], facts: Mapping[str, str]) -> None:
+def write_pictures(folder: Path, pictures: np.ndarray, rows: Sequence[np.ndarray], facts: Mapping[str, str]) -> Path:
     """A new folder with 000000.png …, one an image of (N, C, H, W) uint8, and grid.png of the rows, all (·, C, H, W).
+
+    The folder is given back: the next free name where another process filled it meanwhile.
 
     Args:
         facts: written into every file as PNG text.
@@ -69,7 +71,7 @@ def write_pictures(folder: Path, pictures: np.ndarray, rows: Sequence[np.ndarray
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name another folder with --out")
     files = {f"{i:06d}.png": _png(picture, {**facts, "sample": str(i)}) for i, picture in enumerate(pictures)}
-    write_folder(folder, {**files, "grid.png": _png(grid(rows), facts)})
+    return write_folder(folder, {**files, "grid.png": _png(grid(rows), facts)})
 
 
 def grid(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -64,6 +64,8 @@ def edit_image(
         other = _read(model, options.to)
         return Edit(editor.interpolate(x[0], other[0], count, options.level), torch.cat([x, other]), "interpolation")
     if options.round_trip:
+        if len(editor.plan.grid) < 3:
+            raise UserError(f"--steps {options.steps} leaves no step to noise and back: take more")
         return Edit(editor.decode(editor.encode(x)), x, "round trip")
     drawn = editor.vary(x.expand(count, *model.shape), options.from_level)
     return Edit(drawn, x, f"from level {options.from_level:g}")

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
     from markovae.networks.condition import Condition
     from markovae.sampling import Guidance, Plan
 
-RECIPE = 1  # raised when a grid of the same options would come out otherwise
+RECIPE = 2  # raised when a grid of the same options would come out otherwise
 SAMPLES = 16
 
 
 def worked_out_grid(
-    opened: Opened, start: Plan, guidance: Guidance, asked: str | tuple[str, ...] | None, facts: dict[str, Any]
+    opened: Opened,
+    start: Plan,
+    guidance: Guidance,
+    asked: str | tuple[str, ...] | None,
+    facts: dict[str, Any],
+    negative: str | None = None,
 ) -> Tensor:
     """The grid of `facts["spacing"]`, optimal or tuned, with as many log-SNRs as `start` has.
 
     Args:
         asked: --class, or the prompts, or None: what is tuned for.   facts: what the grid depends on.
+        negative: the prompt that is led away from.
     Raises:
         UserError: for a sampler that cannot be tuned, or too few levels.
     """
@@ -42,11 +48,12 @@ def worked_out_grid(
         "checkpoint": opened.checkpoint.digest,
         "count": count,
         "labels": None if labels is None else labels.tolist(),
-        **({"prompts": prompts} if prompts else {}),
+        "precision": opened.precision,
+        **({"prompts": prompts, "negative": negative} if prompts else {}),
         **facts,
     }
     if facts["spacing"] == "optimal":
-        key = {name: key[name] for name in ("recipe", "checkpoint", "count", "spacing")}
+        key = {name: key[name] for name in ("recipe", "checkpoint", "count", "spacing", "precision")}
 
     def make(folder: Path) -> None:
         grid = _optimal(opened, count) if facts["spacing"] == "optimal" else _tuned(opened, start, guidance, condition)

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     extractor = open_extractor(options.extractor, options.weights)
     draw = chosen_draw(opened, options)
     source, splits, matches = own_data(opened, options.data)
-    real = real_for(opened.model, splits, options.n, _reference(opened, options.against))
+    real = real_for(opened.model, splits, options.n, _reference(opened, options.against, splits.train))
     conditions = conditions_of(real, extractor, draw, opened.model)
     if earlier is not None:
         _require_comparable(conditions, earlier, varying)
@@ -139,6 +139,7 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
         tell_left_out(source, splits.unreadable, splits.notes)
         labels_for(opened, splits.train)
         return source, splits, None
+    opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
     splits = load_data(config)
     matches = trained_on(splits, opened)
     if not matches:
@@ -146,9 +147,11 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     return config.source, splits, matches
 
 
-def _reference(opened: Opened, against: str | None) -> ImageData | None:
+def _reference(opened: Opened, against: str | None, training: ImageData) -> ImageData | None:
+    """Another reference, where one is asked for; told where it holds training images, whose copies it would reward."""
     if against is None:
         return None
+    from markovae.console import say
     from markovae.cli.measure_data import like, tell_left_out
     from markovae.data.loading import read_source, require_readable
 
@@ -156,6 +159,9 @@ def _reference(opened: Opened, against: str | None) -> ImageData | None:
     reading = read_source(config)
     require_readable(reading, config)
     tell_left_out(against, reading.findings.unreadable, reading.findings.notes)
+    shared = len(set(reading.data.content_hashes()) & set(training.content_hashes()))
+    if shared:
+        say(f"warning: {shared:,} images of {against} are training images here: copies of them count as good")
     return reading.data
 
 

@@ -27,6 +27,7 @@ def describe(record: Mapping[str, Any]) -> str:
         "",
         _table([("", "samples", "floor", ""), *_rows(record)]),
         "",
+        *([] if record["data"]["matches_run"] else [_not_its_own(record["data"]["source"])]),
         _memory_sentence(record["memorisation"], shown["n"]),
     ]
     if "compared" in record:
@@ -86,7 +87,14 @@ def _memory_sentence(memory: Mapping[str, Any], n: int) -> str:
     )
     if memory["copies"]:
         return f"{text}; {memory['copies']} are copies of a training image within one grey level."
-    return f"{text}; none is a copy."
+    return f"{text}; none is a copy of the {memory['searched']:,} training images searched."
+
+
+def _not_its_own(source: str) -> str:
+    return (
+        f"The run was not trained on this split of {source}: the training images below are those of the split, which "
+        "it may never have seen."
+    )
 
 
 def _compared_sentence(compared: Mapping[str, Any]) -> str:

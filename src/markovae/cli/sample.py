@@ -38,6 +38,9 @@ examples:
 EXAMPLES += HELP
 
 
+APART = 86_400.0  # seconds that processes may end apart: each draws its own part
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
     parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
@@ -73,15 +76,15 @@ def run(options: argparse.Namespace) -> int:
         require_free(Path(options.out))
     from markovae.cli.drawing import draw
     from markovae.cli.sample_files import write_samples
-    from markovae.training.ranks import TIMEOUT, joined
+    from markovae.training.ranks import joined
 
     opened = open_run(options, trained_in=True)
-    with joined(TIMEOUT, opened.model.device) as ranks:
+    with joined(APART, opened.model.device) as ranks:
         drawn = draw(opened, options, ranks)
     if not ranks.first:
         return 0
     target = Path(options.out) if options.out else _free_place(opened, options)
-    write_samples(target, opened, drawn, options)
+    target = write_samples(target, opened, drawn, options)
     _report(target, opened, drawn, options)
     return 0
 

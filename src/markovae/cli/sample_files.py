@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from markovae.cli.drawing import Drawn
 
 
-def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
-    """Write the folder `target`: whole or not at all.
+def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> Path:
+    """Write the folder `target`, or the next free name beside it: whole or not at all; the folder.
 
     Raises:
         UserError: where no folder can be made there.   StoppedRun: when the disk refuses a file.
@@ -32,7 +32,7 @@ def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.
     columns = len(drawn.numbers) // len(drawn.asked) if len(drawn.asked) > 1 and options.shard is None else None
     files["grid.png"] = png(grid(pictures, columns), provenance(opened, drawn, options))
     files["samples.npz"] = archive(drawn)
-    write_folder(target, files)
+    return write_folder(target, files)
 
 
 def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, place: int | None = None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[s
     made = plan(opened.model, options.sampler, options.steps, None if worked_out else options.spacing)
     if options.threshold is not None:
         made = replace(made, threshold=WRAPPERS[options.threshold])
-    interval = None if guidance.interval is None else [guidance.interval.low, guidance.interval.high]
+    limits = None if guidance.interval is None else (guidance.interval.low, guidance.interval.high)
+    interval = None if limits is None else [end if math.isfinite(end) else None for end in limits]
     facts: dict[str, Any] = {
         "sampler": options.sampler,
         "spacing": options.spacing or own_spacing(options.sampler),
@@ -102,7 +104,8 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[s
     if worked_out:
         from markovae.cli.grids import worked_out_grid
 
-        made = replace(made, grid=worked_out_grid(opened, made, guidance, options.label or prompts, facts))
+        away = getattr(options, "negative", None)
+        made = replace(made, grid=worked_out_grid(opened, made, guidance, options.label or prompts, facts, away))
     return Chosen(made, guidance, facts)
 
 
@@ -124,6 +127,13 @@ def chosen_guidance(
     if weight != 1 and options.autoguide is None and not conditional:
         remedy = "leave it out, or name a weaker run with --autoguide" if options.autoguides else "leave it out"
         raise UserError(f"--guidance {weight:g} needs classes, and {opened.path} was trained without: {remedy}")
+    learnt = options.autoguide is not None or bool(opened.checkpoint.config.train.label_dropout)
+    if weight != 1 and opened.num_classes and not learnt:
+        remedy = "leave it out, or name a weaker run with --autoguide" if options.autoguides else "leave it out"
+        raise UserError(
+            f"--guidance {weight:g} leads away from no class, and {opened.path} never trained without one "
+            f"(train.label_dropout=0): {remedy}"
+        )
     try:
         interval = None if options.guidance_interval is None else Interval(*options.guidance_interval)
     except ValueError as error:

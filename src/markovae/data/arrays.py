@@ -31,8 +31,10 @@ IDX_FILES = (
 )
 IDX_UBYTE = 0x08
 # What numpy, gzip and zipfile raise on damaged, encrypted or unknown bytes.
-DAMAGED = (ValueError, OSError, EOFError, RuntimeError, SyntaxError, KeyError, OverflowError, MemoryError, struct.error)
-DAMAGED += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+DAMAGED = (
+    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError, KeyError, OverflowError, MemoryError),
+    *(struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 MAX_IDX_BYTES = 2**36
 
 

@@ -26,7 +26,7 @@ from markovae.quality.neighbours import Images
 from markovae.quality.real import Real, choose_real
 from markovae.quality.record import Conditions, Quality
 from markovae.quality.resize import RESIZE
-from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, batch_walks, condition_for, finish_all, plan, to_images
+from markovae.sampling import DEFAULT_SAMPLER, Guidance, Plan, batch_walks, condition_for, finished_images, plan
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.planning import own_spacing
 from markovae.vae import evaluating
@@ -165,8 +165,7 @@ def draw_samples(model: Diffusion, real: Real, draw: Draw) -> Images:
     )
     with evaluating(model):
         total = -(-real.n // draw.batch) * len(draw.plan.grid)
-        x = finish_all(track_inside(walks, "sampling, step by step", total))
-    return to_images(model, x)
+        return finished_images(model, track_inside(walks, "sampling, step by step", total))
 
 
 def graded(samples: Images, real: Real, extractor: Extractor, conditions: Conditions) -> Quality:

@@ -39,7 +39,8 @@ def memorisation(samples: Images, heldout: Images, training: Images, bins: int) 
     """Compare samples' distances to the training images with those of held-out images.
 
     Args:
-        samples, heldout, training: digits, (n, C, H, W) each; of the training images at most 50,000 are searched.
+        samples, heldout, training: digits, (n, C, H, W) each; of 100,000 training images and more at least 50,000 are
+            searched.
     Raises:
         ValueError: for fewer than two samples or held-out images.
     Source: Meehan et al. 2020 (the held-out yardstick); DeLong et al. 1988 (the standard error).
@@ -61,7 +62,12 @@ def memorisation(samples: Images, heldout: Images, training: Images, bins: int) 
 
 def share_below(first: Images, second: Images) -> Estimate:
     """P(a number of the first < one of the second), ties counting half, with its standard error."""
-    below = (first[:, None] < second).astype(np.float64) + 0.5 * (first[:, None] == second)
-    rows, columns = below.mean(1), below.mean(0)
+    rows, columns = 1 - _share_up_to(first, second), _share_up_to(second, first)
     variance = rows.var(ddof=1) / len(rows) + columns.var(ddof=1) / len(columns)
-    return Estimate(float(below.mean()), math.sqrt(float(variance)))
+    return Estimate(float(rows.mean()), math.sqrt(float(variance)))
+
+
+def _share_up_to(values: Images, others: Images) -> Images:
+    """The share of the others below each value, those that equal it counting half."""
+    row = np.sort(others)
+    return (np.searchsorted(row, values, "left") + np.searchsorted(row, values, "right")) / (2 * len(row))

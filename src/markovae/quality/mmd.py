@@ -76,9 +76,7 @@ def kid_difference(first: Array, second: Array, reference: Array) -> Estimate:
     m = len(x)
     near, far = sums(x, y).rows / len(y), sums(other, y).rows / len(y)
     tilt = near - far
-    table = kernel(x, x) - kernel(other, other) - tilt[:, None] - tilt
-    table.fill_diagonal_(0)
-    found = Sums(table.sum(1), table.sum(0), float((table**2).sum()))
+    found = _difference_sums(x, other, tilt)
     value = float(found.rows.sum()) / (m * (m - 1))
     second_order = degenerate_within(found)
     first_order = float((found.rows / (m - 2)).var()) - second_order / (m - 2)
@@ -103,6 +101,19 @@ def sums(x: Tensor, y: Tensor | None = None) -> Sums:
         columns += block.sum(0)
         squares += float((block**2).sum())
     return Sums(torch.cat(rows), columns, squares)
+
+
+def _difference_sums(x: Tensor, other: Tensor, tilt: Tensor) -> Sums:
+    """Sums of k(x_i, x_j) − k(x'_i, x'_j) − t_i − t_j without the diagonal, block by block; it is symmetric."""
+    rows, squares = [], 0.0
+    for start in range(0, len(x), BLOCK):
+        cut = slice(start, start + BLOCK)
+        block = kernel(x[cut], x) - kernel(other[cut], other) - tilt[cut, None] - tilt
+        block.diagonal(start).fill_(0)
+        rows.append(block.sum(1))
+        squares += float((block**2).sum())
+    whole = torch.cat(rows)
+    return Sums(whole, whole, squares)
 
 
 def _variance(xx: Sums, yy: Sums, xy: Sums) -> float:

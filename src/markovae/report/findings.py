@@ -74,7 +74,7 @@ def find(subject: Subject) -> Findings:
     way = progress(subject.model, some, labels(subject, len(some)), PROGRESS_IMAGES)
     say("writing the report: sampling")
     subject.model.precision = own_precision(subject.checkpoint, subject.model.device)
-    samples = drawn(subject)
+    samples, columns = drawn(subject)
     sheet = prompt_sheet(subject, steps(subject), SAMPLE_SECONDS)
     encoder = encoder_strip(subject.model, subject.splits.test.images[:CHAIN_IMAGES])
     condition = subject.conditions(REVERSE_IMAGES)
@@ -89,7 +89,7 @@ def find(subject: Subject) -> Findings:
         "data": data_facts(subject),
         "measurement": {**measured.to_dict(), "split": "test"},
         "codecs": codec_table(subject.splits.test.images[: len(measured.total)], subject.bins),
-        "samples": sample_facts(subject, len(samples)),
+        "samples": sample_facts(subject, len(samples), columns),
         "captions": weighed,
         "prompts": None if sheet is None else sheet.facts(),
         "neighbours": neighbour_facts(near, real, len(pool)),
@@ -133,12 +133,16 @@ def labels(subject: Subject, n: int) -> Any:
     return None if found is None else found[:n]
 
 
-def drawn(subject: Subject) -> Images:
-    """About 64, 36 or 16 samples as the time allows: numbers 0, 1, … of seed 0, the classes in turn, whole rows."""
+def drawn(subject: Subject) -> tuple[Images, int]:
+    """About 64, 36 or 16 samples as the time allows, and the columns of their sheet.
+
+    They are numbers 0, 1, … of seed 0, the classes in turn, whole rows.
+    """
     fits = [n for n in GRIDS if n * steps(subject) <= SAMPLE_SECONDS * subject.pace]
     n = fits[0] if fits else GRIDS[-1]
-    n -= n % sheet_columns(n, subject.num_classes)
-    return sample(subject.model, n, steps=steps(subject), seed=0, condition=subject.conditions(n))
+    columns = sheet_columns(n, subject.num_classes)
+    n -= n % columns
+    return sample(subject.model, n, steps=steps(subject), seed=0, condition=subject.conditions(n)), columns
 
 
 def sheet_columns(n: int, classes: int) -> int:
@@ -147,9 +151,8 @@ def sheet_columns(n: int, classes: int) -> int:
     return classes * max(1, side // classes) if 1 < classes <= min(n, 2 * side) else side
 
 
-def sample_facts(subject: Subject, n: int) -> dict[str, Any]:
-    """What was drawn; `columns` are the classes of the sheet's columns, or None."""
-    columns = sheet_columns(n, subject.num_classes)
+def sample_facts(subject: Subject, n: int, columns: int) -> dict[str, Any]:
+    """What was drawn; `column_classes` are the classes of the sheet's columns, or None."""
     aligned = subject.num_classes > 1 and columns % subject.num_classes == 0
     names = subject.checkpoint.class_names
     return {

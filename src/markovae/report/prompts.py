@@ -18,10 +18,9 @@ from markovae.sampling import (
     TEXT_GUIDANCE,
     Guidance,
     batch_walks,
-    finish_all,
+    finished_images,
     plan,
     prompt_condition,
-    to_images,
 )
 from markovae.text import captions_of, weigh_captions
 from markovae.text.words import DIFFERENCE, INFORMATION
@@ -38,13 +37,14 @@ class PromptSheet:
 
     Args:
         prompts: one a row.   samples: digits, (rows · columns, C, H, W), row by row.   columns: seeds 0, 1, …
-        steps: of the sampler.
+        steps: of the sampler.   guidance: its weight; 1, none, where no caption was ever left out in training.
     """
 
     prompts: tuple[str, ...]
     samples: Images
     columns: int
     steps: int
+    guidance: float
 
     def facts(self) -> dict[str, Any]:
         """For report.json."""
@@ -53,7 +53,7 @@ class PromptSheet:
             "columns": self.columns,
             "sampler": DEFAULT_SAMPLER,
             "steps": self.steps,
-            "guidance": TEXT_GUIDANCE,
+            "guidance": self.guidance,
             "seed": SEED,
         }
 
@@ -76,18 +76,19 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
     condition = prompt_condition(model, prompts)
     assert condition is not None, "captions_of gives no empty caption"
     n = len(prompts) * columns
+    weight = TEXT_GUIDANCE if subject.checkpoint.config.train.label_dropout else 1.0
     walks = batch_walks(
         model,
         n,
         plan(model, DEFAULT_SAMPLER, steps),
         seed=SEED,
         condition=condition[torch.arange(len(prompts)).repeat_interleave(columns)],
-        guidance=Guidance(TEXT_GUIDANCE),
+        guidance=Guidance(weight),
         names=[i % columns for i in range(n)],
     )
     with evaluating(model):
-        x = finish_all(walks)
-    return PromptSheet(prompts, to_images(model, x), columns, steps)
+        images = finished_images(model, walks)
+    return PromptSheet(prompts, images, columns, steps, weight)
 
 
 def caption_facts(subject: Subject, seconds: float) -> dict[str, Any] | None:

@@ -128,6 +128,15 @@ def finish_all(walks: Iterable[Iterator[State]]) -> Tensor:
     return torch.cat([finished(states).float().cpu() for states in walks])
 
 
+def finished_images(model: Diffusion, walks: Iterable[Iterator[State]]) -> np.ndarray:
+    """The digits at the end of every walk, batch after batch, (n, C, H, W); a batch alone is held as numbers.
+
+    Raises:
+        NoImageError: as `finished`.
+    """
+    return np.concatenate([to_images(model, finished(states).float()) for states in walks])
+
+
 def sample(
     model: Diffusion,
     n: int,
@@ -167,8 +176,8 @@ def sample(
     condition = _condition(model, n, labels, condition, prompt)
     push = _guidance(model, guidance, negative, prompted=prompt is not None and condition is not None)
     with evaluating(model, push.weaker):
-        x = finish_all(batch_walks(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push))
-    return x.numpy() if raw else to_images(model, x)
+        walks = batch_walks(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push)
+        return finish_all(walks).numpy() if raw else finished_images(model, walks)
 
 
 def _condition(

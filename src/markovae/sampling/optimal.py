@@ -9,7 +9,7 @@ from markovae.diffusion import Diffusion
 from markovae.likelihood import isotropic_costs, levels_each, search, survey
 from markovae.likelihood.surveying import KNOTS
 from markovae.networks.condition import Condition
-from markovae.sampling.draw import batch_walks, finish_all, to_images
+from markovae.sampling.draw import batch_walks, finished_images
 from markovae.sampling.grid import explicit_grid
 from markovae.sampling.planning import DEFAULT_SAMPLER, plan
 from markovae.vae import evaluating
@@ -41,8 +41,8 @@ def optimal_grid(
         condition = None if labels is None else Condition(label=labels)
         twenty = plan(model, DEFAULT_SAMPLER, None)
         with evaluating(model):
-            x = finish_all(batch_walks(model, samples, twenty, seed=seed, condition=condition, start=_FIRST))
-        images = torch.from_numpy(to_images(model, x))
+            walks = batch_walks(model, samples, twenty, seed=seed, condition=condition, start=_FIRST)
+            images = torch.from_numpy(finished_images(model, walks))
     found = survey(model, images, labels, per_image=levels_each(KNOTS, len(images)), seed=seed)
     logsnr = model.schedule.logsnr
     costs = isotropic_costs(found.errors_at(logsnr[1:]), logsnr, model.dims)

@@ -13,7 +13,7 @@ from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.sampling.denoiser import Denoiser
-from markovae.sampling.draw import finished, walk
+from markovae.sampling.draw import NoImageError, finished, walk
 from markovae.sampling.grid import explicit_grid, rho_grid
 from markovae.sampling.planning import Plan, ends
 from markovae.sampling.steppers import DPMSolverPP2M, SDEDPMSolverPP2M
@@ -87,8 +87,10 @@ def tuned(
         reference = images(rho_grid(first, last, fine), Plan(DPMSolverPP2M(), start.grid, threshold=start.threshold))
 
         def error(grid: Tensor) -> float:
-            value = float((images(grid, walker) - reference).square().mean().sqrt())
-            return value if math.isfinite(value) else math.inf
+            try:
+                return float((images(grid, walker) - reference).square().mean().sqrt())
+            except NoImageError:
+                return math.inf  # too coarse a grid for this sampler, which another may not be
 
         before = error(start.grid)
         best, place, tried = _compass(
