@@ -10,7 +10,7 @@ from PIL import Image
 
 from markovae.checkpoint import load
 from markovae.cli import main
-from markovae.cli.measure_data import like
+from markovae.cli.measure_data import _part, like
 from markovae.data import DataConfig, load_data
 from markovae.likelihood import measure
 
@@ -59,6 +59,11 @@ def test_parts_and_other_data(digits_run, json_of, tmp_path):
     every = json_of("measure", "measure", digits_run, "digits", "--split", "all", "--draws", "1", "--limit", "1700")
     assert every["n"] == 1700
     assert every["data"]["matches_run"] is None
+    splits = load_data("digits")
+    some, three = _part(splits, "all", len(splits.train) + 2), _part(splits, "all", 3)
+    assert np.array_equal(some.images[-2:], splits.validation.images[:2])
+    assert np.array_equal(three.images, splits.train.images[:3])
+    assert np.array_equal(three.labels, splits.train.labels[:3])
 
 
 def test_data_that_changed_since_are_measured_with_a_warning(images, tmp_path, json_of, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from markovae.data import decode as decode_room
 from markovae.data.decode import decode
 
 WHITE = (255, 255, 255)
@@ -47,6 +48,16 @@ def test_alpha_is_laid_on_the_background(tmp_path: Path):
     Image.fromarray(rgba).save(tmp_path / "x.png")
     expected = [[10, 20, 30], [0, 100, 200], [2, 84, 166]]
     assert read(tmp_path / "x.png", background=(0, 100, 200))[0].tolist() == expected
+
+
+def test_bands_of_a_tall_image_join(tmp_path: Path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (23, 5, 4), dtype=np.uint8)
+    whole = np.asarray(decode_room.flatten(Image.fromarray(pixels), (10, 200, 30)))
+    monkeypatch.setattr(decode_room, "BAND", 7)
+    assert np.array_equal(np.asarray(decode_room.flatten(Image.fromarray(pixels), (10, 200, 30))), whole)
+    alpha = pixels[..., 3:].astype(int)
+    mixed = pixels[..., :3] * alpha + np.array([10, 200, 30]) * (255 - alpha)
+    assert np.array_equal(whole, (mixed + 127) // 255)
 
 
 def test_grey_with_alpha_and_colour_keys(tmp_path: Path):

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if options.against is not None:
         rival = open_run(argparse.Namespace(**{**vars(options), "run_path": options.against}), trained_in=False)
     with joined(TIMEOUT, opened.model.device) as ranks:
-        chosen = ranks.in_turn(lambda: choose(opened, options.data, options.split))
+        chosen = ranks.in_turn(lambda: choose(opened, options.data, options.split, options.limit))
         outcome = perform(opened, rival, chosen, options, ranks)
     if not ranks.first:
         return 0
@@ -73,7 +73,7 @@ def _captions(options: argparse.Namespace) -> int:
     check_captions(options)
     require_alone("--captions")
     opened = open_run(options, trained_in=False)
-    record = weigh(opened, choose(opened, options.data, options.split), options)
+    record = weigh(opened, choose(opened, options.data, options.split, options.limit), options)
     if options.json:
         print_json(record)
     else:

@@ -32,9 +32,11 @@ class Chosen:
     splits: Splits
 
 
-def choose(opened: Opened, source: str | None, split: str) -> Chosen:
+def choose(opened: Opened, source: str | None, split: str, limit: int | None = None) -> Chosen:
     """The images to measure: a part of the run's own data, checked against what the run stored, or of other data.
 
+    Args:
+        limit: of all parts together no more images than this are read.
     Raises:
         UserError: for data that are missing, or that do not fit the model.
     """
@@ -53,7 +55,7 @@ def choose(opened: Opened, source: str | None, split: str) -> Chosen:
         matches = trained_on(splits, opened)
         if not matches:
             say("measuring nevertheless: images of this part may have been trained on")
-    data = _part(splits, split)
+    data = _part(splits, split, limit)
     if not len(data):
         raise UserError(f"the {split} part of {config.source} has no images: take --split all")
     bins = opened.model.pixels.bins
@@ -155,15 +157,19 @@ def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
     return replace(config, width=0 if width == height else width, channels=grey_or_rgb)
 
 
-def _part(splits: Splits, split: str) -> ImageData:
+def _part(splits: Splits, split: str, limit: int | None) -> ImageData:
     if split != "all":
         part: ImageData = getattr(splits, split)
         return part
     import numpy as np
 
-    parts = (splits.train, splits.validation, splits.test)
+    parts: list[ImageData] = []
+    left = limit
+    for part in (splits.train, splits.validation, splits.test):
+        parts.append(part if left is None else part.take(slice(0, left)))
+        left = None if left is None else left - len(parts[-1])
     labels = None if splits.train.labels is None else np.concatenate([part.labels for part in parts])
-    images = np.concatenate([part.images for part in parts])
+    images = np.concatenate([np.asarray(part.images) for part in parts])
     return replace(splits.test, images=images, labels=labels, captions=_captions(parts), digests=None)
 
 

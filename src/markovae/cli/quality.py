@@ -151,8 +151,8 @@ def _reference(opened: Opened, against: str | None, training: ImageData) -> Imag
     """Another reference, where one is asked for; told where it holds training images, whose copies it would reward."""
     if against is None:
         return None
-    from markovae.console import say
     from markovae.cli.measure_data import like, tell_left_out
+    from markovae.console import say
     from markovae.data.loading import read_source, require_readable
 
     config = like(opened.checkpoint.config.data, against, opened)

@@ -9,6 +9,8 @@ from markovae.data.images import Pixels
 from markovae.data.scan import is_transparent, opened
 from markovae.data.shaping import channels_first, fit_image
 
+BAND = 256  # rows that transparency is taken from at a time: an image may have 64 megapixels
+
 
 def decode(
     source: Path | bytes, shape: tuple[int, int], grey: bool, fit: str, background: tuple[int, int, int]
@@ -61,9 +63,14 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     """
     if not is_transparent(image):
         return image
-    pixels = np.asarray(image.convert("RGBA")).astype(np.uint32)
-    alpha = pixels[..., 3:]
-    mixed = (pixels[..., :3] * alpha + np.array(background, dtype=np.uint32) * (255 - alpha) + 127) // 255
-    flat = Image.fromarray(mixed.astype(np.uint8))
+    pixels = np.asarray(image.convert("RGBA"))
+    mixed = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
+    for start in range(0, len(pixels), BAND):
+        band = pixels[start : start + BAND].astype(np.uint32)
+        alpha = band[..., 3:]
+        mixed[start : start + BAND] = (
+            band[..., :3] * alpha + np.array(background, dtype=np.uint32) * (255 - alpha) + 127
+        ) // 255
+    flat = Image.fromarray(mixed)
     grey = image.mode in ("L", "LA", "La", "1") and len(set(background)) == 1
     return flat.getchannel(0) if grey else flat
