@@ -35,6 +35,7 @@ def test_channels_last_moves_each_pixel_to_its_place():
         ((9, 784), "auto", r"reshape\(-1, 28, 28\)"),
         ((9, 3, 28, 3), "auto", "may be second or last"),
         ((64, 64, 3), "auto", "looks like one colour image"),
+        ((9, 4, 28, 28), "auto", "4 channels where 1 or 3 are read: lay the images on a background"),
         ((9, 28, 28, 4), "auto", "4 channels where 1 or 3 are read: lay the images on a background"),
         ((9, 28, 28, 2), "auto", "2 channels"),
         ((9, 28, 28), "nhwc", "does not fit"),

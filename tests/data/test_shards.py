@@ -133,6 +133,10 @@ def test_shards_can_be_brought_to_another_size_and_sharded_again(tmp_path: Path)
     shards = shards_of(folder, tmp_path / "shards")
     small = load_data(DataConfig(str(shards), size=8, channels="grey"))
     assert small.train.shape == (1, 8, 8)
+    assert any(
+        "their parts were made at 16x16: images alike at 8x8 alone may be in two" in note for note in small.notes
+    )
+    assert not any("may be in two" in note for note in load_data(DataConfig(str(shards))).notes)
     again = load_data(DataConfig(str(shards_of(shards, tmp_path / "again", size=8, channels="grey"))))
     assert again.train.shape == (1, 8, 8)
     plain = load_data(DataConfig(str(folder), size=8, channels="grey"))

@@ -48,7 +48,8 @@ def _four_axes(raw: Raw, layout: str, name: str) -> Raw:
             raise UserError(
                 f"{name} has shape {raw.shape}, whose channels may be second or last: say data.layout='nchw' or 'nhwc'"
             )
-        layout = "nchw" if first else "nhwc"
+        with_alpha = raw.shape[1] == 4 and raw.shape[3] != 4 and not last
+        layout = "nchw" if first or with_alpha else "nhwc"
     channels = raw.shape[1] if layout == "nchw" else raw.shape[3]
     if channels not in (1, 3):
         remedy = "lay the images on a background first" if channels == 4 else "give 1 or 3 channels"

@@ -73,6 +73,8 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
     parts = Parts(train, validation, test, record.method, record.seed, record.left_out)
     notes = (f"{len(shards)} shards written by markovae shard from {record.source}", *chosen.notes)
     size = f"{shape[1]}x{shape[0]}"
+    if not as_stored:
+        notes += (f"their parts were made at {size}: images alike at {wanted[1]}x{wanted[0]} alone may be in two",)
     return Reading(
         data, parts, Findings("shards", {one.mode: len(data)}, {"PNG": len(data)}, {size: len(data)}, (), notes)
     )
