@@ -160,6 +160,32 @@ def test_a_table_law_is_linear_between_its_points():
     torch.testing.assert_close(inner, expected / 3, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_a_table_law_ends_with_its_points_and_only_its_shape_counts(scale: float):
+    schedule = create_schedule(ScheduleConfig(num_levels=101, start=10.0, end=-10.0), Pixels(256))
+    config = TrainConfig(law="table", law_logsnr=(-2.0, 2.0), law_density=(scale, scale))
+    law = create_objective(config, targets.NOISE, schedule).probability
+    inside = schedule.logsnr[1:].abs() <= 2
+    assert not law[~inside].any()
+    torch.testing.assert_close(law[inside], torch.full_like(law[inside], 1 / int(inside.sum())), rtol=1e-9, atol=0)
+
+
+def test_a_schedule_that_goes_on_below_all_signal_is_refused():
+    with pytest.raises(
+        UserError, match=r"its last level has log-SNR -1022, and below -100 no signal .* lower num_levels"
+    ):
+        create_schedule(ScheduleConfig("constant", sigma=0.8), Pixels(256))
+
+
+def test_classes_left_out_need_something_that_stands_for_none():
+    said = ["network.kind=ddpm", "network.ddpm.widths=[8, 8]", "network.ddpm.groups=4", "network.ddpm.null_class=false"]
+    config = Config().with_settings(said)
+    with pytest.raises(UserError, match=r"label_dropout=0\.1 leaves classes out, and network\.ddpm\.null_class=false"):
+        create(config, (1, 8, 8), num_classes=3)
+    create(config.with_settings(["train.label_dropout=0"]), (1, 8, 8), num_classes=3)
+    create(config, (1, 8, 8))
+
+
 def test_the_network_section_has_the_networks_own_defaults():
     decided_by_data = {
         "in_channels",

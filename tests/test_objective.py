@@ -21,7 +21,7 @@ from markovae.objective import (
 )
 from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator
-from markovae.reverse import PosteriorVariance
+from markovae.reverse import LearnedVariance, PosteriorVariance
 from markovae.schedule import LogSNRLinear
 from markovae.target import DATA, MEAN, NOISE, STEP_NOISE, TARGETS, Target
 
@@ -262,3 +262,24 @@ def test_the_bounds_loss_is_the_models_bound_level_by_level(target: Target, clip
     first = -model.decoder.distribution(x_hat[:1], grid, z[:1]).log_prob(x[:1])
     torch.testing.assert_close(found[1:].double(), wanted, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found[:1].double(), first, rtol=1e-6, atol=1e-6)
+
+
+def test_a_learned_variance_tells_the_error_of_the_clipped_guess() -> None:
+    """The model serves the clipped x̂; the weighted error stays that of the network's own output."""
+    x = torch.zeros(4, 1, 2, 2)
+    draw = Draw(torch.tensor([2, 3, 4, 5]), torch.ones(4, 1, 2, 2))
+    objective, reverse = Objective(uniform_law(SCHEDULE), torch.ones(12)), LearnedVariance()
+
+    def head_share(guess: float, clip: float | None) -> torch.Tensor:
+        out = torch.full((4, 2, 2, 2), guess)
+        plain, _ = loss(lambda *_: out[:, :1], x, draw, None, objective, DATA, SCHEDULE)
+        return loss(lambda *_: out, x, draw, None, objective, DATA, SCHEDULE, reverse, clip=clip)[0] - plain
+
+    def told(guess: float) -> torch.Tensor:
+        now, before = SCHEDULE.logsnr[draw.level], SCHEDULE.logsnr[draw.level - 1]
+        kl = reverse.head_loss(x, torch.full_like(x, guess), before, now, torch.full_like(x, 3.0))
+        return (12 / 1000 * kl / 4).float()
+
+    torch.testing.assert_close(head_share(3.0, 1.0), told(1.0))
+    torch.testing.assert_close(head_share(3.0, None), told(3.0))
+    assert not torch.allclose(told(1.0), told(3.0))

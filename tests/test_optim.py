@@ -171,3 +171,22 @@ def test_weights_are_split_once_and_the_outer_ones_go_to_adamw() -> None:
 def test_rates_outside_their_range_are_refused(option: dict) -> None:
     with pytest.raises(ValueError, match="must"):
         MuonAdamW([torch.nn.Parameter(torch.zeros(2, 2))], [], **option)
+
+
+def test_each_fused_step_is_of_one_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU refuses a mixture, which a learned schedule's float64 beside the network's float32 would be."""
+    weights = [torch.nn.Parameter(torch.ones(3, dtype=kind)) for kind in (torch.float32, torch.float64, torch.float32)]
+    seen: list[set[torch.dtype]] = []
+    fused = torch._fused_adamw_
+
+    def watched(some: list[torch.Tensor], *arguments: object, **options: object) -> None:
+        seen.append({weight.dtype for weight in some})
+        fused(some, *arguments, **options)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", watched)
+    optimiser = MuonAdamW([], weights, rest_lr=0.1)
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 2.0)
+    optimiser.step()
+    assert seen == [{torch.float32}, {torch.float64}]
+    assert all(torch.allclose(weight, torch.full_like(weight, 0.9)) for weight in weights)

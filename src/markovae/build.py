@@ -78,6 +78,7 @@ def create(
         text = reader.width if reader else 0
         channels = reverse.channels * shape[0]
         if config.network.kind == "ddpm":
+            _check_null(config, classes)
             ddpm = ddpm_config(config.network.ddpm or DDPMOptions(), shape[0], channels, classes)
             _check_stride(shape, ddpm.stride, "shorten network.ddpm.widths")
             network: Network = DDPMUNet(ddpm, schedule.logsnr[1:])
@@ -116,7 +117,12 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
             made = kind(levels or DEFAULT_LEVELS, start, config.end).requires_grad_(False)
         if made.num_levels < 2:
             raise ValueError("it has one level: a bound needs at least 2; lower sigma or delta")
-        made.logsnr  # noqa: B018 - a grid whose log-SNR does not fall raises here, before any training
+        last = float(made.logsnr[-1])  # a grid whose log-SNR does not fall raises here, before any training
+        if last < schedules.NO_SIGNAL:
+            raise ValueError(
+                f"its last level has log-SNR {last:.0f}, and below {schedules.NO_SIGNAL:g} no signal is left to tell: "
+                "lower num_levels, sigma or the betas"
+            )
     except ValueError as error:
         raise UserError(f"schedule: {error}") from None
     return made
@@ -211,7 +217,9 @@ def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
         return uniform
     if config.levels_law == "table":
         knots, values = np.array(config.law_logsnr), np.array(config.law_density)
-        density = torch.from_numpy(np.interp(logsnr.numpy(), knots, values))
+        density = torch.from_numpy(
+            np.interp(logsnr.numpy(), knots, values / max(values.max(), 1e-300), left=0, right=0)
+        )
     else:
         density = (-0.5 * ((logsnr - config.law_centre) / config.law_width) ** 2).exp()
     edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
@@ -239,6 +247,15 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
         raise UserError(
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "
             "schedule, or network.kind=unet or dit"
+        )
+
+
+def _check_null(config: Config, classes: int) -> None:
+    options = config.network.ddpm or DDPMOptions()
+    if classes and config.train.label_dropout and not options.null_class:
+        raise UserError(
+            f"train.label_dropout={config.train.label_dropout:g} leaves classes out, and network.ddpm.null_class=false "
+            "has nothing to stand for that: set one of them the other way (train.label_dropout=0)"
         )
 
 

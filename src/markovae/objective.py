@@ -218,6 +218,8 @@ def loss(
     target: Target,
     schedule: NoiseSchedule,
     reverse: LearnedVariance | None = None,
+    *,
+    clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(weighted, plain) mean squared errors per dim of the target, each (B,), float32.
 
@@ -225,11 +227,12 @@ def loss(
         x: data on the model's scale, (B, *D), float32.
         reverse: a learned variance, whose head is the second half of the network's output: the weighted error gains
             L/1000 of the level's KL per dim, which teaches the head alone (see `LearnedVariance.head_loss`).
+        clip: of the model's x̂, whose error the head tells; the weighted error is of the network's own.
     """
     seen = _look(network, x, draw, condition, target, schedule, reverse is not None)
     weighted = _weigh(seen, draw, objective)
     if reverse is not None:
-        weighted = weighted + schedule.num_levels / 1000 * _head_nats(reverse, x, target, seen)
+        weighted = weighted + schedule.num_levels / 1000 * _head_nats(reverse, x, target, seen, clip)
     return weighted, seen.error
 
 
@@ -308,13 +311,14 @@ def _weigh(seen: _Look, draw: Draw, objective: Objective) -> Tensor:
     return expand(weight, seen.error).to(seen.error.dtype) * seen.error
 
 
-def _head_nats(reverse: LearnedVariance, x: Tensor, target: Target, seen: _Look) -> Tensor:
+def _head_nats(reverse: LearnedVariance, x: Tensor, target: Target, seen: _Look, clip: float | None = None) -> Tensor:
     """The levels' KL per dim, 0 at level 1, whose step is the decoder's; (B,), float32."""
     nats = torch.zeros(len(x), device=x.device)
     later = seen.before.isfinite().nonzero().flatten()
     if seen.head is not None and len(later):
         before, now = seen.before[later], seen.now[later]
         x_hat = target.to_x(seen.out[later], seen.z[later], now, before)
+        x_hat = x_hat if clip is None else x_hat.clamp(-clip, clip)
         kl = reverse.head_loss(x[later], x_hat, before, now, seen.head[later])
         nats = nats.index_add(0, later, kl.float() / x[0].numel())
     return nats

@@ -180,8 +180,9 @@ class MuonAdamW(torch.optim.Optimizer):
         # Norms and biases are not pulled to zero.
         for decay, matrices in ((group["weight_decay"], True), (0.0, False)):
             some = [entry for entry in entries if (entry[0].ndim >= 2) == matrices and entry[0].numel()]
-            if some:
-                _adam(some, group["lr"], group["betas"], decay)
+            # One type at a time: on a GPU the fused step takes no mixture, and a learned schedule is float64.
+            for dtype in dict.fromkeys(entry[0].dtype for entry in some):
+                _adam([entry for entry in some if entry[0].dtype == dtype], group["lr"], group["betas"], decay)
 
 
 def _adam(entries: Sequence[tuple[Tensor, ...]], lr: float, betas: Any, decay: float) -> None:

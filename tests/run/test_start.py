@@ -166,6 +166,9 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
     with pytest.raises(UserError, match=r"--init .* does not fit this run: weight .* has shape"):
         train_run(run_config.with_settings(["network.width=16"]), tmp_path / "wide", init=first)
     assert not (tmp_path / "wide").exists()
+    for other in ("target.name=data", "target.pixels=centres"):
+        with pytest.raises(UserError, match=r"its weights mean something else: set target\.(name|pixels)="):
+            train_run(run_config.with_settings([other]), tmp_path / "other", init=first)
     second = train_run(run_config.with_settings(["train.seed=5"]), tmp_path / "second", init=first)
     begin = open_checkpoint(second / "checkpoints" / "step-00000000").tensors("model")
     assert all(torch.equal(begin[name], value) for name, value in open_checkpoint(first).tensors("ema").items())

@@ -57,6 +57,19 @@ def test_slow_first_steps_of_a_short_budget_are_not_taken_for_the_pace_either():
     assert budget.total == 194  # 1.2 seconds were lost
 
 
+def test_of_a_longer_budget_the_time_that_is_left_counts():
+    """A run of 1,800 s that gets 180 s more: an eighth of those is timed, not of the whole."""
+    budget, elapsed = Budget(None, 1980.0, guess=550, spent=1800.0), 1800.0
+    assert budget.expected == 550
+    for step in range(501, 700):
+        elapsed += 3.6
+        budget.note(step, 3.6, elapsed)
+        if budget.total is not None:
+            break
+    assert step == 507
+    assert budget.expected == budget.total == 550
+
+
 def test_what_the_caller_reserves_is_left():
     assert clocked(60, 0.1, reserve=15)[1] == 450
 

@@ -92,6 +92,20 @@ def test_a_longer_budget_extends_a_finished_run(tiny_config: Config, tiny_data: 
     assert run.step == 15
 
 
+def test_a_longer_time_goes_on_with_the_rate_that_its_end_asks_for(tiny_config: Config, tiny_data: ImageData):
+    """Not with the peak rate, which would undo what the last steps settled."""
+    ticks = iter(range(10**6))
+    run = training(tiny_config, tiny_data, clock=lambda: 0.01 * next(ticks))
+    finish(run)
+    spent = run.seconds
+    run.extend(minutes=1.25 * spent / 60)
+    total = run.budget.expected
+    assert run.budget.total is None
+    assert total in (14, 15)  # a quarter more, less what the clock took to be asked
+    rate = run.advance().lr
+    assert rate == pytest.approx(tiny_config.train.lr * rate_factor(12, total, 3, 0.5))
+
+
 def test_steps_report_what_they_did(tiny_config: Config, tiny_data: ImageData):
     run = training(tiny_config, tiny_data)
     steps = [run.advance() for _ in range(12)]

@@ -27,7 +27,8 @@ class TrainConfig:
         seed: of every draw.   batch: images a step.   accumulate: parts a batch is computed in.
         steps, minutes: the budget, one of them; neither is 5 minutes.
         optimiser: muon (with AdamW for what is no hidden matrix) or adamw.
-        lr, rest_lr: rates of Muon and of AdamW.   momentum: of Muon.   beta1, beta2, weight_decay: of AdamW.
+        lr, rest_lr: rates of Muon and of AdamW, which has every weight where it is the optimiser.   momentum: of Muon.
+        beta1, beta2: of AdamW.   weight_decay: of every matrix, times its rate.
         warmup_steps: steps over which the rates rise, at most a fifth of the run.
         decay_start: share of the run after which the rates fall linearly to zero; 1 never.
         ema_horizon: steps the average of the weights looks back.   ema_warmup: it never looks back further
@@ -36,9 +37,9 @@ class TrainConfig:
         objective: weighted, the squared error of `weighting` under `law`; or bound, the bound itself: each level's
             nats and the decoder's, whatever the law, which then only changes the noise of the gradient.
         law: of the levels: uniform; normal in log-SNR around law_centre with law_width; middle, half the one and half
-            the other; table, a density that runs linearly between the points (law_logsnr, law_density), log-SNR rising;
-            or, for the bound, importance, which follows the size of the levels' nats. auto is middle, and for the bound
-            uniform.
+            the other; table, a density that runs linearly between the points (law_logsnr, law_density), log-SNR rising,
+            and is 0 beyond; or, for the bound, importance, which follows the size of the levels' nats. auto is middle,
+            and for the bound uniform.
         weighting: whose squared error is minimised: own (the target's), another target's, or nats; of
             objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step

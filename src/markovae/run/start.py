@@ -15,7 +15,7 @@ import torch
 from markovae.build import create, load_weights
 from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint, set_aside
 from markovae.checkpoint.writing import checkpoints_in
-from markovae.config import Config
+from markovae.config import Config, TrainConfig
 from markovae.console import say
 from markovae.data.known import captions_digest, known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
@@ -168,7 +168,8 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusio
     if source is not None:
         try:
             load_weights(model, source.tensors("ema"))
-        except CheckpointError:
+            _require_same_meaning(config, source, f"--init {init}")
+        except UserError:
             raise
         except ValueError as error:
             raise UserError(
@@ -176,6 +177,21 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusio
                 "data of the same shape"
             ) from None
     return model
+
+
+def _require_same_meaning(config: Config, source: Checkpoint, name: str) -> None:
+    """Weights of the same shapes whose output says something else would be taken without a word.
+
+    Raises:
+        UserError: for another target, or other places of the pixels.
+    """
+    for key in ("name", "pixels"):
+        here, there = getattr(config.target, key), getattr(source.config.target, key)
+        if here != there:
+            raise UserError(
+                f"{name} has target.{key}={there} and this run {here}, so its weights mean something else: "
+                f"set target.{key}={there}, or leave --init out"
+            )
 
 
 def _restore(training: Training, checkpoint: Checkpoint) -> None:
@@ -240,6 +256,14 @@ def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
         say(f"{told} gave no image: {folder.unreadable} lists them with the reason")
 
 
+def _tell_of_unused_rate(config: TrainConfig) -> None:
+    if config.optimiser == "adamw" and (config.lr, config.momentum) != (TrainConfig.lr, TrainConfig.momentum):
+        say(
+            "warning: train.lr and train.momentum are Muon's; with train.optimiser=adamw every weight has "
+            f"train.rest_lr={config.rest_lr:g}"
+        )
+
+
 def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
     model = training.average.model
     count = sum(weight.numel() for weight in model.parameters())
@@ -251,6 +275,7 @@ def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
         bare = uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
         say(f"captions condition the model ({model.reader.identity['encoder']}){missing}")
+    _tell_of_unused_rate(training.config)
     say(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
     warning = first_level_warning(model.schedule, model.pixels.half_width)
     if warning is not None:

@@ -35,12 +35,21 @@ class Budget:
         total: number of steps, or None while it is not known.
         seconds: the time, or None where the budget is in steps.
         reserve: seconds to leave for what the caller does between steps (evaluations, checkpoints).
+        guess: the number of steps as an earlier pace has it, which sets the learning rate until the total is known.
+        spent: seconds of the run before this budget was given.
     """
 
     total: int | None = None
     seconds: float | None = None
     reserve: float = 0.0
+    guess: int | None = None
+    spent: float = 0.0
     _times: list[float] = field(default_factory=list)
+
+    @property
+    def expected(self) -> int | None:
+        """The total, or else the guess."""
+        return self.guess if self.total is None else self.total
 
     def note(self, step: int, took: float, elapsed: float) -> None:
         """Time one step; fixes `total` once enough steps were timed.
@@ -52,9 +61,9 @@ class Budget:
         if self.total is not None or self.seconds is None:
             return
         self._times.append(took)
-        spent = sum(self._times)
-        enough = len(self._times) >= TIMED_STEPS and spent >= min(TIMED_SECONDS, TIMED_SHARE * self.seconds)
-        scarce = len(self._times) >= 2 and spent >= TIMED_SHARE * self.seconds
+        timed, share = sum(self._times), TIMED_SHARE * (self.seconds - self.spent)
+        enough = len(self._times) >= TIMED_STEPS and timed >= min(TIMED_SECONDS, share)
+        scarce = len(self._times) >= 2 and timed >= share
         left = self.seconds - elapsed - self.reserve
         if enough or scarce or left <= 0:
             pace = statistics.median(self._times[len(self._times) // 2 :])

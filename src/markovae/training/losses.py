@@ -103,9 +103,8 @@ class LevelLoss(Loss):
                 losses, errors = bound_loss(network, batch.x, batch.draw, condition, objective, model)
             else:
                 reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
-                losses, errors = loss(
-                    network, batch.x, batch.draw, condition, objective, model.target, model.schedule, reverse
-                )
+                parts = (objective, model.target, model.schedule, reverse)
+                losses, errors = loss(network, batch.x, batch.draw, condition, *parts, clip=model.clip)
         (losses.sum() / size).backward()
         place, plain = batch.draw.level.cpu() - 1, errors.detach().cpu().double()
         if batch.draw.fresh is not None:

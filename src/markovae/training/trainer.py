@@ -146,7 +146,7 @@ class Training:
         losses, nats = self._gradient(batch, roster, dtype, trouble)
         with self.ranks.guarded():
             norm = clip(self._parameters, self._clipped, self.config.clip, self.step + 1, roster)
-        factor = rate_factor(self.step, self.budget.total, self.config.warmup_steps, self.config.decay_start)
+        factor = rate_factor(self.step, self.budget.expected, self.config.warmup_steps, self.config.decay_start)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with self.ranks.guarded():
@@ -170,8 +170,17 @@ class Training:
             self.budget.total = None if total < 0 else int(total)
 
     def extend(self, *, steps: int | None = None, minutes: float | None = None) -> None:
-        """Give the run a new budget, counted from its beginning; a time is turned into steps anew."""
-        self.budget = Budget(steps, None if minutes is None else 60 * minutes, self.budget.reserve)
+        """Give the run a new budget, counted from its beginning; a time is turned into steps anew.
+
+        Until it is, the pace of the run so far tells how far the learning rate has to fall.
+        """
+        if minutes is None:
+            self.budget = Budget(steps, None, self.budget.reserve)
+            return
+        spent, seconds = self.seconds, 60 * minutes
+        left = max(0.0, seconds - spent - self.budget.reserve)
+        (guess,) = self.ranks.firsts(self.step + int(left * self.step / spent) if self.step and spent else -1)
+        self.budget = Budget(None, seconds, self.budget.reserve, int(guess) if guess >= 0 else None, spent)
 
     def fit_variance(self, images: int | None = None) -> None:
         """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set.
