@@ -46,6 +46,14 @@ class Budget:
     spent: float = 0.0
     _times: list[float] = field(default_factory=list)
 
+    def renewed(self, steps: int | None, minutes: float | None, step: int, spent: float) -> Budget:
+        """Another length of a run that took so many steps in `spent` seconds: their pace is the guess."""
+        if minutes is None:
+            return Budget(steps, None, self.reserve)
+        left = max(0.0, 60 * minutes - spent - self.reserve)
+        guess = step + int(left * step / spent) if step and spent else None
+        return Budget(None, 60 * minutes, self.reserve, guess, spent)
+
     @property
     def expected(self) -> int | None:
         """The total, or else the guess."""

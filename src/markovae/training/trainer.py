@@ -170,17 +170,9 @@ class Training:
             self.budget.total = None if total < 0 else int(total)
 
     def extend(self, *, steps: int | None = None, minutes: float | None = None) -> None:
-        """Give the run a new budget, counted from its beginning; a time is turned into steps anew.
-
-        Until it is, the pace of the run so far tells how far the learning rate has to fall.
-        """
-        if minutes is None:
-            self.budget = Budget(steps, None, self.budget.reserve)
-            return
-        spent, seconds = self.seconds, 60 * minutes
-        left = max(0.0, seconds - spent - self.budget.reserve)
-        (guess,) = self.ranks.firsts(self.step + int(left * self.step / spent) if self.step and spent else -1)
-        self.budget = Budget(None, seconds, self.budget.reserve, int(guess) if guess >= 0 else None, spent)
+        """Give the run a new budget, counted from its beginning; a time is turned into steps anew."""
+        (spent,) = self.ranks.firsts(self.seconds)
+        self.budget = self.budget.renewed(steps, minutes, self.step, spent)
 
     def fit_variance(self, images: int | None = None) -> None:
         """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set.
