@@ -100,6 +100,8 @@ def read_json(path: Path) -> Any:
 def new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """A mapped .npy file to fill, its room taken beforehand: a disk that fills up under a mapping kills the process.
 
+    A file system that cannot be asked for room is not.
+
     Raises: UserError where the disk has not the room.
     """
     size, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(path.parent).free
@@ -111,7 +113,11 @@ def new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.me
     made: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate") and size:
         with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise
     return made
 
 
