@@ -55,7 +55,7 @@ def about(record: Record, command: str) -> str:
     here = record["machine"]
     peaks = here["matmul_gflops"]
     clock = "" if here["clock"] == "wall" else ", in processor time"
-    note = f" {record['note'][0].upper()}{record['note'][1:]}." if record["note"] else ""
+    note = f" {record['note']}." if record["note"] else ""
     return (
         f"By `python benchmarks/{command}` on {here['device']}, {here['threads']} of {here['cores']} cores{clock}; "
         f"load {here['load_before'][0]:g} before and {record['load_after'][0]:g} after.{note} PyTorch {here['torch']}"
@@ -198,7 +198,8 @@ def gpu(record: Record) -> str:
 
 
 def time_to_bound(record: Record) -> str:
-    parts = ["## Time to the bound\n", about(record, f"time_to_bound.py --minutes {record['minutes']:g}")]
+    more = " --ddp FOLDER" if len(record["peers"]) > 2 else ""
+    parts = ["## Time to the bound\n", about(record, f"time_to_bound.py --minutes {record['minutes']:g}{more}")]
     head = ["who", "weights", "minutes", "images seen", f"bits/dim of {record['images']} validation images"]
     rows = [[name, *outcome(peer["weights"], peer["looks"][-1])] for name, peer in record["peers"].items()]
     rows += [["ours", *outcome(run["weights"], run)] for run in record["ours"]]
