@@ -3,8 +3,8 @@
     pip install --no-deps --target FOLDER denoising-diffusion-pytorch einops ema-pytorch
 
 is the environment it is taken from, beside this one and its torch. It imports torchvision, accelerate and scipy, of
-which its loop needs reading image files, moving to a device and nothing: stand-ins take their places while it is
-imported. Left out, as of the other peers, is what could only slow it: its data loader, progress and samples.
+which the loop written out here needs nothing: stand-ins take their places while it is imported. Left out, as of the
+other peers, is what could only slow it: its data loader, progress and samples.
 """
 
 from __future__ import annotations

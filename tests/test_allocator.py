@@ -50,3 +50,14 @@ def test_on_another_c_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)
     with allocator.kept_memory():
         pass
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it speaks to glibc")
+def test_who_evaluates_keeps_memory_however_often_it_is_entered() -> None:
+    from markovae import allocator
+    from markovae.vae import evaluating
+
+    before = allocator._ENTERED.times
+    with evaluating(None), evaluating(None):
+        assert allocator._ENTERED.times == before + 2
+    assert allocator._ENTERED.times == before

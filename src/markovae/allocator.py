@@ -43,9 +43,8 @@ def kept_memory() -> Iterator[None]:
     """While entered, freed memory stays with the process, and when the last one leaves it goes back to the system.
 
     Otherwise glibc returns it again and again, and each page is made anew, filled with zeros, for the next operation:
-    on a virtual machine 14,000 page faults and 7 to 9 % of the time of a training step of a network of 4.3 M weights,
-    and 10 to 20 % of the time of sampling from it. Where the C library is another one nothing happens; what PyTorch
-    holds on a GPU is not concerned.
+    thousands of page faults a training step, which on a virtual machine are slow. Where the C library is another one
+    nothing happens; what PyTorch holds on a GPU is not concerned.
     """
     library = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     if library is None:

@@ -107,8 +107,8 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
 
     Args:
         first_stays: what happens to a folder of this name that is there by then. True: it stays, and the new one
-            vanishes. False: an empty one is filled, so that a mount, a link or the working folder stays what it is;
-            another one is replaced: it steps aside first and is deleted last.
+            vanishes, unless it is empty. False: an empty one is filled, so that a mount, a link or the working folder
+            stays what it is; another one is replaced: it steps aside first and is deleted last.
     """
     token = _token()
     if not first_stays and target.is_dir() and not any(target.iterdir()):

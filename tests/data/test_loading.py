@@ -75,10 +75,8 @@ def test_a_folder_goes_by_what_it_holds(tmp_path: Path):
 
 
 def test_a_full_disk_is_told_before_writing(greys: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path):
-    from types import SimpleNamespace
-
     monkeypatch.setattr(cache, "LARGE_BYTES", 100)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr(cache, "free_bytes", lambda _: 10)
     with pytest.raises(UserError, match="set MARKOVAE_CACHE to a larger disk"):
         load_data(str(greys))
     assert list(own_cache.iterdir()) == []

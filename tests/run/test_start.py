@@ -177,6 +177,15 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
     assert not (tmp_path / "third").exists()
 
 
+def test_a_rate_that_no_weight_has_is_told(run_config: Config, tmp_path: Path, capfd):
+    train_run(run_config.with_settings(["train.optimiser=adamw", "train.lr=0.5"]), tmp_path / "told")
+    assert (
+        "train.lr and train.momentum are Muon's; with train.optimiser=adamw every weight has" in capfd.readouterr().err
+    )
+    train_run(run_config.with_settings(["train.optimiser=adamw"]), tmp_path / "plain")
+    assert "Muon's" not in capfd.readouterr().err
+
+
 def test_bad_input_is_refused_before_anything_is_written(run_config: Config, tmp_path: Path):
     out = tmp_path / "run"
     for settings, message in (

@@ -40,6 +40,7 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
     Raises:
         UserError: for data that are missing, or that do not fit the model.
     """
+    from markovae.cli.output import tell_left_out
     from markovae.console import say
     from markovae.data import load_data
 
@@ -64,18 +65,6 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
             f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
         )
     return Chosen(data, config.source, split, matches, splits)
-
-
-def tell_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
-    """On stderr: how many files of the data gave no image, with the first and its reason, and what was decided."""
-    from markovae.console import say
-
-    for note in notes:
-        say(f"data: {note}")
-    if unreadable:
-        name, reason = unreadable[0]
-        count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
-        say(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")
 
 
 def trained_on(splits: Splits, opened: Opened) -> bool:

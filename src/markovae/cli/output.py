@@ -1,9 +1,9 @@
-"""What goes to stdout: text a person reads, or one JSON object."""
+"""What goes to stdout, text a person reads or one JSON object; and what is said of data on stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -24,3 +24,15 @@ def headline(bits: dict[str, Any]) -> str:
         return f"{bits['mean']:.3f} bits/dim"
     low, high = bits["ci95"]
     return f"{bits['mean']:.3f} ± {bits['stderr']:.3f} bits/dim (95 % interval {low:.3f} to {high:.3f})"
+
+
+def tell_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
+    """On stderr: how many files of the data gave no image, with the first and its reason, and what was decided."""
+    from markovae.console import say
+
+    for note in notes:
+        say(f"data: {note}")
+    if unreadable:
+        name, reason = unreadable[0]
+        count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
+        say(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")

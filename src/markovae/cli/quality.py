@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import add_json, add_machine, one_of, whole
-from markovae.cli.output import print_json
+from markovae.cli.output import print_json, tell_left_out
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler, chosen_sampler
 from markovae.errors import UserError
@@ -129,7 +129,7 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     Raises:
         UserError: for data that are missing, or that have other classes than the run.
     """
-    from markovae.cli.measure_data import labels_for, like, tell_left_out, trained_on
+    from markovae.cli.measure_data import labels_for, like, trained_on
     from markovae.console import say
     from markovae.data import load_data
 
@@ -151,7 +151,7 @@ def _reference(opened: Opened, against: str | None, training: ImageData) -> Imag
     """Another reference, where one is asked for; told where it holds training images, whose copies it would reward."""
     if against is None:
         return None
-    from markovae.cli.measure_data import like, tell_left_out
+    from markovae.cli.measure_data import like
     from markovae.console import say
     from markovae.data.loading import read_source, require_readable
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from markovae.cli.options import add_json, whole
-from markovae.cli.output import print_json
+from markovae.cli.output import print_json, tell_left_out
 from markovae.errors import UserError
 
 SUMMARY = "write images as tar shards, for data larger than memory"
@@ -47,7 +47,6 @@ def run(options: argparse.Namespace) -> int:
     """
     from dataclasses import replace
 
-    from markovae.cli.measure_data import tell_left_out
     from markovae.config import Config
     from markovae.data.loading import read_source, require_readable
     from markovae.data.sharding import write_shards

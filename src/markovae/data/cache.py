@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -104,7 +103,7 @@ def new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.me
 
     Raises: UserError where the disk has not the room.
     """
-    size, free = math.prod(shape) * dtype.itemsize, shutil.disk_usage(path.parent).free
+    size, free = math.prod(shape) * dtype.itemsize, free_bytes(path.parent)
     if free < size:
         raise UserError(
             f"the cache folder {path.parent.parent} has {free / 2**30:.1f} GiB free and needs {size / 2**30:.1f}: "

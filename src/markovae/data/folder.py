@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from markovae.data.scan import FoundFile, Header, find_files, hidden, may_pass, 
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
-from markovae.files import remove
+from markovae.files import discard
 
 RECIPE = "folder-2"
 # Below these, the work takes less time than starting workers.
@@ -70,7 +71,8 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
     )
     notes = (*stored["notes"], *class_notes, *caption_notes)
     if stored["passing"]:
-        remove(entry)
+        with suppress(OSError):  # another process was first
+            discard(entry)
     others -= sum((folder / name).is_file() for name in NAMES)
     others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
     if others > 0:

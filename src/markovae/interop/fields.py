@@ -100,8 +100,7 @@ class Fields:
 
     def end(self) -> None:
         """Refuse a field that was not taken and says something; names with an underscore are diffusers' own notes."""
-        silent = (None, False)
-        left = [k for k, v in self._table.items() if not k.startswith("_") and not any(v is each for each in silent)]
+        left = [k for k, v in self._table.items() if not k.startswith("_") and v is not None and v is not False]
         if left:
             raise UserError(
                 f"{self._name} has {left[0]}={_shown(self._table[left[0]])}, which is not known here: without it the "

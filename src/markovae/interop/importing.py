@@ -65,7 +65,7 @@ def config_of(folder: Folder) -> Config:
 
 
 def _plain(table: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the numbers that JSON has not, which none of diffusers' that matters here is."""
+    """A configuration without NaN and infinities, which JSON lacks: only fields that are not read may hold them."""
     return {key: value for key, value in table.items() if not isinstance(value, float) or math.isfinite(value)}
 
 

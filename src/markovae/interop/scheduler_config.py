@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from markovae.config import ScheduleConfig, TargetConfig
 from markovae.errors import UserError
 from markovae.forward import noise_scale, step_variance
@@ -87,7 +89,7 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
             f"target.reverse={target.reverse} cannot be told to diffusers, whose variance is that of the posterior, of "
             "the step, or learned: set one of those"
         )
-    if bool((1 - step_variance(made.logsnr.detach()[:-1], made.logsnr.detach()[1:]).float() == 1).any()):
+    if bool((_brief_alphas(made) == 1).any()):
         raise UserError(
             f"{made.num_levels:,} levels that begin at log-SNR {float(made.logsnr[1]):.1f} have steps that diffusers' "
             "float32 rounds to none: train with fewer levels, or with a schedule.start of 10 or less"
@@ -115,13 +117,18 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
     }
 
 
+def _brief_alphas(made: NoiseSchedule) -> Tensor:
+    """1 − β of each step in float32, as diffusers has them, (L,)."""
+    logsnr = made.logsnr.detach()
+    return 1 - step_variance(logsnr[:-1], logsnr[1:]).float()
+
+
 def rounding_warning(made: NoiseSchedule) -> str | None:
     """What diffusers' float32 makes of a grid that begins very near the data, in a sentence; None where it is little.
 
     It keeps β, 1 − β and ā in float32, which has steps of 6e-8 below 1, and forms 1 − ā from them.
     """
-    logsnr = made.logsnr.detach()
-    theirs = 1 - (1 - step_variance(logsnr[:-1], logsnr[1:]).float()).cumprod(0)
+    logsnr, theirs = made.logsnr.detach(), 1 - _brief_alphas(made).cumprod(0)
     apart = (theirs.double() / noise_scale(logsnr[1:]) ** 2 - 1).abs()
     level, share = int(apart.argmax()) + 1, float(apart.max())
     if share < 2e-3:

@@ -48,5 +48,5 @@ def nearest(images: Images, pool: Images, bins: int) -> Neighbours:
 
 
 def pool_of(images: Images) -> Images:
-    """The images to search: all of up to twice LARGEST_POOL, or at least LARGEST_POOL of them at even strides."""
+    """The images to search: all of fewer than twice LARGEST_POOL, or else at least LARGEST_POOL at even strides."""
     return images[:: max(1, len(images) // LARGEST_POOL)]
