@@ -50,14 +50,18 @@ def forked(
     for name in ("torch._dynamo", "torch.distributed.fsdp"):
         import_module(name)  # here, once: the first step loads them, and each child would for itself
 
-    # As torchrun's agent does, this process keeps the store: it outlives every rank.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    told = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
     started = time.monotonic()
     children = {}
+    heard, port = os.pipe()
     for rank in range(size):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_USE_AGENT_STORE": "True", **told}
-        children[_fork(work, folder / f"rank-{rank}.json", place)] = rank
+        place = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+        children[_fork(work, folder / f"rank-{rank}.json", place, heard)] = rank
+    # As torchrun's agent does, this process keeps the store, which outlives every rank. It comes after the forks: a
+    # child that is forked while the store's thread holds a lock finds it held for ever.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    os.write(port, f"{store.port:5}".encode() * size)
+    os.close(port)
+    os.close(heard)
     if between is not None:
         between(list(children))
     ends: dict[int, Ended] = {}
@@ -77,7 +81,8 @@ def forked(
     return [ends[rank] for rank in range(size)]
 
 
-def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object]) -> int:
+def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object], heard: int) -> int:
+    """The process id of a child that reads the store's port from `heard`, does `work` and leaves its `result`."""
     for path in (result, result.with_suffix(".stack")):
         path.unlink(missing_ok=True)
     with warnings.catch_warnings():
@@ -89,6 +94,7 @@ def _fork(work: Callable[[], Any], result: Path, place: Mapping[str, object]) ->
     try:
         faulthandler.register(STUCK, result.with_suffix(".stack").open("w"), all_threads=True)
         os.environ.update({name: str(value) for name, value in place.items()})
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_PORT=os.read(heard, 5).decode().strip())
         os.environ.setdefault("TORCHELASTIC_RESTART_COUNT", "0")
         record: dict[str, Any] = {"value": None, "said": ""}
         try:
