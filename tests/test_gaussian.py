@@ -51,6 +51,21 @@ def test_divergence_of_nearly_equal_variances_against_fifty_digits(excess: float
     assert abs(float(got) - expected) <= 1e-15 * excess + 1e-12 * expected
 
 
+@given(st.floats(-600, 0), st.floats(-40, 40))
+def test_divergence_of_a_far_narrower_gaussian_against_fifty_digits(fall: float, exponent: float) -> None:
+    variance, narrow = math.exp(exponent), math.exp(exponent + fall)
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    widths = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (narrow, variance))
+    nats = Gaussian(zero, next(widths)).kl(Gaussian(zero, other := next(widths)))
+    with mpmath.workdps(50):
+        ratio = mpmath.mpf(narrow) / mpmath.mpf(variance)
+        expected = float((ratio - 1 - mpmath.log(ratio)) / 2)
+        slope = float((1 - ratio) / mpmath.mpf(variance) / 2)
+    assert float(nats.detach()) == pytest.approx(expected, rel=1e-11, abs=1e-15)
+    nats.sum().backward()
+    assert float(other.grad) == pytest.approx(slope, rel=1e-9, abs=1e-12 / variance)
+
+
 def test_float32_is_promoted_before_the_squares() -> None:
     mean = torch.full((1, 1000), 1e4)
     nats = Gaussian(mean, torch.tensor(1e-4)).log_prob(mean + 0.01)

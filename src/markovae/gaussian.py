@@ -21,6 +21,16 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values if values.ndim in (0, like.ndim) else values.reshape(values.shape[0], *[1] * (like.ndim - 1))
 
 
+def variance_cost(variance: Tensor, other: Tensor) -> Tensor:
+    """r − 1 − ln r, r = variance/other, float64: twice the divergence of a Gaussian from one of the same mean.
+
+    Nearly equal variances leave no more than rounding errors, and far smaller ones keep their logarithm.
+    """
+    excess = (variance - other) / other
+    near = excess > -0.5
+    return excess - torch.where(near, torch.where(near, excess, 0.0).log1p(), variance.log() - other.log())
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """N(mean, diag(variance)) over (*D), one for each example of the batch.
@@ -57,16 +67,13 @@ class Gaussian:
     def kl(self, other: Gaussian) -> Tensor:
         r"""KL(self ‖ other) = ½ Σ [ r − 1 − ln r + (μ−μ')²/v' ], r = v/v', in nats, (B,), float64.
 
-        r − 1 − ln r is taken through log1p: nearly equal variances leave no more than rounding errors.
-
         Raises:
             ValueError: where a variance is not positive, or the means differ in shape.
         """
         mean, variance = self._checked()
         other_mean, other_variance = other._checked()
         _check_shapes(mean, other_mean)
-        excess = (variance - other_variance) / other_variance
-        terms = excess - excess.log1p() + (mean - other_mean) ** 2 / other_variance
+        terms = variance_cost(variance, other_variance) + (mean - other_mean) ** 2 / other_variance
         return 0.5 * sum_dims(terms.expand(torch.broadcast_shapes(mean.shape, terms.shape)))
 
     def _checked(self) -> tuple[Tensor, Tensor]:

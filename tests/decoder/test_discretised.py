@@ -1,5 +1,7 @@
 """The discretised Gaussian against arbitrary precision, far into both tails."""
 
+import math
+
 import mpmath
 import pytest
 import torch
@@ -56,6 +58,21 @@ def test_hundreds_of_standard_deviations_out_nothing_is_capped(digit, scale):
         expected = float(truth(pixels, digit, mean, scale))
         assert float(found) == pytest.approx(expected, rel=1e-10, abs=1e-12)
     assert expected < -1000 or digit > 200
+
+
+@settings(max_examples=150, deadline=None)
+@given(bins=BINS, place=st.floats(0, 1), mean=st.floats(-40, 40), exponent=st.floats(-4, 45))
+def test_a_bin_far_narrower_than_the_gaussian_keeps_its_mass(bins, place, mean, exponent):
+    pixels, scale = Pixels(bins, True), math.exp(exponent)
+    digit = min(int(place * bins), bins - 1)
+    mean *= min(scale, 10.0)
+    at = torch.tensor([[mean]], dtype=torch.float64, requires_grad=True)
+    found = DiscretisedGaussian(at, torch.tensor(scale, dtype=torch.float64), pixels).log_prob(
+        pixels.to_x(torch.tensor([[digit]]))
+    )
+    assert float(found.detach()) == pytest.approx(float(truth(pixels, digit, mean, scale)), rel=1e-10, abs=1e-12)
+    found.sum().backward()
+    assert at.grad.isfinite().all()
 
 
 @settings(max_examples=60, deadline=None)

@@ -85,6 +85,16 @@ def test_constant_sigma_begins_at_its_first_level(gauss):
     assert levels.value == pytest.approx(gauss.information(model), abs=4 * levels.stderr)
 
 
+def test_outputs_that_are_no_numbers_are_told(gauss):
+    model, x = gauss.model(ends=ENDS), gauss.data(3, generator(0, "x"))
+    model.network.forward = lambda z, logsnr, condition=None: torch.where(z > 1e-3, z, torch.nan)
+    with pytest.raises(UserError, match=r"image \d gave nan nats: the model's weights or outputs are not finite"):
+        continuous_bound(model, x)
+    x[1, 2] = torch.inf
+    with pytest.raises(UserError, match="the data hold NaN or infinity"):
+        continuous_bound(model, x)
+
+
 def test_batches_leave_no_trace(gauss):
     x = gauss.data(7, generator(0, "x"))
     one, many = (continuous_bound(gauss.model(), x, draws=4, batch=b) for b in (4, 64))

@@ -107,6 +107,13 @@ def test_slopes_that_are_mere_chance_are_put_to_zero():
     torch.testing.assert_close(tight.mean(), torch.tensor(3.0, dtype=torch.float64), atol=0.03, rtol=0)
 
 
+def test_a_control_of_rounding_errors_has_no_slope():
+    nats = 30 + torch.randn(400, generator=generator(0, "regress"), dtype=torch.float64)
+    slope, intercept = regress(nats, 1e-20 * nats, torch.zeros(400, dtype=torch.int64), 1)
+    assert float(slope) == 0
+    assert float(intercept) == pytest.approx(float(nats.mean()))
+
+
 def test_half_snr_steps_sum_to_the_ends(gauss):
     logsnr = gauss.model().schedule.logsnr
     assert float(half_snr_steps(logsnr).sum()) == pytest.approx(0.5 * float(logsnr[1].exp() - logsnr[-1].exp()))

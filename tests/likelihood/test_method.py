@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from markovae.decoder import StepDecoder
 from markovae.diffusion import Diffusion
@@ -13,6 +14,7 @@ from markovae.likelihood import (
     compare,
     isotropic_costs,
     measure,
+    measure_with,
     posterior_costs,
     prepare,
     prepare_pair,
@@ -23,9 +25,10 @@ from markovae.pixels import Pixels
 from markovae.randomness import generator
 from markovae.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance, StepVariance
 from markovae.sampling import sample
-from markovae.schedule import LogSNRLinear
+from markovae.schedule import LogSNRLinear, Tabulated
 from markovae.target import DATA
 from markovae.toys import Denoiser, pink_gaussian
+from markovae.vae import estimate_mean
 
 
 def test_every_estimator_is_unbiased(gauss):
@@ -37,6 +40,40 @@ def test_every_estimator_is_unbiased(gauss):
         found = measure(model, x, draws=draws, estimator="stratified" if draws is None else estimator, fit=fit)
         estimate = found.density_nats
         assert estimate.value == pytest.approx(gauss.truth(model), abs=4 * estimate.stderr), estimator
+
+
+class Blind(nn.Module):
+    """x̂ = 0: a level costs half the fall of the SNR times x², whatever the noise."""
+
+    def forward(self, z, logsnr, condition=None):
+        return torch.zeros_like(z)
+
+
+@pytest.mark.parametrize(("estimator", "bright"), [("importance", 0), ("control", 125)])
+def test_the_law_of_levels_is_independent_of_the_draws_by_it(estimator: str, bright: int):
+    """One bright image among those fitted on: with shared starts the first image measured cost two thirds of it."""
+    schedule = Tabulated(torch.linspace(2.0, 0.5, 65, dtype=torch.float64).log())
+    decoder = StepDecoder(Pixels(256))
+    model = Diffusion(Blind(), schedule, DATA, PosteriorVariance(), decoder, (1, 1, 1))
+    image = torch.full((1, 1, 1, 1), 250, dtype=torch.uint8)
+    fit = torch.randint(130, 170, (250, 1, 1, 1), generator=generator(0, "fit"), dtype=torch.uint8)
+    fit[bright] = 255
+    snr = schedule.logsnr[1:].exp()
+    truth = 0.5 * float(snr[0] - snr[-1]) * float(model.to_x(image)) ** 2
+    found = []
+    for seed in range(120):
+        ready = prepare(model, Method(estimator, 16), fit, seed=seed)
+        found.append(float(measure_with(ready.model, image, estimator=ready.estimator, seed=seed).levels[0]) / truth)
+    mean = estimate_mean(torch.tensor(found, dtype=torch.float64))
+    assert mean.value == pytest.approx(1, abs=4 * mean.stderr)
+    assert mean.stderr < 0.08
+
+
+def test_a_single_level_has_no_variance_to_fit(gauss):
+    model, x, other = gauss.model(levels=1), gauss.data(20, generator(0, "x")), gauss.data(30, generator(1, "x"))
+    own = measure(model, x)
+    for more in ({"variance": "isotropic"}, {"variance": "diagonal"}, {"grid": "optimal", "estimator": "importance"}):
+        assert measure(model, x, fit=other, **more).density_nats == own.density_nats
 
 
 def test_fitted_estimators_leave_less_noise(gauss):
@@ -124,6 +161,8 @@ def test_refusals_are_one_sentence(gauss):
         measure(gauss.model(), x, estimator="importance")
     with pytest.raises(UserError, match="2 images or more"):
         measure(gauss.model(), x, estimator="control", fit=gauss.data(1, generator(1, "x")))
+    with pytest.raises(UserError, match=r"levels=\[\[1, 33\]\] must be a number, or a list"):
+        measure(gauss.model(), x, levels=[[1, 33]])
     with pytest.raises(UserError, match="levels=34 must lie in 1…33"):
         prepare(gauss.model(), Method(levels=34, grid="optimal"), x)
     with pytest.raises(ValueError, match="estimator='best' must be one of"):

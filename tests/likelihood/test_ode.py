@@ -146,6 +146,13 @@ def test_record_is_labelled_as_its_own():
         _ = density.bits_per_dim
 
 
+def test_outputs_that_are_no_numbers_are_told():
+    made = model(GAUSS, 6, -6)
+    made.network.forward = lambda z, logsnr, condition=None: z * torch.nan
+    with pytest.raises(UserError, match="image 0 gave nan nats"):
+        ode_likelihood(made, GAUSS.sample(3, generator(0, "ode")), integrator=RungeKutta4(3))
+
+
 def test_targets_of_one_step_are_refused():
     made = Diffusion(Denoiser(GAUSS), LogSNRLinear(9), MEAN, PosteriorVariance(), DensityDecoder(), (2,))
     with pytest.raises(UserError, match="no continuous limit"):

@@ -1,5 +1,7 @@
 """The two variances that need nothing but the schedule, and the divergence formed from x − x̂."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,6 +30,16 @@ def test_the_divergence_is_that_of_the_two_gaussians(reverse, now: float, fall: 
     got = reverse.kl(x, x_hat, level + fall, level)
     torch.testing.assert_close(got, encoder.kl(prior), rtol=1e-8, atol=1e-9)
     assert bool((got >= 0).all())
+
+
+@pytest.mark.parametrize("before", [33.0, 36.5, 37.5, 60.0])
+def test_a_step_over_all_of_the_grid_keeps_its_digits(before: float) -> None:
+    """With an exact guess and the step's variance a coordinate costs ½(r − 1 − ln r), r = s²_{ℓ−1}/s²_ℓ."""
+    before_level, level = torch.tensor([before, -10.0]).double()
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    r = math.exp(-before) / (1 + math.exp(-before)) * (1 + math.exp(-10.0))
+    expected = 0.5 * (r - 1 - math.log(r))
+    assert float(StepVariance().kl(x, x, before_level, level)) == pytest.approx(expected, rel=1e-12)
 
 
 @given(now=st.floats(-20, 20), fall=st.floats(1e-4, 5), seed=st.integers(0, 99))

@@ -13,6 +13,8 @@ from markovae.gaussian import sum_dims
 from markovae.pixels import Pixels
 from markovae.randomness import Source, normal_like
 
+NARROW = 1e-3  # of a bin's width times its distance: the fourth order that is left out is below 10⁻¹⁵
+
 
 @dataclass(frozen=True)
 class DiscretisedGaussian:
@@ -34,7 +36,10 @@ class DiscretisedGaussian:
         return sum_dims(self.log_probs(x))
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """ln P of each pixel, (B, *D), float64, by differences of log Φ taken in the nearer tail."""
+        """ln P of each pixel, (B, *D), float64, by differences of log Φ taken in the nearer tail.
+
+        A bin across which the density hardly changes has its width times the density at its centre, and the curvature.
+        """
         digits = self.pixels.to_digits(x)
         centre = self.pixels.to_x(digits) - self.mean.double()
         scale = self.scale.double()
@@ -44,7 +49,13 @@ class DiscretisedGaussian:
         lower = torch.where(digits == 0, -torch.inf, lower)
         flip = lower > 0
         upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-        return log_difference(log_ndtr(upper), log_ndtr(lower))
+        narrow = (upper - lower) * (1 - lower) < NARROW
+        width, middle = torch.where(narrow, upper - lower, 1.0), torch.where(narrow, (upper + lower) / 2, 0.0)
+        curved = torch.log1p((middle**2 - 1) * width**2 / 24)
+        even = width.log() - middle**2 / 2 - math.log(2 * math.pi) / 2 + curved
+        # Where it is not taken a branch still has a gradient, which must be a number.
+        exact = log_difference(log_ndtr(upper), log_ndtr(torch.where(narrow, upper - 1, lower)))
+        return torch.where(narrow, even, exact)
 
     def sample(self, source: Source) -> Tensor:
         """A draw on the pixel scale, (B, *D): a Gaussian draw rounded to its bin has exactly these probabilities."""

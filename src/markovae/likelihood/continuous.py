@@ -24,6 +24,7 @@ from markovae.likelihood.inputs import (
     checked_labels,
     checked_model,
     conditions,
+    require_numbers,
 )
 from markovae.likelihood.law import level_starts
 from markovae.likelihood.ode import refuse_steps
@@ -93,6 +94,7 @@ def continuous_bound(
             source = Streams(seed, "measure noise", (part * 2**20 + 1).tolist())
             reconstruction = model.reconstruction_nats(x, source, conditions(model, given))
             columns.append(torch.stack([model.prior_nats(x).cpu(), levels, reconstruction.cpu()]))
+            require_numbers(columns[-1], part)
     prior, levels, reconstruction = torch.cat(columns, 1)
     return Measurement(
         prior,

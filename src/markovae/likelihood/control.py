@@ -137,8 +137,9 @@ def half_snr_steps(logsnr: Tensor) -> Tensor:
 def regress(nats: Tensor, control: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Slope and intercept of nats on the control by least squares, group by group: two tensors (count,).
 
-    A slope is shrunk by 1 − (its standard error/itself)², and is 0 where that is negative: one that is mere chance
-    would add noise where it is meant to take noise away.
+    A control that varies by less than a thousandth of the nats has slope 0: images that are all alike leave it nothing
+    but rounding errors. A slope is shrunk by 1 − (its standard error/itself)², and is 0 where that is negative: one
+    that is mere chance would add noise where it is meant to take noise away.
 
     Args:
         nats, control: (N,).   place: group 0…count−1 of each, (N,); a group of one or none has slope 0.
@@ -152,7 +153,8 @@ def regress(nats: Tensor, control: Tensor, place: Tensor, count: int) -> tuple[T
     nats_mean, control_mean = mean(nats), mean(control)
     centred, high = control - control_mean[place], nats - nats_mean[place]
     variance = mean(centred**2)
-    slope = torch.where(variance > 0, mean(centred * high) / variance, torch.zeros_like(variance))
+    varies = variance > 1e-6 * mean(nats**2)
+    slope = torch.where(varies, mean(centred * high) / variance, torch.zeros_like(variance))
     left = mean((high - slope[place] * centred) ** 2)
     error = left / ((number - 2).clamp(min=1) * variance)
     slope = torch.where(slope != 0, slope * (1 - error / slope**2).clamp(min=0), slope)

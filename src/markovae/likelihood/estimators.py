@@ -203,6 +203,8 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
     chosen = torch.as_tensor(levels)
     if chosen.numel() and chosen.is_floating_point():
         raise UserError(f"levels={levels} must be whole numbers: they count levels, or name them")
+    if chosen.ndim > 1:
+        raise UserError(f"levels={levels} must be a number, or a list of them")
     if chosen.ndim == 0:
         count = int(chosen)
         if not 1 <= count <= model.num_levels:

@@ -58,7 +58,7 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
     """The first `limit` images as a tensor: digits for a model of pixels, floats for one of continuous data.
 
     Raises:
-        UserError: for no images, another shape, type or number of digits than the model's.
+        UserError: for no images, another shape, type or number of digits than the model's, or data that are no numbers.
     """
     images = as_tensor(images[:limit])
     if not len(images):
@@ -68,6 +68,8 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
     if not model.decoder.discrete:
         if not images.is_floating_point():
             raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
+        if not bool(images.isfinite().all()):
+            raise UserError("the data hold NaN or infinity: they have no density")
         return images
     bins = model.pixels.bins
     if images.is_floating_point():
@@ -76,6 +78,23 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
     if low < 0 or high >= bins:
         raise UserError(f"images with digits {low}…{high} do not fit the model, which declares {bins} bins a pixel")
     return images
+
+
+def require_numbers(nats: Tensor, images: Tensor) -> None:
+    """Refuse nats that are no numbers.
+
+    Args:
+        nats: (..., B).   images: the images' places in the data, (B,).
+    Raises:
+        UserError: naming the first such image.
+    """
+    bad = (~nats.isfinite()).reshape(-1, nats.shape[-1]).nonzero()
+    if len(bad):
+        row, place = bad[0].tolist()
+        raise UserError(
+            f"image {int(images[place])} gave {float(nats.reshape(-1, nats.shape[-1])[row, place])} nats: the model's "
+            "weights or outputs are not finite"
+        )
 
 
 def refuse_shared(images: Tensor, fit: Tensor) -> None:

@@ -214,7 +214,7 @@ def _on_grid(model: Diffusion, method: Method, stage: _Stage) -> tuple[Diffusion
     if kind == "own" and method.grid == "optimal" and not _adapts(model.reverse):
         kind = "isotropic"
     found = None
-    if kind != "own":
+    if kind != "own" and model.num_levels > 1:  # a single level is the decoder's
         variance = IsotropicVariance(KNOTS[kind]) if kind == "isotropic" else DiagonalVariance(model.shape, KNOTS[kind])
         model = model.with_reverse(variance)
         found = stage.fit(model, KNOTS[kind])

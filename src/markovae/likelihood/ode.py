@@ -28,6 +28,7 @@ from markovae.likelihood.inputs import (
     checked_labels,
     checked_model,
     conditions,
+    require_numbers,
 )
 from markovae.likelihood.integrate import DormandPrince, Integrator
 from markovae.likelihood.record import finite
@@ -125,6 +126,7 @@ def ode_likelihood(
             condition = conditions(model, None if labels is None else labels[part])
             log_density, used = flow.log_density(y, directions, condition)
             nats.append(offset.cpu() - log_density.cpu())
+            require_numbers(nats[-1], part)
             calls.append(used)
     each = torch.cat(nats, 1)
     stderr = each.std(0) / math.sqrt(len(each)) if len(each) > 1 else torch.full_like(each[0], math.nan)

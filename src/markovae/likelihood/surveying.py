@@ -26,7 +26,7 @@ from markovae.likelihood.inputs import (
     checked_model,
     conditions,
 )
-from markovae.likelihood.law import LevelLaw, level_starts
+from markovae.likelihood.law import LevelLaw
 from markovae.likelihood.smoothing import smoothed
 from markovae.randomness import Streams
 from markovae.reverse import DiagonalVariance, ErrorTable, IsotropicVariance, PosteriorVariance, ReverseVariance
@@ -208,7 +208,8 @@ def _assignments(n: int, count: int, per_image: int, seed: int) -> tuple[Tensor,
     if per_image >= count:
         place = torch.arange(count).expand(n, -1)
     else:
-        starts = level_starts(torch.arange(n), seed)
+        # A stream of its own: a law that knew the starts it will be drawn with would be biased.
+        starts = Streams(seed, "survey levels", range(n)).uniform(())
         quantile = (torch.arange(per_image, dtype=torch.float64) + starts[:, None]) / per_image
         place = (quantile * count).long().clamp(max=count - 1)
     return torch.arange(n)[:, None].expand_as(place).flatten(), place.flatten()

@@ -8,7 +8,7 @@ from typing import final
 from torch import Tensor, nn
 
 from markovae.forward import posterior, posterior_coefficients, posterior_variance, step_variance
-from markovae.gaussian import Gaussian, expand, sum_dims
+from markovae.gaussian import Gaussian, expand, sum_dims, variance_cost
 from markovae.vae import Distribution
 
 
@@ -55,9 +55,9 @@ class IndependentVariance(ReverseVariance, ABC):
         """
         error = x.double() - x_hat.double()
         variance = expand(self.variance(logsnr_prev, logsnr, head), x)
-        excess = expand(posterior_variance(logsnr_prev, logsnr), x) / variance - 1
         c_x = expand(posterior_coefficients(logsnr_prev, logsnr)[1], x)
-        terms = excess - excess.log1p() + (c_x * error) ** 2 / variance
+        floor = expand(posterior_variance(logsnr_prev, logsnr), x)
+        terms = variance_cost(floor, variance) + (c_x * error) ** 2 / variance
         return 0.5 * sum_dims(terms)
 
 
