@@ -97,6 +97,8 @@ def test_a_fit_is_kept_and_taken_bit_for_bit(kind):
     load_fitted(other, kept)
     x = data(20, 0)
     assert torch.equal(measure(other, x).total, measure(model, x).total)
+    load_fitted(other, {})
+    assert fitted_tensors(other) == {}
 
 
 def test_tables_of_another_model_are_refused():

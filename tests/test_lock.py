@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from markovae.errors import UserError
+from markovae.errors import StoppedRun, UserError
 from markovae.lock import LOCK, hold
 
 HOLDER = """
@@ -70,11 +72,11 @@ import os, sys, time
 from pathlib import Path
 import markovae.lock as lock
 real = lock._try
-def slow(handle):
+def slow(*given):
     print("opened", flush=True)
     sys.stdin.readline()
     lock._try = real
-    return real(handle)
+    return real(*given)
 lock._try = slow
 with lock.hold(Path({str(tmp_path)!r})):
     print("held", flush=True)
@@ -93,3 +95,30 @@ with lock.hold(Path({str(tmp_path)!r})):
     assert process.wait(timeout=20) == 0
     process.stdin.close()
     process.stdout.close()
+
+
+def test_a_folder_that_was_moved_and_replaced_is_not_held_any_more(tmp_path: Path):
+    with hold(tmp_path / "run") as first:
+        first.require()
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(StoppedRun, match=r"run was moved or replaced while this process trained in it"):
+            first.require()
+        with hold(tmp_path / "run") as second:
+            assert not first.held
+            second.require()
+        assert not (tmp_path / "run").exists()
+        other = hold(tmp_path / "run")
+        other.__enter__()
+    assert (tmp_path / "run" / LOCK).exists(), "a lock is taken away by its holder alone"
+    other.__exit__(None, None, None)
+
+
+def test_where_files_cannot_be_locked_that_is_said(tmp_path: Path, monkeypatch, capsys):
+    def none(handle, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with hold(tmp_path / "run") as lock:
+        lock.require()
+    assert "files cannot be locked (Function not implemented): let no other process train" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -126,6 +126,8 @@ def load_fitted(model: Diffusion, tensors: Mapping[str, Tensor]) -> None:
         ValueError: for tables that are not those of this model's variance.
     """
     if not tensors:
+        if isinstance(model.reverse, IsotropicVariance | DiagonalVariance):
+            model.reverse.errors.forget()
         return
     own = {name: value for name, value in model.named_buffers() if name.startswith("reverse.")}
     for name in sorted(own.keys() ^ tensors.keys()):

@@ -2,35 +2,75 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import final
 
-from markovae.errors import UserError
+from markovae.console import say
+from markovae.errors import StoppedRun, UserError
 from markovae.files import make_folder
 
 LOCK = ".lock"
+TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+
+@final
+class Lock:
+    """A folder that this process holds.
+
+    Args:
+        folder: this one.   handle: of its lock file.
+    """
+
+    def __init__(self, folder: Path, handle: int) -> None:
+        self.folder, self._handle = folder, handle
+
+    @property
+    def held(self) -> bool:
+        """Whether the folder of this name is still the one that was locked."""
+        try:
+            return os.path.samestat(os.fstat(self._handle), (self.folder / LOCK).stat())
+        except OSError:
+            return False
+
+    def require(self) -> None:
+        """Whatever lies there now must not be written to where it is another folder.
+
+        Raises:
+            StoppedRun: where it was moved, or replaced.
+        """
+        if not self.held:
+            raise StoppedRun(
+                f"{self.folder} was moved or replaced while this process trained in it: what it saved is where the "
+                "folder is now; go on there with --resume"
+            )
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[Lock]:
     """Keep every other process out of `folder` while the block runs.
 
     A folder that is missing is made. When the block ends the lock is gone, and so are the folders made here that
-    are still empty.
+    are still empty. Where the file system has no locks that is said, and nothing keeps others out.
     Raises:
         UserError: where another process holds the folder, or it cannot be made or written.
     """
     made, handle = _locked(folder)
+    lock = Lock(folder, handle)
     try:
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
-        yield
+        yield lock
     finally:
         # While it is still held: whoever opened this file before sees, once locked, that it has lost its name.
         with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
+            if lock.held:
+                (folder / LOCK).unlink()
+            else:
+                made = []
         os.close(handle)
         with suppress(OSError):
             for path in made:
@@ -62,7 +102,7 @@ def _locked(folder: Path) -> tuple[list[Path], int]:
             continue  # another process made the folder, and took it away again
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from None
-        if not _try(handle):
+        if not _try(handle, folder):
             holder = os.read(handle, 32).decode("ascii", "replace").strip()
             os.close(handle)
             raise UserError(
@@ -75,7 +115,7 @@ def _locked(folder: Path) -> tuple[list[Path], int]:
         os.close(handle)
 
 
-def _try(handle: int) -> bool:
+def _try(handle: int, folder: Path) -> bool:
     try:
         if os.name == "nt":
             import msvcrt
@@ -85,6 +125,8 @@ def _try(handle: int) -> bool:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in TAKEN:
+            return False
+        say(f"warning: {folder} lies where files cannot be locked ({error.strerror}): let no other process train in it")
     return True

@@ -14,13 +14,13 @@ import torch
 from tests.reliability.disks import Recording, WatchedDisk
 
 from markovae.checkpoint import Checkpoint, CheckpointError, load, open_checkpoint
-from markovae.checkpoint.manifest import verify_bundle
+from markovae.checkpoint.manifest import MANIFEST, make_manifest, verify_bundle
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
 from markovae.jsonlines import read_rows
 from markovae.run import resume_run, session, train_run
 from markovae.sampling.draw import NoImageError
-from markovae.training import Training
+from markovae.training import Training, trainer
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -309,3 +309,130 @@ def test_a_picture_that_is_none_is_told_and_ends_no_training(run_config: Config,
     assert open_checkpoint(out).step == run_config.train.steps
     assert "no picture, 16 of 16 images came out NaN" in capsys.readouterr().err
     assert not list((out / "samples").glob("*.png"))
+
+
+@pytest.mark.parametrize("budget", [{"steps": 15}, {"minutes": 0.05}])
+def test_a_new_budget_is_kept_from_before_its_first_step(run_config: Config, tmp_path: Path, monkeypatch, budget):
+    class Kill(BaseException):
+        pass
+
+    def kill(self: Training):
+        raise Kill
+
+    run = train_run(run_config, tmp_path / "run")
+    before = weights(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "advance", kill)
+        with pytest.raises(Kill):
+            resume_run(run, **budget)
+    assert weights(run) == before
+    ticks = itertools.count()
+    resume_run(run, clock=lambda: 0.01 * next(ticks))
+    assert open_checkpoint(run).step > 12
+
+
+def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_config: Config, tmp_path: Path, monkeypatch):
+    ticks = itertools.count()
+    clock = partial(lambda: 0.001 * next(ticks))
+    run = train_run(run_config.with_settings(["train.steps=100"]), tmp_path / "run", clock=clock)
+    spent = open_checkpoint(run).state["seconds"]
+    factors = []
+    rate = trainer.rate_factor
+
+    def noted(step, total, warmup, start):
+        factors.append((step, total))
+        return rate(step, total, warmup, start)
+
+    monkeypatch.setattr(trainer, "rate_factor", noted)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 103, signal.SIGINT)
+        with pytest.raises(SystemExit):
+            resume_run(run, minutes=4 * spent / 60, clock=clock)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 104, signal.SIGINT)
+        with pytest.raises(SystemExit):
+            resume_run(run, clock=clock)
+    assert [step for step, _ in factors] == [100, 101, 102, 103]
+    assert len({total for _, total in factors}) == 1
+    assert factors[0][1] > 103
+
+
+def test_a_run_whose_folder_is_replaced_writes_nothing_more_there(run_config: Config, tmp_path: Path, monkeypatch):
+    advance, run = Training.advance, tmp_path / "run"
+
+    def moved(self: Training):
+        if self.step == 4:
+            run.rename(tmp_path / "moved")
+            run.mkdir()
+        return advance(self)
+
+    monkeypatch.setattr(Training, "advance", moved)
+    with pytest.raises(StoppedRun, match="run was moved or replaced while this process trained in it"):
+        train_run(run_config, run)
+    assert list(run.iterdir()) == []
+    monkeypatch.undo()
+    resume_run(tmp_path / "moved")
+    assert open_checkpoint(tmp_path / "moved").step == 12
+
+
+def test_going_back_sets_damage_aside_and_forgets_what_was_fitted_since(
+    run_config: Config, tmp_path: Path, monkeypatch
+):
+    advance, run = Training.advance, tmp_path / "run"
+
+    def spoilt(self: Training):
+        if self.step == 5 and self.rollbacks == 0:
+            model = run / "checkpoints" / "step-00000005" / "model.safetensors"
+            model.write_bytes(model.read_bytes()[:-1] + b"?")
+            with torch.no_grad():
+                self.model.network.head.bias.fill_(torch.nan)
+        return advance(self)
+
+    fits = []
+    fit = Training.fit_variance
+
+    def fitted(self: Training, images=None):
+        fits.append((self.step, self.rollbacks))
+        fit(self, images)
+
+    monkeypatch.setattr(Training, "advance", spoilt)
+    monkeypatch.setattr(Training, "fit_variance", fitted)
+    settings = ["train.rollback=1", "train.save_minutes=1e-9", "train.keep=2", "train.evaluations=12"]
+    train_run(run_config.with_settings([*settings, "target.reverse=isotropic", "train.grids=0"]), run)
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["damaged-step-00000005-1", "step-00000011", "step-00000012"]
+    assert (5, 1) in fits, "the second time step 5 is fitted anew"
+    rows = [row["step"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "heldout"]
+    assert rows == list(range(1, 13))
+
+
+def test_a_resumed_run_that_times_its_looks_again_adds_no_row(run_config: Config, tmp_path: Path, monkeypatch):
+    class Kill(BaseException):
+        pass
+
+    def kill(self: Training):
+        raise Kill
+
+    monkeypatch.setattr(Training, "advance", kill)
+    config = run_config.with_settings(["train.minutes=1"])
+    with pytest.raises(Kill):
+        train_run(config, tmp_path / "run")
+    with pytest.raises(Kill):
+        resume_run(tmp_path / "run")
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [0]
+
+
+def test_a_bundle_whose_position_cannot_be_is_refused(run_config: Config, tmp_path: Path):
+    run = train_run(run_config.with_settings(["train.steps=2"]), tmp_path / "run")
+    path = open_checkpoint(run).path
+    for change, message in (({"parts": 0}, "has no parts"), ({"total_steps": None}, "no total_steps")):
+        contents = {file.name: file.read_bytes() for file in path.iterdir() if file.name != MANIFEST}
+        state = json.loads(contents["state.json"])
+        contents["state.json"] = json.dumps({**state, **change}).encode()
+        forged = tmp_path / message.replace(" ", "-") / "checkpoints" / path.name
+        forged.mkdir(parents=True)
+        for name, content in contents.items():
+            (forged / name).write_bytes(content)
+        (forged / MANIFEST).write_bytes(make_manifest(contents))
+        with pytest.raises(CheckpointError, match=message):
+            resume_run(forged.parent.parent)

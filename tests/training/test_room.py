@@ -11,8 +11,8 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import StoppedRun, UserError
 from markovae.networks.network import Network
-from markovae.training import Training, preparing
-from markovae.training.room import halved, out_of_memory
+from markovae.training import Training, preparing, trainer
+from markovae.training.room import halved, out_of_memory, within_memory
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 KINDS = {
@@ -159,3 +159,35 @@ def test_without_a_compiler_it_is_refused_in_a_sentence(tiny_config, tiny_data, 
         training(tiny_config, tiny_data, ["train.compile=true", "train.parallel=fsdp"])
     with pytest.raises(UserError, match="mps is not compiled for"):
         preparing.compiled(torch.nn.Identity(), torch.device("mps"))
+
+
+def test_work_that_does_not_fit_is_done_in_smaller_parts():
+    tried = []
+
+    def work(size: int, fits: int) -> str:
+        tried.append(size)
+        if size > fits:
+            raise RuntimeError(CPU)
+        return "done"
+
+    assert within_memory(partial(work, fits=3), 20) == "done"
+    assert tried == [20, 10, 5, 3]
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        within_memory(partial(work, fits=0), 5)
+    with pytest.raises(RuntimeError, match="another"):
+        within_memory(lambda size: (_ for _ in ()).throw(RuntimeError("another")), 5)
+
+
+def test_the_last_fit_is_made_in_what_memory_there_is(tiny_config: Config, tiny_data: ImageData, monkeypatch):
+    sizes = []
+
+    def fit(model, images, labels, *, seed, batch):
+        sizes.append(batch)
+        if batch > 16:
+            raise RuntimeError(CPU)
+
+    monkeypatch.setattr(trainer, "fit_in_place", fit)
+    config = tiny_config.with_settings(["target.reverse=isotropic"])
+    run = Training(create(config, tiny_data.shape, num_classes=2), tiny_data, config.train)
+    run.fit_variance()
+    assert sizes == [64, 32, 16]

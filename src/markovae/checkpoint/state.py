@@ -21,6 +21,7 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {state.get('format')!r}, not {FORMAT}")
     wanted = {**_ALWAYS, **_TRAINING} if state.get("kind") == "training" else _ALWAYS
+    wanted = wanted | {key: fits for key, fits in _PERHAPS.items() if key in state}
     for key, fits in wanted.items():
         if key not in state or not fits(state[key]):
             raise CheckpointError(f"{path} has no {key}: it was not written by markovae")
@@ -28,6 +29,10 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
 
 def _whole(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
+
+
+def _some(value: Any) -> bool:
+    return _whole(value) and value > 0
 
 
 def _perhaps_whole(value: Any) -> bool:
@@ -71,3 +76,4 @@ _TRAINING: dict[str, Callable[[Any], bool]] = {
     "rollbacks": _whole,
     "data": _table,
 }
+_PERHAPS: dict[str, Callable[[Any], bool]] = {"parts": _some, "guess": _perhaps_whole, "spent": _seconds}

@@ -139,6 +139,14 @@ def set_aside(path: Path, disk: Disk = SYSTEM) -> Path:
     return aside
 
 
+def set_newer_aside(folder: Path, used: Path, disk: Disk = SYSTEM) -> None:
+    """What is newer than the checkpoint in use did not verify: it must not come first when the run is opened again."""
+    for path in checkpoints_in(folder):
+        if path == used:
+            return
+        say(f"{path} is kept as {set_aside(path, disk).name}: it is no checkpoint of this run any more")
+
+
 def _write(target: Path, contents: Mapping[str, bytes], disk: Disk) -> Path:
     require_readable(contents)
     manifest = make_manifest(contents)

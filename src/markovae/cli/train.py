@@ -14,7 +14,7 @@ from markovae.cli.output import print_json
 from markovae.config.presets import PRESETS, preset_settings
 from markovae.console import say
 from markovae.errors import UserError
-from markovae.lock import hold
+from markovae.lock import Lock, hold
 from markovae.processes import place
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json and options.no_report:
         raise UserError("--json prints the report: leave --no-report out")
     # Before torch is loaded, so that a second process on the folder ends at once.
-    with holding(Path(options.out), options.resume):
-        return _run(options)
+    with holding(Path(options.out), options.resume) as lock:
+        return _run(options, lock)
 
 
 def restarted(out: Path) -> bool:
@@ -88,12 +88,12 @@ def restarted(out: Path) -> bool:
     return place().restarts > 0 and (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step-*"))
 
 
-def holding(out: Path, resume: bool) -> AbstractContextManager[None]:
+def holding(out: Path, resume: bool) -> AbstractContextManager[Lock | None]:
     """The lock of the run's folder, for the first process of a job; a run that is not there is left to be refused."""
     return hold(out) if place().first and (out.is_dir() or not resume) else nullcontext()
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, lock: Lock | None) -> int:
     device = chosen_device(options.device)
     again = restarted(Path(options.out))
     if options.resume or again:
@@ -102,12 +102,12 @@ def _run(options: argparse.Namespace) -> int:
         from markovae.run import resume_run
 
         steps, minutes = (None, None) if again else (options.steps, options.minutes)
-        path = resume_run(options.out, steps=steps, minutes=minutes, device=device, held=True)
+        path = resume_run(options.out, steps=steps, minutes=minutes, device=device, held=lock)
     else:
         config = configuration(options)
         from markovae.run import train_run
 
-        path = train_run(config, options.out, init=options.init, device=device, held=True)
+        path = train_run(config, options.out, init=options.init, device=device, held=lock)
     if not place().first:
         return 0
     if options.no_report:

@@ -66,6 +66,11 @@ class ErrorTable(nn.Module):
         self.error.copy_(error)
         return self
 
+    def forget(self) -> None:
+        """Hold no errors, as before `fit`."""
+        self.logsnr.fill_(torch.nan)
+        self.error.fill_(torch.nan)
+
     def at(self, logsnr: Tensor) -> Tensor:
         """E(x − x̂)² at λ, shape of `logsnr` + shape of one error, float64.
 

@@ -10,8 +10,8 @@ from markovae.checkpoint.reading import CHECKPOINTS
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import STAGE, append, clear_stages, refused, sync, write_file
-from markovae.jsonlines import read_rows
-from markovae.lock import LOCK
+from markovae.jsonlines import backwards, read_rows
+from markovae.lock import LOCK, Lock
 
 
 @final
@@ -30,6 +30,7 @@ class RunFolder:
         self.config = self.path / "config.toml"
         self.split = self.path / "split.json"
         self.unreadable = self.path / "unreadable.jsonl"
+        self.lock: Lock | None = None
 
     def require_empty(self) -> None:
         """Nothing is ever overwritten.
@@ -56,12 +57,18 @@ class RunFolder:
             if folder.is_dir():
                 clear_stages(folder, self.disk)
 
+    def require_held(self) -> None:
+        """The folder is still the one that this process holds: see `Lock.require`."""
+        if self.lock is not None:
+            self.lock.require()
+
     def append(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl.
 
         Raises:
-            StoppedRun: when the disk refuses.
+            StoppedRun: when the disk refuses, or the folder is another one by now.
         """
+        self.require_held()
         append(self.metrics, (json.dumps(row, allow_nan=False) + "\n").encode(), self.disk)
 
     def flush(self) -> None:
@@ -80,10 +87,20 @@ class RunFolder:
         """The rows of metrics.jsonl; a line cut short by a kill is passed over."""
         return read_rows(self.metrics)
 
+    def last(self, kind: str) -> dict[str, Any] | None:
+        """The last row of a kind."""
+        return next((row for _, row in backwards(self.metrics) if row is not None and row.get("kind") == kind), None)
+
     def forget_after(self, step: int) -> None:
-        """Drop the rows of steps beyond `step`: they are about to be taken again."""
-        kept = [row for row in self.rows() if row.get("step", 0) <= step]
-        write_file(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode(), self.disk)
+        """Drop the rows of steps beyond `step`, which are the last ones: they are about to be taken again."""
+        self.require_held()
+        if not self.metrics.exists():
+            return
+        kept = next((end for end, row in backwards(self.metrics) if row is not None and row["step"] <= step), 0)
+        with self.metrics.open("rb") as file:
+            before = file.read(kept)
+            if file.read(1) or not before.endswith(b"\n"):
+                write_file(self.metrics, before.removesuffix(b"\n") + b"\n" * bool(before), self.disk)
 
 
 def _counts(entry: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from markovae.likelihood import LevelNats, Measurement, finite, measure
 from markovae.networks.condition import Condition
 from markovae.report.pictures import enlarged, grid, png, viewable
 from markovae.sampling import sample
+from markovae.training.room import within_memory
 
 SEED = 20_240_229  # of the fixed draw: the same images, levels and noise in every run
 BANDS = 5
@@ -30,14 +32,10 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
         model: with averaged weights.   data: the validation part as the model knows it (`known_to`).
         config: eval_images and eval_draws are read.
     """
-    measured = measure(
-        model,
-        np.asarray(data.images[: config.eval_images]),
-        None if data.told is None else data.told[: config.eval_images],
-        draws=config.eval_draws,
-        seed=SEED,
-        batch=config.batch,
-    )
+    images = np.asarray(data.images[: config.eval_images])
+    told = None if data.told is None else data.told[: config.eval_images]
+    look = partial(measure, model, images, told, draws=config.eval_draws, seed=SEED)
+    measured = within_memory(lambda size: look(batch=size), config.batch)
     record = measured.to_dict()
     return {
         "kind": "heldout",
@@ -84,7 +82,8 @@ def sample_grid(model: Diffusion, data: ImageData) -> bytes:
         condition = data.given[torch.arange(count) % len(data)].condition()
     elif data.class_names:
         condition = Condition(label=torch.arange(count) % len(data.class_names))
-    images = sample(model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, batch=count, condition=condition)
+    draw = partial(sample, model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, condition=condition)
+    images = within_memory(lambda size: draw(batch=size), count)
     return png(enlarged(grid(viewable(images, model.pixels.bins), GRID_SIDE)))
 
 

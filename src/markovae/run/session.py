@@ -13,7 +13,7 @@ import torch
 import markovae
 from markovae.allocator import kept_memory
 from markovae.checkpoint import checkpoint_name, newest_checkpoint, prune, save_checkpoint
-from markovae.checkpoint.writing import checkpoints_in, is_milestone
+from markovae.checkpoint.writing import checkpoints_in, is_milestone, set_newer_aside
 from markovae.config import Config
 from markovae.console import say
 from markovae.data.images import ImageData
@@ -84,8 +84,7 @@ class Session:
         if not self.training.ranks.first:
             return
         self.folder.forget_after(self.training.step)
-        past = [row for row in self.folder.rows() if row.get("kind") == "heldout"]
-        self._heldout = past[-1] if past else None
+        self._heldout = self.folder.last("heldout")
         say(f"resumed from {checkpoint}")
 
     def go(self) -> None:
@@ -208,12 +207,15 @@ class Session:
     def _roll_back(self, error: NonFiniteError) -> None:
         training, failed = self.training, self.training.step
         checkpoint = newest_checkpoint(self.folder.path)
+        training.ranks.require_same(checkpoint.step, f"{self.folder.path} shows each process another newest checkpoint")
         training.roll_back(checkpoint.all_tensors(), checkpoint.state)
-        self._saved_step = training.step
+        self._saved_step, self._fitted_step = training.step, -1
         self._rows.clear()
         if not training.ranks.first:
             return
+        set_newer_aside(self.folder.checkpoints, checkpoint.path, self.folder.disk)
         self.folder.forget_after(training.step)
+        self._heldout = self.folder.last("heldout")
         row = {"kind": "rollback", "step": training.step, "from_step": failed, "skipped": training.skipped}
         self.folder.append({**row, "number": training.rollbacks, "reason": str(error)})
         say(
@@ -234,9 +236,7 @@ class Session:
         say(f"{total:,} steps fit the budget, about {duration(max(left, 0))} from here")
 
     def _due(self, times: int) -> bool:
-        """Whether one of `times` evenly spread looks, the last one at the end, falls on this step."""
-        total, step = self.training.budget.total, self.training.step
-        return total is not None and times > 0 and step > 0 and step * times // total > (step - 1) * times // total
+        return self.training.budget.due(times, self.training.step)
 
     def _log(self, step: Step) -> None:
         self._rows.append(step)
@@ -271,6 +271,8 @@ class Session:
         row = {"kind": "heldout", "step": step, "seconds": self.training.seconds, **row}
         if row["bits_per_dim"]["mean"] is None:
             raise NonFiniteError(f"the held-out bound is no number after step {step}")
+        if self._heldout is not None and self._heldout["step"] == step:
+            return  # a resumed run that had to find out again what looking costs
         self.folder.append(row)
         say(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
         self._heldout = row
@@ -283,6 +285,7 @@ class Session:
         except NoImageError as error:  # of a young model; the run itself is sound
             say(f"step {step:,}: no picture, {error}")
             return
+        self.folder.require_held()
         write_file(self._picture(step), picture, self.folder.disk)
 
     def _picture(self, step: int) -> Path:
@@ -307,11 +310,12 @@ class Session:
         Args:
             gathered: what `Training.gathered` gave, at this step, on every process.
         Raises:
-            StoppedRun: when the disk refuses.
+            StoppedRun: when the disk refuses, or the folder is another one by now.
         """
         training, started = self.training, self.training.seconds
         if self._saved_step == training.step:
             return
+        self.folder.require_held()
         tensors, position = training.capture(gathered)
         train = self.splits.train
         state = {

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from markovae.build import create, load_weights
-from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint, set_aside
-from markovae.checkpoint.writing import checkpoints_in
+from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint
+from markovae.checkpoint.writing import set_newer_aside
 from markovae.config import Config, TrainConfig
 from markovae.console import say
 from markovae.data.known import captions_digest, known_to, uncaptioned
@@ -25,7 +25,7 @@ from markovae.diffusion import Diffusion
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import write_file
-from markovae.lock import hold
+from markovae.lock import Lock, hold
 from markovae.processes import place
 from markovae.run.folder import RunFolder
 from markovae.run.session import Session
@@ -40,7 +40,7 @@ def train_run(
     *,
     init: str | Path | None = None,
     device: str | torch.device = "cpu",
-    held: bool = False,
+    held: Lock | None = None,
     disk: Disk = SYSTEM,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
@@ -49,7 +49,7 @@ def train_run(
     Args:
         config: of the run; relative paths to its data and to its text encoder are made absolute.
         init: a run or checkpoint whose averaged weights are the first ones.
-        held: whether the caller holds the folder's lock (`lock.hold`) already.
+        held: the folder's lock, where the caller holds it already (`lock.hold`).
         disk: what is written to.   clock: seconds.
     Raises:
         UserError: before anything is written, for a folder that is not empty or cannot be written, data that
@@ -57,7 +57,7 @@ def train_run(
         StoppedRun, SystemExit: as `Session.go`.
     """
     folder, config = RunFolder(out, disk), _with_absolute_paths(config)
-    with _locked(folder, held), joined(config.train.timeout, torch.device(device)) as ranks:
+    with _locked(folder, held) as folder.lock, joined(config.train.timeout, torch.device(device)) as ranks:
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
         model = _create(config, splits, init).to(device)
@@ -88,7 +88,7 @@ def resume_run(
     steps: int | None = None,
     minutes: float | None = None,
     device: str | torch.device = "cpu",
-    held: bool = False,
+    held: Lock | None = None,
     disk: Disk = SYSTEM,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
@@ -106,7 +106,7 @@ def resume_run(
     """
     folder = RunFolder(out, disk)
     folder.open()
-    with _locked(folder, held):
+    with _locked(folder, held) as folder.lock:
         if place().first:
             folder.clear()
         checkpoint = newest_checkpoint(folder.path)
@@ -126,38 +126,37 @@ def resume_run(
             data = ranks.in_turn(lambda: known_to(model, splits.train))
             training = Training(model.to(device), data, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
+            gathered = []
             if steps is not None or minutes is not None:
                 training.extend(steps=steps, minutes=minutes)
+                gathered = [training.gathered()]
+            if training.budget.total is None and training.budget.seconds is None:
+                raise CheckpointError(f"{checkpoint.path} has no total_steps, and its budget is no time")
             session = Session(folder, config, splits, record, training)
             path = checkpoint.path
             del checkpoint  # its bytes, weights and averages and the optimiser's, would stay for the whole run
 
             def begin() -> None:
-                _set_newer_aside(folder, path)
+                set_newer_aside(folder.checkpoints, path, disk)
                 if training.done:
                     say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
                 else:
                     session.check_room()
+                    if gathered:  # the new budget outlives whatever comes before the next save
+                        session.save(gathered.pop())
                     _describe(folder, config, record)
                     _list_unreadable(folder, splits)
 
             ranks.first_does(begin)
+            gathered.clear()
             session.resumed(path)
             session.go()
     return folder.path
 
 
-def _locked(folder: RunFolder, held: bool) -> AbstractContextManager[None]:
+def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock | None]:
     """The folder's lock, which the first of several processes holds for all."""
-    return hold(folder.path) if not held and place().first else nullcontext()
-
-
-def _set_newer_aside(folder: RunFolder, used: Path) -> None:
-    """What is newer than the checkpoint in use did not verify: it must not come first when the run is opened again."""
-    for path in checkpoints_in(folder.checkpoints):
-        if path == used:
-            return
-        say(f"{path} is kept as {set_aside(path, folder.disk).name}: it is no checkpoint of this run any more")
+    return hold(folder.path) if held is None and place().first else nullcontext(held)
 
 
 def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusion:

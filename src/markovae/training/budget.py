@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 # A budget in minutes is turned into steps once this many were timed, or an eighth of it is spent; the first steps
 # of a process are slower than the rest, so the later half of those timed gives the pace.
@@ -54,10 +55,24 @@ class Budget:
         guess = step + int(left * step / spent) if step and spent else None
         return Budget(None, 60 * minutes, self.reserve, guess, spent)
 
+    def capture(self) -> dict[str, Any]:
+        """What a resumed run goes on with, for JSON."""
+        return {"total_steps": self.total, "guess": self.guess, "spent": self.spent}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Go on from what `capture` gave."""
+        self.total, self.guess = record["total_steps"], record.get("guess")
+        self.spent = float(record.get("spent", 0.0))
+
     @property
     def expected(self) -> int | None:
         """The total, or else the guess."""
         return self.guess if self.total is None else self.total
+
+    def due(self, times: int, step: int) -> bool:
+        """Whether one of `times` evenly spread looks, the last one at the end, falls on this step."""
+        total = self.total
+        return total is not None and times > 0 and step > 0 and step * times // total > (step - 1) * times // total
 
     def note(self, step: int, took: float, elapsed: float) -> None:
         """Time one step; fixes `total` once enough steps were timed.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
 from markovae.errors import StoppedRun
 
+Result = TypeVar("Result")
 # What PyTorch's allocator on the CPU says, on Linux and elsewhere; it has no class of its own for it.
 _WORDS = ("can't allocate memory", "not enough memory")
 
@@ -33,3 +37,16 @@ def halved(parts: int, count: int, alone: bool) -> int:
         f"memory ran out over {-(-count // parts)} images in one of several processes: set train.accumulate, which is "
         f"{parts} here, to a larger number, or train.checkpointing=true"
     )
+
+
+def within_memory(work: Callable[[int], Result], size: int) -> Result:
+    """`work(size)`; where memory runs out, of half the size, and so on down to 1, at which the error is let through."""
+    while True:
+        try:
+            return work(size)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+        size = -(-size // 2)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

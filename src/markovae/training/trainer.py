@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any, final
 
@@ -32,7 +33,7 @@ from markovae.training.optimiser import create_optimiser
 from markovae.training.precision import Choice, dtype_named, probe
 from markovae.training.preparing import prepared
 from markovae.training.ranks import Ranks
-from markovae.training.room import halved, out_of_memory
+from markovae.training.room import halved, out_of_memory, within_memory
 from markovae.training.sharding import require_shardable, sharded
 from markovae.training.step import NonFiniteError, Step, not_taken
 from markovae.training.stopwatch import Stopwatch
@@ -113,9 +114,7 @@ class Training:
         if self.precision is None:
             name = self.config.precision
             if name == "auto" and self.spread:
-                self.precision = Choice(
-                    torch.float32, "float32: train.parallel=fsdp times nothing; see train.precision"
-                )
+                self.precision = Choice(torch.float32, "float32: fsdp times nothing; see train.precision")
             elif name == "auto" and not self.ranks.first:
                 self.precision = Choice(torch.float32, "")
             elif name == "auto":
@@ -186,7 +185,8 @@ class Training:
         count = min(self.config.fit_images if images is None else images, len(data))
         chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
         labels = None if data.told is None else data.told[chosen]
-        fit_in_place(model, data.images[chosen], labels, seed=self.config.seed, batch=max(self.config.batch, 64))
+        fit = partial(fit_in_place, model, data.images[chosen], labels, seed=self.config.seed)
+        within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
 
     # -- capture and restore ------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class Training:
             "rollbacks": self.rollbacks,
             "parts": self.parts,
             "images_seen": self.step * self.config.batch,
-            "total_steps": self.budget.total,
+            **self.budget.capture(),
             "seconds": self.seconds,
             "precision": None if self.precision is None else str(self.precision.dtype).removeprefix("torch."),
         }
@@ -262,7 +262,7 @@ class Training:
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
         self.rollbacks, self.parts = int(position["rollbacks"]), int(position.get("parts", self.parts))
         self._watch = Stopwatch(self._clock, float(position["seconds"]))
-        self.budget.total = position["total_steps"]
+        self.budget.restore(position)
         if position["precision"] is not None:
             name = position["precision"]
             self.precision = Choice(dtype_named(name), f"{name}, as when the run began")
