@@ -16,6 +16,7 @@ from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig,
 from markovae.config.ddpm import DDPMOptions
 from markovae.config.dit import DiTOptions
 from markovae.config.model import BETA_SCHEDULES, DEFAULT_LEVELS
+from markovae.data.images import ImageData
 from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
@@ -47,7 +48,7 @@ from markovae.text import EncoderReader
 
 def create(
     config: Config,
-    shape: Sequence[int],
+    shape: Sequence[int] | ImageData,
     *,
     bins: int = 256,
     num_classes: int = 0,
@@ -57,21 +58,21 @@ def create(
 
     Args:
         config: the sections condition, schedule, network, target and train.seed are read.
-        shape: of one image, (C, H, W).   bins: digits of a pixel.   num_classes: of the labels, 0 for none.
+        shape: of one image, (C, H, W); or the training data, whose shape, digits and classes are taken.
+        bins: digits of a pixel.   num_classes: of the labels, 0 for none.
         reader: of the captions, for condition.kind=text; None is the encoder of the configuration.
     Raises:
         UserError: for a shape that the network's stride does not divide, a schedule that does not exist, or a full
             covariance of more dimensions than it is worked out in.
     """
+    if isinstance(shape, ImageData):
+        bins, num_classes, shape = shape.bins, len(shape.class_names), shape.shape
     _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
     reverse = variance_named(config.target.reverse, shape)
     schedule = create_schedule(config.schedule, pixels)
     _check_together(config, schedule)
-    if config.condition.kind == "text":
-        reader = reader or EncoderReader(config.condition.encoder)
-    else:
-        reader = None
+    reader = (reader or EncoderReader(config.condition.encoder)) if config.condition.kind == "text" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
         classes = num_classes if config.condition.kind == "class" and config.network.classes else 0

@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
-from markovae.console import say
 from markovae.errors import StoppedRun, UserError
 from markovae.files import make_folder
 
@@ -23,10 +22,11 @@ class Lock:
 
     Args:
         folder: this one.   handle: of its lock file.
+        missing: why nothing keeps other processes out, where the file system has no locks; else "".
     """
 
-    def __init__(self, folder: Path, handle: int) -> None:
-        self.folder, self._handle = folder, handle
+    def __init__(self, folder: Path, handle: int, missing: str) -> None:
+        self.folder, self._handle, self.missing = folder, handle, missing
 
     @property
     def held(self) -> bool:
@@ -54,12 +54,12 @@ def hold(folder: Path) -> Iterator[Lock]:
     """Keep every other process out of `folder` while the block runs.
 
     A folder that is missing is made. When the block ends the lock is gone, and so are the folders made here that
-    are still empty. Where the file system has no locks that is said, and nothing keeps others out.
+    are still empty. Where the file system has no locks nothing keeps others out, and the lock says so.
     Raises:
         UserError: where another process holds the folder, or it cannot be made or written.
     """
-    made, handle = _locked(folder)
-    lock = Lock(folder, handle)
+    made, handle, missing = _locked(folder)
+    lock = Lock(folder, handle, missing)
     try:
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
@@ -91,8 +91,8 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _locked(folder: Path) -> tuple[list[Path], int]:
-    """The folders made, and the handle of the lock."""
+def _locked(folder: Path) -> tuple[list[Path], int, str]:
+    """The folders made, the handle of the lock, and why it is none, if so."""
     made: list[Path] = []
     while True:
         made = _make(folder) or made
@@ -102,7 +102,8 @@ def _locked(folder: Path) -> tuple[list[Path], int]:
             continue  # another process made the folder, and took it away again
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from None
-        if not _try(handle, folder):
+        taken, missing = _try(handle)
+        if not taken:
             holder = os.read(handle, 32).decode("ascii", "replace").strip()
             os.close(handle)
             raise UserError(
@@ -111,11 +112,12 @@ def _locked(folder: Path) -> tuple[list[Path], int]:
             )
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), (folder / LOCK).stat()):
-                return made, handle
+                return made, handle, missing
         os.close(handle)
 
 
-def _try(handle: int, folder: Path) -> bool:
+def _try(handle: int) -> tuple[bool, str]:
+    """Whether the file is this process's now, and why it is not locked where the system cannot."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -126,7 +128,5 @@ def _try(handle: int, folder: Path) -> bool:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in TAKEN:
-            return False
-        say(f"warning: {folder} lies where files cannot be locked ({error.strerror}): let no other process train in it")
-    return True
+        return error.errno not in TAKEN, error.strerror or "no locks"
+    return True, ""

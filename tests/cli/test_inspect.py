@@ -29,3 +29,9 @@ def test_what_cannot_be_inspected_is_refused(tmp_path, refused):
     assert "did you mean digits" in refused("inspect", "digit")
     assert "data.sice is no setting: did you mean data.size" in refused("inspect", "digits", "--set", "data.sice=4")
     assert "DATA is missing" in refused("inspect")
+
+
+def test_labelled_data_and_shards_are_told_by_the_schema_too(tmp_path, json_of):
+    assert "labels_sha256" in json_of("inspect", "inspect", "digits")["split"]["train"]
+    assert main(["shard", "digits", "--out", str(tmp_path / "shards")]) == 0
+    assert json_of("inspect", "inspect", tmp_path / "shards")["kind"] == "shards"

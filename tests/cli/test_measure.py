@@ -1,5 +1,6 @@
 """`markovae measure`: the contract, which images, and the library's own figures."""
 
+import csv
 import json
 import math
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from PIL import Image
 
 from markovae.checkpoint import load
 from markovae.cli import main
-from markovae.cli.measure_data import _part, like
+from markovae.cli.measure_data import like
 from markovae.data import DataConfig, load_data
 from markovae.likelihood import measure
+
+from .conftest import settings
 
 
 def test_json_is_the_librarys_measurement_of_the_test_part(digits_run, json_of):
@@ -59,16 +62,65 @@ def test_parts_and_other_data(digits_run, json_of, tmp_path):
     every = json_of("measure", "measure", digits_run, "digits", "--split", "all", "--draws", "1", "--limit", "1700")
     assert every["n"] == 1700
     assert every["data"]["matches_run"] is None
-    splits = load_data("digits")
-    some, three = _part(splits, "all", len(splits.train) + 2), _part(splits, "all", 3)
-    assert np.array_equal(some.images[-2:], splits.validation.images[:2])
-    assert np.array_equal(three.images, splits.train.images[:3])
-    assert np.array_equal(three.labels, splits.train.labels[:3])
+
+
+@pytest.fixture
+def numbered_run(tmp_path):
+    """A run of classes 1, 2 and 3 on grey images of 8x8, and their file."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "run.npz", rng.integers(0, 256, (60, 8, 8)).astype(np.uint8), rng.permutation(60) % 3 + 1)
+    words = ["train", str(tmp_path / "run.npz"), "--out", str(tmp_path / "numbered"), "--steps", "2", "--no-report"]
+    assert main([*words, *settings()]) == 0
+    return tmp_path / "numbered"
+
+
+def test_all_images_of_other_data_are_measured_in_their_own_order(numbered_run, json_of, tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    digits, labels = rng.integers(0, 256, (20, 8, 8)).astype(np.uint8), np.array([1, 3] * 10)
+    np.savez(tmp_path / "some.npz", digits, labels)
+    words = ["measure", numbered_run, tmp_path / "some.npz", "--draws", "1"]
+    rows = tmp_path / "rows.csv"
+    json_of("measure", *words, "--split", "all", "--csv", rows)
+    with rows.open(newline="") as file:
+        found = [float(row["total_nats"]) for row in csv.DictReader(file)]
+    whole = measure(load(numbered_run), digits[:, None], np.array([0, 2] * 10), draws=1)
+    assert found == pytest.approx(whole.total.tolist(), rel=1e-6)
+    few = json_of("measure", *words, "--split", "all", "--limit", "3")
+    assert few["nats"]["mean"] == pytest.approx(float(whole.total[:3].mean()), rel=1e-6)
+    capsys.readouterr()
+    assert json_of("measure", *words)["n"] == 2
+    assert main([str(word) for word in words]) == 0
+    assert "the test part of" in (said := capsys.readouterr().err)
+    assert "is 2 of 20 images: --split all has all" in said
+
+
+def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path):
+    image = np.full((1, 8, 8), 7, dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", image, np.array([3]))
+    found = json_of("measure", "measure", numbered_run, tmp_path / "one.npz", "--split", "all", "--draws", "all")
+    whole = measure(load(numbered_run), image[:, None], np.array([2]), draws="all")
+    assert found["nats"]["mean"] == pytest.approx(float(whole.total[0]), rel=1e-6)
+    assert "at least 3 different images" in refused("measure", numbered_run, tmp_path / "one.npz")
+    np.savez(tmp_path / "other.npz", image, np.array([4]))
+    said = refused("measure", numbered_run, tmp_path / "other.npz", "--split", "all")
+    assert "has a class '4' and" in said
+    assert "only 1, 2, 3: rename" in said
+
+
+def test_classes_that_are_numbers_keep_theirs(numbered_run, json_of, refused, tmp_path):
+    words = ["sample", numbered_run, "--n", "2", "--steps", "2", "--out", tmp_path / "three"]
+    record = json_of("sample", *words, "--class", "3")
+    assert record["labels"] == [3, 3]
+    with np.load(tmp_path / "three" / "samples.npz") as samples:
+        assert samples["arr_1"].tolist() == [3, 3]
+    again = json_of(
+        "measure", "measure", numbered_run, tmp_path / "three" / "samples.npz", "--split", "all", "--draws", "1"
+    )
+    assert again["n"] == 2
+    assert "--class 0 is unknown: this run has 1, 2, 3" in refused("sample", numbered_run, "--class", "0")
 
 
 def test_data_that_changed_since_are_measured_with_a_warning(images, tmp_path, json_of, capsys):
-    from .conftest import settings
-
     run = tmp_path / "run"
     assert main(["train", str(images), "--out", str(run), "--steps", "1", "--no-report", *settings()]) == 0
     np.save(images, np.random.default_rng(1).integers(0, 256, (40, 8, 8)).astype(np.uint8))
@@ -80,8 +132,6 @@ def test_data_that_changed_since_are_measured_with_a_warning(images, tmp_path, j
 
 
 def test_files_without_an_image_and_what_was_done_to_the_others_are_told(images, tmp_path, capsys):
-    from .conftest import settings
-
     run = str(tmp_path / "run")
     assert main(["train", str(images), "--out", run, "--steps", "1", "--no-report", *settings()]) == 0
     capsys.readouterr()

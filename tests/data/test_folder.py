@@ -8,6 +8,7 @@ from PIL import Image
 
 from markovae.data import cache, folder
 from markovae.data.folder import classes_of, read_folder
+from markovae.data.loading import splits_of
 from markovae.data.options import DataConfig
 from markovae.data.scan import header_of
 from markovae.errors import UserError
@@ -217,5 +218,7 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path, names: dict[str, bytes]
 
 def test_one_image_is_too_few(tmp_path: Path):
     fill(tmp_path, 1)
+    reading = read_folder(tmp_path, config(tmp_path))
+    assert len(reading.data) == len(reading.parts.train) == 1
     with pytest.raises(UserError, match="holds 1 image, 1 of them different: at least 3"):
-        read_folder(tmp_path, config(tmp_path))
+        splits_of(reading)

@@ -168,3 +168,14 @@ def test_bad_images_are_one_sentence():
         measure(model(), np.zeros((2, 3, 3, 3), dtype=np.uint8))
     with pytest.raises(UserError, match="integers"):
         measure(model(), np.zeros((2, 1, 3, 3), dtype=np.float32))
+
+
+def test_numbers_that_count_are_whole(gauss):
+    model, x = gauss.model(), gauss.data(3, generator(0, "x"))
+    assert torch.equal(measure(model, x, draws="all").total, measure(model, x, draws=None).total)
+    with pytest.raises(UserError, match="draws='16' must be a whole number, None or 'all'"):
+        measure(model, x, draws="16")
+    with pytest.raises(UserError, match=r"draws=1\.5 must be a whole number"):
+        measure(model, x, draws=1.5)
+    with pytest.raises(UserError, match="levels='5' must be a whole number"):
+        measure(model, x, levels="5")

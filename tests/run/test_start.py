@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import gc
 import itertools
 import json
@@ -436,3 +438,12 @@ def test_a_bundle_whose_position_cannot_be_is_refused(run_config: Config, tmp_pa
         (forged / MANIFEST).write_bytes(make_manifest(contents))
         with pytest.raises(CheckpointError, match=message):
             resume_run(forged.parent.parent)
+
+
+def test_a_file_system_without_locks_is_told(run_config: Config, tmp_path: Path, monkeypatch, capsys):
+    def none(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    train_run(run_config.with_settings(["train.steps=1"]), tmp_path / "run")
+    assert "lies where files cannot be locked (No locks available): let no other process" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import torch
 
 from markovae.build import create
 from markovae.config import Config
+from markovae.data import load_data
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.training import fit
@@ -70,3 +71,11 @@ def test_a_model_that_was_loaded_is_trained_on(tiny_config: Config, tiny_data: I
     before = [weight.clone() for weight in model.network.parameters()]
     assert len(list(fit(model, tiny_data, tiny_config.train))) == 12
     assert any(not torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
+
+
+def test_what_load_data_gives_is_taken(tiny_config: Config):
+    splits = load_data("digits")
+    model = create(tiny_config, splits.train)
+    assert (model.pixels.bins, model.network.num_classes) == (17, 10)
+    steps = fit(model, splits, tiny_config.train, steps=1)
+    assert [step.index for step in steps] == [1]

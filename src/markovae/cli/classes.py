@@ -23,10 +23,22 @@ def chosen_label(opened: Opened, text: str) -> int:
         raise UserError(f"--class {text} needs classes, and {opened.path} was trained without: leave it out")
     if text in names:
         return names.index(text)
-    if text.isdecimal() and int(text) < count:
+    numbered = any(map(str.isdecimal, names))  # then a number names a class, and never another one's place
+    if text.isdecimal() and int(text) < count and not numbered:
         return int(text)
     shown = ", ".join(names[:20]) + (", …" if count > 20 else "")
-    raise UserError(f"--class {text} is unknown: this run has {shown} (or their numbers 0…{count - 1})")
+    also = "" if numbered else f" (or their numbers 0…{count - 1})"
+    raise UserError(f"--class {text} is unknown: this run has {shown}{also}")
+
+
+def as_named(opened: Opened, labels: Tensor) -> Tensor:
+    """Classes as the data name them: their own numbers where all have one, else their places among the names."""
+    import torch
+
+    names = opened.checkpoint.class_names
+    if not all(map(str.isdecimal, names)):
+        return labels
+    return torch.tensor([int(name) for name in names])[labels]
 
 
 def chosen_labels(opened: Opened, text: str | None, n: int) -> Tensor | None:

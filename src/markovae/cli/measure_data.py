@@ -22,43 +22,53 @@ class Chosen:
     Args:
         data: the images, with labels where they have them.   source, split: where they are from.
         matches: whether they are what the run stored; None for other data than the run's own.
-        splits: the parts of this source.
+        splits: the parts of this source; None of other data of which all is measured.
     """
 
     data: ImageData
     source: str
     split: str
     matches: bool | None
-    splits: Splits
+    splits: Splits | None
 
 
 def choose(opened: Opened, source: str | None, split: str, limit: int | None = None) -> Chosen:
     """The images to measure: a part of the run's own data, checked against what the run stored, or of other data.
 
     Args:
-        limit: of all parts together no more images than this are read.
+        limit: of all no more images than this are read.
     Raises:
         UserError: for data that are missing, or that do not fit the model.
     """
     from markovae.cli.output import tell_left_out
     from markovae.console import say
-    from markovae.data import load_data
+    from markovae.data.loading import read_source, require_readable, splits_of
 
     config = opened.checkpoint.config.data
     if source is not None:
         config = like(config, source, opened)
     else:
         opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
-    splits = load_data(config)
-    tell_left_out(config.source, splits.unreadable, () if source is None else splits.notes)
+    reading = read_source(config)
+    require_readable(reading, config)
+    splits = None if split == "all" and source is not None else splits_of(reading)
+    notes = reading.findings.notes if splits is None else splits.notes
+    tell_left_out(config.source, reading.findings.unreadable, () if source is None else notes)
     matches = None
-    if source is None:
+    if source is None and splits is not None:
         matches = trained_on(splits, opened)
         if not matches:
             say("measuring nevertheless: images of this part may have been trained on")
-    data = _part(splits, split, limit)
+    # All of them in the source's own order: the place of an image there is its number, which keys its noise.
+    data: ImageData = reading.data if split == "all" else getattr(splits, split)
     if not len(data):
         raise UserError(f"the {split} part of {config.source} has no images: take --split all")
+    if source is not None and split != "all":
+        say(
+            f"the {split} part of {config.source} is {len(data):,} of {len(reading.data):,} images: --split all has all"
+        )
+    if split == "all" and limit is not None:
+        data = data.take(slice(0, limit))
     bins = opened.model.pixels.bins
     if data.bins != bins:
         raise UserError(
@@ -83,15 +93,22 @@ def labels_for(opened: Opened, data: ImageData) -> Any:
     """The labels of the images where this model takes classes, their captions where it takes those, else None.
 
     Raises:
-        UserError: for other classes than the model's.
+        UserError: for a class that the model does not know.
     """
+    import numpy as np
+
     if opened.model.reader is not None:
         return _captions_for(opened, data)
     if not opened.num_classes or data.labels is None:
         return None
-    if data.class_names != opened.checkpoint.class_names:
-        raise UserError(f"{data.name} has other classes than {opened.path}: rename its folders, or leave them out")
-    return data.labels
+    names = opened.checkpoint.class_names
+    unknown = [name for name in data.class_names if name not in names]
+    if unknown:
+        raise UserError(
+            f"{data.name} has a class {unknown[0]!r} and {opened.path} only {', '.join(names[:12])}"
+            f"{', …' if len(names) > 12 else ''}: rename its folders, or leave them out"
+        )
+    return np.array([names.index(name) for name in data.class_names], dtype=np.int64)[data.labels]
 
 
 def _captions_for(opened: Opened, data: ImageData) -> Any:
@@ -124,6 +141,7 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
         if own:
             raise UserError("--split all leaves no image to fit on: measure one part, or with --estimator stratified")
         splits = reopen(opened.checkpoint.config.data, opened.checkpoint.state["data"])
+    assert splits is not None, "a part is one of the splits"
     parts: list[ImageData] = [getattr(splits, name) for name in left]
     parts = [parts[0].take(slice(0, count)), *(p.take(slice(0, max(0, count - len(parts[0])))) for p in parts[1:])]
     parts = [part for part in parts if len(part)]
@@ -144,22 +162,6 @@ def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
         return config
     grey_or_rgb = "grey" if channels == 1 else "rgb"
     return replace(config, width=0 if width == height else width, channels=grey_or_rgb)
-
-
-def _part(splits: Splits, split: str, limit: int | None) -> ImageData:
-    if split != "all":
-        part: ImageData = getattr(splits, split)
-        return part
-    import numpy as np
-
-    parts: list[ImageData] = []
-    left = limit
-    for part in (splits.train, splits.validation, splits.test):
-        parts.append(part if left is None else part.take(slice(0, left)))
-        left = None if left is None else left - len(parts[-1])
-    labels = None if splits.train.labels is None else np.concatenate([part.labels for part in parts])
-    images = np.concatenate([np.asarray(part.images) for part in parts])
-    return replace(splits.test, images=images, labels=labels, captions=_captions(parts), digests=None)
 
 
 def _captions(parts: Sequence[ImageData]) -> tuple[str, ...] | None:

@@ -127,6 +127,9 @@ def _labels(opened: Opened, rival: Opened | None, chosen: Chosen, limit: int | N
     """The classes of the images, checked for every model that takes them."""
     if rival is not None and {bool(opened.num_classes), rival.model.reader is not None} == {True}:
         raise UserError(f"{opened.path} takes classes and {rival.path} captions: name them the other way round")
+    both = rival is not None and opened.num_classes and rival.num_classes
+    if rival is not None and both and opened.checkpoint.class_names != rival.checkpoint.class_names:
+        raise UserError(f"{opened.path} and {rival.path} have different classes: measure each by itself")
     found = [labels_for(run, chosen.data) for run in (opened, rival) if run is not None]
     return next((labels[:limit] for labels in found if labels is not None), None)
 
@@ -142,7 +145,7 @@ def _prepared(
             checked_model(run.model)
     if rival is not None:
         refuse_other_data(opened.model, rival.model)
-        if options.data is None and not trained_on(chosen.splits, rival):
+        if options.data is None and chosen.splits is not None and not trained_on(chosen.splits, rival):
             say(f"{rival.path} may have been trained on images of this part")
     if method.needs_fit:
         other = others(chosen, opened, options.data is None, options.fit_images)

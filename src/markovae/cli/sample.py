@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markovae.cli.classes import as_named
 from markovae.cli.options import add_json, add_machine, part_of, whole
 from markovae.cli.output import print_json
 from markovae.cli.prompts import add_prompts
@@ -121,7 +122,7 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             "shape": list(drawn.images.shape[1:]),
             "bins": opened.model.pixels.bins,
             "shard": options.shard,
-            "labels": None if drawn.labels is None else drawn.labels.tolist(),
+            "labels": None if drawn.labels is None else as_named(opened, drawn.labels).tolist(),
             "prompts": list(drawn.asked) or None,
             "negative": options.negative,
             "network_calls_per_sample": drawn.chosen.plan.calls,

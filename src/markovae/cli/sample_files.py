@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from markovae import __version__
+from markovae.cli.classes import as_named
 from markovae.cli.running import Opened
 from markovae.files import write_folder
 from markovae.report.pictures import grid, png, viewable
@@ -31,7 +32,7 @@ def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.
     }
     columns = len(drawn.numbers) // len(drawn.asked) if len(drawn.asked) > 1 and options.shard is None else None
     files["grid.png"] = png(grid(pictures, columns), provenance(opened, drawn, options))
-    files["samples.npz"] = archive(drawn)
+    files["samples.npz"] = archive(opened, drawn)
     return write_folder(target, files)
 
 
@@ -72,11 +73,11 @@ def _worded(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def archive(drawn: Drawn) -> bytes:
+def archive(opened: Opened, drawn: Drawn) -> bytes:
     """samples.npz: arr_0 the digits, (n, H, W, C); arr_1 the classes, (n,); prompts; numbers of a part."""
     arrays = [np.ascontiguousarray(drawn.images.transpose(0, 2, 3, 1))]
     if drawn.labels is not None:
-        arrays.append(drawn.labels.numpy())
+        arrays.append(as_named(opened, drawn.labels).numpy())
     stream = io.BytesIO()
     named = {} if drawn.numbers == tuple(range(len(drawn.numbers))) else {"numbers": np.array(drawn.numbers)}
     if drawn.prompts:

@@ -168,7 +168,7 @@ class NetworkConfig:
     def levels(self, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(multipliers, attention) for images of this size.
 
-        Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels at least, as far as
+        Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels or more, as far as
         the image can be halved; attention is at the coarsest, where its reach is wanted and it costs little.
 
         Raises:
@@ -177,7 +177,7 @@ class NetworkConfig:
         factors = self.multipliers
         if factors is None:
             count = max(2, math.ceil(math.log2(max(height, width) / (8 * self.patch))) + 1)
-            while count > 2 and (height % (stride := self.patch * 2 ** (count - 1)) or width % stride):
+            while count > 1 and (height % (stride := self.patch * 2 ** (count - 1)) or width % stride):
                 count -= 1
             factors = (1, *(2,) * (count - 1))
         self._check_attention(len(factors))

@@ -125,8 +125,13 @@ def _names_shards(source: str, path: Path) -> bool:
 
 
 def splits_of(reading: Reading) -> Splits:
-    """The parts of a reading. Memory-mapped images stay on disk, rearranged there part by part."""
+    """The parts of a reading. Memory-mapped images stay on disk, rearranged there part by part.
+
+    Raises: UserError where there are too few images for three.
+    """
     data, parts = reading.data, reading.parts
+    if parts.refusal:
+        raise UserError(parts.refusal)
     rows = (parts.train, parts.validation, parts.test)
     if isinstance(data.images, np.memmap):
         data = _arranged(data, np.concatenate(rows))

@@ -27,6 +27,7 @@ class Parts:
         train, validation, test: positions, (n,) int64, each ascending.
         method: how they were chosen, in words.   seed: the seed it used, or None.
         left_out: images of the source that are in no part (copies across given parts).
+        refusal: why these are no three parts, in a sentence, where they are none: then all images are in `train`.
     """
 
     train: Indices
@@ -35,6 +36,7 @@ class Parts:
     method: str
     seed: int | None = None
     left_out: int = 0
+    refusal: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +116,18 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
 
     Args:
         hashes: content hash of each image.   name: of the source, for messages.
-    Raises: UserError with fewer than three different images.
+    Returns: parts with a refusal where there are fewer than three different images.
     """
     ranked = _ranked(hashes, config.split_seed)
     if len(ranked) < 3:
-        raise UserError(
-            f"{name} holds {_images(len(hashes))}, {len(ranked)} of them different: at least 3 different images "
-            "are needed, one each to train, to validate and to test; add images"
+        none = np.arange(0)
+        return Parts(
+            np.arange(len(hashes)),
+            none,
+            none,
+            "too few to split",
+            refusal=f"{name} holds {_images(len(hashes))}, {len(ranked)} of them different: at least 3 different "
+            "images are needed, one each to train, to validate and to test; add images",
         )
     test = max(1, round(len(ranked) * config.test_fraction))
     test = min(test, len(ranked) - 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from markovae.diffusion import Diffusion
+from markovae.errors import UserError
 from markovae.likelihood.estimators import Levels, measure_with, on_levels
 from markovae.likelihood.inputs import Array, Labels, checked_images, refuse_shared
 from markovae.likelihood.method import Method, prepare
@@ -14,7 +15,7 @@ def measure(
     images: Array,
     labels: Labels | None = None,
     *,
-    draws: int | None = 16,
+    draws: int | str | None = 16,
     levels: Levels = None,
     limit: int | None = None,
     seed: int = 0,
@@ -32,7 +33,7 @@ def measure(
         images: digits, (n, C, H, W), as the data hold them; never augmented, scaled or dropped. Floats on the
             model's scale where the decoder is a density.
         labels: classes, (n,), for a model that was trained with them.
-        draws: levels drawn an image (cost: draws + 1 network calls); None takes every level (L calls).
+        draws: levels drawn an image (cost: draws + 1 network calls); None or "all" takes every level (L calls).
         levels: measure on the sub-grid of so many levels, or of these levels; None is the model's own grid.
         limit: the first so many images only.
         seed: of the draws; noise is keyed by (seed, image, level).
@@ -44,6 +45,10 @@ def measure(
             model, weights that are no numbers, or images that are measured and fitted on at once.
         ValueError: for words that `Method` does not know.
     """
+    if isinstance(draws, str):
+        if draws != "all":
+            raise UserError(f"draws={draws!r} must be a whole number, None or 'all'")
+        draws = None
     if not isinstance(levels, int | None):
         model, levels = on_levels(model, levels), None
     method = Method(

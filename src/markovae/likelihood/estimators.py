@@ -200,6 +200,8 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
     """
     if levels is None:
         return model
+    if isinstance(levels, str):
+        raise UserError(f"levels={levels!r} must be a whole number")
     chosen = torch.as_tensor(levels)
     if chosen.numel() and chosen.is_floating_point():
         raise UserError(f"levels={levels} must be whole numbers: they count levels, or name them")

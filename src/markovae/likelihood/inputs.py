@@ -33,12 +33,14 @@ Labels = Array | Givens  # classes, or whatever else is known of each image
 
 
 def at_least_one(**values: int | None) -> None:
-    """Refuse numbers below 1.
+    """Refuse numbers below 1, and what is no whole number.
 
     Raises:
-        UserError: naming the number.
+        UserError: naming it.
     """
     for name, value in values.items():
+        if value is not None and not hasattr(value, "__index__"):
+            raise UserError(f"{name}={value!r} must be a whole number")
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
 

@@ -69,6 +69,7 @@ def train_run(
 
         def begin() -> None:
             folder.clear()
+            _tell_of_no_lock(folder)
             session.check_room()
             _introduce(folder, splits, training)
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
@@ -137,6 +138,7 @@ def resume_run(
             del checkpoint  # its bytes, weights and averages and the optimiser's, would stay for the whole run
 
             def begin() -> None:
+                _tell_of_no_lock(folder)
                 set_newer_aside(folder.checkpoints, path, disk)
                 if training.done:
                     say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
@@ -157,6 +159,14 @@ def resume_run(
 def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock | None]:
     """The folder's lock, which the first of several processes holds for all."""
     return hold(folder.path) if held is None and place().first else nullcontext(held)
+
+
+def _tell_of_no_lock(folder: RunFolder) -> None:
+    if folder.lock is not None and folder.lock.missing:
+        say(
+            f"warning: {folder.path} lies where files cannot be locked ({folder.lock.missing}): let no other process "
+            "train in it"
+        )
 
 
 def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusion:

@@ -14,6 +14,7 @@ from markovae.config import TrainConfig
 from markovae.config.mapping import from_table, to_table
 from markovae.data.images import ImageData
 from markovae.data.known import known_to
+from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.fitting import fitted_tensors, load_fitted
@@ -22,7 +23,7 @@ from markovae.training.trainer import Step, Training
 
 def fit(
     model: Diffusion,
-    data: ImageData | np.ndarray | Tensor,
+    data: ImageData | Splits | np.ndarray | Tensor,
     config: TrainConfig | None = None,
     *,
     flip: bool = False,
@@ -35,7 +36,8 @@ def fit(
             print(step.index, step.loss)
 
     Args:
-        data: integer images (N, C, H, W), or ImageData with labels, or captions for a model of captions.
+        data: integer images (N, C, H, W), or ImageData with labels, or captions for a model of captions; of what
+            `load_data` gave, the training part.
         config: the section [train]; `settings` replace parts of it (steps=, minutes=, batch=, lr=, seed=…).
         flip: mirror images left-right at random.
     Raises:
@@ -78,7 +80,8 @@ def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConf
     return from_table(TrainConfig, table, "train")
 
 
-def _image_data(model: Diffusion, data: ImageData | np.ndarray | Tensor) -> ImageData:
+def _image_data(model: Diffusion, data: ImageData | Splits | np.ndarray | Tensor) -> ImageData:
+    data = data.train if isinstance(data, Splits) else data
     if not isinstance(data, ImageData):
         images = data.cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
         if not np.issubdtype(images.dtype, np.integer):
