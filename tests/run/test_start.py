@@ -221,6 +221,24 @@ def test_changed_data_are_noticed_on_resume(run_config: Config, tmp_path: Path):
         resume_run(run, steps=20)
 
 
+def test_images_that_were_moved_are_named_anew(run_config: Config, tmp_path: Path):
+    whole = weights(train_run(run_config.with_settings(["train.steps=15"]), tmp_path / "whole"))
+    run = train_run(run_config, tmp_path / "run")
+    (tmp_path / "images.npy").rename(tmp_path / "moved.npy")
+    with pytest.raises(UserError, match="no data source"):
+        resume_run(run)
+    np.save(tmp_path / "other.npy", np.zeros((40, 4, 4), np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None])
+    with pytest.raises(UserError, match="other pixels"):
+        resume_run(run, data=str(tmp_path / "other.npy"))
+    before = weights(run)
+    resume_run(run, data=str(tmp_path / "moved.npy"))
+    assert open_checkpoint(run).config.data.source == str(tmp_path / "moved.npy")
+    assert weights(run) == before
+    resume_run(run, steps=15)
+    assert open_checkpoint(run).step == 15
+    assert {name: len(content) for name, content in weights(run).items()} == {n: len(c) for n, c in whole.items()}
+
+
 def test_changed_labels_and_classes_are_noticed_on_resume(tiny_config: Config, tmp_path: Path):
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4)).astype(np.uint8)
     labels = np.arange(40) % 3

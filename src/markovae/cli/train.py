@@ -30,6 +30,7 @@ examples:
   markovae train photos/ --out runs/photos --minutes 30
   markovae train digits --out runs/digits --steps 2000 --set network.width=64
   markovae train --resume --out runs/photos --minutes 60     longer than it was: the budget counts from the start
+  markovae train elsewhere/photos/ --resume --out runs/photos     the images were moved
   torchrun --nproc-per-node 8 -m markovae train photos/ --out runs/photos     eight processes, a device each
 """
 
@@ -102,7 +103,8 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
         from markovae.run import resume_run
 
         steps, minutes = (None, None) if again else (options.steps, options.minutes)
-        path = resume_run(options.out, steps=steps, minutes=minutes, device=device, held=lock)
+        data = None if again else options.data
+        path = resume_run(options.out, steps=steps, minutes=minutes, data=data, device=device, held=lock)
     else:
         config = configuration(options)
         from markovae.run import train_run
@@ -167,10 +169,3 @@ def _check_resume(options: argparse.Namespace) -> None:
     given += ["--set"] if options.set else []
     if given:
         raise UserError(f"{given[0]} does not go with --resume: a run goes on with its own settings; leave it out")
-    if options.data is None:
-        return
-    from markovae.checkpoint import open_checkpoint
-
-    stored = open_checkpoint(options.out).config.data.source
-    if options.data != stored and str(Path(options.data).expanduser().resolve()) != stored:
-        raise UserError(f"DATA {options.data!r} is not what {options.out} was trained on ({stored}): leave it out")

@@ -88,6 +88,7 @@ def resume_run(
     *,
     steps: int | None = None,
     minutes: float | None = None,
+    data: str | None = None,
     device: str | torch.device = "cpu",
     held: Lock | None = None,
     disk: Disk = SYSTEM,
@@ -99,6 +100,7 @@ def resume_run(
 
     Args:
         steps, minutes: a new budget, counted from the run's beginning.
+        data: where its images are now, where they were moved.
         held, disk, clock: as `train_run`.
     Raises:
         UserError: where `out` is no run, the data changed, or the new budget is spent already.
@@ -112,7 +114,7 @@ def resume_run(
             folder.clear()
         checkpoint = newest_checkpoint(folder.path)
         record = checkpoint.split_record
-        config = _extended(checkpoint, steps, minutes)
+        stored, config = checkpoint.config, _moved(_extended(checkpoint, steps, minutes), data)
         with joined(config.train.timeout, torch.device(device)) as ranks:
             ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
             splits = ranks.in_turn(lambda: reopen(config.data, record))
@@ -124,13 +126,12 @@ def resume_run(
                 reader=checkpoint.reader,
             )
             _require_same_words(checkpoint, splits)
-            data = ranks.in_turn(lambda: known_to(model, splits.train))
-            training = Training(model.to(device), data, config.train, config.data.flip, clock, ranks)
+            known = ranks.in_turn(lambda: known_to(model, splits.train))
+            training = Training(model.to(device), known, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
-            gathered = []
             if steps is not None or minutes is not None:
                 training.extend(steps=steps, minutes=minutes)
-                gathered = [training.gathered()]
+            gathered = [] if config == stored else [training.gathered()]
             if training.budget.total is None and training.budget.seconds is None:
                 raise CheckpointError(f"{checkpoint.path} has no total_steps, and its budget is no time")
             session = Session(folder, config, splits, record, training)
@@ -144,10 +145,11 @@ def resume_run(
                     say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
                 else:
                     session.check_room()
-                    if gathered:  # the new budget outlives whatever comes before the next save
-                        session.save(gathered.pop())
-                    _describe(folder, config, record)
                     _list_unreadable(folder, splits)
+                if gathered:  # what is new outlives whatever comes before the next save
+                    session.save(gathered.pop())
+                if config != stored or not training.done:
+                    _describe(folder, config, record)
 
             ranks.first_does(begin)
             gathered.clear()
@@ -222,6 +224,13 @@ def _extended(checkpoint: Checkpoint, steps: int | None, minutes: float | None) 
     if minutes is not None and minutes <= spent:
         raise UserError(f"--minutes {minutes:g} is spent: the run has trained {spent:.1f} minutes; ask for more")
     return replace(checkpoint.config, train=replace(checkpoint.config.train, steps=steps, minutes=minutes))
+
+
+def _moved(config: Config, source: str | None) -> Config:
+    """The configuration with its data at another place; that they are the same is checked as always."""
+    if source is None:
+        return config
+    return _with_absolute_paths(replace(config, data=replace(config.data, source=source)))
 
 
 def _require_same_words(checkpoint: Checkpoint, splits: Splits) -> None:
