@@ -203,3 +203,13 @@ def test_a_folder_with_files_is_not_overwritten(folder):
     with pytest.raises(UserError, match="is not empty"):
         edited(folder, "image.png", "--from-level", "0.5", "--steps", "3")
     assert (folder / "out" / "mine.txt").read_text() == "mine"
+
+
+def test_every_edit_has_a_folder_of_its_own_and_a_full_one_is_refused_first(folder, monkeypatch):
+    words = ("image.png", "--mask", "mask.png", "--n", "1", "--steps", "2", "--quick")
+    for number in (1, 2):
+        assert edit.run(parsed(folder, *words)) == 0
+        assert (folder / "run" / "edits" / f"image-mask-moments-seed-0-{number}" / "000000.png").exists()
+    monkeypatch.setattr(edit_work, "edit_image", None)
+    with pytest.raises(UserError, match=r"--out .* is not empty: name a new folder"):
+        edit.run(parsed(folder, *words, "--out", str(folder)))

@@ -120,3 +120,13 @@ def test_push_uploads_the_folder_and_a_refusal_keeps_it(theirs: Path, tmp_path: 
     assert "pip install 'markovae[hub]'" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
     assert 'from_pretrained("digits")' in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_a_model_without_classes_is_trained_on_with_a_folder_of_classes(theirs: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "two.npz", rng.integers(0, 256, (30, 8, 8), dtype=np.uint8), np.arange(30) % 2)
+    run, new = str(tmp_path / "run"), str(tmp_path / "new")
+    assert main(["import", str(theirs), "--out", run]) == 0
+    train = ["train", str(tmp_path / "two.npz"), "--init", run, "--out", new, "--steps", "2", "--no-report"]
+    sets = ["train.batch=4", "train.grids=0", "train.eval_images=2"]
+    assert main([*train, *(word for one in sets for word in ("--set", one))]) == 0

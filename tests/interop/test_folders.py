@@ -112,15 +112,16 @@ def test_a_thousand_levels_stay_within_the_tolerance(pipeline, diffusers, tmp_pa
     assert np.abs(our_images(model) - their_images(made, 1000)).max() <= TOLERANCE
 
 
-def run_of(config: Config, folder: Path, num_classes: int = 0) -> Diffusion:
+def run_of(config: Config, folder: Path, num_classes: int = 0, classes: tuple[str, ...] = ()) -> Diffusion:
     """A run's folder with one checkpoint of a fresh model that no zero hides."""
-    model = create(config, (3, 8, 8), num_classes=num_classes)
+    classes = classes or tuple(str(k) for k in range(num_classes))
+    model = create(config, (3, 8, 8), num_classes=len(classes))
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.abs().max() == 0:
                 weight.normal_(0, 0.1, generator=generator)
-    state = {"step": 5, "shape": [3, 8, 8], "bins": 256, "class_names": [str(k) for k in range(num_classes)]}
+    state = {"step": 5, "shape": [3, 8, 8], "bins": 256, "class_names": list(classes)}
     tensors = {name: weight.detach() for name, weight in model.named_parameters()}
     save_checkpoint(folder / "checkpoints", 5, {"ema": tensors}, state, config)
     return model.eval()
@@ -179,6 +180,7 @@ def test_classes_travel_with_the_null_as_one_more(diffusers, tmp_path: Path) -> 
     unet = diffusers.UNet2DModel.from_pretrained(folder / "unet")
     assert unet.config.num_class_embeds == 4
     assert "class_labels" in (folder / "README.md").read_text()
+    (folder / "markovae.json").unlink()  # as a folder of anyone else
     model = import_folder(folder, tmp_path / "back")
     assert mv.sample(model, 2, steps=2, labels=[0, 3]).shape == (2, 3, 8, 8)
     with pytest.raises(UserError, match="needs a class of every image"):
@@ -245,3 +247,27 @@ def test_what_is_there_is_not_overwritten(pipeline, tmp_path: Path) -> None:
         export_run(tmp_path / "empty", tmp_path / "full")
     assert (tmp_path / "full" / "mine").read_text() == "x"
     assert open_checkpoint(tmp_path / "empty").state["kind"] == "imported"
+
+
+def test_the_names_of_classes_and_no_class_come_back(tmp_path: Path) -> None:
+    config = Config().with_settings([*DDPM, "schedule.kind=linear", "target.name=noise"])
+    model = run_of(config, tmp_path / "run", classes=("cats", "dogs"))
+    folder = export_run(tmp_path / "run", tmp_path / "out")
+    assert json.loads((folder / "unet" / "config.json").read_text())["num_class_embeds"] == 3
+    import_folder(folder, tmp_path / "again")
+    again = open_checkpoint(tmp_path / "again")
+    assert again.class_names == ("cats", "dogs")
+    assert again.config.train.label_dropout > 0
+    for ours, theirs in zip(model.parameters(), again.model().parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    back = export_run(tmp_path / "again", tmp_path / "back")
+    names = ("markovae.json", "unet/config.json")
+    assert all((back / name).read_bytes() == (folder / name).read_bytes() for name in names)
+    for text in (
+        '{"class_names": ["a", "b"], "null_class": false}',
+        '{"class_names": [1, 2], "null_class": true}',
+        "{}",
+    ):
+        (folder / "markovae.json").write_text(text)
+        with pytest.raises(UserError, match=r"markovae\.json does not name the 3 labels of the unet"):
+            import_folder(folder, tmp_path / "third")

@@ -465,3 +465,13 @@ def test_a_file_system_without_locks_is_told(run_config: Config, tmp_path: Path,
     monkeypatch.setattr(fcntl, "flock", none)
     train_run(run_config.with_settings(["train.steps=1"]), tmp_path / "run")
     assert "lies where files cannot be locked (No locks available): let no other process" in capsys.readouterr().err
+
+
+def test_a_run_does_not_lie_in_its_own_images(run_config: Config, tmp_path: Path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    config = run_config.with_settings([f"data.source={photos}"])
+    for out in (photos, photos / "a" / "run"):
+        with pytest.raises(UserError, match=r"--out .* lies in the data, .*photos, and its pictures would be read"):
+            train_run(config, out)
+    assert list(photos.iterdir()) == []

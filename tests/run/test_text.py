@@ -12,8 +12,11 @@ from PIL import Image
 
 from markovae.checkpoint import CheckpointError, load, open_checkpoint
 from markovae.config import Config
+from markovae.data import load_data
+from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.jsonlines import read_rows
+from markovae.report import write_report
 from markovae.run import resume_run, train_run
 
 from .test_together import distance, tensors
@@ -98,3 +101,45 @@ def test_data_without_captions_are_one_sentence(config: Config, tmp_path: Path, 
     with pytest.raises(UserError, match="photos has no captions"):
         train_run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("bare", ["validation", "test"])
+def test_a_part_without_captions_is_looked_at_without(config: Config, tmp_path: Path, captioned: Path, bare: str):
+    splits = load_data(config.data)
+    hashes = getattr(splits, bare).content_hashes()
+    own = ImageData(np.stack([np.asarray(Image.open(p))[None] for p in sorted(captioned.glob("*.png"))]))
+    rows = [json.loads(line) for line in (captioned / "metadata.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if own.content_hashes()[int(row["file_name"][:2])] not in hashes]
+    (captioned / "metadata.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    run = train_run(config, tmp_path / "run")
+    assert [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "heldout"]
+    assert write_report(run)["run"]
+    assert (run / "report.html").exists()
+
+
+def test_captions_of_every_part_are_those_that_the_run_was_made_with(config: Config, tmp_path: Path, captioned: Path):
+    run = train_run(config, tmp_path / "run")
+    record = open_checkpoint(run).split_record
+    hashes = load_data(config.data).test.content_hashes()
+    own = ImageData(np.stack([np.asarray(Image.open(p))[None] for p in sorted(captioned.glob("*.png"))]))
+    rows = [json.loads(line) for line in (captioned / "metadata.jsonl").read_text().splitlines()]
+    for row in rows:
+        if own.content_hashes()[int(row["file_name"][:2])] in hashes:
+            row["text"] = ["another"]
+    (captioned / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changed = load_data(config.data)
+    changed.verify(record)
+    with pytest.raises(UserError, match=r"the captions of the test part of .*photos changed"):
+        changed.verify(record, captions=True)
+    with pytest.raises(UserError, match=r"the captions of the test part of .*photos changed"):
+        resume_run(run, steps=20)
+
+
+def test_weights_of_another_run_bring_their_encoder(config: Config, tmp_path: Path, words, monkeypatch):
+    monkeypatch.setattr("markovae.text.reader.token_width", lambda name: 384)
+    run = train_run(config.with_settings(["train.steps=1", "condition.encoder=words"]), tmp_path / "run")
+    new = train_run(config.with_settings(["train.steps=1"]), tmp_path / "new", init=run)
+    assert Config.from_toml(new / "config.toml").condition.encoder == "words"
+    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "cd" * 32)
+    with pytest.raises(UserError, match="was trained with the text encoder other of SHA-256 abab"):
+        train_run(config.with_settings(["train.steps=1", "condition.encoder=other"]), tmp_path / "other", init=run)

@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from markovae.decoder import DensityDecoder
+from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.quadrature import slope
+from markovae.randomness import Streams
+from markovae.reverse import PosteriorVariance
 from markovae.sampling import (
     AdamsBashforth,
     Guidance,
@@ -15,12 +20,16 @@ from markovae.sampling import (
     Plan,
     Unconditional,
     UniC,
+    network_calls,
     plan,
     sample,
+    trajectory,
     uniform_grid,
     walk,
 )
 from markovae.sampling.draw import finished
+from markovae.schedule import LogSNRLinear
+from markovae.target import DATA
 from markovae.toys import Mixture
 
 LOGSNR = torch.tensor(0.4, dtype=torch.float64)
@@ -140,3 +149,30 @@ def test_bad_guidance_is_one_sentence(class_model, gaussian, model_of):
         sample(class_model, 2, labels=0, guidance=float("inf"))
     with pytest.raises(ValueError, match="empty"):
         Interval(2.0, -2.0)
+
+
+class Counted:
+    """A denoiser of zeros that counts."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def predict(self, z, logsnr, condition=None):
+        self.calls += 1
+        return torch.zeros_like(z), None
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp2m", "heun", "dpmpp3s", "unipc3", "pc"])
+@pytest.mark.parametrize("interval", [None, Interval(-3.0, 2.0)])
+def test_the_calls_that_are_told_are_those_that_are_made(sampler: str, interval: Interval | None):
+    model = Diffusion(nn.Identity(), LogSNRLinear(100, 8.0, -8.0), DATA, PosteriorVariance(), DensityDecoder(), (2,))
+    walk = plan(model, sampler, 9)
+    strong, weak = Counted(), Counted()
+    guided = Guided(strong, weak, 2.0, interval)
+    z = torch.zeros(1, 2, dtype=torch.float64)
+    for _ in trajectory(guided, z, walk.grid, walk.stepper, Streams(1, "x", [0]), None, walk.corrector):
+        pass
+    assert strong.calls == walk.calls
+    assert network_calls(walk, Guidance(2.0, interval)) == strong.calls + weak.calls
+    assert network_calls(walk, Guidance()) == walk.calls
+    assert (interval is None) == (weak.calls == strong.calls)

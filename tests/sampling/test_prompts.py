@@ -29,7 +29,8 @@ def test_guidance_one_is_no_guidance_bitwise(text_model: Diffusion):
     condition = text_model.reader.prompts(["a red hat"])
     plain = drawn(text_model, condition=condition)
     assert np.array_equal(drawn(text_model, prompt="a red hat", guidance=1), plain)
-    assert np.array_equal(drawn(text_model, prompt="a red hat", guidance=1, negative="blue"), plain)
+    with pytest.raises(UserError, match="a negative prompt shapes guidance, and guidance=1 is none"):
+        drawn(text_model, prompt="a red hat", guidance=1, negative="blue")
     assert not np.array_equal(drawn(text_model, prompt="a red hat"), plain), "without a word a prompt is guided to"
     assert not np.array_equal(drawn(text_model, prompt="a blue hat", guidance=1), plain)
 

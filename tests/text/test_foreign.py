@@ -123,7 +123,7 @@ def test_a_run_on_a_folders_features(made: Callable[[str], Path], tiny_config: C
     encoder.rename(tmp_path / "away")
     model = load(run)
     assert model.network.condition.token_dim == 24
-    with pytest.raises(UserError, match=r"encoder' is unknown: take all-MiniLM-L6-v2, or the folder of a CLIP or T5"):
+    with pytest.raises(UserError, match=r"encoder' is not here: take all-MiniLM-L6-v2, or the folder of a CLIP or T5"):
         model.reader.prompts(["a barn"])
 
 

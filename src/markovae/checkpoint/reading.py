@@ -101,7 +101,8 @@ class Checkpoint:
         if self.config.condition.kind != "text":
             return None
         # A bundle of before encoders could be folders has no width: its encoder's is known.
-        return EncoderReader(self.text["encoder"], self.text["sha256"], self.text.get("width"))
+        null_learnt = self.config.train.label_dropout > 0
+        return EncoderReader(self.text["encoder"], self.text["sha256"], self.text.get("width"), null_learnt)
 
     @property
     def imported(self) -> bool:

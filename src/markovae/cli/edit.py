@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from markovae.cli.classes import chosen_label
 from markovae.cli.options import add_machine, one_of, positive, whole
+from markovae.cli.output import free_place
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,10 +89,13 @@ def run(options: argparse.Namespace) -> int:
     from markovae.cli.edit_files import write_pictures
     from markovae.cli.edit_work import edit_image
     from markovae.cli.running import open_run
+    from markovae.cli.sample import require_free
     from markovae.console import say
     from markovae.sampling import to_images
 
     _settle(options)
+    if options.out is not None:
+        require_free(Path(options.out))
     opened = open_run(options, trained_in=False)
     model = opened.model
     if model.pixels.bins != 256:
@@ -141,16 +145,16 @@ def _asked(opened: Opened, options: argparse.Namespace) -> tuple[Condition | Non
     """
     import torch
 
-    from markovae.cli.prompts import chosen_prompts, conditions_for
+    from markovae.cli.prompts import chosen_prompts
     from markovae.cli.sampler import chosen_guidance
-    from markovae.sampling import condition_for
+    from markovae.sampling import condition_for, prompt_condition
 
     prompts = chosen_prompts(opened, options)
     if len(prompts) > 1:
         raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
     guidance, _ = chosen_guidance(opened, options, prompts)
     if prompts:
-        return conditions_for(opened, prompts, 1), guidance
+        return prompt_condition(opened.model, prompts), guidance
     label = _label(opened, options.label)
     return condition_for(opened.model, None if label is None else torch.tensor([label])), guidance
 
@@ -199,7 +203,7 @@ def _default_folder(opened: Opened, options: argparse.Namespace) -> Path:
         how = f"to-{Path(options.to).stem}"
     else:
         how = "round-trip" if options.round_trip else f"level-{options.from_level:g}"
-    return opened.path / "edits" / f"{Path(options.image).stem}-{how}-seed-{options.seed}"
+    return free_place(opened.path / "edits", f"{Path(options.image).stem}-{how}-seed-{options.seed}")
 
 
 def _share(text: str) -> float:

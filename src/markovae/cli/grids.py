@@ -41,8 +41,8 @@ def worked_out_grid(
     count = len(start.grid) - 1
     prompts = asked if isinstance(asked, tuple) else ()
     labels = chosen_labels(opened, None if isinstance(asked, tuple) else asked, SAMPLES)
-    condition = conditions_for(opened, prompts[:SAMPLES], -(-SAMPLES // max(1, len(prompts[:SAMPLES]))))
-    condition = condition_for(opened.model, labels) if condition is None else condition[:SAMPLES]
+    given = conditions_for(opened, prompts[:SAMPLES], -(-SAMPLES // max(1, len(prompts[:SAMPLES]))))
+    condition = condition_for(opened.model, labels) if given is None else given[:SAMPLES].condition()
     key = {
         "recipe": RECIPE,
         "checkpoint": opened.checkpoint.digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.running import Opened
@@ -67,6 +68,8 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
         say(
             f"the {split} part of {config.source} is {len(data):,} of {len(reading.data):,} images: --split all has all"
         )
+    if split == "all" and opened.checkpoint.config.data.source in (config.source, str(Path(config.source).resolve())):
+        say(f"the images that {opened.path} was trained on are among these: --split test leaves them out")
     if split == "all" and limit is not None:
         data = data.take(slice(0, limit))
     bins = opened.model.pixels.bins
@@ -82,7 +85,7 @@ def trained_on(splits: Splits, opened: Opened) -> bool:
     from markovae.console import say
 
     try:
-        splits.verify(opened.checkpoint.state.get("data") or {})
+        splits.verify(opened.checkpoint.state.get("data") or {}, captions=opened.model.reader is not None)
     except UserError as error:
         say(f"warning: {error}")
         return False

@@ -130,8 +130,9 @@ def _labels(opened: Opened, rival: Opened | None, chosen: Chosen, limit: int | N
     both = rival is not None and opened.num_classes and rival.num_classes
     if rival is not None and both and opened.checkpoint.class_names != rival.checkpoint.class_names:
         raise UserError(f"{opened.path} and {rival.path} have different classes: measure each by itself")
-    found = [labels_for(run, chosen.data) for run in (opened, rival) if run is not None]
-    return next((labels[:limit] for labels in found if labels is not None), None)
+    some = chosen.data.take(slice(0, limit))
+    found = [labels_for(run, some) for run in (opened, rival) if run is not None]
+    return next((labels for labels in found if labels is not None), None)
 
 
 def _prepared(

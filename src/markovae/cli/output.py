@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -36,3 +37,16 @@ def tell_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Seq
         name, reason = unreadable[0]
         count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
         say(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 image, 2 images."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def free_place(folder: Path, name: str) -> Path:
+    """The first of NAME-1, NAME-2, … that is not there yet."""
+    number = 1
+    while (folder / f"{name}-{number}").exists():
+        number += 1
+    return folder / f"{name}-{number}"

@@ -10,7 +10,7 @@ from markovae.errors import UserError
 
 if TYPE_CHECKING:
     from markovae.cli.running import Opened
-    from markovae.networks.condition import Condition
+    from markovae.networks.given import Givens
 
 MAX_BYTES = 1 << 20
 NO_CAPTIONS = "needs a model of captions, and {} was trained without: leave it out"
@@ -54,9 +54,10 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
         raise UserError("--negative is what a prompt is guided away from: give a --prompt")
     if opened.model.reader is not None and blank and options.guidance not in (None, 1) and options.autoguide is None:
         raise UserError(f"--guidance {options.guidance:g} leads to a prompt: give a --prompt, or leave it out")
+    some_blank = blank or not all(text.strip() for text in texts)
+    if opened.model.reader is not None and some_blank and not opened.checkpoint.config.train.label_dropout:
+        raise UserError(f"{opened.path} never trained without captions (train.label_dropout=0): give a --prompt")
     if opened.model.reader is not None and blank:
-        if not opened.checkpoint.config.train.label_dropout:
-            raise UserError(f"{opened.path} never trained without captions (train.label_dropout=0): give a --prompt")
         say(f"{'an empty prompt asks for nothing' if texts else 'no --prompt'}: drawing without a condition")
     return texts
 
@@ -70,16 +71,16 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise UserError(f"--prompts {file} is larger than {MAX_BYTES:,} bytes: give a text file, a prompt a line")
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except OSError as error:
         raise UserError(f"--prompts {file} cannot be read ({error.strerror}): name a text file") from None
     except UnicodeDecodeError:
         raise UserError(f"--prompts {file} is not UTF-8 text: save it as UTF-8") from None
+    if lines == [""]:
+        raise UserError(f"--prompts {file} is empty: write a prompt a line")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             raise UserError(f"--prompts {file} line {number} is empty: write a prompt there, or take the line out")
-    if not lines:
-        raise UserError(f"--prompts {file} is empty: write a prompt a line")
     return tuple(line.strip() for line in lines)
 
 
@@ -103,13 +104,14 @@ def weight_of(opened: Opened, options: argparse.Namespace, prompts: tuple[str, .
     return TEXT_GUIDANCE if asked and away else 1.0
 
 
-def conditions_for(opened: Opened, prompts: tuple[str, ...], each: int) -> Condition | None:
+def conditions_for(opened: Opened, prompts: tuple[str, ...], each: int) -> Givens | None:
     """The condition of `each` samples of every prompt, prompt after prompt; None without any."""
     import torch
 
+    from markovae.networks.given import Repeated
     from markovae.sampling import prompt_condition
 
     if not prompts:
         return None
     condition = prompt_condition(opened.model, prompts)
-    return None if condition is None else condition[torch.arange(len(prompts)).repeat_interleave(each)]
+    return None if condition is None else Repeated(condition, torch.arange(len(prompts)).repeat_interleave(each))

@@ -20,7 +20,8 @@ def difference(found: Quality, earlier: Mapping[str, Any], varying: Sequence[str
 def describe(record: Mapping[str, Any]) -> str:
     """The record as a person reads it."""
     shown = record["conditions"]
-    drawn = f"{shown['sampler']}, {shown['steps']} network calls each, seed {shown['seed']}"
+    twice = "" if shown["guidance"] in (None, 1) else ", twice where guided"
+    drawn = f"{shown['sampler']}, {shown['steps']} network calls each{twice}, seed {shown['seed']}"
     lines = [
         f"KID {_error(record['kid'])}, floor {_error(record['kid_floor'])}: {_verdict(record['kid_excess'])}",
         f"{shown['n']:,} samples ({drawn}) against {_reference(record)}; extractor {shown['extractor']}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markovae.cli.classes import as_named
 from markovae.cli.options import add_json, add_machine, part_of, whole
-from markovae.cli.output import print_json
+from markovae.cli.output import counted, free_place, print_json
 from markovae.cli.prompts import add_prompts
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler
@@ -107,13 +107,12 @@ def _free_place(opened: Opened, options: argparse.Namespace) -> Path:
         raise UserError(f"{opened.path} is a checkpoint and no run: name a folder for the samples with --out")
     name = f"{options.sampler}-{options.steps or 'auto'}-seed{options.seed}"
     name += f"-class{options.label}" if (options.label or "").isalnum() else ""
-    folder, number = opened.path / "samples", 1
-    while (folder / f"{name}-{number}").exists():
-        number += 1
-    return folder / f"{name}-{number}"
+    return free_place(opened.path / "samples", name)
 
 
 def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
+    from markovae.sampling import network_calls
+
     if options.json:
         record = {
             "schema_version": 1,
@@ -125,7 +124,7 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             "labels": None if drawn.labels is None else as_named(opened, drawn.labels).tolist(),
             "prompts": list(drawn.asked) or None,
             "negative": options.negative,
-            "network_calls_per_sample": drawn.chosen.plan.calls,
+            "network_calls_per_sample": network_calls(drawn.chosen.plan, drawn.chosen.guidance),
             **drawn.chosen.facts,
             "seed": options.seed,
             "precision": opened.precision,
@@ -138,10 +137,11 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
         }
         print_json(record)
         return
-    facts = drawn.chosen.facts
+    facts, calls = drawn.chosen.facts, network_calls(drawn.chosen.plan, drawn.chosen.guidance)
     print(
-        f"{len(drawn.images):,} images in {drawn.seconds:.1f} s ({facts['sampler']}, {drawn.chosen.plan.calls} network "
-        f"calls each, seed {options.seed}{_classes_drawn(opened, drawn, options)})\n{target / 'grid.png'}"
+        f"{counted(len(drawn.images), 'image')} in {drawn.seconds:.1f} s ({facts['sampler']}, "
+        f"{counted(calls, 'network call')} each, seed {options.seed}{_classes_drawn(opened, drawn, options)})\n"
+        f"{target / 'grid.png'}"
     )
 
 
@@ -149,4 +149,6 @@ def _classes_drawn(opened: Opened, drawn: Drawn, options: argparse.Namespace) ->
     """What was done about classes, where the run has any and none was named."""
     if not opened.num_classes or options.label not in (None, "all", "none"):
         return ""
-    return ", without a class" if drawn.labels is None else f", each of {opened.num_classes} classes in turn"
+    if drawn.labels is None or len(drawn.images) < 2:
+        return ", without a class" if drawn.labels is None else ""
+    return f", each of {opened.num_classes} classes in turn"

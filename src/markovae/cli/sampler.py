@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import one_of, positive, whole
 from markovae.cli.prompts import weight_of
+from markovae.console import say
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[s
     guidance, weaker = chosen_guidance(opened, options, prompts)
     worked_out = options.spacing in ("optimal", "tuned")
     made = plan(opened.model, options.sampler, options.steps, None if worked_out else options.spacing)
+    if options.steps is not None and made.calls < options.steps:
+        say(f"{options.sampler} calls the network several times a step: {made.calls} of the {options.steps} calls")
     if options.threshold is not None:
         made = replace(made, threshold=WRAPPERS[options.threshold])
     limits = None if guidance.interval is None else (guidance.interval.low, guidance.interval.high)
@@ -127,11 +130,12 @@ def chosen_guidance(
     if weight != 1 and options.autoguide is None and not conditional:
         remedy = "leave it out, or name a weaker run with --autoguide" if options.autoguides else "leave it out"
         raise UserError(f"--guidance {weight:g} needs classes, and {opened.path} was trained without: {remedy}")
-    learnt = options.autoguide is not None or bool(opened.checkpoint.config.train.label_dropout)
-    if weight != 1 and opened.num_classes and not learnt:
+    away = options.autoguide is not None or getattr(options, "negative", None) is not None
+    if weight != 1 and conditional and not away and not opened.checkpoint.config.train.label_dropout:
         remedy = "leave it out, or name a weaker run with --autoguide" if options.autoguides else "leave it out"
+        none = "class" if opened.num_classes else "caption"
         raise UserError(
-            f"--guidance {weight:g} leads away from no class, and {opened.path} never trained without one "
+            f"--guidance {weight:g} leads away from no {none}, and {opened.path} never trained without one "
             f"(train.label_dropout=0): {remedy}"
         )
     try:
@@ -149,6 +153,7 @@ def chosen_guidance(
 
 def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
     from markovae.cli.running import open_run
+    from markovae.networks.given import read_alike
 
     weaker = open_run(argparse.Namespace(**{**vars(options), "run_path": options.autoguide}), trained_in=True)
     if weaker.checkpoint.digest == opened.checkpoint.digest:
@@ -157,4 +162,9 @@ def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
         raise UserError(f"--autoguide {options.autoguide} knows other classes than {opened.path}: take one of the same")
     if (weaker.model.reader is None) != (opened.model.reader is None):
         raise UserError(f"--autoguide {options.autoguide} and {opened.path} do not both know captions: take one alike")
+    if not read_alike(weaker.model.reader, opened.model.reader):
+        raise UserError(
+            f"--autoguide {options.autoguide} reads captions by another text encoder than {opened.path}: take one of "
+            "the same"
+        )
     return weaker

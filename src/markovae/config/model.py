@@ -75,7 +75,10 @@ class ScheduleConfig:
                 "schedule.beta_start and schedule.beta_end come together and belong to kind=linear or scaled_linear"
             )
         if self.kind == "scaled_linear" and None in ends:
-            raise UserError("schedule.kind=scaled_linear needs schedule.beta_start and schedule.beta_end")
+            raise UserError(
+                "schedule.kind=scaled_linear needs schedule.beta_start and schedule.beta_end (Stable Diffusion has "
+                "0.00085 and 0.012)"
+            )
         for value in ends:
             if value is not None and not 0 < value < 1:
                 raise UserError(f"schedule.beta_start and beta_end must lie between 0 and 1: {value:g} does not")

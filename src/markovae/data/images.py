@@ -63,6 +63,11 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.shape))
+        known = f", {len(self.class_names)} classes" if self.class_names else ", captions" if self.captions else ""
+        return f"<{len(self):,} images of {size}{known} ({self.name})>"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""

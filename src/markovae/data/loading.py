@@ -35,10 +35,10 @@ def load_data(config: DataConfig | str) -> Splits:
     return splits_of(reading)
 
 
-def reopen(config: DataConfig, record: Mapping[str, Any]) -> Splits:
+def reopen(config: DataConfig, record: Mapping[str, Any], captions: bool = False) -> Splits:
     """`load_data(config)`, checked against the record a run stored. Raises: UserError where they differ."""
     splits = load_data(config)
-    splits.verify(record)
+    splits.verify(record, captions)
     return splits
 
 
@@ -177,6 +177,8 @@ def _write_rows(folder: Path, images: np.ndarray[Any, Any], order: Indices) -> N
 
 
 def _missing(source: str, path: Path) -> str:
+    if "*" in source:
+        return f"{source!r} is no pattern of shards: write their range as {{000..099}}, or name their folder"
     beside = []
     if path.parent.is_dir():
         beside = [str(path.with_name(item.name)) for item in path.parent.iterdir()]
@@ -184,5 +186,6 @@ def _missing(source: str, path: Path) -> str:
     hint = f"; did you mean {near[0]}?" if near else ""
     return (
         f"there is no data source, folder or file {source!r}: give faces, digits, an image folder, "
-        f"an .npy, .npz or idx file, or shards{hint}"
+        f"an .npy, .npz or idx file, or shards{hint}; where a run's data were moved, name them to train --resume "
+        "and to measure"
     )

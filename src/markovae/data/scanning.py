@@ -12,7 +12,7 @@ from markovae.data.decode import decode
 from markovae.data.places import Shards
 from markovae.data.plan import Plan
 from markovae.data.scan import Header, header_of, reason_of
-from markovae.data.tars import Member, samples
+from markovae.data.tars import SMALL, Member, samples
 from markovae.errors import StoppedRun
 
 LARGEST_IMAGE = 1 << 28  # bytes of one file
@@ -53,8 +53,17 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
     def text(member: Member | None) -> str:
         if member is None:
             return ""
+        if member.size > SMALL:
+            unreadable.append(
+                (f"{shard}/{member.name}", f"a text of {member.size:,} bytes: at most {SMALL:,} are read")
+            )
+            return ""
         content = shards.read(number, member.offset, member.size)
-        return "\n".join(one_line_each(content.decode("utf-8", "replace").splitlines()))
+        try:
+            return "\n".join(one_line_each(content.decode("utf-8-sig").splitlines()))
+        except UnicodeDecodeError:
+            unreadable.append((f"{shard}/{member.name}", "not UTF-8 text: save it as UTF-8"))
+            return ""
 
     try:
         with path.open("rb") as handle:

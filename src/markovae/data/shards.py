@@ -26,7 +26,7 @@ from markovae.data.stored import Index, StoredImages
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 
-RECIPE = "shards-2"
+RECIPE = "shards-3"
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
 COLUMNS = ("shard", "offset", "size", "digest")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from markovae.data.images import ImageData, Indices, fingerprint
+from markovae.data.known import captions_digest
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
 
@@ -56,6 +57,9 @@ class Splits:
     unreadable: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return "<" + ", ".join(f"{name} {part!r}" for name, part in self._parts()) + ">"
+
     def record(self) -> dict[str, Any]:
         """What a run stores to know its split again: method, seed, shape, counts and a SHA-256 each.
 
@@ -73,11 +77,15 @@ class Splits:
             record[name] = {"count": len(part), "sha256": fingerprint(part.content_hashes())}
             if part.labels is not None:
                 record[name]["labels_sha256"] = _labels_digest(part)
+            if part.captions is not None:
+                record[name]["captions_sha256"] = captions_digest(part)
         return record
 
-    def verify(self, record: Mapping[str, Any]) -> None:
+    def verify(self, record: Mapping[str, Any], captions: bool = False) -> None:
         """Check that these are the parts of a stored record.
 
+        Args:
+            captions: whether the texts count too.
         Raises: UserError naming the first part that differs.
         """
         for name, part in self._parts():
@@ -87,7 +95,7 @@ class Splits:
             if stored["count"] != len(part):
                 raise UserError(
                     f"the {name} part of {part.name} has {len(part)} images where the run had "
-                    f"{stored['count']}: the data or its options changed since the run was made"
+                    f"{stored['count']}: restore data and options, or start a new run (--init takes the weights)"
                 )
             if stored["sha256"] != fingerprint(part.content_hashes()):
                 raise UserError(
@@ -97,6 +105,11 @@ class Splits:
             if stored.get("labels_sha256") not in (None, _labels_digest(part)):
                 raise UserError(
                     f"the labels of the {name} part of {part.name} changed since the run was made: restore them, or "
+                    "start a new run"
+                )
+            if captions and stored.get("captions_sha256") not in (None, captions_digest(part)):
+                raise UserError(
+                    f"the captions of the {name} part of {part.name} changed since the run was made: restore them, or "
                     "start a new run"
                 )
 

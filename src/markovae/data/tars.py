@@ -99,5 +99,4 @@ def _sample(held: dict[str, Member]) -> Sample | None:
         return None
     first, *rest = exact[:1] or loose
     before = first.rpartition(".")[0]
-    small = {e: m for e, m in held.items() if m.size <= SMALL}
-    return Sample(held[first], small.get(before + ".cls"), small.get(before + ".txt"), tuple(held[e] for e in rest))
+    return Sample(held[first], held.get(before + ".cls"), held.get(before + ".txt"), tuple(held[e] for e in rest))

@@ -14,6 +14,7 @@ from markovae.errors import UserError
 from markovae.files import make_folder, refused, staged_folder, write_synced
 from markovae.interop.card import model_card
 from markovae.interop.importing import require_free
+from markovae.interop.reading import CLASSES
 from markovae.interop.scheduler_config import rules_from, rules_to
 from markovae.interop.unet_config import config_from, config_to
 from markovae.interop.weights import to_theirs
@@ -85,7 +86,11 @@ def _configurations(checkpoint: Checkpoint, model: Diffusion) -> dict[str, dict[
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "unet": ["diffusers", unet["_class_name"]],
     }
-    return {"model_index.json": index, "unet/config.json": unet, "scheduler/scheduler_config.json": scheduler}
+    tables = {"model_index.json": index, "unet/config.json": unet, "scheduler/scheduler_config.json": scheduler}
+    shape, names = model.network.config, list(checkpoint.class_names)
+    if shape.num_classes and (shape.null_class or names != [str(k) for k in range(len(names))]):
+        tables[CLASSES] = {"class_names": names, "null_class": shape.null_class}
+    return tables
 
 
 def _original(

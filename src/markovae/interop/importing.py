@@ -37,15 +37,14 @@ def import_folder(path: str | Path, out: str | Path) -> Diffusion:
     folder = read_folder(path)
     tensors = read_weights(folder, on_no_device(folder.shape))
     config, shape = config_of(folder), (folder.shape.in_channels, *folder.shape.size)
-    classes = [str(k) for k in range(folder.shape.num_classes)]
-    model = create(config, shape, num_classes=len(classes))
+    model = create(config, shape, num_classes=len(folder.classes))
     model.network.load_state_dict(tensors)
     state: dict[str, Any] = {
         "kind": "imported",
         "step": 0,
         "shape": list(shape),
         "bins": model.pixels.bins,
-        "class_names": classes,
+        "class_names": list(folder.classes),
         "precision": None,
         "origin": {"format": "diffusers", "unet": _plain(folder.unet), "scheduler": _plain(folder.scheduler)},
         "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
@@ -59,8 +58,9 @@ def config_of(folder: Folder) -> Config:
     height, width = folder.shape.size
     kinds = {1: "grey", 3: "rgb"}
     data = DataConfig(size=height, width=width, channels=kinds.get(folder.shape.in_channels, "auto"))
-    train = replace(FINE_TUNING, label_dropout=0.0) if folder.shape.num_classes else FINE_TUNING
-    network = NetworkConfig(kind="ddpm", ddpm=folder.shape.options)
+    taught = folder.shape.num_classes > 0 and not folder.shape.options.null_class
+    train = replace(FINE_TUNING, label_dropout=0.0) if taught else FINE_TUNING
+    network = NetworkConfig(kind="ddpm", ddpm=folder.shape.options, classes=folder.shape.num_classes > 0)
     return Config(data, folder.rules.schedule, network, folder.rules.target, train)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from markovae.networks.ddpm import DDPMUNet
 
 MAX_JSON = 1 << 20
 AUTOENCODERS = ("vae", "vqvae", "movq")
+CLASSES = "markovae.json"  # beside what diffusers reads: the names of the classes, and whether one more is "no class"
+MAX_NAME = 1000
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 
 
@@ -30,7 +32,7 @@ class Folder:
 
     Args:
         shape: of the network and its images.   rules: of its scheduler.   weights: the safetensors file.
-        unet, scheduler: its two configurations as they stand.
+        unet, scheduler: its two configurations as they stand.   classes: their names.
     """
 
     shape: UNetShape
@@ -38,6 +40,7 @@ class Folder:
     weights: Path
     unet: dict[str, Any]
     scheduler: dict[str, Any]
+    classes: tuple[str, ...]
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -70,7 +73,8 @@ def read_folder(path: str | Path) -> Folder:
             f"the unet has {shape.in_channels} channels in and {shape.out_channels} out, and the scheduler asks for "
             f"{wanted} out: the two files do not belong together"
         )
-    return Folder(shape, rules, _weights(unet), unet_table, scheduler_table)
+    shape, classes = _classes(folder, shape)
+    return Folder(shape, rules, _weights(unet), unet_table, scheduler_table, classes)
 
 
 def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
@@ -90,6 +94,23 @@ def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
             raise
         raise UserError(f"{folder.weights} is no safetensors file that can be read: {error}") from None
     return to_ours(network, tensors)
+
+
+def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...]]:
+    """The shape with the "no class" that an export of ours tells of, and the names: numbers where nothing names them.
+
+    Raises:
+        UserError: for names that are not those of the network's labels.
+    """
+    path, count = folder / CLASSES, shape.num_classes
+    if not count or not path.is_file():
+        return shape, tuple(str(k) for k in range(count))
+    table = _read_json(path)
+    names, null = table.get("class_names"), table.get("null_class")
+    fine = isinstance(names, list) and all(type(name) is str and 0 < len(name) <= MAX_NAME for name in names)
+    if not fine or not names or type(null) is not bool or len(set(names)) != len(names) or len(names) + null != count:
+        raise UserError(f"{path} does not name the {count} labels of the unet: correct it, or take it away")
+    return replace(shape, options=replace(shape.options, null_class=null), num_classes=len(names)), tuple(names)
 
 
 def _refuse_latent(folder: Path) -> None:

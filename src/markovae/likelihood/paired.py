@@ -12,6 +12,7 @@ from markovae.likelihood.estimators import measure_with
 from markovae.likelihood.inputs import Array, Labels, checked_images, labels_taken, refuse_shared
 from markovae.likelihood.method import Method, prepare_pair, same_levels
 from markovae.likelihood.record import Measurement, csv_of, finite
+from markovae.networks.given import read_alike
 from markovae.vae import Estimate, estimate_mean
 
 
@@ -114,11 +115,13 @@ def refuse_other_data(a: Diffusion, b: Diffusion) -> None:
     """Refuse two models that cannot be measured on one set of images, or not in one unit.
 
     Raises:
-        UserError: for other shapes, digits, or kinds of decoder.
+        UserError: for other shapes, digits, kinds of decoder, or text encoders.
     """
     if a.shape != b.shape:
         raise UserError(f"models of data {a.shape} and {b.shape} cannot be compared: they need the same images")
     if a.decoder.discrete != b.decoder.discrete:
         raise UserError("a probability of digits and a density cannot be compared: give both the same kind of decoder")
+    if not read_alike(a.reader, b.reader):
+        raise UserError("models that read captions by different text encoders cannot be compared: measure each alone")
     if a.decoder.discrete and a.pixels.bins != b.pixels.bins:
         raise UserError(f"models of {a.pixels.bins} and {b.pixels.bins} bins a pixel cannot be compared")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from torch import Tensor
 
@@ -32,8 +32,40 @@ class Givens(ABC):
         """As `condition`, but of M descriptions the one at place ⌊chance·M⌋; chance: (N,), in [0, 1)."""
 
 
+@final
+class Repeated(Givens):
+    """A few givens for many examples, which are looked up when asked.
+
+    Args:
+        few: of K.   place: which of them is each example's, (N,), int64.
+    """
+
+    def __init__(self, few: Givens, place: Tensor) -> None:
+        self._few, self._place = few, place
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __getitem__(self, rows: Any) -> Repeated:
+        return Repeated(self._few, self._place[rows])
+
+    def condition(self) -> Condition:
+        """All of it as a batch."""
+        return self._few[self._place].condition()
+
+    def drawn(self, chance: Tensor) -> Condition:
+        """As a batch, one description of each drawn."""
+        return self._few[self._place].drawn(chance)
+
+
 class CaptionReader(ABC):
-    """A text encoder as a model knows it: what it makes of captions is what the model was trained on."""
+    """A text encoder as a model knows it: what it makes of captions is what the model was trained on.
+
+    `null_learnt` says whether the model was trained without captions now and then, so that guidance can lead away
+    from none.
+    """
+
+    null_learnt: bool = True
 
     @property
     @abstractmethod
@@ -68,3 +100,8 @@ class CaptionReader(ABC):
         Raises:
             UserError: as `prompts`.
         """
+
+
+def read_alike(one: CaptionReader | None, other: CaptionReader | None) -> bool:
+    """Whether what one encoder makes of a caption means the same to both models; so it does where either takes none."""
+    return one is None or other is None or one.identity["sha256"] == other.identity["sha256"]

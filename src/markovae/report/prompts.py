@@ -153,8 +153,11 @@ def prompt_section(sheet: PromptSheet | None, bins: int) -> str:
         rows.append(html.paragraph(prompt))
         picture = html.image(grid(viewable(own, bins), sheet.columns, clear=True), f"samples of: {prompt}")
         rows.append(f'<div class="sheet">{picture}</div>')
+    how = f"Guidance {sheet.guidance:g}, {sheet.steps} steps of two network calls"
+    if sheet.guidance == 1:
+        how = f"{sheet.steps} steps without guidance"
     text = (
         f"Captions of images never trained on, each with the same {sheet.columns} seeds: down a column the noise is "
-        f"the same and only the caption differs. Guidance {TEXT_GUIDANCE:g}, {sheet.steps} steps of two network calls."
+        f"the same and only the caption differs. {how}."
     )
     return html.section("From caption to image", *rows, html.paragraph(text))

@@ -50,12 +50,12 @@ class Subject:
 
     def labels(self, data: ImageData) -> Any:
         """Of the images, where the network takes them; captions, where it takes those."""
-        return known_to(self.model, data).told
+        return known_to(self.model, data, held_out=True).told
 
     def conditions(self, n: int) -> Condition | None:
         """Of n samples: the classes in turn, or the captions of the test images in turn; None without either."""
         if self.model.reader is not None:
-            test = known_to(self.model, self.splits.test)
+            test = known_to(self.model, self.splits.test, held_out=True)
             return None if test.given is None else test.given[torch.arange(n) % len(test)].condition()
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
@@ -68,7 +68,7 @@ def open_subject(run: str | Path, device: torch.device) -> Subject:
     """
     path = Path(run)
     checkpoint = open_checkpoint(path)
-    splits = reopen(checkpoint.config.data, checkpoint.split_record)
+    splits = reopen(checkpoint.config.data, checkpoint.split_record, checkpoint.reader is not None)
     model = checkpoint.model().to(device)
     return Subject(path, checkpoint, model, splits, tuple(read_rows(path / "metrics.jsonl")), pace(model))
 

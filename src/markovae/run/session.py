@@ -293,7 +293,7 @@ class Session:
 
     @cached_property
     def _validation(self) -> ImageData:
-        return known_to(self.training.model, self.splits.validation)
+        return known_to(self.training.model, self.splits.validation, held_out=True)
 
     @cached_property
     def _text(self) -> dict[str, Any]:

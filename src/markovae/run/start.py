@@ -15,7 +15,7 @@ import torch
 from markovae.build import create, load_weights
 from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint
 from markovae.checkpoint.writing import set_newer_aside
-from markovae.config import Config, TrainConfig
+from markovae.config import ConditionConfig, Config, TrainConfig
 from markovae.console import say
 from markovae.data.known import captions_digest, known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
@@ -30,6 +30,7 @@ from markovae.processes import place
 from markovae.run.folder import RunFolder
 from markovae.run.session import Session
 from markovae.schedule import first_level_warning
+from markovae.text import EncoderReader
 from markovae.training import Training
 from markovae.training.ranks import joined
 
@@ -57,10 +58,12 @@ def train_run(
         StoppedRun, SystemExit: as `Session.go`.
     """
     folder, config = RunFolder(out, disk), _with_absolute_paths(config)
+    _require_outside(folder.path, config.data.source)
     with _locked(folder, held) as folder.lock, joined(config.train.timeout, torch.device(device)) as ranks:
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
-        model = _create(config, splits, init).to(device)
+        config, model = _create(config, splits, init)
+        model = model.to(device)
         data = ranks.in_turn(lambda: known_to(model, splits.train))
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
@@ -117,7 +120,7 @@ def resume_run(
         stored, config = checkpoint.config, _moved(_extended(checkpoint, steps, minutes), data)
         with joined(config.train.timeout, torch.device(device)) as ranks:
             ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
-            splits = ranks.in_turn(lambda: reopen(config.data, record))
+            splits = ranks.in_turn(lambda: reopen(config.data, record, config.condition.kind == "text"))
             model = create(
                 config,
                 checkpoint.shape,
@@ -171,10 +174,14 @@ def _tell_of_no_lock(folder: RunFolder) -> None:
         )
 
 
-def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusion:
-    train, source = splits.train, None if init is None else open_checkpoint(init)
-    # Weights that read one encoder's features mean nothing on another's.
-    reader = None if source is None else source.reader
+def _create(config: Config, splits: Splits, init: str | Path | None) -> tuple[Config, Diffusion]:
+    """The model, and the configuration with the text encoder that its weights read."""
+    train, source, reader = splits.train, None if init is None else open_checkpoint(init), None
+    if source is not None and source.reader is not None and config.condition.kind == "text":
+        # Weights that read one encoder's features mean nothing on another's.
+        if config.condition.encoder == ConditionConfig.encoder:
+            config = replace(config, condition=replace(config.condition, encoder=source.reader.name))
+        reader = EncoderReader(config.condition.encoder, source.text["sha256"], source.reader.width)
     model = create(config, train.shape, bins=train.bins, num_classes=len(train.class_names), reader=reader)
     if source is not None:
         try:
@@ -187,7 +194,7 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> Diffusio
                 f"--init {init} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
                 "data of the same shape"
             ) from None
-    return model
+    return config, model
 
 
 def _require_same_meaning(config: Config, source: Checkpoint, name: str) -> None:
@@ -251,13 +258,31 @@ def _require_same_words(checkpoint: Checkpoint, splits: Splits) -> None:
 
 def _with_absolute_paths(config: Config) -> Config:
     """A run is resumed from any folder."""
-    source, encoder = Path(config.data.source).expanduser(), Path(config.condition.encoder).expanduser()
+    try:
+        source, encoder = Path(config.data.source).expanduser(), Path(config.condition.encoder).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{config.data.source} or {config.condition.encoder} names the home folder of nobody here: give the whole "
+            "path"
+        ) from None
     braces = not is_elsewhere(config.data.source) and BRACES.search(config.data.source) is not None
     if config.data.source not in ("faces", "digits") and (source.exists() or braces):
         config = replace(config, data=replace(config.data, source=str(source.resolve())))
     if encoder.is_dir():
         config = replace(config, condition=replace(config.condition, encoder=str(encoder.resolve())))
     return config
+
+
+def _require_outside(out: Path, source: str) -> None:
+    """The pictures that a run makes are none of its data.
+
+    Raises:
+        UserError: for a run inside its own folder of images.
+    """
+    if not is_elsewhere(source) and Path(source).is_dir() and Path(source) in (out.resolve(), *out.resolve().parents):
+        raise UserError(
+            f"--out {out} lies in the data, {source}, and its pictures would be read as images: name a folder elsewhere"
+        )
 
 
 def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
-from markovae.networks.given import Givens
+from markovae.networks.given import Givens, Repeated
 
 
 def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
@@ -56,7 +56,7 @@ def spread(condition: Givens | None, n: int) -> Givens | None:
     if condition is None or not len(condition):
         return None
     if len(condition) == 1:
-        return condition[torch.zeros(n, dtype=torch.int64)]
+        return Repeated(condition, torch.zeros(n, dtype=torch.int64))
     if len(condition) != n:
         raise UserError(f"{len(condition)} conditions for n={n} samples: give one for all, or one a sample")
     return condition

@@ -18,7 +18,7 @@ from markovae.processes import Place
 from markovae.randomness import Streams
 from markovae.sampling.conditions import condition_for, prompt_condition, spread
 from markovae.sampling.denoiser import Denoiser, Headless
-from markovae.sampling.guidance import Guidance, guided
+from markovae.sampling.guidance import Guidance, Interval, guided
 from markovae.sampling.loop import trajectory
 from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, plan
 from markovae.sampling.steppers import Ancestral, State
@@ -97,6 +97,35 @@ def batches_of(n: int, batch: int, place: Place | None = None) -> list[range]:
     """The numbers of the samples in each batch that this process makes."""
     begins = (Place() if place is None else place).every(range(0, n, batch))
     return [range(begin, min(begin + batch, n)) for begin in begins]
+
+
+def network_calls(steps_plan: Plan, guidance: Guidance) -> int:
+    """Calls of a network that a sample takes: guidance takes a second one wherever it acts.
+
+    Where a sampler calls between the log-SNRs of its grid, a walk of zeros tells at which.
+    """
+    if guidance.weight == 1:
+        return steps_plan.calls
+    interval = guidance.interval or Interval()
+    visited = steps_plan.grid[1:].tolist()
+    if len(visited) != steps_plan.calls:
+        visits = _Visits()
+        z = torch.zeros(1, 1, dtype=torch.float64)
+        source = Streams(0, "visits", [0])
+        deque(trajectory(visits, z, steps_plan.grid, steps_plan.stepper, source, None, steps_plan.corrector), maxlen=0)
+        visited = visits.logsnr
+    return steps_plan.calls + sum(logsnr in interval for logsnr in visited)
+
+
+class _Visits:
+    """Guesses zeros, and keeps the log-SNRs where it was asked."""
+
+    def __init__(self) -> None:
+        self.logsnr: list[float] = []
+
+    def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        self.logsnr.append(float(logsnr))
+        return torch.zeros_like(z), None
 
 
 class NoImageError(UserError):
@@ -207,12 +236,15 @@ def _condition(
 
 def _guidance(model: Diffusion, guidance: float | Guidance | None, negative: str | None, prompted: bool) -> Guidance:
     if guidance is None:
-        guidance = TEXT_GUIDANCE if prompted else 1.0
+        learnt = negative is not None or (model.reader is not None and model.reader.null_learnt)
+        guidance = TEXT_GUIDANCE if prompted and learnt else 1.0
     push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     if negative is None:
         return push
     if not prompted:
         raise UserError("a negative prompt is what a prompt is guided away from: give a prompt")
+    if push.weight == 1:
+        raise UserError("a negative prompt shapes guidance, and guidance=1 is none: name its weight, 2 say")
     return replace(push, negative=prompt_condition(model, [negative]))
 
 

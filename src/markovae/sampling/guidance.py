@@ -14,6 +14,7 @@ from torch import Tensor
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
+from markovae.networks.given import read_alike
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.denoiser import Denoiser
 
@@ -144,6 +145,8 @@ def _check_weaker(model: Diffusion, weaker: Diffusion) -> None:
         raise UserError(f"the weaker model makes {weaker.shape}, this one {model.shape}: guidance needs one shape")
     if weaker.decoder.pixels != model.decoder.pixels:
         raise UserError(f"the weaker model's pixels are {weaker.decoder.pixels}, this one's {model.decoder.pixels}")
+    if not read_alike(weaker.reader, model.reader):
+        raise UserError("the weaker model reads captions by another text encoder: guidance needs the same")
     theirs, ours = num_classes(weaker), num_classes(model)
     if theirs != ours:
         raise UserError(f"the weaker model has {theirs} classes, this one {ours}: guidance needs the same")

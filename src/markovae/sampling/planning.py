@@ -108,6 +108,8 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     levels = model.num_levels
     ancestral = sampler == "ancestral"
     steps = (levels if ancestral else min(20, levels)) if steps is None else steps
+    if not hasattr(steps, "__index__"):
+        raise UserError(f"steps={steps!r} must be a whole number: it counts the network's calls")
     if steps < 1:
         raise UserError(f"steps={steps} must be at least 1: it counts the network's calls")
     if ancestral and steps > levels:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from markovae.console import track
 from markovae.data.cache import cache_folder, staged
+from markovae.files import discard
 from markovae.text.encoder import TextEncoder
 
 CHUNK = 64
@@ -88,10 +89,21 @@ def encode_captions(
     ) / f"captions-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not entry.is_dir():
         _encode(distinct, encoder(), entry)
-    words: Words = np.load(entry / "tokens.npy", mmap_mode="r", allow_pickle=False)
-    edges: Edges = np.load(entry / "edges.npy", allow_pickle=False)
+    try:
+        words, edges = _kept(entry)
+    except (ValueError, EOFError, FileNotFoundError):  # damaged since
+        discard(entry)
+        _encode(distinct, encoder(), entry)
+        words, edges = _kept(entry)
     place = {caption: number for number, caption in enumerate(distinct)}
     return CaptionTokens(words, edges, np.array([place[caption] for caption in captions], dtype=np.int64))
+
+
+def _kept(entry: Path) -> tuple[Words, Edges]:
+    words: Words = np.load(entry / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    edges: Edges = np.load(entry / "edges.npy", allow_pickle=False)
+    CaptionTokens(words, edges, np.zeros(0, np.int64))  # refuses what does not go together
+    return words, edges
 
 
 def _encode(captions: list[str], encoder: TextEncoder, entry: Path) -> None:

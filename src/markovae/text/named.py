@@ -47,10 +47,14 @@ def token_width(name: str) -> int:
 
 
 def _folder(name: str) -> Path:
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"text encoder {name!r} names the home folder of nobody here: give the whole path") from None
     if not folder.is_dir():
         raise UserError(
-            f"text encoder {name!r} is unknown: take {DEFAULT_ENCODER}, or the folder of a CLIP or T5 of transformers"
+            f"text encoder {name!r} is not here: take {DEFAULT_ENCODER}, or the folder of a CLIP or T5 of "
+            "transformers; for a run whose folder was moved, put it back there, or a link to it"
         )
     return folder
 

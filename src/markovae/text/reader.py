@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.console import track
 from markovae.errors import UserError
 from markovae.networks.condition import Condition
 from markovae.networks.given import CaptionReader, Givens
@@ -57,10 +58,13 @@ class EncoderReader(CaptionReader):
     Args:
         name: of the encoder.   sha256: of the one that a model was trained with; None takes the one at hand.
         width: features of a token, so that a model can be made where its encoder is not at hand; None asks it.
+        null_learnt: see `CaptionReader`.
     """
 
-    def __init__(self, name: str, sha256: str | None = None, width: int | None = None) -> None:
-        self.name, self._expected, self._width = name, sha256, width
+    def __init__(
+        self, name: str, sha256: str | None = None, width: int | None = None, null_learnt: bool = True
+    ) -> None:
+        self.name, self._expected, self._width, self.null_learnt = name, sha256, width, null_learnt
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EncoderReader:
         return self  # it never changes: a copy of a model reads by the same one
@@ -80,7 +84,8 @@ class EncoderReader(CaptionReader):
         self._hash  # noqa: B018 - another encoder is told before it is loaded
         written = [number for number, text in enumerate(texts) if text.strip()]
         chunks = [written[start : start + CHUNK] for start in range(0, len(written), CHUNK)]
-        parts = [self._encoder([texts[number].strip() for number in chunk]) for chunk in chunks]
+        told = track(chunks, f"encoding {len(written):,} prompts") if len(chunks) > 1 else chunks
+        parts = [self._encoder([texts[number].strip() for number in chunk]) for chunk in told]
         longest = max((mask.shape[1] for _, mask in parts), default=0)
         features = torch.zeros(len(texts), longest, self._encoder.width)
         mask = torch.zeros(features.shape[:2], dtype=torch.bool)

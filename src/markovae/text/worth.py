@@ -160,6 +160,10 @@ def weigh_captions(
     """
     if model.reader is None:
         raise UserError("this model was trained without captions: there is nothing to weigh")
+    if len(texts) != len(images):
+        raise UserError(
+            f"{len(texts)} captions for {len(images)} images: give one text an image, an empty one for none"
+        )
     said = [number for number, text in enumerate(texts) if captions_of(text)]
     own = tuple(captions_of(texts[number])[0] for number in said)
     partner = block_partners(len(own), candidates)
