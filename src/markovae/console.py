@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from markovae.processes import speaks
 
@@ -13,6 +13,7 @@ Item = TypeVar("Item")
 # Plain output (a log file, a pipe) tells of the first ten seconds nothing, then at most ten lines.
 QUIET_SECONDS = 10.0
 PLAIN_LINES = 10
+BESIDE_BAR, SHORTEST_BAR = 68, 8  # columns of the terminal
 
 
 def say(text: str) -> None:
@@ -57,19 +58,17 @@ def track_inside(groups: Iterable[Iterable[Item]], label: str, total: int) -> It
         pass
 
 
-def _bar(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+def bar(note: bool = False) -> Any:
+    """A progress display on the terminal: what, a bar where there is room for one, how far, how fast, the time left.
+
+    Args:
+        note: whether each task says in `note` what stands in the place of its items a second.
+    Returns: rich's `Progress`.
+    """
     # rich takes 0.1 s to import, so only where a bar is shown.
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -79,15 +78,22 @@ def _bar(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[It
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s")
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+    class Left(Remaining):
+        """The time left, called so."""
+
+        def render(self, task: Task) -> Text:
+            return super().render(task) + Text(" left", style="progress.remaining")
+
+    console = Console(file=sys.stderr)
+    room = min(40, console.width - BESIDE_BAR)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}")]
+    columns += [BarColumn(room)] if room >= SHORTEST_BAR else []
+    columns += [MofNCompleteColumn(), TextColumn("{task.fields[note]}") if note else Rate(), Left()]
+    return Progress(*columns, console=console)
+
+
+def _bar(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    with bar() as progress:
         yield from progress.track(iterable, total=total, description=label)
 
 

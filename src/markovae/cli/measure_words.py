@@ -38,7 +38,8 @@ def images_in_words(record: dict[str, Any]) -> str:
 
 def how_in_words(record: dict[str, Any], options: argparse.Namespace) -> str:
     """Draws, calls, seed and time."""
-    drawn = "every level" if options.draws == "all" else f"{options.draws} levels drawn an image ({options.estimator})"
+    every = options.draws == "all" or (options.estimator == "stratified" and options.draws >= record["levels"] - 1)
+    drawn = "every level" if every else f"{options.draws} levels drawn an image ({options.estimator})"
     repeats = f", {options.replicates} times" if options.replicates > 1 else ""
     fit = record["fit"]
     fitted = "" if fit is None else f", {fit['network_calls']:,} more to fit on {fit['images']:,} other images"

@@ -141,7 +141,7 @@ def check_conditions(first: Mapping[str, Any], second: Mapping[str, Any], varyin
         if ours != theirs and name not in varying:
             raise UserError(
                 f"these records differ in {name} ({_short(ours)} and {_short(theirs)}): a distance can be compared "
-                f"under equal conditions only; measure again with the same, or say that {name} is meant to vary"
+                f"under equal conditions only; measure again with the same, or let it differ (--varying {name})"
             )
 
 

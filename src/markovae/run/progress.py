@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self, final
 
-from markovae.console import say
+from markovae.console import bar, say
 from markovae.processes import speaks
 from markovae.training import Step
 
@@ -29,7 +29,7 @@ class Progress:
         self._next_share = 0
         self._speed = 0.0
         if sys.stderr.isatty() and speaks():
-            self._bar = _bar()
+            self._bar = bar(note=True)
             self._task = self._bar.add_task("training", total=total, completed=step, note="")
 
     def __enter__(self) -> Self:
@@ -71,20 +71,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _bar() -> Any:
-    # rich takes 0.1 s to import, so only where a bar is shown.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Bar(*columns, console=Console(file=sys.stderr))
