@@ -24,7 +24,7 @@ def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
     captions, notes = read_captions(tmp_path, PATHS)
     assert captions == ("", "grün")
-    assert notes[1:] == ("1 captions name files that are no readable image", "1 of 2 images have no caption (a/x.png)")
+    assert notes[1:] == ("1 caption names a file that is no readable image", "1 of 2 images have no caption (a/x.png)")
 
 
 def test_several_captions_are_lines_of_one_text(tmp_path: Path):

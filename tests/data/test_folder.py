@@ -88,7 +88,7 @@ def test_sub_folders_are_classes(tmp_path: Path):
 def test_loose_images_beside_folders_mean_no_classes():
     labels, names, notes = classes_of(["a/x.png", "b/x.png", "x.png"])
     assert (labels, names) == (None, ())
-    assert "1 images lie beside the sub-folders" in notes[0]
+    assert "1 image lies beside the sub-folders" in notes[0]
     assert classes_of(["a/x.png", "a/y.png"]) == (None, (), ())
 
 

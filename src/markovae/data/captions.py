@@ -97,7 +97,8 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
     notes = [f"captions from {file.name}"]
     strangers = len(set(texts) - set(paths))
     if strangers:
-        notes.append(f"{strangers} captions name files that are no readable image")
+        them = "1 caption names a file that is" if strangers == 1 else f"{strangers} captions name files that are"
+        notes.append(f"{them} no readable image")
     return texts, notes
 
 

@@ -91,7 +91,8 @@ def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], t
     if len(names) < 2:
         return None, (), _wrapped(paths, names)
     if loose:
-        note = f"{loose} images lie beside the sub-folders, so the sub-folders are not taken as classes"
+        them = "1 image lies" if loose == 1 else f"{loose} images lie"
+        note = f"{them} beside the sub-folders, so the sub-folders are not taken as classes"
         return None, (), (note,)
     number = {name: position for position, name in enumerate(names)}
     return np.array([number[top] for top in tops], dtype=np.int64), tuple(map(printable, names)), ()
@@ -128,6 +129,8 @@ def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
     if not bare or not filled:
         return ()
     shown = ", ".join(map(printable, bare[:3])) + (", …" if len(bare) > 3 else "")
+    if len(bare) == 1:
+        return (f"1 sub-folder holds no image that can be read, so it is no class ({shown})",)
     return (f"{len(bare)} sub-folders hold no image that can be read, so they are no classes ({shown})",)
 
 
