@@ -122,3 +122,12 @@ def test_where_files_cannot_be_locked_the_lock_says_so(tmp_path: Path, monkeypat
         lock.require()
         assert lock.missing == "Function not implemented"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_file_that_was_taken_away_moves_nothing_but_anothers_does(tmp_path: Path):
+    with hold(tmp_path) as lock:
+        (tmp_path / LOCK).unlink()
+        lock.require()
+        with hold(tmp_path), pytest.raises(StoppedRun, match="moved or replaced"):
+            lock.require()
+        lock.require()

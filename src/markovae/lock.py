@@ -27,12 +27,17 @@ class Lock:
 
     def __init__(self, folder: Path, handle: int, missing: str) -> None:
         self.folder, self._handle, self.missing = folder, handle, missing
+        self._own = folder.stat()
 
     @property
     def held(self) -> bool:
-        """Whether the folder of this name is still the one that was locked."""
+        """Whether the folder of this name is still the one that was locked, and nobody else's lock lies in it."""
         try:
+            if not os.path.samestat(self._own, self.folder.stat()):
+                return False
             return os.path.samestat(os.fstat(self._handle), (self.folder / LOCK).stat())
+        except FileNotFoundError:
+            return self.folder.is_dir()  # somebody took the file away, which moves nothing
         except OSError:
             return False
 
@@ -68,7 +73,7 @@ def hold(folder: Path) -> Iterator[Lock]:
         # While it is still held: whoever opened this file before sees, once locked, that it has lost its name.
         with suppress(OSError):
             if lock.held:
-                (folder / LOCK).unlink()
+                (folder / LOCK).unlink(missing_ok=True)
             else:
                 made = []
         os.close(handle)

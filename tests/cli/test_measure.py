@@ -7,11 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from markovae.checkpoint import load
 from markovae.cli import main
+from markovae.cli.classes import as_named
 from markovae.cli.measure_data import like
+from markovae.cli.quality import own_data
+from markovae.cli.running import open_run
 from markovae.data import DataConfig, load_data
 from markovae.likelihood import measure
 
@@ -165,3 +169,32 @@ def test_what_does_not_fit_is_refused(digits_run, images, tmp_path, refused):
     for words, said in cases:
         assert said in refused("measure", digits_run, *words), words
     assert "is no folder" in refused("measure", tmp_path / "missing")
+
+
+def test_classes_are_found_by_name_whatever_their_order(numbered_run, tmp_path):
+    """A run of classes 1, 2, 3 against data of 3 and 1: quality conditions on the run's own numbers."""
+    rng = np.random.default_rng(2)
+    np.savez(tmp_path / "other.npz", rng.integers(0, 256, (40, 8, 8)).astype(np.uint8), np.array([3, 1] * 20))
+    opened = open_run(SimpleNamespace(run_path=str(numbered_run), device="cpu", precision="float32"), trained_in=True)
+    _, splits, _ = own_data(opened, str(tmp_path / "other.npz"))
+    plain = load_data(str(tmp_path / "other.npz")).train
+    assert splits.train.class_names == ("1", "2", "3")
+    assert np.array_equal(splits.train.labels, np.array([0, 2])[plain.labels])
+
+
+@pytest.mark.parametrize("names", [("7", "07"), ("10150123456789012345", "10150123456789012346"), ("²", "3")])
+def test_names_that_are_no_plain_numbers_keep_their_places(names):
+    opened = SimpleNamespace(checkpoint=SimpleNamespace(class_names=names), num_classes=2)
+    assert as_named(opened, torch.tensor([1, 0])).tolist() == [1, 0]
+
+
+def test_two_runs_of_other_classes_are_compared_without_any(numbered_run, tmp_path, json_of, refused):
+    rng = np.random.default_rng(3)
+    np.savez(tmp_path / "two.npz", rng.integers(0, 256, (40, 8, 8)).astype(np.uint8), np.arange(40) % 2 + 7)
+    words = ["train", str(tmp_path / "two.npz"), "--out", str(tmp_path / "rival"), "--steps", "2", "--no-report"]
+    assert main([*words, *settings()]) == 0
+    np.save(tmp_path / "flat.npy", rng.integers(0, 256, (5, 8, 8)).astype(np.uint8))
+    asked = ["--against", tmp_path / "rival", "--split", "all", "--draws", "1"]
+    assert json_of("measure", "measure", numbered_run, tmp_path / "flat.npy", *asked)["n"] == 5
+    said = refused("measure", numbered_run, tmp_path / "run.npz", *asked)
+    assert "different classes: measure each by itself" in said

@@ -32,3 +32,10 @@ def test_what_gives_no_image_is_told_and_too_much_of_it_refused(tmp_path: Path, 
     assert not (tmp_path / "other").exists()
     assert main(["shard", str(few), "--out", str(tmp_path / "out")]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_too_few_images_make_no_shards(tmp_path: Path, capsys):
+    np.save(tmp_path / "two.npy", np.random.default_rng(0).integers(0, 256, (2, 8, 8)).astype(np.uint8))
+    assert main(["shard", str(tmp_path / "two.npy"), "--out", str(tmp_path / "out")]) == 2
+    assert "at least 3 different images are needed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -372,7 +372,7 @@ def test_memory_is_that_of_the_index(tmp_path: Path):
     assert len(part.content_hashes()) == 3
 
 
-def test_captions_that_cannot_be_read_are_listed_and_marks_are_none_of_the_text(tmp_path: Path):
+def test_captions_that_cannot_be_read_are_told_and_marks_are_none_of_the_text(tmp_path: Path):
     rng = np.random.default_rng(1)
     texts = {0: "\ufeffa hat".encode(), 1: "caf\xe9".encode("latin-1"), 2: b"long " * 20_000}
     files = []
@@ -382,7 +382,8 @@ def test_captions_that_cannot_be_read_are_listed_and_marks_are_none_of_the_text(
     reading = read_source(DataConfig(str(foreign(tmp_path / "theirs", files, shards=1))))
     assert reading.data.captions is not None
     assert reading.data.captions[:4] == ("a hat", "", "", "a beard")
-    assert reading.findings.unreadable == (
-        ("part-000.tar/01.txt", "not UTF-8 text: save it as UTF-8"),
-        ("part-000.tar/02.txt", "a text of 100,000 bytes: at most 65,536 are read"),
+    assert reading.findings.unreadable == ()
+    assert reading.findings.notes[-1] == (
+        "a class or caption could not be read and counts as none: part-000.tar/01.txt is no UTF-8 text: save it as "
+        "UTF-8, and 1 more"
     )

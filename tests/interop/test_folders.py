@@ -264,10 +264,18 @@ def test_the_names_of_classes_and_no_class_come_back(tmp_path: Path) -> None:
     names = ("markovae.json", "unet/config.json")
     assert all((back / name).read_bytes() == (folder / name).read_bytes() for name in names)
     for text in (
-        '{"class_names": ["a", "b"], "null_class": false}',
-        '{"class_names": [1, 2], "null_class": true}',
+        '{"class_names": ["a", "b"], "null_class": false, "null_learnt": false}',
+        '{"class_names": ["a", "b"], "null_class": true}',
         "{}",
     ):
         (folder / "markovae.json").write_text(text)
         with pytest.raises(UserError, match=r"markovae\.json does not name the 3 labels of the unet"):
             import_folder(folder, tmp_path / "third")
+
+
+def test_no_class_that_was_never_trained_stays_so(tmp_path: Path) -> None:
+    settings = [*DDPM, "schedule.kind=linear", "target.name=noise", "train.label_dropout=0"]
+    run_of(Config().with_settings(settings), tmp_path / "run", classes=("cats", "dogs"))
+    folder = export_run(tmp_path / "run", tmp_path / "out")
+    import_folder(folder, tmp_path / "again")
+    assert open_checkpoint(tmp_path / "again").config.train.label_dropout == 0

@@ -17,6 +17,7 @@ from tests.reliability.disks import Recording, WatchedDisk
 
 from markovae.checkpoint import Checkpoint, CheckpointError, load, open_checkpoint
 from markovae.checkpoint.manifest import MANIFEST, make_manifest, verify_bundle
+from markovae.cli import main
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
 from markovae.jsonlines import read_rows
@@ -475,3 +476,7 @@ def test_a_run_does_not_lie_in_its_own_images(run_config: Config, tmp_path: Path
         with pytest.raises(UserError, match=r"--out .* lies in the data, .*photos, and its pictures would be read"):
             train_run(config, out)
     assert list(photos.iterdir()) == []
+    shards = tmp_path / "shards"
+    assert main(["shard", str(tmp_path / "images.npy"), "--out", str(shards)]) == 0
+    config = run_config.with_settings([f"data.source={shards}", "train.steps=1"])
+    assert train_run(config, shards / "run") == shards / "run"

@@ -23,7 +23,7 @@ def chosen_label(opened: Opened, text: str) -> int:
         raise UserError(f"--class {text} needs classes, and {opened.path} was trained without: leave it out")
     if text in names:
         return names.index(text)
-    numbered = any(map(str.isdecimal, names))  # then a number names a class, and never another one's place
+    numbered = any(map(_is_number, names))  # then a number names a class, and never another one's place
     if text.isdecimal() and int(text) < count and not numbered:
         return int(text)
     shown = ", ".join(names[:20]) + (", …" if count > 20 else "")
@@ -31,12 +31,17 @@ def chosen_label(opened: Opened, text: str) -> int:
     raise UserError(f"--class {text} is unknown: this run has {shown}{also}")
 
 
+def _is_number(name: str) -> bool:
+    """Whether this is how a number of 64 bits is written."""
+    return name.isdecimal() and name.isascii() and len(name) < 19 and str(int(name)) == name
+
+
 def as_named(opened: Opened, labels: Tensor) -> Tensor:
     """Classes as the data name them: their own numbers where all have one, else their places among the names."""
     import torch
 
     names = opened.checkpoint.class_names
-    if not all(map(str.isdecimal, names)):
+    if not all(map(_is_number, names)):
         return labels
     return torch.tensor([int(name) for name in names])[labels]
 

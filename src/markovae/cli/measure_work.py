@@ -127,7 +127,7 @@ def _labels(opened: Opened, rival: Opened | None, chosen: Chosen, limit: int | N
     """The classes of the images, checked for every model that takes them."""
     if rival is not None and {bool(opened.num_classes), rival.model.reader is not None} == {True}:
         raise UserError(f"{opened.path} takes classes and {rival.path} captions: name them the other way round")
-    both = rival is not None and opened.num_classes and rival.num_classes
+    both = chosen.data.labels is not None and opened.num_classes and rival is not None and rival.num_classes
     if rival is not None and both and opened.checkpoint.class_names != rival.checkpoint.class_names:
         raise UserError(f"{opened.path} and {rival.path} have different classes: measure each by itself")
     some = chosen.data.take(slice(0, limit))

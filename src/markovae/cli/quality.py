@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import add_json, add_machine, one_of, whole
@@ -137,7 +138,9 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     if source is not None:
         splits = load_data(like(config, source, opened))
         tell_left_out(source, splits.unreadable, splits.notes)
-        labels_for(opened, splits.train)
+        if opened.num_classes and splits.train.labels is not None:
+            own = {"labels": labels_for(opened, splits.train), "class_names": opened.checkpoint.class_names}
+            splits = replace(splits, train=replace(splits.train, **own))
         return source, splits, None
     opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
     splits = load_data(config)

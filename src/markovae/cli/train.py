@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
         from markovae.run import resume_run
 
         steps, minutes = (None, None) if again else (options.steps, options.minutes)
-        data = None if again else options.data
+        data = options.data if options.resume else None
         path = resume_run(options.out, steps=steps, minutes=minutes, data=data, device=device, held=lock)
     else:
         config = configuration(options)

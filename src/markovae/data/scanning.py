@@ -35,12 +35,13 @@ class Scan:
 
     Args:
         found: its images, in order.   headers: how many have each header, the name left out.
-        unreadable: (shard/name, reason) of what gives no image.
+        unreadable: (shard/name, reason) of what gives no image.   untold: of each class or caption that is no text.
     """
 
     found: tuple[Found, ...]
     headers: Counter[Header]
     unreadable: tuple[tuple[str, str], ...]
+    untold: tuple[tuple[str, str], ...]
 
 
 def scan(names: tuple[str, ...], number: int) -> Scan:
@@ -48,21 +49,19 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
     shards = Shards(names)
     path = shards.path(number)
     shard = PurePosixPath(shards.names[number].replace("\\", "/")).name
-    found, unreadable, headers = [], [], Counter[Header]()
+    found, unreadable, untold, headers = [], [], [], Counter[Header]()
 
     def text(member: Member | None) -> str:
         if member is None:
             return ""
         if member.size > SMALL:
-            unreadable.append(
-                (f"{shard}/{member.name}", f"a text of {member.size:,} bytes: at most {SMALL:,} are read")
-            )
+            untold.append((f"{shard}/{member.name}", f"of {member.size:,} bytes, at most {SMALL:,} are read"))
             return ""
         content = shards.read(number, member.offset, member.size)
         try:
             return "\n".join(one_line_each(content.decode("utf-8-sig").splitlines()))
         except UnicodeDecodeError:
-            unreadable.append((f"{shard}/{member.name}", "not UTF-8 text: save it as UTF-8"))
+            untold.append((f"{shard}/{member.name}", "no UTF-8 text: save it as UTF-8"))
             return ""
 
     try:
@@ -84,7 +83,7 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                 found.append(Found(name, image.offset, image.size, text(sample.label), text(sample.caption)))
     except (ValueError, OSError) as error:
         unreadable.append((shard, reason_of(error)))
-    return Scan(tuple(found), headers, tuple(unreadable))
+    return Scan(tuple(found), headers, tuple(unreadable), tuple(untold))
 
 
 def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[Found, ...]]) -> list[bytes | str]:

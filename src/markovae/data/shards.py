@@ -26,7 +26,7 @@ from markovae.data.stored import Index, StoredImages
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 
-RECIPE = "shards-3"
+RECIPE = "shards-4"
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
 COLUMNS = ("shard", "offset", "size", "digest")
@@ -133,7 +133,7 @@ def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:
             else:
                 kept.append((number, one, result))
     _store(stage, kept)
-    notes = list(chosen.notes)
+    notes = [*chosen.notes, *_untold([bad for one in scans for bad in one.untold])]
     record = {
         "shape": chosen.shape,
         "grey": chosen.grey,
@@ -147,6 +147,14 @@ def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:
         "notes": notes,
     }
     cache.write_json(stage / "record.json", record)
+
+
+def _untold(texts: list[tuple[str, str]]) -> tuple[str, ...]:
+    """A sentence on the classes and captions that could not be read, if there are any."""
+    if not texts:
+        return ()
+    (name, reason), more = texts[0], f", and {len(texts) - 1} more" if len(texts) > 1 else ""
+    return (f"a class or caption could not be read and counts as none: {printable(name)} is {reason}{more}",)
 
 
 def _store(stage: Path, kept: list[tuple[int, Found, bytes]]) -> None:

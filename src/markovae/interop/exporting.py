@@ -89,7 +89,8 @@ def _configurations(checkpoint: Checkpoint, model: Diffusion) -> dict[str, dict[
     tables = {"model_index.json": index, "unet/config.json": unet, "scheduler/scheduler_config.json": scheduler}
     shape, names = model.network.config, list(checkpoint.class_names)
     if shape.num_classes and (shape.null_class or names != [str(k) for k in range(len(names))]):
-        tables[CLASSES] = {"class_names": names, "null_class": shape.null_class}
+        learnt = shape.null_class and config.train.label_dropout > 0
+        tables[CLASSES] = {"class_names": names, "null_class": shape.null_class, "null_learnt": learnt}
     return tables
 
 

@@ -58,8 +58,8 @@ def config_of(folder: Folder) -> Config:
     height, width = folder.shape.size
     kinds = {1: "grey", 3: "rgb"}
     data = DataConfig(size=height, width=width, channels=kinds.get(folder.shape.in_channels, "auto"))
-    taught = folder.shape.num_classes > 0 and not folder.shape.options.null_class
-    train = replace(FINE_TUNING, label_dropout=0.0) if taught else FINE_TUNING
+    always = folder.shape.num_classes > 0 and not folder.null_learnt
+    train = replace(FINE_TUNING, label_dropout=0.0) if always else FINE_TUNING
     network = NetworkConfig(kind="ddpm", ddpm=folder.shape.options, classes=folder.shape.num_classes > 0)
     return Config(data, folder.rules.schedule, network, folder.rules.target, train)
 

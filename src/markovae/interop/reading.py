@@ -21,7 +21,7 @@ from markovae.networks.ddpm import DDPMUNet
 
 MAX_JSON = 1 << 20
 AUTOENCODERS = ("vae", "vqvae", "movq")
-CLASSES = "markovae.json"  # beside what diffusers reads: the names of the classes, and whether one more is "no class"
+CLASSES = "markovae.json"  # beside what diffusers reads: names of the classes, and what "no class" is, if anything
 MAX_NAME = 1000
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
 
@@ -32,7 +32,8 @@ class Folder:
 
     Args:
         shape: of the network and its images.   rules: of its scheduler.   weights: the safetensors file.
-        unet, scheduler: its two configurations as they stand.   classes: their names.
+        unet, scheduler: its two configurations as they stand.
+        classes: their names.   null_learnt: whether "no class" is one more of them that was trained.
     """
 
     shape: UNetShape
@@ -41,6 +42,7 @@ class Folder:
     unet: dict[str, Any]
     scheduler: dict[str, Any]
     classes: tuple[str, ...]
+    null_learnt: bool
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -73,8 +75,8 @@ def read_folder(path: str | Path) -> Folder:
             f"the unet has {shape.in_channels} channels in and {shape.out_channels} out, and the scheduler asks for "
             f"{wanted} out: the two files do not belong together"
         )
-    shape, classes = _classes(folder, shape)
-    return Folder(shape, rules, _weights(unet), unet_table, scheduler_table, classes)
+    shape, classes, null_learnt = _classes(folder, shape)
+    return Folder(shape, rules, _weights(unet), unet_table, scheduler_table, classes, null_learnt)
 
 
 def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
@@ -96,21 +98,30 @@ def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
     return to_ours(network, tensors)
 
 
-def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...]]:
-    """The shape with the "no class" that an export of ours tells of, and the names: numbers where nothing names them.
+def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...], bool]:
+    """The shape with the "no class" that an export of ours tells of, the names (numbers where nothing names them), and
+    whether "no class" was learnt.
 
     Raises:
         UserError: for names that are not those of the network's labels.
     """
     path, count = folder / CLASSES, shape.num_classes
     if not count or not path.is_file():
-        return shape, tuple(str(k) for k in range(count))
+        return shape, tuple(str(k) for k in range(count)), False
     table = _read_json(path)
-    names, null = table.get("class_names"), table.get("null_class")
+    names, null, learnt = table.get("class_names"), table.get("null_class"), table.get("null_learnt")
     fine = isinstance(names, list) and all(type(name) is str and 0 < len(name) <= MAX_NAME for name in names)
-    if not fine or not names or type(null) is not bool or len(set(names)) != len(names) or len(names) + null != count:
+    if (
+        not (fine and names and isinstance(null, bool) and isinstance(learnt, bool))
+        or len(set(names)) != len(names)
+        or len(names) + null != count
+    ):
         raise UserError(f"{path} does not name the {count} labels of the unet: correct it, or take it away")
-    return replace(shape, options=replace(shape.options, null_class=null), num_classes=len(names)), tuple(names)
+    return (
+        replace(shape, options=replace(shape.options, null_class=null), num_classes=len(names)),
+        tuple(names),
+        null and learnt,
+    )
 
 
 def _refuse_latent(folder: Path) -> None:

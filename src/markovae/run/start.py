@@ -17,9 +17,11 @@ from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, 
 from markovae.checkpoint.writing import set_newer_aside
 from markovae.config import ConditionConfig, Config, TrainConfig
 from markovae.console import say
+from markovae.data.arrays import holds_idx_files
 from markovae.data.known import captions_digest, known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
 from markovae.data.places import BRACES, is_elsewhere
+from markovae.data.record import RECORD
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.disk import SYSTEM, Disk
@@ -279,7 +281,8 @@ def _require_outside(out: Path, source: str) -> None:
     Raises:
         UserError: for a run inside its own folder of images.
     """
-    if not is_elsewhere(source) and Path(source).is_dir() and Path(source) in (out.resolve(), *out.resolve().parents):
+    inside = not is_elsewhere(source) and Path(source) in (out.resolve(), *out.resolve().parents)
+    if inside and Path(source).is_dir() and not holds_idx_files(Path(source)) and not (Path(source) / RECORD).is_file():
         raise UserError(
             f"--out {out} lies in the data, {source}, and its pictures would be read as images: name a folder elsewhere"
         )
