@@ -232,7 +232,7 @@ class Ranks:
         return LostRankError(f"a process of the job {what}: rank {self.place.rank} stops too")
 
     def _missing(self) -> list[int]:
-        names = [f"markovae/{self.place.restarts}/here/{rank}" for rank in range(self.size)]
+        names = [f"here/{rank}" for rank in range(self.size)]
         try:
             assert self._store is not None
             self._store.set(names[self.place.rank], "yes")
@@ -268,6 +268,8 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=limit))
             store.set_timeout(limit)
+            # torchrun keeps one store for all its attempts: the addresses of one that ended lead nowhere.
+            store = dist.PrefixStore(f"markovae/{here.restarts}", store)
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
