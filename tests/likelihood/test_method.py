@@ -61,7 +61,7 @@ def test_the_law_of_levels_is_independent_of_the_draws_by_it(estimator: str, bri
     snr = schedule.logsnr[1:].exp()
     truth = 0.5 * float(snr[0] - snr[-1]) * float(model.to_x(image)) ** 2
     found = []
-    for seed in range(120):
+    for seed in range(60):
         ready = prepare(model, Method(estimator, 16), fit, seed=seed)
         found.append(float(measure_with(ready.model, image, estimator=ready.estimator, seed=seed).levels[0]) / truth)
     mean = estimate_mean(torch.tensor(found, dtype=torch.float64))
