@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from markovae.errors import UserError
+from markovae.jsonlines import read_rows
 from markovae.run.folder import RunFolder
 
 
@@ -38,16 +39,16 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path):
 
 def test_rows_survive_a_line_cut_short_and_forget_what_is_taken_again(tmp_path: Path):
     folder = RunFolder(tmp_path)
-    assert folder.rows() == []
+    assert read_rows(folder.metrics) == []
     for step in (10, 20, 30):
         folder.append({"kind": "train", "step": step, "loss": 0.1 * step})
     with folder.metrics.open("ab") as file:
         file.write(b'{"kind": "train", "st')
-    assert [row["step"] for row in folder.rows()] == [10, 20, 30]
+    assert [row["step"] for row in read_rows(folder.metrics)] == [10, 20, 30]
     folder.forget_after(20)
     assert folder.metrics.read_bytes().count(b"\n") == 2
     folder.append({"kind": "train", "step": 21})
-    assert [row["step"] for row in folder.rows()] == [10, 20, 21]
+    assert [row["step"] for row in read_rows(folder.metrics)] == [10, 20, 21]
 
 
 def test_figures_that_are_none_are_never_written(tmp_path: Path):

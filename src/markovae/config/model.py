@@ -172,7 +172,8 @@ class NetworkConfig:
         """(multipliers, attention) for images of this size.
 
         Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels or more, as far as
-        the image can be halved; attention is at the coarsest, where its reach is wanted and it costs little.
+        the image can be halved (one where it cannot); attention is at the coarsest, where its reach is wanted and it
+        costs little.
 
         Raises:
             UserError: for attention at a level that is not there.

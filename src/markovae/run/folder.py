@@ -10,7 +10,7 @@ from markovae.checkpoint.reading import CHECKPOINTS
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import STAGE, append, clear_stages, refused, sync, write_file
-from markovae.jsonlines import backwards, read_rows
+from markovae.jsonlines import backwards
 from markovae.lock import LOCK, Lock
 
 
@@ -82,10 +82,6 @@ class RunFolder:
                 sync(self.metrics, self.disk)
         except OSError as error:
             raise refused(self.metrics, 0, error, self.disk) from error
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a line cut short by a kill is passed over."""
-        return read_rows(self.metrics)
 
     def last(self, kind: str) -> dict[str, Any] | None:
         """The last row of a kind."""

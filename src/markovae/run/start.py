@@ -136,9 +136,9 @@ def resume_run(
             _restore(training, checkpoint)
             if steps is not None or minutes is not None:
                 training.extend(steps=steps, minutes=minutes)
-            gathered = [] if config == stored else [training.gathered()]
             if training.budget.total is None and training.budget.seconds is None:
                 raise CheckpointError(f"{checkpoint.path} has no total_steps, and its budget is no time")
+            gathered = [] if config == stored else [training.gathered()]
             session = Session(folder, config, splits, record, training)
             path = checkpoint.path
             del checkpoint  # its bytes, weights and averages and the optimiser's, would stay for the whole run
