@@ -17,8 +17,8 @@ SOURCE = Path(markovae.__file__).parent
 
 # Top first: a room may import only rooms above its own line. A new room gets its place here.
 ROOMS = """
-    errors processes allocator disk files lock jsonlines randomness gaussian quadrature vae endpoint forward schedule
-    learned_schedule pixels sde target reverse decoder chains regression toys gaps networks diffusion objective
+    locations errors processes allocator disk files lock jsonlines randomness gaussian quadrature vae endpoint forward
+    schedule learned_schedule pixels sde target reverse decoder chains regression toys gaps networks diffusion objective
     parts optim likelihood fitting sampling console data quality text config build checkpoint training interop plots
     verify doctor report run cli __main__
 """.split()  # noqa: SIM905

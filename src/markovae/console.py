@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from markovae.locations import without_secrets
 from markovae.processes import speaks
 
 Item = TypeVar("Item")
@@ -24,7 +25,7 @@ def say(text: str) -> None:
     if speaks():
         with suppress(OSError):
             if sys.stderr is not None:  # else print would take stdout
-                print(text, file=sys.stderr, flush=True)
+                print(without_secrets(text), file=sys.stderr, flush=True)
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:

@@ -1,12 +1,19 @@
-"""The one exception for what a person can put right."""
+"""The exceptions that a person can act on; what they say never holds the passwords of a URL."""
+
+from markovae.locations import without_secrets
 
 
-class UserError(ValueError):
+class _Told(Exception):
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(without_secrets(one) if isinstance(one, str) else one for one in told))
+
+
+class UserError(_Told, ValueError):
     """Bad usage or bad input, told in one sentence: the value, the limit and the remedy.
 
     The command line prints the sentence and exits with code 2; no traceback is shown.
     """
 
 
-class StoppedRun(RuntimeError):
+class StoppedRun(_Told, RuntimeError):
     """A run that stopped itself (a loss that is not a number, a full disk, unreadable data): exit code 3."""

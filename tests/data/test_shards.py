@@ -17,6 +17,7 @@ from markovae.data.record import RECORD
 from markovae.data.sharding import write_shards
 from markovae.data.stored import StoredImages
 from markovae.errors import StoppedRun, UserError
+from markovae.locations import SCHEMES
 
 PARTS = ("train", "validation", "test")
 
@@ -226,9 +227,14 @@ def test_a_network_that_fails_says_nothing_of_an_image(tmp_path: Path, monkeypat
     assert len(read_source(DataConfig(str(path))).data) == 12
 
 
-def test_a_record_that_cannot_be_asked_for_is_not_taken_as_missing(tmp_path: Path, monkeypatch):
-    fsspec = pytest.importorskip("fsspec")
-    memory = fsspec.filesystem("memory")
+@pytest.fixture
+def memory(monkeypatch):
+    """A file system elsewhere, which only tests may name."""
+    monkeypatch.setattr("markovae.locations.SCHEMES", (*SCHEMES, "memory"))
+    return pytest.importorskip("fsspec").filesystem("memory")
+
+
+def test_a_record_that_cannot_be_asked_for_is_not_taken_as_missing(tmp_path: Path, monkeypatch, memory):
     for path in shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards").iterdir():
         memory.pipe(f"/asked/{path.name}", path.read_bytes())
 
@@ -308,15 +314,13 @@ def test_urls_patterns_and_single_tars(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"train-7\.tar cannot be read"):
         read_source(DataConfig(f"{out}/train-{{7..8}}.tar"))
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
-    with pytest.raises(UserError, match="needs fsspec, which is not installed: pip install fsspec"):
+    with pytest.raises(UserError, match=r"needs fsspec, which is not installed: pip install 'markovae\[remote\]'"):
         load_data(DataConfig("s3://bucket/shards"))
 
 
-def test_shards_elsewhere_come_one_by_one_and_a_few_stay(tmp_path: Path, monkeypatch, own_cache: Path):
-    fsspec = pytest.importorskip("fsspec")
+def test_shards_elsewhere_come_one_by_one_and_a_few_stay(tmp_path: Path, monkeypatch, own_cache: Path, memory):
     monkeypatch.setattr("markovae.data.places.FETCHED", 2)
     out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
-    memory = fsspec.filesystem("memory")
     for path in out.iterdir():
         memory.pipe(f"/bucket/{path.name}", path.read_bytes())
     data = load_data(DataConfig("memory://bucket")).train
@@ -326,11 +330,9 @@ def test_shards_elsewhere_come_one_by_one_and_a_few_stay(tmp_path: Path, monkeyp
         load_data(DataConfig("memory://nothing"))
 
 
-def test_a_shard_that_cannot_be_fetched_stops_the_run(tmp_path: Path, monkeypatch):
-    fsspec = pytest.importorskip("fsspec")
+def test_a_shard_that_cannot_be_fetched_stops_the_run(tmp_path: Path, monkeypatch, memory):
     monkeypatch.setattr("markovae.data.places.time.sleep", lambda seconds: None)
     out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
-    memory = fsspec.filesystem("memory")
     for path in out.iterdir():
         memory.pipe(f"/flaky/{path.name}", path.read_bytes())
     data = load_data(DataConfig("memory://flaky")).train

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def finished(path: Path, device: torch.device) -> dict[str, Any]:
+def finished(path: Path, device: torch.device, source: str | None = None) -> dict[str, Any]:
     """Write the report of a run that has just ended, unless the one there tells of the same step; its record.
 
+    Args:
+        source: of the run's images, as the command named it.
     Raises:
         KeyboardInterrupt: after saying how to get the report later.
     """
@@ -22,7 +24,7 @@ def finished(path: Path, device: torch.device) -> dict[str, Any]:
     record = current_report(path)
     if record is None:
         try:
-            record = write_report(path, device=device)
+            record = write_report(path, device, source)
         except KeyboardInterrupt:
             say(f"no report written; for one:  markovae train --resume --out {path}")
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from markovae.cli.running import Opened
 from markovae.errors import UserError
+from markovae.locations import without_secrets
 
 if TYPE_CHECKING:
     from markovae.data import DataConfig
@@ -77,7 +78,7 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
         raise UserError(
             f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
         )
-    return Chosen(data, config.source, split, matches, splits)
+    return Chosen(data, without_secrets(config.source), split, matches, splits)
 
 
 def trained_on(splits: Splits, opened: Opened) -> bool:

@@ -13,6 +13,7 @@ from markovae.cli.output import print_json, tell_left_out
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler, chosen_sampler
 from markovae.errors import UserError
+from markovae.locations import without_secrets
 
 if TYPE_CHECKING:
     from markovae.data import Splits
@@ -99,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     record = {
         **found.to_dict(),
         "data": {"source": source, "matches_run": matches},
-        "against": options.against,
+        "against": options.against and without_secrets(options.against),
         "checkpoint": {
             "path": str(opened.checkpoint.path),
             "step": opened.checkpoint.step,
@@ -141,7 +142,7 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
         if opened.num_classes and splits.train.labels is not None:
             own = {"labels": labels_for(opened, splits.train), "class_names": opened.checkpoint.class_names}
             splits = replace(splits, train=replace(splits.train, **own))
-        return source, splits, None
+        return without_secrets(source), splits, None
     opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
     splits = load_data(config)
     matches = trained_on(splits, opened)

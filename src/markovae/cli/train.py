@@ -14,6 +14,7 @@ from markovae.cli.output import print_json
 from markovae.config.presets import PRESETS, preset_settings
 from markovae.console import say
 from markovae.errors import UserError
+from markovae.locations import FromFile, is_elsewhere
 from markovae.lock import Lock, hold
 from markovae.processes import place
 
@@ -103,10 +104,11 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
         from markovae.run import resume_run
 
         steps, minutes = (None, None) if again else (options.steps, options.minutes)
-        data = options.data if options.resume else None
+        data = options.data if options.resume else _url_of(options)
         path = resume_run(options.out, steps=steps, minutes=minutes, data=data, device=device, held=lock)
     else:
         config = configuration(options)
+        data = config.data.source
         from markovae.run import train_run
 
         path = train_run(config, options.out, init=options.init, device=device, held=lock)
@@ -114,7 +116,7 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
         return 0
     if options.no_report:
         return 0
-    record = finished(path, device)
+    record = finished(path, device, data)
     if options.json:
         print_json(record)
     return 0
@@ -142,6 +144,12 @@ def configuration(options: argparse.Namespace) -> Config:
         if value is not None:
             settings.append(f"train.{name}={value}")
     return config.with_settings(settings)
+
+
+def _url_of(options: argparse.Namespace) -> str | None:
+    """The URL that the command of a new run names for its images, for the job that torchrun starts anew."""
+    source = configuration(options).data.source
+    return source if is_elsewhere(source) and not isinstance(source, FromFile) else None
 
 
 def _imported(init: str | None) -> Config:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from markovae.config.condition import ConditionConfig
@@ -15,6 +15,7 @@ from markovae.config.model import NetworkConfig, ScheduleConfig, TargetConfig
 from markovae.config.train import TrainConfig
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
+from markovae.locations import FromFile, without_secrets
 
 __all__ = ["ConditionConfig", "Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
 
@@ -54,21 +55,22 @@ class Config:
 
     @classmethod
     def parse(cls, content: bytes, name: str = "configuration") -> Config:
-        """Parse TOML text; `name` is said in messages."""
+        """Parse TOML text; `name` is said in messages. Its data.source is a `FromFile`: no URL there is opened."""
         try:
             table = tomllib.loads(content.decode("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"{name} is no TOML: {error}") from None
         try:
-            return from_table(cls, table)
+            config = from_table(cls, table)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
+        return replace(config, data=replace(config.data, source=FromFile(config.data.source)))
 
     def to_toml(self) -> str:
-        """The configuration as TOML text, every setting that has a value included."""
+        """The configuration as TOML text, every setting that has a value included; URLs without their secrets."""
         import tomli_w
 
-        return tomli_w.dumps(to_table(self))
+        return tomli_w.dumps(to_table(self._shown()))
 
     def with_settings(self, settings: Sequence[str]) -> Config:
         """A copy with settings "section.name=value" applied in order, all before any is checked against another.
@@ -91,5 +93,8 @@ class Config:
 
     def hash(self) -> str:
         """16 hex digits that name this configuration: equal settings, equal hash, on any machine."""
-        text = json.dumps(to_table(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(to_table(self._shown()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _shown(self) -> Config:
+        return replace(self, data=replace(self.data, source=without_secrets(self.data.source)))

@@ -137,7 +137,7 @@ def _convert(value: Any, hint: Any, name: str, default: Any) -> Any:
             value = float(value)
         except OverflowError:
             raise UserError(f"{name}={value!r} is too large for a number") from None
-    if type(value) is not hint:
+    if type(value) is not hint and not (hint is str and isinstance(value, str)):  # which may be a `FromFile`
         example = "" if default in (MISSING, None) else f" (the default is {default!r})"
         raise UserError(f"{name}={value!r} must be {_WORDS[hint]}{example}")
     if hint is float and not math.isfinite(value):

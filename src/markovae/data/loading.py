@@ -13,10 +13,12 @@ from markovae.data import cache
 from markovae.data.findings import Reading
 from markovae.data.images import ImageData, Indices, fingerprint
 from markovae.data.options import DataConfig
+from markovae.data.places import require_named
 from markovae.data.record import RECORD
 from markovae.data.scan import ENDINGS
 from markovae.data.split import Splits
 from markovae.errors import UserError
+from markovae.locations import is_elsewhere
 
 BUILT_IN = ("faces", "digits")
 ALWAYS_PASSED = 10  # files that give no image are never too many
@@ -43,7 +45,11 @@ def reopen(config: DataConfig, record: Mapping[str, Any], captions: bool = False
 
 
 def read_source(config: DataConfig) -> Reading:
-    """All images of a source with their parts and findings. Raises: UserError as `load_data`."""
+    """All images of a source with their parts and findings.
+
+    Raises: UserError as `load_data`, and for a URL that a file gave (see `require_named`).
+    """
+    require_named(config.source)
     if config.source == "faces":
         from markovae.data.faceset import read_faces
 
@@ -109,7 +115,7 @@ def _names_shards(source: str, path: Path) -> bool:
 
     Raises: UserError for a folder that holds both tars and images.
     """
-    if "://" in source or (source.endswith(".tar") and (path.is_file() or "{" in source)):
+    if is_elsewhere(source) or (source.endswith(".tar") and (path.is_file() or "{" in source)):
         return True
     if not path.is_dir():
         return False

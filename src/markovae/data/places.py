@@ -1,4 +1,4 @@
-"""Shards on this machine, or anywhere that fsspec opens; those elsewhere are fetched whole, a few at a time."""
+"""Shards on this machine, or at the URLs that are opened (`locations`); those are fetched whole, a few at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -15,17 +16,26 @@ from typing import Any, final
 
 from markovae.data import cache
 from markovae.errors import StoppedRun, UserError
+from markovae.locations import FromFile, is_elsewhere, refusal, without_secrets, without_secrets_of
 
 OPEN_FILES = 64
 FETCHED = 48  # shards from elsewhere that stay in the cache
 ATTEMPTS = 4
 CHUNK = 1 << 22
-BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+BRACES = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
-def is_elsewhere(source: str) -> bool:
-    """Whether a source is a URL, for fsspec, and no path of this machine."""
-    return "://" in source
+def require_named(source: str) -> None:
+    """Nothing is asked over a network because a file says so.
+
+    Raises: UserError for a URL that a configuration or a bundle gave (`FromFile`), showing it.
+    """
+    if isinstance(source, FromFile) and is_elsewhere(source):
+        raise UserError(
+            f"{without_secrets(source)} is where a file says that the images are, and a URL is opened only where the "
+            "command itself names it: give it as DATA (markovae train URL --resume --out RUN, markovae measure RUN "
+            "URL, markovae quality RUN URL), or a folder that holds a copy"
+        )
 
 
 def named(source: str) -> tuple[str, ...]:
@@ -74,7 +84,7 @@ def beside(folder: str, name: str, limit: int) -> bytes | None:
         except FileNotFoundError:
             return None
         except Exception as error:  # each file system of fsspec has errors of its own
-            raise UserError(f"{folder}/{name} cannot be read ({_reason(error)}): see to it") from None
+            raise UserError(f"{folder}/{name} cannot be read ({_reason(error, folder)}): see to it") from None
     if size > limit:
         raise UserError(f"{folder}/{name} has {size:,} bytes where at most {limit:,} belong")
     return content
@@ -96,9 +106,9 @@ class Shards:
     def __len__(self) -> int:
         return len(self.names)
 
-    def facts(self) -> list[list[Any]]:
-        """[name, size, age or mark] of each shard: what changes when it does."""
-        return [_facts(name) for name in self.names]
+    def facts(self, shard: int) -> list[Any]:
+        """[name, size, age or mark] of a shard: what changes when it does. Raises: UserError where it is not there."""
+        return _facts(self.names[shard])
 
     def path(self, shard: int) -> Path:
         """The shard as a file on this machine; fetched first where it lies elsewhere.
@@ -159,25 +169,29 @@ def _facts(name: str) -> list[Any]:
             about = Path(name).stat()
         except OSError as error:
             raise UserError(f"{name} cannot be read ({error.strerror}): name shards that are there") from None
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{name} is no regular file: name shards that are there")
         return [str(Path(name).resolve()), about.st_size, about.st_mtime_ns]
     system, path = _system(name)
     try:
         about = system.info(path)
     except Exception as error:  # each file system of fsspec has errors of its own
-        raise UserError(f"{name} cannot be read ({_reason(error)}): name shards that are there") from None
+        raise UserError(f"{name} cannot be read ({_reason(error, name)}): name shards that are there") from None
     mark = next((str(about[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in about), "")
     return [name, about.get("size"), mark]
 
 
 def _system(name: str) -> tuple[Any, str]:
+    if (reason := refusal(name)) is not None:
+        raise UserError(reason)
     try:
         import fsspec
     except ImportError:
-        raise UserError(f"{name} needs fsspec, which is not installed: pip install fsspec") from None
+        raise UserError(f"{name} needs fsspec, which is not installed: pip install 'markovae[remote]'") from None
     try:
         system, path = fsspec.core.url_to_fs(name)
     except Exception as error:
-        raise UserError(f"{name} is nothing that fsspec opens ({_reason(error)})") from None
+        raise UserError(f"{name} is nothing that fsspec opens ({_reason(error, name)})") from None
     return system, path
 
 
@@ -186,8 +200,9 @@ def _listed_elsewhere(source: str) -> list[str]:
     try:
         found = system.glob(f"{path.rstrip('/')}/*.tar")
     except Exception as error:
-        raise UserError(f"{source} cannot be listed ({_reason(error)})") from None
-    return [system.unstrip_protocol(name) for name in found]
+        raise UserError(f"{source} cannot be listed ({_reason(error, source)})") from None
+    inside = f"{path.rstrip('/')}/"  # a page of a server may list what lies elsewhere
+    return [system.unstrip_protocol(name) for name in found if name.startswith(inside)]
 
 
 def _fetched(name: str) -> Path:
@@ -203,7 +218,7 @@ def _fetched(name: str) -> Path:
             _evict(folder, target)
             return target
         except Exception as error:
-            reason = _reason(error)
+            reason = _reason(error, name)
             time.sleep(0.2 * 4**attempt if attempt < ATTEMPTS - 1 else 0)
     raise StoppedRun(f"{name} could not be fetched in {ATTEMPTS} attempts ({reason}): see to it, then --resume")
 
@@ -231,6 +246,6 @@ def _evict(folder: Path, newest: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, location: str) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
+    return without_secrets_of(location, " ".join(text.split()))[:200] or type(error).__name__

@@ -5,21 +5,36 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from markovae.data.captions import is_text
 from markovae.data.images import Indices
+from markovae.data.layout import MAX_CLASSES
+from markovae.data.options import MAX_SIDE
 from markovae.data.places import beside
 from markovae.data.stored import Index
+from markovae.data.tars import LARGEST_IMAGE
 from markovae.errors import UserError
 
 RECORD, INDEX, CAPTIONS = "shards.json", "index.npz", "captions.jsonl"
 FORMAT = 1
-LARGEST = 1 << 34
+LARGEST_RECORD, LARGEST_CAPTIONS = 1 << 26, 1 << 34  # bytes
+LONGEST = 10_000  # characters of a text in the record
+SMALLEST = 1024  # bytes of an image in a tar: a header, and a block of content
+# As `markovae shard` calls them: a name here is a file of this very folder, whatever the system's rules of paths.
+SHARD = re.compile(r"(train|validation|test)-\d{6,12}\.tar", re.ASCII)
+COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # of index.npz: type, and shape beyond (N,)
+    "shard": ("<i8", ()),
+    "offset": ("<i8", ()),
+    "size": ("<i8", ()),
+    "part": ("<i8", ()),
+    "digest": ("|u1", (32,)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +65,7 @@ class ShardRecord:
 
 def encode_index(index: Index, part: Indices, labels: Indices | None) -> bytes:
     """index.npz."""
-    names = ("shard", "offset", "size", "digest")
-    columns: dict[str, Any] = {**{name: getattr(index, name) for name in names}, "part": part}
+    columns: dict[str, Any] = {**vars(index), "part": part}
     if labels is not None:
         columns["label"] = labels
     buffer = io.BytesIO()
@@ -66,68 +80,131 @@ def read_record(source: str) -> ShardRecord | None:
     """
     if source.endswith(".tar") or "{" in source:
         return None
-    content = beside(source, RECORD, 1 << 28)
+    content = beside(source, RECORD, LARGEST_RECORD)
     if content is None:
         return None
     where = f"{source.rstrip('/')}/{RECORD}"
     try:
         table = json.loads(content)
-        if table["format"] != FORMAT:
+        if _whole(table, "format") != FORMAT:
             raise UserError(f"{where} has format {table['format']} and this version reads {FORMAT}: update markovae")
         return _record(table, source)
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile, RecursionError) as error:
-        raise UserError(f"{where} is damaged ({type(error).__name__}: {error}): shard the images again") from None
+    except Exception as error:  # zipfile, numpy and json raise what they like on damaged bytes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{where} is damaged ({reason}): shard the images again, or take it away to read the tars as anyone's, "
+            "with a split of their own"
+        ) from None
 
 
 def _record(table: dict[str, Any], source: str) -> ShardRecord:
-    with np.load(io.BytesIO(_verified(source, INDEX, table["index_sha256"])), allow_pickle=False) as stored:
-        columns = {name: stored[name] for name in stored.files}
-    index = Index(columns["shard"], columns["offset"], columns["size"], columns["digest"])
+    tars, count, classes = table["shards"], _whole(table, "count"), _texts(table["class_names"])
+    sizes = [_whole(tar, "bytes") for tar in tars]
+    names = [_text(tar["name"]) for tar in tars]
+    if odd := [name for name in names if not SHARD.fullmatch(name)]:
+        raise ValueError(f"{odd[0]!r} is no name of a shard")
+    if len(set(names)) < len(names):
+        raise ValueError("a shard stands there twice")
+    counts = [_whole(tar, "count") for tar in tars]
+    if sum(counts) != count or any(n * SMALLEST > size for n, size in zip(counts, sizes, strict=True)):
+        raise ValueError(f"its shards do not hold the {count:,} images that it tells of")
+    columns = _columns(_verified(source, INDEX, table["index_sha256"], (1 << 16) + 128 * count), count, bool(classes))
     captions = None
     if table["captions_sha256"] is not None:
-        lines = _verified(source, CAPTIONS, table["captions_sha256"]).decode("utf-8").splitlines()
-        captions = tuple(str(json.loads(line)) for line in lines)
-    tars = table["shards"]
-    for tar in tars:
-        if tar["name"] != Path(tar["name"]).name or "\\" in tar["name"] or not tar["name"].endswith(".tar"):
-            raise ValueError(f"{tar['name']!r} is no name of a shard")
+        lines = _verified(source, CAPTIONS, table["captions_sha256"], LARGEST_CAPTIONS).decode("ascii").splitlines()
+        captions = tuple(_text(json.loads(line), 1 << 16) for line in lines)
+    seed = table["split"]["seed"]
     record = ShardRecord(
-        names=tuple(f"{source.rstrip('/')}/{tar['name']}" for tar in tars),
-        bytes=tuple(int(tar["bytes"]) for tar in tars),
-        index=index,
+        names=tuple(f"{source.rstrip('/')}/{name}" for name in names),
+        bytes=tuple(sizes),
+        index=Index(*(columns[name] for name in ("shard", "offset", "size", "digest"))),
         part=columns["part"],
         labels=columns.get("label"),
-        class_names=tuple(map(str, table["class_names"])),
+        class_names=classes,
         captions=captions,
-        shape=(int(table["shape"][0]), int(table["shape"][1]), int(table["shape"][2])),
-        bins=int(table["bins"]),
-        source=str(table["source"]),
-        method=str(table["split"]["method"]),
-        seed=table["split"]["seed"],
-        left_out=int(table["split"]["left_out"]),
+        shape=_shape(table["shape"]),
+        bins=_whole(table, "bins", 2, 256),
+        source=_text(table["source"]),
+        method=_text(table["split"]["method"]),
+        seed=None if seed is None else _whole(table["split"], "seed"),
+        left_out=_whole(table["split"], "left_out"),
     )
-    _check(record)
+    _check(record, counts)
     return record
 
 
-def _check(record: ShardRecord) -> None:
+def _check(record: ShardRecord, counts: list[int]) -> None:
     index, count = record.index, len(record.index)
-    for column in (index.offset, index.size, record.part):
-        if column.shape != (count,) or column.dtype != np.int64 or (count and int(column.min()) < 0):
-            raise ValueError("the index is no table of whole numbers")
-    if index.digest.shape != (count, 32) or index.digest.dtype != np.uint8:
-        raise ValueError("the index has no digest of each image")
-    if count and (int(index.shard.max()) >= len(record.names) or int(index.shard.min()) < 0):
-        raise ValueError("the index names shards that are not there")
-    ends = np.array(record.bytes, dtype=np.int64)[index.shard]
-    if count and bool((index.offset + index.size > ends).any()):
+    if not bool((np.bincount(record.part, minlength=3) > 0).all()) or int(record.part.max()) > 2:
+        raise ValueError("the index has images of other parts than three, or none of one")
+    if int(index.shard.max()) >= len(counts) or np.bincount(index.shard, minlength=len(counts)).tolist() != counts:
+        raise ValueError("the index has other images of a shard than the record tells of")
+    # Compared without the sum, which may be too large for its type.
+    if bool((index.offset > np.array(record.bytes, dtype=np.int64)[index.shard] - index.size).any()):
         raise ValueError("the index points beyond a shard's end")
+    if int(index.size.max()) > LARGEST_IMAGE:
+        raise ValueError(f"the index has an image of more than {LARGEST_IMAGE:,} bytes")
+    if record.captions is not None and len(record.captions) != count:
+        raise ValueError(f"there are {len(record.captions):,} captions of {count:,} images")
+    if record.labels is not None and int(record.labels.max()) >= len(record.class_names):
+        raise ValueError(f"the index has a class {int(record.labels.max())} of {len(record.class_names)}")
 
 
-def _verified(source: str, name: str, digest: str) -> bytes:
-    content = beside(source, name, LARGEST)
+def _columns(content: bytes, count: int, labels: bool) -> dict[str, np.ndarray[Any, Any]]:
+    """The columns of index.npz, each of the type and length that belong there before any is made."""
+    wanted = {**COLUMNS, **({"label": ("<i8", ())} if labels else {})}
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return {name: _column(file, name, np.dtype(kind), (count, *rest)) for name, (kind, rest) in wanted.items()}
+
+
+def _column(file: zipfile.ZipFile, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    info = file.getinfo(f"{name}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError(f"the column {name!r} is packed")
+    buffer = io.BytesIO(file.read(info))
+    if np.lib.format.read_magic(buffer) != (1, 0):
+        raise ValueError(f"the column {name!r} is of another format")
+    if np.lib.format.read_array_header_1_0(buffer) != (shape, False, kind):
+        raise ValueError(f"the column {name!r} is not {shape} of {kind}")
+    array = np.frombuffer(buffer.read(), dtype=kind).reshape(shape).copy()
+    if array.min() < 0:
+        raise ValueError(f"the column {name!r} has numbers below 0")
+    return array
+
+
+def _whole(table: dict[str, Any], key: str, low: int = 0, high: int = 2**63 - 1) -> int:
+    value = table[key]
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{key} is {str(value)[:40]!r} and must be a whole number of {low}…{high}")
+    return value
+
+
+def _text(value: Any, longest: int = LONGEST) -> str:
+    if type(value) is not str or len(value) > longest or "\0" in value or not is_text(value):
+        raise ValueError(f"{str(value)[:40]!r} is no text of at most {longest:,} characters")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if type(values) is not list or len(values) > MAX_CLASSES:
+        raise ValueError(f"the names of the classes are no list of at most {MAX_CLASSES:,}")
+    return tuple(map(_text, values))
+
+
+def _shape(value: Any) -> tuple[int, int, int]:
+    fine = (
+        type(value) is list and len(value) == 3 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in value)
+    )
+    if not fine or value[0] not in (1, 3):
+        raise ValueError(f"the shape is {str(value)[:40]} and must be channels (1 or 3), height and width")
+    channels, height, width = value
+    return channels, height, width
+
+
+def _verified(source: str, name: str, digest: Any, limit: int) -> bytes:
+    content = beside(source, name, limit)
     if content is None:
         raise ValueError(f"{name} is missing")
     if hashlib.sha256(content).hexdigest() != digest:

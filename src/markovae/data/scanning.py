@@ -12,10 +12,9 @@ from markovae.data.decode import decode
 from markovae.data.places import Shards
 from markovae.data.plan import Plan
 from markovae.data.scan import Header, header_of, reason_of
-from markovae.data.tars import SMALL, Member, samples
+from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
 from markovae.errors import StoppedRun
-
-LARGEST_IMAGE = 1 << 28  # bytes of one file
+from markovae.locations import without_secrets
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,18 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
     """Read the headers of a shard's images; a damaged shard gives what stands before the damage."""
     shards = Shards(names)
     path = shards.path(number)
-    shard = PurePosixPath(shards.names[number].replace("\\", "/")).name
+    shard = PurePosixPath(without_secrets(shards.names[number]).replace("\\", "/")).name
     found, unreadable, untold, headers = [], [], [], Counter[Header]()
 
-    def text(member: Member | None) -> str:
+    def text(member: Member | None, longest: int) -> str:
         if member is None:
             return ""
-        if member.size > SMALL:
-            untold.append((f"{shard}/{member.name}", f"of {member.size:,} bytes, at most {SMALL:,} are read"))
+        if member.size > longest:
+            untold.append((f"{shard}/{member.name}", f"of {member.size:,} bytes, at most {longest:,} are read"))
             return ""
         content = shards.read(number, member.offset, member.size)
         try:
-            return "\n".join(one_line_each(content.decode("utf-8-sig").splitlines()))
+            return "\n".join(one_line_each(content.decode("utf-8-sig").replace("\0", " ").splitlines()))
         except UnicodeDecodeError:
             untold.append((f"{shard}/{member.name}", "no UTF-8 text: save it as UTF-8"))
             return ""
@@ -80,9 +79,13 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                     unreadable.append((name, reason_of(error)))
                     continue
                 headers[replace(header, path="")] += 1
-                found.append(Found(name, image.offset, image.size, text(sample.label), text(sample.caption)))
+                found.append(
+                    Found(
+                        name, image.offset, image.size, text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
+                    )
+                )
     except (ValueError, OSError) as error:
-        unreadable.append((shard, reason_of(error)))
+        unreadable.append((shard, f"{reason_of(error)}; {len(found):,} images before it are read, and none after it"))
     return Scan(tuple(found), headers, tuple(unreadable), tuple(untold))
 
 

@@ -25,10 +25,12 @@ from markovae.data.split import Parts, split_by_content
 from markovae.data.stored import Index, StoredImages
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
+from markovae.locations import is_elsewhere, without_secrets
 
 RECIPE = "shards-4"
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
+LONGEST_NUMBER = 18  # digits of a class that counts as a number; longer ones are words
 COLUMNS = ("shard", "offset", "size", "digest")
 
 
@@ -37,7 +39,7 @@ def read_shards(config: DataConfig) -> Reading:
 
     Raises: UserError for shards that are missing or damaged, or hold too few images.
     """
-    source = config.source if "://" in config.source else str(Path(config.source).expanduser())
+    source = config.source if is_elsewhere(config.source) else str(Path(config.source).expanduser())
     record = read_record(source)
     if record is not None:
         return _own(record, config, source)
@@ -47,9 +49,16 @@ def read_shards(config: DataConfig) -> Reading:
 def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
     """Shards that `markovae shard` wrote, with the split that was made then."""
     shards = Shards(record.names)
-    for name, facts, promised in zip(record.names, shards.facts(), record.bytes, strict=True):
-        if facts[1] not in (None, promised):
-            raise UserError(f"{name} has {facts[1]:,} bytes where its record says {promised:,}: it was cut or changed")
+    for number, (name, promised) in enumerate(zip(record.names, record.bytes, strict=True)):
+        try:
+            there = shards.facts(number)[1]
+        except UserError as error:
+            raise UserError(f"{error} ({_lost(record, number, 0)})") from None
+        if there not in (None, promised):
+            raise UserError(
+                f"{name} has {there:,} bytes where its record says {promised:,}, so it was cut or changed: restore it "
+                f"({_lost(record, number, there)})"
+            )
     channels, *shape = record.shape
     wanted = config.shape or (shape[0], shape[1])
     grey = config.channels == "grey" or (config.channels == "auto" and channels == 1)
@@ -59,14 +68,14 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
     one = Header("", mode="L" if channels == 1 else "RGB", width=shape[1], height=shape[0], grey=channels == 1)
     chosen = plan({one: len(record.index)}, config)
     chosen = Plan(wanted, grey, chosen.fit, chosen.background, chosen.notes)
-    images = StoredImages(shards, record.index, chosen, checked=as_stored)
+    images = StoredImages(shards, record.index, chosen, checked=as_stored, bins=record.bins)
     data = ImageData(
         images=cast(Pixels, images),
         labels=record.labels,
         class_names=record.class_names,
         captions=record.captions,
         bins=record.bins,
-        name=source,
+        name=without_secrets(source),
         digests=record.index.digest,
     )
     train, validation, test = (np.flatnonzero(record.part == number).astype(np.int64) for number in range(3))
@@ -80,26 +89,35 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
     )
 
 
+def _lost(record: ShardRecord, shard: int, there: int) -> str:
+    """What it costs that only the first `there` bytes of a shard are there, in words."""
+    index = record.index
+    inside = index.shard == shard
+    lost = int((inside & (index.offset + index.size > there)).sum())
+    return f"{lost:,} of its {int(inside.sum()):,} images are missing, of {len(index):,} in all"
+
+
 def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
     """Anyone's shards: every image is decoded once, to know which can be and which are copies; then kept in mind."""
+    shown = without_secrets(source)
     recipe = {
         "recipe": RECIPE,
         "pillow": PIL.__version__,
-        "shards": shards.facts(),
+        "shards": [shards.facts(number) for number in range(len(shards))],
         "options": [config.size, config.width, config.channels, config.background, config.fit],
     }
-    entry = cache.entry(f"shards-{cache.key_of(recipe)}", partial(_make, shards=shards, config=config, source=source))
+    entry = cache.entry(f"shards-{cache.key_of(recipe)}", partial(_make, shards=shards, config=config, source=shown))
     stored = cache.read_json(entry / "record.json")
     index = Index(*(cast(Any, cache.read_array(entry / f"{name}.npy")) for name in COLUMNS))
     chosen = Plan(tuple(stored["shape"]), stored["grey"], config.fit, tuple(stored["background"]))
-    labels, class_names, notes = _labels(stored["labels"], source)
+    labels, class_names, notes = _labels(stored["labels"], shown)
     captions = tuple(stored["captions"]) if any(stored["captions"]) else None
     data = ImageData(
         images=cast(Pixels, StoredImages(shards, index, chosen)),
         labels=labels,
         class_names=class_names,
         captions=captions,
-        name=source,
+        name=shown,
         digests=index.digest,
     )
     findings = Findings(
@@ -110,7 +128,7 @@ def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
         (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
     )
-    return Reading(data, split_by_content(data.content_hashes(), config, source), findings)
+    return Reading(data, split_by_content(data.content_hashes(), config, shown), findings)
 
 
 def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:
@@ -120,7 +138,7 @@ def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:
     unreadable = [bad for one in scans for bad in one.unreadable]
     tally: Counter[Header] = sum((one.headers for one in scans), Counter())
     if not tally:
-        what = f" ({unreadable[0][0]}: {unreadable[0][1]})" if unreadable else ""
+        what = f" ({printable(unreadable[0][0])}: {unreadable[0][1]})" if unreadable else ""
         raise UserError(f"{source} holds no image that can be read{what}: give shards of PNG, JPEG or WEBP images")
     chosen = plan(tally, config)
     work = [(number, one.found) for number, one in zip(numbers, scans, strict=True)]
@@ -181,7 +199,7 @@ def _labels(given: list[str], source: str) -> tuple[Indices | None, tuple[str, .
         return None, (), ()
     if bare:
         return None, (), (f"{bare} of {len(given)} images have no .cls, so the classes are left out",)
-    whole = all(text.isdecimal() for text in given)
+    whole = all(text.isdecimal() and len(text) <= LONGEST_NUMBER for text in given)
     values = np.array([int(text) for text in given]) if whole else np.array(given)
     labels, names = labels_of(values, len(given), source)
     return labels, names, ()

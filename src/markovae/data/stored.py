@@ -48,10 +48,11 @@ class StoredImages:
     Args:
         shards: where the bytes are.   index: of these images.   plan: what each is brought to.
         checked: whether the index has the digests of these very pixels, so that each image read is compared.
+        bins: values that a pixel may have, 0 … bins − 1.
     """
 
-    def __init__(self, shards: Shards, index: Index, plan: Plan, checked: bool = True) -> None:
-        self.shards, self.index, self.plan, self.checked = shards, index, plan, checked
+    def __init__(self, shards: Shards, index: Index, plan: Plan, checked: bool = True, bins: int = 256) -> None:
+        self.shards, self.index, self.plan, self.checked, self.bins = shards, index, plan, checked, bins
         self.shape = (len(index), plan.channels, *plan.shape)
         self.ndim, self.dtype = 4, np.dtype(np.uint8)
 
@@ -72,7 +73,7 @@ class StoredImages:
 
     def select(self, rows: Sequence[int] | Column | slice) -> StoredImages:
         """The images at these rows, in that order, unread."""
-        return StoredImages(self.shards, self.index.take(self._rows(rows)), self.plan, self.checked)
+        return StoredImages(self.shards, self.index.take(self._rows(rows)), self.plan, self.checked, self.bins)
 
     def __getitem__(self, rows: Any) -> np.ndarray[Any, Any]:
         """Read the images at one row (C, H, W), or at several, (n, C, H, W).
@@ -107,6 +108,8 @@ class StoredImages:
             pixels = decode(content, plan.shape, plan.grey, fit=plan.fit, background=plan.background)
             whole = not self.checked or hashlib.sha256(pixels.tobytes()).digest() == index.digest[row].tobytes()
             reason = "holds other pixels than when it was indexed"
+            if self.bins < 256 and int(pixels.max()) >= self.bins:
+                whole, reason = False, f"has pixels of {int(pixels.max())} where its record says below {self.bins}"
         except Exception as error:  # a decoder may raise anything on damaged bytes
             whole, reason = False, f"cannot be decoded ({' '.join(str(error).split())})"
         if not whole:

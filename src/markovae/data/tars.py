@@ -6,15 +6,21 @@ Consecutive members whose names agree up to the first dot after the last slash a
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from markovae.data.scan import ENDINGS
 
 BLOCK = 512
-SMALL = 1 << 16  # bytes of a class or a caption
+SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block
+LONGEST_CLASS = 1024  # bytes
+LARGEST_IMAGE = 1 << 28  # bytes of one file
+MOST_KEYS = 1000  # of global headers, which every later one repeats
+LONGEST_NUMBER = 256  # digits in a row of a PAX header
+EXTENSIONS = (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
     """
     last, end = -1, 0
     try:
-        with tarfile.open(fileobj=handle, mode="r:") as tar:
+        with tarfile.open(fileobj=handle, mode="r:", tarinfo=_Header) as tar:
             for entry in tar:
                 # A header that sends the reader back would be read for ever.
                 if entry.offset <= last or entry.size < 0:
@@ -66,9 +72,9 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
         handle.seek(end)
         if handle.read(BLOCK) != bytes(BLOCK):
             raise ValueError("it has no end mark")
-    except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError, OverflowError) as error:
+    except Exception as error:  # tarfile raises what it likes on damaged bytes
         text = " ".join(str(error).split()) or type(error).__name__
-        where = "" if last < 0 else f" after byte {last:,}"
+        where = "" if last < 0 else f" after byte {last:,} of {size:,}"
         raise ValueError(f"damaged tar{where}: {text}") from None
 
 
@@ -84,6 +90,45 @@ def samples(handle: BinaryIO, size: int) -> Iterator[Sample]:
         held.setdefault(ending, member)
     if (made := _sample(held)) is not None:
         yield made
+
+
+class _Header(tarfile.TarInfo):
+    """A header of tarfile's whose extensions are looked at before they are read: some take memory, some take hours."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """The next member. Raises: ValueError for an extension that is too long, or no list of PAX."""
+        handle, start = tarfile_.fileobj, tarfile_.fileobj.tell()
+        block = handle.read(BLOCK)
+        kind = block[156:157]
+        if kind in EXTENSIONS:
+            size = cls.frombuf(block, tarfile.ENCODING, "surrogateescape").size
+            if not 0 <= size <= SMALL:
+                raise ValueError(f"a header says {size:,} bytes more, and at most {SMALL:,} are read")
+            if kind not in tarfile.GNU_TYPES:
+                _check_pax(handle.read(size))
+                if len(tarfile_.pax_headers) > MOST_KEYS:
+                    raise ValueError(f"its global headers have more than {MOST_KEYS:,} keys")
+        handle.seek(start)
+        return super().fromtarfile(tarfile_)
+
+
+def _check_pax(content: bytes) -> None:
+    """A row of "length key=value" lines, each as long as it says: what else there is takes tarfile a square of time.
+
+    Raises: ValueError for anything else.
+    """
+    place = 0
+    while place < len(content) and content[place]:
+        length = content[place : place + 6].split(b" ")[0]
+        end = place + int(length) if length.isdigit() else 0
+        if end <= place + len(length) or content[end - 1 : end] != b"\n" or b"=" not in content[place:end]:
+            raise ValueError("a PAX header is no list of keys")
+        place = end
+    if content[place:].strip(b"\0"):
+        raise ValueError("a PAX header has more after its keys")
+    if max(map(len, re.findall(rb"\d+", content)), default=0) > LONGEST_NUMBER:
+        raise ValueError(f"a PAX header has a number of more than {LONGEST_NUMBER} digits")
 
 
 def _key(name: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from markovae.data.known import known_to
 from markovae.diffusion import Diffusion
 from markovae.doctor import has_bfloat16
 from markovae.jsonlines import read_rows
+from markovae.locations import is_elsewhere
 from markovae.networks.condition import Condition
 
 PACE_IMAGES = 16
@@ -60,15 +61,20 @@ class Subject:
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
 
-def open_subject(run: str | Path, device: torch.device) -> Subject:
+def open_subject(run: str | Path, device: torch.device, source: str | None = None) -> Subject:
     """Open a run for its report.
 
+    Args:
+        source: of its images, where the person named it: only then is it opened where it is a URL.
     Raises:
         UserError: for a path that is no run, or data that are missing or changed.
     """
     path = Path(run)
     checkpoint = open_checkpoint(path)
-    splits = reopen(checkpoint.config.data, checkpoint.split_record, checkpoint.reader is not None)
+    data = checkpoint.config.data
+    if source is not None and is_elsewhere(source):
+        data = replace(data, source=source)
+    splits = reopen(data, checkpoint.split_record, checkpoint.reader is not None)
     model = checkpoint.model().to(device)
     return Subject(path, checkpoint, model, splits, tuple(read_rows(path / "metrics.jsonl")), pace(model))
 

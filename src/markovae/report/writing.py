@@ -18,14 +18,16 @@ from markovae.report.subject import open_subject
 PAGE, RECORD = "report.html", "report.json"
 
 
-def write_report(run: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def write_report(run: str | Path, device: str | torch.device = "cpu", source: str | None = None) -> dict[str, Any]:
     """Write a run's report and return what report.json says.
 
+    Args:
+        source: of the run's images, as the person named it: a URL that the run alone names is not opened.
     Raises:
         UserError: for a path that is no run, or data that are missing or changed.
         StoppedRun: when the disk refuses.
     """
-    subject = open_subject(run, torch.device(device))
+    subject = open_subject(run, torch.device(device), source)
     found = find(subject)
     sheet = png(grid(viewable(found.samples, found.bins), found.record["samples"]["columns"]))
     (subject.path / "samples").mkdir(exist_ok=True)

@@ -20,13 +20,14 @@ from markovae.console import say
 from markovae.data.arrays import holds_idx_files
 from markovae.data.known import captions_digest, known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
-from markovae.data.places import BRACES, is_elsewhere
+from markovae.data.places import BRACES
 from markovae.data.record import RECORD
 from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import write_file
+from markovae.locations import is_elsewhere
 from markovae.lock import Lock, hold
 from markovae.processes import place
 from markovae.run.folder import RunFolder
