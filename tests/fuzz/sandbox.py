@@ -6,8 +6,8 @@
         fuzzer("index", door, make, writable=[tmp_path])
 
 `fuzzer` (tests/fuzz/conftest.py) runs 300 cases in `make test` and 10,000 in `make soak`, where it writes the door's
-row of docs/reliability.md. Case k is made by `make(random.Random(f"{seed}:{k}"))` outside the sandbox; `door(case)` runs
-in it. Open the door once with good input first: what Python imports lazily is no affair of the cases.
+row of docs/reliability.md. Case k is made by `make(random.Random(f"{seed}:{k}"))` outside the sandbox; `door(case)`
+runs in it. Open the door once with good input first: what Python imports lazily is no affair of the cases.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class Budget:
     guess: int | None = None
     spent: float = 0.0
     _times: list[float] = field(default_factory=list)
+    _timed: float = 0.0
 
     def renewed(self, steps: int | None, minutes: float | None, step: int, spent: float) -> Budget:
         """Another length of a run that took so many steps in `spent` seconds: their pace is the guess."""
@@ -84,9 +85,10 @@ class Budget:
         if self.total is not None or self.seconds is None:
             return
         self._times.append(took)
-        timed, share = sum(self._times), TIMED_SHARE * (self.seconds - self.spent)
-        enough = len(self._times) >= TIMED_STEPS and timed >= min(TIMED_SECONDS, share)
-        scarce = len(self._times) >= 2 and timed >= share
+        self._timed += took  # added one by one: the built-in sum of floats rounds otherwise from Python 3.12 on
+        share = TIMED_SHARE * (self.seconds - self.spent)
+        enough = len(self._times) >= TIMED_STEPS and self._timed >= min(TIMED_SECONDS, share)
+        scarce = len(self._times) >= 2 and self._timed >= share
         left = self.seconds - elapsed - self.reserve
         if enough or scarce or left <= 0:
             pace = statistics.median(self._times[len(self._times) // 2 :])
