@@ -137,7 +137,7 @@ def judge_of(recipe: JudgeRecipe | None = None) -> Judge:
         (folder / "judge.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
 
     network = FaceNet(recipe.width)
-    stored = (entry(f"judge-{digest}", make) / "judge.safetensors").read_bytes()
+    stored = entry(f"judge-{digest}", make, lambda kept: kept.bytes("judge.safetensors"))
     network.load_state_dict(safetensors.torch.load(stored))
     return Judge(network.eval(), digest)
 
@@ -149,8 +149,8 @@ def drawn(recipe: JudgeRecipe) -> np.ndarray:
         numbers = track(range(recipe.first, recipe.first + recipe.faces), "drawing faces")
         np.save(folder / "images.npy", np.stack([render(i, SIZE) for i in numbers]), allow_pickle=False)
 
-    folder = entry(f"judge-faces-{key_of([RECIPE, recipe.first, recipe.faces])}", make)
-    return np.load(folder / "images.npy", allow_pickle=False)
+    name = f"judge-faces-{key_of([RECIPE, recipe.first, recipe.faces])}"
+    return entry(name, make, lambda kept: kept.array("images.npy"))
 
 
 def trained(pictures: np.ndarray, recipe: JudgeRecipe) -> FaceNet:

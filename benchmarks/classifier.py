@@ -91,7 +91,8 @@ def classifier_of(data: Splits) -> Classifier:
         (folder / "classifier.safetensors").write_bytes(safetensors.torch.save(network.state_dict()))
 
     network = fresh(train)
-    network.load_state_dict(safetensors.torch.load((entry(name, make) / "classifier.safetensors").read_bytes()))
+    stored = entry(name, make, lambda kept: kept.bytes("classifier.safetensors"))
+    network.load_state_dict(safetensors.torch.load(stored))
     made = Classifier(network.eval(), train.bins, 0.0)
     return Classifier(made.network, train.bins, accuracy(made, data.test))
 

@@ -54,8 +54,8 @@ def drawn_faces(count: int) -> np.ndarray:
         numbers = track(range(FIRST_FACE, FIRST_FACE + count), "drawing faces")
         np.save(folder / "images.npy", np.stack([render(i, 32) for i in numbers]), allow_pickle=False)
 
-    folder = cache.entry(f"feature-faces-{cache.key_of([RECIPE, FIRST_FACE, count])}", make)
-    return np.load(folder / "images.npy", allow_pickle=False)
+    name = f"feature-faces-{cache.key_of([RECIPE, FIRST_FACE, count])}"
+    return cache.entry(name, make, lambda kept: kept.array("images.npy"))
 
 
 def loss_of(reader: Reader, pooled: Tensor, labels: Tensor, seen: Tensor, amounts: Tensor, clean: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Unit:
             found = self.compute(self.spec)
             cache.write_json(folder / "result.json", {**found, "seconds": round(time.process_time() - started, 1)})
 
-        return cache.read_json(cache.entry(self.folder.name, make) / "result.json")
+        return cache.entry(self.folder.name, make, lambda kept: kept.json("result.json"))
 
 
 def results(units: Sequence[Unit], jobs: int) -> Iterator[Unit]:

@@ -56,23 +56,20 @@ def worked_out_grid(
         key = {name: key[name] for name in ("recipe", "checkpoint", "count", "spacing", "precision")}
 
     def make(folder: Path) -> None:
+        say(f"finding the {facts['spacing']} grid of {count} log-SNRs")
         grid = _optimal(opened, count) if facts["spacing"] == "optimal" else _tuned(opened, start, guidance, condition)
         cache.write_json(folder / "grid.json", {"logsnr": grid[1:].tolist(), "of": key})
 
     name = f"grid-{cache.key_of(key)}"
-    known = (cache.cache_folder() / name).is_dir()
-    if not known:
-        say(f"finding the {facts['spacing']} grid of {count} log-SNRs")
-    folder = cache.entry(name, make)
-    if known:
-        say(f"{facts['spacing']} grid of {count} log-SNRs from {folder}")
-    return explicit_grid(_numbers(cache.read_json(folder / "grid.json")["logsnr"]))
+    if cache.is_kept(name):
+        say(f"{facts['spacing']} grid of {count} log-SNRs from {cache.cache_folder() / name}")
+    return cache.entry(name, make, _read)
 
 
-def _numbers(values: list[float]) -> Tensor:
+def _read(kept: cache.Entry) -> Tensor:
     import torch
 
-    return torch.tensor(values, dtype=torch.float64)
+    return explicit_grid(torch.tensor(kept.json("grid.json")["logsnr"], dtype=torch.float64))
 
 
 def _optimal(opened: Opened, count: int) -> Tensor:

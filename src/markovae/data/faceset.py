@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from markovae.data.drawing import SIZES, render
 from markovae.data.faces import RECIPE, attributes, caption, short_caption
 from markovae.data.findings import Findings, Reading
 from markovae.data.holdout import combinations, shows
-from markovae.data.images import ImageData, Pixels
+from markovae.data.images import Digests, ImageData, Pixels, content_digests
 from markovae.data.options import DataConfig
 from markovae.data.split import Parts
 from markovae.data.workers import map_in_processes
@@ -42,32 +43,36 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Rea
         raise UserError(f"faces come as 32x32 or 64x64, not {config.width or size}x{size}: set data.size to 32 or 64")
     if config.channels == "grey":
         raise UserError("faces are rgb and told apart by colour: leave data.channels at auto")
-    folder = _entry(size, counts)
-    stored = cache.read_json(folder / "faces.json")
+    stored, images, digests = _kept(size, counts)
     captions = stored["captions"]
     captions[: counts[0]] = map("\n".join, zip(captions[: counts[0]], stored["short_captions"], strict=True))
-    data = ImageData(images=cache.read_array(folder / "images.npy"), captions=tuple(captions), name="faces")
+    data = ImageData(images=images, captions=tuple(captions), name="faces", digests=digests)
     parts = _parts(counts, stored["dropped"])
     return Reading(data, _held_out(parts, stored["indices"], config.hold_out), _findings(size, stored))
 
 
 def face_numbers(size: int, counts: tuple[int, int, int] = COUNTS) -> tuple[list[int], list[int], list[int]]:
     """Which face each image of the training, validation and test part is: `attributes(number)` is what it shows."""
-    numbers = iter(cache.read_json(_entry(size, counts) / "faces.json")["indices"])
+    numbers = iter(_kept(size, counts)[0]["indices"])
     train, validation, test = (list(itertools.islice(numbers, count)) for count in counts)
     return train, validation, test
 
 
-def _entry(size: int, counts: tuple[int, int, int]) -> Path:
-    """The cached folder of these faces, drawn where it is missing."""
+def _kept(size: int, counts: tuple[int, int, int]) -> tuple[dict[str, Any], Pixels, Digests]:
+    """(what is known, images, content hashes) of these faces, from the cache; drawn where they are missing."""
     recipe = {
         "recipe": RECIPE,
         "size": size,
         "counts": counts,
         "captions": ["whole", "short"],
+        "digests": "sha256",
         "packages": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg_py")},
     }
-    return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, counts=counts))
+
+    def read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
+        return kept.json("faces.json"), kept.array("images.npy"), kept.array("digests.npy")
+
+    return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, counts=counts), read)
 
 
 def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> Parts:
@@ -108,6 +113,7 @@ def _findings(size: int, stored: dict[str, list[int]]) -> Findings:
 def _make(folder: Path, size: int, counts: tuple[int, int, int]) -> None:
     images, indices, dropped = walk(size, sum(counts))
     np.save(folder / "images.npy", images, allow_pickle=False)
+    np.save(folder / "digests.npy", content_digests(images), allow_pickle=False)
     stored = {
         "indices": indices,
         "dropped": dropped,

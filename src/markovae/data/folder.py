@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,15 @@ from markovae.data import cache
 from markovae.data.captions import NAMES, read_captions, sidecar
 from markovae.data.decode import decode
 from markovae.data.findings import Findings, Reading, counted
-from markovae.data.images import ImageData, Indices, Pixels
+from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.options import DataConfig
 from markovae.data.plan import Plan, plan
 from markovae.data.scan import FoundFile, Header, find_files, hidden, may_pass, printable, read_header, reason_of
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
-from markovae.files import discard
 
-RECIPE = "folder-2"
+RECIPE = "folder-3"
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
@@ -57,22 +55,22 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
         "options": [config.size, config.width, config.channels, config.background, config.fit],
     }
     make = partial(_make, folder=folder, files=files, refused=refused, config=config)
-    entry = cache.entry(f"folder-{cache.key_of(recipe)}", make)
-    stored = cache.read_json(entry / "record.json")
+    name = f"folder-{cache.key_of(recipe)}"
+    stored, images, digests = cache.entry(name, make, _read)
+    if stored["passing"]:
+        cache.forget(cache.cache_folder() / name)
     labels, class_names, class_notes = classes_of(stored["paths"])
     class_notes += _bare_folders(folder, stored["paths"])
     captions, caption_notes = read_captions(folder, stored["paths"])
     data = ImageData(
-        images=cache.read_array(entry / "images.npy"),
+        images=images,
         labels=labels,
         class_names=class_names,
         captions=captions,
         name=str(folder),
+        digests=digests,
     )
     notes = (*stored["notes"], *class_notes, *caption_notes)
-    if stored["passing"]:
-        with suppress(OSError):  # another process was first
-            discard(entry)
     others -= sum((folder / name).is_file() for name in NAMES)
     others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
     if others > 0:
@@ -81,6 +79,10 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
     findings = Findings("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
     return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)
+
+
+def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
+    return kept.json("record.json"), kept.array("images.npy"), kept.array("digests.npy")
 
 
 def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
@@ -158,6 +160,7 @@ def _make(
                 target[len(kept)] = result
                 kept.append(header)
         target.flush()
+        np.save(stage / "digests.npy", content_digests(target[: len(kept)]), allow_pickle=False)
         _shorten(path, target, len(kept))
     if not kept:
         path_, reason = sorted([*refused, *unreadable])[0]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Pixels = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
+Digests = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class ImageData:
     captions: tuple[str, ...] | None = None
     bins: int = 256
     name: str = "images"
-    digests: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+    digests: Digests | None = None
     given: Givens | None = None
 
     def __post_init__(self) -> None:
@@ -109,8 +110,14 @@ class ImageData:
         """SHA-256 of each image's pixel bytes ((C, H, W) in C order, 16-bit values little-endian)."""
         if self.digests is not None:
             return tuple(row.tobytes() for row in self.digests)
-        wire = self.images.dtype.newbyteorder("<")
-        return tuple(hashlib.sha256(np.ascontiguousarray(x, dtype=wire).data).digest() for x in self.images)
+        return tuple(row.tobytes() for row in content_digests(self.images))
+
+
+def content_digests(images: Pixels) -> Digests:
+    """The SHA-256 of each image's pixel bytes, (N, 32); see `ImageData.content_hashes`."""
+    wire = images.dtype.newbyteorder("<")
+    found = (hashlib.sha256(np.ascontiguousarray(x, dtype=wire).data).digest() for x in images)
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 32)
 
 
 def _lazy(images: object) -> Any:

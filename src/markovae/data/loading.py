@@ -162,8 +162,8 @@ def _arranged(data: ImageData, order: Indices) -> ImageData:
     """`data` in the given order, its images copied once to a mapped file in the cache."""
     hashes = data.content_hashes()
     wanted = fingerprint([hashes[i] for i in order.tolist()])
-    folder = cache.entry(f"arranged-{wanted[:32]}", partial(_write_rows, images=data.images, order=order))
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    make = partial(_write_rows, images=data.images, order=order)
+    images = cache.entry(f"arranged-{wanted[:32]}", make, lambda kept: kept.array("images.npy", mapped=True))
     return ImageData(
         images=images,
         labels=None if data.labels is None else data.labels[order],
@@ -171,6 +171,7 @@ def _arranged(data: ImageData, order: Indices) -> ImageData:
         captions=None if data.captions is None else tuple(data.captions[i] for i in order.tolist()),
         bins=data.bins,
         name=data.name,
+        digests=np.frombuffer(b"".join(hashes[i] for i in order.tolist()), dtype=np.uint8).reshape(-1, 32),
     )
 
 

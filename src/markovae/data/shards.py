@@ -106,9 +106,8 @@ def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
         "shards": [shards.facts(number) for number in range(len(shards))],
         "options": [config.size, config.width, config.channels, config.background, config.fit],
     }
-    entry = cache.entry(f"shards-{cache.key_of(recipe)}", partial(_make, shards=shards, config=config, source=shown))
-    stored = cache.read_json(entry / "record.json")
-    index = Index(*(cast(Any, cache.read_array(entry / f"{name}.npy")) for name in COLUMNS))
+    make = partial(_make, shards=shards, config=config, source=shown)
+    stored, index = cache.entry(f"shards-{cache.key_of(recipe)}", make, _read)
     chosen = Plan(tuple(stored["shape"]), stored["grey"], config.fit, tuple(stored["background"]))
     labels, class_names, notes = _labels(stored["labels"], shown)
     captions = tuple(stored["captions"]) if any(stored["captions"]) else None
@@ -129,6 +128,10 @@ def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
         (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
     )
     return Reading(data, split_by_content(data.content_hashes(), config, shown), findings)
+
+
+def _read(kept: cache.Entry) -> tuple[dict[str, Any], Index]:
+    return kept.json("record.json"), Index(*(kept.array(f"{name}.npy") for name in COLUMNS))
 
 
 def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:

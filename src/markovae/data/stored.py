@@ -11,12 +11,12 @@ from typing import Any, final
 import numpy as np
 
 from markovae.data.decode import decode
+from markovae.data.images import Digests
 from markovae.data.places import Shards
 from markovae.data.plan import Plan
 from markovae.errors import StoppedRun
 
 Column = np.ndarray[Any, np.dtype[np.int64]]
-Digests = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)

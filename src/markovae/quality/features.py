@@ -7,15 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from markovae.console import say, track
-from markovae.data.cache import cache_folder
-from markovae.errors import StoppedRun
-from markovae.files import write_file
+from markovae.data import cache
+from markovae.errors import UserError
 from markovae.quality.extractors.extractor import BATCH, Extractor
 from markovae.quality.neighbours import Images
 from markovae.quality.resize import RESIZE
@@ -35,26 +32,28 @@ def features(extractor: Extractor, images: Images, bins: int, label: str = "feat
 def cached_features(extractor: Extractor, images: Images, bins: int, label: str = "features") -> Tensor:
     """The same from the user's cache folder, under a hash of the images, the extractor and the resize rule.
 
-    An entry that is damaged is made again; where the folder cannot be written, nothing is kept, and said so.
+    An entry that is damaged is made anew; where the folder cannot be written, nothing is kept, and said so.
     """
-    path = entry_of(extractor, images, bins)
-    found = _read(path, (len(images), extractor.dims))
-    if found is not None:
-        return found
-    made = features(extractor, images, bins, label)
+    made: list[Tensor] = []
+
+    def make(folder: Path) -> None:
+        made.append(features(extractor, images, bins, label))
+        np.save(folder / "features.npy", made[0].numpy(), allow_pickle=False)
+
+    def read(kept: cache.Entry) -> Tensor:
+        return torch.from_numpy(np.array(kept.array("features.npy")))
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, safetensors.torch.save({"features": made, "sha256": _digest(made)}))
-    except (OSError, StoppedRun) as error:
+        return cache.entry(entry_of(extractor, images, bins), make, read)
+    except UserError as error:
         say(f"features are not kept for the next time: {error}")
-    return made
+        return made[0] if made else features(extractor, images, bins, label)
 
 
-def entry_of(extractor: Extractor, images: Images, bins: int) -> Path:
-    """Where the features of these images lie in the cache."""
+def entry_of(extractor: Extractor, images: Images, bins: int) -> str:
+    """The name of the cache entry of these images' features."""
     recipe = [RESIZE, extractor.name, extractor.digest, bins, content_hash(images)]
-    key = hashlib.sha256(json.dumps(recipe).encode("ascii")).hexdigest()
-    return cache_folder() / "quality" / f"{key[:40]}.safetensors"
+    return f"features-{hashlib.sha256(json.dumps(recipe).encode('ascii')).hexdigest()[:40]}"
 
 
 def content_hash(images: Images) -> str:
@@ -64,22 +63,3 @@ def content_hash(images: Images) -> str:
     for start in range(0, len(images), 1024):
         found.update(np.ascontiguousarray(images[start : start + 1024], dtype=wire).data)
     return found.hexdigest()
-
-
-def _digest(features: Tensor) -> Tensor:
-    content = hashlib.sha256(features.contiguous().numpy().astype("<f4").tobytes()).digest()
-    return torch.tensor(list(content), dtype=torch.uint8)
-
-
-def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    if not path.is_file():
-        return None
-    try:
-        stored = safetensors.torch.load(path.read_bytes())
-        found, digest = stored["features"], stored["sha256"]
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError):
-        found, digest = torch.zeros(0), torch.zeros(0)
-    if found.dtype == torch.float32 and tuple(found.shape) == shape and torch.equal(_digest(found), digest):
-        return found
-    say(f"{path} is damaged: its features are made again")
-    return None

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from markovae.console import track
-from markovae.data.cache import cache_folder, staged
-from markovae.files import discard
+from markovae.data import cache
 from markovae.text.encoder import TextEncoder
 
 CHUNK = 64
@@ -84,29 +83,17 @@ def encode_captions(
     """
     distinct = list(dict.fromkeys(captions))
     text = json.dumps([LAYOUT, identity, distinct])
-    entry = (
-        cache_folder() if folder is None else folder
-    ) / f"captions-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if not entry.is_dir():
-        _encode(distinct, encoder(), entry)
-    try:
-        words, edges = _kept(entry)
-    except (ValueError, EOFError, FileNotFoundError):  # damaged since
-        discard(entry)
-        _encode(distinct, encoder(), entry)
-        words, edges = _kept(entry)
+    name = f"captions-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    words, edges = cache.entry(name, lambda stage: _encode(distinct, encoder(), stage), _read, folder)
     place = {caption: number for number, caption in enumerate(distinct)}
     return CaptionTokens(words, edges, np.array([place[caption] for caption in captions], dtype=np.int64))
 
 
-def _kept(entry: Path) -> tuple[Words, Edges]:
-    words: Words = np.load(entry / "tokens.npy", mmap_mode="r", allow_pickle=False)
-    edges: Edges = np.load(entry / "edges.npy", allow_pickle=False)
-    CaptionTokens(words, edges, np.zeros(0, np.int64))  # refuses what does not go together
-    return words, edges
+def _read(kept: cache.Entry) -> tuple[Words, Edges]:
+    return kept.array("tokens.npy", mapped=True), kept.array("edges.npy")
 
 
-def _encode(captions: list[str], encoder: TextEncoder, entry: Path) -> None:
+def _encode(captions: list[str], encoder: TextEncoder, stage: Path) -> None:
     """Captions of like length together, since a batch is as long as its longest; the file has them in order."""
     by_length = sorted(range(len(captions)), key=lambda i: len(captions[i]))
     chunks = [by_length[start : start + CHUNK] for start in range(0, len(captions), CHUNK)]
@@ -118,6 +105,5 @@ def _encode(captions: list[str], encoder: TextEncoder, entry: Path) -> None:
             found[i] = bits[row, : int(mask[row].sum())].copy()
     edges = np.cumsum([0, *(len(found[i]) for i in range(len(captions)))], dtype=np.int64)
     words = np.concatenate([np.zeros((0, encoder.width), np.uint16), *(found[i] for i in range(len(captions)))])
-    with staged(entry) as stage:
-        np.save(stage / "tokens.npy", words, allow_pickle=False)
-        np.save(stage / "edges.npy", edges, allow_pickle=False)
+    np.save(stage / "tokens.npy", words, allow_pickle=False)
+    np.save(stage / "edges.npy", edges, allow_pickle=False)
