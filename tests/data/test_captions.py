@@ -87,3 +87,53 @@ def test_two_files_are_one_too_many(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("")
     with pytest.raises(UserError, match="keep the one that is meant"):
         read_captions(tmp_path, PATHS)
+
+
+def test_a_file_of_captions_that_is_a_link_out_of_the_data_is_refused_unread(tmp_path: Path):
+    """`0.txt -> /proc/self/environ` became a caption."""
+    data, secret = tmp_path / "data", tmp_path / "secret.txt"
+    (data / "a").mkdir(parents=True)
+    secret.write_text("password")
+    for name, target in (("y.txt", "/proc/self/environ"), ("y.txt", "../secret.txt"), ("a/x.txt", str(secret))):
+        (data / name).symlink_to(target)
+        with pytest.raises(UserError, match=rf"{name} leads to .*would become a caption") as raised:
+            read_captions(data, PATHS)
+        assert "password" not in str(raised.value)
+        (data / name).unlink()
+    for name in ("captions.csv", "metadata.jsonl"):
+        (data / name).symlink_to("/etc/passwd")
+        with pytest.raises(UserError, match=rf"{name} leads to .*would become a caption"):
+            read_captions(data, PATHS)
+        (data / name).unlink()
+    for target in ("/dev/zero", "/dev/stdin", "/nowhere", "y.txt"):  # devices, dead ends and loops are no files
+        (data / "y.txt").symlink_to(target)
+        assert read_captions(data, PATHS) == (None, ())
+        (data / "y.txt").unlink()
+
+
+def test_links_that_stay_with_the_data_or_with_the_image_are_read(tmp_path: Path):
+    """Stores of contents (Hugging Face's snapshots, git-annex) and folders that the person linked in."""
+    data, store, other = (tmp_path / name for name in ("data", "store", "other"))
+    for folder in (data, store, other):
+        folder.mkdir()
+    (store / "1a").write_bytes(b"image")
+    (store / "2b").write_text("from the store")
+    (data / "y.png").symlink_to(store / "1a")
+    (data / "y.txt").symlink_to("../store/2b")
+    (other / "x.png").write_bytes(b"image")
+    (other / "x.txt").write_text("from another disk")
+    (data / "a").symlink_to(other)
+    captions, _ = read_captions(data, PATHS)
+    assert captions == ("from another disk", "from the store")
+    (store / "3c").write_text("file_name,text\ny.png,one table\n")
+    (data / "captions.csv").symlink_to(store / "3c")
+    assert read_captions(data, PATHS)[0] == ("", "one table")
+
+
+def test_names_in_a_table_are_compared_and_never_opened(tmp_path: Path):
+    names = ["y.png", "../../etc/passwd", "/etc/passwd", "/proc/self/environ", "a/../../x.png", "y.png\0", "C:\\x"]
+    rows = [json.dumps({"file_name": name, "text": f"t{number}"}) for number, name in enumerate(names)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    captions, notes = read_captions(tmp_path, PATHS)
+    assert captions == ("", "t0")
+    assert "6 captions name files that are no readable image" in notes

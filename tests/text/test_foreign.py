@@ -186,3 +186,46 @@ def test_a_missing_library_names_what_to_install(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match=r"needs transformers: pip install 'markovae\[encoders\]'"):
         load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "modeling.Evil"}}),
+        ("config.json", {"attn_implementation": "somebody/kernel"}),
+        ("config.json", {"_attn_implementation": "flash_attention_2"}),
+        ("config.json", {"text_config": {"attn_implementation": "somebody/kernel:attention"}}),
+        ("config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+        ("config.json", {"max_position_embeddings": "77"}),
+        ("config.json", {"max_position_embeddings": 10**30}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["tok.Evil", None]}}),
+        ("tokenizer_config.json", {"tokenizer_file": "/etc/passwd"}),
+        ("tokenizer_config.json", {"vocab_file": "../../secret.json"}),
+        ("adapter_config.json", {"base_model_name_or_path": "somebody/model"}),
+        ("model.safetensors.index.json", {"weight_map": {"w": "../../other.safetensors"}}),
+        ("model.safetensors.index.json", {"weight_map": {"w": "pytorch_model.bin"}}),
+        ("model.safetensors.index.json", {"weight_map": [1]}),
+    ],
+)
+def test_a_folder_that_has_more_read_or_run_than_it_holds_is_refused_before_transformers_sees_it(
+    made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, change: dict[str, Any]
+) -> None:
+    """A kernel that config.json names would be fetched from a hub and run, whatever trust_remote_code says."""
+    folder = shutil.copytree(made("clip"), tmp_path / "encoder")
+    table = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps({**table, **change}))
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(UserError, match=r"remove it|no safetensors beside|save them merged|config\.json says"):
+        load_encoder(str(folder))
+
+
+def test_pipes_and_depths_in_a_folder_are_refused_at_once(made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(made("clip"), tmp_path / "encoder")
+    __import__("os").mkfifo(folder / "added.json")
+    with pytest.raises(UserError, match="no regular file"):
+        encoder_hash(str(folder))
+    (folder / "added.json").unlink()
+    for content in ("[" * 100_000, '{"model_type": ["clip"]}', '{"model_type": "clip", "text_config": 3}'):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(UserError):
+            load_encoder(str(folder))

@@ -1,10 +1,16 @@
-"""Captions of a folder of images: captions.csv or metadata.jsonl, with `file_name` and `text`; or a .txt an image."""
+"""Captions of a folder of images: captions.csv or metadata.jsonl, with `file_name` and `text`; or a .txt an image.
+
+A file of captions may be a link, for so are those of many tools that keep contents in a store. But it must lead to a
+regular file in the data's folder, or in one where an image that it belongs to really lies: anything else could make a
+file of the person's, or of the system's, a caption of somebody's model. A `file_name` is compared and never opened.
+"""
 
 import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from markovae.data.scan import reason_of
 from markovae.errors import UserError
 
 NAMES = ("captions.csv", "metadata.jsonl")
@@ -22,6 +28,8 @@ def read_captions(folder: Path, paths: Sequence[str]) -> tuple[tuple[str, ...] |
     Raises: UserError where both files exist, or a row has no file_name or text, or a file is no text.
     """
     present = [folder / name for name in NAMES if (folder / name).is_file()]
+    for table in present:
+        _require_own(table, folder, paths)
     beside = {path: file for path in paths if (file := sidecar(folder, path)) is not None}
     if len(present) > 1:
         raise UserError(f"{folder} holds both {NAMES[0]} and {NAMES[1]}: keep the one that is meant")
@@ -30,6 +38,8 @@ def read_captions(folder: Path, paths: Sequence[str]) -> tuple[tuple[str, ...] |
         if beside:
             notes.append(f"{len(beside)} .txt files beside images are passed over: {present[0].name} is read")
     elif beside:
+        for path, file in beside.items():
+            _require_own(file, folder, [path])
         texts, notes = {path: _text_of(file) for path, file in beside.items()}, ["captions from .txt files"]
     else:
         return None, ()
@@ -48,6 +58,25 @@ def sidecar(folder: Path, path: str) -> Path | None:
     """The .txt file beside an image, if there is one."""
     file = folder / PurePosixPath(path).with_suffix(".txt")
     return file if file.is_file() else None
+
+
+def _require_own(file: Path, folder: Path, paths: Sequence[str]) -> None:
+    """Refuse a file of captions that a link leads away from the data.
+
+    Args:
+        paths: of the images it belongs to.
+    Raises: UserError naming the link and where it leads.
+    """
+    try:
+        real, own = file.resolve(strict=True), folder.resolve()
+        if real.is_relative_to(own) or any((folder / path).resolve().parent == real.parent for path in paths):
+            return
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
+    raise UserError(
+        f"{file} leads to {real}, which lies neither in {folder} nor with its image, and whose text would become a "
+        "caption: put a copy there, or remove the link"
+    )
 
 
 def _text_of(file: Path) -> list[str]:

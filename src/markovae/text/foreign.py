@@ -39,6 +39,13 @@ FAMILIES = {
     "umt5": _Family("UMT5EncoderModel", "d_model", 128),
 }
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # what the features depend on
+MAX_JSON = 1 << 24
+LONGEST = 1 << 20  # tokens, and features of one
+# Keys by which a folder has transformers import, fetch or convert something else; empty, they ask for nothing.
+BEYOND = ("auto_map", "quantization_config", "use_kernels", "kernel_config", "adapter_path", "_adapter_path")
+ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+PLAIN_ATTENTION = (None, "eager", "sdpa")  # other words name a package, or a kernel to fetch
+FILES = ("tokenizer_file", "vocab_file", "merges_file", "spm_file")
 
 
 @final
@@ -53,6 +60,8 @@ class TransformersEncoder(TextEncoder):
 
     def __init__(self, folder: Path) -> None:
         family, table = _description(folder)
+        _require_closed(folder)
+        limit = _whole(folder, table, "max_position_embeddings", family.limit)
         try:
             import transformers
         except ImportError:
@@ -65,7 +74,6 @@ class TransformersEncoder(TextEncoder):
         if found["missing_keys"]:
             raise UserError(f"{folder} is no text encoder: its weights lack {min(found['missing_keys'])!r}")
         self._model.float().eval().requires_grad_(False)
-        limit = int(table.get("max_position_embeddings", family.limit))
         super().__init__(str(folder), foreign_width(folder), limit)
 
     def _numbers(self, caption: str) -> list[int]:
@@ -84,10 +92,7 @@ def foreign_width(folder: Path) -> int:
         UserError: for a folder that describes no CLIP or T5.
     """
     family, table = _description(folder)
-    width = table.get(family.width, DEFAULT_WIDTH)
-    if type(width) is not int or width < 1:
-        raise UserError(f"{folder} is no text encoder: its config.json says {family.width}={width!r}")
-    return width
+    return _whole(folder, table, family.width, DEFAULT_WIDTH)
 
 
 def files_read(folder: Path) -> list[Path]:
@@ -99,7 +104,62 @@ def files_read(folder: Path) -> list[Path]:
     _description(folder)
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} has no *.safetensors, and pickled weights are never read: save it as safetensors")
-    return sorted(path for pattern in READ for path in folder.glob(pattern))
+    return _files(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for pattern in READ for path in folder.glob(pattern))
+    for file in files:
+        if not file.is_file():  # a pipe would be waited for
+            raise UserError(f"{file} of the text encoder is no regular file: save the encoder anew")
+    return files
+
+
+def _require_closed(folder: Path) -> None:
+    """Refuse a folder that has transformers read, fetch or run what does not lie in it.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
+    files = _files(folder)
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} holds an adapter of another model, which is not looked for: save them merged")
+    for file in files:
+        if file.name.endswith("config.json"):
+            _require_plain(file, _table(file))
+        if file.name.endswith(".index.json"):
+            names = _table(file).get("weight_map")
+            names = list(names.values()) if isinstance(names, dict) else [None]
+            for name in names:
+                if not isinstance(name, str) or not _is_plain(name) or not name.endswith(".safetensors"):
+                    raise UserError(f"{file} names weights that are no safetensors beside it: {str(name)[:100]!r}")
+
+
+def _require_plain(file: Path, table: dict[str, Any]) -> None:
+    pending = [table]
+    while pending:
+        for key, value in pending.pop().items():
+            if isinstance(value, dict):
+                pending.append(value)
+            strange = (
+                (key in BEYOND and value)
+                or (key in ATTENTION and value not in PLAIN_ATTENTION)
+                or (key in FILES and value is not None and not (isinstance(value, str) and _is_plain(value)))
+            )
+            if strange:
+                raise UserError(f"{file} sets {key}, which would have more read or run than this folder: remove it")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file in the folder itself, on any system."""
+    return not set(name) & {"/", "\\", ":", "\0"} and name not in ("", ".", "..")
+
+
+def _whole(folder: Path, table: dict[str, Any], key: str, default: int) -> int:
+    value = table.get(key, default)
+    if type(value) is not int or not 1 <= value <= LONGEST:
+        raise UserError(f"{folder} is no text encoder: its config.json says {key}={str(value)[:100]!r}")
+    return value
 
 
 def _description(folder: Path) -> tuple[_Family, dict[str, Any]]:
@@ -108,21 +168,24 @@ def _description(folder: Path) -> tuple[_Family, dict[str, Any]]:
     Raises:
         UserError: for a folder that describes no CLIP or T5.
     """
-    table = _table(folder)
+    table = _table(folder / "config.json")
     kind = table.get("model_type")
-    if kind not in FAMILIES:
-        raise UserError(f"{folder} holds a model of type {kind!r}: a text encoder is one of {', '.join(FAMILIES)}")
-    return FAMILIES[kind], dict(table.get("text_config") or {}) if kind == "clip" else table
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        shown = str(kind)[:100]
+        raise UserError(f"{folder} holds a model of type {shown!r}: a text encoder is one of {', '.join(FAMILIES)}")
+    text = table.get("text_config") or {}
+    return FAMILIES[kind], (text if isinstance(text, dict) else {}) if kind == "clip" else table
 
 
-def _table(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
+def _table(file: Path) -> dict[str, Any]:
     try:
+        if not file.is_file() or file.stat().st_size > MAX_JSON:
+            raise ValueError(f"it is no regular file of at most {MAX_JSON:,} bytes")
         table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no text encoder: {file.name} cannot be read ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file.parent} is no text encoder: {file.name} cannot be read ({error})") from None
     if not isinstance(table, dict):
-        raise UserError(f"{folder} is no text encoder: {file.name} is no table")
+        raise UserError(f"{file.parent} is no text encoder: {file.name} is no table")
     return table
 
 
