@@ -1,6 +1,9 @@
+import hashlib
 import io
 import json
+import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from markovae.data.inspect import inspect_data
 from markovae.data.loading import read_source, reopen, splits_of
 from markovae.data.options import DataConfig
 from markovae.data.places import Shards
-from markovae.data.record import RECORD
+from markovae.data.record import INDEX, RECORD
 from markovae.data.sharding import write_shards
 from markovae.data.stored import StoredImages
 from markovae.errors import StoppedRun, UserError
@@ -255,6 +258,8 @@ def test_a_damaged_tar_gives_what_stands_before_the_damage(tmp_path: Path):
     reading = read_source(DataConfig(str(path)))
     assert 6 < len(reading.data) < 12
     assert [name for name, _ in reading.findings.unreadable] == ["part-001.tar"]
+    assert reading.findings.unreadable[0][1].endswith("images before it are read, and none after it")
+    assert f"{len(reading.data) - 6:,} images before it" in reading.findings.unreadable[0][1]
 
 
 def test_what_changes_after_the_indexing_stops_the_run_by_name(tmp_path: Path):
@@ -277,6 +282,130 @@ def test_what_changes_after_the_indexing_stops_the_run_by_name(tmp_path: Path):
     path.unlink()
     with pytest.raises(UserError, match=r"train-000001.tar cannot be read \(No such file"):
         load_data(DataConfig(str(out)))
+
+
+def rewritten(out: Path, change) -> None:
+    """Change the table of shards.json and the columns of its index, digests made to fit."""
+    table = json.loads((out / RECORD).read_text())
+    with np.load(out / INDEX) as stored:
+        columns = {name: stored[name].copy() for name in stored.files}
+    change(table, columns)
+    buffer = io.BytesIO()
+    np.savez(buffer, **columns)
+    (out / INDEX).write_bytes(buffer.getvalue())
+    (out / RECORD).write_text(json.dumps({**table, "index_sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}))
+
+
+DAMAGE = {
+    "classes out of range": lambda t, c: c["label"].__setitem__(3, 2),
+    "classes below 0": lambda t, c: c["label"].__setitem__(3, -1),
+    "classes of floats": lambda t, c: c.update(label=c["label"].astype(np.float64)),
+    "classes of words": lambda t, c: c.update(label=c["label"].astype(str)),
+    "fewer classes than images": lambda t, c: c.update(label=c["label"][:-1]),
+    "no classes though named": lambda t, c: c.pop("label"),
+    "shape of two": lambda t, c: t.update(shape=[8, 8]),
+    "shape of floats": lambda t, c: t.update(shape=[3, 8.0, 8]),
+    "shape of none": lambda t, c: t.update(shape=[3, 0, 8]),
+    "two channels": lambda t, c: t.update(shape=[2, 8, 8]),
+    "a huge shape": lambda t, c: t.update(shape=[3, 2**40, 2**40]),
+    "bins of none": lambda t, c: t.update(bins=0),
+    "too many bins": lambda t, c: t.update(bins=65536),
+    "bins of a float": lambda t, c: t.update(bins=float("inf")),
+    "a name with NUL": lambda t, c: t["shards"][0].update(name="train-000000\0.tar"),
+    "a name with NUL at its end": lambda t, c: t["shards"][0].update(name="train-000000.tar\0"),
+    "a name of a chain": lambda t, c: t["shards"][0].update(name="x::reference.tar"),
+    "a name of Windows": lambda t, c: t["shards"][0].update(name="CON.tar"),
+    "a name twice": lambda t, c: t["shards"][0].update(name=t["shards"][1]["name"]),
+    "no name": lambda t, c: t["shards"][0].update(name=7),
+    "bytes of a float": lambda t, c: t["shards"][0].update(bytes=1e300),
+    "bytes below 0": lambda t, c: t["shards"][0].update(bytes=-1),
+    "another count": lambda t, c: t.update(count=40),
+    "another count of a shard": lambda t, c: (t["shards"][0].update(count=9), t["shards"][1].update(count=11)),
+    "a sum that overflows": lambda t, c: (c["offset"].__setitem__(0, 2**63 - 1), c["size"].__setitem__(0, 2**63 - 1)),
+    "an offset beyond the end": lambda t, c: c["offset"].__setitem__(0, 10**9),
+    "a huge image": lambda t, c: (t["shards"][0].update(bytes=2**60), c["size"].__setitem__(0, 2**40)),
+    "a shard that is not there": lambda t, c: c["shard"].__setitem__(0, 99),
+    "a fourth part": lambda t, c: c["part"].__setitem__(0, 3),
+    "an empty part": lambda t, c: c["part"].__setitem__(slice(None), 0),
+    "digests of another length": lambda t, c: c.update(digest=c["digest"][:, :31]),
+    "a scalar": lambda t, c: c.update(offset=np.int64(3)),
+    "class names that are none": lambda t, c: t.update(class_names=[1, 2]),
+    "half a character": lambda t, c: t.update(class_names=["\ud800", "b"]),
+    "a seed of words": lambda t, c: t["split"].update(seed="seven"),
+    "a huge number left out": lambda t, c: t["split"].update(left_out=10**4000),
+    "no split": lambda t, c: t.pop("split"),
+    "a list": lambda t, c: t.update(shards=[[]]),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    return shards_of(folder_of(tmp_path_factory.mktemp("sound") / "folder"), tmp_path_factory.mktemp("s") / "shards")
+
+
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+def test_every_field_of_a_record_is_checked(tmp_path: Path, sound: Path, change):
+    out = shutil.copytree(sound, tmp_path / "shards")
+    rewritten(out, change)
+    with pytest.raises(UserError, match=r"shards\.json is damaged \(.*\): shard the images again"):
+        load_data(DataConfig(str(out)))
+
+
+def test_an_index_that_claims_more_than_it_holds_allocates_nothing(tmp_path: Path, sound: Path):
+    out = shutil.copytree(sound, tmp_path / "shards")
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", kind) as file:
+            for name in ("shard", "offset", "size", "part", "digest", "label"):
+                member = io.BytesIO()
+                described = {"descr": "<i8", "fortran_order": False, "shape": (2**50,)}
+                np.lib.format.write_array_header_1_0(member, described)
+                file.writestr(f"{name}.npy", member.getvalue() + bytes(1 << 20 if kind else 8))
+        (out / INDEX).write_bytes(buffer.getvalue())
+        table = json.loads((out / RECORD).read_text())
+        table["index_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+        (out / RECORD).write_text(json.dumps(table))
+        with pytest.raises(UserError, match="the column 'shard' is"):
+            load_data(DataConfig(str(out)))
+
+
+def test_what_a_cut_or_missing_shard_costs_is_said(tmp_path: Path, sound: Path):
+    out = shutil.copytree(sound, tmp_path / "shards")
+    path = out / "train-000001.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        UserError, match=r"cut or changed: restore it \([1-9] of its 10 images are missing, of 41 in all"
+    ):
+        load_data(DataConfig(str(out)))
+    path.unlink()
+    with pytest.raises(UserError, match=r"No such file.*\(10 of its 10 images are missing, of 41 in all"):
+        load_data(DataConfig(str(out)))
+    __import__("os").mkfifo(path)
+    with pytest.raises(UserError, match="is no regular file"):
+        load_data(DataConfig(str(out)))
+
+
+def test_pixels_beyond_the_grey_values_of_the_record_stop_the_run(tmp_path: Path, sound: Path):
+    out = shutil.copytree(sound, tmp_path / "shards")
+    rewritten(out, lambda table, columns: table.update(bins=17))
+    data = load_data(DataConfig(str(out))).train
+    with pytest.raises(StoppedRun, match=r"has pixels of .* where its record says below 17"):
+        data.images[0]
+
+
+def test_classes_of_many_digits_count_as_words_or_as_none(tmp_path: Path):
+    rng = np.random.default_rng(1)
+    files = []
+    for n in range(12):
+        files += [(f"{n}.png", encoded(rng.integers(0, 256, (8, 8), dtype=np.uint8)))]
+        files += [(f"{n}.cls", (b"9" * 900, b"5")[n % 2])]
+    assert read_source(DataConfig(str(foreign(tmp_path / "words", files, 1)))).data.class_names == ("5", "9" * 900)
+    files[1] = ("0.cls", b"9" * 60_000)
+    reading = read_source(DataConfig(str(foreign(tmp_path / "long", files, 1))))
+    assert reading.data.labels is None
+    assert any("0.cls is of 60,000 bytes, at most 1,024 are read" in note for note in reading.findings.notes)
+    assert any("1 of 12 images have no .cls" in note for note in reading.findings.notes)
 
 
 @pytest.mark.parametrize("what", ["record", "index", "size", "name", "format", "captions"])

@@ -1,6 +1,7 @@
 import io
 import os
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,64 @@ def test_random_bytes_are_no_tar():
     for _ in range(20):
         with pytest.raises(ValueError, match="damaged tar"):
             read(os.urandom(2048))
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"X", b"L", b"K"])
+def test_extensions_that_are_too_long_are_refused_by_their_header_alone(kind: bytes):
+    """Python searches PAX headers in the square of their length, and reads names of GNU whole."""
+    content = header(b"a.png", b"00000000000\0") + header(b"long", b"%011o\0" % 2**33, kind) + bytes(1024)
+    began = time.process_time()
+    found, said = until_damage(content)
+    assert [m.name for m in found] == ["a.png"]
+    assert "8,589,934,592 bytes more, and at most 65,536 are read" in said
+    body = b"1" * 500_000
+    assert "500,000 bytes more" in until_damage(header(b"long", b"%011o\0" % len(body), kind) + padded(body))[1]
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"1" * 65_000,
+        b"2 " * 32_000,
+        b"1 hdrcharset=" * 5000,
+        b"12 a=bcdefg\n" + b"\0" * 10 + b"1 hdrcharset=" * 4900,
+        b"%d a=%s\n" % (60_009, b"9" * 60_000),
+        b"11 a=12345",
+        b"0 a=b\n",
+        b"7 abcd\n",
+        b"-6 a=b\n",
+    ],
+)
+def test_pax_headers_that_are_no_list_are_refused_in_no_time(body: bytes):
+    began = time.process_time()
+    said = until_damage(header(b"pax", b"%011o\0" % len(body), b"x") + padded(body) + header(b"a.png", b"0" * 11))[1]
+    assert "a PAX header" in said
+    assert time.process_time() - began < 0.5
+
+
+def test_pax_headers_of_tools_are_read():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "of all"}) as tar:
+        entry = tarfile.TarInfo("é" * 120 + ".png")
+        entry.size, entry.mtime, entry.pax_headers = 3, 1.5, {"SCHILY.xattr.user.x": "1" * 200}
+        tar.addfile(entry, io.BytesIO(b"abc"))
+    assert [(m.name, m.size) for m in read(buffer.getvalue())] == [("é" * 120 + ".png", 3)]
+
+
+def test_global_headers_without_end_are_refused():
+    body = b"".join(b"%d k%05d=1\n" % (12, number) for number in range(1001))
+    one = header(b"pax", b"%011o\0" % len(body), b"g") + padded(body)
+    assert "more than 1,000 keys" in until_damage(2 * one + header(b"a.png", b"0" * 11))[1]
+
+
+def test_a_sparse_file_cut_in_its_map_is_damage():
+    block = bytearray(header(b"a.png", b"00000000000\0", b"S"))
+    block[482] = 1  # its map goes on in further blocks, which are not there
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert "damaged tar" in until_damage(bytes(block))[1]
