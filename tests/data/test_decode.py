@@ -50,10 +50,10 @@ def test_alpha_is_laid_on_the_background(tmp_path: Path):
     assert read(tmp_path / "x.png", background=(0, 100, 200))[0].tolist() == expected
 
 
-def test_bands_of_a_tall_image_join(tmp_path: Path, monkeypatch):
+def test_tiles_of_a_tall_image_join(tmp_path: Path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (23, 5, 4), dtype=np.uint8)
     whole = np.asarray(decode_room.flatten(Image.fromarray(pixels), (10, 200, 30)))
-    monkeypatch.setattr(decode_room, "BAND", 7)
+    monkeypatch.setattr(decode_room, "TILE", 4)
     assert np.array_equal(np.asarray(decode_room.flatten(Image.fromarray(pixels), (10, 200, 30))), whole)
     alpha = pixels[..., 3:].astype(int)
     mixed = pixels[..., :3] * alpha + np.array([10, 200, 30]) * (255 - alpha)

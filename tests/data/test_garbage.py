@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from markovae.data import load_data
+from markovae.data.image_file import open_image
 from markovae.data.inspect import inspect_data
 from markovae.data.loading import read_source
 from markovae.data.options import DataConfig
-from markovae.data.scan import opened, printable
+from markovae.data.scan import printable
 from markovae.errors import UserError
 
 from .garbage import FILES, READ, mutated, sound
@@ -92,13 +93,13 @@ def test_a_file_that_the_system_will_not_open_is_listed(tmp_path: Path, monkeypa
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path, flags, *more, **options)
 
-    monkeypatch.setattr("markovae.data.scan.os.open", refusing)
+    monkeypatch.setattr("markovae.data.regular.os.open", refusing)
     assert read_source(DataConfig(str(folder))).findings.unreadable == (("good-0002.png", "Permission denied"),)
 
 
 def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(OSError, match="not a regular file"), opened(tmp_path / "pipe.png"):
+    with pytest.raises(OSError, match="not a regular file"), open_image(tmp_path / "pipe.png"):
         pass
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data.scan import FoundFile, find_files, opened, read_header
+from markovae.data.image_file import open_image
+from markovae.data.scan import FoundFile, find_files, read_header
 
 
 def header_of(path: Path):
@@ -126,5 +127,5 @@ def test_a_vanished_file_gives_a_reason(tmp_path: Path):
 
 def test_sixty_four_megapixels_are_still_opened(tmp_path: Path):
     (tmp_path / "x.png").write_bytes(png_claiming(8192, 8192))
-    with opened(tmp_path / "x.png") as image:
+    with open_image(tmp_path / "x.png") as image:
         assert image.size == (8192, 8192)

@@ -3,52 +3,63 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
+from markovae.data.decode import flat_picture
+from markovae.data.image_file import open_image
+from markovae.data.scan import header_from, reason_of
+from markovae.data.shaping import channels_first
 from markovae.errors import UserError
 from markovae.files import write_folder
+from markovae.oom import out_of_memory
 
 KINDS = {1: "grey", 3: "colour"}
 GAP = 2
+BLACK = (0, 0, 0)
 
 
 def read_picture(path: str | Path, shapes: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """The image in `path` as (C, H, W) uint8, of one of these shapes; nothing is resized, recoloured or cropped.
+    """The image in `path` as (C, H, W) uint8, of one of these shapes, upright as training reads it.
+
+    Nothing is resized, recolored or cropped, and no pixel is decoded before the header fits.
 
     Raises:
         UserError: for no image, more than 8 bits, transparency, or another size or kind, with what would do.
     """
-    image = _opened(path)
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{path} has more than 8 bits a pixel: save it with 8")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        raise UserError(f"{path} has transparent pixels: save it without an alpha channel")
-    grey = image.mode in ("L", "1")
-    fitting = [shape for shape in shapes if shape[1:] == (image.height, image.width)]
-    if not fitting:
-        sizes = " or ".join(dict.fromkeys(f"{width}x{height}" for _, height, width in shapes))
-        raise UserError(f"{path} is {image.width}x{image.height}: {sizes} is taken here; resize it first")
-    if (1 if grey else 3) not in {channels for channels, *_ in fitting}:
-        wanted = KINDS.get(fitting[0][0], f"of {fitting[0][0]} channels")
-        raise UserError(f"{path} is {'grey' if grey else 'colour'}: the model's images are {wanted}; convert it first")
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+    with _opened(path) as image:
+        header = header_from(image, str(path))
+        if header.mode.startswith(("I", "F")):
+            raise UserError(f"{path} has more than 8 bits a pixel: save it with 8")
+        if header.transparent:
+            raise UserError(f"{path} has transparent pixels: save it without an alpha channel")
+        fitting = [shape for shape in shapes if shape[1:] == (header.height, header.width)]
+        if not fitting:
+            sizes = " or ".join(dict.fromkeys(f"{width}x{height}" for _, height, width in shapes))
+            raise UserError(f"{path} is {header.width}x{header.height}: {sizes} is taken here; resize it first")
+        if (1 if header.grey else 3) not in {channels for channels, *_ in fitting}:
+            wanted = KINDS.get(fitting[0][0], f"of {fitting[0][0]} channels")
+            kind = "grey" if header.grey else "colour"
+            raise UserError(f"{path} is {kind}: the model's images are {wanted}; convert it first")
+        return channels_first(flat_picture(image, header.grey, BLACK))
 
 
 def read_mask(path: str | Path, height: int, width: int) -> np.ndarray:
-    """Where the mask in `path` is white, (H, W) bool.
+    """Where the mask in `path` is white, (H, W) bool; what is transparent counts as black.
 
     Raises:
         UserError: for no image, another size, or pixels that are neither black nor white.
     """
-    image = _opened(path)
-    if (image.height, image.width) != (height, width):
-        raise UserError(f"the mask {path} is {image.width}x{image.height} but the image {width}x{height}: match them")
-    pixels = np.asarray(image.convert("L"))
+    with _opened(path) as image:
+        header = header_from(image, str(path))
+        if (header.height, header.width) != (height, width):
+            size = f"{header.width}x{header.height}"
+            raise UserError(f"the mask {path} is {size} but the image {width}x{height}: match them")
+        pixels = channels_first(flat_picture(image, True, BLACK))[0]
     between = int(((pixels > 0) & (pixels < 255)).sum())
     if between:
         raise UserError(f"the mask {path} has {between} pixels that are neither black nor white: save it as PNG in two")
@@ -96,12 +107,15 @@ def _png(picture: np.ndarray, facts: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
-def _opened(path: str | Path) -> Image.Image:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The image in a file, by its header. Raises: UserError for whatever a decoder finds wrong, then or later."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise UserError(f"{path} is no image that can be read: PNG, JPEG and the like are") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        with open_image(Path(path)) as image:
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        if out_of_memory(error):
+            raise
+        raise UserError(f"{path} cannot be read as an image ({reason_of(error)}): give an intact PNG or JPEG") from None

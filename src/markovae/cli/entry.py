@@ -15,11 +15,8 @@ from types import FrameType
 
 from markovae.cli.parsing import command_line
 from markovae.errors import StoppedRun, UserError
+from markovae.oom import memory_sentence, out_of_memory
 from markovae.processes import hangup, place
-
-OUT_OF_MEMORY = "OutOfMemoryError"  # torch's class, by name: torch may never have been imported
-CPU_ALLOCATOR = "DefaultCPUAllocator"  # what names itself in the plain RuntimeError of a CPU
-FULL = "the memory is full: lower --batch (of a training train.batch or network.width), or take smaller images"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,18 +63,14 @@ def _run(arguments: Sequence[str]) -> int:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BrokenPipeError:
         raise
-    except MemoryError:
-        return _tell(FULL, 2)
     except Exception as error:
+        if out_of_memory(error):
+            return _tell(memory_sentence(error), 2)
         if isinstance(error, OSError) and error.filename is not None:
             named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
             return _tell(f"{named} cannot be used ({error.strerror}): check its name, its rights and its disk", 2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
             raise
-        if CPU_ALLOCATOR in str(error):
-            return _tell(FULL, 2)
-        if type(error).__name__ == OUT_OF_MEMORY:
-            return _tell("the device's memory is full: lower --batch, or take another --device", 2)
         traceback.print_exc()
         return _tell(
             "this is a bug in markovae: please report it with the lines above, the command, and what "

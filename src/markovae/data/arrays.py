@@ -1,12 +1,14 @@
 """Array files as images: .npy, .npz, idx and idx.gz (the format of MNIST and Fashion-MNIST)."""
 
 import gzip
+import math
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -14,8 +16,10 @@ from markovae.data import cache
 from markovae.data.findings import Findings, Reading
 from markovae.data.images import ImageData
 from markovae.data.layout import as_channels_first, as_pixels, labels_of
+from markovae.data.npy import npz_names, read_exactly, read_npy, read_npz, require_plausible
 from markovae.data.options import DataConfig
-from markovae.data.scan import ENDINGS
+from markovae.data.regular import open_regular
+from markovae.data.scan import ENDINGS, printable, reason_of
 from markovae.data.shaping import to_channels, to_size
 from markovae.data.split import split_by_content, split_with_test
 from markovae.errors import UserError
@@ -32,7 +36,7 @@ IDX_FILES = (
 IDX_UBYTE = 0x08
 # What numpy, gzip and zipfile raise on damaged, encrypted or unknown bytes.
 DAMAGED = (
-    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError, KeyError, OverflowError, MemoryError),
+    *(ValueError, OSError, EOFError, RuntimeError, SyntaxError, KeyError, OverflowError, TypeError),
     *(struct.error, zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 MAX_IDX_BYTES = 2**36
@@ -101,28 +105,33 @@ def read_idx(path: Path) -> Raw:
 
     Raises: UserError where it is no idx file of bytes, or is shorter or longer than it says.
     """
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opener(path, "rb") as handle:
+        with open_regular(path) as file, _unpacked(path, file) as handle:
             magic = handle.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= 4:
                 raise UserError(f"{path} is no idx file: it does not begin with its magic number")
             if magic[2] != IDX_UBYTE:
                 raise UserError(f"{path} holds idx type 0x{magic[2]:02x}: only bytes (0x08) are read")
             shape = tuple(int.from_bytes(handle.read(4), "big") for _ in range(magic[3]))
-            size = int(np.prod([int(n) for n in shape], dtype=object))
+            size = math.prod(shape)
             if size > MAX_IDX_BYTES:
                 raise UserError(f"{path} claims {size} bytes of pixels: its header is damaged")
-            content = handle.read(size)
+            if handle is not file:
+                require_plausible(size, os.fstat(file.fileno()).st_size)
+            content = read_exactly(handle, size)
             surplus = handle.read(1)
     except UserError:
         raise
     except DAMAGED as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch it again") from None
+        raise UserError(f"{path} cannot be read ({reason_of(error)}): fetch it again") from None
     if len(content) != size or surplus:
         have = "more" if surplus else str(len(content))
         raise UserError(f"{path} should hold {size} bytes after its header and holds {have}: fetch it again")
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _unpacked(path: Path, file: BinaryIO) -> BinaryIO | gzip.GzipFile:
+    return gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
 
 
 def _image_data(raw: Raw, labels: Raw | None, name: str, config: DataConfig) -> ImageData:
@@ -143,37 +152,33 @@ def _findings(raw: Raw, data: ImageData, left_out: int) -> Findings:
 
 
 def _read_npy(path: Path) -> Raw:
-    large = path.stat().st_size > cache.LARGE_BYTES
     try:
-        array = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+        return read_npy(path, cache.LARGE_BYTES)
     except DAMAGED as error:
-        raise UserError(f"{path} is no readable .npy file of numbers ({error})") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError(f"{path} is no .npy file but an archive: call it .npz")
-    return array
+        if zipfile.is_zipfile(path):
+            raise UserError(f"{path} is no .npy file but an archive: call it .npz") from None
+        raise UserError(f"{path} is no readable .npy file of numbers ({reason_of(error)})") from None
 
 
 def _read_npz(path: Path) -> tuple[Raw, Raw | None]:
     try:
-        # Opened here: numpy leaves a damaged archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            keys = list(stored.files)
-            image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
-            if image_key is None:
-                raise UserError(f"{path} holds {', '.join(keys) or 'nothing'}: call the images `images`")
-            label_key = next((key for key in LABEL_KEYS if key in keys), None)
-            return stored[image_key], stored[label_key] if label_key else None
+        keys = npz_names(path)
+        image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
+        if image_key is None:
+            shown = ", ".join(printable(key)[:40] for key in keys[:20]) + (", …" if len(keys) > 20 else "")
+            raise UserError(f"{path} holds {shown or 'nothing'}: call the images `images`")
+        label_key = next((key for key in LABEL_KEYS if key in keys), None)
+        stored = read_npz(path, [image_key] if label_key is None else [image_key, label_key])
     except UserError:
         raise
     except DAMAGED as error:
-        raise UserError(f"{path} is no readable .npz file of numbers ({error})") from None
+        raise UserError(f"{path} is no readable .npz file of numbers ({reason_of(error)})") from None
+    return stored[image_key], None if label_key is None else stored[label_key]
 
 
 def _is_idx(path: Path) -> bool:
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opener(path, "rb") as handle:
+        with open_regular(path) as file, _unpacked(path, file) as handle:
             return handle.read(3) == b"\0\0\x08" or "idx" in path.name
     except DAMAGED:
         return "idx" in path.name

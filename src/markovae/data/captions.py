@@ -5,16 +5,25 @@ regular file in the data's folder, or in one where an image that it belongs to r
 file of the person's, or of the system's, a caption of somebody's model. A `file_name` is compared and never opened.
 """
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from __future__ import annotations
 
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TextIO, final
+
+from markovae.data.regular import open_regular
 from markovae.data.scan import reason_of
 from markovae.errors import UserError
 
 NAMES = ("captions.csv", "metadata.jsonl")
 MAX_SIDECAR = 1 << 16  # bytes
+MAX_TABLE = 1 << 30  # bytes
+MAX_ROW = 1 << 20  # characters
 LISTED = 20  # images without a caption that are named
 
 
@@ -81,13 +90,15 @@ def _require_own(file: Path, folder: Path, paths: Sequence[str]) -> None:
 
 def _text_of(file: Path) -> list[str]:
     try:
-        if file.stat().st_size > MAX_SIDECAR:
-            raise UserError(f"{file} has {file.stat().st_size:,} bytes: a caption file holds a caption a line")
-        return one_line_each(file.read_text(encoding="utf-8-sig").splitlines())
+        with open_regular(file) as handle:
+            content = handle.read(MAX_SIDECAR + 1)
+        if len(content) > MAX_SIDECAR:
+            raise UserError(f"{file} has more than {MAX_SIDECAR:,} bytes: a caption file holds a caption a line")
+        return one_line_each(content.decode("utf-8-sig").splitlines())
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+        raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
 
 
 def is_text(text: str) -> bool:
@@ -117,7 +128,7 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
     except csv.Error as error:
         raise UserError(f"{file} is no sound CSV ({error}): look for a quotation mark that is not closed") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+        raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
     if texts and not set(texts) & set(paths):
         raise UserError(
             f"{file} names none of the {len(paths)} images ({next(iter(texts))}, …): "
@@ -131,18 +142,53 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
     return texts, notes
 
 
+@final
+class _Lines:
+    """The lines of a table, at most `MAX_ROW` characters of them to a row, so that no row fills the memory.
+
+    Whoever has a row sets `spent` to 0.
+    """
+
+    def __init__(self, file: Path, handle: TextIO) -> None:
+        self.file, self.handle, self.spent = file, handle, 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.handle.readline(MAX_ROW + 1)
+        if not line:
+            raise StopIteration
+        self.spent += len(line)
+        if self.spent > MAX_ROW:
+            raise UserError(f"{self.file} has a row of more than {MAX_ROW:,} characters: look for a missing line end")
+        return line
+
+
+@contextmanager
+def _lines(file: Path) -> Iterator[_Lines]:
+    """The lines of a table, ends and all. Raises: UserError for a table or a row that is too large."""
+    with open_regular(file) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > MAX_TABLE:
+            raise UserError(f"{file} has {size:,} bytes, at most {MAX_TABLE:,} are read: split the folder")
+        yield _Lines(file, io.TextIOWrapper(handle, encoding="utf-8-sig", newline=""))
+
+
 def _csv_rows(file: Path) -> Iterator[tuple[int, object, object]]:
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle, strict=True)
+    with _lines(file) as lines:
+        reader = csv.DictReader(lines, strict=True)
         if not {"file_name", "text"} <= set(reader.fieldnames or ()):
             raise UserError(f"{file} must begin with a line naming the columns file_name and text")
         for row in reader:
+            lines.spent = 0
             yield reader.line_num, row["file_name"], row["text"]
 
 
 def _json_rows(file: Path) -> Iterator[tuple[int, object, object]]:
-    with file.open(encoding="utf-8-sig") as handle:
-        for number, line in enumerate(handle, start=1):
+    with _lines(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            lines.spent = 0
             if not line.strip():
                 continue
             try:

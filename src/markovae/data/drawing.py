@@ -4,17 +4,16 @@ Artwork: a remix of "Avataaars" by Pablo Stanley (https://avataaars.com/, free f
 commercial use), composed by dicebear-core and dicebear-styles, drawn by resvg.
 """
 
-import io
 import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from markovae.data import faces
 from markovae.data.faces import Attributes, attributes
+from markovae.data.image_file import open_image
 from markovae.data.images import Pixels
 from markovae.errors import UserError
 
@@ -120,7 +119,7 @@ def render(index: int, size: int = 32) -> Pixels:
         raise UserError(f"faces come in sizes {SIZES[0]} and {SIZES[1]}, not {size}: set data.size to one")
     drawing = svg(attributes(index))
     png = svg_to_bytes(svg_string=drawing, width=SIZES[1], height=SIZES[1], skip_system_fonts=True)
-    with Image.open(io.BytesIO(png)) as image:
+    with open_image(png) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels) if size == SIZES[1] else box_halve(pixels)
 

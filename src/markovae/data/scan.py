@@ -1,25 +1,20 @@
 """Finding the image files of a folder and reading their headers, without ever waiting on a file."""
 
-import io
 import os
 import stat
-import warnings
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-# Formats named on purpose: others (PostScript) would start outside programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM")
+from markovae.data.image_file import open_image
+from markovae.oom import out_of_memory
+
 ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
     | {".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
-MAX_PIXELS = 64 * 2**20
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I"})
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 ORIENTATION_TAG = 0x0112
@@ -111,38 +106,6 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def _regular(path: Path) -> BinaryIO:
-    """A file opened without ever waiting, should it have become a pipe since it was found. Raises: OSError."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError("not a regular file")
-    return os.fdopen(handle, "rb")
-
-
-@contextmanager
-def opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """The image in a file, or in these bytes of one, header read, pixels not yet.
-
-    Raises: ValueError with the reason for an image of more than 64 megapixels or of no known format.
-    """
-    # By handle, not by name: pillow maps files it opens by name, and then reads sideways TIFFs wrongly.
-    content = io.BytesIO(source) if isinstance(source, bytes) else _regular(source)
-    with content as handle, warnings.catch_warnings():
-        # The size is judged below, by our own limit; other remarks on metadata do not touch pixels.
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(handle, formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError("not an image of a known format, or its header is damaged") from None
-        except Image.DecompressionBombError:
-            raise ValueError(f"more than {MAX_PIXELS // 2**20} megapixels") from None
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS // 2**20} megapixels")
-            yield image
-
-
 def read_header(folder: Path, file: FoundFile) -> Header:
     """The header of one file; a bad file gives a Header with a problem."""
     if file.size == 0:
@@ -155,19 +118,24 @@ def read_header(folder: Path, file: FoundFile) -> Header:
 
 def header_of(source: Path | bytes, path: str) -> Header:
     """The header of an image that can be opened, called `path`. Raises: whatever a decoder may on damaged bytes."""
-    with opened(source) as image:
-        width, height = (image.height, image.width) if _lies_sideways(image) else image.size
-        return Header(
-            path=path,
-            mode=image.mode,
-            format=image.format or "",
-            width=width,
-            height=height,
-            grey=_is_grey(image),
-            transparent=is_transparent(image),
-            animated=bool(getattr(image, "is_animated", False)),
-            sixteen_bit_colour=_has_sixteen_bit_colour(image),
-        )
+    with open_image(source) as image:
+        return header_from(image, path)
+
+
+def header_from(image: Image.Image, path: str) -> Header:
+    """The header of an open image, called `path`."""
+    width, height = (image.height, image.width) if _lies_sideways(image) else image.size
+    return Header(
+        path=path,
+        mode=image.mode,
+        format=image.format or "",
+        width=width,
+        height=height,
+        grey=_is_grey(image),
+        transparent=is_transparent(image),
+        animated=bool(getattr(image, "is_animated", False)),
+        sixteen_bit_colour=_has_sixteen_bit_colour(image),
+    )
 
 
 def _lies_sideways(image: Image.Image) -> bool:
@@ -208,4 +176,4 @@ def reason_of(error: BaseException) -> str:
 
 def may_pass(error: BaseException) -> bool:
     """Whether it was the machine that failed (permission, network, memory), not the bytes: another time may go well."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+    return out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)

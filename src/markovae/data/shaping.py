@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from markovae.data.image_file import MAX_PIXELS
 from markovae.data.images import ImageData, Pixels
 from markovae.data.options import DataConfig, background_rgb
 from markovae.errors import UserError
@@ -15,12 +16,14 @@ def fit_image(image: Image.Image, shape: tuple[int, int], fit: str, fill: tuple[
 
     crop: scaled to cover, the centre kept. pad: scaled to fit inside, centred on `fill`. resize: stretched.
     Scaling is Lanczos with antialiasing; where a margin is odd, the right and lower side get the extra pixel.
+
+    Raises: ValueError for an image so long and thin that it would be scaled to more than 64 megapixels.
     """
     height, width = shape
     if image.size == (width, height):
         return image
     if fit == "resize":
-        return image.resize((width, height), Image.Resampling.LANCZOS)
+        return _resized(image, width, height)
     cover = fit == "crop"
     scales = (width / image.width, height / image.height)
     scale = max(scales) if cover else min(scales)
@@ -28,13 +31,23 @@ def fit_image(image: Image.Image, shape: tuple[int, int], fit: str, fill: tuple[
     scaled_height = max(1, round(image.height * scale))
     scaled = image
     if image.size != (scaled_width, scaled_height):
-        scaled = image.resize((scaled_width, scaled_height), Image.Resampling.LANCZOS)
+        scaled = _resized(image, scaled_width, scaled_height)
     if cover:
         left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
         return scaled.crop((left, top, left + width, top + height))
     canvas = Image.new("RGB", (width, height), fill).convert(image.mode)
     canvas.paste(scaled, ((width - scaled_width) // 2, (height - scaled_height) // 2))
     return canvas
+
+
+def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
+    # The picture between the two passes has the width of the one and the height of the other.
+    if width * max(image.height, height) > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width}x{image.height} is too long and thin: it would be {width}x{height} before it is cropped; "
+            "crop it first"
+        )
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def to_channels(data: ImageData, channels: str) -> ImageData:
@@ -68,7 +81,10 @@ def to_size(data: ImageData, config: DataConfig) -> ImageData:
     scaled: Pixels = np.empty((len(data), data.shape[0], *shape), dtype=np.uint8)
     for target, pixels in zip(scaled, data.images, strict=True):
         image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
-        target[...] = channels_first(fit_image(image, shape, config.fit, fill))
+        try:
+            target[...] = channels_first(fit_image(image, shape, config.fit, fill))
+        except ValueError as error:
+            raise UserError(f"an image of {data.name} of {error}") from None
     return replace(data, images=scaled)
 
 

@@ -8,17 +8,9 @@ from typing import TypeVar
 import torch
 
 from markovae.errors import StoppedRun
+from markovae.oom import out_of_memory as out_of_memory
 
 Result = TypeVar("Result")
-# What PyTorch's allocator on the CPU says, on Linux and elsewhere; it has no class of its own for it.
-_WORDS = ("can't allocate memory", "not enough memory")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this tells that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS):
-        return True
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def halved(parts: int, count: int, alone: bool) -> int:
@@ -44,7 +36,7 @@ def within_memory(work: Callable[[int], Result], size: int) -> Result:
     while True:
         try:
             return work(size)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, SystemError) as error:
             if size == 1 or not out_of_memory(error):
                 raise
         size = -(-size // 2)

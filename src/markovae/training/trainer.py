@@ -314,7 +314,7 @@ class Training:
         while True:
             try:
                 return self._in_parts(network, batch, size, dtype)
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, SystemError) as error:
                 if not out_of_memory(error):
                     raise
             # Here the error, and with it what it held in memory, is gone.

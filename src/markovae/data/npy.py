@@ -1,0 +1,134 @@
+"""Arrays in .npy and .npz files: headers are held against the bytes that are there before anything is allocated."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+import zipfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markovae.data.regular import open_regular
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_HEADER = 10_000  # bytes, numpy's own limit, which it looks at too late
+CHUNK = 2**20
+# Unpacked bytes that are believed of packed ones: as many times, or else as many altogether.
+MAX_RATIO, MAX_UNPACKED = 100, 2**30
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a .npy file says of its array, and the bytes that this takes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_npy(path: Path, mapped_above: int) -> Array:
+    """The array of a .npy file, memory-mapped where the file has more than `mapped_above` bytes.
+
+    Raises: ValueError, OSError and what numpy raises, with the reason, for anything but a whole array of numbers.
+    """
+    with open_regular(path) as file:
+        held = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        header = _header(file)
+        _match(header, held)
+        if held > mapped_above:
+            handle: Any = file  # numpy's types ask for a writable one, which it does not need
+            return np.memmap(handle, header.dtype, "r", header.length, header.shape, "F" if header.fortran else "C")
+        return _filled(header, read_exactly(file, header.size))
+
+
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in a .npz file. Raises: zipfile.BadZipFile, OSError."""
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def read_npz(source: Path | bytes, names: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of these names, or all, of a .npz file, or of these bytes of one.
+
+    Raises: as `read_npy`, and zipfile.BadZipFile.
+    """
+    content = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    with content as file, zipfile.ZipFile(file) as archive:
+        packed = file.seek(0, io.SEEK_END)
+        named = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        chosen = {name: info for name, info in named.items() if names is None or name in names}
+        require_plausible(sum(info.file_size for info in chosen.values()), packed)
+        return {name: _member(archive, info) for name, info in chosen.items()}
+
+
+def require_plausible(unpacked: int, packed: int) -> None:
+    """Refuse what claims to unpack to far more than a compressed array does. Raises: ValueError."""
+    if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
+        raise ValueError(
+            f"{packed:,} bytes that unpack to {unpacked:,}, more than {MAX_RATIO} times as many: save the array as .npy"
+        )
+
+
+def read_exactly(stream: Any, size: int) -> bytearray:
+    """`size` bytes of a stream, or as many as there are: what is allocated grows with what arrives."""
+    content = bytearray()
+    while len(content) < size and (block := stream.read(min(CHUNK, size - len(content)))):
+        content += block
+    return content
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    if info.compress_type not in PACKINGS:
+        raise ValueError(f"{info.filename!r} is packed in another way than numpy packs: save it by numpy.savez")
+    with archive.open(info) as stream:
+        header = _header(stream)
+        _match(header, info.file_size)
+        return _filled(header, read_exactly(stream, header.size))
+
+
+def _header(stream: Any) -> _Header:
+    start = stream.read(8)
+    if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
+        raise ValueError("it does not begin as .npy files do")
+    width = 2 if start[6] == 1 else 4
+    length = stream.read(width)
+    number = int.from_bytes(length, "little")
+    if number > MAX_HEADER:
+        raise ValueError(f"its header claims {number:,} bytes, at most {MAX_HEADER:,} are read")
+    text = io.BytesIO(length + stream.read(number))
+    read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote, which are read
+        shape, fortran, dtype = read(text)
+    if dtype.kind not in "biufU":
+        raise ValueError(f"it holds elements of type {str(dtype)[:40]}: save numbers")
+    if any(n < 0 for n in shape) or dtype.itemsize == 0:
+        raise ValueError(f"it claims the shape {shape}")
+    return _Header(shape, dtype, fortran, 8 + width + number)
+
+
+def _match(header: _Header, held: int) -> None:
+    if header.length + header.size != held:
+        raise ValueError(
+            f"its header claims {header.size:,} bytes of numbers and {max(0, held - header.length):,} are there"
+        )
+
+
+def _filled(header: _Header, content: bytearray) -> Array:
+    if len(content) != header.size:
+        raise ValueError(f"{header.size:,} bytes of numbers are claimed and {len(content):,} are there")
+    return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
