@@ -1,5 +1,6 @@
 """Progress and remarks on stderr; stdout stays free for results."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -26,6 +27,16 @@ def say(text: str) -> None:
         with suppress(OSError):
             if sys.stderr is not None:  # else print would take stdout
                 print(without_secrets(text), file=sys.stderr, flush=True)
+
+
+def tell_at_once(text: str) -> None:
+    """Write a remark on stderr past Python's buffers: for a signal's handler, and for a process about to end.
+
+    As with `say`, a reader that has gone stops nothing: an error raised here would surface anywhere.
+    """
+    if sys.stderr is not None:  # else 2 may be any file's number
+        with suppress(OSError):
+            os.write(2, text.encode())
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
