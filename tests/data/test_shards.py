@@ -369,6 +369,15 @@ def test_an_index_that_claims_more_than_it_holds_allocates_nothing(tmp_path: Pat
             load_data(DataConfig(str(out)))
 
 
+def test_captions_of_more_bytes_than_their_images_may_have_are_not_read(tmp_path: Path, sound: Path):
+    out = shutil.copytree(sound, tmp_path / "shards")
+    rewritten(out, lambda table, columns: table.update(captions_sha256="0" * 64))
+    with (out / "captions.jsonl").open("wb") as file:
+        file.truncate(1 << 34)  # which takes no room on the disk
+    with pytest.raises(UserError, match=r"captions\.jsonl has 17,179,869,184 bytes where at most 21,495,808 belong"):
+        load_data(DataConfig(str(out)))
+
+
 def test_what_a_cut_or_missing_shard_costs_is_said(tmp_path: Path, sound: Path):
     out = shutil.copytree(sound, tmp_path / "shards")
     path = out / "train-000001.tar"

@@ -23,7 +23,8 @@ from markovae.errors import UserError
 
 RECORD, INDEX, CAPTIONS = "shards.json", "index.npz", "captions.jsonl"
 FORMAT = 1
-LARGEST_RECORD, LARGEST_CAPTIONS = 1 << 26, 1 << 34  # bytes
+LARGEST_RECORD = 1 << 26  # bytes
+LONGEST_LINE = 1 << 19  # bytes of a caption in JSON
 LONGEST = 10_000  # characters of a text in the record
 NPY = b"\x93NUMPY\x01\x00"
 SMALLEST = 1024  # bytes of an image in a tar: a header, and a block of content
@@ -114,7 +115,7 @@ def _record(table: dict[str, Any], source: str) -> ShardRecord:
     columns = _columns(_verified(source, INDEX, table["index_sha256"], (1 << 16) + 128 * count), count, bool(classes))
     captions = None
     if table["captions_sha256"] is not None:
-        lines = _verified(source, CAPTIONS, table["captions_sha256"], LARGEST_CAPTIONS).decode("ascii").splitlines()
+        lines = _verified(source, CAPTIONS, table["captions_sha256"], LONGEST_LINE * count).decode("ascii").splitlines()
         captions = tuple(_text(json.loads(line), 1 << 16) for line in lines)
     seed = table["split"]["seed"]
     record = ShardRecord(
