@@ -1,9 +1,13 @@
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from markovae import console
 
@@ -53,6 +57,42 @@ def test_say_writes_to_stderr(capsys: pytest.CaptureFixture[str]):
     console.say("where files go")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "where files go\n")
+
+
+HOSTILE = "a\x1b[2Jb\u202ec\udce9d\x9be\x00\r\x7f"
+SPELLED = "a\\x1b[2Jb\\u202ec\\udce9d\\x9be\\x00\\r\\x7f"
+
+
+@pytest.mark.parametrize("way", [console.show, console.tell, console.say])
+def test_whatever_leaves_can_be_printed(capsys: pytest.CaptureFixture[str], way: Callable[[str], None]):
+    way(f"{HOSTILE}\nλ = ½, 猫 é")
+    assert "".join(capsys.readouterr()) == f"{SPELLED}\nλ = ½, 猫 é\n"
+
+
+@given(st.text(st.characters()))
+def test_a_printable_text_is_printed_as_it_is_and_any_other_becomes_one(text: str):
+    shown = console.printable(text)
+    assert shown.isprintable()
+    shown.encode("utf-8")
+    assert (shown == text) == text.isprintable()
+
+
+def test_json_is_ascii_without_control_characters_and_says_the_same(capsys: pytest.CaptureFixture[str]):
+    console.show_json({HOSTILE: [HOSTILE, 1.5, None]})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {HOSTILE: [HOSTILE, 1.5, None]}
+    assert all(" " <= c <= "~" or c == "\n" for c in out)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        console.show_json({"nan": float("nan")})
+
+
+def test_a_bar_takes_its_label_for_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(console.track([1], "[/red] \x1b]0;title\x07")) == [1]
+    told = capsys.readouterr().err
+    assert "[/red]" in told
+    assert "\\x1b]0;title\\x07" in told
+    assert "\x07" not in told
 
 
 def test_rich_is_not_imported_until_a_bar_is_shown():

@@ -1,9 +1,12 @@
-"""Progress and remarks on stderr; stdout stays free for results."""
+"""Where text leaves: results on stdout, remarks and progress on stderr. Nothing else in the package prints.
 
-import os
+Names and texts come from files that anyone may have written, so all of it is `printable` on its way out.
+"""
+
+import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -18,25 +21,42 @@ PLAIN_LINES = 10
 BESIDE_BAR, SHORTEST_BAR = 68, 8  # columns of the terminal
 
 
-def say(text: str) -> None:
-    """Print one remark on stderr; of several processes, the first alone does.
+def printable(name: str) -> str:
+    """A name or text in one line, whatever could command a terminal or has no character spelled out, as in \\x1b.
+
+    That is every control character, what changes the direction of text, and bytes of a file's name that are no UTF-8.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def show(text: str) -> None:
+    """Print a result, of one line or several, on stdout."""
+    print(_shown(text), flush=True)
+
+
+def show_json(record: Mapping[str, Any]) -> None:
+    """Print one JSON object, in ASCII, on stdout; NaN and Inf must be None by now."""
+    print(json.dumps(record, indent=1, allow_nan=False).replace("\x7f", "\\u007f"), flush=True)
+
+
+def tell(text: str) -> None:
+    """Print on stderr, whichever process this is.
 
     A reader that has gone, or a log file on a full disk, stops nothing.
     """
+    with suppress(OSError):
+        if sys.stderr is not None:  # else print would take stdout
+            print(_shown(text), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Print one remark on stderr; of several processes, the first alone does."""
     if speaks():
-        with suppress(OSError):
-            if sys.stderr is not None:  # else print would take stdout
-                print(without_secrets(text), file=sys.stderr, flush=True)
+        tell(text)
 
 
-def tell_at_once(text: str) -> None:
-    """Write a remark on stderr past Python's buffers: for a signal's handler, and for a process about to end.
-
-    As with `say`, a reader that has gone stops nothing: an error raised here would surface anywhere.
-    """
-    if sys.stderr is not None:  # else 2 may be any file's number
-        with suppress(OSError):
-            os.write(2, text.encode())
+def _shown(text: str) -> str:
+    return "\n".join(map(printable, without_secrets(text).split("\n")))
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
@@ -98,15 +118,15 @@ def bar(note: bool = False) -> Any:
 
     console = Console(file=sys.stderr)
     room = min(40, console.width - BESIDE_BAR)
-    columns: list[ProgressColumn] = [TextColumn("{task.description}")]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
     columns += [BarColumn(room)] if room >= SHORTEST_BAR else []
-    columns += [MofNCompleteColumn(), TextColumn("{task.fields[note]}") if note else Rate(), Left()]
+    columns += [MofNCompleteColumn(), TextColumn("{task.fields[note]}", markup=False) if note else Rate(), Left()]
     return Progress(*columns, console=console)
 
 
 def _bar(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
     with bar() as progress:
-        yield from progress.track(iterable, total=total, description=label)
+        yield from progress.track(iterable, total=total, description=printable(label))
 
 
 def _plain(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:

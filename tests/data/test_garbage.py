@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from markovae.console import printable
 from markovae.data import load_data
 from markovae.data.image_file import open_image
 from markovae.data.inspect import inspect_data
 from markovae.data.loading import read_source
 from markovae.data.options import DataConfig
-from markovae.data.scan import printable
 from markovae.errors import UserError
 
 from .garbage import FILES, READ, mutated, sound

@@ -14,6 +14,7 @@ def test_texts_are_escaped_wherever_they_stand():
         html.image(picture, BAD),
         html.figure(picture, "alt", (BAD,)),
         html.table((f"x{BAD}",), [[f"y{BAD}"]], ()),
+        html.table(("",), [[BAD]], ()),
         html.hero([(BAD, "text")]),
         html.hero([("1", BAD)]),
     ):
@@ -21,14 +22,19 @@ def test_texts_are_escaped_wherever_they_stand():
         assert BAD not in piece
 
 
+def test_what_has_no_letter_and_what_turns_text_around_is_spelled():
+    assert html.paragraph("r\udcfcn \u202egnp.\x1b[31m\nÄ", "k") == '<p class="k">r\\udcfcn \\u202egnp.\\x1b[31m\nÄ</p>'
+
+
 def test_a_picture_says_its_size():
     assert 'width="3" height="2" alt="a"' in html.image(np.zeros((2, 3, 1), np.uint8), "a")
 
 
 def test_tables_mark_numbers_and_meanings_and_keep_html():
-    table = html.table(("", ""), [["1.0", "<i>bar</i>"], ["name", "why"]], numeric=(0,), meaning=1)
+    bar = html.Markup("<i>bar</i>")
+    table = html.table(("", ""), [["1.0", bar], ["name", "why"]], numeric=(0,), meaning=1)
     assert "<thead>" not in table
     assert '<td class="n">1.0</td><td class="m"><i>bar</i></td>' in table
-    assert '<td class="wide"><i>bar</i></td>' in html.table(("",), [["<i>bar</i>"]], ())
+    assert '<td class="wide"><i>bar</i></td>' in html.table(("",), [[bar]], ())
     assert 'class="explained"' in table
     assert "<thead><tr><th>a</th></tr></thead>" in html.table(("a",), [], ())

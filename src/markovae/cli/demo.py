@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markovae.cli.ending import finished
 from markovae.cli.options import add_machine, chosen_device, positive
-from markovae.console import say
+from markovae.console import say, show
 
 if TYPE_CHECKING:
     import torch
@@ -115,12 +115,12 @@ def tell(path: Path, record: dict[str, Any]) -> None:
     from markovae.cli.output import headline
 
     measured, codecs = record["measurement"], record["codecs"]
-    print(
+    show(
         f"\nfaces that did not exist:  {path / 'samples' / 'grid.png'}\n"
         f"the report, in a browser:  {path / 'report.html'}"
     )
-    print(f"what held-out faces cost:  {headline(measured['bits_per_dim'])}, {measured['n']:,} images")
+    show(f"what held-out faces cost:  {headline(measured['bits_per_dim'])}, {measured['n']:,} images")
     for row in codecs:
         if row["per_image_bits_per_dim"] is not None:
-            print(f"  the same images as {row['name']}: {row['per_image_bits_per_dim']:.3f} bits/dim, one file each")
-    print(f"more: markovae sample {path}, markovae measure {path}")
+            show(f"  the same images as {row['name']}: {row['per_image_bits_per_dim']:.3f} bits/dim, one file each")
+    show(f"more: markovae sample {path}, markovae measure {path}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.options import add_json, add_machine, chosen_device
-from markovae.cli.output import print_json, table
+from markovae.cli.output import table
+from markovae.console import show, show_json
 
 SUMMARY = "check the machine: versions, device, precision, agreement"
 DESCRIPTION = """\
@@ -42,11 +43,11 @@ def run(options: argparse.Namespace) -> int:
     bfloat16 = options.precision == "bfloat16"
     record = examine(device, bfloat16, options.batch or 8)
     if options.json:
-        print_json(record)
+        show_json(record)
     else:
         rows = [(name, "", str(value)) for name, value in record["versions"].items()]
         machine = [(name, "", str(value)) for name, value in record["machine"].items()]
-        print(
+        show(
             "versions\n"
             + table(rows)
             + "\nmachine\n"
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             (row["name"], f"{row['difference']:.1e}", f"of at most {row['tolerance']:.0e}: {_word(row['pass'])}")
             for row in record["agreement"]
         ]
-        print(table(checks))
+        show(table(checks))
     return 0 if record["pass"] else 1
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from markovae.cli.classes import chosen_label
 from markovae.cli.options import add_machine, one_of, positive, whole
 from markovae.cli.output import free_place
-from markovae.disk import SYSTEM
+from markovae.console import show
 from markovae.errors import UserError
-from markovae.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.cli.edit_work import Edit
@@ -98,8 +97,6 @@ def run(options: argparse.Namespace) -> int:
     _settle(options)
     if options.out is not None:
         require_free(Path(options.out))
-    else:
-        require_plain(Path(options.run_path))
     opened = open_run(options, trained_in=False)
     model = opened.model
     if model.pixels.bins != 256:
@@ -109,11 +106,10 @@ def run(options: argparse.Namespace) -> int:
     made = edit_image(model, options, condition, guidance)
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
     facts = _facts(opened, made, options, guidance)
-    disk = SYSTEM if options.out else SYSTEM.inside(opened.path)
-    target = write_pictures(target, drawn, (given, drawn), facts, disk)
+    target = write_pictures(target, drawn, (given, drawn), facts)
     if options.round_trip:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
-    print(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")
+    show(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")
     return 0
 
 

@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from markovae.cli.parsing import command_line
+from markovae.console import printable, tell
 from markovae.errors import StoppedRun, UserError
 from markovae.oom import memory_sentence, out_of_memory
 from markovae.processes import hangup, place
@@ -25,11 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None is those of the process.
     """
-    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no Greek still gets its figures
-    with _terminable():
+    with _terminable(), _printable_warnings():
         try:
             code = _run(sys.argv[1:] if arguments is None else arguments)
             if sys.stdout is not None:
@@ -42,17 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _hush()
             return _tell(f"the output could not be written ({error.strerror}): send it elsewhere", 3)
     return code
-
-
-def _open_missing_streams() -> None:
-    """Lead 0, 1 and 2, where the shell closed them, to the null device: no file may get their number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
-            if getattr(sys, name) is None:
-                setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _hush() -> None:
@@ -83,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
             return _tell(f"{named} cannot be used ({error.strerror}): check its name, its rights and its disk", 2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
             raise
-        traceback.print_exc()
+        tell(traceback.format_exc().rstrip("\n"))
         return _tell(
             "this is a bug in markovae: please report it with the lines above, the command, and what "
             "`markovae doctor` says",
@@ -95,10 +85,19 @@ def _tell(what: object, code: int) -> int:
     text = " ".join(str(what).split())
     with suppress(UserError):
         text = text if place().alone else f"rank {place().rank}: {text}"
-    with suppress(OSError):
-        if sys.stderr is not None:  # else print would take stdout
-            print(f"markovae: {text}", file=sys.stderr, flush=True)
+    tell(f"markovae: {text}")
     return code
+
+
+@contextmanager
+def _printable_warnings() -> Iterator[None]:
+    """What libraries warn of may quote a file."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda *what, **more: printable(before(*what, **more).rstrip("\n")) + "\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.options import one_of
+from markovae.console import show
 
 FORMATS = ("diffusers",)
 SUMMARY = "write a run in diffusers' layout"
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     warning = rounding_warning(model.schedule)
     if warning is not None:
         say(warning)
-    print(f"{folder}: use it with\n{usage(str(folder), model.num_levels, num_classes(model) > 0)}")
+    show(f"{folder}: use it with\n{usage(str(folder), model.num_levels, num_classes(model) > 0)}")
     if options.push is not None:
-        print(push_folder(folder, options.push))
+        show(push_folder(folder, options.push))
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from markovae.console import show
+
 if TYPE_CHECKING:
     from markovae.diffusion import Diffusion
 
@@ -37,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     from markovae.interop import import_folder
 
     model = import_folder(options.folder, options.out)
-    print(f"{options.out}: {described(model)}")
-    print(f"next:  markovae sample {options.out},  markovae measure {options.out} DATA")
+    show(f"{options.out}: {described(model)}")
+    show(f"next:  markovae sample {options.out},  markovae measure {options.out} DATA")
     return 0
 
 

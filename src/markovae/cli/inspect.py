@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.options import add_json
-from markovae.cli.output import print_json
+from markovae.console import show, show_json
 
 SUMMARY = "say what is in a data set, before any training"
 DESCRIPTION = """\
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
     found = inspect_data(data)
     if options.json:
-        print_json(found.to_dict())
+        show_json(found.to_dict())
     else:
-        print(found.describe())
+        show(found.describe())
     return 0

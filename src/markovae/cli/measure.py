@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.measure_options import add_arguments, check, require_alone
-from markovae.cli.output import print_json
 from markovae.cli.running import open_run
+from markovae.console import show, show_json
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "SUMMARY", "add_arguments", "run"]
 
@@ -60,9 +60,9 @@ def run(options: argparse.Namespace) -> int:
     if options.save:
         record["saved"] = str(save(outcome, record, options))
     if options.json:
-        print_json(record)
+        show_json(record)
     else:
-        print(describe(outcome, record, options))
+        show(describe(outcome, record, options))
     return 0
 
 
@@ -75,7 +75,7 @@ def _captions(options: argparse.Namespace) -> int:
     opened = open_run(options, trained_in=False)
     record = weigh(opened, choose(opened, options.data, options.split, options.limit), options)
     if options.json:
-        print_json(record)
+        show_json(record)
     else:
-        print(captions_in_words(record))
+        show(captions_in_words(record))
     return 0

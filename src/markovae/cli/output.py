@@ -1,16 +1,10 @@
-"""What goes to stdout, text a person reads or one JSON object; and what is said of data on stderr."""
+"""What a person reads on stdout, in words; and what is said of data on stderr."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-
-def print_json(record: Mapping[str, Any]) -> None:
-    """Print one object; a number that is none must be None by now."""
-    print(json.dumps(record, indent=1, allow_nan=False))
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import add_json, add_machine, one_of, whole
-from markovae.cli.output import print_json, tell_left_out
+from markovae.cli.output import tell_left_out
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler, chosen_sampler
+from markovae.console import show, show_json
 from markovae.errors import UserError
 from markovae.locations import without_secrets
 
@@ -111,9 +112,9 @@ def run(options: argparse.Namespace) -> int:
     if earlier is not None:
         record["compared"] = {"file": options.compare, "varying": varying, **difference(found, earlier, varying)}
     if options.json:
-        print_json(record)
+        show_json(record)
     else:
-        print(describe(record))
+        show(describe(record))
     return 0
 
 

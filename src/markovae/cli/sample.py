@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from markovae.cli.classes import as_named
 from markovae.cli.options import add_json, add_machine, part_of, whole
-from markovae.cli.output import counted, free_place, print_json
+from markovae.cli.output import counted, free_place
 from markovae.cli.prompts import add_prompts
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler
-from markovae.disk import SYSTEM
+from markovae.console import show, show_json
 from markovae.errors import UserError
-from markovae.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.cli.drawing import Drawn
@@ -77,8 +76,6 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.out is not None:
         require_free(Path(options.out))
-    else:
-        require_plain(Path(options.run_path))
     from markovae.cli.drawing import draw
     from markovae.cli.sample_files import write_samples
     from markovae.training.ranks import joined
@@ -89,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     if not ranks.first:
         return 0
     target = Path(options.out) if options.out else _free_place(opened, options)
-    target = write_samples(target, opened, drawn, options, SYSTEM if options.out else SYSTEM.inside(opened.path))
+    target = write_samples(target, opened, drawn, options)
     _report(target, opened, drawn, options)
     return 0
 
@@ -139,10 +136,10 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             },
             "seconds": drawn.seconds,
         }
-        print_json(record)
+        show_json(record)
         return
     facts, calls = drawn.chosen.facts, network_calls(drawn.chosen.plan, drawn.chosen.guidance)
-    print(
+    show(
         f"{counted(len(drawn.images), 'image')} in {drawn.seconds:.1f} s ({facts['sampler']}, "
         f"{counted(calls, 'network call')} each, seed {options.seed}{_classes_drawn(opened, drawn, options)})\n"
         f"{target / 'grid.png'}"

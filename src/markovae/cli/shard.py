@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from markovae.cli.options import add_json, whole
-from markovae.cli.output import print_json, tell_left_out
+from markovae.cli.output import tell_left_out
+from markovae.console import show, show_json
 from markovae.errors import UserError
 
 SUMMARY = "write images as tar shards, for data larger than memory"
@@ -62,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
     tell_left_out(reading.data.name, reading.findings.unreadable, reading.findings.notes)
     record = write_shards(reading, out, options.per_shard)
     if options.json:
-        print_json({"schema_version": 1, "out": str(out), **record})
+        show_json({"schema_version": 1, "out": str(out), **record})
     else:
-        print(describe(record, out))
+        show(describe(record, out))
     return 0
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from markovae.cli.ending import finished
 from markovae.cli.options import add_json, add_machine, chosen_device, one_of, positive, whole
-from markovae.cli.output import print_json
 from markovae.config.presets import PRESETS, preset_settings
-from markovae.console import say
+from markovae.console import say, show_json
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
 from markovae.lock import Lock, hold
@@ -118,7 +117,7 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
         return 0
     record = finished(path, device, data)
     if options.json:
-        print_json(record)
+        show_json(record)
     return 0
 
 

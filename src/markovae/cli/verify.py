@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.options import add_json
-from markovae.cli.output import print_json
-from markovae.console import say
+from markovae.console import say, show, show_json
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,11 +52,11 @@ def run(options: argparse.Namespace) -> int:
             _draw(folder)
     failed = [row.name for row in rows if not row.passed]
     if options.json:
-        print_json({"schema_version": 1, "rows": [row.to_dict() for row in rows]})
+        show_json({"schema_version": 1, "rows": [row.to_dict() for row in rows]})
     elif failed:
-        print(f"\n{len(failed)} of {len(rows)} equations FAIL: {', '.join(failed)}")
+        show(f"\n{len(failed)} of {len(rows)} equations FAIL: {', '.join(failed)}")
     else:
-        print(f"\nall {len(rows)} equations hold")
+        show(f"\nall {len(rows)} equations hold")
     return 1 if failed else 0
 
 
@@ -98,8 +97,8 @@ def _told(rows: Iterator[Row]) -> Iterator[Row]:
     for row in rows:
         if row.slide != slide:
             slide = row.slide
-            print(f"\n{slide}\n{'':8}{'expected':>16} {'measured':>16} {'tolerance':>10}")
+            show(f"\n{slide}\n{'':8}{'expected':>16} {'measured':>16} {'tolerance':>10}")
         verdict = "holds" if row.passed else "FAILS"
         figures = f"{row.expected:>16.9g} {row.measured:>16.9g} {row.tolerance:>10.1g}"
-        print(f"  {verdict} {figures}  {row.name}: {row.equation}", flush=True)
+        show(f"  {verdict} {figures}  {row.name}: {row.equation}")
         yield row

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from markovae.config.condition import ConditionConfig
-from markovae.config.mapping import from_table, parse_setting, to_table
+from markovae.config.mapping import from_table, parse_setting, spelled, to_table
 from markovae.config.model import NetworkConfig, ScheduleConfig, TargetConfig
 from markovae.config.train import TrainConfig
 from markovae.data.options import DataConfig
@@ -70,7 +70,7 @@ class Config:
         """The configuration as TOML text, every setting that has a value included; URLs without their secrets."""
         import tomli_w
 
-        return tomli_w.dumps(to_table(self._shown()))
+        return spelled(tomli_w.dumps(to_table(self._shown())))
 
     def with_settings(self, settings: Sequence[str]) -> Config:
         """A copy with settings "section.name=value" applied in order, all before any is checked against another.

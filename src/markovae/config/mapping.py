@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -51,6 +52,18 @@ def from_table(kind: type[Record], table: Mapping[str, Any], where: str = "") ->
         else:
             values[key] = _convert(value, hints[key], name, known[key].default)
     return kind(**values)
+
+
+def spelled(text: str) -> str:
+    """TOML text with the bytes of paths that are no UTF-8, which TOML has no letters for, as \\u0000 and two digits.
+
+    No path holds a NUL, so nothing else is written so; `from_table` reads it.
+    """
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\u0000{ord(byte[0]) - 0xDC00:02x}", text)
+
+
+def _unspelled(text: str) -> str:
+    return re.sub("\0([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), text) if "\0" in text else text
 
 
 def names_of(kind: type, where: str = "") -> list[str]:
@@ -142,7 +155,7 @@ def _convert(value: Any, hint: Any, name: str, default: Any) -> Any:
         raise UserError(f"{name}={value!r} must be {_WORDS[hint]}{example}")
     if hint is float and not math.isfinite(value):
         raise UserError(f"{name}={value!r} must be a finite number")
-    return value
+    return _unspelled(value) if hint is str else value
 
 
 def _example(default: Any) -> tuple[Any, ...]:

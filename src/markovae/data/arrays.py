@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from markovae.console import printable
 from markovae.data import cache
 from markovae.data.findings import Findings, Reading
 from markovae.data.images import ImageData
@@ -19,7 +20,7 @@ from markovae.data.layout import as_channels_first, as_pixels, labels_of
 from markovae.data.npy import npz_names, read_exactly, read_npy, read_npz, require_plausible
 from markovae.data.options import DataConfig
 from markovae.data.regular import open_regular
-from markovae.data.scan import ENDINGS, printable, reason_of
+from markovae.data.scan import ENDINGS, reason_of
 from markovae.data.shaping import to_channels, to_size
 from markovae.data.split import split_by_content, split_with_test
 from markovae.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from markovae.console import track
+from markovae.console import printable, track
 from markovae.data import cache
 from markovae.data.captions import NAMES, read_captions, sidecar
 from markovae.data.decode import decode
@@ -18,7 +18,7 @@ from markovae.data.findings import Findings, Reading, counted
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.options import DataConfig
 from markovae.data.plan import Plan, plan
-from markovae.data.scan import FoundFile, Header, find_files, hidden, may_pass, printable, read_header, reason_of
+from markovae.data.scan import FoundFile, Header, find_files, hidden, may_pass, read_header, reason_of
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError

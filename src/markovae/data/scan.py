@@ -100,12 +100,6 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def printable(name: str) -> str:
-    """A name for messages: bytes that are no UTF-8, and characters that would move a cursor, spelled out."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-
-
 def read_header(folder: Path, file: FoundFile) -> Header:
     """The header of one file; a bad file gives a Header with a problem."""
     if file.size == 0:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import PIL
 
-from markovae.console import track
+from markovae.console import printable, track
 from markovae.data import cache
 from markovae.data.findings import Findings, Reading
 from markovae.data.images import ImageData, Indices, Pixels
@@ -19,7 +19,7 @@ from markovae.data.options import DataConfig
 from markovae.data.places import Shards, named
 from markovae.data.plan import Plan, plan
 from markovae.data.record import ShardRecord, read_record
-from markovae.data.scan import Header, printable
+from markovae.data.scan import Header
 from markovae.data.scanning import Found, Scan, digests, scan
 from markovae.data.split import Parts, split_by_content
 from markovae.data.stored import Index, StoredImages

@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 
 from markovae.checkpoint import Checkpoint, open_checkpoint
+from markovae.console import printable
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.files import make_folder, refused, staged_folder, write_synced
@@ -54,7 +55,7 @@ def _files(checkpoint: Checkpoint, run: Path, name: str) -> dict[str, bytes]:
     contents, network = _configurations(checkpoint, model), model.network
     assert isinstance(network, DDPMUNet)
     weights = safetensors.torch.save(to_theirs(network, dict(network.named_parameters())), metadata={"format": "pt"})
-    card = model_card(checkpoint, model.num_levels, run, name)
+    card = model_card(checkpoint, model.num_levels, run, printable(name))
     files = {place: (json.dumps(table, indent=2) + "\n").encode() for place, table in contents.items()}
     return files | {"unet/diffusion_pytorch_model.safetensors": weights, "README.md": card.encode()}
 

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import final
 
+from markovae.console import printable
 from markovae.report.pictures import Images, data_uri, png
+
+
+@final
+class Markup(str):
+    """A table's cell that is HTML already; a `str` is text, whatever it begins with."""
+
+    __slots__ = ()
+
+
+def text_of(text: str) -> str:
+    """A text as HTML: nothing in it is a tag, changes its direction or cannot be written in UTF-8."""
+    return escape("\n".join(map(printable, text.split("\n"))))
 
 
 def paragraph(text: str, kind: str = "meaning") -> str:
     """A sentence or two."""
-    return f'<p class="{kind}">{escape(text)}</p>'
+    return f'<p class="{kind}">{text_of(text)}</p>'
 
 
 def section(title: str, *parts: str) -> str:
     """A card with a heading."""
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+    return f"<section><h2>{text_of(title)}</h2>{''.join(parts)}</section>"
 
 
 def image(picture: Images, alt: str) -> str:
     """A picture inside the page."""
     height, width = picture.shape[:2]
-    return f'<img src="{data_uri(png(picture))}" width="{width}" height="{height}" alt="{escape(alt)}">'
+    return f'<img src="{data_uri(png(picture))}" width="{width}" height="{height}" alt="{text_of(alt)}">'
 
 
 def figure(picture: Images, alt: str, caption: Sequence[str]) -> str:
     """A picture with lines below it."""
-    lines = "<br>".join(map(escape, caption))
+    lines = "<br>".join(map(text_of, caption))
     return f"<figure>{image(picture, alt)}<figcaption>{lines}</figcaption></figure>"
 
 
@@ -36,17 +50,17 @@ def strip(figures: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int], meaning: int = -1) -> str:
-    """Rows of texts; those that begin with "<" are HTML already, and span a narrow screen, as explanations do.
+    """Rows of texts; those of `Markup` span a narrow screen, as explanations do.
 
     Args:
         numeric: columns set to the right.   meaning: the column of explanations.
     """
 
     def cell(tag: str, column: int, text: str) -> str:
-        wide = text.startswith("<")
+        wide = isinstance(text, Markup)
         name = "n" if column in numeric else "m" if column == meaning else "wide" if wide else ""
         kind = f' class="{name}"' if name else ""
-        return f"<{tag}{kind}>{text if wide else escape(text)}</{tag}>"
+        return f"<{tag}{kind}>{text if wide else text_of(text)}</{tag}>"
 
     def line(tag: str, texts: Sequence[str]) -> str:
         return f"<tr>{''.join(cell(tag, i, text) for i, text in enumerate(texts))}</tr>"
@@ -59,5 +73,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
 
 def hero(entries: Sequence[tuple[str, str]]) -> str:
     """(figure, what it is) in large letters."""
-    cells = "".join(f"<div><b>{escape(figure)}</b><span>{escape(text)}</span></div>" for figure, text in entries)
+    cells = "".join(f"<div><b>{text_of(figure)}</b><span>{text_of(text)}</span></div>" for figure, text in entries)
     return f'<div class="hero">{cells}</div>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,8 @@ def page(found: Findings) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}</title><style>{STYLE}</style></head><body><main>{body}"
-        f"<footer>Written by markovae {escape(record['markovae'])}; report.json beside this file holds the same "
+        f"<title>{html.text_of(name)}</title><style>{STYLE}</style></head><body><main>{body}"
+        f"<footer>Written by markovae {html.text_of(record['markovae'])}; report.json beside this file holds the same "
         "figures.</footer></main></body></html>\n"
     )
 
@@ -62,7 +61,7 @@ def _header(record: dict[str, Any]) -> str:
             f"grey levels from sample to training image (unseen: {near['real']['median']:.1f})",
         ),
     ]
-    return f"<header><h1>{escape(run['name'])}</h1>{html.paragraph(line)}</header>{html.hero(figures)}"
+    return f"<header><h1>{html.text_of(run['name'])}</h1>{html.paragraph(line)}</header>{html.hero(figures)}"
 
 
 def _samples(found: Findings) -> str:

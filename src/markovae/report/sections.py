@@ -17,7 +17,6 @@ from markovae.report.words import (
     bound_in_words,
     change_in_words,
     codecs_in_words,
-    left_out_in_words,
 )
 
 Record = dict[str, Any]
@@ -71,10 +70,10 @@ def cost(record: Record) -> str:
     )
 
 
-def _bar(value: float, full: float, own: bool = False) -> str:
+def _bar(value: float, full: float, own: bool = False) -> html.Markup:
     width = max(0.0, 100 * value / full)
     kind = "bar own" if own else "bar"
-    return f'<div class="{kind}" style="width:{width:.1f}%"></div>'
+    return html.Markup(f'<div class="{kind}" style="width:{width:.1f}%"></div>')
 
 
 def levels(record: Record) -> str:
@@ -117,10 +116,9 @@ def heldout(record: Record) -> str:
 
 def training(record: Record) -> str:
     """The loss."""
-    curve, lost = record["curves"]["training"], record["rows"]["left_out"]
-    missing = "" if not lost else html.paragraph(f"{left_out_in_words(lost)} left out.")
+    curve = record["curves"]["training"]
     if not curve:
-        return html.section("Training", html.paragraph("No rows of training in metrics.jsonl."), missing)
+        return html.section("Training", html.paragraph("No rows in metrics.jsonl."))
     steps, loss = ([point[name] for point in curve] for name in ("step", "loss"))
     reach = min(4, len(loss) // 10)
     near = [loss[max(0, i - reach) : i + reach + 1] for i in range(len(loss))]
@@ -128,7 +126,7 @@ def training(record: Record) -> str:
     # The first steps tower over the rest and would flatten it.
     start = min(len(loss) // 20, 5)
     lines = [Line(steps[start:], smooth[start:]), Line(steps[start:], loss[start:], faint=True)]
-    return html.section("Training", plot(lines, "step", "loss", TRAINING), html.paragraph(TRAINING), missing)
+    return html.section("Training", plot(lines, "step", "loss", TRAINING), html.paragraph(TRAINING))
 
 
 def channels(record: Record) -> str:

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
-from markovae.console import tell_at_once
 from markovae.processes import hangup
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_WORD = "\nstopping: saving the present step (once more to leave at once)\n"
+_WORD = b"\nstopping: saving the present step (once more to leave at once)\n"
 
 
 class Interrupted(BaseException):
@@ -65,6 +64,6 @@ class Interrupts:
             return
         self.caught = number
         if not self._patient:
-            tell_at_once(_WORD)
+            os.write(2, _WORD)
         if self._raising:
             raise Interrupted
