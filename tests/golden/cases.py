@@ -408,7 +408,7 @@ def raw(run: str, n: int = 3, **options: Any) -> Callable[[Lab], Any]:
 
 def sampling_cases() -> Iterable[Case]:
     for sampler in SAMPLERS:
-        yield Case(f"sample/python/{sampler}", raw("digits", sampler=sampler, steps=7))
+        yield Case(f"sample/python/{sampler}", raw("colour", sampler=sampler, steps=7))
         for spacing in SPACINGS:
             words = ("--n", 4, "--sampler", sampler, "--steps", 6, "--spacing", spacing)
             some = sampler in ("dpmpp2m", "sde-dpmpp2m")
