@@ -1,9 +1,11 @@
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.reliability.disks import Failing, Killing, Recording, WatchedDisk
+from tests.reliability.disks import Failing, Killing, Recording, WatchedDisk, Watcher
 
 from markovae import files
 from markovae.disk import SYSTEM, Disk
@@ -15,6 +17,9 @@ class ShortDisk(Disk):
 
     open, sync, close, rename = SYSTEM.open, SYSTEM.sync, SYSTEM.close, SYSTEM.rename
     mkdir, unlink, rmdir, free = SYSTEM.mkdir, SYSTEM.unlink, SYSTEM.rmdir, SYSTEM.free
+
+    def inside(self, root: Path) -> Disk:
+        return self
 
     def write(self, handle: int, content: memoryview) -> int:
         return SYSTEM.write(handle, content[:1])
@@ -226,3 +231,45 @@ def test_a_new_folder_is_whole_or_absent_where_the_disk_fails(tmp_path: Path, nu
         assert list(tmp_path.iterdir()) == []
     else:
         assert sorted(p.name for p in target.iterdir()) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_two_that_replace_a_folder_at_once_both_succeed(tmp_path: Path, moment: str):
+    """Another process puts its folder there right before this one's rename, or has just moved the old one aside."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+
+    @dataclass
+    class Meddling(Watcher):
+        renames: int = 0
+
+        def before(self, call: str, path: Path) -> None:
+            self.renames += call == "rename"
+            if call == "rename" and self.renames == (1 if moment == "before" else 2):
+                with files.staged_folder(target) as stage:
+                    files.write_synced(stage / "other", b"2")
+
+        def after(self, call: str, path: Path, content: bytes) -> None:
+            pass
+
+    with files.staged_folder(target, WatchedDisk(Meddling())) as stage:
+        files.write_synced(stage / "own", b"1")
+    assert [path.name for path in target.iterdir()] == ["own"]
+    assert list(tmp_path.iterdir()) == [target], "and nothing is left beside it"
+
+
+def test_many_that_replace_a_folder_at_once_never_make_one_another_fail(tmp_path: Path):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+
+    def replace(number: int) -> None:
+        for _ in range(25):
+            with files.staged_folder(target) as stage:
+                files.write_synced(stage / "a", b"%d" % number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace, range(4)))
+    assert [path.name for path in target.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [target]

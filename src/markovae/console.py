@@ -4,6 +4,7 @@ Names and texts come from files that anyone may have written, so all of it is `p
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
@@ -57,6 +58,16 @@ def say(text: str) -> None:
 
 def _shown(text: str) -> str:
     return "\n".join(map(printable, without_secrets(text).split("\n")))
+
+
+def tell_at_once(text: str) -> None:
+    """Write a remark on stderr past Python's buffers: for a signal's handler, and for a process about to end.
+
+    As with `say`, a reader that has gone stops nothing: an error raised here would surface anywhere.
+    """
+    if sys.stderr is not None:  # else 2 may be any file's number
+        with suppress(OSError):
+            os.write(2, _shown(text).encode())
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:

@@ -15,12 +15,14 @@ from markovae.disk import SYSTEM, Disk
 from markovae.errors import StoppedRun, UserError
 
 STAGE = ".tmp-"
+TRIES = 100  # of a folder that others replace at the same time
 _ASIDE = re.compile(r"\.tmp-old-(.+)-[0-9a-f]{8}")
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space of your quota",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
     errno.EIO: "check the disk",
+    errno.ELOOP: "put what the link leads to in its place",
 }
 
 
@@ -62,18 +64,26 @@ def append(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
 
 
 def write_file(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
-    """Replace `path` by a file with this content: the old file stays until the new one is on the disk.
+    """Write a file of the person's choice as `replace_file` does.
 
-    Its folder is made where it is missing. Of a link the file that it leads to is replaced; a device or a pipe is
-    written to.
+    Of a link the file that it leads to is replaced; a device or a pipe is written to.
     Raises:
         StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
     """
     # /dev/stdout leads to whatever the shell opened, by a name that is no file's.
     if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
         append(path, content, disk)
-        return
-    path = path.resolve() if path.is_symlink() else path
+    else:
+        replace_file(path.resolve() if path.is_symlink() else path, content, disk)
+
+
+def replace_file(path: Path, content: bytes, disk: Disk = SYSTEM) -> None:
+    """Replace `path`, even a link, by a file with this content: the old one stays until the new one is on the disk.
+
+    Its folder is made where it is missing.
+    Raises:
+        StoppedRun: naming the path, the bytes needed and the bytes free, when the disk refuses.
+    """
     stage = path.with_name(f"{STAGE}{path.name}-{_token()}")
     try:
         make_folder(path.parent, disk)
@@ -120,6 +130,7 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
         target.with_name(f"{STAGE}old-{target.name}-{token}"),
     )
     disk.mkdir(stage)
+    replaced = False
     try:
         yield stage
         sync(stage, disk)
@@ -127,10 +138,11 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
             _move_unless_there(stage, target, disk)
         else:
             _swap(stage, target, aside, disk)
+            replaced = True
         sync(target.parent, disk)
     finally:
         remove(stage, disk)
-        if target.exists():
+        if replaced or target.exists():
             remove(aside, disk)
 
 
@@ -189,7 +201,11 @@ def discard(path: Path, disk: Disk = SYSTEM) -> None:
 
 
 def remove(path: Path, disk: Disk = SYSTEM) -> None:
-    """Delete a file, or a folder with all that is in it, as far as the disk lets us; nothing is raised."""
+    """Delete a file, or a folder with all that is in it, as far as the disk lets us; nothing is raised.
+
+    Of a link the link itself is deleted, and nothing is reached through one.
+    """
+    disk = disk.inside(path.parent)
     with suppress(OSError):
         if not stat.S_ISDIR(path.lstat().st_mode):
             disk.unlink(path)
@@ -201,9 +217,10 @@ def remove(path: Path, disk: Disk = SYSTEM) -> None:
 
 def clear_stages(folder: Path, disk: Disk = SYSTEM) -> None:
     """Delete what an interrupted write left behind in `folder`; what had stepped aside for it comes back."""
+    disk = disk.inside(folder)
     for stage in folder.glob(f"{STAGE}*"):
         aside = _ASIDE.fullmatch(stage.name)
-        if aside and not (target := stage.with_name(aside[1])).exists():
+        if aside and not stage.is_symlink() and not os.path.lexists(target := stage.with_name(aside[1])):
             with suppress(OSError):
                 disk.rename(stage, target)
             continue
@@ -287,14 +304,27 @@ def _filling(target: Path, stage: Path, disk: Disk) -> Iterator[Path]:
 
 
 def _swap(stage: Path, target: Path, aside: Path, disk: Disk) -> None:
-    if target.exists():
-        disk.rename(target, aside)
-    try:
-        disk.rename(stage, target)
-    except BaseException:
-        if aside.exists():
-            disk.rename(aside, target)
-        raise
+    for _ in range(TRIES):
+        if target.exists():
+            with suppress(FileNotFoundError):  # another process, which puts its own there, was faster
+                disk.rename(target, aside)
+        try:
+            disk.rename(stage, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not target.is_dir():
+                _put_back(aside, target, disk)
+                raise
+        except BaseException:
+            _put_back(aside, target, disk)
+            raise
+        remove(aside, disk)  # the other's is newer: it is what steps aside now
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target))
+
+
+def _put_back(aside: Path, target: Path, disk: Disk) -> None:
+    if aside.exists():
+        disk.rename(aside, target)
 
 
 def _move_unless_there(stage: Path, target: Path, disk: Disk) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
+from markovae.disk import NO_LINK
 from markovae.errors import StoppedRun, UserError
 from markovae.files import make_folder
+from markovae.plain import require_plain
 
 LOCK = ".lock"
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
 TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -35,7 +39,7 @@ class Lock:
         try:
             if not os.path.samestat(self._own, self.folder.stat()):
                 return False
-            return os.path.samestat(os.fstat(self._handle), (self.folder / LOCK).stat())
+            return os.path.samestat(os.fstat(self._handle), (self.folder / LOCK).lstat())
         except FileNotFoundError:
             return self.folder.is_dir()  # somebody took the file away, which moves nothing
         except OSError:
@@ -61,7 +65,7 @@ def hold(folder: Path) -> Iterator[Lock]:
     A folder that is missing is made. When the block ends the lock is gone, and so are the folders made here that
     are still empty. Where the file system has no locks nothing keeps others out, and the lock says so.
     Raises:
-        UserError: where another process holds the folder, or it cannot be made or written.
+        UserError: where another process holds the folder, it cannot be made or written, or `require_plain` refuses.
     """
     made, handle, missing = _locked(folder)
     lock = Lock(folder, handle, missing)
@@ -102,11 +106,13 @@ def _locked(folder: Path) -> tuple[list[Path], int, str]:
     while True:
         made = _make(folder) or made
         try:
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            require_plain(folder)
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | NO_LINK | NO_WAIT, 0o644)
         except FileNotFoundError:
             continue  # another process made the folder, and took it away again
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from None
+        _require_own(folder / LOCK, handle)
         taken, missing = _try(handle)
         if not taken:
             holder = os.read(handle, 32).decode("ascii", "replace").strip()
@@ -116,9 +122,17 @@ def _locked(folder: Path) -> tuple[list[Path], int, str]:
                 "with --out"
             )
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), (folder / LOCK).stat()):
+            if os.path.samestat(os.fstat(handle), (folder / LOCK).lstat()):
                 return made, handle, missing
         os.close(handle)
+
+
+def _require_own(path: Path, handle: int) -> None:
+    """The lock is about to be emptied and written: it must be a file that has no other name."""
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise UserError(f"{path} is no lock but another file, by a second name, or a pipe: move it away")
 
 
 def _try(handle: int) -> tuple[bool, str]:

@@ -2,15 +2,19 @@
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from markovae.cli import entry, main
 from markovae.errors import StoppedRun, UserError
+
+from .conftest import settings
 
 QUICK = "import sys; from markovae.cli import main; main({}); sys.exit(repr(sorted({} & set(sys.modules))) or 0)"
 HEAVY = {"torch", "numpy", "rich", "PIL", "safetensors", "tomli_w"}
@@ -128,3 +132,31 @@ def test_letters_that_the_terminal_has_not_are_spelt():
     done = subprocess.run([sys.executable, "-m", "markovae", "edit", "--help"], capture_output=True, env=spelt)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
+
+
+def test_a_missing_stream_leads_to_the_null_device_and_no_file_gets_its_number():
+    """All three are closed before anything runs; what is opened next must not be 0, 1 or 2."""
+    code = """
+import os, sys
+from markovae.cli import entry
+os.closerange(0, 3)
+sys.stdin = sys.stdout = sys.stderr = None
+def run(arguments):
+    assert os.open(os.devnull, os.O_RDONLY) > 2
+    assert all(os.path.samestat(os.fstat(number), os.stat(os.devnull)) for number in range(3))
+    assert all(os.get_inheritable(number) for number in range(3))
+    print("out"), print("err", file=sys.stderr)
+    assert sys.stdin.read() == ""
+    return 7
+entry._run = run
+os._exit(entry.main([]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 7
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_run_trains_without_streams(tmp_path: Path, closed: str):
+    words = [*settings(), "--steps", "3", "--no-report", "--out", str(tmp_path / "run")]
+    command = f"{shlex.join([sys.executable, '-m', 'markovae', 'train', 'digits', *words])} {closed}"
+    assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=120).returncode == 0
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir()

@@ -100,7 +100,7 @@ def test_a_run_of_two_ends_with_its_report(job, images, tmp_path, parallel: str)
     assert started.end() == 0, started.said()
     assert (out / "report.json").exists()
     assert started.said().count("report.html") == 1
-    rows = read_rows(out / "metrics.jsonl")
+    rows = read_rows(out / "metrics.jsonl").rows
     assert [row["step"] for row in rows if row["kind"] == "train"] == [10, 12]
 
 

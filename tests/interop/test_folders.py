@@ -189,7 +189,7 @@ def test_classes_travel_with_the_null_as_one_more(diffusers, tmp_path: Path) -> 
 
 def test_the_card_has_the_front_matter_that_the_hub_reads(tmp_path: Path) -> None:
     run_of(Config().with_settings([*DDPM, "target.name=noise"]), tmp_path / "run")
-    row = {"kind": "heldout", "step": 5, "bits_per_dim": {"mean": 3.25, "stderr": 0.01}}
+    row = {"kind": "heldout", "step": 5, "seconds": 1.0, "bits_per_dim": {"mean": 3.25, "stderr": 0.01}}
     (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     card = (export_run(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\n")

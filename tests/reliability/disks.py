@@ -31,15 +31,18 @@ class Watcher(ABC):
 class WatchedDisk(Disk):
     """The system's disk, each changing call shown to a watcher by its name and path."""
 
-    def __init__(self, watcher: Watcher, free: int | None = None) -> None:
-        self._watcher, self._free = watcher, free
+    def __init__(self, watcher: Watcher, free: int | None = None, system: Disk = SYSTEM) -> None:
+        self._watcher, self._free, self._system = watcher, free, system
         self._paths: dict[int, Path] = {}
+
+    def inside(self, root: Path) -> WatchedDisk:
+        return WatchedDisk(self._watcher, self._free, self._system.inside(root))
 
     def open(self, path: Path, flags: int) -> int:
         making = bool(flags & os.O_CREAT)
         if making:
             self._watcher.before("open", path)
-        handle = SYSTEM.open(path, flags)
+        handle = self._system.open(path, flags)
         self._paths[handle] = path
         if making:
             self._watcher.after("open", path, b"")
@@ -47,40 +50,40 @@ class WatchedDisk(Disk):
 
     def write(self, handle: int, content: memoryview) -> int:
         self._watcher.before("write", self._paths[handle])
-        written = SYSTEM.write(handle, content)
+        written = self._system.write(handle, content)
         self._watcher.after("write", self._paths[handle], bytes(content[:written]))
         return written
 
     def sync(self, handle: int) -> None:
         self._watcher.before("sync", self._paths[handle])
-        SYSTEM.sync(handle)
+        self._system.sync(handle)
         self._watcher.after("sync", self._paths[handle], b"")
 
     def close(self, handle: int) -> None:
-        SYSTEM.close(handle)
+        self._system.close(handle)
 
     def rename(self, source: Path, target: Path) -> None:
         self._watcher.before("rename", source)
-        SYSTEM.rename(source, target)
+        self._system.rename(source, target)
         self._watcher.after("rename", source, os.fsencode(target))
 
     def mkdir(self, path: Path) -> None:
         self._watcher.before("mkdir", path)
-        SYSTEM.mkdir(path)
+        self._system.mkdir(path)
         self._watcher.after("mkdir", path, b"")
 
     def unlink(self, path: Path) -> None:
         self._watcher.before("unlink", path)
-        SYSTEM.unlink(path)
+        self._system.unlink(path)
         self._watcher.after("unlink", path, b"")
 
     def rmdir(self, path: Path) -> None:
         self._watcher.before("rmdir", path)
-        SYSTEM.rmdir(path)
+        self._system.rmdir(path)
         self._watcher.after("rmdir", path, b"")
 
     def free(self, path: Path) -> int:
-        return SYSTEM.free(path) if self._free is None else self._free
+        return self._system.free(path) if self._free is None else self._free
 
 
 @final

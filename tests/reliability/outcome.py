@@ -32,7 +32,7 @@ def leftovers(run: Path) -> list[str]:
 
 
 def _heldout(run: Path) -> list[dict[str, Any]]:
-    rows = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "heldout"]
+    rows = [row for row in read_rows(run / "metrics.jsonl").rows if row["kind"] == "heldout"]
     return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
 
 

@@ -46,7 +46,7 @@ def test_a_run_with_each_reverse_variance_ends_ready_to_measure_and_to_sample(
     assert few.num_levels == 5
     assert bool(few.total.isfinite().all())
     assert sample(model, 2, sampler="ancestral", steps=6).shape == (2, 1, 4, 4)
-    assert {row["kind"] for row in read_rows(run / "metrics.jsonl")} == {"train", "heldout"}
+    assert {row["kind"] for row in read_rows(run / "metrics.jsonl").rows} == {"train", "heldout"}
     fitted = "fitted.safetensors" in open_checkpoint(run).contents
     assert fitted == (kind in ("isotropic", "diagonal"))
 
@@ -107,7 +107,7 @@ def test_what_the_run_measured_last_is_what_the_loaded_model_gives(run_config: C
     from markovae.run.heldout import held_out_row
 
     row = held_out_row(load(run), load_data(run_config.data).validation, run_config.train)
-    last = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "heldout"][-1]
+    last = [row for row in read_rows(run / "metrics.jsonl").rows if row["kind"] == "heldout"][-1]
     assert row["bits_per_dim"] == last["bits_per_dim"]
 
 

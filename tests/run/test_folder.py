@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from markovae.config import Config
 from markovae.errors import UserError
 from markovae.jsonlines import read_rows
+from markovae.run import resume_run, train_run
 from markovae.run.folder import RunFolder
 
 
@@ -39,19 +41,32 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path):
 
 def test_rows_survive_a_line_cut_short_and_forget_what_is_taken_again(tmp_path: Path):
     folder = RunFolder(tmp_path)
-    assert read_rows(folder.metrics) == []
+    assert read_rows(folder.metrics).rows == ()
     for step in (10, 20, 30):
-        folder.append({"kind": "train", "step": step, "loss": 0.1 * step})
+        folder.append({"kind": "train", "step": step, "seconds": 1.0, "loss": 0.1 * step, "nats": 1.0})
     with folder.metrics.open("ab") as file:
         file.write(b'{"kind": "train", "st')
-    assert [row["step"] for row in read_rows(folder.metrics)] == [10, 20, 30]
+    assert [row["step"] for row in read_rows(folder.metrics).rows] == [10, 20, 30]
     folder.forget_after(20)
     assert folder.metrics.read_bytes().count(b"\n") == 2
-    folder.append({"kind": "train", "step": 21})
-    assert [row["step"] for row in read_rows(folder.metrics)] == [10, 20, 21]
+    folder.append({"kind": "rollback", "step": 21})
+    assert [row["step"] for row in read_rows(folder.metrics).rows] == [10, 20, 21]
 
 
 def test_figures_that_are_none_are_never_written(tmp_path: Path):
     with pytest.raises(ValueError, match="JSON"):
         RunFolder(tmp_path).append({"loss": float("nan")})
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples", "checkpoints"])
+def test_training_in_a_folder_with_links_is_refused_and_touches_nothing(run_config: Config, tmp_path: Path, name: str):
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    (victim / ".tmp-mine").mkdir(parents=True)
+    run.mkdir()
+    (run / name).symlink_to(victim)
+    for begin in (lambda: train_run(run_config, run), lambda: resume_run(run)):
+        with pytest.raises(UserError, match=r"is a link|is no run"):
+            begin()
+    assert [path.name for path in run.iterdir()] == [name]
+    assert [path.name for path in victim.iterdir()] == [".tmp-mine"]

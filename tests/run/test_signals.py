@@ -79,3 +79,22 @@ def test_under_nohup_a_closed_terminal_stops_nothing(terminal: None):
     with Interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGHUP)
         assert interrupts.caught is None
+
+
+@pytest.fixture
+def unread() -> Iterator[None]:
+    """A stderr whose reader has gone."""
+    kept = os.dup(2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)
+    yield
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def test_a_signal_is_noted_where_nobody_reads_the_word(unread: None):
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.caught == signal.SIGTERM

@@ -51,7 +51,7 @@ def test_a_run_leaves_everything_that_is_promised(run_config: Config, tmp_path: 
     assert Config.from_toml(run / "config.toml") == run_config
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000000", "step-00000012"]
     assert [path.name for path in (run / "samples").iterdir()] == ["step-00000012.png"]
-    rows = read_rows(run / "metrics.jsonl")
+    rows = read_rows(run / "metrics.jsonl").rows
     assert [row["step"] for row in rows if row["kind"] == "train"] == [10, 12]
     assert [row["step"] for row in rows if row["kind"] == "heldout"] == [6, 12]
     state = open_checkpoint(run).state
@@ -424,7 +424,7 @@ def test_going_back_sets_damage_aside_and_forgets_what_was_fitted_since(
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["damaged-step-00000005-1", "step-00000011", "step-00000012"]
     assert (5, 1) in fits, "the second time step 5 is fitted anew"
-    rows = [row["step"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "heldout"]
+    rows = [row["step"] for row in read_rows(run / "metrics.jsonl").rows if row["kind"] == "heldout"]
     assert rows == list(range(1, 13))
 
 
@@ -441,7 +441,7 @@ def test_a_resumed_run_that_times_its_looks_again_adds_no_row(run_config: Config
         train_run(config, tmp_path / "run")
     with pytest.raises(Kill):
         resume_run(tmp_path / "run")
-    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [0]
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl").rows] == [0]
 
 
 def test_a_bundle_whose_position_cannot_be_is_refused(run_config: Config, tmp_path: Path):
@@ -481,3 +481,9 @@ def test_a_run_does_not_lie_in_its_own_images(run_config: Config, tmp_path: Path
     assert main(["shard", str(tmp_path / "images.npy"), "--out", str(shards)]) == 0
     config = run_config.with_settings([f"data.source={shards}", "train.steps=1"])
     assert train_run(config, shards / "run") == shards / "run"
+
+
+def test_sigpipe_stops_nothing(run_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupt_at(monkeypatch, 3, signal.SIGPIPE)
+    run = train_run(run_config, tmp_path / "run")
+    assert open_checkpoint(run).step == 12

@@ -46,7 +46,7 @@ def test_a_run_on_captions_resumes_bitwise_and_knows_its_encoder(config: Config,
     assert "1 of 30 images have no caption (00.png)" in said
     state = open_checkpoint(run).state["text"]
     assert (state["encoder"], state["sha256"]) == ("all-MiniLM-L6-v2", words.hash)
-    assert [row["kind"] for row in read_rows(run / "metrics.jsonl")].count("heldout") == 2
+    assert [row["kind"] for row in read_rows(run / "metrics.jsonl").rows].count("heldout") == 2
     cut = tmp_path / "cut"
     shutil.copytree(run, cut)
     shutil.rmtree(cut / "checkpoints" / "step-00000012")
@@ -112,7 +112,7 @@ def test_a_part_without_captions_is_looked_at_without(config: Config, tmp_path: 
     kept = [row for row in rows if own.content_hashes()[int(row["file_name"][:2])] not in hashes]
     (captioned / "metadata.jsonl").write_text("\n".join(map(json.dumps, kept)))
     run = train_run(config, tmp_path / "run")
-    assert [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "heldout"]
+    assert [row for row in read_rows(run / "metrics.jsonl").rows if row["kind"] == "heldout"]
     assert write_report(run)["run"]
     assert (run / "report.html").exists()
 

@@ -39,7 +39,7 @@ def distance(one: Path, other: Path) -> float:
 
 
 def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
+    return [row["loss"] for row in read_rows(run / "metrics.jsonl").rows if row["kind"] == "train"]
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, rank: int, do) -> None:
@@ -69,7 +69,7 @@ def test_two_processes_leave_one_run_that_is_the_one_processs(
     assert sorted(p.name for p in (tmp_path / "one").rglob("*")) == sorted(
         p.name for p in (tmp_path / "two").rglob("*")
     )
-    one, two = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    one, two = (read_rows(tmp_path / name / "metrics.jsonl").rows for name in ("one", "two"))
     assert [(row["kind"], row["step"]) for row in one] == [(row["kind"], row["step"]) for row in two]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     said = capfd.readouterr().err
@@ -197,7 +197,7 @@ def test_a_number_that_is_none_on_one_rank_is_rolled_back_on_all(
     config = run_config.with_settings(["train.rollback=1", "train.keep_every=4"])
     ended = together(lambda: train_run(config, tmp_path / "run") and None)
     assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
-    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "rollback"]
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl").rows if row["kind"] == "rollback"]
     assert [(row["step"], row["from_step"]) for row in rows] == [(4, 5)]
     assert "rank 1 has a weight" in rows[0]["reason"]
     assert open_checkpoint(tmp_path / "run").step == 12

@@ -10,7 +10,9 @@ from markovae.cli.classes import chosen_label
 from markovae.cli.options import add_machine, one_of, positive, whole
 from markovae.cli.output import free_place
 from markovae.console import show
+from markovae.disk import SYSTEM
 from markovae.errors import UserError
+from markovae.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.cli.edit_work import Edit
@@ -97,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     _settle(options)
     if options.out is not None:
         require_free(Path(options.out))
+    else:
+        require_plain(Path(options.run_path))
     opened = open_run(options, trained_in=False)
     model = opened.model
     if model.pixels.bins != 256:
@@ -106,7 +110,8 @@ def run(options: argparse.Namespace) -> int:
     made = edit_image(model, options, condition, guidance)
     drawn, given = to_images(model, made.drawn), to_images(model, made.given)
     facts = _facts(opened, made, options, guidance)
-    target = write_pictures(target, drawn, (given, drawn), facts)
+    disk = SYSTEM if options.out else SYSTEM.inside(opened.path)
+    target = write_pictures(target, drawn, (given, drawn), facts, disk)
     if options.round_trip:
         say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
     show(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")

@@ -14,6 +14,7 @@ from markovae.data.decode import flat_picture
 from markovae.data.image_file import open_image
 from markovae.data.scan import header_from, reason_of
 from markovae.data.shaping import channels_first
+from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
 from markovae.files import write_folder
 from markovae.oom import out_of_memory
@@ -68,13 +69,19 @@ def read_mask(path: str | Path, height: int, width: int) -> np.ndarray:
     return pixels > 0
 
 
-def write_pictures(folder: Path, pictures: np.ndarray, rows: Sequence[np.ndarray], facts: Mapping[str, str]) -> Path:
+def write_pictures(
+    folder: Path,
+    pictures: np.ndarray,
+    rows: Sequence[np.ndarray],
+    facts: Mapping[str, str],
+    disk: Disk = SYSTEM,
+) -> Path:
     """A new folder with 000000.png …, one an image of (N, C, H, W) uint8, and grid.png of the rows, all (·, C, H, W).
 
     The folder is given back: the next free name where another process filled it meanwhile.
 
     Args:
-        facts: written into every file as PNG text.
+        facts: written into every file as PNG text.   disk: written to.
     Raises:
         UserError: where the folder holds something already, or cannot be made.
         StoppedRun: when the disk refuses a file.
@@ -82,7 +89,7 @@ def write_pictures(folder: Path, pictures: np.ndarray, rows: Sequence[np.ndarray
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name another folder with --out")
     files = {f"{i:06d}.png": _png(picture, {**facts, "sample": str(i)}) for i, picture in enumerate(pictures)}
-    return write_folder(folder, {**files, "grid.png": _png(grid(rows), facts)})
+    return write_folder(folder, {**files, "grid.png": _png(grid(rows), facts)}, disk)
 
 
 def grid(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None is those of the process.
     """
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no Greek still gets its figures
@@ -43,6 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _hush()
             return _tell(f"the output could not be written ({error.strerror}): send it elsewhere", 3)
     return code
+
+
+def _open_missing_streams() -> None:
+    """Lead 0, 1 and 2, where the shell closed them, to the null device: no file may get their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _hush() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from markovae.checkpoint.reading import CHECKPOINTS
 from markovae.cli.measure_work import Outcome
+from markovae.disk import SYSTEM
 from markovae.errors import UserError
-from markovae.files import staged_folder, write_file, write_synced
+from markovae.files import make_folder, staged_folder, write_file, write_synced
+from markovae.plain import require_plain
 from markovae.report.extremes import sheet
 from markovae.report.pictures import png
 
@@ -27,7 +29,7 @@ def check_places(options: argparse.Namespace) -> None:
         UserError: naming the path and the remedy.
     """
     if options.save:
-        run_folder(options.run_path)
+        require_plain(run_folder(options.run_path))
     if options.csv is None:
         return
     if options.csv.is_dir() or not options.csv.parent.is_dir():
@@ -68,16 +70,17 @@ def save(outcome: Outcome, record: dict[str, Any], options: argparse.Namespace) 
     Raises:
         UserError: where it cannot be written.
     """
-    target = run_folder(options.run_path) / FOLDER / name_of(record)
+    run = run_folder(options.run_path)
+    target, disk = run / FOLDER / name_of(record), SYSTEM.inside(run)
     try:
-        target.parent.mkdir(exist_ok=True)
-        with staged_folder(target) as stage:
+        make_folder(target.parent, disk)
+        with staged_folder(target, disk) as stage:
             text = json.dumps({**record, "saved": str(target)}, indent=1, allow_nan=False)
-            write_synced(stage / "record.json", f"{text}\n".encode())
-            write_synced(stage / "images.csv", rows(outcome).encode())
+            write_synced(stage / "record.json", f"{text}\n".encode(), disk)
+            write_synced(stage / "images.csv", rows(outcome).encode(), disk)
             for name, places in zip(("cheapest", "dearest"), outcome.measured.extremes(36), strict=True):
                 picture = sheet(outcome.chosen.data.images, places.tolist(), outcome.opened.model.pixels.bins)
-                write_synced(stage / f"{name}.png", png(picture))
+                write_synced(stage / f"{name}.png", png(picture), disk)
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror}): leave --save out, or take --csv") from None
     return target

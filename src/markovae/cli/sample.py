@@ -13,7 +13,9 @@ from markovae.cli.prompts import add_prompts
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler
 from markovae.console import show, show_json
+from markovae.disk import SYSTEM
 from markovae.errors import UserError
+from markovae.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.cli.drawing import Drawn
@@ -76,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.out is not None:
         require_free(Path(options.out))
+    else:
+        require_plain(Path(options.run_path))
     from markovae.cli.drawing import draw
     from markovae.cli.sample_files import write_samples
     from markovae.training.ranks import joined
@@ -86,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     if not ranks.first:
         return 0
     target = Path(options.out) if options.out else _free_place(opened, options)
-    target = write_samples(target, opened, drawn, options)
+    target = write_samples(target, opened, drawn, options, SYSTEM if options.out else SYSTEM.inside(opened.path))
     _report(target, opened, drawn, options)
     return 0
 

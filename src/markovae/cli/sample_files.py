@@ -12,6 +12,7 @@ import numpy as np
 from markovae import __version__
 from markovae.cli.classes import as_named
 from markovae.cli.running import Opened
+from markovae.disk import SYSTEM, Disk
 from markovae.files import write_folder
 from markovae.report.pictures import grid, png, viewable
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from markovae.cli.drawing import Drawn
 
 
-def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> Path:
+def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace, disk: Disk = SYSTEM) -> Path:
     """Write the folder `target`, or the next free name beside it: whole or not at all; the folder.
 
     Raises:
@@ -33,7 +34,7 @@ def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.
     columns = len(drawn.numbers) // len(drawn.asked) if len(drawn.asked) > 1 and options.shard is None else None
     files["grid.png"] = png(grid(pictures, columns), provenance(opened, drawn, options))
     files["samples.npz"] = archive(opened, drawn)
-    return write_folder(target, files)
+    return write_folder(target, files, disk)
 
 
 def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, place: int | None = None) -> dict[str, str]:

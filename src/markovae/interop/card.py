@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from markovae import __version__
 from markovae.checkpoint import Checkpoint
@@ -57,10 +56,9 @@ def usage(name: str, levels: int, conditional: bool) -> str:
 
 def _held_out(run: Path) -> list[tuple[str, str]]:
     """The last held-out bound of the run, where it took one."""
-    rows: list[dict[str, Any]] = [row for row in read_rows(run / "metrics.jsonl") if row.get("kind") == "heldout"]
-    bits = rows[-1].get("bits_per_dim") if rows else None
-    if not isinstance(bits, dict) or not isinstance(bits.get("mean"), float):
+    rows = [row for row in read_rows(run / "metrics.jsonl").rows if row.get("kind") == "heldout"]
+    if not rows or rows[-1]["bits_per_dim"]["mean"] is None:
         return []
-    error = bits.get("stderr")
-    spread = f" ± {error:.3f}" if isinstance(error, float) else ""
-    return [("held-out bound", f"{bits['mean']:.3f}{spread} bits/dim, after step {rows[-1].get('step')}")]
+    mean, error = (rows[-1]["bits_per_dim"][name] for name in ("mean", "stderr"))
+    spread = "" if error is None else f" ± {error:.3f}"
+    return [("held-out bound", f"{mean:.3f}{spread} bits/dim, after step {rows[-1]['step']}")]

@@ -12,6 +12,7 @@ from markovae.likelihood import Measurement
 
 POINTS = 150
 LEVEL_POINTS = 30
+FIGURES = ("mean", "stderr")
 
 
 def training_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -28,7 +29,7 @@ def training_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 def heldout_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The held-out bounds in bits/dim against steps."""
     return [
-        {"step": row["step"], "seconds": row["seconds"], **row["bits_per_dim"]}
+        {"step": row["step"], "seconds": row["seconds"], **{name: row["bits_per_dim"][name] for name in FIGURES}}
         for row in rows
         if row.get("kind") == "heldout"
     ]

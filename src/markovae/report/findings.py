@@ -12,6 +12,7 @@ import torch
 from markovae import __version__
 from markovae.console import say
 from markovae.data.inspect import channel_moments
+from markovae.jsonlines import is_count, is_figure
 from markovae.likelihood import Measurement, finite, measure
 from markovae.quality.neighbours import Neighbours, nearest, pool_of
 from markovae.report.chains import Column, encoder_strip, reverse_strip
@@ -27,6 +28,7 @@ from markovae.sampling import DEFAULT_SAMPLER, sample
 from markovae.schedule import first_level_warning
 
 SCHEMA_VERSION = 1
+LONGEST_VERSION = 200
 STEPS = 20
 GRIDS = (64, 36, 16)
 SAMPLE_SECONDS, MEASURE_SECONDS = 25.0, 25.0  # what looking may take; the figures say how much was looked at
@@ -86,6 +88,7 @@ def find(subject: Subject) -> Findings:
         "schema_version": SCHEMA_VERSION,
         "markovae": __version__,
         "run": run_facts(subject),
+        "rows": {"read": len(subject.metrics.rows), "left_out": subject.metrics.left_out},
         "data": data_facts(subject),
         "measurement": {**measured.to_dict(), "split": "test"},
         "codecs": codec_table(subject.splits.test.images[: len(measured.total)], subject.bins),
@@ -95,8 +98,8 @@ def find(subject: Subject) -> Findings:
         "neighbours": neighbour_facts(near, real, len(pool)),
         "channels": channel_facts(subject, samples),
         "curves": {
-            "training": training_curve(subject.rows),
-            "heldout": heldout_curve(subject.rows),
+            "training": training_curve(subject.metrics.rows),
+            "heldout": heldout_curve(subject.metrics.rows),
             "levels": level_curve(measured),
             "rate": way.curve(),
         },
@@ -171,8 +174,8 @@ def run_facts(subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.path.name,
         "step": subject.checkpoint.step,
-        "images_seen": state.get("images_seen"),
-        "seconds": state.get("seconds"),
+        "images_seen": _images_seen(state),
+        "seconds": _seconds(state),
         "images_per_second": _rate(state),
         "training_precision": state.get("precision"),
         "parameters": sum(weight.numel() for weight in network.parameters()),
@@ -184,13 +187,32 @@ def run_facts(subject: Subject) -> dict[str, Any]:
         "device": str(subject.model.device),
         "threads": torch.get_num_threads(),
         "sampling_precision": str(subject.model.precision).removeprefix("torch."),
-        "versions": state.get("versions"),
+        "versions": _versions(state),
     }
 
 
 def _rate(state: dict[str, Any]) -> float | None:
-    seconds = state.get("seconds") or 0.0
-    return float(state.get("images_seen", 0)) / seconds if seconds > 0 else None
+    seconds = _seconds(state) or 0.0
+    return float(_images_seen(state) or 0) / seconds if seconds > 0 else None
+
+
+def _seconds(state: dict[str, Any]) -> float | None:
+    seconds = state.get("seconds")
+    return seconds if is_figure(seconds) else None
+
+
+def _images_seen(state: dict[str, Any]) -> int | None:
+    seen = state.get("images_seen")
+    return seen if is_count(seen) else None
+
+
+def _versions(state: dict[str, Any]) -> dict[str, str] | None:
+    """The versions that the run was trained with, those that are words."""
+    told = state.get("versions")
+    if not isinstance(told, dict):
+        return None
+    words = {name: text for name, text in told.items() if isinstance(text, str) and (name + text).isprintable()}
+    return {name: text for name, text in words.items() if len(name + text) <= LONGEST_VERSION}
 
 
 def data_facts(subject: Subject) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from markovae.report.words import (
     bound_in_words,
     change_in_words,
     codecs_in_words,
+    left_out_in_words,
 )
 
 Record = dict[str, Any]
@@ -116,9 +117,10 @@ def heldout(record: Record) -> str:
 
 def training(record: Record) -> str:
     """The loss."""
-    curve = record["curves"]["training"]
+    curve, lost = record["curves"]["training"], record["rows"]["left_out"]
+    missing = "" if not lost else html.paragraph(f"{left_out_in_words(lost)} left out.")
     if not curve:
-        return html.section("Training", html.paragraph("No rows in metrics.jsonl."))
+        return html.section("Training", html.paragraph("No rows of training in metrics.jsonl."), missing)
     steps, loss = ([point[name] for point in curve] for name in ("step", "loss"))
     reach = min(4, len(loss) // 10)
     near = [loss[max(0, i - reach) : i + reach + 1] for i in range(len(loss))]
@@ -126,7 +128,7 @@ def training(record: Record) -> str:
     # The first steps tower over the rest and would flatten it.
     start = min(len(loss) // 20, 5)
     lines = [Line(steps[start:], smooth[start:]), Line(steps[start:], loss[start:], faint=True)]
-    return html.section("Training", plot(lines, "step", "loss", TRAINING), html.paragraph(TRAINING))
+    return html.section("Training", plot(lines, "step", "loss", TRAINING), html.paragraph(TRAINING), missing)
 
 
 def channels(record: Record) -> str:

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 
 from markovae.checkpoint import Checkpoint, open_checkpoint
+from markovae.console import say
 from markovae.data import Splits, reopen
 from markovae.data.images import ImageData
 from markovae.data.known import known_to
 from markovae.diffusion import Diffusion
 from markovae.doctor import has_bfloat16
-from markovae.jsonlines import read_rows
+from markovae.jsonlines import Rows, read_rows
 from markovae.locations import is_elsewhere
 from markovae.networks.condition import Condition
+from markovae.report.words import left_out_in_words
 
 PACE_IMAGES = 16
 
@@ -28,7 +30,7 @@ class Subject:
 
     Args:
         path: the run's folder.   checkpoint: its newest that verifies.   model: with averaged weights, float32.
-        splits: its data, checked against the stored split.   rows: of metrics.jsonl.
+        splits: its data, checked against the stored split.   metrics: the rows of metrics.jsonl.
         pace: images a second through the network, in float32.
     """
 
@@ -36,7 +38,7 @@ class Subject:
     checkpoint: Checkpoint
     model: Diffusion
     splits: Splits
-    rows: tuple[dict[str, Any], ...]
+    metrics: Rows
     pace: float
 
     @property
@@ -76,7 +78,10 @@ def open_subject(run: str | Path, device: torch.device, source: str | None = Non
         data = replace(data, source=source)
     splits = reopen(data, checkpoint.split_record, checkpoint.reader is not None)
     model = checkpoint.model().to(device)
-    return Subject(path, checkpoint, model, splits, tuple(read_rows(path / "metrics.jsonl")), pace(model))
+    metrics = read_rows(path / "metrics.jsonl")
+    if metrics.left_out:
+        say(f"warning: {left_out_in_words(metrics.left_out)} left out of the report")
+    return Subject(path, checkpoint, model, splits, metrics, pace(model))
 
 
 @torch.no_grad()

@@ -92,3 +92,10 @@ def change_in_words(model: float, codec: float) -> str:
     """How the bound compares with a codec."""
     ratio = model / codec
     return f"{abs(1 - ratio):.0%} {'less' if ratio <= 1 else 'more'} than that"
+
+
+def left_out_in_words(lines: int) -> str:
+    """How many lines of metrics.jsonl are no rows."""
+    if lines == 1:
+        return "1 line of metrics.jsonl cannot be read and is"
+    return f"{lines:,} lines of metrics.jsonl cannot be read and are"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, final
 
 from markovae.checkpoint.reading import CHECKPOINTS
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
-from markovae.files import STAGE, append, clear_stages, refused, sync, write_file
-from markovae.jsonlines import backwards
+from markovae.files import STAGE, append, clear_stages, refused, replace_file, sync
+from markovae.jsonlines import backwards, has_figures
 from markovae.lock import LOCK, Lock
+from markovae.plain import open_plain
 
 
 @final
@@ -19,11 +21,12 @@ class RunFolder:
     """Where the parts of a run lie.
 
     Args:
-        path: the run's folder.   disk: where it lies.
+        path: the run's folder, which may be a link; nothing in it is reached through one.   disk: where it lies.
     """
 
     def __init__(self, path: str | Path, disk: Disk = SYSTEM) -> None:
-        self.path, self.disk = Path(path), disk
+        self.path = Path(path)
+        self.disk = disk.inside(self.path)
         self.checkpoints = self.path / CHECKPOINTS
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
@@ -84,8 +87,9 @@ class RunFolder:
             raise refused(self.metrics, 0, error, self.disk) from error
 
     def last(self, kind: str) -> dict[str, Any] | None:
-        """The last row of a kind."""
-        return next((row for _, row in backwards(self.metrics) if row is not None and row.get("kind") == kind), None)
+        """The last row of a kind, of those that can be read."""
+        rows = (row for _, row in backwards(self.metrics) if row is not None and has_figures(row))
+        return next((row for row in rows if row.get("kind") == kind), None)
 
     def forget_after(self, step: int) -> None:
         """Drop the rows of steps beyond `step`, which are the last ones: they are about to be taken again."""
@@ -93,10 +97,11 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = next((end for end, row in backwards(self.metrics) if row is not None and row["step"] <= step), 0)
-        with self.metrics.open("rb") as file:
+        with open_plain(self.metrics) as file:
             before = file.read(kept)
-            if file.read(1) or not before.endswith(b"\n"):
-                write_file(self.metrics, before.removesuffix(b"\n") + b"\n" * bool(before), self.disk)
+            # A file with a second name, such as a copy made of hard links, is left to that one.
+            if file.read(1) or not before.endswith(b"\n") or os.fstat(file.fileno()).st_nlink > 1:
+                replace_file(self.metrics, before.removesuffix(b"\n") + b"\n" * bool(before), self.disk)
 
 
 def _counts(entry: Path) -> bool:

@@ -92,7 +92,7 @@ def heldout_sentence(row: dict[str, Any], before: dict[str, Any] | None, bins: i
     now = row["bits_per_dim"]
     error = "" if now["stderr"] is None else f" ± {now['stderr']:.3f}"
     text = f"held-out bound {now['mean']:.3f}{error} bits/dim"
-    if before is None:
+    if before is None or before["bits_per_dim"]["mean"] is None:
         return f"{text} on {row['n']} images, the same draw each time; unmodelled pixels cost {math.log2(bins):.3g}"
     change = now["mean"] - before["bits_per_dim"]["mean"]
     return f"{text}, {'down' if change <= 0 else 'up'} {abs(change):.3f} since step {before['step']:,}"

@@ -28,7 +28,7 @@ class Progress:
         self._bar: Any = None
         self._next_share = 0
         self._speed = 0.0
-        if sys.stderr.isatty() and speaks():
+        if sys.stderr is not None and sys.stderr.isatty() and speaks():
             self._bar = bar(note=True)
             self._task = self._bar.add_task("training", total=total, completed=step, note="")
 

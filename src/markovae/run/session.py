@@ -20,7 +20,7 @@ from markovae.data.images import ImageData
 from markovae.data.known import captions_digest, known_to
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
-from markovae.files import require_room, write_file
+from markovae.files import replace_file, require_room
 from markovae.run.folder import RunFolder
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid
 from markovae.run.lockstep import Lockstep
@@ -286,7 +286,7 @@ class Session:
             say(f"step {step:,}: no picture, {error}")
             return
         self.folder.require_held()
-        write_file(self._picture(step), picture, self.folder.disk)
+        replace_file(self._picture(step), picture, self.folder.disk)
 
     def _picture(self, step: int) -> Path:
         return self.folder.samples / f"{checkpoint_name(step)}.png"

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
+from markovae.console import tell_at_once
 from markovae.processes import hangup
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_WORD = b"\nstopping: saving the present step (once more to leave at once)\n"
+_WORD = "\nstopping: saving the present step (once more to leave at once)\n"
 
 
 class Interrupted(BaseException):
@@ -64,6 +65,6 @@ class Interrupts:
             return
         self.caught = number
         if not self._patient:
-            os.write(2, _WORD)
+            tell_at_once(_WORD)
         if self._raising:
             raise Interrupted

@@ -26,7 +26,7 @@ from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.disk import SYSTEM, Disk
 from markovae.errors import UserError
-from markovae.files import write_file
+from markovae.files import replace_file
 from markovae.locations import is_elsewhere
 from markovae.lock import Lock, hold
 from markovae.processes import place
@@ -146,7 +146,7 @@ def resume_run(
 
             def begin() -> None:
                 _tell_of_no_lock(folder)
-                set_newer_aside(folder.checkpoints, path, disk)
+                set_newer_aside(folder.checkpoints, path, folder.disk)
                 if training.done:
                     say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
                 else:
@@ -290,15 +290,15 @@ def _require_outside(out: Path, source: str) -> None:
 
 
 def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None:
-    write_file(folder.config, config.to_toml().encode(), folder.disk)
-    write_file(folder.split, (json.dumps(record, indent=1) + "\n").encode(), folder.disk)
+    replace_file(folder.config, config.to_toml().encode(), folder.disk)
+    replace_file(folder.split, (json.dumps(record, indent=1) + "\n").encode(), folder.disk)
 
 
 def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
     """unreadable.jsonl: every file that gave no image, with its reason; no file where there is none."""
     if splits.unreadable:
         rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
-        write_file(folder.unreadable, "".join(rows).encode(), folder.disk)
+        replace_file(folder.unreadable, "".join(rows).encode(), folder.disk)
         told = "1 file" if len(rows) == 1 else f"{len(rows):,} files"
         say(f"{told} gave no image: {folder.unreadable} lists them with the reason")
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
+from markovae.console import tell_at_once
+
 GRACE = 8.0
 LONGEST = 25.0  # torchrun waits for 30 seconds
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -56,7 +58,7 @@ class Watch:
             if self._settled.wait(max(self._grace, min(3 * self._gap, LONGEST))):
                 return
             if self._beats == seen:
-                os.write(2, b"stopping: the other processes do not answer\n")
+                tell_at_once("stopping: the other processes do not answer\n")
                 os._exit(128 + number)
 
 
