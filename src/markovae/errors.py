@@ -3,17 +3,17 @@
 from markovae.locations import without_secrets
 
 
-class _Told(Exception):
+class _WithoutSecrets(Exception):
     def __init__(self, *told: object) -> None:
         super().__init__(*(without_secrets(one) if isinstance(one, str) else one for one in told))
 
 
-class UserError(_Told, ValueError):
+class UserError(_WithoutSecrets, ValueError):
     """Bad usage or bad input, told in one sentence: the value, the limit and the remedy.
 
     The command line prints the sentence and exits with code 2; no traceback is shown.
     """
 
 
-class StoppedRun(_Told, RuntimeError):
+class StoppedRun(_WithoutSecrets, RuntimeError):
     """A run that stopped itself (a loss that is not a number, a full disk, unreadable data): exit code 3."""

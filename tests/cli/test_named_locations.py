@@ -18,6 +18,7 @@ from markovae.cli import main
 from markovae.data.loading import read_source
 from markovae.data.options import DataConfig
 from markovae.data.sharding import write_shards
+from markovae.errors import UserError
 from markovae.locations import SCHEMES
 
 REFERENCE = (
@@ -101,3 +102,19 @@ def test_keys_in_a_url_are_used_and_written_nowhere(
     everything += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
     assert not [text for text in everything if "hidden-key" in text or "someone" in text]
     assert any(shown in text for text in everything)
+
+
+def test_a_job_that_torchrun_starts_anew_still_knows_the_url_of_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    def resume(out: str, *, data: str | None, **others: object) -> Path:
+        raise UserError(f"data is {data}")
+
+    monkeypatch.setattr("markovae.cli.train.restarted", lambda out: True)
+    monkeypatch.setattr("markovae.run.resume_run", resume)
+    file, out = tmp_path / "shared.toml", tmp_path / "run"
+    file.write_text('[data]\nsource = "https://host/x"\n')
+    assert refused("train", "https://host/x", "--out", out) == "data is https://host/x"
+    assert refused("train", "--set", "data.source=s3://b/x", "--out", out) == "data is s3://b/x"
+    assert refused("train", "--config", file, "--out", out) == "data is None"
+    assert refused("train", "digits", "--out", out) == "data is None"

@@ -326,6 +326,8 @@ DAMAGE = {
     "a huge image": lambda t, c: (t["shards"][0].update(bytes=2**60), c["size"].__setitem__(0, 2**40)),
     "a shard that is not there": lambda t, c: c["shard"].__setitem__(0, 99),
     "a fourth part": lambda t, c: c["part"].__setitem__(0, 3),
+    "a part that overflows": lambda t, c: c["part"].__setitem__(0, 2**63 - 1),
+    "a part of much memory": lambda t, c: c["part"].__setitem__(0, 10**12),
     "an empty part": lambda t, c: c["part"].__setitem__(slice(None), 0),
     "digests of another length": lambda t, c: c.update(digest=c["digest"][:, :31]),
     "a scalar": lambda t, c: c.update(offset=np.int64(3)),

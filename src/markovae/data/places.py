@@ -201,8 +201,7 @@ def _listed_elsewhere(source: str) -> list[str]:
         found = system.glob(f"{path.rstrip('/')}/*.tar")
     except Exception as error:
         raise UserError(f"{source} cannot be listed ({_reason(error, source)})") from None
-    inside = f"{path.rstrip('/')}/"  # a page of a server may list what lies elsewhere
-    return [system.unstrip_protocol(name) for name in found if name.startswith(inside)]
+    return [system.unstrip_protocol(name) for name in found]
 
 
 def _fetched(name: str) -> Path:

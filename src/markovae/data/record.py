@@ -139,7 +139,8 @@ def _record(table: dict[str, Any], source: str) -> ShardRecord:
 
 def _check(record: ShardRecord, counts: list[int]) -> None:
     index, count = record.index, len(record.index)
-    if not bool((np.bincount(record.part, minlength=3) > 0).all()) or int(record.part.max()) > 2:
+    # The largest first: counting 2^63 − 1 makes numpy write before its array.
+    if int(record.part.max()) > 2 or not bool((np.bincount(record.part, minlength=3) > 0).all()):
         raise ValueError("the index has images of other parts than three, or none of one")
     if int(index.shard.max()) >= len(counts) or np.bincount(index.shard, minlength=len(counts)).tolist() != counts:
         raise ValueError("the index has other images of a shard than the record tells of")

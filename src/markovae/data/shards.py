@@ -27,7 +27,7 @@ from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.locations import is_elsewhere, without_secrets
 
-RECIPE = "shards-4"
+RECIPE = "shards-5"
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
 LONGEST_NUMBER = 18  # digits of a class that counts as a number; longer ones are words
