@@ -117,10 +117,48 @@ def test_a_frozen_rank_is_named_after_the_timeout(together):
                 os.kill(os.getpid(), signal.SIGSTOP)
             ranks.highest(0.0)
 
-    ended = together(work, limit=6.0)
-    assert ended[0].code == 3
+    ended = together(work, limit=40.0)
+    assert [end.code for end in ended] == [3, 3], "the one that was stopped is continued, and finds the other gone"
     assert ended[0].said == "rank 1 did not answer for 2 s: rank 0 stops too"
-    assert ended[0].seconds < 6
+
+
+def test_a_stopped_rank_is_named_and_ends_when_a_signal_comes(together, tmp_path, monkeypatch, capfd):
+    """torchrun sends each rank a signal and waits for half a minute; the one that is stopped never hears it."""
+    monkeypatch.setattr(module, "watched", lambda: watched(0.5))
+
+    def work():
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        with joined(60.0, CPU) as ranks:
+            ranks.highest(0.0)
+            (tmp_path / f"joined-{ranks.place.rank}").touch()
+            if ranks.place.rank == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            while True:
+                ranks.highest(0.0)
+
+    def tell(pids: list[int]) -> None:
+        while not all((tmp_path / f"joined-{rank}").exists() for rank in (0, 1)):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+
+    ended = together(work, limit=40.0, between=tell)
+    assert ended[0].code == 143, ended[0]
+    assert ended[1].code in (3, 143), ended[1]  # continued, not killed
+    assert "stopping: rank 1 did not answer\n" in capfd.readouterr().err
+
+
+def test_a_rank_that_never_comes_is_named(together):
+    def work():
+        if os.environ["RANK"] == "1":
+            return
+        with joined(2.0, CPU):
+            pass
+
+    first, _ = together(work, limit=20.0)
+    assert first.code == 3
+    assert first.said.startswith("rank 0 did not find rank 1 within 2 s (")
 
 
 def test_ranks_that_are_stuck_hear_a_signal_all_the_same(together, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -16,11 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from markovae.errors import StoppedRun, UserError
 from markovae.processes import Place, place
 from markovae.training.reduction import summed
+from markovae.training.rollcall import RollCall, told
 from markovae.training.watch import Watch, watched
 
 Result = TypeVar("Result")
 TIMEOUT = 600.0
-ROLL_CALL = 1.5  # seconds in which the processes that are left say so
 
 
 class LostRankError(StoppedRun):
@@ -35,19 +34,19 @@ class Ranks:
     once, also where gradients go through NCCL.
 
     Args:
-        place: of this process.   store: what the processes meet in; None for one alone.
+        place: of this process.   roll: of the processes that are there; None for one alone.
         timeout: seconds after which a process that does not answer counts as lost.
     """
 
     def __init__(
         self,
         place: Place | None = None,
-        store: dist.Store | None = None,
+        roll: RollCall | None = None,
         timeout: float = TIMEOUT,
         watch: Watch | None = None,
     ) -> None:
         self.place = Place() if place is None else place
-        self._store, self._timeout, self._watch = store, timeout, watch
+        self._roll, self._timeout, self._watch = roll, timeout, watch
         self._asks: tuple[float, ...] = ()
         self.asked: tuple[float, ...] = ()
 
@@ -224,26 +223,9 @@ class Ranks:
         """Who of the others does not say that it is still there, which those who are left do."""
         late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
         what = f"did not answer for {self._timeout:g} s" if late else "ended"
-        missing = self._missing()
-        if missing:
-            who = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(map(str, missing[:8]))}"
-            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-            return LostRankError(f"{who}{more} {what}: rank {self.place.rank} stops too")
-        return LostRankError(f"a process of the job {what}: rank {self.place.rank} stops too")
-
-    def _missing(self) -> list[int]:
-        names = [f"here/{rank}" for rank in range(self.size)]
-        try:
-            assert self._store is not None
-            self._store.set(names[self.place.rank], "yes")
-            until = time.monotonic() + ROLL_CALL
-            missing = list(range(self.size))
-            while missing and time.monotonic() < until:
-                time.sleep(0.05)
-                missing = [rank for rank in missing if not self._store.check([names[rank]])]
-        except (RuntimeError, OSError):
-            return []  # whoever kept the store is gone as well
-        return missing
+        missing = [] if self._roll is None else self._roll.missing()
+        who = told(missing) if missing else "a process of the job"
+        return LostRankError(f"{who} {what}: rank {self.place.rank} stops too")
 
 
 @contextmanager
@@ -264,22 +246,28 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
     if not dist.is_available():
         raise UserError("this torch was built without torch.distributed: start one process, without torchrun")
     with watched() as watch:
-        limit = timedelta(seconds=timeout)
+        limit, roll = timedelta(seconds=timeout), None
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=limit))
             store.set_timeout(limit)
             # torchrun keeps one store for all its attempts: the addresses of one that ended lead nowhere.
             store = dist.PrefixStore(f"markovae/{here.restarts}", store)
+            roll = RollCall(here, store)
+            roll.register()
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=limit, store=store, rank=here.rank, world_size=here.size)
         except (RuntimeError, ValueError) as error:
+            absent = [] if roll is None else roll.absent()
             raise LostRankError(
-                f"rank {here.rank} did not find the other {here.size - 1} within {timeout:g} s "
+                f"rank {here.rank} did not find {told(absent) if absent else f'the other {here.size - 1}'} within "
+                f"{timeout:g} s "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
-        yield Ranks(here, store, timeout, watch)
+        if watch is not None:
+            watch.roll = roll
+        yield Ranks(here, roll, timeout, watch)
         # Only after a good end: a lost process would be waited for here.
         dist.destroy_process_group()
 

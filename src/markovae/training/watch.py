@@ -6,12 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar, final
 
 from markovae.console import tell_at_once
+from markovae.training.rollcall import ROLL_CALL, RollCall, told
 
+Result = TypeVar("Result")
 GRACE = 8.0
 LONGEST = 25.0  # torchrun waits for 30 seconds
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -31,6 +33,7 @@ class Watch:
 
     def __init__(self, end: int, grace: float) -> None:
         self._end, self._grace = end, grace
+        self.roll: RollCall | None = None
         self._settled = threading.Event()
         self._beats, self._last, self._gap = 0, time.monotonic(), 0.0
         self._thread = threading.Thread(target=self._read, name="watch", daemon=True)
@@ -53,13 +56,32 @@ class Watch:
         os.close(self._end)
 
     def _await(self, number: int) -> None:
+        # Now: the others may ask before this one has waited for its part.
+        self._asked(RollCall.answer)
         while True:
             seen = self._beats
             if self._settled.wait(max(self._grace, min(3 * self._gap, LONGEST))):
                 return
             if self._beats == seen:
-                tell_at_once("stopping: the other processes do not answer\n")
+                missing = self._asked(RollCall.missing)
+                who = f"{told(missing)} did not answer" if missing else "the other processes do not answer"
+                tell_at_once(f"stopping: {who}\n")
                 os._exit(128 + number)
+
+    def _asked(self, question: Callable[[RollCall], Result]) -> Result | None:
+        """What the roll call says, or None where it says nothing in time: the store may not answer either."""
+        if (roll := self.roll) is None:
+            return None
+        answers: list[Result] = []
+
+        def ask() -> None:
+            with suppress(RuntimeError, OSError):
+                answers.append(question(roll))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(2 * ROLL_CALL)
+        return answers[0] if answers else None
 
 
 @contextmanager
