@@ -470,6 +470,28 @@ def test_shards_elsewhere_come_one_by_one_and_a_few_stay(tmp_path: Path, monkeyp
         load_data(DataConfig("memory://nothing"))
 
 
+@pytest.mark.parametrize("damage", ["cut", "link", "folder"])
+def test_a_fetched_shard_that_was_damaged_is_fetched_anew(damage: str, tmp_path: Path, own_cache: Path, capsys, memory):
+    out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
+    for path in out.iterdir():
+        memory.pipe(f"/damaged/{path.name}", path.read_bytes())
+    whole = np.asarray(read_source(DataConfig("memory://damaged")).data.images)
+    fetched = next((own_cache / "fetched").glob("*.tar"))
+    content = fetched.read_bytes()
+    (tmp_path / "victim").write_bytes(content[:100])
+    fetched.unlink()
+    if damage == "cut":
+        fetched.write_bytes(content[:-1])
+    elif damage == "link":
+        fetched.symlink_to(tmp_path / "victim")
+    else:
+        fetched.mkdir()
+    assert np.array_equal(np.asarray(read_source(DataConfig("memory://damaged")).data.images), whole)
+    assert "it is fetched anew" in capsys.readouterr().err
+    assert fetched.read_bytes() == content
+    assert (tmp_path / "victim").read_bytes() == content[:100]
+
+
 def test_a_shard_that_cannot_be_fetched_stops_the_run(tmp_path: Path, monkeypatch, memory):
     monkeypatch.setattr("markovae.data.places.time.sleep", lambda seconds: None)
     out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")

@@ -14,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+from markovae.console import say
 from markovae.data import cache
 from markovae.errors import StoppedRun, UserError
+from markovae.files import remove
 from markovae.locations import FromFile, is_elsewhere, refusal, without_secrets, without_secrets_of
 
 OPEN_FILES = 64
@@ -206,11 +208,15 @@ def _listed_elsewhere(source: str) -> list[str]:
 
 def _fetched(name: str) -> Path:
     folder = cache.cache_folder() / "fetched"
-    target = folder / f"{hashlib.sha256(repr(_facts(name)).encode()).hexdigest()[:32]}.tar"
-    if target.exists():
-        with suppress(OSError):
+    facts = _facts(name)
+    target = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.tar"
+    with suppress(OSError):
+        about = target.lstat()
+        if stat.S_ISREG(about.st_mode) and facts[1] in (None, about.st_size) and not folder.is_symlink():
             os.utime(target)
-        return target
+            return target
+        say(f"the fetched shard {target} is damaged (a link, or cut): it is fetched anew")
+        remove(folder if folder.is_symlink() else target)
     for attempt in range(ATTEMPTS):
         try:
             _fetch(name, target)
