@@ -17,10 +17,10 @@ SOURCE = Path(markovae.__file__).parent
 
 # Top first: a room may import only rooms above its own line. A new room gets its place here.
 ROOMS = """
-    locations errors oom processes allocator disk files plain lock jsonlines randomness gaussian quadrature vae endpoint
-    forward schedule learned_schedule pixels sde target reverse decoder chains regression toys gaps networks diffusion
-    objective parts optim likelihood fitting sampling console data quality text config build checkpoint training interop
-    plots verify doctor report run cli __main__
+    locations errors oom strict_json tensor_headers processes allocator disk files plain lock jsonlines randomness
+    gaussian quadrature vae endpoint forward schedule learned_schedule pixels sde target reverse decoder chains
+    regression toys gaps networks diffusion objective parts optim likelihood fitting sampling console data quality
+    text config architecture build checkpoint training interop plots verify doctor report run cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ROOMS[: ROOMS.index("likelihood") + 1]
 MAX_LINES = 350

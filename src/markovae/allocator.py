@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,3 +56,11 @@ def kept_memory() -> Iterator[None]:
         yield
     finally:
         _ENTERED.change(-1, library)
+
+
+def machine_memory() -> int:
+    """Bytes of memory in this machine; no limit where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62

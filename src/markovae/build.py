@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from markovae import schedule as schedules
-from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
-from markovae.config.ddpm import DDPMOptions
-from markovae.config.dit import DiTOptions
+from markovae.allocator import machine_memory
+from markovae.architecture import fresh_network, least_weights, network_shape, outline_network
+from markovae.config import Config, ScheduleConfig, TargetConfig, TrainConfig
 from markovae.config.model import BETA_SCHEDULES, DEFAULT_LEVELS
 from markovae.data.images import ImageData
 from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
@@ -22,11 +19,7 @@ from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.fitting import variance_named
 from markovae.learned_schedule import LearnedLogSNR
-from markovae.networks.ddpm import DDPMConfig, DDPMUNet
-from markovae.networks.dit import DiT, DiTConfig
 from markovae.networks.given import CaptionReader
-from markovae.networks.network import Network
-from markovae.networks.unet import UNet, UNetConfig
 from markovae.objective import (
     Draws,
     LiteralDraws,
@@ -43,6 +36,7 @@ from markovae.randomness import generator
 from markovae.reverse import PosteriorVariance, ReverseVariance
 from markovae.schedule import NoiseSchedule
 from markovae.target import TARGETS, Target
+from markovae.tensor_headers import compare_shapes
 from markovae.text import EncoderReader
 
 
@@ -62,35 +56,49 @@ def create(
         bins: digits of a pixel.   num_classes: of the labels, 0 for none.
         reader: of the captions, for condition.kind=text; None is the encoder of the configuration.
     Raises:
-        UserError: for a shape that the network's stride does not divide, a schedule that does not exist, or a full
-            covariance of more dimensions than it is worked out in.
+        UserError: for a shape that the network's stride does not divide, a schedule that does not exist, a full
+            covariance of more dimensions than it is worked out in, or a network larger than this machine's memory.
     """
     if isinstance(shape, ImageData):
         bins, num_classes, shape = shape.bins, len(shape.class_names), shape.shape
+    model = create_outline(config, shape, bins=bins, num_classes=num_classes, reader=reader)
+    _require_memory(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
+        model.network = fresh_network(model.network, model.schedule.logsnr[1:])
+    model.reverse = variance_named(config.target.reverse, shape)
+    return model
+
+
+def create_outline(
+    config: Config,
+    shape: Sequence[int],
+    *,
+    bins: int = 256,
+    num_classes: int = 0,
+    reader: CaptionReader | None = None,
+    tensors: int | None = None,
+) -> Diffusion:
+    """What `create` makes, its network and its variance on the meta device: names and shapes, which take no memory.
+
+    Args:
+        config, shape, bins, num_classes, reader: as for `create`.
+        tensors: how many there are to become its weights; a network of many more is refused before it is outlined.
+    Raises:
+        UserError: as `create`.   ValueError: for a network of more weights than `tensors`.
+    """
     _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
-    reverse = variance_named(config.target.reverse, shape)
+    with torch.device("meta"):
+        reverse = variance_named(config.target.reverse, shape)
     schedule = create_schedule(config.schedule, pixels)
     _check_together(config, schedule)
     reader = (reader or EncoderReader(config.condition.encoder)) if config.condition.kind == "text" else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-        classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
-        text = reader.width if reader else 0
-        channels = reverse.channels * shape[0]
-        if config.network.kind == "ddpm":
-            _check_null(config, classes)
-            ddpm = ddpm_config(config.network.ddpm or DDPMOptions(), shape[0], channels, classes)
-            _check_stride(shape, ddpm.stride, "shorten network.ddpm.widths")
-            network: Network = DDPMUNet(ddpm, schedule.logsnr[1:])
-        elif config.network.kind == "dit":
-            dit = _dit_config(config.network.dit or DiTOptions(), shape, channels, pixels, classes)
-            _check_stride(shape, dit.patch, "lower network.dit.patch")
-            network = DiT(replace(dit, vector_dim=text, token_dim=text))
-        else:
-            unet = _unet_config(config.network, shape, channels, pixels, classes)
-            _check_stride(shape, unet.stride, "lower network.patch, or shorten network.multipliers")
-            network = UNet(replace(unet, vector_dim=text, token_dim=text))
+    classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
+    made = network_shape(config, shape, reverse.channels * shape[0], pixels, classes, reader.width if reader else 0)
+    if tensors is not None and least_weights(made) > tensors:
+        raise ValueError(f"its network has {least_weights(made):,} weights or more, and here are {tensors:,}")
+    network = outline_network(made, schedule.logsnr[1:])
     target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
     model.reader = reader
@@ -194,13 +202,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ValueError: naming the first that is missing, left over, or of another shape; nothing is copied then.
     """
     weights = dict(model.named_parameters())
-    for name in sorted(weights.keys() ^ tensors.keys()):
-        raise ValueError(f"weight {name!r} is {'missing' if name in weights else 'none of this model'}")
-    for name, weight in weights.items():
-        if tensors[name].shape != weight.shape:
-            raise ValueError(
-                f"weight {name!r} has shape {tuple(tensors[name].shape)} where this model takes {tuple(weight.shape)}"
-            )
+    compare_shapes(*({name: tuple(value.shape) for name, value in table.items()} for table in (weights, tensors)))
     for name, weight in weights.items():
         weight.copy_(tensors[name])
 
@@ -251,75 +253,6 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
         )
 
 
-def _check_null(config: Config, classes: int) -> None:
-    options = config.network.ddpm or DDPMOptions()
-    if classes and config.train.label_dropout and not options.null_class:
-        raise UserError(
-            f"train.label_dropout={config.train.label_dropout:g} leaves classes out, and network.ddpm.null_class=false "
-            "has nothing to stand for that: set one of them the other way (train.label_dropout=0)"
-        )
-
-
-def ddpm_config(options: DDPMOptions, in_channels: int, out_channels: int, num_classes: int) -> DDPMConfig:
-    """The shape of a network of the DDPM family from its section, what was left out filled in.
-
-    Raises:
-        UserError: for widths that do not split into the groups or heads asked for.
-    """
-    settings = {field.name: getattr(options, field.name) for field in fields(options)}
-    settings["embedding"] = options.embedding or 4 * options.widths[0]
-    settings["attention_up"] = options.attention if options.attention_up is None else options.attention_up
-    settings["middle_groups"] = options.groups if options.middle_groups is None else options.middle_groups
-    try:
-        return DDPMConfig(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes, **settings)
-    except ValueError as error:
-        raise UserError(f"network.ddpm: {error}") from None
-
-
-def _unet_config(
-    config: NetworkConfig, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
-) -> UNetConfig:
-    multipliers, attention = config.levels(*shape[1:])
-    return UNetConfig(
-        width=config.width,
-        multipliers=multipliers,
-        blocks=config.blocks,
-        attention=attention,
-        head_dim=config.head_dim,
-        **_patches(config, shape, channels, pixels, num_classes),
-    )
-
-
-def _dit_config(
-    options: DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
-) -> DiTConfig:
-    return DiTConfig(
-        width=options.width,
-        depth=options.depth,
-        head_dim=options.head_dim,
-        expansion=options.expansion,
-        **_patches(options, shape, channels, pixels, num_classes),
-    )
-
-
-def _patches(
-    options: NetworkConfig | DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int
-) -> dict[str, Any]:
-    """What both are shown and told, by the names of `PatchConfig`."""
-    return {
-        "in_channels": shape[0],
-        "out_channels": channels,
-        "patch": options.patch,
-        "embedding": options.embedding,
-        "dropout": options.dropout,
-        "num_classes": num_classes,
-        "differences": options.detail,
-        "frequencies": (0.5 / pixels.half_width,) if options.detail else (),
-        "radius": options.radius if options.detail else 0,
-        "octaves": options.octaves,
-    }
-
-
 def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:
     kinds: dict[str, Callable[[Pixels], Decoder]] = {
         "step": StepDecoder,
@@ -330,20 +263,22 @@ def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:
     return kinds[config.decoder](pixels)
 
 
+def _require_memory(model: Diffusion) -> None:
+    """An outline whose weights this machine can hold.
+
+    Raises:
+        UserError: for a larger one.
+    """
+    needed = sum(
+        value.nbytes for part in (model.network, model.reverse) for value in (*part.parameters(), *part.buffers())
+    )
+    if needed > machine_memory():
+        raise UserError(
+            f"this network would have {needed:,} bytes of weights and tables, more than this machine's memory: lower "
+            "network.width, its levels or its blocks, or take another target.reverse than diagonal"
+        )
+
+
 def _check_shape(shape: Sequence[int]) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise UserError(f"images of shape {tuple(shape)} cannot be modelled: give (channels, height, width), each >= 1")
-
-
-def _check_stride(shape: Sequence[int], stride: int, remedy: str) -> None:
-    height, width = shape[-2:]
-    if height % stride == 0 and width % stride == 0:
-        return
-    fits = [sorted({max(side // stride, 1) * stride, math.ceil(side / stride) * stride}) for side in (height, width)]
-    sizes = " or ".join(f"{h}x{w}" for h, w in zip(fits[0], fits[1], strict=False))
-    if len(fits[0]) != len(fits[1]):
-        sizes = f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
-    raise UserError(
-        f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "
-        f"do are {sizes} (data.size, data.width); or {remedy}"
-    )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.schedule import NoiseSchedule, Tabulated, interpolate
+from markovae.schedule import NO_SIGNAL, NoiseSchedule, Tabulated, interpolate
 
 
 @final
@@ -54,6 +54,19 @@ class LearnedLogSNR(NoiseSchedule):
         if self.num_levels == 1:
             return torch.ones(1, dtype=torch.float64, device=self.start.device)
         return torch.linspace(0, 1, self.num_levels, dtype=torch.float64, device=self.start.device)
+
+    def require_usable(self) -> None:
+        """Check what training made of it.
+
+        Raises:
+            ValueError: where its log-SNR does not fall, or leaves ±100, where nothing of noise or signal is left.
+        """
+        logsnr = self.logsnr.detach()[1:]
+        if not bool((logsnr.abs() <= -NO_SIGNAL).all()):
+            raise ValueError(
+                f"its learned schedule runs from log-SNR {float(logsnr[0]):.4g} to {float(logsnr[-1]):.4g}: beyond "
+                f"±{-NO_SIGNAL:g} nothing of the noise, or of the signal, is left"
+            )
 
     def shape_parameters(self) -> Iterator[nn.Parameter]:
         """What bends the schedule between its ends."""

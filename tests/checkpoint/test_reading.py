@@ -76,7 +76,10 @@ def test_a_checkpoint_that_lost_its_manifest_is_still_seen_as_one(saved: Path):
         ({"state__json": b'{"format": 4}'}, r"state\.json has format 4"),
         ({"state__json": b'{"format": 3}'}, r"state\.json has no step"),
         ({"config__toml": b"[trian]"}, r"config\.toml: trian is no setting"),
-        ({"config__toml": b"[network]\nwidth=16"}, r"ema\.safetensors does not fit the configuration beside it"),
+        (
+            {"config__toml": b"[network]\nwidth=16"},
+            r"\.safetensors does not fit the configuration: its network has 64 weights or more, and here are 29",
+        ),
         ({"ema__safetensors": b""}, r"ema\.safetensors holds no tensors"),
         ({"ema__safetensors": b"\x80\x04K\x01."}, r"ema\.safetensors holds no tensors"),
         ({"model__safetensors": b"no tensors, and not even asked for"}, r"model\.safetensors holds no tensors"),

@@ -23,7 +23,10 @@ def configs(draw: st.DrawFn) -> Config:
     levels = draw(st.integers(1, 4))
     constant = draw(st.booleans())
     return Config(
-        data=DataConfig(source=draw(st.text(min_size=1).filter(str.strip)), flip=draw(st.booleans())),
+        data=DataConfig(
+            source=draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).filter(str.strip)),
+            flip=draw(st.booleans()),
+        ),
         schedule=ScheduleConfig("constant", delta=draw(st.floats(1e-4, 0.99)))
         if constant
         else ScheduleConfig(num_levels=draw(st.none() | st.integers(2, 5000)), start=draw(st.floats(0, 100))),

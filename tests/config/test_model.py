@@ -134,5 +134,5 @@ def test_a_section_within_a_section_survives_toml_and_settings():
     assert "ddpm]" not in Config().to_toml()
     with pytest.raises(UserError, match=r"network\.ddpm\.width is no setting: did you mean network\.ddpm\.widths"):
         Config.parse(b"[network]\nkind = 'ddpm'\n[network.ddpm]\nwidth = 3\n")
-    with pytest.raises(UserError, match=r"clip=0 must be above 0"):
+    with pytest.raises(UserError, match=r"clip=0 must be at least 1e-06"):
         TargetConfig(clip=0.0)

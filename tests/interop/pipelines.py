@@ -6,7 +6,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from markovae.build import ddpm_config
+from markovae.architecture import ddpm_config
 from markovae.interop.unet_config import config_from
 from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from markovae.build import ddpm_config
+from markovae.architecture import ddpm_config
 from markovae.errors import UserError
 from markovae.interop.unet_config import config_from, config_to
 from markovae.interop.weights import their_names, to_ours, to_theirs

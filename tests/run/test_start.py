@@ -447,7 +447,7 @@ def test_a_resumed_run_that_times_its_looks_again_adds_no_row(run_config: Config
 def test_a_bundle_whose_position_cannot_be_is_refused(run_config: Config, tmp_path: Path):
     run = train_run(run_config.with_settings(["train.steps=2"]), tmp_path / "run")
     path = open_checkpoint(run).path
-    for change, message in (({"parts": 0}, "has no parts"), ({"total_steps": None}, "no total_steps")):
+    for change, message in (({"parts": 0}, "has parts=0"), ({"total_steps": None}, "no total_steps")):
         contents = {file.name: file.read_bytes() for file in path.iterdir() if file.name != MANIFEST}
         state = json.loads(contents["state.json"])
         contents["state.json"] = json.dumps({**state, **change}).encode()

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markovae.allocator import machine_memory
 from markovae.errors import UserError
+from markovae.strict_json import parse_object, shortened
 
 MANIFEST = "manifest.json"
 FORMAT = 3
@@ -97,7 +99,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise CheckpointError(f"{path} has {size:,} bytes where at most {limit:,} belong")
-            if size > _memory():
+            if size > machine_memory():
                 raise CheckpointError(f"{path} has {size:,} bytes, more than this machine's memory")
             return file.read(limit + 1)
     except FileNotFoundError:
@@ -113,12 +115,9 @@ def parse_json(content: bytes, path: Path) -> dict[str, Any]:
         CheckpointError: for anything else.
     """
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return value
+        return parse_object(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}") from None
 
 
 def sha256(content: bytes) -> str:
@@ -142,7 +141,9 @@ def _files(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
         intact = False
     if type(version) is int and version > FORMAT:
         kind = NewerFormatError if intact else CheckpointError
-        raise kind(f"{path} has format {version} and this version reads up to {FORMAT}: update markovae")
+        raise kind(
+            f"{path} has format {shortened(str(version))} and this version reads up to {FORMAT}: update markovae"
+        )
     if not intact or type(version) is not int or version < 1:
         raise CheckpointError(f"{path} is damaged: it does not match its own SHA-256; use an older checkpoint")
     files = manifest.get("files")
@@ -179,11 +180,3 @@ def _refuse_others(folder: Path, known: set[str]) -> None:
             raise CheckpointError(
                 f"{folder / name} is no part of this checkpoint: its manifest does not list it; move it elsewhere"
             )
-
-
-def _memory() -> int:
-    """Bytes of memory in this machine; no limit where it does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from markovae.build import create, load_weights
+from markovae.checkpoint.fit import FITTED, require_fit
 from markovae.checkpoint.manifest import (
     MANIFEST,
     CheckpointError,
@@ -23,17 +24,18 @@ from markovae.checkpoint.manifest import (
 )
 from markovae.checkpoint.migration import migrated
 from markovae.checkpoint.state import check_state
-from markovae.checkpoint.tensors import read_tensors, shapes_of
+from markovae.checkpoint.tensors import read_tensors
 from markovae.checkpoint.writing import checkpoints_in
 from markovae.config import Config
 from markovae.console import say
+from markovae.data.known import captions_digest
+from markovae.data.split import Splits
 from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.fitting import load_fitted
 from markovae.text import EncoderReader
 
 CHECKPOINTS = "checkpoints"
-FITTED = "fitted.safetensors"  # in bundles of models whose reverse variance is fitted, and was by then
 RETRIES = 3  # of a run whose trainer prunes while it is read
 
 
@@ -124,6 +126,24 @@ class Checkpoint:
             )
         return record
 
+    def require_same_words(self, splits: Splits) -> None:
+        """Classes, by their names, and captions are those that the run was trained on.
+
+        Raises:
+            UserError: where they are not.
+        """
+        train = splits.train
+        if self.class_names != tuple(train.class_names):
+            now, then = (", ".join(names[:8]) or "none" for names in (train.class_names, self.class_names))
+            raise UserError(
+                f"the classes of {train.name} are {now} and were {then} when the run was made: restore them, or start "
+                "a new run"
+            )
+        if self.reader is not None and self.text.get("captions_sha256") not in (None, captions_digest(train)):
+            raise UserError(
+                f"the captions of {train.name} changed since the run was made: restore them, or start a new run"
+            )
+
     @property
     def digest(self) -> str:
         """16 hex digits that name this bundle: of its manifest, and so of every file."""
@@ -199,11 +219,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     contents = verify_bundle(folder)
     checkpoint = Checkpoint(folder, migrated(contents, format_of(contents[MANIFEST]), folder))
-    checkpoint.state  # noqa: B018 - read now, so that what opens can be used
-    checkpoint.config  # noqa: B018
-    for name, content in checkpoint.contents.items():
-        if name.endswith(".safetensors"):
-            shapes_of(content, folder / name)
+    # Read and compared now, so that what opens can be used.
+    model = (checkpoint.config, checkpoint.shape, checkpoint.state["bins"], len(checkpoint.class_names))
+    require_fit(folder, checkpoint.contents, *model, checkpoint.reader)
     return checkpoint
 
 

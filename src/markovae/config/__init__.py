@@ -16,6 +16,7 @@ from markovae.config.train import TrainConfig
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
 from markovae.locations import FromFile, without_secrets
+from markovae.strict_json import shortened
 
 __all__ = ["ConditionConfig", "Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
 
@@ -58,8 +59,8 @@ class Config:
         """Parse TOML text; `name` is said in messages. Its data.source is a `FromFile`: no URL there is opened."""
         try:
             table = tomllib.loads(content.decode("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise UserError(f"{name} is no TOML: {error}") from None
+        except (ValueError, RecursionError) as error:  # of its syntax, its encoding, whole numbers of 4,300 digits
+            raise UserError(f"{name} is no TOML: {shortened(str(error))}") from None
         try:
             config = from_table(cls, table)
         except UserError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from markovae.config.checks import above, at_least, between
+from markovae.config.checks import MAX_FACTOR, MAX_WIDTH, above, between, whole_numbers, within
 from markovae.errors import UserError
+from markovae.strict_json import shown
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,20 @@ class DDPMOptions:
     null_class: bool = True
 
     def __post_init__(self) -> None:
-        if not self.widths or min(self.widths) < 1:
-            raise UserError(f"network.ddpm.widths={list(self.widths)} must name at least one channel a level")
-        for name in ("blocks", "groups"):
-            at_least(f"network.ddpm.{name}", getattr(self, name), 1, "it counts something the network is made of")
+        whole_numbers("network.ddpm.widths", self.widths, MAX_WIDTH, "at least one channel a level")
+        within("network.ddpm.blocks", self.blocks, 1, MAX_FACTOR, "it counts residual blocks a level")
+        within("network.ddpm.groups", self.groups, 1, MAX_WIDTH, "it counts groups of channels")
         for name in ("head_dim", "shift"):
-            at_least(f"network.ddpm.{name}", getattr(self, name), 0, "0 is allowed")
+            within(f"network.ddpm.{name}", getattr(self, name), 0, MAX_WIDTH, "0 is allowed")
         if self.embedding is not None:
-            at_least("network.ddpm.embedding", self.embedding, 1, "it is the size of the time embedding")
+            most = 4 * MAX_WIDTH
+            within("network.ddpm.embedding", self.embedding, 1, most, "it is the size of the time embedding")
         if self.middle_groups is not None:
-            at_least("network.ddpm.middle_groups", self.middle_groups, 0, "0 means no normalisation")
-        for name in ("eps", "middle_scale"):
-            above(f"network.ddpm.{name}", getattr(self, name), 0, "something is divided by it")
+            within("network.ddpm.middle_groups", self.middle_groups, 0, MAX_WIDTH, "0 means no normalisation")
+        above("network.ddpm.eps", self.eps, 0, "something is divided by it")
+        within("network.ddpm.eps", self.eps, 1e-30, 1, "it is added to a variance near 1")
+        above("network.ddpm.middle_scale", self.middle_scale, 0, "something is divided by it")
+        within("network.ddpm.middle_scale", self.middle_scale, 1e-6, 1e6, "sums are divided by it")
         between("network.ddpm.padding", self.padding, 0, 1, "the convolutions that halve have 3x3 taps")
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.ddpm.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
@@ -71,4 +74,6 @@ class DDPMOptions:
         for name in ("attention", "attention_up", "residual_down", "residual_up"):
             wanted = getattr(self, name) or ()
             if any(not 0 <= level < levels for level in wanted):
-                raise UserError(f"network.ddpm.{name}={list(wanted)} must name levels 0…{levels - 1}, 0 the finest")
+                raise UserError(
+                    f"network.ddpm.{name}={shown(list(wanted))} must name levels 0…{levels - 1}, 0 the finest"
+                )

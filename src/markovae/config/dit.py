@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from markovae.config.checks import at_least, between
+from markovae.config.checks import MAX_FACTOR, MAX_WIDTH, between, within
 from markovae.errors import UserError
+
+MAX_DEPTH = 512
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class DiTOptions:
     octaves: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "head_dim", "expansion", "patch", "embedding"):
-            at_least(f"network.dit.{name}", getattr(self, name), 1, "it counts something the network is made of")
+        for name in ("width", "head_dim", "embedding"):
+            within(f"network.dit.{name}", getattr(self, name), 1, MAX_WIDTH, "it counts features")
+        for name in ("expansion", "patch"):
+            within(f"network.dit.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts widths, or pixels a side")
+        within("network.dit.depth", self.depth, 1, MAX_DEPTH, "it counts blocks")
         for name in ("radius", "octaves"):
             between(f"network.dit.{name}", getattr(self, name), 0, 8, "0 means none")
         if self.head_dim % 4 or self.width % self.head_dim:

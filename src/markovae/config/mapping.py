@@ -13,8 +13,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
 from markovae.errors import UserError
+from markovae.strict_json import shortened, shown
 
 Record = TypeVar("Record")
+MAX_NAME = 100  # characters of a name that likeness is looked for with
+MAX_TEXT = 65_536  # characters of one text
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -47,7 +50,7 @@ def from_table(kind: type[Record], table: Mapping[str, Any], where: str = "") ->
             raise unknown(name, names_of(kind, where))
         if (section := _section(hints[key])) is not None:
             if not isinstance(value, Mapping):
-                raise UserError(f"{name}={value!r} must be a section: write [{name}] with settings below it")
+                raise UserError(f"{name}={shown(value)} must be a section: write [{name}] with settings below it")
             values[key] = from_table(section, value, name)
         else:
             values[key] = _convert(value, hints[key], name, known[key].default)
@@ -85,7 +88,7 @@ def _section(hint: Any) -> type | None:
 
 def unknown(name: str, known: list[str]) -> UserError:
     """The error for a setting that does not exist, naming the nearest one that does."""
-    return UserError(f"{name} is no setting: did you mean {_nearest(name, known)}?")
+    return UserError(f"{shortened(name)} is no setting: did you mean {_nearest(name[:MAX_NAME], known)}?")
 
 
 def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
@@ -98,7 +101,8 @@ def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
     name = name.strip()
     known = names_of(kind)
     if not equals:
-        raise UserError(f"--set {text}: write it as section.name=value, for instance {_nearest(name, known)}=...")
+        near = _nearest(name[:MAX_NAME], known)
+        raise UserError(f"--set {shortened(text)}: write it as section.name=value, for instance {near}=...")
     if name not in known:
         raise unknown(name, known)
     path = name.split(".")
@@ -115,7 +119,7 @@ def _parse_value(raw: str, hint: Any) -> Any:
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):  # text without quotes; what only looks like a number is one, too
         value = raw
     if hint is str and not isinstance(value, str):
         return raw
@@ -142,20 +146,30 @@ def _convert(value: Any, hint: Any, name: str, default: Any) -> Any:
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{name}={value!r} must be a list, for instance {list(_example(default))}")
+            raise UserError(f"{name}={shown(value)} must be a list, for instance {list(_example(default))}")
         inner = typing.get_args(hint)[0]
         return tuple(_convert(item, inner, f"{name}[{i}]", MISSING) for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            raise UserError(f"{name}={value!r} is too large for a number") from None
+    if type(value) is int and not -(1 << 63) <= value < 1 << 63:
+        raise UserError(f"{name}={shown(value)} has more than 64 bits: no setting is that large")
+    if hint is float and type(value) is int:
+        value = float(value)
     if type(value) is not hint and not (hint is str and isinstance(value, str)):  # which may be a `FromFile`
         example = "" if default in (MISSING, None) else f" (the default is {default!r})"
-        raise UserError(f"{name}={value!r} must be {_WORDS[hint]}{example}")
+        raise UserError(f"{name}={shown(value)} must be {_WORDS[hint]}{example}")
     if hint is float and not math.isfinite(value):
         raise UserError(f"{name}={value!r} must be a finite number")
-    return _unspelled(value) if hint is str else value
+    return _text(_unspelled(value), name) if hint is str else value
+
+
+def _text(value: str, name: str) -> str:
+    """Bytes of a path that are no UTF-8 are surrogates, as Python has them; a lone one of another kind is nothing."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise UserError(f"{name}={shown(value)} is no text: half of a surrogate pair is in it") from None
+    if len(value) > MAX_TEXT or "\0" in value:
+        raise UserError(f"{name}={shown(value)} must have at most {MAX_TEXT:,} characters, and no NUL among them")
+    return value
 
 
 def _example(default: Any) -> tuple[Any, ...]:

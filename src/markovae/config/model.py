@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from markovae.config.checks import above, at_least, between, one_of
+from markovae.config.checks import MAX_FACTOR, MAX_WIDTH, between, one_of, whole_numbers, within
 from markovae.config.ddpm import DDPMOptions
 from markovae.config.dit import DiTOptions
 from markovae.errors import UserError
+from markovae.strict_json import shown
 
 SCHEDULES = ("logsnr_linear", "constant", "linear", "scaled_linear", "cosine", "betas", "learned")
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine", "betas")
@@ -143,13 +144,16 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         one_of("network.kind", self.kind, NETWORKS)
         self._check_kind()
-        for name in ("width", "blocks", "head_dim", "patch", "embedding"):
-            at_least(f"network.{name}", getattr(self, name), 1, "it counts something the network is made of")
+        for name in ("width", "head_dim", "embedding"):
+            within(f"network.{name}", getattr(self, name), 1, MAX_WIDTH, "it counts channels or features")
+        for name in ("blocks", "patch"):
+            within(f"network.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts blocks a level, or pixels a side")
         for name in ("radius", "octaves"):
             between(f"network.{name}", getattr(self, name), 0, 8, "0 means none")
-        if self.multipliers is not None and min(self.multipliers, default=0) < 1:
-            raise UserError(f"network.multipliers={list(self.multipliers)} must name a factor of at least 1 a level")
         if self.multipliers is not None:
+            whole_numbers(
+                "network.multipliers", self.multipliers, MAX_FACTOR, "it must name a factor of at least 1 a level"
+            )
             self._check_attention(len(self.multipliers))
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
@@ -190,7 +194,7 @@ class NetworkConfig:
     def _check_attention(self, levels: int) -> None:
         wanted = self.attention or ()
         if any(not 0 <= level < levels for level in wanted):
-            raise UserError(f"network.attention={list(wanted)} must name levels 0…{levels - 1}, 0 the finest")
+            raise UserError(f"network.attention={shown(list(wanted))} must name levels 0…{levels - 1}, 0 the finest")
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,7 @@ class TargetConfig:
         decoder: P_pri(z_0|z_1): step; Ho et al.'s ho_small, ho_large; or VDM's softmax over the bins, which reads
             z_1 alone.
         pixels: where the digits lie on [−1, 1]: ends or centres.
-        clip: x̂ is held to [−clip, clip], in sampling as in measuring: another model than the one without.
+        clip: x̂ is held to [−clip, clip], 1e-6…1e6, in sampling as in measuring: another model than the one without.
     """
 
     name: str = "velocity"
@@ -220,4 +224,4 @@ class TargetConfig:
         one_of("target.decoder", self.decoder, DECODERS)
         one_of("target.pixels", self.pixels, PIXELS)
         if self.clip is not None:
-            above("target.clip", self.clip, 0, "1 is the range of the pixels")
+            within("target.clip", self.clip, 1e-6, 1e6, "1 is the range of the pixels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from markovae.config.checks import above, at_least, between, one_of
+from markovae.config.checks import MAX_COUNT, above, between, one_of, within
 from markovae.config.model import TARGETS
 from markovae.errors import UserError
 
@@ -17,6 +17,11 @@ DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
 PARALLEL = ("ddp", "fsdp")
 DEFAULT_MINUTES = 5.0
+MAX_BATCH = 1 << 24
+MAX_LOOKS = 1_000_000  # evaluations, grids, checkpoints kept
+MAX_DRAWS = 10_000  # of the noise of an image
+MAX_SECONDS = 1e9  # 30 years; of a budget, in minutes
+MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -116,26 +121,31 @@ class TrainConfig:
         one_of("train.precision", self.precision, PRECISIONS)
         between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels or captions")
         one_of("train.parallel", self.parallel, PARALLEL)
-        above("train.save_minutes", self.save_minutes, 0, "it is the time between checkpoints")
-        at_least("train.keep", self.keep, 1, "the last checkpoint must stay")
-        at_least("train.keep_every", self.keep_every, 0, "it counts steps; 0 means no milestones")
+        self._check_minutes("save_minutes", "it is the time between checkpoints")
+        within("train.keep", self.keep, 1, MAX_LOOKS, "the last checkpoint must stay")
+        within("train.keep_every", self.keep_every, 0, MAX_COUNT, "it counts steps; 0 means no milestones")
         between("train.rollback", self.rollback, 0, 3, "what happens more often is no accident")
-        at_least("train.timeout", self.timeout, 1, "it is a time in seconds")
+        within("train.timeout", self.timeout, 1, MAX_SECONDS, "it is a time in seconds")
         for name in ("evaluations", "grids"):
-            at_least(f"train.{name}", getattr(self, name), 0, "0 means none")
-        at_least("train.fit_images", self.fit_images, 1, "a fitted variance needs images")
-        for name in ("eval_images", "eval_draws"):
-            at_least(f"train.{name}", getattr(self, name), 1, "set train.evaluations=0 to leave them out")
+            within(f"train.{name}", getattr(self, name), 0, MAX_LOOKS, "0 means none")
+        within("train.fit_images", self.fit_images, 1, MAX_COUNT, "a fitted variance needs images")
+        remedy = "set train.evaluations=0 to leave them out"
+        within("train.eval_images", self.eval_images, 1, MAX_COUNT, remedy)
+        within("train.eval_draws", self.eval_draws, 1, MAX_DRAWS, remedy)
 
     def _check_budget(self) -> None:
-        at_least("train.batch", self.batch, 1, "it counts the images of a step")
+        within("train.batch", self.batch, 1, MAX_BATCH, "it counts the images of a step")
         between("train.accumulate", self.accumulate, 1, self.batch, "it counts the parts of a batch")
         if self.steps is not None and self.minutes is not None:
             raise UserError(f"train.steps={self.steps} and train.minutes={self.minutes:g} are both given: name one")
         if self.steps is not None:
-            between("train.steps", self.steps, 1, 2**53, "it is the length of the run")
+            between("train.steps", self.steps, 1, MAX_COUNT, "it is the length of the run")
         if self.minutes is not None:
-            above("train.minutes", self.minutes, 0, "it is the length of the run")
+            self._check_minutes("minutes", "it is the length of the run")
+
+    def _check_minutes(self, name: str, meaning: str) -> None:
+        above(f"train.{name}", getattr(self, name), 0, meaning)
+        within(f"train.{name}", getattr(self, name), 0, MAX_SECONDS, meaning)
 
     def _check_optimiser(self) -> None:
         one_of("train.optimiser", self.optimiser, OPTIMISERS)
@@ -145,16 +155,17 @@ class TrainConfig:
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"train.{name}={getattr(self, name):g} must lie in [0, 1)")
-        at_least("train.weight_decay", self.weight_decay, 0, "it pulls weights to zero")
-        at_least("train.warmup_steps", self.warmup_steps, 0, "0 means none")
+        within("train.weight_decay", self.weight_decay, 0, 1e6, "it pulls weights to zero")
+        within("train.warmup_steps", self.warmup_steps, 0, MAX_COUNT, "0 means none")
         between("train.decay_start", self.decay_start, 0, 1, "it is a share of the run")
-        at_least("train.ema_horizon", self.ema_horizon, 1, "1 averages nothing")
-        at_least("train.ema_warmup", self.ema_warmup, 0, "0 means none")
+        within("train.ema_horizon", self.ema_horizon, 1, MAX_COUNT, "1 averages nothing")
+        within("train.ema_warmup", self.ema_warmup, 0, MAX_COUNT, "0 means none")
         above("train.clip", self.clip, 0, "it is the largest norm of the gradient")
+        within("train.clip", self.clip, 0, 1e30, "it is the largest norm of the gradient")
 
     def _check_law(self) -> None:
         one_of("train.law", self.law, LAWS)
-        above("train.law_width", self.law_width, 0, "it is a standard deviation of log-SNR")
+        within("train.law_width", self.law_width, 1e-3, 1e3, "it is a standard deviation of log-SNR")
         between("train.law_centre", self.law_centre, -100, 100, "it is a log-SNR")
         points = self.law_logsnr
         if (self.law == "table") != bool(points) or len(points) != len(self.law_density):
@@ -164,6 +175,10 @@ class TrainConfig:
             )
         if any(a >= b for a, b in pairwise(points)) or min(self.law_density, default=0) < 0:
             raise UserError("train.law_logsnr must rise and train.law_density must not be negative")
+        if max(map(abs, points), default=0) > 1000 or max(self.law_density, default=0) > 1e30:
+            raise UserError("train.law_logsnr must lie in -1000…1000 and train.law_density in 0…1e30")
+        if len(points) > MAX_POINTS:
+            raise UserError(f"train.law_logsnr has {len(points):,} points: at most {MAX_POINTS:,}")
 
     def _check_objective(self) -> None:
         one_of("train.objective", self.objective, OBJECTIVES)

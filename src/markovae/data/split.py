@@ -16,6 +16,7 @@ from markovae.data.images import ImageData, Indices, fingerprint
 from markovae.data.known import captions_digest
 from markovae.data.options import DataConfig
 from markovae.errors import UserError
+from markovae.strict_json import shown
 
 PARTS = ("train", "validation", "test")
 
@@ -88,6 +89,12 @@ class Splits:
             captions: whether the texts count too.
         Raises: UserError naming the first part that differs.
         """
+        for key, here in (("shape", list(self.train.shape)), ("bins", self.train.bins)):
+            if record.get(key) not in (None, here):
+                raise UserError(
+                    f"{self.train.name} has {key}={here} where the run had {shown(record[key])}: restore data and "
+                    "options, or start a new run"
+                )
         for name, part in self._parts():
             stored = record.get(name)
             if not isinstance(stored, Mapping) or not {"count", "sha256"} <= set(stored):
@@ -95,7 +102,7 @@ class Splits:
             if stored["count"] != len(part):
                 raise UserError(
                     f"the {name} part of {part.name} has {len(part)} images where the run had "
-                    f"{stored['count']}: restore data and options, or start a new run (--init takes the weights)"
+                    f"{shown(stored['count'])}: restore data and options, or start a new run (--init takes the weights)"
                 )
             if stored["sha256"] != fingerprint(part.content_hashes()):
                 raise UserError(

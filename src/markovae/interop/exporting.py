@@ -102,6 +102,6 @@ def _original(
     try:
         same_unet = config_from(origin["unet"]) == config_from(unet)
         same_scheduler = rules_from(origin["scheduler"]) == rules_from(scheduler)
-    except (UserError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return unet, scheduler
     return origin["unet"] if same_unet else unet, origin["scheduler"] if same_scheduler else scheduler

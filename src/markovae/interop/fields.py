@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from markovae.errors import UserError
+from markovae.strict_json import shortened, shown
 
 
 @final
@@ -34,14 +35,14 @@ class Fields:
         """The class that diffusers would make of the object."""
         found = self.take("_class_name", None)
         if found not in known:
-            raise UserError(f"{self._name} is of {_shown(found)}: {' and '.join(known)} can be read")
+            raise UserError(f"{self._name} is of {shown(found)}: {' and '.join(known)} can be read")
         return str(found)
 
     def take_one_of(self, key: str, default: Any, known: Sequence[Any]) -> Any:
         """A value from a list."""
         value = self.take(key, default)
         if not any(type(value) is type(each) and value == each for each in known):
-            raise self._refused(key, value, "or ".join(f"{_shown(each)} " for each in known).strip())
+            raise self._refused(key, value, "or ".join(f"{shown(each)} " for each in known).strip())
         return value
 
     def take_flag(self, key: str, default: bool) -> bool:
@@ -103,14 +104,9 @@ class Fields:
         left = [k for k, v in self._table.items() if not k.startswith("_") and v is not None and v is not False]
         if left:
             raise UserError(
-                f"{self._name} has {left[0]}={_shown(self._table[left[0]])}, which is not known here: without it the "
-                "model would be another one"
+                f"{self._name} has {shortened(left[0])}={shown(self._table[left[0]])}, which is not known here: "
+                "without it the model would be another one"
             )
 
     def _refused(self, key: str, value: Any, wanted: str) -> UserError:
-        return UserError(f"{self._name} has {key}={_shown(value)}: {wanted} can be read")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        return UserError(f"{self._name} has {key}={shown(value)}: {wanted} can be read")

@@ -35,7 +35,7 @@ def import_folder(path: str | Path, out: str | Path) -> Diffusion:
     """
     require_free(Path(out))
     folder = read_folder(path)
-    tensors = read_weights(folder, on_no_device(folder.shape))
+    tensors = read_weights(folder, on_no_device(folder))
     config, shape = config_of(folder), (folder.shape.in_channels, *folder.shape.size)
     model = create(config, shape, num_classes=len(folder.classes))
     model.network.load_state_dict(tensors)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from dataclasses import dataclass, replace
@@ -13,11 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from markovae.architecture import ddpm_config, least_weights, outline_network
 from markovae.errors import UserError
 from markovae.interop.scheduler_config import Rules, rules_from
 from markovae.interop.unet_config import UNetShape, config_from
 from markovae.interop.weights import checked_shapes, to_ours
 from markovae.networks.ddpm import DDPMUNet
+from markovae.strict_json import parse_object
+from markovae.tensor_headers import TensorEntry, read_file_header
 
 MAX_JSON = 1 << 20
 AUTOENCODERS = ("vae", "vqvae", "movq")
@@ -87,15 +89,23 @@ def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
     Raises:
         UserError: for a file that is no safetensors file, or tensors that are not the network's.
     """
+    entries = _header(folder.weights)
+    checked_shapes(network, {name: entry.shape for name, entry in entries.items()})
     try:
         with safe_open(folder.weights, framework="pt") as file:
-            checked_shapes(network, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in entries}
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{folder.weights} is no safetensors file that can be read: {error}") from None
     return to_ours(network, tensors)
+
+
+def _header(path: Path) -> dict[str, TensorEntry]:
+    try:
+        return read_file_header(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no safetensors file that can be read: it {error}") from None
 
 
 def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...], bool]:
@@ -169,24 +179,31 @@ def _read_json(path: Path) -> dict[str, Any]:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
                 raise UserError(f"{path} is no file of at most {MAX_JSON:,} bytes: it is no configuration")
-            value = json.loads(file.read(MAX_JSON + 1))
+            return parse_object(file.read(MAX_JSON + 1), finite=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from None
 
 
-def on_no_device(shape: UNetShape) -> DDPMUNet:
-    """A network of this shape without numbers: its names and shapes, whatever its size."""
-    from markovae.build import ddpm_config
+def on_no_device(folder: Folder) -> DDPMUNet:
+    """The network of a folder without numbers: its names and shapes, whatever its size.
 
-    with torch.device("meta"):
-        return DDPMUNet(ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes), _GRID)
+    Raises:
+        UserError: for one of many more weights than the folder holds, or that cannot be.
+    """
+    shape, there = folder.shape, len(_header(folder.weights))
+    made = ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes)
+    if least_weights(made) > there:
+        raise UserError(
+            f"the unet's config.json makes {least_weights(made):,} weights or more, and {folder.weights} has "
+            f"{there:,}: the two files do not belong together"
+        )
+    network = outline_network(made, _GRID)
+    assert isinstance(network, DDPMUNet), "the shape is of this family"
+    return network
 
 
 _GRID = torch.tensor([1.0, 0.0], dtype=torch.float64)

@@ -77,6 +77,7 @@ def open_subject(run: str | Path, device: torch.device, source: str | None = Non
     if source is not None and is_elsewhere(source):
         data = replace(data, source=source)
     splits = reopen(data, checkpoint.split_record, checkpoint.reader is not None)
+    checkpoint.require_same_words(splits)
     model = checkpoint.model().to(device)
     metrics = read_rows(path / "metrics.jsonl")
     if metrics.left_out:

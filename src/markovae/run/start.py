@@ -18,7 +18,7 @@ from markovae.checkpoint.writing import set_newer_aside
 from markovae.config import ConditionConfig, Config, TrainConfig
 from markovae.console import say
 from markovae.data.arrays import holds_idx_files
-from markovae.data.known import captions_digest, known_to, uncaptioned
+from markovae.data.known import known_to, uncaptioned
 from markovae.data.loading import load_data, reopen
 from markovae.data.places import BRACES
 from markovae.data.record import RECORD
@@ -131,7 +131,7 @@ def resume_run(
                 num_classes=len(checkpoint.class_names),
                 reader=checkpoint.reader,
             )
-            _require_same_words(checkpoint, splits)
+            checkpoint.require_same_words(splits)
             known = ranks.in_turn(lambda: known_to(model, splits.train))
             training = Training(model.to(device), known, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
@@ -241,22 +241,6 @@ def _moved(config: Config, source: str | None) -> Config:
     if source is None:
         return config
     return _with_absolute_paths(replace(config, data=replace(config.data, source=source)))
-
-
-def _require_same_words(checkpoint: Checkpoint, splits: Splits) -> None:
-    """Classes, by their names, and captions are those that the run was trained on."""
-    if tuple(checkpoint.class_names) != tuple(splits.train.class_names):
-        now, then = (", ".join(names[:8]) or "none" for names in (splits.train.class_names, checkpoint.class_names))
-        raise UserError(
-            f"the classes of {splits.train.name} are {now} and were {then} when the run was made: restore them, or "
-            "start a new run"
-        )
-    if checkpoint.reader is None:
-        return
-    if checkpoint.text.get("captions_sha256") not in (None, captions_digest(splits.train)):
-        raise UserError(
-            f"the captions of {splits.train.name} changed since the run was made: restore them, or start a new run"
-        )
 
 
 def _with_absolute_paths(config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""What is looked at before a step is taken: weights, averages and gradients that are no numbers."""
+"""What is looked at before a step is taken, and after it: what is no number, and what numbers make of a schedule."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from markovae.diffusion import Diffusion
+from markovae.learned_schedule import LearnedLogSNR
 from markovae.parts import whole
 from markovae.training.batches import Roster
 from markovae.training.step import NonFiniteError, listed, not_taken, unfinite
@@ -25,6 +27,35 @@ def unfinite_weights(
     if not names:
         return None
     return not_taken(f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite", step, roster)
+
+
+def require_useful(model: Diffusion, step: int) -> None:
+    """A schedule that learns can be used after step number `step`: its numbers may be finite and say nothing.
+
+    Raises:
+        NonFiniteError: where it cannot.
+    """
+    if isinstance(model.schedule, LearnedLogSNR):
+        try:
+            model.schedule.require_usable()
+        except ValueError as error:
+            raise NonFiniteError(f"{error}, after step {step}: it is not kept") from None
+
+
+def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collection[Diffusion], step: int) -> None:
+    """What a checkpoint of this step would hold can be used.
+
+    Args:
+        tensors: by file.   models: the one in training and its average.
+    Raises:
+        NonFiniteError: where a tensor holds a number that is none, or a learned schedule says nothing.
+    """
+    for file, table in tensors.items():
+        for name, value in table.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise NonFiniteError(f"{file}: {name} is not finite after step {step}: it is not saved")
+    for model in models:
+        require_useful(model, step)
 
 
 def clip(

@@ -27,7 +27,7 @@ from markovae.randomness import generator
 from markovae.training.average import Average
 from markovae.training.batches import Batch, Batches, Roster
 from markovae.training.budget import Budget, rate_factor
-from markovae.training.checks import clip, unfinite_weights
+from markovae.training.checks import clip, require_savable, require_useful, unfinite_weights
 from markovae.training.losses import LevelLoss, Losses, create_loss
 from markovae.training.optimiser import create_optimiser
 from markovae.training.precision import Choice, dtype_named, probe
@@ -131,7 +131,8 @@ class Training:
         """One step: draws, loss, gradient, check, clip, optimiser, average.
 
         Raises:
-            NonFiniteError: before anything changed, naming step, levels and example ids.
+            NonFiniteError: before anything changed, naming step, levels and example ids; or after a learned schedule
+                became one that nobody can use.
         """
         dtype = self.choose_precision().dtype
         started = self.seconds
@@ -150,6 +151,7 @@ class Training:
             group["lr"] = group["initial_lr"] * factor
         with self.ranks.guarded():
             self.optimiser.step()
+        require_useful(self.model, self.step + 1)
         self.loss.note(roster.level, losses)
         self.batches.objective = self.objective
         self.step += 1
@@ -218,15 +220,12 @@ class Training:
         Args:
             gathered: what `gathered` gave at this step, where this process alone captures.
         Raises:
-            NonFiniteError: where a tensor holds a number that is none; it must not be saved.
+            NonFiniteError: where a tensor holds a number that is none, or a schedule is useless; neither is saved.
         """
         tensors = dict(self.gathered() if gathered is None else gathered)
         if fitted := fitted_tensors(self.average.model):
             tensors["fitted"] = fitted
-        for file, table in tensors.items():
-            for name, value in table.items():
-                if value.is_floating_point() and not bool(value.isfinite().all()):
-                    raise NonFiniteError(f"{file}: {name} is not finite after step {self.step}: it is not saved")
+        require_savable(tensors, (self.model, self.average.model), self.step)
         draws = draws_record(self.config.seed, self.config.batch, len(self.batches.data), self.step, self.skipped)
         position = {
             "step": self.step,

@@ -1,0 +1,87 @@
+"""Whether what a bundle holds belongs together: compared before a model is made of it, so an older one can serve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from markovae.build import create_outline
+from markovae.checkpoint.manifest import CheckpointError
+from markovae.checkpoint.tensors import entries_of, read_tensors, require_finite
+from markovae.config import Config
+from markovae.errors import UserError
+from markovae.learned_schedule import LearnedLogSNR
+from markovae.networks.given import CaptionReader
+from markovae.tensor_headers import compare_shapes
+
+WEIGHTS = ("model.safetensors", "ema.safetensors")
+FITTED = "fitted.safetensors"  # in bundles of models whose reverse variance is fitted, and was by then
+OPTIMIZER = "optimizer.safetensors"
+_MOMENT = re.compile(r"(\d{1,9})\.(momentum|first|second|step)")
+
+
+def require_fit(
+    folder: Path,
+    contents: Mapping[str, bytes],
+    config: Config,
+    shape: tuple[int, ...],
+    bins: int,
+    num_classes: int,
+    reader: CaptionReader | None,
+) -> None:
+    """Compare the tensors of a bundle, by their headers, with the model that its configuration describes.
+
+    Args:
+        folder: of the bundle.   contents: its files, by name.   config: of the run.
+        shape, bins, num_classes, reader: of the model, as for `create`.
+    Raises:
+        CheckpointError: naming the file and the first thing that does not fit, or is no number.
+    """
+    entries = {
+        name: entries_of(content, folder / name) for name, content in contents.items() if name.endswith(".safetensors")
+    }
+    shapes = {name: {key: entry.shape for key, entry in table.items()} for name, table in entries.items()}
+    counts = {name: len(shapes[name]) for name in WEIGHTS if name in shapes}
+    fewest = min(counts, key=counts.__getitem__, default=None)
+    try:
+        tensors = None if fewest is None else counts[fewest]
+        outline = create_outline(config, shape, bins=bins, num_classes=num_classes, reader=reader, tensors=tensors)
+    except UserError as error:
+        raise CheckpointError(f"{folder} describes no model: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder / (fewest or 'config.toml')} does not fit the configuration: {error}") from None
+    parameters = {name: tuple(weight.shape) for name, weight in outline.named_parameters()}
+    wanted = dict.fromkeys(WEIGHTS, parameters)
+    wanted[FITTED] = {
+        name: tuple(table.shape) for name, table in outline.named_buffers() if name.startswith("reverse.")
+    }
+    for name in wanted.keys() & shapes.keys():
+        try:
+            compare_shapes(wanted[name], shapes[name])
+        except ValueError as error:
+            raise CheckpointError(f"{folder / name} does not fit the configuration beside it: {error}") from None
+    if OPTIMIZER in shapes:
+        _require_moments(shapes[OPTIMIZER], set(parameters.values()), len(parameters), folder / OPTIMIZER)
+    for name in shapes:
+        require_finite(contents[name], folder / name)
+    for name in WEIGHTS:
+        if name in shapes and isinstance(outline.schedule, LearnedLogSNR):
+            _require_schedule(outline.schedule, contents[name], folder / name)
+
+
+def _require_moments(given: Mapping[str, tuple[int, ...]], known: set[tuple[int, ...]], count: int, path: Path) -> None:
+    for name, shape in given.items():
+        match = _MOMENT.fullmatch(name)
+        if match is None or int(match[1]) >= count or shape not in (known if match[2] != "step" else {()}):
+            raise CheckpointError(f"{path} does not fit the configuration beside it: {name[:80]!r} is of no weight")
+
+
+def _require_schedule(schedule: LearnedLogSNR, content: bytes, path: Path) -> None:
+    """A learned schedule is a few numbers among the weights, any of which may make it one that does not fall."""
+    tensors = read_tensors(content, path)
+    try:
+        schedule.load_state_dict({name: tensors[f"schedule.{name}"] for name in schedule.state_dict()})
+        schedule.require_usable()
+    except ValueError as error:
+        raise CheckpointError(f"{path} is of no use: {error}") from None

@@ -1,0 +1,75 @@
+"""JSON that a stranger may have written: only what every later step can hold, print and write again."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+MAX_DEPTH = 32
+MAX_SHOWN = 80
+
+
+def parse_object(content: bytes | str, *, finite: bool = True) -> dict[str, Any]:
+    """A JSON object whose whole numbers have 64 bits, whose texts are UTF-8 and which nests at most 32 deep.
+
+    Args:
+        finite: refuse NaN and infinities, which JSON itself lacks.
+    Raises:
+        ValueError: for anything else, in one clause ("is no JSON: …").
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deep" if isinstance(error, RecursionError) else shortened(str(error))
+        raise ValueError(f"is no JSON: {reason}") from None
+    if not isinstance(value, dict):
+        raise ValueError("holds no JSON object")
+    _check(value, finite)
+    return value
+
+
+def shown(value: Any) -> str:
+    """repr(value) in at most 80 characters, whatever it is."""
+    try:
+        return shortened(repr(value))
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, lists in lists
+        return f"a {type(value).__name__} too long to show"
+
+
+def shortened(text: str) -> str:
+    """Its first 80 characters."""
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8: no half of a surrogate pair, as JSON's escapes can give."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check(value: Any, finite: bool) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nests more than {MAX_DEPTH} deep")
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item)
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+            elif type(item) is str:
+                if not item.isascii() and not is_text(item):
+                    raise ValueError(f"holds a text that is no UTF-8: {shown(item)}")
+            elif type(item) is int:
+                if not -(1 << 63) <= item < 1 << 63:
+                    raise ValueError(f"holds a whole number of more than 64 bits: {shown(item)}")
+            elif type(item) is float and finite and not math.isfinite(item):
+                raise ValueError("holds a number that is not finite")
+        level = inner
