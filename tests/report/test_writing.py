@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.report import current_report
+from markovae.checkpoint import open_checkpoint, save_checkpoint
+from markovae.errors import UserError
+from markovae.report import current_report, write_report
 from markovae.report.pictures import grid, viewable
+from markovae.report.writing import PARTS
 from markovae.sampling import sample
 
 VOID = {"meta", "img", "br"}
@@ -135,6 +138,50 @@ def test_the_grid_holds_the_samples_anyone_would_draw(digits_run: Path):
     assert np.abs(drawn - grid(viewable(images, 17), 10)[..., 0].astype(np.int64)).max() <= 16
 
 
+def test_the_parts_of_a_report_are_those_that_are_asked_for(digits_run: Path):
+    assert set(record_and_text(digits_run)[0]) == PARTS
+
+
+def test_rows_and_versions_that_cannot_be_read_are_left_out_and_told(digits_run: Path, tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run)
+    odd = [
+        b'{"kind": "train", "step": 5}',
+        b'{"kind": "heldout", "step": 5, "bits_per_dim": []}',
+        b"[" * 100_000,
+        b'{"st',
+    ]
+    rows = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(rows + b"\n".join(odd))
+    newest = open_checkpoint(run)
+    tensors = newest.all_tensors()
+    state = {key: value for key, value in newest.state.items() if key != "format"}
+    state |= {"versions": {"torch": ["2"], "markovae": "\ud800", "numpy": "2"}, "images_seen": "x"}
+    save_checkpoint(run / "checkpoints", newest.step, tensors, state, newest.config)
+    record, told = write_report(run), capsys.readouterr().err
+    assert record["rows"] == {"read": rows.count(b"\n"), "left_out": 4}
+    assert record["curves"]["training"] == record_and_text(digits_run)[0]["curves"]["training"]
+    assert (record["run"]["versions"], record["run"]["images_seen"]) == ({"numpy": "2"}, None)
+    sentence = "4 lines of metrics.jsonl cannot be read and are left out"
+    assert f"warning: {sentence} of the report" in told
+    _, _, text = record_and_text(run)
+    assert f"{sentence}." in text
+    assert "trained with torch of unknown version" in text
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json", "metrics.jsonl", "samples"])
+def test_a_run_with_links_gets_no_report_and_their_targets_stay(digits_run: Path, tmp_path: Path, name: str):
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    shutil.copytree(digits_run, run)
+    victim.write_text("kept")
+    (run / name).rename(tmp_path / "real")
+    (run / name).symlink_to(victim)
+    for door in (write_report, current_report):
+        with pytest.raises(UserError, match=rf"{name} is a link: a run holds none"):
+            door(run)
+    assert victim.read_text() == "kept"
+
+
 def test_a_report_is_current_while_whole_and_of_the_newest_checkpoint(digits_run: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
@@ -142,6 +189,17 @@ def test_a_report_is_current_while_whole_and_of_the_newest_checkpoint(digits_run
     assert record == record_and_text(run)[0]
     for changed in ({"schema_version": 0}, {"run": {**record["run"], "step": 11}}):
         (run / "report.json").write_text(json.dumps({**record, **changed}), encoding="utf-8")
+        assert current_report(run) is None
+    for part in PARTS:
+        for odd in ("[]", "x", None, [[]]):
+            (run / "report.json").write_text(json.dumps({**record, part: odd}), encoding="utf-8")
+            found = current_report(run)
+            assert found is None or part not in ("run", "measurement", "codecs", "schema_version"), (part, odd)
+        (run / "report.json").write_text(json.dumps({k: v for k, v in record.items() if k != part}), encoding="utf-8")
+        assert current_report(run) is None, part
+    for odd in (float("nan"), float("inf"), "[" * 50 + "]" * 50, "[" * 100_000 + "]" * 100_000):
+        text = json.dumps({**record, "samples": odd})
+        (run / "report.json").write_text(text.replace('"[', "[").replace(']"', "]"), encoding="utf-8")
         assert current_report(run) is None
     (run / "report.json").write_text("[]", encoding="utf-8")
     assert current_report(run) is None

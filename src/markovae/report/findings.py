@@ -193,12 +193,12 @@ def run_facts(subject: Subject) -> dict[str, Any]:
 
 def _rate(state: dict[str, Any]) -> float | None:
     seconds = _seconds(state) or 0.0
-    return float(_images_seen(state) or 0) / seconds if seconds > 0 else None
+    return finite(float(_images_seen(state) or 0) / seconds) if seconds > 0 else None
 
 
 def _seconds(state: dict[str, Any]) -> float | None:
-    seconds = state.get("seconds")
-    return seconds if is_figure(seconds) else None
+    seconds: Any = state.get("seconds")
+    return seconds if is_figure(seconds) and seconds >= 0 else None
 
 
 def _images_seen(state: dict[str, Any]) -> int | None:
