@@ -1,6 +1,8 @@
 """The table of docs/reliability.md: rows by point, between two marks, and nothing else of the page changes."""
 
 import json
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,19 @@ def test_only_what_is_between_the_marks_changes():
     assert with_table(once, table(ROWS)) == once
     with pytest.raises(ValueError, match="has no place for the table"):
         with_table("a page", "a table")
+
+
+def test_the_doors_name_what_is_there():
+    """Functions and tests of the threat model."""
+    text = PAGE.read_text(encoding="utf-8")
+    rows = text[text.index("| door | what") :].split("\n\n")[0].splitlines()[2:]
+    assert len(rows) > 10
+    for row in rows:
+        _, _, _, where, shown, _ = row.split("|")
+        for name in re.findall("`(.*?)`", where):
+            pkgutil.resolve_name(f"markovae.{name}")
+        for path in re.findall("`(.*?)`", shown):
+            assert (PAGE.parents[1] / path).is_file(), path
 
 
 def test_the_script_writes_what_the_soak_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
