@@ -46,9 +46,9 @@ LONG_HEADER = b"\x93NUMPY\x02\x00" + (1 << 31).to_bytes(4, "little") + bytes(100
     [
         ("x.npy", npy(GREYS, claiming=(HUGE, 6, 5)), "claims 32,985,348,833,280 bytes of numbers and 360 are there"),
         ("x.npy", npy(GREYS, claiming=(2**70, 2**70, 2)), "bytes of numbers and 360 are there"),
-        ("x.npy", npy(GREYS, claiming=(-12, -6, 5)), "claims the shape"),
-        ("x.npy", npy(GREYS, descr="|O"), "elements of type object"),
-        ("x.npy", npy(GREYS, descr=[("a", "<f8")]), "elements of type"),
+        ("x.npy", npy(GREYS, claiming=(-12, -6, 5)), "its header is none of"),
+        ("x.npy", npy(GREYS, descr="|O"), r"elements of type '\|O'"),
+        ("x.npy", npy(GREYS, descr=[("a", "<f8")]), "its header is none of"),
         ("x.npy", npy(GREYS, descr="|V0"), "elements of type"),
         ("x.npy", LONG_HEADER, "its header claims 2,147,483,648 bytes, at most 10,000"),
         ("x.npy", b"\x93NUMPY\x01\x00" + (9999).to_bytes(2, "little") + b"(" * 9999, "no readable .npy"),
@@ -85,7 +85,7 @@ def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path):
 def test_objects_beside_the_images_of_an_archive_are_left_alone(tmp_path: Path):
     np.savez(tmp_path / "x.npz", images=GREYS, notes=np.array([{}], dtype=object))
     assert len(read_array_file(tmp_path / "x.npz", DataConfig("x")).data) == 12
-    with pytest.raises(ValueError, match="elements of type object"):
+    with pytest.raises(ValueError, match=r"elements of type '\|O'"):
         read_npz(tmp_path / "x.npz")
 
 

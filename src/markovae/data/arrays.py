@@ -156,8 +156,6 @@ def _read_npy(path: Path) -> Raw:
     try:
         return read_npy(path, cache.LARGE_BYTES)
     except DAMAGED as error:
-        if zipfile.is_zipfile(path):
-            raise UserError(f"{path} is no .npy file but an archive: call it .npz") from None
         raise UserError(f"{path} is no readable .npy file of numbers ({reason_of(error)})") from None
 
 
