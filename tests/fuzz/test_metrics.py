@@ -155,8 +155,10 @@ def make_run(chance: random.Random, run: Path, finished: Path, outside: Path) ->
         if kind == 0 and metrics.is_file() and not metrics.is_symlink():
             rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_bytes().splitlines()]
             lines = [encoded(chance, changed(chance, row) if chance.random() < 0.5 else row) for row in rows]
+            metrics.unlink()  # it may be another file's second name by now
             metrics.write_bytes(b"\n".join(chance.choices(lines, k=chance.randint(1, 60))) + b"\n")
         elif kind == 1 and report.is_file() and not report.is_symlink():
+            report.unlink()
             report.write_bytes(encoded(chance, changed(chance, json.loads((finished / "report.json").read_bytes()))))
         elif kind == 2:
             path = chance.choice((metrics, report))
