@@ -160,7 +160,7 @@ def test_weights_that_are_missing_are_not_made_up(made: Callable[[str], Path], t
     ("config", "said"),
     [
         (None, r"config\.json cannot be read"),
-        ("[]", "is no table"),
+        ("[]", "holds no JSON object"),
         ("{", "cannot be read"),
         ('{"model_type": "bert"}', "type 'bert': a text encoder is one of clip, clip_text_model, t5"),
         ('{"model_type": "t5", "d_model": "512"}', r"says d_model='512'"),

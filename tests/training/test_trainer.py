@@ -276,3 +276,13 @@ def test_labels_given_to_a_network_without_classes_are_an_error(tiny_config: Con
     model = create(tiny_config, tiny_data.shape)
     with pytest.raises(ValueError, match="takes no labels"):
         Training(model, tiny_data, tiny_config.train).advance()
+
+
+def test_a_learned_schedule_that_says_nothing_is_neither_kept_nor_saved(tiny_config: Config, tiny_data: ImageData):
+    settings = ["schedule.kind=learned", "train.objective=bound", "train.rest_lr=1e30", "train.warmup_steps=0"]
+    config = tiny_config.with_settings(settings)
+    training = Training(create(config, tiny_data.shape, num_classes=2), tiny_data, config.train)
+    with pytest.raises(NonFiniteError, match="after step 1: it is not kept"):
+        training.advance()
+    with pytest.raises(NonFiniteError):
+        training.capture()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from markovae.data.holdout import combinations
 from markovae.errors import UserError
+from markovae.strict_json import shown
 
 CHANNELS = ("auto", "grey", "rgb")
 FITS = ("crop", "pad", "resize")
@@ -69,7 +70,9 @@ class DataConfig:
             raise UserError(f"data.bad_fraction={self.bad_fraction} must lie in 0…1: it is a share of the files")
         background_rgb(self.background)
         if self.hold_out and self.source != "faces":
-            raise UserError(f"data.hold_out names attributes of the faces, and data.source={self.source} has none")
+            raise UserError(
+                f"data.hold_out names attributes of the faces, and data.source={shown(self.source)} has none"
+            )
         combinations(self.hold_out)
 
     def _check_fractions(self) -> None:
@@ -100,10 +103,10 @@ def background_rgb(colour: str) -> tuple[int, int, int]:
         near = difflib.get_close_matches(colour.lower(), ImageColor.colormap, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"data.background={colour!r} is no colour: give a name such as white, or #rrggbb{hint}"
+            f"data.background={shown(colour)} is no colour: give a name such as white, or #rrggbb{hint}"
         ) from None
     if len(rgb) != 3:
-        raise UserError(f"data.background={colour!r} is itself transparent: give an opaque colour")
+        raise UserError(f"data.background={shown(colour)} is itself transparent: give an opaque colour")
     return rgb
 
 
@@ -111,4 +114,4 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         near = difflib.get_close_matches(value.lower(), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{name}={value!r} must be one of {', '.join(known)}{hint}")
+        raise UserError(f"{name}={shown(value)} must be one of {', '.join(known)}{hint}")

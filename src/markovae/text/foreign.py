@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, final
 from torch import Tensor
 
 from markovae.errors import UserError
+from markovae.strict_json import parse_object
 from markovae.text.encoder import TextEncoder
 
 
@@ -181,12 +181,9 @@ def _table(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file() or file.stat().st_size > MAX_JSON:
             raise ValueError(f"it is no regular file of at most {MAX_JSON:,} bytes")
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_object(file.read_bytes(), finite=False)
+    except (OSError, ValueError) as error:
         raise UserError(f"{file.parent} is no text encoder: {file.name} cannot be read ({error})") from None
-    if not isinstance(table, dict):
-        raise UserError(f"{file.parent} is no text encoder: {file.name} is no table")
-    return table
 
 
 @contextmanager
