@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from markovae.config import Config, NetworkConfig
 from markovae.config.ddpm import DDPMOptions
@@ -59,7 +60,7 @@ def outline_network(shape: NetworkShape, logsnr: Tensor) -> Network:
     Args:
         logsnr: λ_1…λ_L of the grid that a network of the DDPM family counts, (L,).
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutNumbers():
         return _network(shape, logsnr)
 
 
@@ -79,6 +80,15 @@ def least_weights(shape: NetworkShape) -> int:
         return 10 * shape.depth
     levels = len(shape.widths) if isinstance(shape, DDPMConfig) else len(shape.multipliers)
     return 8 * 2 * levels * shape.blocks
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Weights are not initialised: on the meta device torch would import its compiler to draw from a normal law."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return function(*args, **(kwargs or {}))
 
 
 def _network(shape: NetworkShape, logsnr: Tensor) -> Network:
