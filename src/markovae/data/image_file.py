@@ -23,7 +23,7 @@ MAX_FILE = 512 * MIB
 MAX_MEMORY = 9 * MAX_PIXELS
 COPY = 5  # bytes per pixel of the picture turned upright or converted
 # Bytes per pixel that decoders with a canvas hold beside the picture.
-CANVAS_BYTES = {"WEBP": 8, "AVIF": 8, "GIF": 2}
+CANVAS_BYTES = {"WEBP": 8, "AVIF": 8, "GIF": 6}
 WHOLE_FILE = frozenset({"WEBP", "AVIF"})  # whose decoders take the file into memory
 MAX_SCAN_PIXELS = 2**30  # of a progressive JPEG, over all its scans: each goes over all pixels
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # 4 in all other modes
