@@ -209,3 +209,11 @@ def test_a_sparse_file_cut_in_its_map_is_damage():
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     assert "damaged tar" in until_damage(bytes(block))[1]
+
+
+def test_names_without_end_are_refused_in_a_short_sentence():
+    body = b"n" * 60_000 + b"\0"
+    one = header(b"././@LongLink", b"%011o\0" % len(body), b"L") + padded(body)
+    said = until_damage(one + header(b"a.png", b"00000000001\0") + bytes(512))[1]
+    assert "a name has 60,000 characters" in said
+    assert len(said) < 300

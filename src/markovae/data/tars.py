@@ -17,6 +17,7 @@ from markovae.data.scan import ENDINGS
 BLOCK = 512
 SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block
 LONGEST_CLASS = 1024  # bytes
+LONGEST_NAME = 1000  # characters, which are said where a member is damaged
 LARGEST_IMAGE = 1 << 28  # bytes of one file
 MOST_KEYS = 1000  # of global headers, which every later one repeats
 LONGEST_NUMBER = 256  # digits in a row of a PAX header
@@ -65,6 +66,10 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
                 last, end = entry.offset, tar.offset
                 if not entry.isreg() or entry.issparse():
                     continue
+                if len(entry.name) > LONGEST_NAME:
+                    raise ValueError(
+                        f"a name has {len(entry.name):,} characters, and at most {LONGEST_NAME:,} are read"
+                    )
                 if entry.offset_data + entry.size > size:
                     raise ValueError(f"it ends in the middle of {entry.name!r}")
                 yield Member(entry.name, entry.offset_data, entry.size)
@@ -73,7 +78,7 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
         if handle.read(BLOCK) != bytes(BLOCK):
             raise ValueError("it has no end mark")
     except Exception as error:  # tarfile raises what it likes on damaged bytes
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split())[:1200] or type(error).__name__
         where = "" if last < 0 else f" after byte {last:,} of {size:,}"
         raise ValueError(f"damaged tar{where}: {text}") from None
 
