@@ -43,9 +43,12 @@ def shortened(text: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8: no half of a surrogate pair, as JSON's escapes can give."""
+    """Whether it is text or the name of a file: bytes of a name that are no UTF-8 are surrogates, as Python has them.
+
+    A half of a surrogate pair of another kind, as JSON's escapes can give, is nothing.
+    """
     try:
-        value.encode()
+        value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return False
     return True

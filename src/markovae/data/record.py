@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from markovae.data.captions import is_text
 from markovae.data.images import Indices
 from markovae.data.layout import MAX_CLASSES
 from markovae.data.options import MAX_SIDE
@@ -20,6 +19,7 @@ from markovae.data.places import beside
 from markovae.data.stored import Index
 from markovae.data.tars import LARGEST_IMAGE
 from markovae.errors import UserError
+from markovae.strict_json import is_text
 
 RECORD, INDEX, CAPTIONS = "shards.json", "index.npz", "captions.jsonl"
 FORMAT = 1
