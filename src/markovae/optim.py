@@ -59,6 +59,18 @@ def split_weights(network: Network) -> tuple[list[nn.Parameter], list[nn.Paramet
     return hidden, [weight for weight in trained if id(weight) not in chosen]
 
 
+def split_model(model: nn.Module, network: nn.Module, optimiser: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The weights of Muon and those of AdamW, each in the order of the optimizer's state.
+
+    Args:
+        model: whose weights that take gradients are trained.   network: the model's.   optimiser: muon, or adamw.
+    """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    hidden = split_weights(network)[0] if optimiser == "muon" and isinstance(network, Network) else []
+    chosen = {id(weight) for weight in hidden}
+    return hidden, [weight for weight in trained if id(weight) not in chosen]
+
+
 @final
 class MuonAdamW(torch.optim.Optimizer):
     r"""One optimiser of two groups: Muon for hidden matrices, AdamW for the rest.

@@ -10,11 +10,11 @@ MAX_DEPTH = 32
 MAX_SHOWN = 80
 
 
-def parse_object(content: bytes | str, *, finite: bool = True) -> dict[str, Any]:
-    """A JSON object whose whole numbers have 64 bits, whose texts are UTF-8 and which nests at most 32 deep.
+def parse_object(content: bytes | str, *, finite: bool = True, bits: int = 64) -> dict[str, Any]:
+    """A JSON object whose whole numbers have `bits` bits, whose texts are UTF-8 and which nests at most 32 deep.
 
     Args:
-        finite: refuse NaN and infinities, which JSON itself lacks.
+        finite: refuse NaN and infinities, which JSON itself lacks.   bits: of a whole number, its sign included.
     Raises:
         ValueError: for anything else, in one clause ("is no JSON: …").
     """
@@ -25,7 +25,7 @@ def parse_object(content: bytes | str, *, finite: bool = True) -> dict[str, Any]
         raise ValueError(f"is no JSON: {reason}") from None
     if not isinstance(value, dict):
         raise ValueError("holds no JSON object")
-    _check(value, finite)
+    _check(value, finite, bits)
     return value
 
 
@@ -54,7 +54,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def _check(value: Any, finite: bool) -> None:
+def _check(value: Any, finite: bool, bits: int) -> None:
     level, depth = [value], 0
     while level:
         depth += 1
@@ -71,8 +71,8 @@ def _check(value: Any, finite: bool) -> None:
                 if not item.isascii() and not is_text(item):
                     raise ValueError(f"holds a text that is no UTF-8: {shown(item)}")
             elif type(item) is int:
-                if not -(1 << 63) <= item < 1 << 63:
-                    raise ValueError(f"holds a whole number of more than 64 bits: {shown(item)}")
+                if not -(1 << bits - 1) <= item < 1 << bits - 1:
+                    raise ValueError(f"holds a whole number of more than {bits} bits: {shown(item)}")
             elif type(item) is float and finite and not math.isfinite(item):
                 raise ValueError("holds a number that is not finite")
         level = inner

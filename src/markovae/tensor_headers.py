@@ -14,6 +14,7 @@ from markovae.strict_json import parse_object, shown
 MAX_HEADER = 4 << 20  # 40,000 tensors
 MAX_DIMENSIONS = 16
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # numbers with a point alone
+WHOLE_SIZES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class TensorEntry:
     """What a header says of one tensor.
 
     Args:
-        dtype: F64, F32, F16 or BF16.   shape: of it.   begin, end: of its bytes, counted from the start of the file.
+        dtype: F64, F32, F16 or BF16, or one of whole numbers.   shape: of it.
+        begin, end: of its bytes, counted from the start of the file.
     """
 
     dtype: str
@@ -30,11 +32,12 @@ class TensorEntry:
     end: int
 
 
-def read_header(start: bytes, size: int) -> dict[str, TensorEntry]:
+def read_header(start: bytes, size: int, sizes: Mapping[str, int] = SIZES) -> dict[str, TensorEntry]:
     """Every tensor of a file by name; together they fill it exactly once.
 
     Args:
         start: of the file, its whole header at least.   size: of the file in bytes.
+        sizes: bytes of a number of each type that is allowed.
     Raises:
         ValueError: for anything else, in one clause ("holds no tensors: …").
     """
@@ -43,7 +46,7 @@ def read_header(start: bytes, size: int) -> dict[str, TensorEntry]:
         raise ValueError("holds no tensors: its first bytes tell of no header")
     header = parse_object(start[8 : 8 + length])
     header.pop("__metadata__", None)
-    entries = {name: _entry(name, entry, 8 + length) for name, entry in header.items()}
+    entries = {name: _entry(name, entry, 8 + length, sizes) for name, entry in header.items()}
     place = 8 + length
     for begin, end in sorted((entry.begin, entry.end) for entry in entries.values()):
         if begin != place:
@@ -54,7 +57,7 @@ def read_header(start: bytes, size: int) -> dict[str, TensorEntry]:
     return entries
 
 
-def read_file_header(path: Path) -> dict[str, TensorEntry]:
+def read_file_header(path: Path, sizes: Mapping[str, int] = SIZES) -> dict[str, TensorEntry]:
     """`read_header` of a file, of which no more is read.
 
     Raises:
@@ -62,7 +65,7 @@ def read_file_header(path: Path) -> dict[str, TensorEntry]:
     """
     with path.open("rb") as file:
         size, start = os.fstat(file.fileno()).st_size, file.read(8)
-        return read_header(start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER)), size)
+        return read_header(start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER)), size, sizes)
 
 
 def compare_shapes(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
@@ -80,18 +83,18 @@ def compare_shapes(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tu
             raise ValueError(f"weight {shown(name)} has shape {given[name]} where this model takes {shape}")
 
 
-def _entry(name: str, entry: Any, origin: int) -> TensorEntry:
+def _entry(name: str, entry: Any, origin: int, sizes: Mapping[str, int]) -> TensorEntry:
     if isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}:
         dtype, shape, offsets = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
         if (
-            dtype in SIZES
+            dtype in sizes
             and _counts(shape)
             and len(shape) <= MAX_DIMENSIONS
             and _counts(offsets)
             and len(offsets) == 2
         ):
             begin, end = offsets
-            if end - begin == math.prod(shape) * SIZES[dtype]:
+            if end - begin == math.prod(shape) * sizes[dtype]:
                 return TensorEntry(dtype, tuple(shape), origin + begin, origin + end)
     raise ValueError(f"holds no tensors: what it says of {shown(name)} makes none")
 

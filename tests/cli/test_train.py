@@ -134,6 +134,26 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_3(images, tmp_path, re
     assert open_checkpoint(out).step < 30
 
 
+def test_a_learned_schedule_that_is_useless_stops_the_run_with_code_3(images, tmp_path, refused):
+    words = settings(schedule__kind="learned", train__objective="bound", train__rest_lr="1e30", train__warmup_steps="0")
+    out = tmp_path / "run"
+    said = refused("train", images, "--out", out, "--steps", "3", *words, code=3)
+    assert "after step 1: it is not kept" in said
+    assert "last good checkpoint" in said
+    assert open_checkpoint(out).step == 0
+
+
+def test_weights_that_no_variance_can_be_fitted_to_stop_the_run_with_code_3(images, tmp_path, refused, monkeypatch):
+    def overflow(*args, **options):
+        raise UserError("the model's outputs are not finite: this model cannot be surveyed")
+
+    monkeypatch.setattr("markovae.training.trainer.fit_in_place", overflow)
+    out = tmp_path / "run"
+    said = refused("train", images, "--out", out, "--steps", "2", *settings(target__reverse="isotropic"), code=3)
+    assert "the reverse variance cannot be fitted after step" in said
+    assert "last good checkpoint" in said
+
+
 def test_a_truncated_checkpoint_is_named(digits_run, tmp_path, refused):
     run = tmp_path / "copy"
     shutil.copytree(digits_run, run)

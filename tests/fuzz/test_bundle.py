@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 from tests.fuzz.conftest import Fuzzer
 
 from markovae.build import create
@@ -28,9 +29,11 @@ LINES = (
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_config: Config, tiny_data: ImageData) -> Path:
     """The newer of two checkpoints of a run."""
+    tiny_config = tiny_config.with_settings(["target.reverse=isotropic"])
     training = Training(create(tiny_config, tiny_data.shape, num_classes=2), tiny_data, tiny_config.train)
     for step in (1, 2):
         training.advance()
+        training.fit_variance()
         tensors, position = training.capture()
         path = save_checkpoint(tmp_path / "run" / "checkpoints", step, tensors, {**position, **STATE}, tiny_config)
     return path
@@ -118,4 +121,38 @@ def test_a_network_that_the_weights_are_not_of_is_never_made(checkpoint: Path, l
     lines = [line if row.startswith(f"{name} =") else row for row in config.splitlines()]
     forge(checkpoint, config__toml="\n".join(lines).encode())
     monkeypatch.setattr("markovae.build.fresh_network", lambda *a: pytest.fail("a network was made"))
+    assert newest_checkpoint(checkpoint.parents[1]).step == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("optimizer", {"0.momentum": None, "1.momentum": "0.momentum"}),
+        ("optimizer", {"0.first": "0.momentum"}),
+        ("optimizer", {"LAST.first": None}),
+        ("optimizer", {"LAST.step": -1.0}),
+        ("optimizer", {"LAST.second": -1.0}),
+        ("optimizer", {"999.step": 1.0}),
+        ("fitted", {"reverse.errors.error": -1.0}),
+        ("fitted", {"reverse.errors.error": float("nan")}),
+        ("fitted", {"reverse.errors.logsnr": 1.0}),
+    ],
+)
+def test_an_older_checkpoint_is_taken_where_no_training_wrote_the_newests_numbers(
+    checkpoint: Path, file: str, change: dict[str, Any]
+):
+    """Each is of a right shape: an entry left out, another's, or filled with one number."""
+    tensors = safetensors.torch.load((checkpoint / f"{file}.safetensors").read_bytes())
+    before, last = dict(tensors), str(max(int(name.split(".")[0]) for name in tensors) if file == "optimizer" else 0)
+    for name, value in change.items():
+        name = name.replace("LAST", last)
+        if value is None:
+            del tensors[name]
+        elif isinstance(value, str):
+            tensors[name] = before[value].clone()
+        else:
+            tensors[name] = torch.full_like(before.get(name, torch.zeros(())), value)
+    forge(checkpoint, **{f"{file}__safetensors": safetensors.torch.save(tensors)})
+    with pytest.raises(CheckpointError, match=rf"{file}\.safetensors"):
+        open_checkpoint(checkpoint)
     assert newest_checkpoint(checkpoint.parents[1]).step == 1

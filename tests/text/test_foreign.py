@@ -152,7 +152,7 @@ def test_weights_that_are_missing_are_not_made_up(made: Callable[[str], Path], t
     with pytest.raises(UserError, match=r"is no text encoder: its weights lack .*layers\.1"):
         load_encoder(str(folder))
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="is no text encoder that transformers can read"):
+    with pytest.raises(UserError, match=r"is no text encoder: model\.safetensors holds no tensors"):
         load_encoder(str(folder))
 
 
@@ -229,3 +229,47 @@ def test_pipes_and_depths_in_a_folder_are_refused_at_once(made: Callable[[str], 
         (folder / "config.json").write_text(content)
         with pytest.raises(UserError):
             load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("clip", {"num_hidden_layers": 20_000}),
+        ("clip", {"num_hidden_layers": 3}),
+        ("clip", {"num_hidden_layers": 0}),
+        ("clip", {"num_hidden_layers": "2"}),
+        ("clip", {"vocab_size": 2**31}),
+        ("clip", {"vocab_size": 10**400}),
+        ("clip", {"hidden_size": 2**20}),
+        ("clip", {"intermediate_size": 2**20}),
+        ("clip", {"max_position_embeddings": 2**20}),
+        ("whole clip", {"text_config": {}}),
+        ("t5", {"num_layers": 20_000}),
+        ("t5", {"num_hidden_layers": 20_000}),
+        ("t5", {"vocab_size": 2**20}),
+        ("t5", {"d_model": 2**20}),
+        ("t5", {"d_kv": 2**20}),
+        ("t5", {"d_ff": 2**20}),
+        ("t5", {"num_heads": 2**20}),
+        ("t5", {"relative_attention_num_buckets": 2**20}),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_made(
+    made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: dict[str, Any]
+) -> None:
+    folder = shutil.copytree(made(kind), tmp_path / "encoder")
+    table = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**table, **change}))
+    monkeypatch.setattr("torch.nn.Module.__init__", lambda *a, **k: pytest.fail("a model was made"))
+    with pytest.raises(UserError, match=r"is no text encoder"):
+        load_encoder(str(folder))
+
+
+def test_whole_numbers_beside_the_weights_are_read(made: Callable[[str], Path], tmp_path: Path) -> None:
+    """Older folders of a CLIP hold its positions, int64."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(made("clip"), tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors") | {"embeddings.position_ids": torch.arange(12)[None]}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert load_encoder(str(folder)).width == 32

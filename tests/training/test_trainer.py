@@ -278,6 +278,21 @@ def test_labels_given_to_a_network_without_classes_are_an_error(tiny_config: Con
         Training(model, tiny_data, tiny_config.train).advance()
 
 
+@pytest.mark.parametrize("scale", [1e4, 1e9, 1e15, 1e36])
+@pytest.mark.parametrize("kind", ["isotropic", "diagonal"])
+def test_weights_too_large_for_a_fitted_variance_stop_the_run(
+    tiny_config: Config, tiny_data: ImageData, kind: str, scale: float
+):
+    config = tiny_config.with_settings([f"target.reverse={kind}"])
+    training = Training(create(config, tiny_data.shape, num_classes=2), tiny_data, config.train)
+    for weight in training.average.model.network.parameters():
+        weight.data.fill_(scale)
+    with pytest.raises(
+        NonFiniteError, match=r"the reverse variance cannot be fitted after step 0: the (model|network)'s"
+    ):
+        training.fit_variance()
+
+
 def test_a_learned_schedule_that_says_nothing_is_neither_kept_nor_saved(tiny_config: Config, tiny_data: ImageData):
     settings = ["schedule.kind=learned", "train.objective=bound", "train.rest_lr=1e30", "train.warmup_steps=0"]
     config = tiny_config.with_settings(settings)

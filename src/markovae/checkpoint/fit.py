@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,15 +9,17 @@ from markovae.build import create_outline
 from markovae.checkpoint.manifest import CheckpointError
 from markovae.checkpoint.tensors import entries_of, read_tensors, require_finite
 from markovae.config import Config
+from markovae.diffusion import Diffusion
 from markovae.errors import UserError
 from markovae.learned_schedule import LearnedLogSNR
 from markovae.networks.given import CaptionReader
-from markovae.tensor_headers import compare_shapes
+from markovae.optim import split_model
+from markovae.reverse.fitted import check_errors
+from markovae.tensor_headers import TensorEntry, compare_shapes
 
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 FITTED = "fitted.safetensors"  # in bundles of models whose reverse variance is fitted, and was by then
 OPTIMIZER = "optimizer.safetensors"
-_MOMENT = re.compile(r"(\d{1,9})\.(momentum|first|second|step)")
 
 
 def require_fit(
@@ -62,19 +63,51 @@ def require_fit(
         except ValueError as error:
             raise CheckpointError(f"{folder / name} does not fit the configuration beside it: {error}") from None
     if OPTIMIZER in shapes:
-        _require_moments(shapes[OPTIMIZER], set(parameters.values()), len(parameters), folder / OPTIMIZER)
+        _require_moments(entries[OPTIMIZER], outline, config, folder / OPTIMIZER)
     for name in shapes:
         require_finite(contents[name], folder / name)
+    if OPTIMIZER in shapes:
+        _require_variances(contents[OPTIMIZER], folder / OPTIMIZER)
+    if FITTED in shapes:
+        _require_errors(contents[FITTED], folder / FITTED)
     for name in WEIGHTS:
         if name in shapes and isinstance(outline.schedule, LearnedLogSNR):
             _require_schedule(outline.schedule, contents[name], folder / name)
 
 
-def _require_moments(given: Mapping[str, tuple[int, ...]], known: set[tuple[int, ...]], count: int, path: Path) -> None:
-    for name, shape in given.items():
-        match = _MOMENT.fullmatch(name)
-        if match is None or int(match[1]) >= count or shape not in (known if match[2] != "step" else {()}):
-            raise CheckpointError(f"{path} does not fit the configuration beside it: {name[:80]!r} is of no weight")
+def _require_moments(entries: Mapping[str, TensorEntry], outline: Diffusion, config: Config, path: Path) -> None:
+    """Each weight's moments have its shape, and are those of its half of the optimizer, all of them or none."""
+    if isinstance(outline.schedule, LearnedLogSNR):
+        outline.schedule.requires_grad_(True)  # as in training
+    matrices, others = split_model(outline, outline.network, config.train.optimiser)
+    left = dict(entries)
+    for number, weight in enumerate((*matrices, *others)):
+        shape = tuple(weight.shape)
+        wanted = {"momentum": shape} if number < len(matrices) else {"first": shape, "second": shape, "step": ()}
+        found = {name: left.pop(f"{number}.{name}").shape for name in wanted if f"{number}.{name}" in left}
+        if found and found != wanted:
+            raise CheckpointError(
+                f"{path} does not fit the configuration beside it: weight {number} has {found} where {wanted} belong"
+            )
+    for name in left:
+        raise CheckpointError(f"{path} does not fit the configuration beside it: {name[:80]!r} is of no weight")
+
+
+def _require_variances(content: bytes, path: Path) -> None:
+    """Second moments are squares, and steps are counted from 1."""
+    for name, value in read_tensors(content, path).items():
+        least = {"second": 0, "step": 1}.get(name.rpartition(".")[2])
+        if least is not None and value.numel() and not bool(value.min() >= least):
+            raise CheckpointError(f"{path} is of no use: {name} is below {least}")
+
+
+def _require_errors(content: bytes, path: Path) -> None:
+    """The tables of a fitted variance hold errors at log-SNRs that fall."""
+    tables = read_tensors(content, path)
+    try:
+        check_errors(tables["reverse.errors.logsnr"], tables["reverse.errors.error"])
+    except UserError as error:
+        raise CheckpointError(f"{path} is of no use: {error}") from None
 
 
 def _require_schedule(schedule: LearnedLogSNR, content: bytes, path: Path) -> None:

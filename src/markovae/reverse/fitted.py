@@ -51,17 +51,14 @@ class ErrorTable(nn.Module):
         """Take the errors, (K, *shape), at the decreasing log-SNRs, (K,), and return self.
 
         Raises:
-            ValueError: for another number or shape than declared, a rising log-SNR, or errors that are no number ≥ 0.
+            ValueError: for another number or shape than declared.   UserError: as `check_errors`.
         """
         if logsnr.shape != self.logsnr.shape or error.shape != self.error.shape:
             raise ValueError(
                 f"errors of shape {tuple(error.shape)} at {len(logsnr)} log-SNRs: this table takes "
                 f"{tuple(self.error.shape)}"
             )
-        if not bool((logsnr[1:] < logsnr[:-1]).all()):
-            raise ValueError("the log-SNRs of an error table must fall from knot to knot")
-        if not bool((error.isfinite() & (error >= 0)).all()):
-            raise ValueError("errors must be finite and >= 0: the network's output is not a number somewhere")
+        check_errors(logsnr, error)
         self.logsnr.copy_(logsnr)
         self.error.copy_(error)
         return self
@@ -85,6 +82,18 @@ class ErrorTable(nn.Module):
         knots = self.logsnr.to(logsnr.device)
         table = self.error.to(logsnr.device).clamp(min=_TINY).log()
         return interpolate(-logsnr, -knots, table).exp()
+
+
+def check_errors(logsnr: Tensor, error: Tensor) -> None:
+    """Check the numbers of an error table: errors, (K, *D), at log-SNRs, (K,).
+
+    Raises:
+        UserError: for log-SNRs that do not fall, or an error that is negative, NaN or Inf.
+    """
+    if not bool((logsnr[1:] < logsnr[:-1]).all()):
+        raise UserError("the log-SNRs of an error table must fall from knot to knot")
+    if not bool((error.isfinite() & (error >= 0)).all()):
+        raise UserError("the network's squared errors must be finite and at least 0: its weights are too large")
 
 
 def _optimal(error: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:

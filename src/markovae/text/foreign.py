@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any, final
 from torch import Tensor
 
 from markovae.errors import UserError
-from markovae.strict_json import parse_object
+from markovae.strict_json import parse_object, shown
+from markovae.tensor_headers import SIZES, WHOLE_SIZES, read_file_header
 from markovae.text.encoder import TextEncoder
 
 
@@ -22,22 +25,40 @@ class _Family:
     Args:
         kind: the class whose last hidden states are the features.   width: where a config.json has features of a token;
             left out there, 512.   limit: tokens of a caption where it gives no max_position_embeddings.
+        layers: how many layers there are.
+        sizes: of weights, by the ends of their names: each side is the product of what config.json says of these.
     """
 
     kind: str
     width: str
     limit: int
+    layers: str
+    sizes: Mapping[str, tuple[tuple[str, ...], ...]]
 
 
 DEFAULT_WIDTH = 512  # what transformers leaves out of a config.json, for each of them
-FAMILIES = {
-    "clip": _Family("CLIPTextModel", "hidden_size", 77),
-    "clip_text_model": _Family("CLIPTextModel", "hidden_size", 77),
-    # Positions are relative, and any length would do: 128 as in Saharia et al. 2022.
-    "t5": _Family("T5EncoderModel", "d_model", 128),
-    "mt5": _Family("MT5EncoderModel", "d_model", 128),
-    "umt5": _Family("UMT5EncoderModel", "d_model", 128),
+CLIP_SIZES = {
+    r"\.token_embedding\.weight": (("vocab_size",), ("hidden_size",)),
+    r"\.position_embedding\.weight": (("max_position_embeddings",), ("hidden_size",)),
+    r"\.mlp\.fc1\.weight": (("intermediate_size",), ("hidden_size",)),
 }
+T5_SIZES = {
+    r"\.(shared|embed_tokens)\.weight": (("vocab_size",), ("d_model",)),
+    r"\.SelfAttention\.q\.weight": (("num_heads", "d_kv"), ("d_model",)),
+    r"\.relative_attention_bias\.weight": (("relative_attention_num_buckets",), ("num_heads",)),
+    r"\.DenseReluDense\.wo\.weight": (("d_model",), ("d_ff",)),
+}
+FAMILIES = {
+    "clip": _Family("CLIPTextModel", "hidden_size", 77, "num_hidden_layers", CLIP_SIZES),
+    "clip_text_model": _Family("CLIPTextModel", "hidden_size", 77, "num_hidden_layers", CLIP_SIZES),
+    # Positions are relative, and any length would do: 128 as in Saharia et al. 2022.
+    "t5": _Family("T5EncoderModel", "d_model", 128, "num_layers", T5_SIZES),
+    "mt5": _Family("MT5EncoderModel", "d_model", 128, "num_layers", T5_SIZES),
+    "umt5": _Family("UMT5EncoderModel", "d_model", 128, "num_layers", T5_SIZES),
+}
+OTHER_PARTS = ("vision_model.", "decoder.")  # of a whole CLIP or T5, which are not made
+LAYER = re.compile(r"\.(?:layers|block)\.(\d{1,4})\.")
+MAX_LAYERS = 256
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # what the features depend on
 MAX_JSON = 1 << 24
 LONGEST = 1 << 20  # tokens, and features of one
@@ -68,9 +89,14 @@ class TransformersEncoder(TextEncoder):
             raise UserError(f"the text encoder {folder} needs transformers: pip install 'markovae[encoders]'") from None
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with _quiet(transformers), _told(folder):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
             kind = getattr(transformers, family.kind)
-            self._model, found = kind.from_pretrained(folder, **safe, use_safetensors=True, output_loading_info=True)
+            # What it makes of config.json, and not the file: a setting may be left out, or have a second name.
+            config = kind.config_class.from_pretrained(folder, local_files_only=True)
+            _require_sizes(folder, family, config)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
+            self._model, found = kind.from_pretrained(
+                folder, **safe, config=config, use_safetensors=True, output_loading_info=True
+            )
         if found["missing_keys"]:
             raise UserError(f"{folder} is no text encoder: its weights lack {min(found['missing_keys'])!r}")
         self._model.float().eval().requires_grad_(False)
@@ -135,6 +161,48 @@ def _require_closed(folder: Path) -> None:
                     raise UserError(f"{file} names weights that are no safetensors beside it: {str(name)[:100]!r}")
 
 
+def _require_sizes(folder: Path, family: _Family, config: Any) -> None:
+    """Compare the sizes of a model with the weights in the folder, by their headers, before it is made.
+
+    Args:
+        config: of transformers, for a model of this family.
+    Raises:
+        UserError: naming the first that differs.
+    """
+    shapes = _shapes(folder)
+    layers = {match[1] for name in shapes if (match := LAYER.search(name))}
+    if not 1 <= _setting(folder, config, family.layers) <= min(len(layers), MAX_LAYERS):
+        raise UserError(
+            f"{folder} is no text encoder: its config.json says {family.layers}={shown(getattr(config, family.layers))}"
+            f", which must be at least 1 and at most {MAX_LAYERS} and the {len(layers):,} layers of its weights"
+        )
+    for end, sides in family.sizes.items():
+        wanted = tuple(math.prod(_setting(folder, config, name) for name in names) for names in sides)
+        found = {shape for name, shape in shapes.items() if re.search(f"{end}$", name)}
+        if found != {wanted}:
+            names = ", ".join(f"{name}={shown(getattr(config, name))}" for side in sides for name in side)
+            raise UserError(
+                f"{folder} is no text encoder: its config.json says {names}, which its weights do not have: save the "
+                "encoder anew"
+            )
+
+
+def _setting(folder: Path, config: Any, name: str) -> int:
+    return _whole(folder, {name: getattr(config, name, None)}, name, 0)
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that may be taken, by name with a dot before it."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            entries = read_file_header(file, SIZES | WHOLE_SIZES)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} is no text encoder: {file.name} {error}") from None
+        shapes |= {f".{name}": entry.shape for name, entry in entries.items() if not name.startswith(OTHER_PARTS)}
+    return shapes
+
+
 def _require_plain(file: Path, table: dict[str, Any]) -> None:
     pending = [table]
     while pending:
@@ -181,7 +249,7 @@ def _table(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file() or file.stat().st_size > MAX_JSON:
             raise ValueError(f"it is no regular file of at most {MAX_JSON:,} bytes")
-        return parse_object(file.read_bytes(), finite=False)
+        return parse_object(file.read_bytes(), finite=False, bits=128)  # no limit is 10^30 there
     except (OSError, ValueError) as error:
         raise UserError(f"{file.parent} is no text encoder: {file.name} cannot be read ({error})") from None
 
@@ -191,6 +259,8 @@ def _told(folder: Path) -> Iterator[None]:
     """Whatever the library finds wrong with a folder is one sentence."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # it raises whatever its parts raise
         raise UserError(f"{folder} is no text encoder that transformers can read: {error}") from None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,19 @@ def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collect
                 raise NonFiniteError(f"{file}: {name} is not finite after step {step}: it is not saved")
     for model in models:
         require_useful(model, step)
+
+
+@contextmanager
+def fitting_after(step: int) -> Iterator[None]:
+    """A reverse variance that cannot be fitted stops the run: model and images fit, so it is the weights' numbers.
+
+    Raises:
+        NonFiniteError: for any ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise NonFiniteError(f"the reverse variance cannot be fitted after step {step}: {error}") from None
 
 
 def clip(

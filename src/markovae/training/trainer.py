@@ -27,7 +27,7 @@ from markovae.randomness import generator
 from markovae.training.average import Average
 from markovae.training.batches import Batch, Batches, Roster
 from markovae.training.budget import Budget, rate_factor
-from markovae.training.checks import clip, require_savable, require_useful, unfinite_weights
+from markovae.training.checks import clip, fitting_after, require_savable, require_useful, unfinite_weights
 from markovae.training.losses import LevelLoss, Losses, create_loss
 from markovae.training.optimiser import create_optimiser
 from markovae.training.precision import Choice, dtype_named, probe
@@ -179,7 +179,7 @@ class Training:
         """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set.
 
         Args:
-            images: how many; None is train.fit_images.
+            images: how many; None is train.fit_images.   Raises: NonFiniteError where the average's errors are none.
         """
         model, data = self.average.model, self.batches.data
         if not is_fitted_kind(model):
@@ -188,7 +188,8 @@ class Training:
         chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
         labels = None if data.told is None else data.told[chosen]
         fit = partial(fit_in_place, model, data.images[chosen], labels, seed=self.config.seed)
-        within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
+        with fitting_after(self.step):
+            within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
 
     # -- capture and restore ------------------------------------------------------------------------------------
 
