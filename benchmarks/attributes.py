@@ -23,14 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.console import say, track
 from markovae.data.cache import entry, key_of
-from markovae.data.drawing import render
 from markovae.data.faces import RECIPE, Attributes, attributes, values
-from markovae.data.faceset import face_numbers
-from markovae.files import make_folder, write_file
-from markovae.optim import MuonAdamW
+from markovae.data.faceset import face_numbers, render
+from markovae.log import log, track
 from markovae.randomness import generator
+from markovae.system.files import make_folder, write_file
+from markovae.training.optimizers import MuonAdamW
 
 SIZE = 32
 FEATURES = 128
@@ -162,7 +161,7 @@ def trained(pictures: np.ndarray, recipe: JudgeRecipe) -> FaceNet:
     hidden = [network.second.weight, network.shrink.weight, network.third.weight, network.gather.weight]
     chosen = {id(weight) for weight in hidden}
     rest = [weight for weight in network.parameters() if id(weight) not in chosen]
-    optimiser = MuonAdamW(hidden, rest, lr=6e-3, rest_lr=3e-3)
+    optimizer = MuonAdamW(hidden, rest, lr=6e-3, adamw_lr=3e-3)
     total = 0.0
     for step in track(range(recipe.steps), "training the judge"):
         source = generator(0, "judge", step)
@@ -175,15 +174,15 @@ def trained(pictures: np.ndarray, recipe: JudgeRecipe) -> FaceNet:
             scores = network(images)
         losses = [F.cross_entropy(s.float(), truth[rows, i]) for i, s in enumerate(scores)]
         loss = torch.stack(losses).sum()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         factor = min(1.0, (step + 1) / 50) * min(1.0, 2 * (1 - step / recipe.steps))
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        optimiser.step()
+        optimizer.step()
         total += loss.item()
         if (step + 1) % 200 == 0:
-            say(f"step {step + 1}: loss {total / 200:.4f}")
+            log(f"step {step + 1}: loss {total / 200:.4f}")
             total = 0.0
     return network.eval()
 
@@ -247,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         "spoilt": {name: accuracies(judge.tell(each), truth) for name, each in spoilt(images).items()},
     }
     for name, found in record["accuracy"].items():
-        say(f"{name}: {100 * found['mean']:.2f} ± {100 * found['stderr']:.2f} %")
+        log(f"{name}: {100 * found['mean']:.2f} ± {100 * found['stderr']:.2f} %")
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from attributes import SIZE, Judge, accuracies, labels_of, share
-from markovae.console import say
+from markovae.data.data_config import combinations, shows
 from markovae.data.faces import attributes, caption, values
 from markovae.data.faceset import face_numbers
-from markovae.data.holdout import combinations, shows
 from markovae.errors import UserError
+from markovae.log import log
+from markovae.quality.distances import kid, kid_difference
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
-from markovae.quality.mmd import kid, kid_difference
-from markovae.quality.real import Real
+from markovae.quality.reference_set import ReferenceSet
 
 EXTRACTOR = "small"
 PARAPHRASES = Path(__file__).with_name("paraphrases.toml")
@@ -36,7 +36,7 @@ UNSEEN_FROM = 3_000_000  # faces of no data set, and none that the judge has lea
 CLAIMED = ("background", "skin", "hair", "hair_colour", "headwear", "mouth", "glasses", "beard")
 ONE_SIDED = 1.645  # standard errors of a 95 % limit
 
-Draw = Callable[[str, Sequence[str]], np.ndarray]
+NoiseSample = Callable[[str, Sequence[str]], np.ndarray]
 """draw(name of the set, captions) -> images uint8, (n, 3, 32, 32); image i is of caption i and noise i."""
 
 
@@ -53,7 +53,7 @@ class Amounts:
     each: int = 10
 
 
-def caption_figures(draw: Draw, judge: Judge, held_out: Sequence[str], amounts: Amounts) -> dict[str, Any]:
+def caption_figures(draw: NoiseSample, judge: Judge, held_out: Sequence[str], amounts: Amounts) -> dict[str, Any]:
     """Accuracy of every attribute on the three sets of captions; images are drawn one set at a time.
 
     Args:
@@ -63,7 +63,7 @@ def caption_figures(draw: Draw, judge: Judge, held_out: Sequence[str], amounts: 
     captions, truth = asked(numbers)
     told = judge.tell(draw("test", captions))
     record = {"test": of_set(told, truth)}
-    say(f"test captions: {100 * record['test']['claimed']['mean']:.1f} % of the attributes are right")
+    log(f"test captions: {100 * record['test']['claimed']['mean']:.1f} % of the attributes are right")
     if held_out:
         rare = with_combination(held_out, amounts.unseen)
         rare_captions, rare_truth = asked(rare)
@@ -173,7 +173,7 @@ def of_phrase(phrase: dict[str, Any], told: Tensor) -> dict[str, Any]:
     }
 
 
-def kid_figures(images: np.ndarray, plain: np.ndarray, real: Real) -> dict[str, Any]:
+def kid_figures(images: np.ndarray, plain: np.ndarray, real: ReferenceSet) -> dict[str, Any]:
     """KID of captioned images beside that of images drawn without captions from the same noise.
 
     `excess` is KID − 1.1 KID_plain, the difference less a tenth of the plain one; its error is at most the sum of both
@@ -181,9 +181,9 @@ def kid_figures(images: np.ndarray, plain: np.ndarray, real: Real) -> dict[str, 
     """
     extractor = open_extractor(EXTRACTOR)
     reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
-    stand_ins = cached_features(extractor, real.stand_ins, real.bins, "features of training images")
+    floor_samples = cached_features(extractor, real.floor_samples, real.bins, "features of training images")
     told, untold = (features(extractor, part, real.bins, name) for part, name in ((images, "told"), (plain, "plain")))
-    own, other, floor = kid(told, reference), kid(untold, reference), kid(stand_ins, reference)
+    own, other, floor = kid(told, reference), kid(untold, reference), kid(floor_samples, reference)
     apart = kid_difference(told, untold, reference)
     excess = apart.value - 0.1 * other.value
     error = apart.stderr + 0.1 * other.stderr

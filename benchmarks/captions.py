@@ -23,19 +23,20 @@ from torch import Tensor
 
 from attributes import SIZE, JudgeRecipe, judge_of
 from caption_figures import PARAPHRASES, Amounts, caption_figures, kid_figures
-from markovae.checkpoint import Checkpoint, open_checkpoint
+from markovae.checkpoints.reading import Checkpoint, open_checkpoint
 from markovae.cli.options import whole
-from markovae.console import say
-from markovae.data import reopen
 from markovae.data.cache import cache_folder, key_of
-from markovae.diffusion import Diffusion
+from markovae.data.loading import reopen
+from markovae.data.pictures import grid, png, viewable
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.files import make_folder, write_file
-from markovae.quality.assessing import real_for
-from markovae.report.pictures import grid, png, viewable
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Plan, guided, plan, walk
-from markovae.sampling.draw import finished
-from markovae.vae import evaluating
+from markovae.log import log
+from markovae.quality.evaluation import reference_for
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.guidance import Guidance, guided
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, Plan, plan
+from markovae.system.files import make_folder, write_file
 from samplers_cells import by_plan, cell, grid_key
 
 SHEET_COLUMNS = 8
@@ -63,7 +64,7 @@ class Told:
         def draw(numbers: range, _: Tensor | None) -> Tensor:
             condition = reader.prompts([captions[i] for i in numbers]).to(self.model.device)
             denoiser = guided(self.model, condition, self.guidance)
-            return finished(walk(self.model, numbers, self.plan, self.seed, condition, denoiser))
+            return finished(sample_trajectory(self.model, numbers, self.plan, self.seed, condition, denoiser))
 
         with evaluating(self.model):
             found = cell(self.folder / f"{name}-{key_of(list(captions))}", draw, len(captions), self.batch)
@@ -121,7 +122,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
         "guidance": options.guidance,
         "seed": options.seed,
         "judge": judge.digest,
-        "kid": kid_figures(told("test", captions), untold, real_for(model, data, len(captions))),
+        "kid": kid_figures(told("test", captions), untold, reference_for(model, data, len(captions))),
         **figures,
     }
     return record, told("paraphrases", phrases_of(options.each))
@@ -151,7 +152,7 @@ def written(out: Path, record: dict[str, Any], images: np.ndarray) -> None:
     make_folder(out.parent)
     write_file(out.with_suffix(".png"), png(grid(viewable(rows.reshape(-1, *images.shape[1:]), 256), columns)))
     write_file(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    say(f"written: {out} and {out.with_suffix('.png')}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {out} and {out.with_suffix('.png')}; python benchmarks/results.py puts it into docs/results.md")
 
 
 if __name__ == "__main__":

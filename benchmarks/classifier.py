@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from markovae.config import Config
-from markovae.console import say, track
-from markovae.data import Splits, load_data
 from markovae.data.cache import entry, key_of
 from markovae.data.images import ImageData
+from markovae.data.loading import load_data
+from markovae.data.split import Splits
 from markovae.errors import UserError
+from markovae.log import log, track
 from markovae.quality.features import content_hash
 from markovae.randomness import generator
 
@@ -113,15 +114,15 @@ def trained(train: ImageData) -> ClassNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(RECIPE["seed"]))
         network = fresh(train)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RECIPE["lr"], weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=RECIPE["lr"], total_steps=steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RECIPE["lr"], weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RECIPE["lr"], total_steps=steps)
     labels = torch.from_numpy(np.asarray(train.labels))
     for _ in track(range(steps), "training the classifier"):
         rows = torch.randint(len(labels), (batch,), generator=source)
         loss = F.cross_entropy(network(scaled(train.images[rows.numpy()], train.bins)), labels[rows])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return network.eval()
 
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("data")
     options = parser.parse_args()
     data = load_data(Config().with_settings([f"data.source={options.data}"]).data)
-    say(f"accuracy on {len(data.test):,} test images: {100 * classifier_of(data).accuracy:.2f} %")
+    log(f"accuracy on {len(data.test):,} test images: {100 * classifier_of(data).accuracy:.2f} %")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import machine
 from contenders import Contender
-from markovae.training import fit
+from markovae.training.loop import fit
 from performance_networks import NETWORKS, images_for, model_of
 from training import IMAGES, config_of
 

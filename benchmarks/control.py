@@ -15,37 +15,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovae.console import say, track
-from markovae.files import make_folder, write_file
-from markovae.networks.condition import Condition
-from markovae.quadrature import slope
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.log import log, track
+from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance
-from markovae.sampling import (
+from markovae.sampling.drawing import finished
+from markovae.sampling.editing import RePaint
+from markovae.sampling.grids import rho_grid, uniform_grid
+from markovae.sampling.guidance import Guided
+from markovae.sampling.inverse import (
+    BoxDown,
+    FullCovariance,
+    IsotropicCovariance,
+    Known,
+    LinearOperator,
+    MomentMatched,
+    Observation,
+)
+from markovae.sampling.samplers import (
     DDIM,
     AdamsBashforth,
     Ancestral,
     DPMSolverPP2M,
     DPMSolverPP3S,
-    Guided,
     Heun,
     UniC,
-    rho_grid,
     trajectory,
-    uniform_grid,
 )
-from markovae.sampling.control import (
-    BoxDown,
-    FullCovariance,
-    IsotropicCovariance,
-    Known,
-    MomentMatched,
-    Observation,
-    RePaint,
-)
-from markovae.sampling.control.operators import LinearOperator
-from markovae.sampling.draw import finished
-from markovae.toys import Mixture, Toy, pink_gaussian, pink_pair
+from markovae.system.files import make_folder, write_file
+from markovae.theory.mixture import Mixture, Toy, pink_gaussian, pink_pair
+from markovae.theory.quadrature import slope
 
 SHAPE, DIMS = (1, 4, 4), 16
 SEED = 0
@@ -93,10 +92,10 @@ def matching() -> list[dict[str, Any]]:
 
 def conditioned(toy: Toy, observation: Observation) -> tuple[Tensor, Tensor]:
     """Exact mean and covariance of the Gaussian given y."""
-    law, basis = toy.law(1), torch.eye(DIMS, dtype=torch.float64).reshape(DIMS, *SHAPE)
+    distribution, basis = toy.distribution(1), torch.eye(DIMS, dtype=torch.float64).reshape(DIMS, *SHAPE)
     whole = observation.operator.apply(basis).flatten(1).T
     seen = whole.abs().sum(1) > 0
-    matrix, mean, covariance = whole[seen], law.mean().flatten(), law.covariance()[0]
+    matrix, mean, covariance = whole[seen], distribution.mean().flatten(), distribution.covariance()[0]
     gain = covariance @ matrix.T @ torch.linalg.inv(matrix @ covariance @ matrix.T)
     return mean + gain @ (observation.y.flatten()[seen] - matrix @ mean), covariance - gain @ matrix @ covariance
 
@@ -191,7 +190,7 @@ def main() -> None:
     record = {name: parts[name]() for name in track(list(parts), "control")}
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    say(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
 
 
 if __name__ == "__main__":

@@ -22,16 +22,18 @@ import numpy as np
 import torch
 
 from elbo_levels import grid_table, levels_in_all, squared_errors
-from markovae.checkpoint import Checkpoint, open_checkpoint
-from markovae.console import say
-from markovae.data import reopen
+from markovae.checkpoints.reading import Checkpoint, open_checkpoint
 from markovae.data.cache import cache_folder
-from markovae.diffusion import Diffusion
-from markovae.files import make_folder, write_file
-from markovae.likelihood import LevelLaw, Survey, Wiener
-from markovae.likelihood.resample import NatsTable, cost_curve, noise_coverage, population_coverage
-from markovae.reverse import PosteriorVariance
-from markovae.vae import estimate_mean
+from markovae.data.loading import reopen
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.likelihood.comparison import NatsTable, cost_curve, noise_coverage, population_coverage
+from markovae.likelihood.control import Wiener
+from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.statistics import LevelStatistics
+from markovae.log import log
+from markovae.system.files import make_folder, write_file
 from nats_table import Table, survey_of, table_of
 
 DRAWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64)
@@ -62,7 +64,7 @@ class Study:
         """The Gaussian denoiser of the other images."""
         return Wiener.fit(self.model.to_x(torch.as_tensor(self.fit)).cpu())
 
-    def survey(self, model: Diffusion, knots: int, wiener: Wiener) -> Survey:
+    def level_statistics(self, model: Diffusion, knots: int, wiener: Wiener) -> LevelStatistics:
         """One pass over the other images."""
         options = self.options
         return survey_of(
@@ -96,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint = open_checkpoint(options.run)
     study = opened(checkpoint, options)
     model, wiener = study.model, study.wiener()
-    found = study.survey(model, 129, wiener)
-    say(f"surveyed {len(study.fit)} other images")
+    found = study.level_statistics(model, 129, wiener)
+    log(f"surveyed {len(study.fit)} other images")
     table, control = study.table(model, wiener, options.images), found.control(wiener)
     tables = table.plain(), table.controlled(control, study.x(options.images))
     record = {
@@ -118,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    say(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
 
 
 def opened(checkpoint: Checkpoint, options: argparse.Namespace) -> Study:
@@ -141,32 +143,34 @@ def bits(table: NatsTable, model: Diffusion) -> dict[str, Any]:
     return {"mean": found.value, "stderr": found.stderr, "ci95": list(found.ci95)}
 
 
-def named(tables: tuple[NatsTable, NatsTable], found: Survey) -> dict[str, tuple[NatsTable, LevelLaw]]:
+def named(
+    tables: tuple[NatsTable, NatsTable], found: LevelStatistics
+) -> dict[str, tuple[NatsTable, LevelDistribution]]:
     """The estimators: a table without and one with the control variate, and the law of levels."""
     plain, helped = tables
-    uniform = LevelLaw.uniform(plain.nats.shape[1] + 1)
+    uniform = LevelDistribution.uniform(plain.nats.shape[1] + 1)
     return {
         "stratified": (plain, uniform),
-        "importance": (plain, found.law()),
-        "control": (helped, found.law(controlled=True)),
+        "importance": (plain, found.distribution()),
+        "control": (helped, found.distribution(controlled=True)),
     }
 
 
-def cost(tables: tuple[NatsTable, NatsTable], found: Survey, model: Diffusion) -> dict[str, Any]:
+def cost(tables: tuple[NatsTable, NatsTable], found: LevelStatistics, model: Diffusion) -> dict[str, Any]:
     """Standard error against calls."""
     draws = [count for count in DRAWS if count < model.num_levels]
     curves = {
-        name: [asdict(row) for row in cost_curve(table, law, draws)]
-        for name, (table, law) in named(tables, found).items()
+        name: [asdict(row) for row in cost_curve(table, distribution, draws)]
+        for name, (table, distribution) in named(tables, found).items()
     }
     return {"curves": curves, "full_sum_calls": model.num_levels}
 
 
-def population(tables: tuple[NatsTable, NatsTable], found: Survey, model: Diffusion) -> dict[str, Any]:
+def population(tables: tuple[NatsTable, NatsTable], found: LevelStatistics, model: Diffusion) -> dict[str, Any]:
     """Coverage over images drawn afresh."""
     shares = {
-        name: population_coverage(table, law, TEN_CALLS, SAMPLE, REPEATS)
-        for name, (table, law) in named(tables, found).items()
+        name: population_coverage(table, distribution, TEN_CALLS, SAMPLE, REPEATS)
+        for name, (table, distribution) in named(tables, found).items()
     }
     return {"draws": TEN_CALLS, "images": SAMPLE, "pool": len(tables[0].rest), "repeats": REPEATS, "share": shares}
 
@@ -177,20 +181,20 @@ def noise(study: Study) -> dict[str, Any]:
     model = study.model
     if options.depth_levels < model.num_levels:
         model = model.on_grid(model.schedule.subgrid(options.depth_levels))
-    found = study.survey(model, model.num_levels, wiener)
+    found = study.level_statistics(model, model.num_levels, wiener)
     count = options.depth_images
     table, control, x = study.table(model, wiener, count, options.depth), found.control(wiener), study.x(count)
     pairs = [(table.plain(k), table.controlled(control, x, k)) for k in range(options.depth)]
-    laws = {name: law for name, (_, law) in named(pairs[0], found).items()}
+    laws = {name: distribution for name, (_, distribution) in named(pairs[0], found).items()}
     shares = {
-        name: noise_coverage([pair[name == "control"] for pair in pairs], law, TEN_CALLS, 2, REPEATS)
-        for name, law in laws.items()
+        name: noise_coverage([pair[name == "control"] for pair in pairs], distribution, TEN_CALLS, 2, REPEATS)
+        for name, distribution in laws.items()
     }
     facts = {"draws": TEN_CALLS, "replicates": 2, "images": count, "repeats": REPEATS}
     return facts | {"levels": model.num_levels, "draws_a_level": options.depth, "share": shares}
 
 
-def few_levels(study: Study, found: Survey, table: Table) -> dict[str, Any]:
+def few_levels(study: Study, found: LevelStatistics, table: Table) -> dict[str, Any]:
     """K levels against all."""
     model = study.model
     if not isinstance(model.reverse, PosteriorVariance):

@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
-from markovae.forward import posterior_variance, step_variance
-from markovae.likelihood import Survey, isotropic_costs, search
+from markovae.diffusion.forward import posterior_variance, step_variance
+from markovae.diffusion.model import Diffusion
 from markovae.likelihood.control import half_snr_steps
+from markovae.likelihood.statistics import LevelStatistics
+from markovae.likelihood.subgrid import isotropic_costs, search
 
 Ratio = Callable[[int, int], Tensor]
 """r = β̃/v of the step from level b to level a < b."""
 
 
-def grid_table(model: Diffusion, found: Survey, squared: Tensor, counts: Sequence[int]) -> list[dict[str, Any]]:
+def grid_table(
+    model: Diffusion, found: LevelStatistics, squared: Tensor, counts: Sequence[int]
+) -> list[dict[str, Any]]:
     """Excess over the full grid, bits/dim, of K levels: optimal and even, with each variance.
 
     Args:
@@ -50,7 +53,7 @@ def squared_errors(nats: Tensor, grid: Tensor) -> Tensor:
     return nats / half_snr_steps(grid)
 
 
-def levels_in_all(model: Diffusion, found: Survey, squared: Tensor) -> dict[str, Any]:
+def levels_in_all(model: Diffusion, found: LevelStatistics, squared: Tensor) -> dict[str, Any]:
     """The sum over levels ≥ 2 of the full grid by variance, and of infinitely many levels, bits/dim."""
     grid, dims, bit = model.schedule.logsnr.detach(), model.dims, 1 / (model.dims * math.log(2))
     error, every = found.errors_at(grid[1:]), list(range(1, model.num_levels + 1))

@@ -22,10 +22,11 @@ from torch import Tensor
 
 import machine
 import markovae as mv
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.training import Training, fit
-from markovae.training.preparing import compiled
+from markovae.training.loop import fit
+from markovae.training.precision import compiled
+from markovae.training.trainer import Training
 from performance_networks import NETWORKS, flops, images_for, model_of, network_of, peer_of
 from performance_peers import BEST, DEFAULT, Peer
 from sampling import CALLS, DRAWS, with_precision

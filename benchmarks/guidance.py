@@ -18,18 +18,19 @@ from typing import Any
 import torch
 
 from classifier import classifier_of
-from markovae.checkpoint import open_checkpoint
-from markovae.console import say
-from markovae.data import reopen
+from markovae.checkpoints.reading import open_checkpoint
 from markovae.data.cache import cache_folder
+from markovae.data.loading import reopen
+from markovae.diffusion.markovian_vae import evaluating
 from markovae.errors import UserError
-from markovae.files import make_folder, write_file
-from markovae.quality.assessing import real_for
+from markovae.log import log
+from markovae.quality.distances import kid
+from markovae.quality.evaluation import reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
-from markovae.quality.mmd import kid
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, Guidance, Interval, plan
-from markovae.vae import evaluating
+from markovae.sampling.guidance import Guidance, Interval
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, plan
+from markovae.system.files import make_folder, write_file
 from samplers_cells import by_plan, cell, grid_key
 
 EXTRACTOR = "small"
@@ -51,20 +52,20 @@ def main() -> None:
     record = sweep(options)
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    say(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
 
 
 def sweep(options: argparse.Namespace) -> dict[str, Any]:
     """Every weight, without and with the interval."""
     checkpoint = open_checkpoint(options.run)
     model, data = checkpoint.model(), reopen(checkpoint.config.data, checkpoint.state["data"])
-    real = real_for(model, data, options.n)
+    real = reference_for(model, data, options.n)
     if real.labels is None:
         raise UserError(f"{options.run} was trained without classes: there is nothing to be guided to")
     labels, chosen = torch.as_tensor(real.labels), plan(model, options.sampler, options.steps)
     judge, extractor = classifier_of(data), open_extractor(EXTRACTOR)
     reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
-    floor = kid(cached_features(extractor, real.stand_ins, real.bins, "features of training images"), reference)
+    floor = kid(cached_features(extractor, real.floor_samples, real.bins, "features of training images"), reference)
     how = f"{checkpoint.digest}-{options.sampler}-{grid_key(chosen)}"
     folder = (options.cells or cache_folder() / "guidance") / how
     rows = []
@@ -86,8 +87,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
                         "ms": 1000 * found.seconds,
                     }
                 )
-                say(f"weight {weight:g}{where}: accuracy {float(right.mean()):.3f}, KID {1000 * distance.value:.2f}e-3")
-    stand_ins = (judge.classes(real.stand_ins) == labels).double()
+                log(f"weight {weight:g}{where}: accuracy {float(right.mean()):.3f}, KID {1000 * distance.value:.2f}e-3")
+    floor_samples = (judge.classes(real.floor_samples) == labels).double()
     return {
         "run": str(options.run),
         "checkpoint": {"digest": checkpoint.digest, "step": checkpoint.step},
@@ -98,7 +99,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         "extractor": {"name": extractor.name, "sha256": extractor.digest},
         "reference": {"n": len(real.reference), "sha256": real.digest},
         "floor": {"mean": floor.value, "stderr": floor.stderr},
-        "classifier": {"test_accuracy": judge.accuracy, "training_images": float(stand_ins.mean())},
+        "classifier": {"test_accuracy": judge.accuracy, "training_images": float(floor_samples.mean())},
         "rows": rows,
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from markovae.files import make_folder, write_file
+from markovae.system.files import make_folder, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "docs" / "results"

@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from markovae.console import say, track
-from markovae.diffusion import Diffusion
-from markovae.files import make_folder, write_file
-from markovae.likelihood import Estimator, Survey, Wiener, WienerControl, measuring, survey
-from markovae.likelihood.resample import NatsTable
+from markovae.diffusion.model import Diffusion
+from markovae.likelihood.comparison import NatsTable
+from markovae.likelihood.control import Wiener, WienerControl
+from markovae.likelihood.estimators import Estimator, measuring
+from markovae.likelihood.statistics import LevelStatistics, level_statistics
+from markovae.log import log, track
+from markovae.system.files import make_folder, write_file
 
 FORMAT, SURVEY_FORMAT = 1, 2
 PART = 20  # images a file: what an interruption costs at most
@@ -76,7 +78,7 @@ def table_of(
             missing += 1
             write_file(path, save(_drawn(model, some, given, unit, depth, seed=begin, batch=batch)))
         parts.append(load_file(path))
-    say(f"{missing} of {len(starts)} parts were drawn now")
+    log(f"{missing} of {len(starts)} parts were drawn now")
     columns = {name: torch.cat([part[name] for part in parts], 0 if name == "prior" else 1) for name in parts[0]}
     return Table(**columns)
 
@@ -91,16 +93,16 @@ def survey_of(
     labels: Any = None,
     knots: int = 129,
     batch: int = 64,
-) -> Survey:
+) -> LevelStatistics:
     """One pass over other images, from the cache where it lies there; 16 network calls an image."""
     make_folder(cache)
     path = cache / f"survey-{_key(model, f'{name} {knots} {SURVEY_FORMAT}', images, wiener)}.safetensors"
     if not path.exists():
-        found = vars(survey(model, images, labels, knots=knots, wiener=wiener, batch=batch))
+        found = vars(level_statistics(model, images, labels, knots=knots, wiener=wiener, batch=batch))
         tensors = {part: torch.as_tensor(value).contiguous() for part, value in found.items()}
         write_file(path, save(tensors))
     stored = load_file(path)
-    return Survey(**{part: float(value) if part == "prior" else value for part, value in stored.items()})
+    return LevelStatistics(**{part: float(value) if part == "prior" else value for part, value in stored.items()})
 
 
 def _drawn(

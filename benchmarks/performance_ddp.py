@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 import markovae as mv
-from markovae.diffusion import Diffusion
-from markovae.schedule import from_betas
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.schedule import from_betas
 
 UNUSED = ("accelerate", "scipy", "scipy.optimize", "torchvision")
 BATCH, RATE, BETAS, CLIP = 16, 1e-4, (0.9, 0.99), 1.0  # of its Trainer
@@ -62,7 +62,7 @@ class DDPPeer:
         self.unet: nn.Module = ddp.Unet(width, channels=self.shape[0])
         self.diffusion: Any = ddp.GaussianDiffusion(self.unet, image_size=self.shape[1:]).train()
         self.average: Any = ema.EMA(self.diffusion, beta=DECAY, update_every=EVERY)
-        self.optimiser = torch.optim.Adam(self.diffusion.parameters(), RATE, betas=BETAS)
+        self.optimizer = torch.optim.Adam(self.diffusion.parameters(), RATE, betas=BETAS)
         self._x, self._order = x, torch.empty(0, dtype=torch.int64)
         self._rng = torch.Generator().manual_seed(seed)
 
@@ -76,8 +76,8 @@ class DDPPeer:
         loss: Tensor = self.diffusion(torch.where(flipped, x.flip(-1), x))
         loss.backward()
         nn.utils.clip_grad_norm_(self.diffusion.parameters(), CLIP)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.average.update()
         return float(loss.detach())
 

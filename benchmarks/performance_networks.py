@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
-from markovae.interop.unet_config import config_to
+from markovae.diffusion.model import Diffusion
+from markovae.interop.diffusers_config import config_to
 from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from markovae.files import write_file
+from markovae.system.files import write_file
 from results import DOCS, RECORDS, records
 from results_common import table
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import markovae as mv
-from markovae.diffusion import Diffusion
-from markovae.schedule import linear
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.schedule import linear
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,22 @@ class Setting:
     """How the example is run.
 
     Args:
-        brief: bfloat16 autocast instead of float32.   last: channels-last memory format.
+        use_bf16: bfloat16 autocast instead of float32.   last: channels-last memory format.
         fused: the fused AdamW and the foreach average instead of the defaults.
         rate: of AdamW; the example's default is 1e-4.
     """
 
-    brief: bool = False
+    use_bf16: bool = False
     last: bool = False
     fused: bool = False
     rate: float = 1e-4
 
 
 DEFAULT = Setting()
-BEST = {"bf16": Setting(brief=True, fused=True), "bf16, channels last": Setting(brief=True, last=True, fused=True)}
+BEST = {
+    "bf16": Setting(use_bf16=True, fused=True),
+    "bf16, channels last": Setting(use_bf16=True, last=True, fused=True),
+}
 BETAS, DECAY, EPS, CLIP = (0.95, 0.999), 1e-6, 1e-8, 1.0  # of the example
 
 
@@ -61,7 +64,7 @@ class Peer:
         self.average: Any = EMAModel(
             list(unet.parameters()), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=setting.fused
         )
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             unet.parameters(), setting.rate, betas=BETAS, weight_decay=DECAY, eps=EPS, fused=setting.fused or None
         )
 
@@ -78,13 +81,13 @@ class Peer:
     def step_on(self, x: Tensor, noise: Tensor, t: Tensor) -> float:
         """One step on these images, with this noise at these steps t = 0…999; the loss before it."""
         z = self.scheduler.add_noise(x, noise, t).contiguous(memory_format=self._format)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.setting.brief):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.setting.use_bf16):
             out = self.unet(z, t).sample
         loss = F.mse_loss(out.float(), noise)
         loss.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), CLIP)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.average.step(self.unet.parameters())
         return float(loss.detach())
 

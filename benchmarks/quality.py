@@ -21,10 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from markovae.checkpoint import open_checkpoint
-from markovae.console import say
-from markovae.data import DataConfig, Splits, load_data, reopen
-from markovae.quality import Extractor, assess, kid, open_extractor
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.data.data_config import DataConfig
+from markovae.data.loading import load_data, reopen
+from markovae.data.split import Splits
+from markovae.log import log
+from markovae.quality.distances import kid
+from markovae.quality.evaluation import evaluate
+from markovae.quality.extractors import Extractor, open_extractor
 from markovae.quality.features import cached_features, features
 
 Images = np.ndarray[Any, Any]
@@ -132,7 +136,11 @@ def run(path: str, extractor: Extractor, n: int) -> dict[str, Any]:
     """One record of a run by the default sampler."""
     checkpoint = open_checkpoint(path)
     data = reopen(checkpoint.config.data, checkpoint.state["data"])
-    return {"run": path, "step": checkpoint.step, **assess(checkpoint.model(), data, n, extractor=extractor).to_dict()}
+    return {
+        "run": path,
+        "step": checkpoint.step,
+        **evaluate(checkpoint.model(), data, n, extractor=extractor).to_dict(),
+    }
 
 
 def plus(value: float, stderr: float) -> str:
@@ -184,7 +192,7 @@ def main() -> None:
     extractor = open_extractor(options.extractor)
     rows: list[dict[str, Any]] = []
     for source in options.sources:
-        say(source)
+        log(source)
         found = {"faults": faults, "floor": floor, "run": run}[options.part](source, extractor, options.n)
         rows += found if isinstance(found, list) else [found]
     options.out.mkdir(parents=True, exist_ok=True)

@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from markovae.checkpoint import load, open_checkpoint
-from markovae.config import Config
-from markovae.config.presets import preset_settings
-from markovae.console import say
-from markovae.data import reopen
+from markovae.checkpoints.reading import load, open_checkpoint
+from markovae.config import Config, preset_settings
 from markovae.data.cache import cache_folder
+from markovae.data.loading import reopen
 from markovae.errors import UserError
-from markovae.files import make_folder, write_file
-from markovae.likelihood import Comparison, Measurement, Method, compare
-from markovae.run import resume_run, train_run
+from markovae.likelihood.comparison import Comparison, compare
+from markovae.likelihood.measurement import Measurement
+from markovae.likelihood.measuring import Method
+from markovae.log import log
+from markovae.run.start import resume_run, train_run
+from markovae.system.files import make_folder, write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = ["train.evaluations=0", "train.grids=0", "train.save_minutes=1000"]
@@ -40,7 +41,7 @@ ARMS = {
     "ho, isotropic": [*HO, "target.reverse=isotropic", "target.decoder=step"],
     "default": [],
     "bound": BOUND,
-    "bound, uniform law": [*BOUND, "train.law=uniform"],
+    "bound, uniform law": [*BOUND, "train.level_sampling=uniform"],
     "bound, learned schedule": [*preset_settings("bound", "learned"), "schedule.kind=learned"],
 }
 BASE = "ho"
@@ -51,12 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         record = study(options)
     except UserError as error:
-        say(str(error))
+        log(str(error))
         return 2
     target = Path(options.out or ROOT / "docs" / "results" / f"recipe_{Path(options.data).name}.json")
     make_folder(target.parent)
     write_file(target, (json.dumps(record, indent=1) + "\n").encode())
-    say(f"written: {target}")
+    log(f"written: {target}")
     return 0
 
 
@@ -82,7 +83,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     runs = {name: trained(Config().with_settings([*ARMS[name], *common]), name) for name in names}
     base, arms = runs[BASE], {}
     for name in names:
-        say(f"measuring {name}")
+        log(f"measuring {name}")
         arms[name] = arm(runs[name], compared(runs[name], base, options))
     words = f"{options.data} --minutes {options.minutes:g} --images {options.images} --draws {options.draws}"
     if options.arms != list(ARMS):
@@ -104,7 +105,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
 def trained(config: Config, name: str) -> Path:
     """The finished run of a configuration, in the cache folder."""
     run = cache_folder() / f"recipe-{config.hash()}"
-    say(f"training {name}: {run}")
+    log(f"training {name}: {run}")
     if (run / "checkpoints").is_dir():
         return resume_run(run)
     run.parent.mkdir(parents=True, exist_ok=True)

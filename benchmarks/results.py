@@ -23,7 +23,7 @@ import results_guidance
 import results_nats
 import results_recipe
 import results_samplers
-from markovae.files import make_folder, write_file
+from markovae.system.files import make_folder, write_file
 from results_common import Section
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

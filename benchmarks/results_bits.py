@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from markovae.plots import Line, alone, plot
+from markovae.report.plots import Line, alone, plot
 from results_common import Section, percent, plus_minus, signed, table
 
 PREFIX = "elbo_cost_"

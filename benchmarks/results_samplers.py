@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markovae.plots import Line, alone, plot
+from markovae.report.plots import Line, alone, plot
 from results_common import Section, signed, table
 
 PREFIX = "samplers_"

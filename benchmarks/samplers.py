@@ -19,19 +19,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from markovae.checkpoint import open_checkpoint
-from markovae.console import say
-from markovae.data import reopen
+from markovae.checkpoints.reading import open_checkpoint
 from markovae.data.cache import cache_folder
-from markovae.diffusion import Diffusion
-from markovae.files import make_folder, write_file
-from markovae.quality.assessing import real_for
+from markovae.data.loading import reopen
+from markovae.diffusion.bound import Estimate
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.diffusion.model import Diffusion
+from markovae.log import log
+from markovae.quality.distances import kid, kid_difference
+from markovae.quality.evaluation import reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
-from markovae.quality.mmd import kid, kid_difference
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, AdamsBashforth, Plan, UniC, plan, uniform_grid
-from markovae.sampling.planning import ends
-from markovae.vae import Estimate, evaluating
+from markovae.sampling.grids import uniform_grid
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, Plan, ends, plan
+from markovae.sampling.samplers import AdamsBashforth, UniC
+from markovae.system.files import make_folder, write_file
 from samplers_cells import Cell, by_plan, cell, grid_key
 from samplers_peers import PEERS, STOCHASTIC, available, by_scheduler
 
@@ -159,16 +161,16 @@ def main() -> None:
     options.paired = min(options.paired, options.n)
     checkpoint = open_checkpoint(options.run)
     model, data = checkpoint.model(), reopen(checkpoint.config.data, checkpoint.state["data"])
-    real = real_for(model, data, options.n)
+    real = reference_for(model, data, options.n)
     labels = None if real.labels is None else torch.as_tensor(real.labels)
     peers = available() if options.peers else None
     if peers is None and options.peers:
         options.peers = []
-        say("diffusers is not installed: the peers are left out (pip install diffusers)")
+        log("diffusers is not installed: the peers are left out (pip install diffusers)")
     folder = (options.cells or cache_folder() / "samplers") / f"{checkpoint.digest}-seed{options.seed}"
     extractor = open_extractor(EXTRACTOR)
     reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
-    floor = kid(cached_features(extractor, real.stand_ins, real.bins, "features of training images"), reference)
+    floor = kid(cached_features(extractor, real.floor_samples, real.bins, "features of training images"), reference)
     with evaluating(model):
         fine = cell(
             folder / "fine", by_plan(model, fine_walk(model), options.seed), options.paired, options.batch, labels
@@ -195,7 +197,7 @@ def main() -> None:
     }
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    say(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
 
 
 if __name__ == "__main__":

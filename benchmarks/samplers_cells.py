@@ -13,13 +13,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from markovae.console import track
-from markovae.diffusion import Diffusion
-from markovae.files import write_file
-from markovae.sampling import Guidance, Plan, condition_for, guided, walk
-from markovae.sampling.draw import finished
+from markovae.diffusion.model import Diffusion
+from markovae.log import track
+from markovae.sampling.conditions import condition_for
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.guidance import Guidance, guided
+from markovae.sampling.planning import Plan
+from markovae.system.files import write_file
 
-Draw = Callable[[range, Tensor | None], Tensor]
+NoiseSample = Callable[[range, Tensor | None], Tensor]
 """draw(sample numbers, their labels) -> z_0 on the model's scale, (B, *D)."""
 
 
@@ -37,17 +39,17 @@ class Cell:
 
     def digits(self, model: Diffusion) -> Tensor:
         """The images, (n, *D), integers."""
-        return model.pixels.to_digits(self.x)
+        return model.pixels.to_pixel_values(self.x)
 
 
-def by_plan(model: Diffusion, plan: Plan, seed: int, guidance: Guidance | None = None) -> Draw:
+def by_plan(model: Diffusion, plan: Plan, seed: int, guidance: Guidance | None = None) -> NoiseSample:
     """Samples as `markovae sample` draws them."""
 
     def draw(numbers: range, labels: Tensor | None) -> Tensor:
         condition = condition_for(model, labels)
         condition = None if condition is None else condition.to(model.device)
         denoiser = guided(model, condition, guidance or Guidance())
-        return finished(walk(model, numbers, plan, seed, condition, denoiser))
+        return finished(sample_trajectory(model, numbers, plan, seed, condition, denoiser))
 
     return draw
 
@@ -57,14 +59,16 @@ def grid_key(chosen: Plan) -> str:
     return hashlib.sha256(chosen.grid.numpy().tobytes()).hexdigest()[:8]
 
 
-def cell(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None = None) -> Cell:
+def cell(folder: Path, draw: NoiseSample, n: int, batch: int, labels: Tensor | None = None) -> Cell:
     """Samples 0…n−1 of these classes, from `folder` as far as they lie there."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = list(_parts(folder, draw, n, batch, labels))
     return Cell(torch.cat([x for x, _ in parts]), statistics.median(seconds / len(x) for x, seconds in parts))
 
 
-def _parts(folder: Path, draw: Draw, n: int, batch: int, labels: Tensor | None) -> Iterator[tuple[Tensor, float]]:
+def _parts(
+    folder: Path, draw: NoiseSample, n: int, batch: int, labels: Tensor | None
+) -> Iterator[tuple[Tensor, float]]:
     parts = [range(start, min(start + batch, n)) for start in range(0, n, batch)]
     done = all(_file(folder, numbers).is_file() for numbers in parts)
     for numbers in parts if done else track(parts, folder.name):

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.randomness import Streams
-from markovae.sampling import condition_for
-from samplers_cells import Draw
+from markovae.sampling.conditions import condition_for
+from samplers_cells import NoiseSample
 
 MULTISTEP, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,7 +52,7 @@ def scheduler_of(model: Diffusion, name: str) -> Any:
     )
 
 
-def by_scheduler(model: Diffusion, name: str, calls: int, seed: int) -> Draw:
+def by_scheduler(model: Diffusion, name: str, calls: int, seed: int) -> NoiseSample:
     """Samples as the scheduler draws them in so many calls."""
 
     def draw(numbers: range, labels: Tensor | None) -> Tensor:

@@ -22,8 +22,8 @@ import torch
 import machine
 import markovae as mv
 from contenders import Contender
-from markovae.diffusion import Diffusion
-from markovae.schedule import linear
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.schedule import linear
 from performance_networks import NETWORKS, flops, images_for, model_of, peer_of, weights_of
 
 CALLS = 20
@@ -106,12 +106,12 @@ def theirs(name: str, batch: int, calls: int, solver: str, precision: str) -> Ca
     scheduler = getattr(diffusers, SOLVERS[solver])(num_train_timesteps=1000, beta_schedule="linear")
     pipeline = diffusers.DDPMPipeline(unet=peer_of(model_of(name)).eval(), scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    brief = precision == "bfloat16"
-    if brief:
+    use_bf16 = precision == "bfloat16"
+    if use_bf16:
         pipeline.unet.to(memory_format=torch.channels_last)
 
     def draw() -> object:
-        with torch.autocast("cpu", torch.bfloat16, enabled=brief):
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
             return pipeline(batch_size=batch, num_inference_steps=calls, output_type="np")
 
     return draw

@@ -21,10 +21,10 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import machine
-from markovae.allocator import kept_memory
 from markovae.build import create
 from markovae.config import Config
-from markovae.training import Training
+from markovae.system.memory import kept_memory
+from markovae.training.trainer import Training
 from performance_networks import NETWORKS, flops, images_for, model_of, peer_of, weights_of
 from training import config_of
 
@@ -90,7 +90,7 @@ def study(name: str, options: argparse.Namespace, found: Mapping[str, Any]) -> d
                 passes()
         parts = sorted_out({key: value / options.steps / 1e6 for key, value in timer.spent.items()})
         parts["between operations"] = both - sum(parts.values())
-        parts["optimiser"] = taken(run.optimiser.step, options.steps)
+        parts["optimizer"] = taken(run.optimizer.step, options.steps)
         parts["draws"] = taken(lambda: run.batches.at(0), options.steps)
         parts["average of the weights"] = taken(lambda: run.average.update(10**6), options.steps)
         parts["checks and clipping"] = whole - both - sum(list(parts.values())[-3:])

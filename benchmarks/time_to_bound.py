@@ -28,8 +28,8 @@ import machine
 import markovae as mv
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
-from markovae.training import Training
+from markovae.diffusion.model import Diffusion
+from markovae.training.trainer import Training
 from performance_ddp import DDPPeer
 from performance_networks import NETWORKS, model_of, peer_of, weights_of
 from performance_peers import DEFAULT, Peer, Setting
@@ -93,7 +93,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def tuned(rate: float) -> Setting:
     """The example with everything that makes it fast."""
-    return Setting(brief=True, fused=True, rate=rate)
+    return Setting(use_bf16=True, fused=True, rate=rate)
 
 
 def unlabelled(data: ImageData) -> ImageData:

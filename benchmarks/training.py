@@ -23,10 +23,12 @@ import torch
 
 import machine
 from contenders import Contender
-from markovae.config import Config, TrainConfig
+from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
-from markovae.training import Training, fit
+from markovae.diffusion.model import Diffusion
+from markovae.training.loop import fit
+from markovae.training.train_config import TrainConfig
+from markovae.training.trainer import Training
 from performance_networks import NETWORKS, flops, images_for, model_of, peer_of, weights_of
 from performance_peers import BEST, BETAS, CLIP, DECAY, DEFAULT, Peer, Setting
 
@@ -34,8 +36,8 @@ IMAGES, CHECKED = 512, 4
 RATE = 1e-4
 LIMIT = 0.01  # equal losses
 OURS = [
-    "train.optimiser=adamw",
-    f"train.rest_lr={RATE}",
+    "train.optimizer=adamw",
+    f"train.adamw_lr={RATE}",
     f"train.beta1={BETAS[0]}",
     f"train.beta2={BETAS[1]}",
     f"train.weight_decay={DECAY}",

@@ -24,16 +24,16 @@ from attributes import SIZE, JudgeRecipe, judge_of
 from caption_figures import Amounts, asked, caption_figures, kid_figures, of_set
 from captions import amounts, phrases_of, written
 from markovae.data.cache import key_of
-from markovae.data.drawing import box_halve, render
-from markovae.data.faceset import face_numbers
-from markovae.diffusion import Diffusion
+from markovae.data.faceset import box_halve, face_numbers, render
+from markovae.data.pictures import grid, png, viewable
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.files import write_file
-from markovae.networks.condition import Condition
-from markovae.quality.assessing import real_for
-from markovae.report.pictures import grid, png, viewable
-from markovae.sampling import DEFAULT_SAMPLER, SAMPLERS, plan
-from markovae.text import DEFAULT_ENCODER, EncoderReader
+from markovae.networks.conditioning import Condition
+from markovae.quality.evaluation import reference_for
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, plan
+from markovae.system.files import write_file
+from markovae.text.conditioner import EncoderConditioner
+from markovae.text.encoders import DEFAULT_ENCODER
 from samplers_cells import cell, grid_key
 from two_stage_parts import CHUNK, STAGES, Chain, Embedding, Sizes
 from two_stage_training import Length, Work, faces, trained
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("all three stages are needed to measure: leave --stages out, or give --only-train")
     judge = judge_of(JudgeRecipe(steps=options.judge_steps, faces=options.judge_faces))
     hold_out, sizes = tuple(options.hold_out), Sizes(options.row, width=options.width, large_width=options.width // 2)
-    reader = EncoderReader(DEFAULT_ENCODER)
+    reader = EncoderConditioner(DEFAULT_ENCODER)
     work = Work(faces(SIZE, hold_out), hold_out, judge, reader, options.folder, sizes)
     length = Length(options.steps, options.minutes, options.batch)
     models = {stage: trained(work, stage, length) for stage in options.stages}
@@ -123,7 +123,7 @@ def measured(work: Work, chain: Chain, options: argparse.Namespace) -> tuple[dic
     large = images.of("large", enlarged, min(options.large, len(numbers)), "enlarger")
     halved = np.stack([box_halve(image) for image in large])
     apart = float(np.sqrt(np.mean((halved.astype(float) - small[: len(halved)]) ** 2)))
-    real = real_for(chain.models["decoder"], work.data, len(numbers))
+    real = reference_for(chain.models["decoder"], work.data, len(numbers))
     record = {
         "weights": names,
         "held_out": list(work.hold_out),

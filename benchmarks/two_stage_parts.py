@@ -21,24 +21,24 @@ import torch
 from torch import Tensor
 
 from attributes import FEATURES, Judge
-from markovae.data.drawing import box_halve
+from markovae.data.faceset import box_halve
 from markovae.data.images import ImageData
-from markovae.decoder import StepDecoder
-from markovae.diffusion import Diffusion
-from markovae.networks.condition import Condition
-from markovae.networks.given import CaptionReader, Givens
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear, fine_logsnr
+from markovae.diffusion.target import VELOCITY
+from markovae.networks.conditioning import Condition, Conditioning, TextConditioner
 from markovae.networks.mlp import MLP, MLPConfig
 from markovae.networks.network import Network
 from markovae.networks.unet import UNet, UNetConfig
-from markovae.pixels import Pixels
 from markovae.randomness import Streams, generator
-from markovae.reverse import PosteriorVariance
-from markovae.sampling import Guidance, Plan, guided, plan, walk
-from markovae.sampling.draw import finished
-from markovae.schedule import LogSNRLinear, fine_logsnr
-from markovae.target import VELOCITY
-from markovae.text import captions_of
-from markovae.vae import evaluating
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.guidance import Guidance, guided
+from markovae.sampling.planning import Plan, plan
+from markovae.text.conditioner import captions_of
 
 STAGES = ("prior", "decoder", "enlarger")
 LEVELS, END = 1000, -10.0
@@ -141,7 +141,7 @@ class Embedding:
     def rows(self, features: Tensor) -> np.ndarray:
         """Features as rows of digits, (n, 1, 1, 128), uint16."""
         x = self.standard(features) * SPREAD
-        return Pixels(ROW_BINS).to_digits(x)[:, None, None].numpy().astype(np.uint16)
+        return Pixels(ROW_BINS).to_pixel_values(x)[:, None, None].numpy().astype(np.uint16)
 
     def given(self, x: Tensor) -> Condition:
         """Rows on the model's scale, (B, 1, 1, 128), as what the decoder is given.
@@ -153,7 +153,7 @@ class Embedding:
 
 
 @final
-class Small(Givens):
+class Small(Conditioning):
     """The small images of N large ones, enlarged without more ado, under noise that each draw makes anew.
 
     Args:
@@ -185,7 +185,7 @@ def beside(images: np.ndarray, source: Streams) -> Condition:
     return Condition(image=x.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def vectors(reader: CaptionReader, captions: Sequence[str]) -> Tensor:
+def vectors(reader: TextConditioner, captions: Sequence[str]) -> Tensor:
     """The vector of each caption, (n, C); of the rest of what the encoder says nothing is kept."""
     known = reader.captions(captions)
     parts = [known[slice(start, start + CHUNK)].condition().vector for start in range(0, len(captions), CHUNK)]
@@ -193,7 +193,7 @@ def vectors(reader: CaptionReader, captions: Sequence[str]) -> Tensor:
 
 
 def stage_data(
-    stage: str, small: ImageData, large: Callable[[], ImageData], judge: Judge, reader: CaptionReader
+    stage: str, small: ImageData, large: Callable[[], ImageData], judge: Judge, reader: TextConditioner
 ) -> tuple[ImageData, Embedding]:
     """What a stage is trained on, and the embedding.
 
@@ -226,7 +226,7 @@ class Chain:
 
     models: dict[str, Diffusion]
     embedding: Embedding
-    reader: CaptionReader
+    reader: TextConditioner
     sampler: str
     steps: int
     guidance: tuple[float, float]
@@ -253,7 +253,11 @@ class Chain:
         condition = None if condition is None else condition.to(model.device)
         with evaluating(model):
             denoiser = guided(model, condition, Guidance(weight))
-            return finished(walk(model, numbers, chosen, self._seed(stage), condition, denoiser)).float().cpu()
+            return (
+                finished(sample_trajectory(model, numbers, chosen, self._seed(stage), condition, denoiser))
+                .float()
+                .cpu()
+            )
 
     def _seed(self, purpose: str) -> int:
         """Stages share one seed and no noise."""

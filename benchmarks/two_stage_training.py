@@ -13,18 +13,17 @@ import safetensors.torch
 from torch import Tensor
 
 from attributes import Judge
-from markovae.build import load_weights
-from markovae.config import TrainConfig
-from markovae.console import say
-from markovae.data import load_data
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
-from markovae.data.options import DataConfig
+from markovae.data.loading import load_data
 from markovae.data.split import Splits
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion, load_weights
 from markovae.errors import UserError
-from markovae.files import make_folder, write_file
-from markovae.text import EncoderReader
-from markovae.training import Training
+from markovae.log import log
+from markovae.system.files import make_folder, write_file
+from markovae.text.conditioner import EncoderConditioner
+from markovae.training.train_config import TrainConfig
+from markovae.training.trainer import Training
 from two_stage_parts import Sizes, stage_data, stage_model
 
 SAVE_SECONDS = 120.0
@@ -45,7 +44,7 @@ class Work:
     data: Splits
     hold_out: tuple[str, ...]
     judge: Judge
-    reader: EncoderReader
+    reader: EncoderConditioner
     folder: Path
     sizes: Sizes
 
@@ -97,7 +96,7 @@ def trained(work: Work, stage: str, length: Length) -> Diffusion:
         if training.done or training.seconds - saved > SAVE_SECONDS:
             _save(file, training, facts, length)
             saved = training.seconds
-            say(f"{stage}: step {step.index:,} of {step.total or 'as many as there is time for'}, loss {step.loss:.4f}")
+            log(f"{stage}: step {step.index:,} of {step.total or 'as many as there is time for'}, loss {step.loss:.4f}")
     load_weights(model, dict(training.average.model.named_parameters()))
     return model.eval()
 

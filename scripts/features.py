@@ -1,6 +1,6 @@
 """Train the built-in feature network of `markovae quality` and ship it in half precision.
 
-    python scripts/features.py [--faces 12000] [--steps 1500] [--to src/markovae/quality/extractors/small.safetensors]
+    python scripts/features.py [--faces 12000] [--steps 1500] [--to src/markovae/quality/weights/small.safetensors]
 
 The network tells, from its features by one linear map: the attributes of drawn faces, which shapes a drawing has,
 how an image was spoilt (noise, blur, colour, contrast), and a 4×4 thumbnail of it unspoilt. About half an hour on one
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from feature_images import FIRST_FACE, KINDS, SPOILT, as_images, face_classes, face_labels, shapes, spoil
-from markovae.console import say, track
 from markovae.data import cache
-from markovae.data.drawing import render
 from markovae.data.faces import RECIPE, attributes
-from markovae.files import write_file
-from markovae.optim import MuonAdamW
-from markovae.quality.extractors.small import POOLED, SmallNet
+from markovae.data.faceset import render
+from markovae.log import log, track
+from markovae.quality.extractors import POOLED, SmallNet
 from markovae.randomness import generator
+from markovae.system.files import write_file
+from markovae.training.optimizers import MuonAdamW
 
 ROOT = Path(__file__).resolve().parent.parent
 HALF = 32  # images of each sort in a batch
@@ -76,7 +76,7 @@ def train(pictures: np.ndarray, labels: Tensor, steps: int) -> SmallNet:
     hidden = [w for name, w in net.named_parameters() if w.ndim == 4 and not name.startswith("stem")]
     chosen = {id(w) for w in hidden}
     rest = [w for w in (*net.parameters(), *reader.parameters()) if id(w) not in chosen]
-    optimiser = MuonAdamW(hidden, rest, lr=6e-3, rest_lr=3e-3)
+    optimizer = MuonAdamW(hidden, rest, lr=6e-3, adamw_lr=3e-3)
     total = 0.0
     for step in track(range(steps), "training the feature network"):
         source = generator(0, "features", step)
@@ -86,15 +86,15 @@ def train(pictures: np.ndarray, labels: Tensor, steps: int) -> SmallNet:
         spoilt = spoil(clean, source)
         pooled = net.pooled(spoilt.images.to(memory_format=torch.channels_last))
         loss = loss_of(reader, pooled, labels[rows], seen, spoilt.amounts, clean)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         factor = min(1.0, (step + 1) / 50) * min(1.0, 2 * (1 - step / steps))
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        optimiser.step()
+        optimizer.step()
         total += loss.item()
         if (step + 1) % 100 == 0:
-            say(f"step {step + 1}: loss {total / 100:.4f}")
+            log(f"step {step + 1}: loss {total / 100:.4f}")
             total = 0.0
     return net
 
@@ -112,7 +112,7 @@ def standardised(net: SmallNet, pictures: np.ndarray) -> SmallNet:
     mean, spread = pooled.mean(0), pooled.std(0)
     tails = (((pooled - mean) / spread.clamp_min(1e-4)) ** 4).mean(0)
     kept = ((spread > 1e-4) & (tails < TAILS)).nonzero().flatten()
-    say(f"{len(kept)} of {POOLED} channels are kept")
+    log(f"{len(kept)} of {POOLED} channels are kept")
     final = SmallNet(len(kept))
     weights = {name: value for name, value in net.state_dict().items() if name not in ("kept", "shift", "scale")}
     final.load_state_dict(weights | {"kept": kept, "shift": mean[kept].float(), "scale": 1 / spread[kept].float()})
@@ -128,14 +128,14 @@ def ship(net: SmallNet, target: Path) -> None:
     content = safetensors.torch.save(tensors)
     assert len(content) <= LIMIT, f"{len(content):,} bytes exceed {LIMIT:,}"
     write_file(target, content)
-    say(f"{target}: {len(content):,} bytes")
+    log(f"{target}: {len(content):,} bytes")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train and ship the built-in feature network.")
     parser.add_argument("--faces", type=int, default=12_000)
     parser.add_argument("--steps", type=int, default=1_500)
-    parser.add_argument("--to", type=Path, default=ROOT / "src/markovae/quality/extractors/small.safetensors")
+    parser.add_argument("--to", type=Path, default=ROOT / "src/markovae/quality/weights/small.safetensors")
     options = parser.parse_args(arguments)
     pictures = drawn_faces(options.faces)
     labels = face_labels([attributes(FIRST_FACE + i) for i in range(options.faces)])

@@ -1,6 +1,6 @@
 """Write where each tensor lies in the weights' file of EfficientNet-Lite0, so that the library need not unpickle it.
 
-    python scripts/lite0_offsets.py FILE.pth [--to src/markovae/quality/extractors/lite0.json]
+    python scripts/lite0_offsets.py FILE.pth [--to src/markovae/quality/weights/lite0.json]
 
 Run once by a maintainer. Each tensor's bytes are looked for in the file, and must lie there exactly once.
 """
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the offsets of the tensors in a weights' file.")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--to", type=Path, default=ROOT / "src/markovae/quality/extractors/lite0.json")
+    parser.add_argument("--to", type=Path, default=ROOT / "src/markovae/quality/weights/lite0.json")
     options = parser.parse_args(arguments)
     content = options.file.read_bytes()
     tensors = {}

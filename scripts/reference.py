@@ -13,12 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from markovae.checkpoint import export_weights, load, open_checkpoint
+from markovae.checkpoints.reading import load, open_checkpoint
+from markovae.checkpoints.writing import export_weights
 from markovae.config import Config
-from markovae.console import say
 from markovae.data.cache import cache_folder
 from markovae.errors import StoppedRun, UserError
-from markovae.run import resume_run, train_run
+from markovae.log import log
+from markovae.run.start import resume_run, train_run
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 15_000_000  # bytes of the fixture
@@ -32,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run = trained(Config.from_toml(options.config))
-        say(f"trained: {run}")
+        log(f"trained: {run}")
         if not options.keep:
             ship(run, options.to)
     except UserError as error:
-        say(str(error))
+        log(str(error))
         return 2
     except StoppedRun as error:
-        say(str(error))
+        log(str(error))
         return 3
     return 0
 
@@ -61,7 +62,7 @@ def ship(run: Path, target: Path) -> None:
     export_weights(target, checkpoint.tensors("ema"), state, checkpoint.config, fitted)
     load(target)
     size = sum(path.stat().st_size for path in target.iterdir())
-    say(f"{target}: {size:,} bytes, step {checkpoint.step:,}")
+    log(f"{target}: {size:,} bytes, step {checkpoint.step:,}")
     if size >= LIMIT:
         raise UserError(f"{target} has {size:,} bytes and must stay below {LIMIT:,}: make network.width smaller")
 

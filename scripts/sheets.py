@@ -19,14 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from markovae.checkpoint import open_checkpoint
-from markovae.console import say, track
-from markovae.data.drawing import render
-from markovae.diffusion import Diffusion
-from markovae.files import write_file
-from markovae.report.pictures import enlarged, grid, png, viewable
-from markovae.sampling import plan, to_images
-from markovae.sampling.control import Blur, BoxDown, Editor, Grey, LinearOperator, Observation
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.data.faceset import render
+from markovae.data.pictures import enlarged, grid, png, viewable
+from markovae.diffusion.model import Diffusion
+from markovae.log import log, track
+from markovae.sampling.drawing import to_images
+from markovae.sampling.editing import Editor
+from markovae.sampling.inverse import Blur, BoxDown, Grey, LinearOperator, Observation
+from markovae.sampling.planning import plan
+from markovae.system.files import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_FACE = 50_000  # the data set is the faces 0…11,999
@@ -160,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(sheet, tuple):
             sheet, figures = sheet
             facts["markovae:figures"] = json.dumps(figures)
-            say(f"{name}: {json.dumps(figures)}")
+            log(f"{name}: {json.dumps(figures)}")
         write_file(options.to / f"{name}.png", png(sheet, facts))
     return 0
 

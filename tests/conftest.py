@@ -9,7 +9,7 @@ from hypothesis import settings
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 
 from .together import Together, forked
 from .words import Words
@@ -68,8 +68,8 @@ def together(tmp_path: Path) -> Together:
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> type[Words]:
     """An encoder that needs no package stands in for the one of the wheel."""
-    monkeypatch.setattr("markovae.text.reader.load_encoder", Words)
-    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: Words.hash)
+    monkeypatch.setattr("markovae.text.conditioner.load_encoder", Words)
+    monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: Words.hash)
     monkeypatch.setattr(Words, "asked", [])
     return Words
 

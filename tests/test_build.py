@@ -4,20 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from markovae import target as targets
-from markovae.build import create, create_objective, create_schedule, load_weights
-from markovae.config import Config, NetworkConfig, ScheduleConfig, TrainConfig
-from markovae.config.ddpm import DDPMOptions
-from markovae.config.dit import DiTOptions
-from markovae.endpoint import endpoint_levels
+from markovae.build import create, create_schedule
+from markovae.config import Config
+from markovae.diffusion import target as targets
+from markovae.diffusion.diffusion_config import ScheduleConfig
+from markovae.diffusion.model import load_weights
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import FullVariance, IsotropicVariance, LearnedVariance
+from markovae.diffusion.schedule import ConstantSigma, endpoint_levels
 from markovae.errors import UserError
 from markovae.networks.ddpm import DDPMConfig, DDPMUNet
 from markovae.networks.dit import DiT, DiTConfig
+from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
 from markovae.networks.unet import UNetConfig
-from markovae.pixels import Pixels
-from markovae.reverse import FullVariance, IsotropicVariance, LearnedVariance
-from markovae.sampling import sample
-from markovae.schedule import ConstantSigma
+from markovae.sampling.drawing import sample
+from markovae.training.losses import create_objective
+from markovae.training.train_config import TrainConfig
 
 
 def test_the_first_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone(tiny_config: Config):
@@ -114,18 +116,22 @@ def test_labels_are_taken_unless_the_configuration_says_no(tiny_config: Config):
 
 
 @pytest.mark.parametrize("weighting", ["own", "noise", "data", "nats"])
-@pytest.mark.parametrize("law", ["uniform", "normal", "middle"])
-def test_the_mean_weight_under_the_law_is_one(weighting: str, law: str):
+@pytest.mark.parametrize("level_sampling", ["uniform", "normal", "middle"])
+def test_the_mean_weight_under_the_law_is_one(weighting: str, level_sampling: str):
     schedule = create_schedule(ScheduleConfig(num_levels=200), Pixels(256))
-    objective = create_objective(TrainConfig(weighting=weighting, law=law), targets.VELOCITY, schedule)
+    objective = create_objective(
+        TrainConfig(weighting=weighting, level_sampling=level_sampling), targets.VELOCITY, schedule
+    )
     assert float((objective.probability * objective.weight).sum()) == pytest.approx(1, abs=1e-12)
 
 
 def test_the_normal_law_has_the_normal_moments():
     schedule = create_schedule(ScheduleConfig(num_levels=2000, start=30.0, end=-30.0), Pixels(256))
-    law = create_objective(TrainConfig(law="normal", law_centre=2.0, law_width=3.0), targets.NOISE, schedule)
-    mean = float((law.probability * schedule.logsnr[1:]).sum())
-    spread = float((law.probability * (schedule.logsnr[1:] - mean) ** 2).sum()) ** 0.5
+    level_sampling = create_objective(
+        TrainConfig(level_sampling="normal", level_center=2.0, level_width=3.0), targets.NOISE, schedule
+    )
+    mean = float((level_sampling.probability * schedule.logsnr[1:]).sum())
+    spread = float((level_sampling.probability * (schedule.logsnr[1:] - mean) ** 2).sum()) ** 0.5
     assert mean == pytest.approx(2, abs=1e-3)
     assert spread == pytest.approx(3, abs=1e-3)
 
@@ -133,27 +139,29 @@ def test_the_normal_law_has_the_normal_moments():
 def test_the_middle_law_is_half_uniform_and_half_normal():
     schedule = create_schedule(ScheduleConfig(num_levels=300), Pixels(256))
     drawn = {
-        law: create_objective(TrainConfig(law=law), targets.VELOCITY, schedule).probability
-        for law in ("middle", "uniform", "normal")
+        level_sampling: create_objective(
+            TrainConfig(level_sampling=level_sampling), targets.VELOCITY, schedule
+        ).probability
+        for level_sampling in ("middle", "uniform", "normal")
     }
     torch.testing.assert_close(drawn["middle"], (drawn["uniform"] + drawn["normal"]) / 2, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize(("objective", "law"), [("weighted", "middle"), ("bound", "uniform")])
-def test_the_law_of_levels_follows_the_objective_where_it_is_left_out(objective: str, law: str):
+@pytest.mark.parametrize(("objective", "level_sampling"), [("weighted", "middle"), ("bound", "uniform")])
+def test_the_law_of_levels_follows_the_objective_where_it_is_left_out(objective: str, level_sampling: str):
     schedule = create_schedule(ScheduleConfig(num_levels=50), Pixels(256))
     left_out, named = (
-        create_objective(TrainConfig(objective=objective, law=name), targets.VELOCITY, schedule).probability
-        for name in ("auto", law)
+        create_objective(TrainConfig(objective=objective, level_sampling=name), targets.VELOCITY, schedule).probability
+        for name in ("auto", level_sampling)
     )
     assert torch.equal(left_out, named)
 
 
 def test_a_table_law_is_linear_between_its_points():
     schedule = create_schedule(ScheduleConfig(num_levels=1001, start=10.0, end=-10.0), Pixels(256))
-    config = TrainConfig(law="table", law_logsnr=(-10.0, 0.0, 10.0), law_density=(1.0, 3.0, 0.0))
-    law = create_objective(config, targets.NOISE, schedule).probability
-    inner = law[1:-1] / law[500]
+    config = TrainConfig(level_sampling="table", level_logsnr=(-10.0, 0.0, 10.0), level_density=(1.0, 3.0, 0.0))
+    level_sampling = create_objective(config, targets.NOISE, schedule).probability
+    inner = level_sampling[1:-1] / level_sampling[500]
     expected = torch.where(
         schedule.logsnr[2:-1] < 0, 1 + 2 * (schedule.logsnr[2:-1] + 10) / 10, 0.3 * (10 - schedule.logsnr[2:-1])
     )
@@ -163,11 +171,13 @@ def test_a_table_law_is_linear_between_its_points():
 @pytest.mark.parametrize("scale", [1.0, 1e-9])
 def test_a_table_law_ends_with_its_points_and_only_its_shape_counts(scale: float):
     schedule = create_schedule(ScheduleConfig(num_levels=101, start=10.0, end=-10.0), Pixels(256))
-    config = TrainConfig(law="table", law_logsnr=(-2.0, 2.0), law_density=(scale, scale))
-    law = create_objective(config, targets.NOISE, schedule).probability
+    config = TrainConfig(level_sampling="table", level_logsnr=(-2.0, 2.0), level_density=(scale, scale))
+    level_sampling = create_objective(config, targets.NOISE, schedule).probability
     inside = schedule.logsnr[1:].abs() <= 2
-    assert not law[~inside].any()
-    torch.testing.assert_close(law[inside], torch.full_like(law[inside], 1 / int(inside.sum())), rtol=1e-9, atol=0)
+    assert not level_sampling[~inside].any()
+    torch.testing.assert_close(
+        level_sampling[inside], torch.full_like(level_sampling[inside], 1 / int(inside.sum())), rtol=1e-9, atol=0
+    )
 
 
 def test_a_schedule_that_goes_on_below_all_signal_is_refused():
@@ -222,7 +232,9 @@ def test_the_ddpm_section_has_the_networks_own_names_and_defaults():
 def test_a_law_beside_the_schedule_is_refused():
     schedule = create_schedule(ScheduleConfig(), Pixels(256))
     with pytest.raises(UserError, match=r"misses the schedule, whose log-SNR runs from 13\.3 to -10\.0"):
-        create_objective(TrainConfig(law="normal", law_centre=60.0, law_width=1.0), targets.NOISE, schedule)
+        create_objective(
+            TrainConfig(level_sampling="normal", level_center=60.0, level_width=1.0), targets.NOISE, schedule
+        )
 
 
 def test_load_weights_takes_every_weight_and_no_other(tiny_config: Config):

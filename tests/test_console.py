@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae import console
+from markovae import log as console
 
 
 def test_track_yields_every_item_in_order_and_is_silent_for_short_work(capsys: pytest.CaptureFixture[str]):
@@ -54,7 +54,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_say_writes_to_stderr(capsys: pytest.CaptureFixture[str]):
-    console.say("where files go")
+    console.log("where files go")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "where files go\n")
 
@@ -63,7 +63,7 @@ HOSTILE = "a\x1b[2Jb\u202ec\udce9d\x9be\x00\r\x7f"
 SPELLED = "a\\x1b[2Jb\\u202ec\\udce9d\\x9be\\x00\\r\\x7f"
 
 
-@pytest.mark.parametrize("way", [console.show, console.tell, console.say])
+@pytest.mark.parametrize("way", [console.show, console.tell, console.log])
 def test_whatever_leaves_can_be_printed(capsys: pytest.CaptureFixture[str], way: Callable[[str], None]):
     way(f"{HOSTILE}\nλ = ½, 猫 é")
     assert "".join(capsys.readouterr()) == f"{SPELLED}\nλ = ½, 猫 é\n"
@@ -96,7 +96,7 @@ def test_a_bar_takes_its_label_for_text(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_rich_is_not_imported_until_a_bar_is_shown():
-    code = "import sys, markovae.console; list(markovae.console.track([1], 'x')); print('rich' in sys.modules)"
+    code = "import sys, markovae.log; list(markovae.log.track([1], 'x')); print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -104,7 +104,7 @@ def test_rich_is_not_imported_until_a_bar_is_shown():
 @pytest.mark.parametrize("stream", ["/dev/full", "broken pipe"])
 def test_nothing_stops_where_nobody_can_listen(stream: str):
     """Python flushes stderr once more at its end, and that must not change the exit code either."""
-    code = "from markovae.console import say\nfor _ in range(3):\n    say('x' * 100)\n"
+    code = "from markovae.log import log\nfor _ in range(3):\n    log('x' * 100)\n"
     if stream == "/dev/full":
         with Path(stream).open("w") as full:
             done = subprocess.run([sys.executable, "-c", code], stderr=full, check=False)

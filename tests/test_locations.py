@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovae.config import Config
-from markovae.console import say
-from markovae.data import load_data
-from markovae.data.options import DataConfig
+from markovae.data.data_config import DataConfig
+from markovae.data.loading import load_data
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import FromFile, refusal, without_secrets, without_secrets_of
+from markovae.log import log
 
 CHAINS = (
     'reference://::data:application/json,{"version":1,"gen":[{"key":"{{cycler.__init__.__globals__.os}}"}]}',
@@ -110,5 +110,5 @@ def test_no_secret_outlives_messages_errors_and_what_is_written(user: str, passw
 
 
 def test_remarks_are_without_secrets(capsys):
-    say("reading https://me:hidden@host/x?key=hidden now")
+    log("reading https://me:hidden@host/x?key=hidden now")
     assert capsys.readouterr().err == "reading https://host/x now\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.oom import memory_sentence, out_of_memory
+from markovae.system.memory import memory_sentence, out_of_memory
 
 HOST = [
     MemoryError(),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import markovae as mv
-from markovae.checkpoint import open_checkpoint
-from markovae.data.drawing import render
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.data.faceset import render
 
 FIXTURE = Path(__file__).parent / "fixtures" / "reference"
 UNSEEN = range(20_000, 20_012)  # training, validation and test end before example 12,100

@@ -18,9 +18,9 @@ from scripts.derivation import blind, draws, hierarchy, targets
 from scripts.derivation.page import read_numbers, with_tables, write_numbers
 from scripts.derivation.store import Unit, results
 
-from markovae.console import say
 from markovae.errors import StoppedRun, UserError
-from markovae.files import write_file
+from markovae.log import log
+from markovae.system.files import write_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS: dict[str, ModuleType] = {"hierarchy": hierarchy, "targets": targets, "draws": draws, "blind": blind}
@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         train([unit for name in options.parts for unit in PARTS[name].UNITS.values()], options.jobs)
         show(options.parts, options.to)
     except UserError as error:
-        say(str(error))
+        log(str(error))
         return 2
     except StoppedRun as error:
-        say(str(error))
+        log(str(error))
         return 3
     return 0
 
@@ -49,7 +49,7 @@ def train(units: list[Unit], jobs: int) -> None:
     started = time.monotonic()
     for number, unit in enumerate(results(units, jobs), start=1):
         words = ", ".join(f"{key} {value}" for key, value in unit.spec.items() if isinstance(value, str | float | bool))
-        say(f"[{number}/{len(units)}, {time.monotonic() - started:.0f} s] {unit.part}: {words}")
+        log(f"[{number}/{len(units)}, {time.monotonic() - started:.0f} s] {unit.part}: {words}")
 
 
 def show(parts: list[str], folder: Path) -> None:
@@ -63,7 +63,7 @@ def show(parts: list[str], folder: Path) -> None:
             write_file(pictures / file, picture.encode())
     write_numbers(pictures, numbers)
     write_file(page, with_all_tables(page.read_text(encoding="utf-8"), read_numbers(pictures)).encode())
-    say(f"written: {page}, {pictures}")
+    log(f"written: {page}, {pictures}")
 
 
 def with_all_tables(text: str, numbers: dict[str, object]) -> str:

@@ -12,10 +12,10 @@ from scripts.derivation.store import Result, Unit
 from torch import Tensor
 
 import markovae as mv
-from markovae.forward import noised, step_variance
-from markovae.plots import Line, alone, plot
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.forward import noised, step_variance
 from markovae.randomness import Streams
-from markovae.vae import estimate_mean
+from markovae.report.plots import Line, alone, plot
 
 SCHEDULES = {
     "constant-1000": ("schedule.kind=constant", "schedule.num_levels=1000", "schedule.delta=0.01"),
@@ -40,8 +40,8 @@ def compute(spec: dict[str, Any]) -> Result:
     settings = [
         f"target.name={spec['target']}",
         "train.weighting=nats",
-        "train.optimiser=adamw",
-        f"train.rest_lr={spec['rate']}",
+        "train.optimizer=adamw",
+        f"train.adamw_lr={spec['rate']}",
         f"train.steps={spec['steps']}",
     ]
     made = config([*spec["schedule"], *settings])

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import markovae as mv
 from markovae.data.images import ImageData
-from markovae.forward import noised
-from markovae.networks.condition import Condition
+from markovae.diffusion.forward import noised
+from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.target import noise_ratio
+from markovae.networks.conditioning import Condition
 from markovae.networks.network import Network
 from markovae.randomness import Streams
-from markovae.schedule import NoiseSchedule
-from markovae.target import noise_ratio
 
 SMALL = (
     "network.width=16",
@@ -28,7 +28,7 @@ SMALL = (
     "network.classes=false",
     "train.precision=float32",
     "train.batch=32",
-    "train.law=uniform",
+    "train.level_sampling=uniform",
 )
 """75,000 weights."""
 DIMS = 64

@@ -12,8 +12,8 @@ from scripts.derivation.page import Figures, table
 from scripts.derivation.store import Result, Unit
 
 import markovae as mv
-from markovae.plots import Line, alone, plot
-from markovae.vae import estimate_mean
+from markovae.diffusion.bound import estimate_mean
+from markovae.report.plots import Line, alone, plot
 
 LENGTHS = {"raw": (250, 1000, 4000), "rao_blackwell": (25, 50, 100, 200, 400)}
 RATES = {"raw": (1e-3, 3e-3, 1e-2), "rao_blackwell": (1e-3, 3e-3, 1e-2)}
@@ -30,10 +30,10 @@ def compute(spec: dict[str, Any]) -> Result:
             "schedule.num_levels=1000",
             "schedule.delta=0.01",
             "target.name=step_noise",
-            "train.optimiser=adamw",
+            "train.optimizer=adamw",
             f"train.draw={spec['draw']}",
             f"train.weighting={spec['weighting']}",
-            f"train.rest_lr={spec['rate']}",
+            f"train.adamw_lr={spec['rate']}",
             f"train.steps={spec['steps']}",
         ]
     )

@@ -11,12 +11,13 @@ from scripts.derivation.page import Figures, table
 from scripts.derivation.store import Result, Unit
 from torch import Tensor
 
-from markovae.chains import DigitStep, FixedStep, HierarchicalVAE, LearnedStep, Step, train_through_e1
-from markovae.pixels import Pixels
-from markovae.plots import Line, alone, plot
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.forms import draw_form, e1
+from markovae.diffusion.pixels import Pixels
 from markovae.randomness import Streams, generator
-from markovae.toys import Mixture
-from markovae.vae import draw_form, e1, estimate_mean
+from markovae.report.plots import Line, alone, plot
+from markovae.theory.hierarchical import DigitStep, FixedStep, HierarchicalVAE, LearnedStep, TrainStep, train_through_e1
+from markovae.theory.mixture import Mixture
 
 KEEPS = (0.8, 0.6, 0.3)
 DRAWS = 8
@@ -107,10 +108,10 @@ def _chain(dims: int, width: int, learned: bool, bins: int) -> HierarchicalVAE:
     """Both chains' learned parts start from the same weights whether the encoder learns or not."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prior: list[Step] = [LearnedStep(dims, dims, keep, width) for keep in KEEPS]
+        prior: list[TrainStep] = [LearnedStep(dims, dims, keep, width) for keep in KEEPS]
         if bins:
             prior[0] = DigitStep(dims, dims, Pixels(bins), width)
-        encoder: list[Step] = [LearnedStep(dims, dims, k, width) if learned else FixedStep(dims, k) for k in KEEPS]
+        encoder: list[TrainStep] = [LearnedStep(dims, dims, k, width) if learned else FixedStep(dims, k) for k in KEEPS]
     return HierarchicalVAE(encoder, prior)
 
 

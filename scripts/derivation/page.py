@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from markovae.files import write_file
+from markovae.system.files import write_file
 
 Figures = Iterator[tuple[str, str]]
 NUMBERS = "trained.json"

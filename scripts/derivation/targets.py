@@ -10,8 +10,8 @@ from scripts.derivation.page import Figures, table
 from scripts.derivation.store import Result, Unit
 
 import markovae as mv
-from markovae.target import TARGETS
-from markovae.vae import estimate_mean
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.target import TARGETS
 
 LEVELS = 6
 SCHEDULE = (f"schedule.num_levels={LEVELS}", "schedule.start=4.0", "schedule.end=-4.0")

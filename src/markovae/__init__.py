@@ -12,37 +12,41 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from markovae.build import create
-    from markovae.checkpoint import load
+    from markovae.checkpoints.reading import load
     from markovae.config import Config
-    from markovae.data import load_data
-    from markovae.diffusion import Diffusion
-    from markovae.fitting import with_reverse
-    from markovae.interop import wrap
-    from markovae.likelihood import Measurement, measure
-    from markovae.networks.condition import Condition
-    from markovae.quality import Quality, assess
-    from markovae.sampling import sample
-    from markovae.training import Step, fit
-    from markovae.vae import Bound, MarkovianVAE
+    from markovae.data.loading import load_data
+    from markovae.diffusion.bound import Bound
+    from markovae.diffusion.markovian_vae import MarkovianVAE
+    from markovae.diffusion.model import Diffusion
+    from markovae.interop.wrapping import wrap
+    from markovae.likelihood.fitting import with_reverse
+    from markovae.likelihood.measurement import Measurement
+    from markovae.likelihood.measuring import measure
+    from markovae.networks.conditioning import Condition
+    from markovae.quality.evaluation import evaluate
+    from markovae.quality.quality_record import Quality
+    from markovae.sampling.drawing import sample
+    from markovae.training.loop import fit
+    from markovae.training.train_step import TrainStep
 
 _HOME = {
-    "Bound": "vae",
-    "Condition": "networks.condition",
+    "Bound": "diffusion.bound",
+    "Condition": "networks.conditioning",
     "Config": "config",
-    "Diffusion": "diffusion",
-    "MarkovianVAE": "vae",
-    "Measurement": "likelihood",
-    "Quality": "quality",
-    "Step": "training",
-    "assess": "quality",
+    "Diffusion": "diffusion.model",
+    "MarkovianVAE": "diffusion.markovian_vae",
+    "Measurement": "likelihood.measurement",
+    "Quality": "quality.quality_record",
+    "TrainStep": "training.train_step",
+    "evaluate": "quality.evaluation",
     "create": "build",
-    "fit": "training",
-    "load": "checkpoint",
-    "load_data": "data",
-    "measure": "likelihood",
-    "sample": "sampling",
-    "with_reverse": "fitting",
-    "wrap": "interop",
+    "fit": "training.loop",
+    "load": "checkpoints.reading",
+    "load_data": "data.loading",
+    "measure": "likelihood.measuring",
+    "sample": "sampling.drawing",
+    "with_reverse": "likelihood.fitting",
+    "wrap": "interop.wrapping",
 }
 
 __all__ = [
@@ -53,10 +57,10 @@ __all__ = [
     "MarkovianVAE",
     "Measurement",
     "Quality",
-    "Step",
+    "TrainStep",
     "__version__",
-    "assess",
     "create",
+    "evaluate",
     "fit",
     "load",
     "load_data",

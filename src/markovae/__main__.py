@@ -2,7 +2,7 @@
 
 import sys
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,43 +1,190 @@
-"""A configuration and the shape of the data become a model and what training minimises."""
+"""The network of a configuration: its shape first, then a network of that shape, with weights or without."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from markovae import schedule as schedules
-from markovae.allocator import machine_memory
-from markovae.architecture import fresh_network, least_weights, network_shape, outline_network
-from markovae.config import Config, ScheduleConfig, TargetConfig, TrainConfig
-from markovae.config.model import BETA_SCHEDULES, DEFAULT_LEVELS
+from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion import schedule as schedules
+from markovae.diffusion.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
+from markovae.diffusion.diffusion_config import BETA_SCHEDULES, DEFAULT_LEVELS, ScheduleConfig, TargetConfig
+from markovae.diffusion.learned_schedule import LearnedLogSNR
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.target import target_named
 from markovae.errors import UserError
-from markovae.fitting import variance_named
-from markovae.learned_schedule import LearnedLogSNR
-from markovae.networks.given import CaptionReader
-from markovae.objective import (
-    Draws,
-    LiteralDraws,
-    MeanDraws,
-    Objective,
-    RawDraws,
-    as_error_of,
-    bound_objective,
-    nats_weight,
-    uniform_law,
-)
-from markovae.pixels import Pixels
+from markovae.likelihood.fitting import variance_named
+from markovae.networks.conditioning import TextConditioner
+from markovae.networks.ddpm import DDPMConfig, DDPMUNet
+from markovae.networks.dit import DiT, DiTConfig
+from markovae.networks.network import Network
+from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
+from markovae.networks.unet import UNet, UNetConfig
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance, ReverseVariance
-from markovae.schedule import NoiseSchedule
-from markovae.target import TARGETS, Target
-from markovae.tensor_headers import compare_shapes
-from markovae.text import EncoderReader
+from markovae.system.memory import machine_memory
+from markovae.text.conditioner import EncoderConditioner
+
+NetworkShape = UNetConfig | DDPMConfig | DiTConfig
+
+
+def network_shape(
+    config: Config, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int, text: int
+) -> NetworkShape:
+    """The shape of the network that a configuration asks for.
+
+    Args:
+        config: the sections network and train.label_dropout are read.
+        shape: of one image, (C, H, W).   channels: of the output.   pixels: of the images.
+        num_classes: labels taken, 0 for none.   text: features of a caption's token, 0 for none.
+    Raises:
+        UserError: for widths that do not split as asked, or a stride that does not divide the images.
+    """
+    network = config.network
+    if network.kind == "ddpm":
+        _check_null(config, num_classes)
+        made: NetworkShape = ddpm_config(network.ddpm or DDPMOptions(), shape[0], channels, num_classes)
+        remedy = "shorten network.ddpm.widths"
+    else:
+        options = network.dit or DiTOptions() if network.kind == "dit" else network
+        seen = _patches(options, shape, channels, pixels) | {"num_classes": num_classes}
+        seen |= {"vector_dim": text, "token_dim": text}
+        if isinstance(options, DiTOptions):
+            made, remedy = _dit_config(options, seen), "lower network.dit.patch"
+        else:
+            made = _unet_config(options, shape, seen)
+            remedy = "lower network.patch, or shorten network.multipliers"
+    _check_stride(shape, made.stride, remedy)
+    return made
+
+
+def outline_network(shape: NetworkShape, logsnr: Tensor) -> Network:
+    """A network of this shape on the meta device: names and shapes of its weights, which take no memory.
+
+    Args:
+        logsnr: λ_1…λ_L of the grid that a network of the DDPM family counts, (L,).
+    """
+    with torch.device("meta"), _WithoutNumbers():
+        return _network(shape, logsnr)
+
+
+def fresh_network(outline: nn.Module, logsnr: Tensor) -> Network:
+    """A network like an outline, with fresh weights.
+
+    Args:
+        outline: from `outline_network`.   logsnr: as there.
+    """
+    assert isinstance(outline, UNet | DDPMUNet | DiT), "an outline is one of these"
+    return _network(outline.config, logsnr)
+
+
+def least_weights(shape: NetworkShape) -> int:
+    """How many tensors of weights such a network has at least, by arithmetic: an outline of it takes time for each."""
+    if isinstance(shape, DiTConfig):
+        return 10 * shape.depth
+    levels = len(shape.widths) if isinstance(shape, DDPMConfig) else len(shape.multipliers)
+    return 8 * 2 * levels * shape.blocks
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Weights are not initialised: on the meta device torch would import its compiler to draw from a normal law."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return function(*args, **(kwargs or {}))
+
+
+def _network(shape: NetworkShape, logsnr: Tensor) -> Network:
+    if isinstance(shape, DDPMConfig):
+        return DDPMUNet(shape, logsnr)
+    return UNet(shape) if isinstance(shape, UNetConfig) else DiT(shape)
+
+
+def ddpm_config(options: DDPMOptions, in_channels: int, out_channels: int, num_classes: int) -> DDPMConfig:
+    """The shape of a network of the DDPM family from its section, what was left out filled in.
+
+    Raises:
+        UserError: for widths that do not split into the groups or heads asked for.
+    """
+    settings = {field.name: getattr(options, field.name) for field in fields(options)}
+    settings["embedding"] = options.embedding or 4 * options.widths[0]
+    settings["attention_up"] = options.attention if options.attention_up is None else options.attention_up
+    settings["middle_groups"] = options.groups if options.middle_groups is None else options.middle_groups
+    try:
+        return DDPMConfig(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes, **settings)
+    except ValueError as error:
+        raise UserError(f"network.ddpm: {error}") from None
+
+
+def _check_null(config: Config, classes: int) -> None:
+    options = config.network.ddpm or DDPMOptions()
+    if classes and config.train.label_dropout and not options.null_class:
+        raise UserError(
+            f"train.label_dropout={config.train.label_dropout:g} leaves classes out, and network.ddpm.null_class=false "
+            "has nothing to stand for that: set one of them the other way (train.label_dropout=0)"
+        )
+
+
+def _unet_config(config: NetworkConfig, shape: Sequence[int], seen: dict[str, Any]) -> UNetConfig:
+    multipliers, attention = config.levels(*shape[1:])
+    return UNetConfig(
+        width=config.width,
+        multipliers=multipliers,
+        blocks=config.blocks,
+        attention=attention,
+        head_dim=config.head_dim,
+        **seen,
+    )
+
+
+def _dit_config(options: DiTOptions, seen: dict[str, Any]) -> DiTConfig:
+    return DiTConfig(
+        width=options.width,
+        depth=options.depth,
+        head_dim=options.head_dim,
+        expansion=options.expansion,
+        **seen,
+    )
+
+
+def _patches(
+    options: NetworkConfig | DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels
+) -> dict[str, Any]:
+    """What both are shown, by the names of `PatchConfig`."""
+    return {
+        "in_channels": shape[0],
+        "out_channels": channels,
+        "patch": options.patch,
+        "embedding": options.embedding,
+        "dropout": options.dropout,
+        "differences": options.detail,
+        "frequencies": (0.5 / pixels.half_width,) if options.detail else (),
+        "radius": options.radius if options.detail else 0,
+        "octaves": options.octaves,
+    }
+
+
+def _check_stride(shape: Sequence[int], stride: int, remedy: str) -> None:
+    height, width = shape[-2:]
+    if height % stride == 0 and width % stride == 0:
+        return
+    fits = [sorted({max(side // stride, 1) * stride, math.ceil(side / stride) * stride}) for side in (height, width)]
+    sizes = " or ".join(f"{h}x{w}" for h, w in zip(fits[0], fits[1], strict=False))
+    if len(fits[0]) != len(fits[1]):
+        sizes = f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
+    raise UserError(
+        f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "
+        f"do are {sizes} (data.size, data.width); or {remedy}"
+    )
 
 
 def create(
@@ -46,7 +193,7 @@ def create(
     *,
     bins: int = 256,
     num_classes: int = 0,
-    reader: CaptionReader | None = None,
+    reader: TextConditioner | None = None,
 ) -> Diffusion:
     """A fresh model; its first weights are a function of train.seed.
 
@@ -76,7 +223,7 @@ def create_outline(
     *,
     bins: int = 256,
     num_classes: int = 0,
-    reader: CaptionReader | None = None,
+    reader: TextConditioner | None = None,
     tensors: int | None = None,
 ) -> Diffusion:
     """What `create` makes, its network and its variance on the meta device: names and shapes, which take no memory.
@@ -93,7 +240,7 @@ def create_outline(
         reverse = variance_named(config.target.reverse, shape)
     schedule = create_schedule(config.schedule, pixels)
     _check_together(config, schedule)
-    reader = (reader or EncoderReader(config.condition.encoder)) if config.condition.kind == "text" else None
+    reader = (reader or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
     classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
     made = network_shape(config, shape, reverse.channels * shape[0], pixels, classes, reader.width if reader else 0)
     if tensors is not None and least_weights(made) > tensors:
@@ -149,91 +296,6 @@ def _beta_schedule(config: ScheduleConfig, levels: int) -> NoiseSchedule:
     else:
         made = schedules.scaled_linear(levels, config.beta_start, config.beta_end)
     return schedules.zero_terminal(made) if config.zero_terminal else made
-
-
-def create_objective(
-    config: TrainConfig, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance | None = None
-) -> Objective:
-    """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law.
-
-    Args:
-        reverse: the model's variance, for objective=bound; None is β̃.
-    Raises:
-        UserError: for a law that misses the schedule, or, for the bound, one of its levels.
-    """
-    law = _law(config, schedule)
-    if config.objective == "bound":
-        try:
-            return bound_objective(law, target, schedule, PosteriorVariance() if reverse is None else reverse)
-        except ValueError as error:
-            raise UserError(f"train.law={config.law} does not go with train.objective=bound: {error}") from None
-    if config.weighting == "nats":
-        weight = nats_weight(target, schedule)
-    elif config.weighting in ("own", target.name):
-        return Objective(law, torch.ones_like(law))
-    else:
-        weight = as_error_of(target, target_named(config.weighting), schedule)
-    return Objective(law, weight / (law * weight).sum())
-
-
-def create_draws(config: TrainConfig, target: Target, schedule: NoiseSchedule) -> Draws:
-    """How the noise of training is drawn, by train.draw.
-
-    Raises:
-        UserError: for the raw sample of a target that is not of one step.
-    """
-    if config.draw == "literal":
-        return LiteralDraws(schedule)
-    if config.draw == "rao_blackwell":
-        return MeanDraws()
-    if not target.needs_neighbour:
-        raise UserError(
-            f"train.draw=raw regresses onto the sample of one step, which target {target.name!r} has none of: "
-            "set target.name to step_noise or mean, or train.draw=rao_blackwell"
-        )
-    return RawDraws()
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy named parameters into a model, every one and no other, in the model's types.
-
-    Raises:
-        ValueError: naming the first that is missing, left over, or of another shape; nothing is copied then.
-    """
-    weights = dict(model.named_parameters())
-    compare_shapes(*({name: tuple(value.shape) for name, value in table.items()} for table in (weights, tensors)))
-    for name, weight in weights.items():
-        weight.copy_(tensors[name])
-
-
-def target_named(name: str) -> Target:
-    """The target with this standard name."""
-    return next(target for target in TARGETS if target.name == name)
-
-
-def _law(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
-    """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64."""
-    logsnr = schedule.logsnr.detach()[1:]
-    uniform = uniform_law(schedule)
-    if config.levels_law in ("uniform", "importance"):  # which begins with the uniform one
-        return uniform
-    if config.levels_law == "table":
-        knots, values = np.array(config.law_logsnr), np.array(config.law_density)
-        density = torch.from_numpy(
-            np.interp(logsnr.numpy(), knots, values / max(values.max(), 1e-300), left=0, right=0)
-        )
-    else:
-        density = (-0.5 * ((logsnr - config.law_centre) / config.law_width) ** 2).exp()
-    edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
-    mass = density * (edges[:-1] - edges[1:])
-    total = float(mass.sum())
-    if not total > 1e-6:
-        raise UserError(
-            f"the law of levels (train.law={config.levels_law}) misses the schedule, whose log-SNR runs from "
-            f"{float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move it there"
-        )
-    return (mass / total + uniform) / 2 if config.levels_law == "middle" else mass / total
 
 
 def _check_together(config: Config, schedule: NoiseSchedule) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.data.drawing import render
 from markovae.data.faces import attributes, values
+from markovae.data.faceset import render
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.data.drawing import render
 from markovae.data.faces import attributes, values
+from markovae.data.faceset import render
 from markovae.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -111,11 +111,11 @@ def test_kid_of_the_same_images_is_no_excess():
     import caption_figures as figures
     from markovae.data.images import ImageData
     from markovae.data.split import Splits
-    from markovae.quality.real import choose_real
+    from markovae.quality.reference_set import choose_reference
 
     images = np.stack([render(number, 32) for number in range(40)])
     parts = [ImageData(images[a:b]) for a, b in ((0, 20), (20, 30), (30, 40))]
-    real = choose_real(Splits(*parts, method="given"), 10)
+    real = choose_reference(Splits(*parts, method="given"), 10)
     same = figures.kid_figures(images[:10], images[:10], real)
     assert same["captioned"] == same["plain"]
     assert same["excess"]["mean"] == pytest.approx(-0.1 * same["plain"]["mean"], abs=1e-12)
@@ -130,7 +130,7 @@ def test_a_model_of_captions_end_to_end(tmp_path, monkeypatch):
     import caption_figures
     import captions
     import results_captions
-    from markovae.cli import main
+    from markovae.cli.entry import main
     from markovae.data import faceset
 
     counts = (24, 8, 8)

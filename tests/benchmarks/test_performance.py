@@ -110,7 +110,7 @@ def test_compiling_pays_after_what_it_cost_over_what_it_gains(record, monkeypatc
     from functools import partial
 
     import compiling
-    from markovae.training import preparing
+    from markovae.training import precision as preparing
 
     monkeypatch.setattr(compiling, "Contender", Here)
     monkeypatch.setattr(preparing, "_missing", lambda device: None)
@@ -142,7 +142,7 @@ def test_a_profile_adds_up(record):
         assert min(parts.values()) >= 0
         assert sum(network["parts_ms"].values()) == pytest.approx(network["step_ms"])
         assert network["parts_ms"]["convolutions"] > 0
-        assert network["parts_ms"]["optimiser"] > 0
+        assert network["parts_ms"]["optimizer"] > 0
     assert "| a step |" in page_of("profile", found)
     kinds = step_profile.sorted_out(
         {"native_group_norm_backward": 1, "addcmul_": 2, "add_": 4, "_to_copy": 8, "exp": 16}

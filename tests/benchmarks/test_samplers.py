@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from markovae.reverse import PosteriorVariance
-from markovae.sampling import AdamsBashforth, Plan, UniC, uniform_grid, walk
-from markovae.sampling.draw import finished
-from markovae.toys import Denoiser, pink_pair
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.grids import uniform_grid
+from markovae.sampling.planning import Plan
+from markovae.sampling.samplers import AdamsBashforth, UniC
+from markovae.theory.mixture import Denoiser, pink_pair
 
 ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "tests" / "fixtures" / "bundles" / "format-1" / "step-00000006"
+BUNDLE = ROOT / "tests" / "fixtures" / "bundles" / "format-4" / "step-00000006"
 
 
 @pytest.fixture(autouse=True)
@@ -111,11 +113,11 @@ def test_control_is_what_its_record_says():
 def test_peers_drive_the_same_network_to_the_same_images():
     """With many calls diffusers' schedulers end where our fine walk ends: the betas, the log-SNRs and x̂ are right."""
     pytest.importorskip("diffusers")
-    from markovae.decoder import StepDecoder
-    from markovae.diffusion import Diffusion
-    from markovae.pixels import Pixels
-    from markovae.schedule import LogSNRLinear
-    from markovae.target import DATA
+    from markovae.diffusion.decoder import StepDecoder
+    from markovae.diffusion.model import Diffusion
+    from markovae.diffusion.pixels import Pixels
+    from markovae.diffusion.schedule import LogSNRLinear
+    from markovae.diffusion.target import DATA
     from samplers_peers import PEERS, STOCHASTIC, by_scheduler
 
     toy = pink_pair((1, 4, 4))
@@ -123,7 +125,7 @@ def test_peers_drive_the_same_network_to_the_same_images():
         Denoiser(toy), LogSNRLinear(1000, 13.3, -10.0), DATA, PosteriorVariance(), StepDecoder(Pixels(256)), toy.shape
     )
     fine = Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 200), UniC(3))
-    reference = finished(walk(model, range(6), fine)).float()
+    reference = finished(sample_trajectory(model, range(6), fine)).float()
     for name in PEERS:
         drawn = by_scheduler(model, name, 60, 0)(range(6), None)
         assert drawn.isfinite().all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from markovae.data import faceset
-from markovae.data.drawing import box_halve, render
+from markovae.data.faceset import box_halve, render
 from markovae.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_the_small_image_is_the_halved_one_under_noise_that_follows_its_key():
 
 
 def test_an_embedding_survives_its_row_of_digits():
-    from markovae.pixels import Pixels
+    from markovae.diffusion.pixels import Pixels
     from two_stage_parts import ROW_BINS, SPREAD, Embedding
 
     features = torch.randn(50, 128, generator=torch.Generator().manual_seed(0)) * 3 + 1

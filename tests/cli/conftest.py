@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 TINY = {

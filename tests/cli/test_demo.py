@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from markovae.cli import demo, main
+from markovae.cli import demo
+from markovae.cli.entry import main
 from markovae.cli.parsing import command_line
 
 from .conftest import settings

@@ -1,7 +1,7 @@
 """`markovae doctor`: the record, and exit code 1 where device and CPU disagree."""
 
 from markovae import __version__
-from markovae.cli import main
+from markovae.cli.entry import main
 
 
 def test_json_and_agreement(json_of):
@@ -14,7 +14,8 @@ def test_json_and_agreement(json_of):
 
 def test_a_device_that_disagrees_gives_code_1(monkeypatch, capsys):
     monkeypatch.setattr(
-        "markovae.doctor.TOLERANCES", dict.fromkeys(__import__("markovae.doctor").doctor.TOLERANCES, -1.0)
+        "markovae.report.machine.TOLERANCES",
+        dict.fromkeys(__import__("markovae.report.machine").doctor.TOLERANCES, -1.0),
     )
     assert main(["doctor", "--device", "cpu", "--batch", "1"]) == 1
     out = capsys.readouterr().out

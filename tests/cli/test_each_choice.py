@@ -2,11 +2,11 @@
 
 import pytest
 
-from markovae.checkpoint import load
-from markovae.cli import main
-from markovae.data import load_data
-from markovae.likelihood import measure
-from markovae.reverse import PosteriorVariance
+from markovae.checkpoints.reading import load
+from markovae.cli.entry import main
+from markovae.data.loading import load_data
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.likelihood.measuring import measure
 
 from .conftest import settings
 
@@ -20,7 +20,7 @@ CHOICES = {
     "ho": ["target.decoder=ho_small", "target.name=noise", "schedule.kind=linear"],
     "softmax": ["target.decoder=softmax"],
     "bound": ["train.objective=bound"],
-    "importance": ["train.objective=bound", "train.law=importance", "target.reverse=isotropic"],
+    "importance": ["train.objective=bound", "train.level_sampling=importance", "target.reverse=isotropic"],
     "bound, learned variance": ["train.objective=bound", "target.reverse=learned"],
     "learned schedule": ["train.objective=bound", "schedule.kind=learned"],
     "learned schedule, softmax": ["train.objective=bound", "schedule.kind=learned", "target.decoder=softmax"],

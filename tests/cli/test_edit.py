@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from markovae.build import create
-from markovae.checkpoint import load, save_checkpoint
+from markovae.checkpoints.reading import load
+from markovae.checkpoints.writing import save_checkpoint
 from markovae.cli import edit, edit_work
 from markovae.data.images import ImageData
 from markovae.errors import UserError
-from markovae.training import Training
+from markovae.training.trainer import Training
 
 SIZE = 8
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from markovae.cli import entry, main
+from markovae.cli import entry
+from markovae.cli.entry import main
 from markovae.errors import StoppedRun, UserError
 
 from .conftest import settings

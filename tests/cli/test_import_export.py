@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from tests.interop.pipelines import write_pipeline
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 
 @pytest.fixture

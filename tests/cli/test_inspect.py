@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 
 def test_json_says_what_a_folder_holds(tmp_path, json_of):

@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from markovae.checkpoint import load
-from markovae.cli import main
+from markovae.checkpoints.reading import load
 from markovae.cli.classes import as_named
+from markovae.cli.entry import main
 from markovae.cli.measure_data import like
 from markovae.cli.quality import own_data
 from markovae.cli.running import open_run
-from markovae.data import DataConfig, load_data
-from markovae.likelihood import measure
+from markovae.data.data_config import DataConfig
+from markovae.data.loading import load_data
+from markovae.likelihood.measuring import measure
 
 from .conftest import settings
 

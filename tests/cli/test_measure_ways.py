@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from markovae.checkpoint import load
-from markovae.cli import main
-from markovae.data import load_data
-from markovae.likelihood import Method, compare, continuous_bound, measure, ode_likelihood
+from markovae.checkpoints.reading import load
+from markovae.cli.entry import main
+from markovae.data.loading import load_data
+from markovae.likelihood.comparison import compare
+from markovae.likelihood.continuous import continuous_bound
+from markovae.likelihood.measuring import Method, measure
+from markovae.likelihood.ode import ode_likelihood
 
 from .conftest import settings
 
@@ -111,7 +114,7 @@ def test_continuous_and_ode_are_the_librarys_and_named_apart(digits_run, json_of
     model, test = load(digits_run), load_data("digits").test
     limit = continuous_bound(model, test.images[:6], test.labels[:6], draws=3)
     assert record["continuous"]["bits_per_dim"]["mean"] == limit.bits_per_dim.value
-    from markovae.likelihood import RungeKutta4
+    from markovae.likelihood.ode import RungeKutta4
 
     flow = ode_likelihood(model, test.images[:2], test.labels[:2], integrator=RungeKutta4(6), probes=3)
     assert record["ode"]["bits_per_dim"]["mean"] == flow.bits_per_dim.value
@@ -159,7 +162,7 @@ def test_measuring_leaves_the_run_as_it_is_unless_told_to_save(digits_run, other
 
 
 def test_the_cheapest_images_come_first_on_their_sheet(digits_run, tmp_path, json_of):
-    from markovae.report.pictures import enlarged, grid, viewable
+    from markovae.data.pictures import enlarged, grid, viewable
 
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
@@ -207,7 +210,7 @@ def test_models_of_other_images_are_not_compared(digits_run, images, tmp_path, r
 
 
 def test_weights_that_are_no_numbers_and_no_images_are_one_sentence(digits_run, tmp_path, refused):
-    from markovae.checkpoint.manifest import make_manifest
+    from markovae.checkpoints.manifest import make_manifest
 
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import settings
 
-from markovae.checkpoint import newest_checkpoint
-from markovae.checkpoint.manifest import MANIFEST, make_manifest
-from markovae.cli import main
+from markovae.checkpoints.manifest import MANIFEST, make_manifest
+from markovae.checkpoints.reading import newest_checkpoint
+from markovae.cli.entry import main
+from markovae.data.data_config import DataConfig
 from markovae.data.loading import read_source
-from markovae.data.options import DataConfig
-from markovae.data.sharding import write_shards
+from markovae.data.shard_writing import write_shards
 from markovae.errors import UserError
 from markovae.locations import SCHEMES
 

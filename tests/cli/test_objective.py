@@ -1,9 +1,10 @@
 """`markovae train --objective`: what it stands for, what comes after it, and a run to the end."""
 
-from markovae.checkpoint import load, open_checkpoint
-from markovae.cli import main, train
+from markovae.checkpoints.reading import load, open_checkpoint
+from markovae.cli import train
+from markovae.cli.entry import main
 from markovae.cli.parsing import command_line
-from markovae.reverse import IsotropicVariance
+from markovae.diffusion.reverse import IsotropicVariance
 
 from .conftest import settings
 
@@ -14,17 +15,21 @@ def configured(*words: str):
 
 def test_settings_come_after_the_objective():
     config = configured("--objective", "bound", "--set", "target.reverse=diagonal")
-    assert (config.train.objective, config.train.law, config.target.reverse) == ("bound", "importance", "diagonal")
+    assert (config.train.objective, config.train.level_sampling, config.target.reverse) == (
+        "bound",
+        "importance",
+        "diagonal",
+    )
     assert configured().train.objective == "weighted"
     learned = configured("--objective", "bound", "--set", "schedule.kind=learned")
-    assert (learned.schedule.kind, learned.train.law) == ("learned", "uniform")
+    assert (learned.schedule.kind, learned.train.level_sampling) == ("learned", "uniform")
     assert configured("--objective", "simple").train.weighting == "noise"
 
 
 def test_objective_comes_after_the_file(tmp_path):
     (tmp_path / "c.toml").write_text('[schedule]\nkind = "learned"\n[train]\nobjective = "bound"\nsteps = 5\n')
     config = configured("--config", str(tmp_path / "c.toml"), "--objective", "bound")
-    assert (config.train.law, config.train.steps) == ("uniform", 5)
+    assert (config.train.level_sampling, config.train.steps) == ("uniform", 5)
 
 
 def test_words_that_do_not_go(refused):

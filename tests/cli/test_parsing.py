@@ -3,7 +3,7 @@
 import pytest
 
 from markovae import __version__
-from markovae.cli import main
+from markovae.cli.entry import main
 from markovae.cli.parsing import COMMANDS, command_line
 from markovae.errors import UserError
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import TINY
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 ESCAPES = "\x1b[31m\u202e"
 SMALL = {name: value for name, value in TINY.items() if not name.startswith("network.")} | {

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from tests.words import Words
 
-from markovae.checkpoint import load
-from markovae.cli import main
+from markovae.checkpoints.reading import load
 from markovae.cli.edit_work import edit_image
-from markovae.sampling import Guidance, sample
+from markovae.cli.entry import main
+from markovae.sampling.drawing import sample
+from markovae.sampling.guidance import Guidance
 
 from .conftest import SCHEMAS, check, settings
 
@@ -39,8 +40,8 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / "photos" / f"{i}.txt").write_text(f"picture {i} with a {'hat' if i % 2 else 'beard'}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARKOVAE_CACHE", str(folder / "cache"))
-        patch.setattr("markovae.text.reader.load_encoder", Words)
-        patch.setattr("markovae.text.reader.encoder_hash", lambda name: Words.hash)
+        patch.setattr("markovae.text.conditioner.load_encoder", Words)
+        patch.setattr("markovae.text.conditioner.encoder_hash", lambda name: Words.hash)
         words = ["train", str(folder / "photos"), "--out", str(folder / "run"), "--steps", "12"]
         assert main([*words, *settings(condition__kind="text", train__label_dropout="0.2")]) == 0
         yield folder / "run"
@@ -118,7 +119,7 @@ def test_a_run_without_captions_refuses_a_prompt(digits_run: Path, tmp_path: Pat
 
 
 def test_another_encoder_than_the_runs_is_refused(text_run: Path, tmp_path: Path, refused, monkeypatch):
-    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "99" * 32)
+    monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: "99" * 32)
     said = refused("sample", text_run, "--out", tmp_path / "x", "--prompt", "a hat")
     assert "this model was trained with the text encoder all-MiniLM-L6-v2 of SHA-256 abab" in said
 

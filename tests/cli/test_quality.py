@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from markovae.cli import main
-from markovae.data.drawing import render
+from markovae.cli.entry import main
+from markovae.data.faceset import render
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
 QUICK = ("--n", "12", "--steps", "2")

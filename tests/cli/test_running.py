@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from markovae.checkpoint import load
-from markovae.data import load_data
-from markovae.likelihood import measure
+from markovae.checkpoints.reading import load
+from markovae.data.loading import load_data
+from markovae.likelihood.measuring import measure
 
 
 def test_a_measurement_can_be_repeated_in_float64(digits_run, json_of):

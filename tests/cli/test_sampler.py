@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.checkpoint import load, open_checkpoint
-from markovae.cli import main
+from markovae.checkpoints.reading import load, open_checkpoint
+from markovae.cli.entry import main
 from markovae.data.cache import cache_folder
-from markovae.sampling import Guidance, Interval, plan, sample
+from markovae.sampling.drawing import sample
+from markovae.sampling.guidance import Guidance, Interval
+from markovae.sampling.planning import plan
 
 from .conftest import settings
 

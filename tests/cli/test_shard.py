@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 
 def photos(folder: Path, broken: int) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.cli import main
+from markovae.cli.entry import main
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from markovae.checkpoint import open_checkpoint
-from markovae.jsonlines import read_rows
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.system.jsonlines import read_rows
 
 from .conftest import settings
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.checkpoint import open_checkpoint
-from markovae.cli import main, train
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.cli import train
+from markovae.cli.entry import main
 from markovae.cli.parsing import command_line
 from markovae.errors import UserError
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from markovae import verify
-from markovae.cli import main
-from markovae.verify import CHECKS, Check, Line
+from markovae import theory as verify
+from markovae.cli.entry import main
+from markovae.theory import CHECKS
+from markovae.theory.rows import Check, Line
 
 HOLDS = Check("DDPM", (Line("yes", "1 = 1", 0.0),), lambda: [(1.0, 1.0)])
 FAILS = Check("DDPM", (Line("no", "1 = 2", 0.5),), lambda: [(1.0, 2.0)])

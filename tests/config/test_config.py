@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig, TrainConfig
-from markovae.config.model import DECODERS, PIXELS, REVERSES, TARGETS
-from markovae.config.train import WEIGHTINGS
-from markovae.data.options import DataConfig
+from markovae.config import Config
+from markovae.data.data_config import DataConfig
+from markovae.diffusion.diffusion_config import DECODERS, PIXELS, REVERSES, TARGETS, ScheduleConfig, TargetConfig
 from markovae.errors import UserError
+from markovae.networks.network_config import NetworkConfig
+from markovae.training.train_config import WEIGHTINGS, TrainConfig
 
 RATES = st.floats(1e-9, 1e3)
 BUDGETS = st.one_of(

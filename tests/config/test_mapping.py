@@ -1,8 +1,9 @@
 import pytest
 
-from markovae.config import Config, TrainConfig
-from markovae.config.mapping import from_table, names_of, parse_setting, to_table
+from markovae.config import Config
 from markovae.errors import UserError
+from markovae.tables import from_table, names_of, parse_setting, to_table
+from markovae.training.train_config import TrainConfig
 
 
 def test_every_setting_is_named_once_with_its_section():

@@ -1,9 +1,9 @@
 import pytest
 
-from markovae.config import Config, NetworkConfig, ScheduleConfig, TargetConfig
-from markovae.config.ddpm import DDPMOptions
-from markovae.config.dit import DiTOptions
+from markovae.config import Config
+from markovae.diffusion.diffusion_config import ScheduleConfig, TargetConfig
 from markovae.errors import UserError
+from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import pytest
 
-from markovae.config import Config
-from markovae.config.presets import PRESETS, preset_settings
+from markovae.config import PRESETS, Config, preset_settings
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -12,11 +11,14 @@ def test_every_preset_is_a_configuration(name: str, schedule: str):
 
 
 def test_the_bound_is_drawn_by_importance_unless_the_schedule_is_the_law():
-    laws = {kind: Config().with_settings(preset_settings("bound", kind)).train.law for kind in ("cosine", "learned")}
+    laws = {
+        kind: Config().with_settings(preset_settings("bound", kind)).train.level_sampling
+        for kind in ("cosine", "learned")
+    }
     assert laws == {"cosine": "importance", "learned": "uniform"}
     assert Config().with_settings(preset_settings("bound", "cosine")).target.reverse == "isotropic"
 
 
 def test_simple_is_the_squared_error_of_the_noise():
     train = Config().with_settings(preset_settings("simple", "linear")).train
-    assert (train.objective, train.law, train.weighting) == ("weighted", "uniform", "noise")
+    assert (train.objective, train.level_sampling, train.weighting) == ("weighted", "uniform", "noise")

@@ -1,7 +1,7 @@
 import pytest
 
-from markovae.config import TrainConfig
 from markovae.errors import UserError
+from markovae.training.train_config import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from markovae.errors import UserError
         ({"steps": 3, "minutes": 1.0}, "both given: name one"),
         ({"batch": 4, "accumulate": 5}, r"accumulate=5 must lie in 1…4"),
         ({"seed": -1}, r"seed=-1"),
-        ({"optimiser": "adam"}, "did you mean adamw"),
+        ({"optimizer": "adam"}, "did you mean adamw"),
         ({"lr": 0.0}, r"train\.lr=0 must be above 0"),
         ({"beta1": 1.0}, r"beta1=1 must lie in \[0, 1\)"),
         ({"decay_start": 1.5}, r"decay_start=1\.5 must lie in 0…1"),
@@ -23,9 +23,9 @@ from markovae.errors import UserError
         ({"weighting": "velocit"}, "did you mean velocity"),
         ({"draw": "rao-blackwell"}, "did you mean rao_blackwell"),
         ({"label_dropout": 1.1}, "share of the labels"),
-        ({"law": "table"}, "law=table with 0 law_logsnr and 0 law_density"),
-        ({"law": "table", "law_logsnr": (1.0, 1.0), "law_density": (1.0, 1.0)}, "must rise"),
-        ({"law_logsnr": (1.0,), "law_density": (1.0,)}, "another law takes none"),
+        ({"level_sampling": "table"}, "level_sampling=table with 0 level_logsnr and 0 level_density"),
+        ({"level_sampling": "table", "level_logsnr": (1.0, 1.0), "level_density": (1.0, 1.0)}, "must rise"),
+        ({"level_logsnr": (1.0,), "level_density": (1.0,)}, "anything else none"),
         ({"keep": 0}, "the last checkpoint must stay"),
         ({"eval_images": 0}, r"train\.evaluations=0"),
         ({"evaluations": -1}, "0 means none"),

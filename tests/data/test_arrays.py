@@ -6,8 +6,8 @@ import pytest
 
 from markovae.data import cache
 from markovae.data.arrays import holds_idx_files, read_array_file, read_idx, read_idx_folder
+from markovae.data.data_config import DataConfig
 from markovae.data.loading import splits_of
-from markovae.data.options import DataConfig
 from markovae.errors import UserError
 
 RNG = np.random.default_rng(3)
@@ -41,12 +41,12 @@ def test_npz_names(tmp_path: Path, images: str, labels: str):
 def test_idx_files_pair_up_and_gz_reads_the_same(tmp_path: Path):
     labels = np.arange(12) % 3
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(GREYS))
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels), mtime=0))
     data = read_array_file(tmp_path / "train-images-idx3-ubyte", CONFIG).data
     assert np.array_equal(data.images[:, 0], GREYS)
     assert data.labels is not None
     assert data.labels.tolist() == labels.tolist()
-    (tmp_path / "z.gz").write_bytes(gzip.compress(idx_bytes(GREYS)))
+    (tmp_path / "z.gz").write_bytes(gzip.compress(idx_bytes(GREYS), mtime=0))
     assert np.array_equal(read_idx(tmp_path / "z.gz"), GREYS)
     assert np.array_equal(read_array_file(tmp_path / "z.gz", CONFIG).data.images[:, 0], GREYS)
 
@@ -93,7 +93,7 @@ def test_damaged_idx_files_are_one_sentence(tmp_path: Path, content: bytes, sent
 
 
 def test_a_cut_off_gz_is_one_sentence(tmp_path: Path):
-    (tmp_path / "x-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(GREYS))[:-20])
+    (tmp_path / "x-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(GREYS), mtime=0)[:-20])
     with pytest.raises(UserError, match="cannot be read"):
         read_array_file(tmp_path / "x-idx3-ubyte.gz", CONFIG)
 
@@ -140,7 +140,7 @@ def test_other_files_are_one_sentence(tmp_path: Path, name: str, write, sentence
 def test_every_flipped_byte_is_read_or_one_sentence(tmp_path: Path, name: str):
     path = tmp_path / name
     if "idx" in name:
-        path.write_bytes(gzip.compress(idx_bytes(GREYS)) if name.endswith("gz") else idx_bytes(GREYS))
+        path.write_bytes(gzip.compress(idx_bytes(GREYS), mtime=0) if name.endswith("gz") else idx_bytes(GREYS))
     elif name.endswith("npy"):
         np.save(path, GREYS)
     else:

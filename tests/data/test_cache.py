@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from markovae.data import cache
+from markovae.data.data_config import DataConfig
 from markovae.data.faceset import read_faces
-from markovae.data.options import DataConfig
 from markovae.errors import UserError
 
 

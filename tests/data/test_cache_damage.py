@@ -14,14 +14,14 @@ from tests.data.test_shards import encoded, foreign
 from tests.text.test_captions import Counting
 
 from markovae.data import cache
+from markovae.data.data_config import DataConfig
 from markovae.data.faceset import read_faces
-from markovae.data.findings import Findings, Reading
 from markovae.data.folder import read_folder
 from markovae.data.images import ImageData
 from markovae.data.loading import read_source, splits_of
-from markovae.data.options import DataConfig
+from markovae.data.source import DatasetSummary, Reading
 from markovae.data.split import split_by_content
-from markovae.text import encode_captions
+from markovae.text.caption_features import encode_captions
 
 Made = list[np.ndarray]
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
@@ -54,7 +54,7 @@ def arranged(work: Path) -> Made:
     mapped[:] = PIXELS.transpose(0, 3, 1, 2)
     data = ImageData(mapped)
     parts = split_by_content(data.content_hashes(), DataConfig("x"), "x")
-    splits = splits_of(Reading(data, parts, Findings("array", {}, {}, {}, (), ())))
+    splits = splits_of(Reading(data, parts, DatasetSummary("array", {}, {}, {}, (), ())))
     assert isinstance(splits.train.images, np.memmap)
     return [np.array(splits.train.images), np.array(splits.test.images)]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data import decode as decode_room
-from markovae.data.decode import decode
+from markovae.data import image_files as decode_room
+from markovae.data.image_files import decode
 
 WHITE = (255, 255, 255)
 GREY = np.arange(0, 240, 20, dtype=np.uint8).reshape(3, 4)

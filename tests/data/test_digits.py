@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from markovae.data.data_config import DataConfig
 from markovae.data.digits import digits, read_digits
 from markovae.data.loading import splits_of
-from markovae.data.options import DataConfig
 from markovae.errors import UserError
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
 from markovae.data import faces
-from markovae.data.drawing import box_halve, components, options, render, svg
 from markovae.data.faces import attributes
+from markovae.data.faceset import box_halve, components, options, render, svg
 from markovae.errors import UserError
 
 # SHA-256 of the (3, size, size) bytes: the same on every machine with the pinned packages.

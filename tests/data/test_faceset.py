@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from markovae.data import faceset
-from markovae.data.drawing import render
+from markovae.data.data_config import DataConfig
 from markovae.data.faces import attributes, caption, short_caption, values
+from markovae.data.faceset import render
 from markovae.data.loading import splits_of
-from markovae.data.options import DataConfig
 from markovae.errors import UserError
 
 COUNTS = (20, 6, 5)

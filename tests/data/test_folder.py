@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from markovae.data import cache, folder
+from markovae.data.data_config import DataConfig
 from markovae.data.folder import classes_of, read_folder
+from markovae.data.image_files import header_of
 from markovae.data.loading import splits_of
-from markovae.data.options import DataConfig
-from markovae.data.scan import header_of
 from markovae.errors import UserError
 
 RNG = np.random.default_rng(7)
@@ -126,7 +126,7 @@ def test_what_the_machine_failed_at_is_tried_again(tmp_path: Path, monkeypatch: 
         if name == "decode":
             patch.setattr(folder, name, failing)
         else:
-            patch.setattr("markovae.data.scan.header_of", lambda path, own: failing(path, own))
+            patch.setattr("markovae.data.image_files.header_of", lambda path, own: failing(path, own))
             real = header_of
         reading = read_folder(tmp_path, config(tmp_path))
     assert dict(reading.findings.unreadable)["02.png"] == "Input/output error"

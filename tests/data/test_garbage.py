@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.console import printable
-from markovae.data import load_data
-from markovae.data.image_file import open_image
-from markovae.data.inspect import inspect_data
-from markovae.data.loading import read_source
-from markovae.data.options import DataConfig
+from markovae.data.data_config import DataConfig
+from markovae.data.image_reader import open_image
+from markovae.data.inspecting import inspect_data
+from markovae.data.loading import load_data, read_source
 from markovae.errors import UserError
+from markovae.log import printable
 
 from .garbage import FILES, READ, mutated, sound
 
@@ -93,7 +92,7 @@ def test_a_file_that_the_system_will_not_open_is_listed(tmp_path: Path, monkeypa
             raise PermissionError(13, "Permission denied", str(path))
         return plain(path, flags, *more, **options)
 
-    monkeypatch.setattr("markovae.data.regular.os.open", refusing)
+    monkeypatch.setattr("markovae.system.regular.os.open", refusing)
     assert read_source(DataConfig(str(folder))).findings.unreadable == (("good-0002.png", "Permission denied"),)
 
 

@@ -13,10 +13,9 @@ from PIL import Image
 
 import markovae
 from markovae.cli.edit_files import read_mask, read_picture
-from markovae.data.decode import decode, flat_picture
-from markovae.data.image_file import open_image
-from markovae.data.options import DataConfig
-from markovae.data.shaping import fit_image
+from markovae.data.data_config import DataConfig
+from markovae.data.image_files import decode, fit_image, flat_picture
+from markovae.data.image_reader import open_image
 from markovae.errors import UserError
 
 from .garbage import chunk, encoded, exif, png, rgb, tiff_claiming
@@ -45,7 +44,7 @@ def openings(path: Path, text: str) -> list[str]:
 
 def test_nothing_else_opens_images():
     found = [one for path in SOURCE.rglob("*.py") for one in openings(path, path.read_text(encoding="utf-8"))]
-    assert [one.partition(" ")[0] for one in found] == ["image_file.py"], found
+    assert [one.partition(" ")[0] for one in found] == ["image_reader.py"], found
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
-from markovae.data.inspect import channel_moments, inspect_data
-from markovae.data.options import DataConfig
+from markovae.data.inspecting import channel_moments, inspect_data
 
 
 def test_a_folder_is_told_whole(tmp_path: Path):

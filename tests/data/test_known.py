@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from markovae.data.images import ImageData
-from markovae.data.known import captions_digest, known_to, uncaptioned
-from markovae.diffusion import Diffusion
+from markovae.data.images import ImageData, captions_digest, count_uncaptioned
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
+from markovae.text.conditioner import attach_conditioning
 
 
 @pytest.fixture(autouse=True)
@@ -19,22 +19,22 @@ def captioned(data: ImageData) -> ImageData:
 
 
 def test_a_model_of_captions_is_told_them_and_no_labels(text_model: Diffusion, tiny_data: ImageData):
-    known = known_to(text_model, captioned(tiny_data))
+    known = attach_conditioning(text_model, captioned(tiny_data))
     assert known.labels is None
     assert len(known.told) == len(tiny_data)
     assert known.take([1, 5]).told.condition().keep.tolist() == [True, False]
-    assert uncaptioned(known) == 4
+    assert count_uncaptioned(known) == 4
 
 
 def test_a_model_of_classes_is_told_labels_alone(tiny_model: Diffusion, tiny_data: ImageData):
-    assert known_to(tiny_model, captioned(tiny_data)).told is tiny_data.labels
+    assert attach_conditioning(tiny_model, captioned(tiny_data)).told is tiny_data.labels
 
 
 def test_a_model_of_nothing_is_told_nothing(tiny_config, tiny_data: ImageData):
     from markovae.build import create
 
     plain = create(tiny_config.with_settings(["condition.kind=none"]), tiny_data.shape, num_classes=2)
-    known = known_to(plain, captioned(tiny_data))
+    known = attach_conditioning(plain, captioned(tiny_data))
     assert known.told is None
     assert known.class_names == ()
     assert known.images is tiny_data.images
@@ -43,7 +43,7 @@ def test_a_model_of_nothing_is_told_nothing(tiny_config, tiny_data: ImageData):
 @pytest.mark.parametrize("captions", [None, ("",) * 20])
 def test_no_captions_are_one_sentence(text_model: Diffusion, tiny_data: ImageData, captions):
     with pytest.raises(UserError, match=r"images has no captions.*captions.csv or metadata.jsonl.*\.txt beside"):
-        known_to(text_model, replace(tiny_data, captions=captions))
+        attach_conditioning(text_model, replace(tiny_data, captions=captions))
 
 
 def test_a_digest_tells_captions_apart(tiny_data: ImageData):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from markovae.data.layout import as_channels_first, as_pixels, labels_of
+from markovae.data.arrays import as_channels_first, as_pixels, labels_of
 from markovae.errors import UserError
 
 

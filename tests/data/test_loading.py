@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 import markovae
-from markovae.data import DataConfig, cache, load_data, reopen
+from markovae.data import cache
+from markovae.data.data_config import DataConfig
+from markovae.data.loading import load_data, reopen
 from markovae.errors import UserError
 
 

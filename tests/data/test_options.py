@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from markovae.data.options import DataConfig, background_rgb
+from markovae.data.data_config import DataConfig, background_rgb
 from markovae.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_background_colours():
 
 def test_reading_a_configuration_loads_neither_numpy_nor_torch():
     code = (
-        "import sys; from markovae.data.options import DataConfig; DataConfig(); "
+        "import sys; from markovae.data.data_config import DataConfig; DataConfig(); "
         "print([m for m in ('numpy', 'torch', 'rich', 'dicebear') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -71,6 +71,6 @@ def test_combinations_that_faces_do_not_have_are_refused(texts: tuple[str, ...],
 
 
 def test_only_faces_have_attributes_to_hold_out():
-    with pytest.raises(UserError, match=r"data\.source=digits has none"):
+    with pytest.raises(UserError, match=r"data\.source='digits' has none"):
         DataConfig("digits", hold_out=("hair=curly, glasses=round",))
     assert DataConfig(hold_out=("hair colour=red, glasses=round",)).hold_out == ("hair colour=red, glasses=round",)

@@ -2,8 +2,7 @@ from collections import Counter
 
 import pytest
 
-from markovae.data.faces import Attributes, attributes, caption, phrases, sentence
-from markovae.data.phrases import SWAPPED, read_face, swaps
+from markovae.data.faces import SWAPPED, Attributes, attributes, caption, phrases, read_face, sentence, swaps
 
 FACES = [attributes(i) for i in range(400)]
 

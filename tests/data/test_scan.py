@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data.image_file import open_image
-from markovae.data.scan import FoundFile, find_files, read_header
+from markovae.data.image_files import FoundFile, find_files, read_header
+from markovae.data.image_reader import open_image
 
 
 def header_of(path: Path):

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from markovae.data.data_config import DataConfig
+from markovae.data.image_files import channels_first, fit_image, to_channels, to_size
 from markovae.data.images import ImageData
-from markovae.data.options import DataConfig
-from markovae.data.shaping import channels_first, fit_image, to_channels, to_size
 from markovae.errors import UserError
 
 RED = (255, 0, 0)

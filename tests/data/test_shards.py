@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data import load_data
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
-from markovae.data.inspect import inspect_data
-from markovae.data.loading import read_source, reopen, splits_of
-from markovae.data.options import DataConfig
-from markovae.data.places import Shards
-from markovae.data.record import INDEX, RECORD
-from markovae.data.sharding import write_shards
-from markovae.data.stored import StoredImages
+from markovae.data.inspecting import inspect_data
+from markovae.data.loading import load_data, read_source, reopen, splits_of
+from markovae.data.shard_store import Shards
+from markovae.data.shard_writing import write_shards
+from markovae.data.shards import INDEX, RECORD, StoredImages
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import SCHEMES
 
@@ -459,7 +457,7 @@ def test_urls_patterns_and_single_tars(tmp_path: Path, monkeypatch):
 
 
 def test_shards_elsewhere_come_one_by_one_and_a_few_stay(tmp_path: Path, monkeypatch, own_cache: Path, memory):
-    monkeypatch.setattr("markovae.data.places.FETCHED", 2)
+    monkeypatch.setattr("markovae.data.shard_store.FETCHED", 2)
     out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
     for path in out.iterdir():
         memory.pipe(f"/bucket/{path.name}", path.read_bytes())
@@ -493,7 +491,7 @@ def test_a_fetched_shard_that_was_damaged_is_fetched_anew(damage: str, tmp_path:
 
 
 def test_a_shard_that_cannot_be_fetched_stops_the_run(tmp_path: Path, monkeypatch, memory):
-    monkeypatch.setattr("markovae.data.places.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("markovae.data.shard_store.time.sleep", lambda seconds: None)
     out = shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards")
     for path in out.iterdir():
         memory.pipe(f"/flaky/{path.name}", path.read_bytes())
@@ -513,7 +511,7 @@ def test_a_shard_that_cannot_be_fetched_stops_the_run(tmp_path: Path, monkeypatc
 
 
 def test_few_files_are_open_at_a_time(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("markovae.data.places.OPEN_FILES", 3)
+    monkeypatch.setattr("markovae.data.shard_store.OPEN_FILES", 3)
     data = load_data(DataConfig(str(shards_of(folder_of(tmp_path / "folder"), tmp_path / "shards", per_shard=2)))).train
     handles = Path("/proc/self/fd")
     before = len(list(handles.iterdir())) if handles.exists() else 0

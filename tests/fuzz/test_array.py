@@ -15,7 +15,7 @@ from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY
 
 from markovae.data.arrays import read_array_file, read_idx_folder
-from markovae.data.options import DataConfig
+from markovae.data.data_config import DataConfig
 
 GREYS = np.random.default_rng(0).integers(0, 256, (24, 6, 5), dtype=np.uint8)
 LABELS = np.arange(24) % 3
@@ -117,7 +117,7 @@ def test_an_array_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         path = tmp_path / chance.choice(list(kinds))
         content = broken(kinds[path.name](chance), chance)
         if path.suffix == ".gz":
-            content = gzip.compress(content if chance.random() < 0.9 else content + bytes(1 << 24))
+            content = gzip.compress(content if chance.random() < 0.9 else content + bytes(1 << 24), mtime=0)
             content = content if chance.random() < 0.6 else broken(content, chance)
         if chance.random() < 0.02:
             os.mkfifo(path)
@@ -141,7 +141,7 @@ def test_an_array_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
             np.save(path, GREYS)
         else:
             content = bytes([0, 0, 8, 3, 0, 0, 0, 24, 0, 0, 0, 6, 0, 0, 0, 5]) + GREYS.tobytes()
-            path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+            path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
         door(path)
         path.unlink()
     found = fuzzer("array", door, make, writable=[tmp_path])

@@ -11,11 +11,12 @@ import torch
 from tests.fuzz.conftest import Fuzzer
 
 from markovae.build import create
-from markovae.checkpoint import CheckpointError, newest_checkpoint, open_checkpoint, save_checkpoint
-from markovae.checkpoint.manifest import MANIFEST, make_manifest
+from markovae.checkpoints.manifest import MANIFEST, CheckpointError, make_manifest
+from markovae.checkpoints.reading import newest_checkpoint, open_checkpoint
+from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.training import Training
+from markovae.training.trainer import Training
 
 STATE = {"kind": "training", "shape": [1, 4, 4], "bins": 256, "class_names": ["left", "right"], "data": {}}
 NUMBERS = (-5, 0, 1, 3, 1000, 20_000, 2**31, 2**62, 2**63, 10**400, 1.5, 1e308, float("nan"), float("inf"))

@@ -5,7 +5,7 @@ import random
 from tests.fuzz.conftest import Fuzzer
 
 from markovae.config import Config
-from markovae.config.mapping import names_of
+from markovae.tables import names_of
 
 VALUES = (
     *("0", "-1", "1", "2", "7", "65", "1e308", "-1e308", "5e-324", "nan", "inf", "true", "none", "''", "'x'"),

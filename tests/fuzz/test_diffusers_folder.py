@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.fuzz.conftest import Fuzzer
 from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
 
-from markovae.interop import import_folder
+from markovae.interop.importing import import_folder
 
 ODD = (
     *(-5, 0, 1, 3, 4096, 16_384, 2**31, 2**62, 10**400, 1e308, float("nan"), None, True, "x", "\ud800", [], {}),

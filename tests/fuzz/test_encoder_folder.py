@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.fuzz.conftest import Fuzzer
 
-from markovae.text import encoder_hash, token_width
+from markovae.text.encoders import encoder_hash, token_width
 
 ODD = (-5, 0, 1, 512, 2**31, 2**62, 10**400, 1e308, float("nan"), None, True, "x", "\ud800", [], {}, [[[]]])
 NAMES = ("model_type", "hidden_size", "d_model", "text_config", "max_position_embeddings", "auto_map", "_name_or_path")

@@ -26,11 +26,11 @@ from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY, MEGABYTE
 
 from markovae.cli.edit_files import read_mask, read_picture
+from markovae.data.data_config import DataConfig
 from markovae.data.folder import Failure, _decode_one
-from markovae.data.image_file import MAX_MEMORY
-from markovae.data.options import DataConfig
+from markovae.data.image_files import FoundFile, read_header
+from markovae.data.image_reader import MAX_MEMORY
 from markovae.data.plan import plan
-from markovae.data.scan import FoundFile, read_header
 from markovae.errors import UserError
 
 SIDES = (0, 1, 2, 8, 1000, 2049, 4096, 16_383, 32_768, 65_535, 2**24, 2**31 - 1, 2**32 - 1)

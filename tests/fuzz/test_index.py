@@ -15,11 +15,11 @@ from tests.fuzz.conftest import Fuzzer
 from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY
 
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import read_source, splits_of
-from markovae.data.options import DataConfig
-from markovae.data.record import CAPTIONS, INDEX, RECORD
-from markovae.data.sharding import write_shards
+from markovae.data.shard_writing import write_shards
+from markovae.data.shards import CAPTIONS, INDEX, RECORD
 
 ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2, 3, 17, 255, 256, 257, 2**31, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63), 10**400),

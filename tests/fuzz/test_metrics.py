@@ -18,19 +18,20 @@ import torch
 from tests.fuzz.conftest import Fuzzer
 from tests.report.conftest import reported
 
-from markovae.checkpoint import Checkpoint
+from markovae.checkpoints.reading import Checkpoint
 from markovae.cli.demo import tell as tell_of_demo
-from markovae.console import show_json
-from markovae.interop.card import _held_out
-from markovae.jsonlines import read_rows
-from markovae.lock import hold
-from markovae.plain import FILES, FOLDERS
-from markovae.report import current_report, sections
+from markovae.interop.exporting import _held_out
+from markovae.log import show_json
+from markovae.report import page as sections
 from markovae.report.curves import heldout_curve, training_curve
-from markovae.report.findings import run_facts
+from markovae.report.report_data import run_facts
+from markovae.report.report_writing import current_report
 from markovae.report.subject import Subject, open_subject
-from markovae.run.folder import RunFolder
 from markovae.run.heldout import heldout_sentence
+from markovae.run.run_folder import RunFolder
+from markovae.system.jsonlines import read_rows
+from markovae.system.lock import hold
+from markovae.system.plain import FILES, FOLDERS
 
 DEEP = "\0deep\0"  # becomes brackets in the text: no encoder writes so many
 ODD: tuple[Any, ...] = (

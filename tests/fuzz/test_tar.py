@@ -13,8 +13,8 @@ from tests.fuzz.conftest import Fuzzer
 from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY
 
+from markovae.data.data_config import DataConfig
 from markovae.data.loading import read_source, require_readable, splits_of
-from markovae.data.options import DataConfig
 
 BLOCK = 512
 NAMES = (

@@ -193,7 +193,7 @@ def mlp(lab: Lab) -> Any:
 
 def wrapped(lab: Lab) -> Any:
     """Somebody else's denoiser: measured, sampled."""
-    from markovae.schedule import linear
+    from markovae.diffusion.schedule import linear
 
     model = mv.wrap(lambda z, t: z * (t / 24).view(-1, 1, 1, 1).sin().float(), (1, 4, 4), linear(24))
     images = (np.arange(96).reshape(6, 1, 4, 4) * 37 % 256).astype(np.uint8)

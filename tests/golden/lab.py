@@ -15,13 +15,21 @@ import torch
 from PIL import Image
 
 import markovae as mv
-from markovae.cli import main
+from markovae.cli.entry import main
 
 from .record import packed, packed_weights
 
 # The one place to change where a word of the command line, a setting ("train.law" or "train.law=middle") or a key of a
 # JSON record is renamed: its name when the values were taken -> its name now.
-NOW: dict[str, str] = {}
+NOW: dict[str, str] = {
+    "train.law": "train.level_sampling",
+    "train.law_logsnr": "train.level_logsnr",
+    "train.law_density": "train.level_density",
+    "train.law_centre": "train.level_center",
+    "train.law_width": "train.level_width",
+    "train.rest_lr": "train.adamw_lr",
+    "train.optimiser": "train.optimizer",
+}
 
 TINY = (
     *("network.width=8", "network.multipliers=[1]", "network.blocks=1", "network.attention=[]"),

@@ -6,11 +6,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from markovae.architecture import ddpm_config
-from markovae.interop.unet_config import config_from
+from markovae.build import ddpm_config
+from markovae.diffusion.schedule import linear
+from markovae.interop.diffusers_config import config_from
 from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
-from markovae.schedule import linear
 
 TINY = {
     "sample_size": 8,

@@ -10,14 +10,17 @@ import torch
 
 import markovae as mv
 from markovae.build import create
-from markovae.checkpoint import open_checkpoint, save_checkpoint
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.schedule import LogSNRLinear, linear
 from markovae.errors import UserError
-from markovae.interop import export_run, import_folder
-from markovae.interop.scheduler_config import rounding_warning
-from markovae.sampling import plan, trajectory
-from markovae.schedule import LogSNRLinear, linear
+from markovae.interop.diffusers_config import rounding_warning
+from markovae.interop.exporting import export_run
+from markovae.interop.importing import import_folder
+from markovae.sampling.planning import plan
+from markovae.sampling.samplers import trajectory
 
 TOLERANCE = 1e-4
 DDPM = [

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor, nn
 
 import markovae as mv
-from markovae.decoder import HoSmallDecoder
-from markovae.diffusion import Diffusion
-from markovae.forward import noise_scale, signal_scale
-from markovae.interop import import_folder, wrap
-from markovae.likelihood import ode_likelihood
-from markovae.pixels import Pixels
-from markovae.reverse import LearnedVariance, PosteriorVariance, StepVariance
-from markovae.schedule import LogSNRLinear, cosine, linear
-from markovae.target import NOISE, TARGETS, VELOCITY
+from markovae.diffusion.decoder import HoSmallDecoder
+from markovae.diffusion.forward import noise_scale, signal_scale
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import LearnedVariance, PosteriorVariance, StepVariance
+from markovae.diffusion.schedule import LogSNRLinear, cosine, linear
+from markovae.diffusion.target import NOISE, TARGETS, VELOCITY
+from markovae.interop.importing import import_folder
+from markovae.interop.wrapping import wrap
+from markovae.likelihood.ode import ode_likelihood
 
 SHAPE = (3, 4, 4)
 VARIANCE = 0.3
@@ -142,7 +143,7 @@ def test_a_module_moves_and_trains_with_the_model() -> None:
     assert not unet.training
     assert sum(1 for _ in model.parameters()) == 2
     before = module.weight.detach().clone()
-    for _ in mv.fit(model, IMAGES, steps=2, batch=2, precision="float32", optimiser="adamw"):
+    for _ in mv.fit(model, IMAGES, steps=2, batch=2, precision="float32", optimizer="adamw"):
         pass
     assert not torch.equal(before, module.weight)
 

@@ -14,10 +14,8 @@ from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
 
 import markovae as mv
 from markovae.errors import UserError
-from markovae.interop import import_folder
-from markovae.interop.reading import read_folder
-from markovae.interop.scheduler_config import rules_from
-from markovae.interop.unet_config import config_from
+from markovae.interop.diffusers_config import config_from, rules_from
+from markovae.interop.importing import import_folder, read_folder
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from markovae.architecture import ddpm_config
+from markovae.build import ddpm_config
+from markovae.diffusion.schedule import linear
 from markovae.errors import UserError
-from markovae.interop.unet_config import config_from, config_to
+from markovae.interop.diffusers_config import config_from, config_to
 from markovae.interop.weights import their_names, to_ours, to_theirs
-from markovae.networks.condition import Condition
+from markovae.networks.conditioning import Condition
 from markovae.networks.ddpm import DDPMUNet
-from markovae.schedule import linear
 
 GRID = linear().logsnr[1:]
 STEPS = torch.tensor([0, 3, 700, 999])

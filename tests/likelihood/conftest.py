@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from markovae.decoder import Decoder, DensityDecoder
-from markovae.diffusion import Diffusion
-from markovae.forward import noise_scale, signal_scale
-from markovae.reverse import PosteriorVariance, ReverseVariance
-from markovae.schedule import LogSNRLinear, NoiseSchedule
-from markovae.target import DATA
+from markovae.diffusion.decoder import Decoder, DensityDecoder
+from markovae.diffusion.forward import noise_scale, signal_scale
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.reverse import PosteriorVariance, ReverseVariance
+from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
+from markovae.diffusion.target import DATA
 
 VARIANCE = torch.tensor([1.0, 0.3, 0.05, 0.6], dtype=torch.float64)
 

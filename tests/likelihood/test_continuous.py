@@ -4,16 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from markovae.decoder import DensityDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.decoder import DensityDecoder
+from markovae.diffusion.learned_schedule import LearnedLogSNR
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear, Tabulated, constant
+from markovae.diffusion.target import DATA, STEP_NOISE
 from markovae.errors import UserError
-from markovae.learned_schedule import LearnedLogSNR
-from markovae.likelihood import continuous_bound, continuous_draws, measure
+from markovae.likelihood.continuous import continuous_bound, continuous_draws
+from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear, Tabulated, constant
-from markovae.target import DATA, STEP_NOISE
-from markovae.vae import estimate_mean
 
 ENDS = (3.0, -5.0)
 

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from markovae.forward import noised
-from markovae.likelihood import Estimator, LevelLaw, Wiener, WienerControl, measure, measure_with, survey
-from markovae.likelihood.control import half_snr_steps, regress
-from markovae.likelihood.resample import nats_table
+from markovae.diffusion.forward import noised
+from markovae.likelihood.comparison import nats_table
+from markovae.likelihood.control import Wiener, WienerControl, half_snr_steps, regress
+from markovae.likelihood.estimators import Estimator, measure_with
+from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.measuring import measure
+from markovae.likelihood.statistics import level_statistics
 from markovae.randomness import generator
 
 
@@ -59,7 +62,7 @@ def test_sum_over_levels_is_its_mean_over_noise(gauss):
 def fitted(gauss, model) -> WienerControl:
     other = gauss.data(1500, generator(5, "other"))
     wiener = Wiener.fit(other)
-    return survey(model, other, per_image=8, knots=None, wiener=wiener).control(wiener)
+    return level_statistics(model, other, per_image=8, knots=None, wiener=wiener).control(wiener)
 
 
 def test_no_bias_and_less_variance_where_the_net_is_alike(gauss):
@@ -67,8 +70,8 @@ def test_no_bias_and_less_variance_where_the_net_is_alike(gauss):
     control = fitted(gauss, model)
     x = gauss.data(1200, generator(6, "x"))
     other = nats_table(model, gauss.data(400, generator(7, "x")))
-    law = LevelLaw.importance((other.nats**2).mean(0))
-    plain, helped = (measure_with(model, x, estimator=Estimator(4, law, control=c)) for c in (None, control))
+    distribution = LevelDistribution.importance((other.nats**2).mean(0))
+    plain, helped = (measure_with(model, x, estimator=Estimator(4, distribution, control=c)) for c in (None, control))
     truth = gauss.truth(model)
     for measured in (plain, helped):
         assert measured.density_nats.value == pytest.approx(truth, abs=4 * measured.density_nats.stderr)
@@ -80,7 +83,7 @@ def test_full_sum_with_control_is_unchanged_in_mean(gauss):
     model = gauss.model(factor=0.95, levels=9)
     other = gauss.data(500, generator(5, "other"))
     wiener = Wiener.fit(other)
-    control = survey(model, other, per_image=8, knots=None, wiener=wiener).control(wiener)
+    control = level_statistics(model, other, per_image=8, knots=None, wiener=wiener).control(wiener)
     x = gauss.data(400, generator(6, "x"))
     plain, helped = measure(model, x, draws=None), measure_with(model, x, estimator=Estimator(None, control=control))
     difference = plain.total - helped.total

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from markovae.likelihood import LevelLaw, Measurement
+from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.measurement import Measurement
 from markovae.randomness import generator
 
 REPEATS = 2000
@@ -14,22 +15,22 @@ def measurement(total, randomisations=None) -> Measurement:
     return Measurement(zero, total, zero, (), 4, 33, 9, 0, discrete=False, randomisations=randomisations)
 
 
-def laws(gauss, model) -> dict[str, LevelLaw]:
+def laws(gauss, model) -> dict[str, LevelDistribution]:
     other, _ = gauss.table(model, gauss.data(500, generator(1, "other")), generator(1, "noise"))
-    return {"stratified": LevelLaw.uniform(33), "importance": LevelLaw.importance((other**2).mean(0))}
+    return {"stratified": LevelDistribution.uniform(33), "importance": LevelDistribution.importance((other**2).mean(0))}
 
 
 @pytest.mark.parametrize("name", ["stratified", "importance"])
 def test_population_interval(gauss, name):
     model = gauss.model(factor=0.85)
-    law, truth = laws(gauss, model)[name], gauss.truth(model)
+    distribution, truth = laws(gauss, model)[name], gauss.truth(model)
     pool, n = 40_000, 400
     x = gauss.data(pool, generator(0, "pool"))
     nats, rest = gauss.table(model, x, generator(0, "noise"))
     hits, source = 0, generator(0, "repeats")
     for _ in range(REPEATS):
         image = torch.randint(pool, (n,), generator=source)
-        level, share = law.draw(torch.rand(n, generator=source, dtype=torch.float64), 8)
+        level, share = distribution.draw(torch.rand(n, generator=source, dtype=torch.float64), 8)
         total = rest[image] + (share * nats[image[:, None], level - 2]).sum(1)
         low, high = measurement(total).density_nats.ci95
         hits += low <= truth <= high
@@ -39,14 +40,14 @@ def test_population_interval(gauss, name):
 @pytest.mark.parametrize("name", ["stratified", "importance"])
 def test_noise_only_interval_of_fixed_images(gauss, name):
     model = gauss.model(factor=0.85)
-    law, n, depth, times = laws(gauss, model)[name], 60, 2000, 2
+    distribution, n, depth, times = laws(gauss, model)[name], 60, 2000, 2
     x = gauss.data(n, generator(2, "fixed"))
     nats, rest = gauss.table(model, x.repeat_interleave(depth, 0), generator(0, "depth"))
     nats, rest = nats.reshape(n, depth, -1), rest.reshape(n, depth)
     truth = float((nats.mean(1).sum(1) + rest.mean(1)).mean())
     hits, source, image = 0, generator(0, "repeats"), torch.arange(n)[:, None]
     for _ in range(REPEATS):
-        level, share = law.draw(torch.rand(n, times, generator=source, dtype=torch.float64), 8)
+        level, share = distribution.draw(torch.rand(n, times, generator=source, dtype=torch.float64), 8)
         pick = torch.randint(depth, level.shape, generator=source)
         each = (share * nats[image[..., None], pick, level - 2]).sum(2)
         each = each + rest[image, torch.randint(depth, (n, times), generator=source)]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from markovae.likelihood import TruncatedNormalNoise, UniformNoise
-from markovae.pixels import Pixels
+from markovae.diffusion.pixels import Pixels
+from markovae.likelihood.ode import TruncatedNormalNoise, UniformNoise
 
 PIXELS = st.builds(Pixels, st.sampled_from([2, 16, 256, 65_536]), st.booleans())
 QUANTILES = (torch.arange(20_001, dtype=torch.float64)[:-1, None] + 0.5) / 20_000
@@ -27,8 +27,8 @@ def test_uniform_offset_is_the_bin_width(pixels):
 @settings(max_examples=30, deadline=None)
 @given(PIXELS, st.floats(0.1, 30))
 def test_truncated_normal_integrates_to_one(pixels, reach):
-    law = TruncatedNormalNoise(pixels.half_width / reach)
-    u, log_density = law.noise(QUANTILES, pixels)
+    distribution = TruncatedNormalNoise(pixels.half_width / reach)
+    u, log_density = distribution.noise(QUANTILES, pixels)
     assert float(u.abs().max()) <= pixels.half_width
     # E_q[1/q] is the width of q's support, all of the bin where q still has weight there.
     if reach < 2:

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from markovae.decoder import StepDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.forward import noise_scale, signal_scale
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.forward import noise_scale, signal_scale
-from markovae.likelihood import measure, stratified_levels
-from markovae.pixels import Pixels
+from markovae.likelihood.level_sampling import stratified_levels
+from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import DATA
 
 SPREAD = 0.4
 
@@ -50,7 +51,7 @@ def model(levels: int = 33, factor: float = 1.0, start: float = 13.3) -> Diffusi
 
 def images(n: int) -> np.ndarray:
     x = SPREAD * torch.randn(n, 1, 3, 3, generator=generator(0, "images"), dtype=torch.float64)
-    return Pixels(256).to_digits(x).to(torch.uint8).numpy()
+    return Pixels(256).to_pixel_values(x).to(torch.uint8).numpy()
 
 
 def test_every_level_equally_often():

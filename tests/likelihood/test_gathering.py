@@ -4,10 +4,9 @@ import torch
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.likelihood import Estimator, finish, measuring
 from markovae.likelihood.control import Wiener, WienerControl
-from markovae.likelihood.gathering import from_table, to_table
-from markovae.processes import Place
+from markovae.likelihood.estimators import Estimator, finish, from_table, measuring, to_table
+from markovae.system.processes import Rank
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def test_several_measure_what_one_does_and_every_image_once(double, tiny_data: I
     task = estimator.task(double.num_levels, n, 0)
     tables, visits = [], torch.zeros(len(task))
     for rank in range(size):
-        drawn = list(measuring(double, images, estimator=estimator, batch=8, place=Place(rank, size)))
+        drawn = list(measuring(double, images, estimator=estimator, batch=8, place=Rank(rank, size)))
         tables.append(to_table(drawn, len(task)))
         for one in drawn:
             visits[one.begin : one.begin + len(one.task)] += 1
@@ -52,7 +51,7 @@ def test_a_control_variates_known_sums_come_along(double, tiny_data: ImageData):
     task = estimator.task(double.num_levels, len(images), 0)
     whole = finish(double, list(measuring(double, images, estimator=estimator, batch=8)), 0, estimator)
     tables = [
-        to_table(measuring(double, images, estimator=estimator, batch=8, place=Place(r, 2)), len(task)) for r in (0, 1)
+        to_table(measuring(double, images, estimator=estimator, batch=8, place=Rank(r, 2)), len(task)) for r in (0, 1)
     ]
     shared = finish(double, [from_table(tables[0] + tables[1], task)], 0, estimator)
     assert shared.to_dict() == whole.to_dict()

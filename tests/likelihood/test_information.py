@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from markovae.decoder import DensityDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.decoder import DensityDecoder
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.likelihood import Estimator, block_partners, information_bound, measure_with, shared_nats
-from markovae.networks.condition import Condition
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import DATA
-from markovae.toys import Mixture
-from markovae.vae import estimate_mean
+from markovae.likelihood.caption_information import block_partners, information_bound, shared_nats
+from markovae.likelihood.estimators import Estimator, measure_with
+from markovae.networks.conditioning import Condition
+from markovae.theory.mixture import Mixture
 
 WEIGHTS, MEANS, STD = [0.5, 0.3, 0.2], [-1.0, 0.0, 0.9], 0.35
 TRUTH = Mixture.line(WEIGHTS, MEANS, [STD] * 3)

@@ -7,23 +7,26 @@ from torch import Tensor
 from torch.special import xlogy
 
 from markovae.data.images import ImageData
-from markovae.decoder import StepDecoder
-from markovae.diffusion import Diffusion
-from markovae.likelihood import Estimator, block_partners, information_bound, shared_nats
-from markovae.networks.condition import Condition
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import VELOCITY
+from markovae.likelihood.caption_information import block_partners, information_bound, shared_nats
+from markovae.likelihood.estimators import Estimator
+from markovae.networks.conditioning import Condition
 from markovae.networks.mlp import MLP, MLPConfig
 from markovae.networks.network import Network
-from markovae.pixels import Pixels
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import VELOCITY
-from markovae.training import fit
-from markovae.vae import estimate_mean
+from markovae.training.loop import fit
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 MEANS, STD = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64), 0.18
 PIXELS = Pixels(64)
-LAWS = torch.softmax(-0.5 * ((PIXELS.to_x(torch.arange(64)) - MEANS[:, None]) / STD) ** 2, 1)  # P(digit | cloud)
+LEVEL_SAMPLINGS = torch.softmax(
+    -0.5 * ((PIXELS.to_x(torch.arange(64)) - MEANS[:, None]) / STD) ** 2, 1
+)  # P(digit | cloud)
 STEPS, K = 400, 16
 
 
@@ -47,12 +50,12 @@ def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """n images of one pixel and their clouds."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.multinomial(WEIGHTS, n, replacement=True, generator=generator)
-    digit = torch.multinomial(LAWS[label], 1, generator=generator)
+    digit = torch.multinomial(LEVEL_SAMPLINGS[label], 1, generator=generator)
     return digit.reshape(n, 1, 1, 1).numpy().astype(np.uint8), label.numpy()
 
 
-def entropy(law: Tensor) -> Tensor:
-    return -xlogy(law, law).sum(-1)
+def entropy(distribution: Tensor) -> Tensor:
+    return -xlogy(distribution, distribution).sum(-1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,10 @@ def test_a_trained_network_stays_below_the_information_and_above_the_entropy(tra
     partner = block_partners(len(x), K)
     rows = torch.arange(partner.shape[1])
     nats = torch.stack([shared_nats(trained, x, Condition(label=label[mates]), rows, **whole) for mates in partner])
-    found, truth = information_bound(nats), float(entropy(WEIGHTS @ LAWS) - WEIGHTS @ entropy(LAWS))
+    found, truth = (
+        information_bound(nats),
+        float(entropy(WEIGHTS @ LEVEL_SAMPLINGS) - WEIGHTS @ entropy(LEVEL_SAMPLINGS)),
+    )
     assert 0.5 * truth < found.value < truth + 2 * found.stderr
     given = estimate_mean(nats[0])
-    assert given.value > float(WEIGHTS @ entropy(LAWS)) - 2 * given.stderr
+    assert given.value > float(WEIGHTS @ entropy(LEVEL_SAMPLINGS)) - 2 * given.stderr

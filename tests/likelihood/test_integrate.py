@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from markovae.likelihood import DormandPrince, RungeKutta4
+from markovae.likelihood.ode import DormandPrince, RungeKutta4
 
 
 def swing(active, time, state):

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from markovae.likelihood import LevelLaw, stratified_levels
-from markovae.likelihood.law import level_starts
+from markovae.likelihood.level_sampling import LevelDistribution, level_starts, stratified_levels
 
 
 @settings(max_examples=40, deadline=None)
@@ -18,34 +17,34 @@ from markovae.likelihood.law import level_starts
     seed=st.integers(0, 1000),
 )
 def test_shares_make_every_sum_unbiased(weights, draws, seed):
-    law = LevelLaw.importance(torch.tensor(weights, dtype=torch.float64) ** 2, even=0.02)
+    distribution = LevelDistribution.importance(torch.tensor(weights, dtype=torch.float64) ** 2, even=0.02)
     nats = torch.rand(len(weights), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     # The start is uniform; over a fine grid of starts the mean is exact but for the few cells that hold an edge.
     starts = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
-    level, share = law.draw(starts, draws)
+    level, share = distribution.draw(starts, draws)
     mean = float((share * nats[level - 2]).sum(1).mean())
-    slack = float((nats / law.probability).max()) * len(weights) / 20_000
+    slack = float((nats / distribution.probability).max()) * len(weights) / 20_000
     assert mean == pytest.approx(float(nats.sum()), abs=2 * slack)
 
 
 def test_uniform_law_is_stratified():
-    level, share = LevelLaw.uniform(33).draw(level_starts(torch.arange(100), 0), 4)
+    level, share = LevelDistribution.uniform(33).draw(level_starts(torch.arange(100), 0), 4)
     assert torch.equal(level, stratified_levels(33, 4, torch.arange(100), 0))
     torch.testing.assert_close(share, torch.full((100, 4), 8.0, dtype=torch.float64))
 
 
 def test_importance_follows_the_root_of_the_second_moment():
-    law = LevelLaw.importance(torch.tensor([1.0, 4.0, 16.0]), even=0.0)
-    torch.testing.assert_close(law.probability, torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64) / 7)
-    mixed = LevelLaw.importance(torch.tensor([0.0, 1.0]), even=0.1)
+    distribution = LevelDistribution.importance(torch.tensor([1.0, 4.0, 16.0]), even=0.0)
+    torch.testing.assert_close(distribution.probability, torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64) / 7)
+    mixed = LevelDistribution.importance(torch.tensor([0.0, 1.0]), even=0.1)
     torch.testing.assert_close(mixed.probability, torch.tensor([0.05, 0.95], dtype=torch.float64))
 
 
 def test_importance_is_the_law_of_least_variance_for_one_draw():
     second = torch.tensor([1.0, 9.0, 0.25, 4.0], dtype=torch.float64)
-    best = (second / LevelLaw.importance(second, even=0.0).probability).sum()
+    best = (second / LevelDistribution.importance(second, even=0.0).probability).sum()
     assert float(best) == pytest.approx(float(second.sqrt().sum() ** 2))
-    for other in (LevelLaw.uniform(5), LevelLaw(second / second.sum())):
+    for other in (LevelDistribution.uniform(5), LevelDistribution(second / second.sum())):
         assert float((second / other.probability).sum()) > float(best)
 
 
@@ -59,9 +58,9 @@ def test_starts_differ_by_image_seed_and_replicate():
 @pytest.mark.parametrize("probability", [[0.5, 0.4], [1.0, 0.0], [math.nan, 1.0]])
 def test_bad_laws(probability):
     with pytest.raises(ValueError, match="probabilit"):
-        LevelLaw(torch.tensor(probability, dtype=torch.float64))
+        LevelDistribution(torch.tensor(probability, dtype=torch.float64))
 
 
 def test_a_law_from_nothing():
     with pytest.raises(ValueError, match="no law follows"):
-        LevelLaw.importance(torch.zeros(4))
+        LevelDistribution.importance(torch.zeros(4))

@@ -6,29 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from markovae.decoder import StepDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance, StepVariance
+from markovae.diffusion.schedule import LogSNRLinear, Tabulated
+from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.likelihood import (
-    Method,
-    compare,
-    isotropic_costs,
-    measure,
-    measure_with,
-    posterior_costs,
-    prepare,
-    prepare_pair,
-    search,
-    step_costs,
-)
-from markovae.pixels import Pixels
+from markovae.likelihood.comparison import compare
+from markovae.likelihood.estimators import measure_with
+from markovae.likelihood.measuring import Method, measure, prepare, prepare_pair
+from markovae.likelihood.subgrid import isotropic_costs, posterior_costs, search, step_costs
 from markovae.randomness import generator
-from markovae.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance, StepVariance
-from markovae.sampling import sample
-from markovae.schedule import LogSNRLinear, Tabulated
-from markovae.target import DATA
-from markovae.toys import Denoiser, pink_gaussian
-from markovae.vae import estimate_mean
+from markovae.sampling.drawing import sample
+from markovae.theory.mixture import Denoiser, pink_gaussian
 
 
 def test_every_estimator_is_unbiased(gauss):
@@ -135,9 +127,9 @@ def test_compared_models_share_the_law_of_their_levels(gauss):
     a, b = gauss.model(factor=0.9), gauss.model(factor=1.0)
     other = gauss.data(100, generator(1, "x"))
     first, second = prepare_pair(a, b, Method("importance", draws=4), other)
-    assert first.estimator.law is second.estimator.law
-    assert first.estimator.law is not None
-    assert float(first.estimator.law.probability.sum()) == pytest.approx(1)
+    assert first.estimator.distribution is second.estimator.distribution
+    assert first.estimator.distribution is not None
+    assert float(first.estimator.distribution.probability.sum()) == pytest.approx(1)
     x = gauss.data(600, generator(0, "x"))
     found = compare(a, b, x, method=Method("importance", draws=4), fit=other)
     difference = found.difference_nats

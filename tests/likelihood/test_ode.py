@@ -6,22 +6,16 @@ import math
 import pytest
 import torch
 
-from markovae.decoder import DensityDecoder, StepDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion.decoder import DensityDecoder, StepDecoder
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA, MEAN
 from markovae.errors import UserError
-from markovae.likelihood import (
-    DormandPrince,
-    RungeKutta4,
-    TruncatedNormalNoise,
-    UniformNoise,
-    ode_likelihood,
-)
-from markovae.pixels import Pixels
+from markovae.likelihood.ode import DormandPrince, RungeKutta4, TruncatedNormalNoise, UniformNoise, ode_likelihood
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import DATA, MEAN
-from markovae.toys import Denoiser, Mixture
+from markovae.theory.mixture import Denoiser, Mixture
 
 GAUSS = Mixture.gaussian(torch.tensor([0.2, -0.3]), torch.tensor([[0.5, 0.3], [0.3, 0.4]]))
 MIXED = Mixture.full(
@@ -102,13 +96,15 @@ def test_probes_are_unbiased_and_tell_their_error():
 
 
 @pytest.mark.parametrize("pixels", [Pixels(16), Pixels(256), Pixels(256, centred=True)])
-@pytest.mark.parametrize("law", [UniformNoise(), TruncatedNormalNoise(0.002)])
-def test_digits_are_offset_by_their_own_bins(pixels, law):
+@pytest.mark.parametrize("distribution", [UniformNoise(), TruncatedNormalNoise(0.002)])
+def test_digits_are_offset_by_their_own_bins(pixels, distribution):
     """Σ_k P(k) = 1 for the flow, so Σ_k e^{−nats} ≤ 1, near it where the density is smooth across a bin."""
     toy = Mixture.gaussian(torch.zeros(1), torch.tensor([[0.04]]))
     digits = torch.arange(pixels.bins)[:, None]
     made = model(toy, 25, -25, StepDecoder(pixels))
-    found = ode_likelihood(made, digits, probes=None, dequantisation=law, integrator=RungeKutta4(100), batch=256)
+    found = ode_likelihood(
+        made, digits, probes=None, dequantisation=distribution, integrator=RungeKutta4(100), batch=256
+    )
     edges = (pixels.to_x(digits)[:, 0] + torch.tensor([[-1.0], [1.0]]) * pixels.half_width) / 0.2
     exact = torch.special.ndtr(edges[1]) - torch.special.ndtr(edges[0])
     # The expected bound is an average over the noise; many draws of it per digit stand in for the expectation.
@@ -118,7 +114,7 @@ def test_digits_are_offset_by_their_own_bins(pixels, law):
     mean = float((weight * gap).sum())
     stderr = float((weight**2 * gap**2).sum().sqrt())
     width = 2 * pixels.half_width
-    excess = 0.0 if isinstance(law, UniformNoise) else narrowness(law.scale, pixels.half_width)
+    excess = 0.0 if isinstance(distribution, UniformNoise) else narrowness(distribution.scale, pixels.half_width)
     slack = 0.5 * width / 0.2
     assert mean == pytest.approx(excess, abs=4 * stderr + slack**2)
 

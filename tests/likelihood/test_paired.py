@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 
-from markovae.decoder import StepDecoder
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
-from markovae.likelihood import Method, compare, measure
-from markovae.pixels import Pixels
+from markovae.likelihood.comparison import compare
+from markovae.likelihood.measuring import Method, measure
 from markovae.randomness import generator
 
 

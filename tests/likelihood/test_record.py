@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from markovae.decoder import StepDecoder
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
-from markovae.likelihood import Estimator, LevelLaw, measure, measure_with
-from markovae.likelihood.record import level_table
-from markovae.pixels import Pixels
+from markovae.likelihood.estimators import Estimator, measure_with
+from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.measurement import level_table
+from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
 
 
@@ -62,7 +64,7 @@ def test_importance_is_named_and_unbiased(gauss):
     model = gauss.model(factor=0.9)
     other, _ = gauss.table(model, gauss.data(500, generator(1, "x")), generator(1, "n"))
     x = gauss.data(1500, generator(0, "x"))
-    measured = measure_with(model, x, estimator=Estimator(6, LevelLaw.importance((other**2).mean(0))))
+    measured = measure_with(model, x, estimator=Estimator(6, LevelDistribution.importance((other**2).mean(0))))
     assert measured.estimator == "importance"
     assert measured.density_nats.value == pytest.approx(gauss.truth(model), abs=4 * measured.density_nats.stderr)
     assert measure(model, x[:2], draws=None).to_dict()["estimator"] == "every level"
@@ -71,7 +73,7 @@ def test_importance_is_named_and_unbiased(gauss):
 def test_a_law_of_another_grid_is_refused(gauss):
     x = gauss.data(2, generator(0, "x"))
     with pytest.raises(UserError, match="law of 17 levels"):
-        measure_with(gauss.model(), x, estimator=Estimator(law=LevelLaw.uniform(17)))
+        measure_with(gauss.model(), x, estimator=Estimator(distribution=LevelDistribution.uniform(17)))
 
 
 def test_broken_weights_and_digits_are_one_sentence(gauss):

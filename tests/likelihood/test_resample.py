@@ -6,8 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from markovae.likelihood import Estimator, LevelLaw, Wiener, measure, measure_with, survey
-from markovae.likelihood.resample import NatsTable, cost_curve, nats_table, noise_coverage, population_coverage
+from markovae.likelihood.comparison import NatsTable, cost_curve, nats_table, noise_coverage, population_coverage
+from markovae.likelihood.control import Wiener
+from markovae.likelihood.estimators import Estimator, measure_with
+from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.measuring import measure
+from markovae.likelihood.statistics import level_statistics
 from markovae.randomness import generator
 
 
@@ -17,19 +21,19 @@ def test_table_is_the_full_sum(gauss, controlled):
     if controlled:
         other = gauss.data(200, generator(1, "x"))
         wiener = Wiener.fit(other)
-        control = survey(model, other, per_image=16, knots=None, wiener=wiener).control(wiener)
+        control = level_statistics(model, other, per_image=16, knots=None, wiener=wiener).control(wiener)
     x = gauss.data(12, generator(0, "x"))
     table = nats_table(model, x, control=control)
     torch.testing.assert_close(table.full(), measure_with(model, x, estimator=Estimator(None, control=control)).total)
 
-    every = table.estimates(LevelLaw.uniform(17), 16, torch.tensor([0.5], dtype=torch.float64))
+    every = table.estimates(LevelDistribution.uniform(17), 16, torch.tensor([0.5], dtype=torch.float64))
     torch.testing.assert_close(every[:, 0], table.full())
 
 
 def test_curve_falls_to_the_full_sum(gauss):
     model = gauss.model(factor=0.9)
     table = nats_table(model, gauss.data(400, generator(0, "x")))
-    curve = cost_curve(table, LevelLaw.uniform(33), [1, 2, 4, 8, 16, 32])
+    curve = cost_curve(table, LevelDistribution.uniform(33), [1, 2, 4, 8, 16, 32])
     assert [row.calls for row in curve] == [2, 3, 5, 9, 17, 33]
     assert all(a.stderr > b.stderr for a, b in pairwise(curve))
     assert curve[-1].added == pytest.approx(0, abs=1e-9)
@@ -41,9 +45,9 @@ def test_curve_falls_to_the_full_sum(gauss):
 def test_importance_never_needs_more_than_uniform_where_it_matters(gauss):
     model = gauss.model(factor=0.9)
     other = nats_table(model, gauss.data(400, generator(1, "x")))
-    law = LevelLaw.importance((other.nats**2).mean(0))
+    distribution = LevelDistribution.importance((other.nats**2).mean(0))
     table = nats_table(model, gauss.data(400, generator(0, "x")))
-    uniform, importance = (cost_curve(table, p, [4])[0] for p in (LevelLaw.uniform(33), law))
+    uniform, importance = (cost_curve(table, p, [4])[0] for p in (LevelDistribution.uniform(33), distribution))
     assert importance.added < uniform.added
 
 
@@ -51,8 +55,10 @@ def test_coverage_of_a_known_table():
     # Alike at every level: the estimate is exact, and the interval is that of the images' own spread.
     values = torch.randn(5000, generator=generator(0, "known"), dtype=torch.float64)
     table = NatsTable(values[:, None].expand(-1, 8) / 8, torch.zeros(5000, dtype=torch.float64))
-    assert population_coverage(table, LevelLaw.uniform(9), 3, 200, repeats=1000) == pytest.approx(0.95, abs=0.02)
-    assert cost_curve(table, LevelLaw.uniform(9), [3])[0].added == pytest.approx(0, abs=1e-9)
+    assert population_coverage(table, LevelDistribution.uniform(9), 3, 200, repeats=1000) == pytest.approx(
+        0.95, abs=0.02
+    )
+    assert cost_curve(table, LevelDistribution.uniform(9), [3])[0].added == pytest.approx(0, abs=1e-9)
     assert math.isclose(float(table.full().sum()), float(values.sum()), abs_tol=1e-9)
 
 
@@ -64,5 +70,5 @@ def test_coverage_of_the_noise_alone_of_fixed_images():
         NatsTable(centre + torch.randn(12, 8, generator=generator(k, "draw"), dtype=torch.float64), zero)
         for k in range(40)
     ]
-    assert noise_coverage(tables, LevelLaw.uniform(9), 8, repeats=1000) == pytest.approx(0.95, abs=0.02)
-    assert noise_coverage(tables, LevelLaw.uniform(9), 3, repeats=1000) == pytest.approx(0.95, abs=0.02)
+    assert noise_coverage(tables, LevelDistribution.uniform(9), 8, repeats=1000) == pytest.approx(0.95, abs=0.02)
+    assert noise_coverage(tables, LevelDistribution.uniform(9), 3, repeats=1000) == pytest.approx(0.95, abs=0.02)

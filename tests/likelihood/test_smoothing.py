@@ -2,7 +2,7 @@
 
 import torch
 
-from markovae.likelihood.smoothing import smoothed
+from markovae.likelihood.statistics import smoothed
 from markovae.randomness import generator
 
 

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from markovae.diffusion.reverse import IsotropicVariance
 from markovae.errors import UserError
-from markovae.likelihood import diagonal_costs, fit_reverse, isotropic_costs, measure, posterior_costs, search
+from markovae.likelihood.measuring import measure
+from markovae.likelihood.statistics import fit_reverse
+from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, posterior_costs, search
 from markovae.randomness import generator
-from markovae.reverse import IsotropicVariance
 
 
 @settings(max_examples=25, deadline=None)

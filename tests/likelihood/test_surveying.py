@@ -4,19 +4,20 @@ import pytest
 import torch
 from torch import nn
 
+from markovae.diffusion.forward import posterior_variance
+from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance
+from markovae.diffusion.schedule import LogSNRLinear, constant
 from markovae.errors import UserError
-from markovae.forward import posterior_variance
-from markovae.likelihood import Wiener, fit_reverse, measure, survey
-from markovae.likelihood.resample import cost_curve, nats_table
-from markovae.likelihood.surveying import surveyed_levels
+from markovae.likelihood.comparison import cost_curve, nats_table
+from markovae.likelihood.control import Wiener
+from markovae.likelihood.measuring import measure
+from markovae.likelihood.statistics import fit_reverse, level_statistics, surveyed_levels
 from markovae.randomness import generator
-from markovae.reverse import DiagonalVariance, IsotropicVariance
-from markovae.schedule import LogSNRLinear, constant
 
 
 def test_moments_are_those_of_the_toy(gauss):
     model = gauss.model(factor=0.9)
-    found = survey(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None)
+    found = level_statistics(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None)
     assert int(found.count.sum()) == 32_000
     assert int(found.count.min()) > 800
     torch.testing.assert_close(found.error, gauss.errors(model, model.schedule.logsnr[1:]), rtol=0.35, atol=0)
@@ -30,16 +31,16 @@ def test_moments_are_those_of_the_toy(gauss):
 
 def test_few_knots_stand_for_all_levels(gauss):
     model = gauss.model(levels=200)
-    found = survey(model, gauss.data(3000, generator(0, "x")), per_image=4, knots=17)
+    found = level_statistics(model, gauss.data(3000, generator(0, "x")), per_image=4, knots=17)
     assert len(found.level) == 17
     exact = gauss.errors(model, model.schedule.logsnr[1:]).mean(1)
     torch.testing.assert_close(found.errors_at(model.schedule.logsnr[1:]), exact, rtol=0.15, atol=0)
     snr = model.schedule.logsnr[1:].exp()
     nats = 2 * (snr[:-1] - snr[1:]) * exact[1:]
     torch.testing.assert_close(found.nats_of_levels(), nats, rtol=0.15, atol=0)
-    law = found.law(even=0.0).probability
+    distribution = found.distribution(even=0.0).probability
     expected = (nats / nats.sum()).clamp(min=1e-9)
-    assert float((law / expected).log().abs().median()) < 0.3
+    assert float((distribution / expected).log().abs().median()) < 0.3
 
 
 def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
@@ -63,11 +64,14 @@ def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
 def test_law_of_a_controlled_estimate_follows_what_control_leaves(gauss):
     other = gauss.data(3000, generator(1, "x"))
     model, wiener = gauss.model(factor=0.95), Wiener.fit(gauss.data(500, generator(2, "x")))
-    found = survey(model, other, per_image=8, knots=None, wiener=wiener)
+    found = level_statistics(model, other, per_image=8, knots=None, wiener=wiener)
     assert bool((found.residual_square[1:] < found.nats_square[1:]).all())
     x = gauss.data(400, generator(0, "x"))
     table = nats_table(model, x, control=found.control(wiener))
-    plain, own = (cost_curve(table, law, [4])[0].added for law in (found.law(), found.law(controlled=True)))
+    plain, own = (
+        cost_curve(table, distribution, [4])[0].added
+        for distribution in (found.distribution(), found.distribution(controlled=True))
+    )
     assert own < plain
 
 
@@ -93,12 +97,12 @@ class Broken(nn.Module):
 def test_bad_surveys_are_one_sentence(gauss):
     x = gauss.data(2, generator(0, "x"))
     with pytest.raises(UserError, match="never drawn"):
-        survey(gauss.model(), x, per_image=1, knots=None)
+        level_statistics(gauss.model(), x, per_image=1, knots=None)
     with pytest.raises(UserError, match="per_image=0"):
-        survey(gauss.model(), x, per_image=0)
+        level_statistics(gauss.model(), x, per_image=0)
     with pytest.raises(UserError, match="not fitted to images"):
         fit_reverse(gauss.model(), x)
     model = gauss.model()
     model.network = Broken()
     with pytest.raises(UserError, match="not finite"):
-        survey(model, x, per_image=33, knots=None)
+        level_statistics(model, x, per_image=33, knots=None)

@@ -2,9 +2,9 @@
 
 import torch
 
-from markovae.networks.condition import Condition
+from markovae.networks.conditioning import Condition
 from markovae.networks.dit import DiT, DiTConfig
-from markovae.networks.patches import PatchNetwork
+from markovae.networks.layers import PatchNetwork
 from markovae.networks.unet import UNet, UNetConfig
 
 UNET = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "embedding": 16, "head_dim": 16}

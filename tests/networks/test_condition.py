@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from markovae.networks.condition import Condition, ConditionEmbedding
+from markovae.networks.conditioning import Condition, ConditionEmbedding
 
 
 def full() -> Condition:

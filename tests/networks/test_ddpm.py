@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from markovae.networks.condition import Condition
+from markovae.diffusion.schedule import linear
+from markovae.networks.conditioning import Condition
 from markovae.networks.ddpm import DDPMConfig, DDPMUNet, GridStep
-from markovae.networks.ddpm.kernels import doubled_convolution
-from markovae.optim import split_weights
-from markovae.schedule import linear
+from markovae.networks.kernels import doubled_convolution
+from markovae.training.optimizers import split_weights
 
 SMALL = {"widths": (8, 16), "blocks": 1, "groups": 4, "embedding": 16, "attention": (1,), "attention_up": (0, 1)}
 GRID = linear(100).logsnr[1:]

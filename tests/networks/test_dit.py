@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.networks.small import fresh_dit, latent, lively_dit
 
-from markovae.networks.condition import Condition
+from markovae.networks.conditioning import Condition
 from markovae.networks.dit import rotations, turned
 
 PLAIN = {"differences": False, "frequencies": (), "radius": 0, "octaves": 0}
@@ -51,14 +51,14 @@ def test_learns_by_heart_which_image_goes_with_which_text() -> None:
     source = torch.Generator().manual_seed(2)
     x = torch.randn(4, 1, 8, 8, generator=source)
     condition = Condition(tokens=torch.randn(4, 3, 6, generator=source), mask=torch.ones(4, 3, dtype=torch.bool))
-    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     level = torch.full((4,), -12.0)
     for step in range(250):
         z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))
         loss = (network(z, level, condition) - x).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert float(loss.detach()) < 0.05  # the mean of the four images alone leaves 3/4 of their variance
     with torch.no_grad():
         swapped = network(z, level, condition.take(torch.tensor([1, 2, 3, 0])))

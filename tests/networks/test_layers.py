@@ -94,7 +94,7 @@ def test_attention_to_few_tokens_is_attention():
     mask = torch.tensor([[True, True, False, True], [True, False, False, False]])[:, None, None, :]
     exact = (q.double() @ k.double().transpose(-1, -2) / 8**0.5).masked_fill(~mask, -torch.inf).softmax(-1) @ v.double()
     torch.testing.assert_close(attend(q, k, v, mask).double(), exact, atol=1e-5, rtol=0)
-    brief = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
-    assert brief.dtype == torch.bfloat16
-    torch.testing.assert_close(brief.double(), exact, atol=5e-2, rtol=0)
-    assert torch.equal(brief[1], v.bfloat16()[1][:, :1].expand(-1, 5, -1)), "of one token nothing else is read"
+    use_bf16 = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    assert use_bf16.dtype == torch.bfloat16
+    torch.testing.assert_close(use_bf16.double(), exact, atol=5e-2, rtol=0)
+    assert torch.equal(use_bf16[1], v.bfloat16()[1][:, :1].expand(-1, 5, -1)), "of one token nothing else is read"

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from markovae.networks.condition import Condition
+from markovae.networks.conditioning import Condition
 from markovae.networks.mlp import MLP, MLPConfig
 
 
@@ -9,17 +9,17 @@ def test_learns_the_denoiser_of_a_gaussian() -> None:
     """For x ~ N(0, 4) the best noise prediction is s·z/(4a² + s²), an exact function of z and log-SNR."""
     torch.manual_seed(0)
     network = MLP(MLPConfig(1, 1, width=32, depth=2))
-    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     for step in range(600):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 5e-3 * (1 - step / 600)
         level = torch.rand(256) * 8 - 4
         a, s = torch.sigmoid(level).sqrt()[:, None], torch.sigmoid(-level).sqrt()[:, None]
         noise = torch.randn(256, 1)
         loss = (network(2 * a * torch.randn(256, 1) + s * noise, level) - noise).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     z, level = torch.linspace(-1.5, 1.5, 7)[:, None], torch.tensor([1.0]).expand(7)
     a, s = torch.sigmoid(level[:1]).sqrt(), torch.sigmoid(-level[:1]).sqrt()
     expected = s * z / (4 * a**2 + s**2)

@@ -20,9 +20,9 @@ from tests.networks.small import (
 )
 from torch.nn import functional as F
 
-from markovae.networks.condition import Condition
+from markovae.networks.conditioning import Condition
 from markovae.networks.dit import DiTConfig
-from markovae.networks.patches import PatchNetwork
+from markovae.networks.layers import PatchNetwork
 from markovae.networks.unet import UNetConfig
 
 Made = Callable[..., PatchNetwork]

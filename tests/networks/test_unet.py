@@ -14,7 +14,7 @@ def test_layouts_agree() -> None:
 
 def test_learns_a_denoiser_of_flat_images() -> None:
     network = fresh_unet(in_channels=1, out_channels=1)
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for step in range(150):
         generator = torch.Generator().manual_seed(step)
         x = torch.rand(16, 1, 1, 1, generator=generator) * 2 - 1
@@ -25,9 +25,9 @@ def test_learns_a_denoiser_of_flat_images() -> None:
             + torch.sigmoid(-level)[:, None, None, None].sqrt() * noise
         )
         loss = (network(z, level) - noise).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert float(loss.detach()) < 0.35  # predicting zero costs 1; the flat colour is all that hides the noise
 
 

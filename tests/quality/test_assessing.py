@@ -9,17 +9,19 @@ import pytest
 import markovae as mv
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.quality import Quality, assess, assess_images, compare, open_extractor
-from markovae.quality.assessing import Draw, draw_samples, real_for
-from markovae.quality.record import Conditions
-from markovae.sampling import Guidance, plan, sample
+from markovae.quality.evaluation import SampleSettings, assess_images, draw_samples, evaluate, reference_for
+from markovae.quality.extractors import open_extractor
+from markovae.quality.quality_record import Conditions, Quality, compare
+from markovae.sampling.drawing import sample
+from markovae.sampling.guidance import Guidance
+from markovae.sampling.planning import plan
 
 
 @pytest.fixture
 def found(tiny_model: Diffusion, splits: Splits) -> Quality:
-    return assess(tiny_model, splits, 12, steps=3)
+    return evaluate(tiny_model, splits, 12, steps=3)
 
 
 def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_model: Diffusion, splits: Splits) -> None:
@@ -35,7 +37,7 @@ def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_mode
     assert found.memory.searched == 120
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["conditions"]["n"] == 12
-    assert assess(tiny_model, splits, 12, steps=3).to_dict() == found.to_dict()
+    assert evaluate(tiny_model, splits, 12, steps=3).to_dict() == found.to_dict()
 
 
 def test_images_are_assessed_whoever_drew_them(tiny_model: Diffusion, splits: Splits, found: Quality) -> None:
@@ -51,7 +53,7 @@ def test_images_are_assessed_whoever_drew_them(tiny_model: Diffusion, splits: Sp
 def test_data_of_another_kind_are_refused(tiny_model: Diffusion, splits: Splits) -> None:
     parts = [replace(p, bins=17, images=p.images // 16) for p in (splits.train, splits.validation, splits.test)]
     with pytest.raises(UserError, match="with 256 grey values and halves has"):
-        assess(tiny_model, Splits(*parts, "by hand"), 12, steps=3)
+        evaluate(tiny_model, Splits(*parts, "by hand"), 12, steps=3)
 
 
 def test_equal_records_compare_and_others_name_what_differs(found: Quality) -> None:
@@ -81,7 +83,7 @@ def test_a_record_without_a_distance_and_an_unknown_condition_are_refused(found:
 
 
 def test_the_public_names() -> None:
-    assert mv.assess is assess
+    assert mv.evaluate is evaluate
     assert mv.Quality is Quality
 
 
@@ -92,7 +94,7 @@ def test_samples_of_a_model_of_captions_are_given_those_of_the_stand_ins(text_mo
         return replace(part, captions=tuple(told[label] for label in part.labels), labels=None, class_names=())
 
     data = Splits(*(captioned(part) for part in (splits.train, splits.validation, splits.test)), "by hand")
-    real = real_for(text_model, data, 30)
-    drawn = draw_samples(text_model, real, Draw(plan(text_model, "ddim", 3), Guidance(), 0, 30, {}))
-    prompts = [told[int(image[0, :, 2:].mean() > image[0, :, :2].mean())] for image in real.stand_ins]
+    real = reference_for(text_model, data, 30)
+    drawn = draw_samples(text_model, real, SampleSettings(plan(text_model, "ddim", 3), Guidance(), 0, 30, {}))
+    prompts = [told[int(image[0, :, 2:].mean() > image[0, :, :2].mean())] for image in real.floor_samples]
     assert np.array_equal(drawn, sample(text_model, 30, steps=3, sampler="ddim", prompt=prompts, guidance=1, batch=30))

@@ -11,11 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from markovae.data.digits import digits
-from markovae.data.drawing import render
+from markovae.data.faceset import render
 from markovae.errors import UserError
-from markovae.quality import kid, open_extractor
-from markovae.quality.extractors import inception, lite0
-from markovae.quality.extractors.layers import folded, same_padding
+from markovae.quality import extractors as lite0
+from markovae.quality import inception
+from markovae.quality.convolutions import folded, same_padding
+from markovae.quality.distances import kid
+from markovae.quality.extractors import open_extractor
 from markovae.quality.features import features
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae.quality.frechet import covariance, frechet_distance, gaussian_distance
+from markovae.quality.distances import covariance, frechet_distance, gaussian_distance
 from markovae.randomness import generator
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from markovae.quality import manifold
-from markovae.quality.manifold import precision_recall, radii
+from markovae.quality import distances as manifold
+from markovae.quality.distances import precision_recall, radii
 from markovae.randomness import generator
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from markovae.quality.memory import memorisation, share_below
+from markovae.quality.memorization import memorisation, share_below
 
 
 def pictures(count: int, seed: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from markovae.quality import mmd as room
-from markovae.quality.mmd import kid, kid_difference, sums
+from markovae.quality import distances as room
+from markovae.quality.distances import kid, kid_difference, sums
 from markovae.randomness import generator
 
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae.quality import neighbours
-from markovae.quality.neighbours import nearest, pool_of
+from markovae.quality import memorization as neighbours
+from markovae.quality.memorization import nearest, pool_of
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 17, 256, 65536]), st.integers(1, 40))

@@ -6,8 +6,8 @@ import pytest
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.errors import UserError
-from markovae.quality import real as room
-from markovae.quality.real import choose_real
+from markovae.quality import reference_set as room
+from markovae.quality.reference_set import choose_reference
 
 
 def rows(images: np.ndarray) -> set[bytes]:
@@ -15,40 +15,40 @@ def rows(images: np.ndarray) -> set[bytes]:
 
 
 def test_reference_and_stand_ins_share_no_image_and_are_fixed(splits: Splits) -> None:
-    real = choose_real(splits, 50)
+    real = choose_reference(splits, 50)
     assert real.n == 50
     assert rows(real.reference) == rows(splits.test.images) | rows(splits.validation.images)
-    assert rows(real.stand_ins) < rows(splits.train.images)
-    assert len(rows(real.stand_ins)) == 50
+    assert rows(real.floor_samples) < rows(splits.train.images)
+    assert len(rows(real.floor_samples)) == 50
     assert rows(real.heldout) < rows(real.reference)
     assert len(real.heldout) == 50
-    again = choose_real(splits, 50)
+    again = choose_reference(splits, 50)
     assert real.digest == again.digest
-    assert np.array_equal(real.stand_ins, again.stand_ins)
-    assert np.array_equal(choose_real(splits, 20).stand_ins, real.stand_ins[:20])
+    assert np.array_equal(real.floor_samples, again.floor_samples)
+    assert np.array_equal(choose_reference(splits, 20).floor_samples, real.floor_samples[:20])
     assert real.labels is not None
-    assert np.array_equal(real.labels == 0, real.stand_ins[:, 0, 0, 0] >= 192)
+    assert np.array_equal(real.labels == 0, real.floor_samples[:, 0, 0, 0] >= 192)
 
 
 def test_left_alone_n_is_what_the_data_allow(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_real(splits).n == 120
+    assert choose_reference(splits).n == 120
     monkeypatch.setattr(room, "DEFAULT_N", 10)
-    assert choose_real(splits).n == 10
+    assert choose_reference(splits).n == 10
     monkeypatch.setattr(room, "MOST_REFERENCE", 12)
-    assert len(choose_real(splits).reference) == 12
+    assert len(choose_reference(splits).reference) == 12
 
 
 def test_another_reference(splits: Splits) -> None:
     other = splits.test.take(slice(0, 9))
-    assert rows(choose_real(splits, 20, other).reference) == rows(other.images)
+    assert rows(choose_reference(splits, 20, other).reference) == rows(other.images)
     wide = ImageData(np.zeros((9, 3, 4, 4), np.uint8), name="wide")
     with pytest.raises(UserError, match="reference wide has images of"):
-        choose_real(splits, 20, wide)
+        choose_reference(splits, 20, wide)
     with pytest.raises(UserError, match="has 2 images and at least 4"):
-        choose_real(splits, 20, splits.test.take(slice(0, 2)))
+        choose_reference(splits, 20, splits.test.take(slice(0, 2)))
 
 
 @pytest.mark.parametrize(("n", "words"), [(0, "n=0 must be at least 4"), (121, "at most 120")])
 def test_n_out_of_range_is_refused(splits: Splits, n: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        choose_real(splits, n)
+        choose_reference(splits, n)

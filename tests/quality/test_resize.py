@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from markovae.quality.resize import resized
+from markovae.quality.convolutions import resized
 
 
 @pytest.mark.parametrize(

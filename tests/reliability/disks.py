@@ -1,4 +1,4 @@
-"""Disks that fail, kill, or write down what they are asked: what the seam of `markovae.disk` is for."""
+"""Disks that fail, kill, or write down what they are asked: what the seam of `markovae.system.files` is for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from markovae.disk import SYSTEM, Disk
+from markovae.system.files import SYSTEM, Disk
 
 WRITES = ("open", "write", "sync", "rename", "mkdir")  # without these there is no file
 DELETES = ("unlink", "rmdir")

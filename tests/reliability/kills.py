@@ -14,7 +14,8 @@ from tests.reliability import trainers
 from tests.reliability.forkserver import ForkServer
 from tests.reliability.outcome import leftovers, outcome
 
-from markovae.checkpoint import CheckpointError, newest_checkpoint
+from markovae.checkpoints.manifest import CheckpointError
+from markovae.checkpoints.reading import newest_checkpoint
 
 # Steps between saves.
 INTERVAL = {"plain": 1, "accumulate": 1, "bfloat16": 1, "dropout": 1, "rare": 5, "short": 1}

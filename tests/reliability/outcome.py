@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from markovae.checkpoint import Checkpoint, newest_checkpoint
-from markovae.jsonlines import read_rows
+from markovae.checkpoints.reading import Checkpoint, newest_checkpoint
+from markovae.system.jsonlines import read_rows
 
 TIMED = ("seconds", "images_per_second")
 

@@ -23,13 +23,15 @@ from tests.reliability.mutations import MEGABYTE, Touch, hostile, mutated, pickl
 
 import markovae
 from markovae.build import create
-from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint, save_checkpoint
-from markovae.checkpoint.manifest import MANIFEST, make_manifest, verify_bundle
-from markovae.config import Config, DataConfig
+from markovae.checkpoints.manifest import MANIFEST, CheckpointError, make_manifest, verify_bundle
+from markovae.checkpoints.reading import Checkpoint, newest_checkpoint, open_checkpoint
+from markovae.checkpoints.writing import save_checkpoint
+from markovae.config import Config
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data
 from markovae.errors import UserError
-from markovae.training import Training
+from markovae.training.trainer import Training
 
 NEWEST = "step-00000004"
 NAMES = (
@@ -71,7 +73,7 @@ def used(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-class Watch:
+class Watchdog:
     """The longest time and the growth of memory over many trials."""
 
     def __init__(self) -> None:
@@ -107,11 +109,11 @@ def opened(folder: Path) -> str | None:
     return None
 
 
-def mutate(runs: tuple[Path, Path], count: int, seed: int) -> tuple[Watch, dict[str, int]]:
+def mutate(runs: tuple[Path, Path], count: int, seed: int) -> tuple[Watchdog, dict[str, int]]:
     """`count` mutations, over the files of a bundle in turn, of the whole bundle and of one without an elder."""
     one, other = runs
     alone = one.parent / "alone"
-    chance, watch, ways = random.Random(seed), Watch(), {}
+    chance, watch, ways = random.Random(seed), Watchdog(), {}
     files = sorted(path.name for path in (one / "checkpoints" / NEWEST).iterdir())
     assert len(files) == 7
     for number, name in zip(range(count), itertools.cycle(files)):
@@ -142,12 +144,12 @@ def test_a_thousand_mutations(runs: tuple[Path, Path], capsys: pytest.CaptureFix
     assert watch.growth < GROWTH
 
 
-def poison(runs: tuple[Path, Path], count: int) -> tuple[Watch, int]:
+def poison(runs: tuple[Path, Path], count: int) -> tuple[Watchdog, int]:
     """`count` hostile files under every name in turn, half of them with a manifest that vouches for them."""
     folder = runs[0] / "checkpoints" / NEWEST
     marker = runs[0].parent / "executed"
     traps = list(hostile(marker))
-    watch, whole, loaded = Watch(), verify_bundle(folder), 0
+    watch, whole, loaded = Watchdog(), verify_bundle(folder), 0
     for number in range(count):
         what, content = traps[number % len(traps)]
         name, forged = NAMES[(number * 5 + number // len(traps)) % len(NAMES)], number // len(traps) % 2 == 1
@@ -242,9 +244,9 @@ def headers(draw: st.DrawFn, header: dict[str, Any]) -> Any:
     return made
 
 
-def check_headers(runs: tuple[Path, Path], count: int) -> tuple[Watch, int]:
+def check_headers(runs: tuple[Path, Path], count: int) -> tuple[Watchdog, int]:
     """Bundles whose safetensors have another header, each with a manifest that vouches for it."""
-    folder, watch, tried = runs[0] / "checkpoints" / NEWEST, Watch(), []
+    folder, watch, tried = runs[0] / "checkpoints" / NEWEST, Watchdog(), []
     whole = verify_bundle(folder)
     content = whole["ema.safetensors"]
     length = int.from_bytes(content[:8], "little")

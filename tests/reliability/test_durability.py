@@ -11,15 +11,17 @@ import torch
 from tests.reliability.disks import Recording, WatchedDisk
 from tests.reliability.powercut import Replay
 
-from markovae.checkpoint import CheckpointError, newest_checkpoint, prune, save_checkpoint
+from markovae.checkpoints.manifest import CheckpointError
+from markovae.checkpoints.reading import newest_checkpoint
+from markovae.checkpoints.writing import prune, save_checkpoint
 from markovae.config import Config
-from markovae.files import append, clear_stages, staged_folder, sync, write_file, write_synced
+from markovae.system.files import append, clear_stages, staged_folder, sync, write_file, write_synced
 
 
 @pytest.fixture(autouse=True)
 def bytes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut here are bytes: three numbers stand for the weights of a model."""
-    monkeypatch.setattr("markovae.checkpoint.reading.require_fit", lambda *bundle: None)
+    monkeypatch.setattr("markovae.checkpoints.reading.require_fit", lambda *bundle: None)
 
 
 POLICIES = ("least", "names", "most", "some", "some", "some", "some", "some", "some")

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.reliability import trainers
 from tests.reliability.outcome import leftovers, outcome
 
-from markovae.checkpoint import newest_checkpoint
+from markovae.checkpoints.reading import newest_checkpoint
 
 STARTS = 600.0  # seconds that Python and torch may take to load on a busy machine
 

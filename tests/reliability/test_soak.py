@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tests.reliability import trainers
 
-from markovae.run import train_run
-from markovae.training import Training
+from markovae.run.start import train_run
+from markovae.training.trainer import Training
 
 
 def resident() -> float:

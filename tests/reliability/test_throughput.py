@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from markovae.build import create
-from markovae.cli import main
-from markovae.config import Config, DataConfig
+from markovae.cli.entry import main
+from markovae.config import Config
+from markovae.data.data_config import DataConfig
 from markovae.data.loading import load_data
-from markovae.training import Training
+from markovae.training.trainer import Training
 
 
 @pytest.mark.slow

@@ -19,11 +19,12 @@ from tests.reliability.disks import DELETES, WRITES, Failing, WatchedDisk
 from tests.reliability.forkserver import ForkServer
 from tests.reliability.outcome import outcome
 
-from markovae.checkpoint import CheckpointError, newest_checkpoint, save_checkpoint
-from markovae.checkpoint.manifest import verify_bundle
+from markovae.checkpoints.manifest import CheckpointError, verify_bundle
+from markovae.checkpoints.reading import newest_checkpoint
+from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
-from markovae.run import resume_run, train_run
+from markovae.run.start import resume_run, train_run
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS)
 SENTENCE = r"^\S+ could not be written \(.+\): it needs [\d,]+ bytes and [\d,]+ are free; .+$"

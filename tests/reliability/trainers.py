@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from tests.reliability.disks import Killing, WatchedDisk
 
-from markovae.cli import main
+from markovae.cli.entry import main
 from markovae.config import Config
-from markovae.disk import SYSTEM
-from markovae.run import resume_run, train_run
-from markovae.training import Training
+from markovae.run.start import resume_run, train_run
+from markovae.system.files import SYSTEM
+from markovae.training.trainer import Training
 
 TINY = (
     "network.width=8",
@@ -40,9 +40,9 @@ TINY = (
 # Each has its own way of keeping state between steps.
 KINDS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "accumulate": ("train.accumulate=3", "train.optimiser=adamw", "train.weight_decay=0.1"),
+    "accumulate": ("train.accumulate=3", "train.optimizer=adamw", "train.weight_decay=0.1"),
     "bfloat16": ("train.precision=bfloat16", "data.flip=true"),
-    "dropout": ("network.dropout=0.3", "train.label_dropout=0.3", "train.law=normal"),
+    "dropout": ("network.dropout=0.3", "train.label_dropout=0.3", "train.level_sampling=normal"),
     "rare": ("train.save_minutes=1e9", "train.keep_every=5"),
     "short": ("train.steps=3", "train.keep=1", "train.evaluations=1", "train.warmup_steps=0"),
 }
@@ -110,7 +110,7 @@ def limited(arguments: list[str], limit: int) -> int:
 
 def dawdling(arguments: list[str], marker: str) -> int:
     """`markovae` on a disk whose flushes take a minute once `marker`.stop is there; `marker` tells of the first."""
-    from markovae.disk import SystemDisk
+    from markovae.system.files import SystemDisk
 
     def slow(self: SystemDisk, handle: int) -> None:
         if os.path.exists(marker + ".stop"):  # noqa: PTH110

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from markovae.config import Config
-from markovae.report import write_report
-from markovae.run import train_run
+from markovae.report.report_writing import write_report
+from markovae.run.start import train_run
 
 TINY = [
     "network.width=8",

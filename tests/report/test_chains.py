@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.checkpoint import load
-from markovae.diffusion import Diffusion
-from markovae.report.chains import COLUMNS, encoder_strip, reverse_strip, shown_levels
-from markovae.report.pictures import viewable
-from markovae.sampling import sample
-from markovae.schedule import constant
+from markovae.checkpoints.reading import load
+from markovae.data.pictures import viewable
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.schedule import constant
+from markovae.report.image_sheets import COLUMNS, encoder_strip, reverse_strip, shown_levels
+from markovae.sampling.drawing import sample
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.likelihood import LevelNats, Measurement
+from markovae.likelihood.measurement import LevelNats, Measurement
 from markovae.report.curves import LEVEL_POINTS, POINTS, heldout_curve, level_curve, training_curve
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovae.errors import UserError
-from markovae.likelihood import measure
-from markovae.report import findings
+from markovae.likelihood.measuring import measure
+from markovae.report import report_data as findings
 from markovae.report.subject import Subject, open_subject
 
 

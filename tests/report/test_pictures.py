@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.report.pictures import data_uri, enlarged, grid, png, viewable
+from markovae.data.pictures import data_uri, enlarged, grid, png, viewable
 
 
 def test_eight_bits_keep_their_values():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import markovae as mv
-from markovae.data import load_data
-from markovae.likelihood import measure
-from markovae.report.extremes import extreme_facts, pictured, sheet
-from markovae.report.pictures import viewable
-from markovae.report.progressive import COLUMNS, progress
+from markovae.data.loading import load_data
+from markovae.data.pictures import viewable
+from markovae.likelihood.measuring import measure
+from markovae.report.curves import COLUMNS, progress
+from markovae.report.image_sheets import extreme_facts, pictured, sheet
 
 
 @pytest.fixture(scope="module")

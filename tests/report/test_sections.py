@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from markovae.report import sections
+from markovae.report import page as sections
 
 
 @pytest.fixture

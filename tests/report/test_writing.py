@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.checkpoint import open_checkpoint, save_checkpoint
+from markovae.checkpoints.reading import open_checkpoint
+from markovae.checkpoints.writing import save_checkpoint
+from markovae.data.pictures import grid, viewable
 from markovae.errors import UserError
-from markovae.report import current_report, write_report
-from markovae.report.pictures import grid, viewable
-from markovae.report.writing import PARTS
-from markovae.sampling import sample
+from markovae.report.report_writing import PARTS, current_report, write_report
+from markovae.sampling.drawing import sample
 
 VOID = {"meta", "img", "br"}
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.checkpoint import CheckpointError, load, open_checkpoint
-from markovae.checkpoint.manifest import MANIFEST, make_manifest
+from markovae.checkpoints.manifest import MANIFEST, CheckpointError, make_manifest
+from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.config import Config
 from markovae.data.loading import load_data
+from markovae.diffusion.reverse import DiagonalVariance, FullVariance, IsotropicVariance, LearnedVariance, StepVariance
 from markovae.errors import UserError
-from markovae.fitting import with_reverse
-from markovae.jsonlines import read_rows
-from markovae.likelihood import measure
-from markovae.reverse import DiagonalVariance, FullVariance, IsotropicVariance, LearnedVariance, StepVariance
-from markovae.run import resume_run, train_run
-from markovae.sampling import sample
+from markovae.likelihood.fitting import with_reverse
+from markovae.likelihood.measuring import measure
+from markovae.run.start import resume_run, train_run
+from markovae.sampling.drawing import sample
+from markovae.system.jsonlines import read_rows
 
 from .test_start import interrupt_at, weights
 
@@ -30,7 +30,7 @@ KINDS = {
     "full": FullVariance,
 }
 LEARNED = ["schedule.kind=learned", "train.objective=bound"]
-IMPORTANCE = ["train.objective=bound", "train.law=importance"]
+IMPORTANCE = ["train.objective=bound", "train.level_sampling=importance"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,7 +137,7 @@ def test_tables_that_do_not_fit_the_configuration_are_refused(run_config: Config
 
 
 def test_exported_weights_keep_their_fit_and_their_schedule(run_config: Config, tmp_path: Path):
-    from markovae.checkpoint import export_weights
+    from markovae.checkpoints.writing import export_weights
 
     run = train_run(run_config.with_settings([*LEARNED, "target.reverse=isotropic"]), tmp_path / "run")
     checkpoint, model = open_checkpoint(run), load(run)

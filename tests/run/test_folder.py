@@ -4,9 +4,9 @@ import pytest
 
 from markovae.config import Config
 from markovae.errors import UserError
-from markovae.jsonlines import read_rows
-from markovae.run import resume_run, train_run
-from markovae.run.folder import RunFolder
+from markovae.run.run_folder import RunFolder
+from markovae.run.start import resume_run, train_run
+from markovae.system.jsonlines import read_rows
 
 
 def test_an_empty_folder_has_nothing_to_lose(tmp_path: Path):

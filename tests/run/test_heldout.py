@@ -7,8 +7,8 @@ from PIL import Image
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
-from markovae.likelihood import measure
+from markovae.diffusion.model import Diffusion
+from markovae.likelihood.measuring import measure
 from markovae.run import heldout
 
 

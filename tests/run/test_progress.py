@@ -1,11 +1,11 @@
 import pytest
 
 from markovae.run import progress
-from markovae.training import Step
+from markovae.training.train_step import TrainStep
 
 
-def step(index: int, total: int | None) -> Step:
-    return Step(index, total, 8 * index, 0.5, 3.0, 1e-3, 0.1, 1.0, 100.0)
+def step(index: int, total: int | None) -> TrainStep:
+    return TrainStep(index, total, 8 * index, 0.5, 3.0, 1e-3, 0.1, 1.0, 100.0)
 
 
 def test_plain_progress_is_a_dozen_lines_with_the_time_left(

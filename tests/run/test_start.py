@@ -15,15 +15,17 @@ import pytest
 import torch
 from tests.reliability.disks import Recording, WatchedDisk
 
-from markovae.checkpoint import Checkpoint, CheckpointError, load, open_checkpoint
-from markovae.checkpoint.manifest import MANIFEST, make_manifest, verify_bundle
-from markovae.cli import main
+from markovae.checkpoints.manifest import MANIFEST, CheckpointError, make_manifest, verify_bundle
+from markovae.checkpoints.reading import Checkpoint, load, open_checkpoint
+from markovae.cli.entry import main
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
-from markovae.jsonlines import read_rows
-from markovae.run import resume_run, session, train_run
-from markovae.sampling.draw import NoImageError
-from markovae.training import Training, trainer
+from markovae.run import session
+from markovae.run.start import resume_run, train_run
+from markovae.sampling.drawing import NoImageError
+from markovae.system.jsonlines import read_rows
+from markovae.training import trainer
+from markovae.training.trainer import Training
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -181,11 +183,11 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
 
 
 def test_a_rate_that_no_weight_has_is_told(run_config: Config, tmp_path: Path, capfd):
-    train_run(run_config.with_settings(["train.optimiser=adamw", "train.lr=0.5"]), tmp_path / "told")
+    train_run(run_config.with_settings(["train.optimizer=adamw", "train.lr=0.5"]), tmp_path / "told")
     assert (
-        "train.lr and train.momentum are Muon's; with train.optimiser=adamw every weight has" in capfd.readouterr().err
+        "train.lr and train.momentum are Muon's; with train.optimizer=adamw every weight has" in capfd.readouterr().err
     )
-    train_run(run_config.with_settings(["train.optimiser=adamw"]), tmp_path / "plain")
+    train_run(run_config.with_settings(["train.optimizer=adamw"]), tmp_path / "plain")
     assert "Muon's" not in capfd.readouterr().err
 
 

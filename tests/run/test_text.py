@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from markovae.checkpoint import CheckpointError, load, open_checkpoint
+from markovae.checkpoints.manifest import CheckpointError
+from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.config import Config
-from markovae.data import load_data
 from markovae.data.images import ImageData
+from markovae.data.loading import load_data
 from markovae.errors import UserError
-from markovae.jsonlines import read_rows
-from markovae.report import write_report
-from markovae.run import resume_run, train_run
+from markovae.report.report_writing import write_report
+from markovae.run.start import resume_run, train_run
+from markovae.system.jsonlines import read_rows
 
 from .test_together import distance, tensors
 
@@ -73,7 +74,7 @@ def test_other_captions_and_another_encoder_are_refused_at_resume(
     with pytest.raises(UserError, match=r"captions of .* changed since the run was made"):
         resume_run(run, steps=15)
     table.write_text(kept)
-    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "99" * 32)
+    monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: "99" * 32)
     with pytest.raises(UserError, match=r"trained with the text encoder .* and the one installed has 9999"):
         resume_run(run, steps=15)
 
@@ -82,7 +83,7 @@ def test_weights_of_another_encoder_are_refused_at_init(config: Config, tmp_path
     run = train_run(config, tmp_path / "run")
     again = train_run(config, tmp_path / "again", init=run)
     assert open_checkpoint(again).text == open_checkpoint(run).text
-    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "99" * 32)
+    monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: "99" * 32)
     with pytest.raises(UserError, match="trained with the text encoder"):
         train_run(config, tmp_path / "other", init=run)
 
@@ -136,10 +137,10 @@ def test_captions_of_every_part_are_those_that_the_run_was_made_with(config: Con
 
 
 def test_weights_of_another_run_bring_their_encoder(config: Config, tmp_path: Path, words, monkeypatch):
-    monkeypatch.setattr("markovae.text.reader.token_width", lambda name: 384)
+    monkeypatch.setattr("markovae.text.conditioner.token_width", lambda name: 384)
     run = train_run(config.with_settings(["train.steps=1", "condition.encoder=words"]), tmp_path / "run")
     new = train_run(config.with_settings(["train.steps=1"]), tmp_path / "new", init=run)
     assert Config.from_toml(new / "config.toml").condition.encoder == "words"
-    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "cd" * 32)
+    monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: "cd" * 32)
     with pytest.raises(UserError, match="was trained with the text encoder other of SHA-256 abab"):
         train_run(config.with_settings(["train.steps=1", "condition.encoder=other"]), tmp_path / "other", init=run)

@@ -10,12 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from markovae.checkpoint import open_checkpoint
+from markovae.checkpoints.reading import open_checkpoint
 from markovae.config import Config
-from markovae.jsonlines import read_rows
-from markovae.processes import place
-from markovae.run import resume_run, train_run
-from markovae.training import Training
+from markovae.run.start import resume_run, train_run
+from markovae.system.jsonlines import read_rows
+from markovae.system.processes import place
+from markovae.training.trainer import Training
 
 PARALLEL = ("ddp", "fsdp")
 
@@ -59,7 +59,12 @@ def test_two_processes_leave_one_run_that_is_the_one_processs(
     together, run_config: Config, tmp_path: Path, capfd, parallel: str
 ):
     config = run_config.with_settings(
-        ["train.label_dropout=0.5", "train.objective=bound", "train.law=importance", f"train.parallel={parallel}"]
+        [
+            "train.label_dropout=0.5",
+            "train.objective=bound",
+            "train.level_sampling=importance",
+            f"train.parallel={parallel}",
+        ]
     )
     train_run(config, tmp_path / "one")
     capfd.readouterr()

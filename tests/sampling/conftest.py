@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from markovae.decoder import StepDecoder
-from markovae.diffusion import Diffusion
-from markovae.networks.condition import Condition
-from markovae.pixels import Pixels
-from markovae.reverse import PosteriorVariance, ReverseVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import DATA
-from markovae.toys import Denoiser, Mixture, Toy
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import PosteriorVariance, ReverseVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA
+from markovae.networks.conditioning import Condition
+from markovae.theory.mixture import Denoiser, Mixture, Toy
 
 
 class CountingModel:

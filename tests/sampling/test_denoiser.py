@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from markovae.reverse import FullVariance
-from markovae.sampling import DDIM, Clipped, DynamicallyClipped, plan, rho_grid, trajectory, walk
-from markovae.sampling.draw import finished
-from markovae.toys import Mixture
+from markovae.diffusion.reverse import FullVariance
+from markovae.sampling.denoiser import Clipped, DynamicallyClipped
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.grids import rho_grid
+from markovae.sampling.planning import plan
+from markovae.sampling.samplers import DDIM, trajectory
+from markovae.theory.mixture import Mixture
 
 
 class Fixed:
@@ -39,8 +42,8 @@ def test_dynamic_threshold_scales_an_example_that_overshoots_and_leaves_others()
 
 def test_a_solver_does_not_pay_for_a_jacobian_it_does_not_read(model_of, monkeypatch):
     model = model_of(Mixture.line([0.5, 0.5], [-0.5, 0.5], [0.2, 0.2]), reverse=FullVariance())
-    monkeypatch.setattr("markovae.diffusion.jacobian", lambda *_: pytest.fail("the Jacobian was worked out"))
-    assert finished(walk(model, range(3), plan(model, "dpmpp2m", 5))).shape == (3, 1)
+    monkeypatch.setattr("markovae.diffusion.model.jacobian", lambda *_: pytest.fail("the Jacobian was worked out"))
+    assert finished(sample_trajectory(model, range(3), plan(model, "dpmpp2m", 5))).shape == (3, 1)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5])

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.sampling import DDIM, DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan, rho_grid, sample, walk
-from markovae.sampling.draw import batch_walks, finish_all
-from markovae.toys import pink_gaussian
+from markovae.sampling.drawing import batch_trajectories, final_samples, sample, sample_trajectory
+from markovae.sampling.grids import rho_grid
+from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan
+from markovae.sampling.samplers import DDIM
+from markovae.theory.mixture import pink_gaussian
 
 QUICK = ("dpmpp2m", "heun", "unipc3", "sde-dpmpp2m", "pc", "ancestral")
 
@@ -22,7 +24,7 @@ def test_sample_depends_on_seed_and_number_only(sampler, model):
     whole = sample(model, 7, steps=5, sampler=sampler, batch=7, raw=True)
     parts = sample(model, 7, steps=5, sampler=sampler, batch=2, raw=True)
     np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-6)
-    later = finish_all(batch_walks(model, 3, plan(model, sampler, 5), start=4))
+    later = final_samples(batch_trajectories(model, 3, plan(model, sampler, 5), start=4))
     np.testing.assert_allclose(whole[4:], later, rtol=0, atol=1e-6)
     assert np.abs(whole[0] - whole[1]).max() > 0.05
     assert np.abs(whole - sample(model, 7, steps=5, sampler=sampler, seed=1, raw=True)).max() > 0.05
@@ -55,7 +57,7 @@ def test_a_plan_stands_for_sampler_and_steps(model):
 
 
 def test_walk_ends_in_the_sample(model):
-    *_, last = walk(model, [3], plan(model, DEFAULT_SAMPLER, 6))
+    *_, last = sample_trajectory(model, [3], plan(model, DEFAULT_SAMPLER, 6))
     np.testing.assert_allclose(last.z[0].float(), sample(model, 4, steps=6, raw=True)[3], atol=1e-6)
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae.sampling import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
-from markovae.schedule import LogSNRLinear, cosine, linear
+from markovae.diffusion.schedule import LogSNRLinear, cosine, linear
+from markovae.sampling.grids import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
 
 steps = st.integers(2, 60)
 

@@ -5,32 +5,21 @@ import pytest
 import torch
 from torch import nn
 
-from markovae.decoder import DensityDecoder
-from markovae.diffusion import Diffusion
+from markovae.diffusion.decoder import DensityDecoder
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
-from markovae.quadrature import slope
+from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
-from markovae.reverse import PosteriorVariance
-from markovae.sampling import (
-    AdamsBashforth,
-    Guidance,
-    Guided,
-    Interval,
-    Plan,
-    Unconditional,
-    UniC,
-    network_calls,
-    plan,
-    sample,
-    trajectory,
-    uniform_grid,
-    walk,
-)
-from markovae.sampling.draw import finished
-from markovae.schedule import LogSNRLinear
-from markovae.target import DATA
-from markovae.toys import Mixture
+from markovae.sampling.drawing import finished, network_evaluations, sample, sample_trajectory
+from markovae.sampling.grids import uniform_grid
+from markovae.sampling.guidance import Guidance, Guided, Interval, Unconditional
+from markovae.sampling.planning import Plan, plan
+from markovae.sampling.samplers import AdamsBashforth, UniC, trajectory
+from markovae.theory.mixture import Mixture
+from markovae.theory.quadrature import slope
 
 LOGSNR = torch.tensor(0.4, dtype=torch.float64)
 
@@ -110,7 +99,7 @@ def test_guidance_converges_at_the_solvers_order(class_model):
     denoiser = Guided(class_model, Unconditional(class_model), weight)
 
     def ends(chosen):
-        return finished(walk(class_model, range(64), chosen, condition=condition, denoiser=denoiser))
+        return finished(sample_trajectory(class_model, range(64), chosen, condition=condition, denoiser=denoiser))
 
     reference = ends(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 1000), UniC(3)))
     counts = (80, 160, 320)
@@ -166,13 +155,21 @@ class Counted:
 @pytest.mark.parametrize("interval", [None, Interval(-3.0, 2.0)])
 def test_the_calls_that_are_told_are_those_that_are_made(sampler: str, interval: Interval | None):
     model = Diffusion(nn.Identity(), LogSNRLinear(100, 8.0, -8.0), DATA, PosteriorVariance(), DensityDecoder(), (2,))
-    walk = plan(model, sampler, 9)
+    sample_trajectory = plan(model, sampler, 9)
     strong, weak = Counted(), Counted()
     guided = Guided(strong, weak, 2.0, interval)
     z = torch.zeros(1, 2, dtype=torch.float64)
-    for _ in trajectory(guided, z, walk.grid, walk.stepper, Streams(1, "x", [0]), None, walk.corrector):
+    for _ in trajectory(
+        guided,
+        z,
+        sample_trajectory.grid,
+        sample_trajectory.stepper,
+        Streams(1, "x", [0]),
+        None,
+        sample_trajectory.corrector,
+    ):
         pass
-    assert strong.calls == walk.calls
-    assert network_calls(walk, Guidance(2.0, interval)) == strong.calls + weak.calls
-    assert network_calls(walk, Guidance()) == walk.calls
+    assert strong.calls == sample_trajectory.calls
+    assert network_evaluations(sample_trajectory, Guidance(2.0, interval)) == strong.calls + weak.calls
+    assert network_evaluations(sample_trajectory, Guidance()) == sample_trajectory.calls
     assert (interval is None) == (weak.calls == strong.calls)

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.likelihood import isotropic_costs
-from markovae.sampling import optimal_grid, sample, sampling_grid
-from markovae.toys import pink_gaussian
+from markovae.likelihood.subgrid import isotropic_costs
+from markovae.sampling.drawing import sample
+from markovae.sampling.grids import sampling_grid
+from markovae.sampling.tuning import optimal_grid
+from markovae.theory.mixture import pink_gaussian
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_the_grid_costs_fewer_nats_than_even_strides(model):
 
 def test_the_same_seed_gives_the_same_grid_and_given_images_are_surveyed(model):
     assert torch.equal(optimal_grid(model, 6), optimal_grid(model, 6))
-    images = model.pixels.to_digits(model.network.toy.sample(64, torch.Generator().manual_seed(0)))
+    images = model.pixels.to_pixel_values(model.network.toy.sample(64, torch.Generator().manual_seed(0)))
     assert len(optimal_grid(model, 6, images=images)) == 7
 
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.target import MEAN, STEP_NOISE
 from markovae.errors import UserError
-from markovae.sampling import AdamsBashforth, Plan, UniC, plan, rho_grid, uniform_grid, walk
-from markovae.sampling.control import Editor
-from markovae.sampling.draw import finished
-from markovae.sampling.planning import DEFAULT_SAMPLER, SPACINGS, ends
-from markovae.target import MEAN, STEP_NOISE
-from markovae.toys import pink_pair
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.editing import Editor
+from markovae.sampling.grids import rho_grid, uniform_grid
+from markovae.sampling.planning import DEFAULT_SAMPLER, SPACINGS, Plan, ends, plan
+from markovae.sampling.samplers import AdamsBashforth, UniC
+from markovae.theory.mixture import pink_pair
 
 
 class OfTarget(torch.nn.Module):
@@ -58,7 +59,7 @@ def test_the_default_grid_is_nearer_to_the_flow_than_the_whole_range(model_of):
     model = model_of(pink_pair((1, 8, 8)))
 
     def images(chosen):
-        return finished(walk(model, range(32), chosen, seed=2))
+        return finished(sample_trajectory(model, range(32), chosen, seed=2))
 
     reference = images(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 300), UniC(3)))
     for steps in (5, 10, 20):
@@ -74,7 +75,7 @@ def test_walks_converge_to_the_flow_over_the_whole_range(mixture, model_of):
     model = model_of(mixture)
     fine = Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 2000), UniC(3))
     plans = (fine, *(plan(model, "unipc3", steps) for steps in (20, 80, 320)))
-    reference, *ends_of = (finished(walk(model, range(32), chosen)) for chosen in plans)
+    reference, *ends_of = (finished(sample_trajectory(model, range(32), chosen)) for chosen in plans)
     errors = [float((end - reference).abs().max()) for end in ends_of]
     assert errors[1] < errors[0] / 3
     assert errors[2] < errors[1] / 2
@@ -94,7 +95,9 @@ def test_a_target_of_steps_is_sampled_on_its_own_levels(target, mixture, model_o
             assert len(grid) == steps == len(set(grid.tolist()) & levels)
             assert bool((grid.diff() < 0).all())
     chosen = plan(model, "dpmpp2m", 30)
-    here, there = (finished(walk(m, range(8), Plan(chosen.stepper, chosen.grid), seed=1)) for m in (model, exact))
+    here, there = (
+        finished(sample_trajectory(m, range(8), Plan(chosen.stepper, chosen.grid), seed=1)) for m in (model, exact)
+    )
     torch.testing.assert_close(here, there, rtol=1e-6, atol=1e-6)
     varied = Editor(model, chosen).vary(here, 0.6)
     assert bool(varied.isfinite().all())

@@ -4,19 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.sampling import (
-    Guidance,
-    Guided,
-    Instead,
-    Unconditional,
-    batch_walks,
-    finish_all,
-    plan,
-    prompt_condition,
-    sample,
-)
+from markovae.sampling.conditions import prompt_condition
+from markovae.sampling.drawing import batch_trajectories, final_samples, sample
+from markovae.sampling.guidance import Guidance, Guided, NegativePrompt, Unconditional
+from markovae.sampling.planning import plan
 
 LOGSNR = torch.tensor(0.4, dtype=torch.float64)
 
@@ -50,14 +43,14 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
     with torch.no_grad():
         strong = text_model.denoise(z, LOGSNR, both)
         weak = text_model.denoise(z, LOGSNR, no[torch.zeros(2, dtype=torch.int64)])
-        found, _ = Guided(text_model, Instead(text_model, no), 3.0).predict(z, LOGSNR, both)
+        found, _ = Guided(text_model, NegativePrompt(text_model, no), 3.0).predict(z, LOGSNR, both)
     torch.testing.assert_close(found, weak + 3 * (strong - weak))
     one = drawn(text_model, prompt="a hat", guidance=3, negative="a blue beard")
     assert np.array_equal(one, drawn(text_model, condition=yes, guidance=Guidance(3, negative=no)))
     assert not np.allclose(one, drawn(text_model, prompt="a hat", guidance=3), atol=1e-3)
     nothing = text_model.reader.prompts([""])
     with torch.no_grad():
-        empty, _ = Instead(text_model, nothing).predict(z, LOGSNR, both)
+        empty, _ = NegativePrompt(text_model, nothing).predict(z, LOGSNR, both)
         without, _ = Unconditional(text_model).predict(z, LOGSNR, both)
     torch.testing.assert_close(empty, without)
 
@@ -65,10 +58,10 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
 def test_samples_of_one_name_share_their_noise(text_model: Diffusion):
     condition = text_model.reader.prompts(["a hat", "a hat", "a beard", "a beard"])
     steps = plan(text_model, "ddim", 3)
-    x = finish_all(batch_walks(text_model, 4, steps, condition=condition, names=[0, 1, 0, 1]))
-    again = finish_all(batch_walks(text_model, 2, steps, condition=condition[:2]))
+    x = final_samples(batch_trajectories(text_model, 4, steps, condition=condition, names=[0, 1, 0, 1]))
+    again = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[:2]))
     torch.testing.assert_close(x[:2], again, atol=1e-5, rtol=0)
-    other = finish_all(batch_walks(text_model, 2, steps, condition=condition[2:]))
+    other = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[2:]))
     torch.testing.assert_close(x[2:], other, atol=1e-5, rtol=0)
 
 

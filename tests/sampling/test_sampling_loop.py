@@ -6,20 +6,10 @@ import pytest
 import torch
 
 from markovae.randomness import Streams, generator
-from markovae.sampling import (
-    DDIM,
-    SAMPLERS,
-    AdamsBashforth,
-    Ancestral,
-    DPMSolverPP3M,
-    Plan,
-    UniC,
-    plan,
-    rho_grid,
-    trajectory,
-    uniform_grid,
-)
-from markovae.sampling.draw import finished
+from markovae.sampling.drawing import finished
+from markovae.sampling.grids import rho_grid, uniform_grid
+from markovae.sampling.planning import SAMPLERS, Plan, plan
+from markovae.sampling.samplers import DDIM, AdamsBashforth, Ancestral, DPMSolverPP3M, UniC, trajectory
 
 
 def start(batch=4, dims=2, dtype=torch.float64):
@@ -47,8 +37,10 @@ def test_steps_are_a_budget_of_network_calls(sampler, steps, mixture, counting, 
 @pytest.mark.parametrize(("stepper", "corrector"), [(DDIM(), None), (DPMSolverPP3M(), None), (DDIM(), UniC(3))])
 def test_memory_is_flat_in_the_number_of_steps(stepper, corrector, mixture, counting):
     references, most = [], 0
-    walk = trajectory(counting(mixture), start(), uniform_grid(9.0, -8.0, 60), stepper, generator(0), None, corrector)
-    for state in walk:
+    sample_trajectory = trajectory(
+        counting(mixture), start(), uniform_grid(9.0, -8.0, 60), stepper, generator(0), None, corrector
+    )
+    for state in sample_trajectory:
         references.append(weakref.ref(state))
         del state
         most = max(most, sum(reference() is not None for reference in references))

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.sampling import AdamsBashforth, Clipped, Plan, UniC, plan, rho_grid, tuned, walk
-from markovae.sampling.draw import finished
+from markovae.sampling.denoiser import Clipped
+from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.grids import rho_grid
+from markovae.sampling.planning import Plan, plan
+from markovae.sampling.samplers import AdamsBashforth, UniC
+from markovae.sampling.tuning import tuned
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("dpmpp2m", 6), ("unipc2", 10)])
@@ -20,9 +24,9 @@ def test_tuning_helps_on_other_samples(sampler, steps, mixture, model_of):
     assert found.tried <= 25
     assert len(found.plan.grid) == len(start.grid)
     fine = Plan(AdamsBashforth(3), rho_grid(13.3, -10.0, 200), UniC(3))
-    reference = finished(walk(model, range(64), fine, seed=9))
+    reference = finished(sample_trajectory(model, range(64), fine, seed=9))
     errors = [
-        float((finished(walk(model, range(64), p, seed=9)) - reference).square().mean().sqrt())
+        float((finished(sample_trajectory(model, range(64), p, seed=9)) - reference).square().mean().sqrt())
         for p in (start, found.plan)
     ]
     assert errors[1] < 0.8 * errors[0]
@@ -52,7 +56,7 @@ def test_a_threshold_is_kept(mixture, model_of):
     model = model_of(mixture)
     start = replace(plan(model, "dpmpp2m", 5), threshold=partial(Clipped, limit=0.1))
     found = tuned(model, start, samples=8, trials=4, fine=20)
-    assert float(finished(walk(model, range(8), found.plan)).abs().max()) <= 0.1
+    assert float(finished(sample_trajectory(model, range(8), found.plan)).abs().max()) <= 0.1
 
 
 def test_what_cannot_be_tuned_is_refused(mixture, model_of):

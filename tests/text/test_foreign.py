@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from markovae.checkpoint import load, open_checkpoint
+from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.config import Config
 from markovae.errors import UserError
-from markovae.run import resume_run, train_run
-from markovae.text import EncoderReader, encoder_hash, load_encoder, token_width
+from markovae.run.start import resume_run, train_run
+from markovae.text.conditioner import EncoderConditioner
+from markovae.text.encoders import encoder_hash, load_encoder, token_width
 
 WORDS = ["<pad>", "<s>", "</s>", "a", "red", "barn", "in", "the", "snow", "<unk>"]
 KINDS = ("clip", "whole clip", "t5")
@@ -137,7 +138,7 @@ def test_every_file_counts_in_the_hash(made: Callable[[str], Path], tmp_path: Pa
     (folder / "tokenizer.json").write_text("{}")
     assert encoder_hash(str(folder)) != before
     with pytest.raises(UserError, match="trained with the text encoder"):
-        EncoderReader(str(folder), before).prompts(["a barn"])
+        EncoderConditioner(str(folder), before).prompts(["a barn"])
 
 
 def test_weights_that_are_missing_are_not_made_up(made: Callable[[str], Path], tmp_path: Path):

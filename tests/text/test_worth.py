@@ -9,20 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from markovae.data.faces import attributes, caption
-from markovae.data.phrases import SWAPPED
-from markovae.decoder import StepDecoder
-from markovae.diffusion import Diffusion
+from markovae.data.faces import SWAPPED, attributes, caption
+from markovae.diffusion.decoder import StepDecoder
+from markovae.diffusion.forward import noise_scale, signal_scale
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.forward import noise_scale, signal_scale
-from markovae.likelihood import Estimator
-from markovae.networks.condition import Condition
-from markovae.networks.given import CaptionReader
-from markovae.pixels import Pixels
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import DATA
-from markovae.text import weigh_captions
+from markovae.likelihood.caption_information import caption_information
+from markovae.likelihood.estimators import Estimator
+from markovae.networks.conditioning import Condition, TextConditioner
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +33,7 @@ GREYS = Pixels(256).to_x(torch.tensor(list(BACKGROUNDS.values())))
 STD = 0.02
 
 
-class Backgrounds(CaptionReader):
+class Backgrounds(TextConditioner):
     """Of a caption its background is read and nothing else: one weight for each of five, all alike where none is."""
 
     identity = {"encoder": "backgrounds", "sha256": ""}  # noqa: RUF012
@@ -74,8 +72,10 @@ def test_what_shows_is_worth_nats_and_what_does_not_is_worth_none(exact: Diffusi
     shown = [attributes(i) for i in range(40)]
     clean = torch.stack([GREYS[list(BACKGROUNDS).index(face.background)] for face in shown])[:, None, None, None]
     noise = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    images = Pixels(256).to_digits(clean + STD * noise).numpy().astype(np.uint8)
-    found = weigh_captions(exact, images, [caption(face) for face in shown], candidates=10, estimator=Estimator(None))
+    images = Pixels(256).to_pixel_values(clean + STD * noise).numpy().astype(np.uint8)
+    found = caption_information(
+        exact, images, [caption(face) for face in shown], candidates=10, estimator=Estimator(None)
+    )
     accuracy = {choice.attribute: choice.accuracy.value for choice in found.choices}
     assert accuracy.pop("background") == 1
     assert set(accuracy) == set(SWAPPED) - {"background"}
@@ -95,7 +95,7 @@ def test_what_shows_is_worth_nats_and_what_does_not_is_worth_none(exact: Diffusi
 
 def test_captions_of_another_form_are_weighed_as_a_whole(text_model, tiny_data):
     captions = tuple("" if i == 2 else f"image {i}\nagain" for i in range(20))
-    found = weigh_captions(text_model, tiny_data.images, captions, candidates=3, estimator=Estimator(2))
+    found = caption_information(text_model, tiny_data.images, captions, candidates=3, estimator=Estimator(2))
     assert found.phrases == {}
     assert found.choices == ()
     assert found.places == (0, 1, *range(3, 20))
@@ -105,4 +105,4 @@ def test_captions_of_another_form_are_weighed_as_a_whole(text_model, tiny_data):
 
 def test_a_model_without_captions_is_refused(tiny_model, tiny_data):
     with pytest.raises(UserError, match="trained without captions"):
-        weigh_captions(tiny_model, tiny_data.images, ("a",) * 20)
+        caption_information(tiny_model, tiny_data.images, ("a",) * 20)

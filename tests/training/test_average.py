@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from markovae.diffusion import Diffusion
-from markovae.training.average import Average, decay_at
+from markovae.diffusion.model import Diffusion
+from markovae.training.ema import Average, decay_at
 
 
 def test_the_average_is_the_recursion_worked_by_hand(tiny_model: Diffusion):

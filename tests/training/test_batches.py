@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from markovae.data import load_data
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
-from markovae.data.loading import read_source
-from markovae.data.options import DataConfig
-from markovae.data.sharding import write_shards
+from markovae.data.loading import load_data, read_source
+from markovae.data.shard_writing import write_shards
+from markovae.diffusion.objective import Objective, uniform_levels
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.schedule import LogSNRLinear
 from markovae.errors import UserError
-from markovae.objective import Objective, uniform_law
-from markovae.pixels import Pixels
-from markovae.processes import Place
-from markovae.schedule import LogSNRLinear
+from markovae.system.processes import Rank
 from markovae.training.batches import Batch, Batches
 
-LAW = uniform_law(LogSNRLinear(1000))
+LAW = uniform_levels(LogSNRLinear(1000))
 OBJECTIVE = Objective(LAW, torch.ones_like(LAW))
 
 
@@ -130,13 +129,13 @@ def test_the_parts_of_several_processes_are_the_batch(tiny_data: ImageData, size
     for step in range(4):
         whole = made.at(step)
         for rank in range(size):
-            start, stop = Place(rank, size).share(8)
+            start, stop = Rank(rank, size).share(8)
             part = batches(tiny_data, flip=True, label_dropout=0.3).at(step, (start, stop))
             assert same(part, whole.part(start, stop))
             assert torch.equal(part.quantile, whole.quantile[start:stop])
-        roster = made.roster(step)
-        assert torch.equal(roster.example, whole.example)
-        assert torch.equal(roster.level, whole.draw.level)
+        indices_of = made.indices_of(step)
+        assert torch.equal(indices_of.example, whole.example)
+        assert torch.equal(indices_of.level, whole.draw.level)
 
 
 def test_images_in_shards_are_taken_in_windows_of_them(tiny_data: ImageData, tmp_path: Path):

@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 
-from markovae.objective import bound_objective, uniform_law
+from markovae.diffusion.objective import bound_objective, uniform_levels
+from markovae.diffusion.reverse import PosteriorVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import NOISE
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance
-from markovae.schedule import LogSNRLinear
-from markovae.target import NOISE
-from markovae.training.law import EVEN, ImportanceLaw
+from markovae.training.losses import EVEN, ImportanceDistribution
 
 SCHEDULE = LogSNRLinear(300, 10.0, -10.0)
-BOUND = bound_objective(uniform_law(SCHEDULE), NOISE, SCHEDULE, PosteriorVariance())
+BOUND = bound_objective(uniform_levels(SCHEDULE), NOISE, SCHEDULE, PosteriorVariance())
 
 
 def shares(level: torch.Tensor) -> torch.Tensor:
@@ -23,18 +23,18 @@ def shares(level: torch.Tensor) -> torch.Tensor:
     return torch.where(level == 1, 0.3, weight * torch.exp(-0.5 * ((logsnr - 2) / 2) ** 2))
 
 
-def taught(steps: int) -> ImportanceLaw:
-    law, source = ImportanceLaw(BOUND), generator(0, "law")
+def taught(steps: int) -> ImportanceDistribution:
+    distribution, source = ImportanceDistribution(BOUND), generator(0, "law")
     for _ in range(steps):
-        objective = law.objective
+        objective = distribution.objective
         level = objective.draw(torch.rand(32, generator=source, dtype=torch.float64))
         noise = 1 + 0.3 * torch.randn(32, generator=source, dtype=torch.float64)
-        law.note(level, shares(level) / objective.probability[level - 1] * noise, objective)
-    return law
+        distribution.note(level, shares(level) / objective.probability[level - 1] * noise, objective)
+    return distribution
 
 
 def test_it_begins_as_the_weights_say_and_ends_at_the_law_of_least_variance():
-    first = ImportanceLaw(BOUND).objective.probability
+    first = ImportanceDistribution(BOUND).objective.probability
     weight = BOUND.weight / BOUND.weight.sum()
     torch.testing.assert_close(first, (1 - EVEN) * weight + EVEN / 300)
     found = taught(400).objective.probability
@@ -64,27 +64,29 @@ def test_a_draw_varies_less_than_under_the_uniform_law():
 
 
 def test_it_goes_on_bit_for_bit_through_json():
-    law = taught(20)
-    other = ImportanceLaw(BOUND)
-    other.restore(json.loads(json.dumps(law.capture())))
-    assert torch.equal(other.objective.probability, law.objective.probability)
-    assert other.capture() == law.capture()
+    distribution = taught(20)
+    other = ImportanceDistribution(BOUND)
+    other.restore(json.loads(json.dumps(distribution.capture())))
+    assert torch.equal(other.objective.probability, distribution.objective.probability)
+    assert other.capture() == distribution.capture()
 
 
 def test_short_grids_have_a_band_a_level():
     schedule = LogSNRLinear(2)
-    law = ImportanceLaw(bound_objective(uniform_law(schedule), NOISE, schedule, PosteriorVariance()))
-    law.note(torch.tensor([1, 2]), torch.tensor([0.0, 5.0]), law.objective)
-    assert float(law.objective.probability[0]) < 0.5
+    distribution = ImportanceDistribution(
+        bound_objective(uniform_levels(schedule), NOISE, schedule, PosteriorVariance())
+    )
+    distribution.note(torch.tensor([1, 2]), torch.tensor([0.0, 5.0]), distribution.objective)
+    assert float(distribution.objective.probability[0]) < 0.5
 
 
 @pytest.mark.parametrize("record", [None, {}, {"moment": [1.0], "visits": [1.0]}, {"moment": "no", "visits": []}])
 def test_what_is_no_record_is_refused(record):
     with pytest.raises(ValueError, match="its law of levels has no moment for 65 bands"):
-        ImportanceLaw(BOUND).restore(record)
+        ImportanceDistribution(BOUND).restore(record)
 
 
 def test_a_record_of_no_numbers_is_refused():
-    record = ImportanceLaw(BOUND).capture()
+    record = ImportanceDistribution(BOUND).capture()
     with pytest.raises(ValueError, match="is no number of at least 0"):
-        ImportanceLaw(BOUND).restore({**record, "visits": [float("nan")] * 65})
+        ImportanceDistribution(BOUND).restore({**record, "visits": [float("nan")] * 65})

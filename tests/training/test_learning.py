@@ -6,14 +6,15 @@ import torch
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.likelihood import continuous_draws, measure
-from markovae.networks.condition import Condition
+from markovae.diffusion.reverse import PosteriorVariance, StepVariance
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.likelihood.continuous import continuous_draws
+from markovae.likelihood.measuring import measure
+from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams, generator, stratified
-from markovae.reverse import PosteriorVariance, StepVariance
-from markovae.schedule import LogSNRLinear
-from markovae.training import fit
+from markovae.training.loop import fit
 
-SMALL = ["network.width=32", "train.lr=0.02", "train.rest_lr=0.01", "train.decay_start=0.5", "schedule.end=-6.0"]
+SMALL = ["network.width=32", "train.lr=0.02", "train.adamw_lr=0.01", "train.decay_start=0.5", "schedule.end=-6.0"]
 
 
 def trained(config: Config, data: ImageData, steps: int):

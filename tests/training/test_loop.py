@@ -4,10 +4,10 @@ import torch
 
 from markovae.build import create
 from markovae.config import Config
-from markovae.data import load_data
 from markovae.data.images import ImageData
+from markovae.data.loading import load_data
 from markovae.errors import UserError
-from markovae.training import fit
+from markovae.training.loop import fit
 
 
 def test_fit_yields_every_step_and_leaves_the_average_in_the_model(tiny_config: Config, tiny_data: ImageData):
@@ -36,7 +36,7 @@ def test_closing_early_leaves_the_average_too(tiny_config: Config, tiny_data: Im
 
 
 def test_training_learns(tiny_config: Config, tiny_data: ImageData):
-    settings = ["network.width=32", "schedule.start=4.0", "schedule.end=-4.0", "train.lr=0.02", "train.rest_lr=0.01"]
+    settings = ["network.width=32", "schedule.start=4.0", "schedule.end=-4.0", "train.lr=0.02", "train.adamw_lr=0.01"]
     config = tiny_config.with_settings(settings)
     model = create(config, tiny_data.shape)
     images = torch.from_numpy(tiny_data.images)

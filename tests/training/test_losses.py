@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from markovae import forward
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
+from markovae.diffusion import forward
 from markovae.errors import UserError
-from markovae.training import Training
 from markovae.training.losses import create_loss
+from markovae.training.trainer import Training
 
 LEARNED = ["schedule.kind=learned", "train.objective=bound"]
 
@@ -35,7 +35,7 @@ def test_the_mean_loss_of_the_bound_is_the_bound(
     tiny_config: Config, unlabelled: ImageData, draw: str, reverse: str, decoder: str
 ):
     """Loss of each draw · p · nats = this level's own KL (or the decoder's nats), but for σ²'s constant."""
-    settings = ["train.objective=bound", f"train.law={draw}", "train.batch=20", "train.law_width=9"]
+    settings = ["train.objective=bound", f"train.level_sampling={draw}", "train.batch=20", "train.level_width=9"]
     run = training(tiny_config, unlabelled, [*settings, f"target.reverse={reverse}", f"target.decoder={decoder}"])
     model, batch, objective = run.model, run.batches.at(0), run.objective
     level = batch.draw.level.clone()
@@ -56,8 +56,13 @@ def test_the_mean_loss_of_the_bound_is_the_bound(
 def test_the_bounds_gradient_does_not_know_the_law(tiny_config: Config, unlabelled: ImageData):
     """Σ_ℓ p_ℓ ∇loss_ℓ is one vector under every law."""
     gradients = []
-    for law in ("uniform", "normal", "importance"):
-        settings = ["train.objective=bound", f"train.law={law}", "train.law_width=9", "train.batch=1"]
+    for distribution in ("uniform", "normal", "importance"):
+        settings = [
+            "train.objective=bound",
+            f"train.level_sampling={distribution}",
+            "train.level_width=9",
+            "train.batch=1",
+        ]
         run = training(tiny_config, unlabelled, [*settings, "schedule.num_levels=12"])
         head = run.model.network.head.weight
         torch.nn.init.normal_(head, generator=torch.Generator().manual_seed(0), std=0.1)
@@ -73,9 +78,9 @@ def test_the_bounds_gradient_does_not_know_the_law(tiny_config: Config, unlabell
 
 
 def test_a_law_that_leaves_a_level_out_is_no_bound(tiny_config: Config, tiny_data: ImageData):
-    law = ["train.law=table", "train.law_logsnr=[-10.0, 0.0]", "train.law_density=[1.0, 0.0]"]
+    distribution = ["train.level_sampling=table", "train.level_logsnr=[-10.0, 0.0]", "train.level_density=[1.0, 0.0]"]
     with pytest.raises(UserError, match=r"train\.law=table does not go .* never draws level 1, and the bound counts"):
-        training(tiny_config, tiny_data, ["train.objective=bound", *law])
+        training(tiny_config, tiny_data, ["train.objective=bound", *distribution])
 
 
 def test_a_learned_variance_is_taught_in_training(tiny_config: Config, tiny_data: ImageData):
@@ -163,8 +168,8 @@ def test_a_learned_schedule_moves_and_the_networks_clipping_does_not_know(tiny_c
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["train.objective=weighted"], "set train.objective=bound, and leave train.law and train.draw"),
-        (["train.law=normal"], "and leave train.law and train.draw at their defaults"),
+        (["train.objective=weighted"], "set train.objective=bound, and leave train.level_sampling and train.draw"),
+        (["train.level_sampling=normal"], "and leave train.level_sampling and train.draw at their defaults"),
         (
             ["target.name=mean"],
             r"target\.name=mean is defined by the steps of a grid, .* grid: take velocity, noise, data",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovae.randomness import generator
-from markovae.training.order import WINDOW, Order
+from markovae.training.batches import WINDOW, Order
 
 
 def runs_of(sizes: list[int]) -> list[tuple[int, int]]:

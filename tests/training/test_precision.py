@@ -7,8 +7,8 @@ from markovae.training.precision import probe
 class Machine:
     """Steps that take stated times on a clock of their own."""
 
-    def __init__(self, plain: float, brief: float, first: float = 0.0) -> None:
-        self.times = {torch.float32: plain, torch.bfloat16: brief}
+    def __init__(self, plain: float, use_bf16: float, first: float = 0.0) -> None:
+        self.times = {torch.float32: plain, torch.bfloat16: use_bf16}
         self.first, self.now, self.steps = first, 0.0, []
 
     def step(self, dtype: torch.dtype) -> None:
@@ -20,14 +20,14 @@ class Machine:
 
 
 @pytest.mark.parametrize(
-    ("plain", "brief", "chosen"),
+    ("plain", "use_bf16", "chosen"),
     [(0.4, 0.2, torch.bfloat16), (0.4, 0.39, torch.float32), (0.4, 0.4, torch.float32), (0.2, 0.9, torch.float32)],
 )
-def test_bfloat16_is_taken_only_where_it_pays(plain: float, brief: float, chosen: torch.dtype):
-    machine = Machine(plain, brief)
+def test_bfloat16_is_taken_only_where_it_pays(plain: float, use_bf16: float, chosen: torch.dtype):
+    machine = Machine(plain, use_bf16)
     choice = probe(machine.step, machine.clock)
     assert choice.dtype == chosen
-    assert f"{1000 * plain:.0f} ms for a small step in float32, {1000 * brief:.0f} ms in bfloat16" in choice.reason
+    assert f"{1000 * plain:.0f} ms for a small step in float32, {1000 * use_bf16:.0f} ms in bfloat16" in choice.reason
 
 
 def test_three_steps_are_timed_and_the_first_of_a_kind_is_not():

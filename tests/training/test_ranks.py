@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from markovae.errors import StoppedRun, UserError
-from markovae.processes import place
-from markovae.training import ranks as module
-from markovae.training.ranks import LostRankError, Ranks, joined
-from markovae.training.watch import watched
+from markovae.system.processes import place
+from markovae.training import distributed as module
+from markovae.training.distributed import LostRankError, Ranks, joined, watched
 
 CPU = torch.device("cpu")
 

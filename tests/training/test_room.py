@@ -11,8 +11,10 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import StoppedRun, UserError
 from markovae.networks.network import Network
-from markovae.training import Training, preparing, trainer
-from markovae.training.room import halved, out_of_memory, within_memory
+from markovae.system.memory import halved, out_of_memory, within_memory
+from markovae.training import precision as preparing
+from markovae.training import trainer
+from markovae.training.trainer import Training
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 KINDS = {

@@ -7,12 +7,13 @@ import pytest
 import torch
 from tests.training.test_together import CPU, gradients, poisoned, training
 
-from markovae.config import Config, NetworkConfig
+from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
-from markovae.parts import is_spread, mine, whole
-from markovae.training import NonFiniteError
-from markovae.training.ranks import joined
+from markovae.networks.network_config import NetworkConfig
+from markovae.training.distributed import joined
+from markovae.training.tensor_shards import is_spread, mine, whole
+from markovae.training.train_step import NonFiniteError
 
 DDPM = ["network.kind=ddpm", "network.ddpm.widths=[8]", "network.ddpm.attention=[0]", "network.ddpm.groups=4"]
 DIT = ["network.kind=dit", "network.dit.width=8", "network.dit.depth=2", "network.dit.head_dim=4"]
@@ -33,7 +34,7 @@ def whole_gradients(run):
     [
         (2, []),
         (3, ["train.accumulate=2", "network.attention=[0]", "network.head_dim=4"]),
-        (2, ["train.objective=bound", "train.law=importance", "target.reverse=learned"]),
+        (2, ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"]),
         (2, DDPM),
         (3, DIT),
     ],
@@ -74,7 +75,7 @@ def distance(one: dict, other: dict) -> float:
     return max(float((a - b).norm() / a.norm()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("settings", [[], ["train.optimiser=adamw", "train.weight_decay=0.1"]], ids=["muon", "adamw"])
+@pytest.mark.parametrize("settings", [[], ["train.optimizer=adamw", "train.weight_decay=0.1"]], ids=["muon", "adamw"])
 def test_steps_in_float64_leave_what_one_process_leaves(together, tiny_config: Config, tiny_data, settings):
     """Muon orthogonalises in float32, so its steps agree to float32; AdamW's to float64."""
     config = tiny_config.with_settings(["train.parallel=fsdp", *settings])
@@ -98,11 +99,11 @@ def test_steps_in_float64_leave_what_one_process_leaves(together, tiny_config: C
     assert sum(end.value["held"] for end in ended) == weights, "each row of the average is held once"
 
 
-@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(
-    together, tiny_config: Config, tiny_data, optimiser: str
+    together, tiny_config: Config, tiny_data, optimizer: str
 ):
-    config = tiny_config.with_settings(["train.parallel=fsdp", f"train.optimiser={optimiser}"])
+    config = tiny_config.with_settings(["train.parallel=fsdp", f"train.optimizer={optimizer}"])
     saved = []
     for size in (2, 1, 3):
 
@@ -126,7 +127,7 @@ def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(
 def rebuilt(run, tensors):
     """Lists as the tensors they were."""
     shapes = {name: weight.shape for name, weight in run.model.named_parameters()}
-    hidden = [weight.shape for group in run.optimiser.param_groups for weight in group["params"]]
+    hidden = [weight.shape for group in run.optimizer.param_groups for weight in group["params"]]
 
     def shape(file: str, name: str):
         if file != "optimizer":

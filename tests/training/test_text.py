@@ -8,10 +8,10 @@ import torch
 
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.data.known import known_to
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.training import fit
+from markovae.text.conditioner import attach_conditioning
+from markovae.training.loop import fit
 from markovae.training.trainer import Training
 
 
@@ -32,7 +32,7 @@ def test_a_batch_is_told_a_caption_of_each_image_and_now_and_then_none(
     text_model: Diffusion, told: ImageData, text_config: Config
 ):
     config = replace(text_config.train, label_dropout=0.4)
-    batches = Training(text_model, known_to(text_model, told), config).batches
+    batches = Training(text_model, attach_conditioning(text_model, told), config).batches
     reader, seen, dropped = text_model.reader, set(), 0
     for step in range(20):
         batch = batches.at(step)
@@ -51,7 +51,7 @@ def test_a_batch_is_told_a_caption_of_each_image_and_now_and_then_none(
 def test_a_share_and_a_part_are_told_what_the_whole_batch_is(
     text_model: Diffusion, told: ImageData, text_config: Config
 ):
-    batches = Training(text_model, known_to(text_model, told), text_config.train).batches
+    batches = Training(text_model, attach_conditioning(text_model, told), text_config.train).batches
     whole = batches.at(5)
     for some in (batches.at(5, (3, 6)), whole.part(3, 6)):
         longest = some.text.tokens.shape[1]

@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from markovae import parts
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
-from markovae.training import NonFiniteError, Training
-from markovae.training.batches import Batch, Batches, Roster
-from markovae.training.ranks import Ranks, joined
+from markovae.training import tensor_shards as parts
+from markovae.training.batches import Batch, Batches, BatchIndices
+from markovae.training.distributed import Ranks, joined
+from markovae.training.train_step import NonFiniteError
+from markovae.training.trainer import Training
 
 CPU = torch.device("cpu")
 
@@ -40,8 +41,8 @@ def gradients(run: Training) -> dict[str, list[float]]:
     [
         (2, []),
         (3, ["train.accumulate=2"]),
-        (2, ["target.name=step_noise", "train.draw=raw", "train.law=normal"]),
-        (2, ["train.objective=bound", "train.law=importance", "target.reverse=learned"]),
+        (2, ["target.name=step_noise", "train.draw=raw", "train.level_sampling=normal"]),
+        (2, ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"]),
         (3, ["schedule.kind=learned", "train.objective=bound"]),
     ],
 )
@@ -69,9 +70,9 @@ class Permuted:
         self.inner, self.order = inner, order
         self.data, self.objective = inner.data, inner.objective
 
-    def roster(self, step: int) -> Roster:
-        r = self.inner.roster(step)
-        return Roster(*(value[self.order] for value in (r.example, r.epoch, r.quantile, r.level)))
+    def indices_of(self, step: int) -> BatchIndices:
+        r = self.inner.indices_of(step)
+        return BatchIndices(*(value[self.order] for value in (r.example, r.epoch, r.quantile, r.level)))
 
     def at(self, step: int, share: tuple[int, int] | None = None) -> Batch:
         b, order = self.inner.at(step), self.order
@@ -85,7 +86,7 @@ def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(
     together, tiny_config: Config, tiny_data, parallel: str
 ):
     config = tiny_config.with_settings(
-        ["train.steps=100", "train.lr=0.001", "train.rest_lr=0.001", f"train.parallel={parallel}"]
+        ["train.steps=100", "train.lr=0.001", "train.adamw_lr=0.001", f"train.parallel={parallel}"]
     )
 
     def losses(run: Training) -> torch.Tensor:

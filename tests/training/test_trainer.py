@@ -5,15 +5,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from markovae import forward
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
+from markovae.diffusion import forward
+from markovae.diffusion.objective import nats_weight
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
-from markovae.objective import nats_weight
-from markovae.training import NonFiniteError, Training
+from markovae.networks.conditioning import Condition
 from markovae.training.budget import rate_factor
+from markovae.training.train_step import NonFiniteError
+from markovae.training.trainer import Training
 
 
 def training(config: Config, data: ImageData, seed: int = 0, **settings) -> Training:
@@ -43,8 +44,8 @@ def finish(run: Training) -> tuple[dict, dict]:
     "settings",
     [
         [],
-        ["train.optimiser=adamw", "train.weight_decay=0.1", "train.accumulate=3"],
-        ["train.precision=bfloat16", "network.dropout=0.3", "train.law=normal"],
+        ["train.optimizer=adamw", "train.weight_decay=0.1", "train.accumulate=3"],
+        ["train.precision=bfloat16", "network.dropout=0.3", "train.level_sampling=normal"],
         ["target.name=step_noise", "train.draw=raw", "train.accumulate=2"],
     ],
 )
@@ -118,9 +119,12 @@ def test_steps_report_what_they_did(tiny_config: Config, tiny_data: ImageData):
     assert all(a.seconds <= b.seconds for a, b in pairwise(steps))
 
 
-@pytest.mark.parametrize("law", ["uniform", "normal"])
-def test_the_nats_of_a_step_are_the_bounds_own(tiny_config: Config, tiny_data: ImageData, law: str):
-    run = training(tiny_config.with_settings([f"train.law={law}"]), replace(tiny_data, labels=None, class_names=()))
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
+def test_the_nats_of_a_step_are_the_bounds_own(tiny_config: Config, tiny_data: ImageData, distribution: str):
+    run = training(
+        tiny_config.with_settings([f"train.level_sampling={distribution}"]),
+        replace(tiny_data, labels=None, class_names=()),
+    )
     model, batch, objective = run.model, run.batches.at(0), run.objective
     logsnr, level = model.schedule.logsnr, batch.draw.level
     with torch.no_grad():
@@ -225,7 +229,7 @@ def test_a_number_that_is_none_stops_before_optimiser_and_average(
     poison(run)
     before = {name: value.detach().clone() for name, value in run.model.named_parameters()}
     average = {name: value.clone() for name, value in run.average.model.named_parameters()}
-    moments = {name: value.clone() for name, value in run.optimiser.state_tensors().items()}
+    moments = {name: value.clone() for name, value in run.optimizer.state_tensors().items()}
     with pytest.raises(NonFiniteError, match=words) as caught:
         run.advance()
     example, level = run.batches.at(2).example[0], run.batches.at(2).draw.level[0]
@@ -235,7 +239,7 @@ def test_a_number_that_is_none_stops_before_optimiser_and_average(
     for kept, now in (
         (before, dict(run.model.named_parameters())),
         (average, dict(run.average.model.named_parameters())),
-        (moments, run.optimiser.state_tensors()),
+        (moments, run.optimizer.state_tensors()),
     ):
         assert all(torch.equal(value.nan_to_num(), now[name].nan_to_num()) for name, value in kept.items())
 
@@ -294,7 +298,7 @@ def test_weights_too_large_for_a_fitted_variance_stop_the_run(
 
 
 def test_a_learned_schedule_that_says_nothing_is_neither_kept_nor_saved(tiny_config: Config, tiny_data: ImageData):
-    settings = ["schedule.kind=learned", "train.objective=bound", "train.rest_lr=1e30", "train.warmup_steps=0"]
+    settings = ["schedule.kind=learned", "train.objective=bound", "train.adamw_lr=1e30", "train.warmup_steps=0"]
     config = tiny_config.with_settings(settings)
     training = Training(create(config, tiny_data.shape, num_classes=2), tiny_data, config.train)
     with pytest.raises(NonFiniteError, match="after step 1: it is not kept"):

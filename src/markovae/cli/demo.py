@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markovae.cli.ending import finished
 from markovae.cli.options import add_machine, chosen_device, positive
-from markovae.console import say, show
+from markovae.log import log, show
 
 if TYPE_CHECKING:
     import torch
@@ -91,16 +91,17 @@ def place(out: str | None, config: Config) -> Path:
 
 def train(config: Config, path: Path, device: torch.device) -> Path:
     """A new run, or the one there to its end."""
-    from markovae.run import resume_run, train_run
+    from markovae.run.start import resume_run, train_run
 
     if _holds(path, config):
-        say(f"{path} was begun before: going on with it (for a fresh one: markovae demo --out NAME)")
+        log(f"{path} was begun before: going on with it (for a fresh one: markovae demo --out NAME)")
         return resume_run(path, device=device)
     return train_run(config, path, device=device)
 
 
 def _holds(path: Path, config: Config) -> bool:
-    from markovae.checkpoint import CheckpointError, open_checkpoint
+    from markovae.checkpoints.manifest import CheckpointError
+    from markovae.checkpoints.reading import open_checkpoint
 
     if not (path / "checkpoints").is_dir():
         return False

@@ -6,7 +6,7 @@ import argparse
 
 from markovae.cli.options import add_json, add_machine, chosen_device
 from markovae.cli.output import table
-from markovae.console import show, show_json
+from markovae.log import show, show_json
 
 SUMMARY = "check the machine: versions, device, precision, agreement"
 DESCRIPTION = """\
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for a device that is not there.
     """
-    from markovae.doctor import examine
+    from markovae.report.machine import examine
 
     device = chosen_device(options.device)
     bfloat16 = options.precision == "bfloat16"

@@ -15,12 +15,13 @@ from markovae.cli.classes import chosen_labels
 from markovae.cli.prompts import chosen_prompts, conditions_for
 from markovae.cli.running import Opened
 from markovae.cli.sampler import Chosen, chosen_sampler
-from markovae.console import track_inside
+from markovae.diffusion.markovian_vae import evaluating
 from markovae.errors import UserError
-from markovae.processes import Place
-from markovae.sampling import batch_walks, batches_of, condition_for, finished_images, to_images
-from markovae.training.ranks import Ranks
-from markovae.vae import evaluating
+from markovae.log import track_inside
+from markovae.sampling.conditions import condition_for
+from markovae.sampling.drawing import batch_trajectories, batches_of, final_images, to_images
+from markovae.system.processes import Rank
+from markovae.training.distributed import Ranks
 
 DEFAULT_BATCH, DEFAULT_IMAGES, PROMPT_IMAGES = 64, 64, 8
 
@@ -62,7 +63,7 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
             f"--shard {options.shard} has nothing to draw: {n} images in batches of {batch} are "
             f"{-(-n // batch)} batches; lower --batch, or make fewer shards"
         )
-    walks = batch_walks(
+    trajectories = batch_trajectories(
         model,
         n,
         chosen.plan,
@@ -76,8 +77,8 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
     began = time.monotonic()
     with evaluating(model):
         total = -(-len(rows) // batch) * len(chosen.plan.grid)
-        told = track_inside(walks, "sampling, step by step", total)
-        images = finished_images(model, told) if rows else to_images(model, torch.empty(0, *model.shape))
+        told = track_inside(trajectories, "sampling, step by step", total)
+        images = final_images(model, told) if rows else to_images(model, torch.empty(0, *model.shape))
     if not ranks.alone:
         images, rows = _gathered(images, rows, n, ranks), list(range(n))
     own = None if labels is None else labels[rows]
@@ -85,7 +86,7 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
     return Drawn(images, tuple(rows), own, chosen, time.monotonic() - began, texts, prompts)
 
 
-def shard(options: argparse.Namespace, place: Place) -> Place:
+def shard(options: argparse.Namespace, place: Rank) -> Rank:
     """Whose part is drawn: that of --shard, or of this process among several.
 
     Raises:
@@ -96,7 +97,7 @@ def shard(options: argparse.Namespace, place: Place) -> Place:
     if not place.alone:
         raise UserError("--shard is for processes on their own: leave it out, torchrun shares the work")
     part, count = map(int, options.shard.split("/"))
-    return Place(part - 1, count)
+    return Rank(part - 1, count)
 
 
 def _gathered(images: np.ndarray, rows: list[int], n: int, ranks: Ranks) -> np.ndarray:

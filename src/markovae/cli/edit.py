@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from markovae.cli.classes import chosen_label
 from markovae.cli.options import add_machine, one_of, positive, whole
 from markovae.cli.output import free_place
-from markovae.console import show
-from markovae.disk import SYSTEM
 from markovae.errors import UserError
-from markovae.plain import require_plain
+from markovae.log import show
+from markovae.system.files import SYSTEM
+from markovae.system.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.cli.edit_work import Edit
     from markovae.cli.running import Opened
-    from markovae.diffusion import Diffusion
-    from markovae.networks.condition import Condition
-    from markovae.sampling import Guidance
+    from markovae.diffusion.model import Diffusion
+    from markovae.networks.conditioning import Condition
+    from markovae.sampling.guidance import Guidance
 
 SUMMARY = "inpaint, restore or vary an image with a run"
 DESCRIPTION = """\
@@ -93,8 +93,8 @@ def run(options: argparse.Namespace) -> int:
     from markovae.cli.edit_work import edit_image
     from markovae.cli.running import open_run
     from markovae.cli.sample import require_free
-    from markovae.console import say
-    from markovae.sampling import to_images
+    from markovae.log import log
+    from markovae.sampling.drawing import to_images
 
     _settle(options)
     if options.out is not None:
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     disk = SYSTEM if options.out else SYSTEM.inside(opened.path)
     target = write_pictures(target, drawn, (given, drawn), facts, disk)
     if options.round_trip:
-        say(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
+        log(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
     show(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")
     return 0
 
@@ -153,7 +153,7 @@ def _asked(opened: Opened, options: argparse.Namespace) -> tuple[Condition | Non
 
     from markovae.cli.prompts import chosen_prompts
     from markovae.cli.sampler import chosen_guidance
-    from markovae.sampling import condition_for, prompt_condition
+    from markovae.sampling.conditions import condition_for, prompt_condition
 
     prompts = chosen_prompts(opened, options)
     if len(prompts) > 1:

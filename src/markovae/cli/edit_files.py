@@ -10,14 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from markovae.data.decode import flat_picture
-from markovae.data.image_file import open_image
-from markovae.data.scan import header_from, reason_of
-from markovae.data.shaping import channels_first
-from markovae.disk import SYSTEM, Disk
+from markovae.data.image_files import channels_first, flat_picture, header_from, reason_of
+from markovae.data.image_reader import open_image
 from markovae.errors import UserError
-from markovae.files import write_folder
-from markovae.oom import out_of_memory
+from markovae.system.files import SYSTEM, Disk, write_folder
+from markovae.system.memory import out_of_memory
 
 KINDS = {1: "grey", 3: "colour"}
 GAP = 2

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from markovae.diffusion import Diffusion
-    from markovae.networks.condition import Condition
-    from markovae.sampling import Guidance
-    from markovae.sampling.control import Editor, LinearOperator
+    from markovae.diffusion.model import Diffusion
+    from markovae.networks.conditioning import Condition
+    from markovae.sampling.editing import Editor
+    from markovae.sampling.guidance import Guidance
+    from markovae.sampling.inverse import LinearOperator
 
 BLUR = 1.5
 
@@ -45,9 +46,9 @@ def edit_image(
     """
     import torch
 
-    from markovae.sampling import Guidance, plan
-    from markovae.sampling.control import Editor
-    from markovae.sampling.draw import guided
+    from markovae.sampling.editing import Editor
+    from markovae.sampling.guidance import Guidance, guided
+    from markovae.sampling.planning import plan
 
     chosen = plan(model, sampler_of(options), calls_of(model, options))
     count = 1 if options.round_trip else options.n
@@ -90,7 +91,7 @@ def _restore(editor: Editor, options: argparse.Namespace) -> Edit:
     import torch
 
     from markovae.cli.edit_files import read_picture
-    from markovae.sampling.control import Observation
+    from markovae.sampling.inverse import Observation
 
     model, how = editor.model, options.degrade
     operator, shape = _operator(model, how)
@@ -110,7 +111,7 @@ def _restore(editor: Editor, options: argparse.Namespace) -> Edit:
 
 def _operator(model: Diffusion, how: str) -> tuple[LinearOperator, tuple[int, int, int]]:
     """The map that degrades, and the shape of what it leaves."""
-    from markovae.sampling.control import Blur, BoxDown, Grey
+    from markovae.sampling.inverse import Blur, BoxDown, Grey
 
     channels, height, width = _shape(model)
     if how == "blur":
@@ -126,7 +127,7 @@ def _operator(model: Diffusion, how: str) -> tuple[LinearOperator, tuple[int, in
 
 
 def _covariance(options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from markovae.sampling.control import FullCovariance, IsotropicCovariance
+    from markovae.sampling.inverse import FullCovariance, IsotropicCovariance
 
     return IsotropicCovariance(0.25) if options.quick else FullCovariance()
 
@@ -156,7 +157,7 @@ def calls_of(model: Diffusion, options: argparse.Namespace) -> int:
 
 def sampler_of(options: argparse.Namespace) -> str:
     """A walk that must be walked back draws nothing; RePaint is made of ancestral steps; else the default."""
-    from markovae.sampling import DEFAULT_SAMPLER
+    from markovae.sampling.planning import DEFAULT_SAMPLER
 
     if options.sampler is not None:
         return str(options.sampler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.console import say
+from markovae.log import log
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +19,14 @@ def finished(path: Path, device: torch.device, source: str | None = None) -> dic
     Raises:
         KeyboardInterrupt: after saying how to get the report later.
     """
-    from markovae.report import current_report, write_report
+    from markovae.report.report_writing import current_report, write_report
 
     record = current_report(path)
     if record is None:
         try:
             record = write_report(path, device, source)
         except KeyboardInterrupt:
-            say(f"no report written; for one:  markovae train --resume --out {path}")
+            log(f"no report written; for one:  markovae train --resume --out {path}")
             raise
-    say(f"report: {path / 'report.html'}")
+    log(f"report: {path / 'report.html'}")
     return record

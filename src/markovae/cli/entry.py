@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from markovae.cli.parsing import command_line
-from markovae.console import printable, tell
 from markovae.errors import StoppedRun, UserError
-from markovae.oom import memory_sentence, out_of_memory
-from markovae.processes import hangup, place
+from markovae.log import printable, tell
+from markovae.system.memory import memory_sentence, out_of_memory
+from markovae.system.processes import hangup, place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except OSError as error:
             _hush()
-            return _tell(f"the output could not be written ({error.strerror}): send it elsewhere", 3)
+            return _report_error(f"the output could not be written ({error.strerror}): send it elsewhere", 3)
     return code
 
 
@@ -68,9 +68,9 @@ def _run(arguments: Sequence[str]) -> int:
         options = command_line(arguments)
         return int(options.run(options))
     except UserError as error:
-        return _tell(error, 2)
+        return _report_error(error, 2)
     except StoppedRun as error:
-        return _tell(error, 3)
+        return _report_error(error, 3)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except SystemExit as leaving:
@@ -79,21 +79,23 @@ def _run(arguments: Sequence[str]) -> int:
         raise
     except Exception as error:
         if out_of_memory(error):
-            return _tell(memory_sentence(error), 2)
+            return _report_error(memory_sentence(error), 2)
         if isinstance(error, OSError) and error.filename is not None:
             named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
-            return _tell(f"{named} cannot be used ({error.strerror}): check its name, its rights and its disk", 2)
+            return _report_error(
+                f"{named} cannot be used ({error.strerror}): check its name, its rights and its disk", 2
+            )
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
             raise
         tell(traceback.format_exc().rstrip("\n"))
-        return _tell(
+        return _report_error(
             "this is a bug in markovae: please report it with the lines above, the command, and what "
             "`markovae doctor` says",
             1,
         )
 
 
-def _tell(what: object, code: int) -> int:
+def _report_error(what: object, code: int) -> int:
     text = " ".join(str(what).split())
     with suppress(UserError):
         text = text if place().alone else f"rank {place().rank}: {text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.options import one_of
-from markovae.console import show
+from markovae.log import show
 
 FORMATS = ("diffusers",)
 SUMMARY = "write a run in diffusers' layout"
@@ -35,12 +35,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for what the format cannot express, or a folder that is not empty.
     """
-    from markovae.checkpoint import load
-    from markovae.console import say
-    from markovae.interop import export_run, push_folder, require_hub
-    from markovae.interop.card import usage
-    from markovae.interop.scheduler_config import rounding_warning
-    from markovae.sampling import num_classes
+    from markovae.checkpoints.reading import load
+    from markovae.interop.diffusers_config import rounding_warning
+    from markovae.interop.exporting import export_run, push_folder, require_hub, usage
+    from markovae.log import log
+    from markovae.sampling.conditions import num_classes
 
     if options.push is not None:
         require_hub()
@@ -48,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     model = load(options.run_path)
     warning = rounding_warning(model.schedule)
     if warning is not None:
-        say(warning)
+        log(warning)
     show(f"{folder}: use it with\n{usage(str(folder), model.num_levels, num_classes(model) > 0)}")
     if options.push is not None:
         show(push_folder(folder, options.push))

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from markovae.cli.classes import chosen_labels
 from markovae.cli.prompts import conditions_for
-from markovae.console import say
 from markovae.data import cache
-from markovae.sampling import condition_for, explicit_grid, guided, optimal_grid, tuned
+from markovae.log import log
+from markovae.sampling.conditions import condition_for
+from markovae.sampling.grids import explicit_grid
+from markovae.sampling.guidance import guided
+from markovae.sampling.tuning import optimal_grid, tuned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from markovae.cli.running import Opened
-    from markovae.networks.condition import Condition
-    from markovae.sampling import Guidance, Plan
+    from markovae.networks.conditioning import Condition
+    from markovae.sampling.guidance import Guidance
+    from markovae.sampling.planning import Plan
 
 RECIPE = 2  # raised when a grid of the same options would come out otherwise
 SAMPLES = 16
@@ -56,13 +60,13 @@ def worked_out_grid(
         key = {name: key[name] for name in ("recipe", "checkpoint", "count", "spacing", "precision")}
 
     def make(folder: Path) -> None:
-        say(f"finding the {facts['spacing']} grid of {count} log-SNRs")
+        log(f"finding the {facts['spacing']} grid of {count} log-SNRs")
         grid = _optimal(opened, count) if facts["spacing"] == "optimal" else _tuned(opened, start, guidance, condition)
         cache.write_json(folder / "grid.json", {"logsnr": grid[1:].tolist(), "of": key})
 
     name = f"grid-{cache.key_of(key)}"
     if cache.is_kept(name):
-        say(f"{facts['spacing']} grid of {count} log-SNRs from {cache.cache_folder() / name}")
+        log(f"{facts['spacing']} grid of {count} log-SNRs from {cache.cache_folder() / name}")
     return cache.entry(name, make, _read)
 
 
@@ -80,7 +84,7 @@ def _tuned(opened: Opened, start: Plan, guidance: Guidance, condition: Condition
     model = opened.model
     condition = None if condition is None else condition.to(model.device)
     found = tuned(model, start, samples=SAMPLES, condition=condition, denoiser=guided(model, condition, guidance))
-    say(
+    log(
         f"tuned in {found.seconds:.0f} s over {found.tried} grids: {found.rmse_before:.4f} to {found.rmse:.4f} root "
         f"mean square off a walk of {found.calls} calls"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from markovae.console import show
+from markovae.log import show
 
 if TYPE_CHECKING:
-    from markovae.diffusion import Diffusion
+    from markovae.diffusion.model import Diffusion
 
 SUMMARY = "make a run of a diffusers pipeline"
 DESCRIPTION = """\
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for a folder that cannot be read or expressed, or an --out that is not empty.
     """
-    from markovae.interop import import_folder
+    from markovae.interop.importing import import_folder
 
     model = import_folder(options.folder, options.out)
     show(f"{options.out}: {described(model)}")

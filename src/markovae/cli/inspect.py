@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.options import add_json
-from markovae.console import show, show_json
+from markovae.log import show, show_json
 
 SUMMARY = "say what is in a data set, before any training"
 DESCRIPTION = """\
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from markovae.config import Config
-    from markovae.data import inspect_data
+    from markovae.data.inspecting import inspect_data
 
     config = Config() if options.config is None else Config.from_toml(options.config)
     data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data

@@ -6,7 +6,7 @@ import argparse
 
 from markovae.cli.measure_options import add_arguments, check, require_alone
 from markovae.cli.running import open_run
-from markovae.console import show, show_json
+from markovae.log import show, show_json
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "SUMMARY", "add_arguments", "run"]
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.cli.measure_files import check_places, save, write_csv
     from markovae.cli.measure_words import describe
     from markovae.cli.measure_work import perform
-    from markovae.training.ranks import TIMEOUT, joined
+    from markovae.training.distributed import TIMEOUT, joined
 
     opened = open_run(options, trained_in=False)
     check_places(options)

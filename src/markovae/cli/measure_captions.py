@@ -12,9 +12,8 @@ from markovae.cli.measure_data import Chosen
 from markovae.cli.output import table
 from markovae.cli.running import Opened
 from markovae.errors import UserError
-from markovae.likelihood import Estimator
-from markovae.text import weigh_captions
-from markovae.text.words import DIFFERENCE, INFORMATION
+from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information
+from markovae.likelihood.estimators import Estimator
 
 DEFAULT_LIMIT, DEFAULT_CANDIDATES, DEFAULT_DRAWS, DEFAULT_BATCH = 300, 16, 8, 64
 ALONE = ("against", "continuous", "ode", "csv", "save", "levels")  # what does not go with it
@@ -51,7 +50,7 @@ def weigh(opened: Opened, chosen: Chosen, options: argparse.Namespace) -> dict[s
     if data.captions is None or not any(map(str.strip, data.captions[:limit])):
         raise UserError(f"{data.name} has no captions: bring captioned images, or leave --captions out")
     draws = DEFAULT_DRAWS if options.draws is None else options.draws
-    found = weigh_captions(
+    found = caption_information(
         opened.model,
         np.asarray(data.images[:limit]),
         data.captions[:limit],

@@ -12,7 +12,7 @@ from markovae.errors import UserError
 from markovae.locations import without_secrets
 
 if TYPE_CHECKING:
-    from markovae.data import DataConfig
+    from markovae.data.data_config import DataConfig
     from markovae.data.images import ImageData
     from markovae.data.split import Splits
 
@@ -43,8 +43,8 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
         UserError: for data that are missing, or that do not fit the model.
     """
     from markovae.cli.output import tell_left_out
-    from markovae.console import say
     from markovae.data.loading import read_source, require_readable, splits_of
+    from markovae.log import log
 
     config = opened.checkpoint.config.data
     if source is not None:
@@ -60,17 +60,17 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
     if source is None and splits is not None:
         matches = trained_on(splits, opened)
         if not matches:
-            say("measuring nevertheless: images of this part may have been trained on")
+            log("measuring nevertheless: images of this part may have been trained on")
     # All of them in the source's own order: the place of an image there is its number, which keys its noise.
     data: ImageData = reading.data if split == "all" else getattr(splits, split)
     if not len(data):
         raise UserError(f"the {split} part of {config.source} has no images: take --split all")
     if source is not None and split != "all":
-        say(
+        log(
             f"the {split} part of {config.source} is {len(data):,} of {len(reading.data):,} images: --split all has all"
         )
     if split == "all" and opened.checkpoint.config.data.source in (config.source, str(Path(config.source).resolve())):
-        say(f"the images that {opened.path} was trained on are among these: --split test leaves them out")
+        log(f"the images that {opened.path} was trained on are among these: --split test leaves them out")
     if split == "all" and limit is not None:
         data = data.take(slice(0, limit))
     bins = opened.model.pixels.bins
@@ -83,12 +83,12 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
 
 def trained_on(splits: Splits, opened: Opened) -> bool:
     """Whether these parts are those that the run stored; told on stderr where they are not."""
-    from markovae.console import say
+    from markovae.log import log
 
     try:
         splits.verify(opened.checkpoint.state.get("data") or {}, captions=opened.model.reader is not None)
     except UserError as error:
-        say(f"warning: {error}")
+        log(f"warning: {error}")
         return False
     return True
 
@@ -117,15 +117,16 @@ def labels_for(opened: Opened, data: ImageData) -> Any:
 
 def _captions_for(opened: Opened, data: ImageData) -> Any:
     """The captions, encoded; where there are none that is said, and nothing is given."""
-    from markovae.console import say
-    from markovae.data.known import known_to, uncaptioned
+    from markovae.data.images import count_uncaptioned
+    from markovae.log import log
+    from markovae.text.conditioner import attach_conditioning
 
-    bare = uncaptioned(data)
+    bare = count_uncaptioned(data)
     if bare == len(data):
-        say(f"{data.name} has no captions: its images are measured without")
+        log(f"{data.name} has no captions: its images are measured without")
         return None
-    say(f"each image is measured given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
-    return known_to(opened.model, data).told
+    log(f"each image is measured given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
+    return attach_conditioning(opened.model, data).told
 
 
 def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
@@ -138,7 +139,7 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
     """
     import numpy as np
 
-    from markovae.data import reopen
+    from markovae.data.loading import reopen
 
     splits, left = chosen.splits, [part for part in ("validation", "train") if part != chosen.split]
     if chosen.split == "all":

@@ -8,14 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from markovae.checkpoint.reading import CHECKPOINTS
+from markovae.checkpoints.reading import CHECKPOINTS
 from markovae.cli.measure_work import Outcome
-from markovae.disk import SYSTEM
+from markovae.data.pictures import png
 from markovae.errors import UserError
-from markovae.files import make_folder, staged_folder, write_file, write_synced
-from markovae.plain import require_plain
-from markovae.report.extremes import sheet
-from markovae.report.pictures import png
+from markovae.report.image_sheets import sheet
+from markovae.system.files import SYSTEM, make_folder, staged_folder, write_file, write_synced
+from markovae.system.plain import require_plain
 
 FOLDER = "measurements"
 # What names a measurement, so that the same question's answer takes its place and no other's.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markovae.cli.options import add_json, add_machine, one_of, whole
 from markovae.errors import UserError
-from markovae.processes import place
+from markovae.system.processes import place
 
 PARTS = ("test", "validation", "train", "all")
 ESTIMATORS, GRIDS, VARIANCES = (

@@ -12,30 +12,23 @@ import numpy as np
 from markovae.cli.measure_data import Chosen, labels_for, others, trained_on
 from markovae.cli.measure_options import DEFAULT_BATCH, DEFAULT_DRAWS
 from markovae.cli.running import Opened
-from markovae.console import say, track
 from markovae.errors import UserError
-from markovae.likelihood import (
-    Comparison,
+from markovae.likelihood.comparison import Comparison, refuse_other_data
+from markovae.likelihood.continuous import continuous_bound
+from markovae.likelihood.estimators import finish, from_table, measuring, to_table
+from markovae.likelihood.inputs import checked_images, checked_model, labels_taken, refuse_shared
+from markovae.likelihood.measurement import Measurement
+from markovae.likelihood.measuring import Method, Prepared, prepare, prepare_pair, same_levels
+from markovae.likelihood.ode import (
     DormandPrince,
-    Measurement,
-    Method,
     OdeLikelihood,
-    Prepared,
     RungeKutta4,
     TruncatedNormalNoise,
     UniformNoise,
-    continuous_bound,
-    finish,
-    measuring,
     ode_likelihood,
-    prepare,
-    prepare_pair,
-    refuse_other_data,
-    same_levels,
 )
-from markovae.likelihood.gathering import from_table, to_table
-from markovae.likelihood.inputs import checked_images, checked_model, labels_taken, refuse_shared
-from markovae.training.ranks import Ranks
+from markovae.log import log, track
+from markovae.training.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -147,12 +140,12 @@ def _prepared(
     if rival is not None:
         refuse_other_data(opened.model, rival.model)
         if options.data is None and chosen.splits is not None and not trained_on(chosen.splits, rival):
-            say(f"{rival.path} may have been trained on images of this part")
+            log(f"{rival.path} may have been trained on images of this part")
     if method.needs_fit:
         other = others(chosen, opened, options.data is None, options.fit_images)
         fit, fit_labels = other.images, _labels(opened, rival, Chosen(other, "", "", None, chosen.splits), None)
         refuse_shared(checked_images(opened.model, images), checked_images(opened.model, fit))
-        say(f"fitting on {len(other):,} other images")
+        log(f"fitting on {len(other):,} other images")
     if rival is None:
         return [prepare(opened.model, method, fit, labels_taken(opened.model, fit_labels), **sized)]
     return list(prepare_pair(opened.model, rival.model, method, fit, fit_labels, **sized))
@@ -172,7 +165,7 @@ def _measured(
 
 
 def _continuous(opened: Opened, images: Any, labels: Any, options: argparse.Namespace) -> Measurement:
-    say("measuring the bound of infinitely many levels")
+    log("measuring the bound of infinitely many levels")
     draws = DEFAULT_DRAWS if options.draws == "all" else options.draws
     batch = options.batch or DEFAULT_BATCH
     return continuous_bound(opened.model, images, labels, draws=draws, seed=options.seed, batch=batch)
@@ -180,16 +173,18 @@ def _continuous(opened: Opened, images: Any, labels: Any, options: argparse.Name
 
 def _ode(opened: Opened, images: Any, labels: Any, options: argparse.Namespace) -> OdeLikelihood:
     images = images[: options.ode_images]
-    say(f"measuring the likelihood of the flow: {len(images):,} images")
+    log(f"measuring the likelihood of the flow: {len(images):,} images")
     first = opened.model.schedule.logsnr.detach()[1]
-    law = UniformNoise() if options.dequantise == "uniform" else TruncatedNormalNoise(float((-first / 2).exp()))
+    distribution = (
+        UniformNoise() if options.dequantise == "uniform" else TruncatedNormalNoise(float((-first / 2).exp()))
+    )
     return ode_likelihood(
         opened.model,
         images,
         None if labels is None else labels[: options.ode_images],
         integrator=DormandPrince() if options.ode_steps is None else RungeKutta4(options.ode_steps),
         probes=None if options.probes == "exact" else options.probes,
-        dequantisation=law,
+        dequantisation=distribution,
         seed=options.seed,
         batch=options.batch or DEFAULT_BATCH,
     )

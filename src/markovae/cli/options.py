@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from markovae.errors import UserError
-from markovae.processes import place
+from markovae.system.processes import place
 
 if TYPE_CHECKING:
     import torch

@@ -23,14 +23,14 @@ def headline(bits: dict[str, Any]) -> str:
 
 def tell_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
     """On stderr: how many files of the data gave no image, with the first and its reason, and what was decided."""
-    from markovae.console import say
+    from markovae.log import log
 
     for note in notes:
-        say(f"data: {note}")
+        log(f"data: {note}")
     if unreadable:
         name, reason = unreadable[0]
         count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
-        say(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")
+        log(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")
 
 
 def counted(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ from typing import NoReturn, final
 from markovae import __version__
 from markovae.cli import demo, doctor, edit, export, import_, inspect, measure, quality, sample, shard, train, verify
 from markovae.errors import UserError
-from markovae.processes import place
+from markovae.system.processes import place
 
 DESCRIPTION = "Diffusion models as Markovian VAEs: train on your own images, sample, and measure in bits/dim."
 EPILOG = """\

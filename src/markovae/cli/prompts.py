@@ -10,7 +10,7 @@ from markovae.errors import UserError
 
 if TYPE_CHECKING:
     from markovae.cli.running import Opened
-    from markovae.networks.given import Givens
+    from markovae.networks.conditioning import Conditioning
 
 MAX_BYTES = 1 << 20
 NO_CAPTIONS = "needs a model of captions, and {} was trained without: leave it out"
@@ -35,8 +35,8 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
     Raises:
         UserError: for a model without captions, a file that cannot be used, or options that do not go together.
     """
-    from markovae.console import say
     from markovae.data.captions import is_text
+    from markovae.log import log
 
     for name in ("prompt", "prompts", "negative"):
         if getattr(options, name) is not None and opened.model.reader is None:
@@ -58,7 +58,7 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
     if opened.model.reader is not None and some_blank and not opened.checkpoint.config.train.label_dropout:
         raise UserError(f"{opened.path} never trained without captions (train.label_dropout=0): give a --prompt")
     if opened.model.reader is not None and blank:
-        say(f"{'an empty prompt asks for nothing' if texts else 'no --prompt'}: drawing without a condition")
+        log(f"{'an empty prompt asks for nothing' if texts else 'no --prompt'}: drawing without a condition")
     return texts
 
 
@@ -90,7 +90,7 @@ def weight_of(opened: Opened, options: argparse.Namespace, prompts: tuple[str, .
     Raises:
         UserError: for a push away from "no caption" that the run never learnt.
     """
-    from markovae.sampling import TEXT_GUIDANCE
+    from markovae.sampling.drawing import TEXT_GUIDANCE
 
     asked = any(text.strip() for text in prompts)
     away = getattr(options, "negative", None) or options.autoguide or opened.checkpoint.config.train.label_dropout
@@ -104,14 +104,18 @@ def weight_of(opened: Opened, options: argparse.Namespace, prompts: tuple[str, .
     return TEXT_GUIDANCE if asked and away else 1.0
 
 
-def conditions_for(opened: Opened, prompts: tuple[str, ...], each: int) -> Givens | None:
+def conditions_for(opened: Opened, prompts: tuple[str, ...], each: int) -> Conditioning | None:
     """The condition of `each` samples of every prompt, prompt after prompt; None without any."""
     import torch
 
-    from markovae.networks.given import Repeated
-    from markovae.sampling import prompt_condition
+    from markovae.networks.conditioning import RepeatedConditioning
+    from markovae.sampling.conditions import prompt_condition
 
     if not prompts:
         return None
     condition = prompt_condition(opened.model, prompts)
-    return None if condition is None else Repeated(condition, torch.arange(len(prompts)).repeat_interleave(each))
+    return (
+        None
+        if condition is None
+        else RepeatedConditioning(condition, torch.arange(len(prompts)).repeat_interleave(each))
+    )

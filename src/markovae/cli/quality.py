@@ -12,14 +12,15 @@ from markovae.cli.options import add_json, add_machine, one_of, whole
 from markovae.cli.output import tell_left_out
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler, chosen_sampler
-from markovae.console import show, show_json
 from markovae.errors import UserError
 from markovae.locations import without_secrets
+from markovae.log import show, show_json
 
 if TYPE_CHECKING:
-    from markovae.data import Splits
     from markovae.data.images import ImageData
-    from markovae.quality import Conditions, Draw
+    from markovae.data.split import Splits
+    from markovae.quality.evaluation import SampleSettings
+    from markovae.quality.quality_record import Conditions
 
 SUMMARY = "measure how far samples lie from real images"
 DESCRIPTION = """\
@@ -84,8 +85,8 @@ def run(options: argparse.Namespace) -> int:
         UserError: for data that do not fit the model, or a record that cannot be compared; both before drawing.
     """
     from markovae.cli.quality_words import describe, difference
-    from markovae.quality import open_extractor
-    from markovae.quality.assessing import conditions_of, draw_samples, graded, real_for
+    from markovae.quality.evaluation import compute_metrics, conditions_of, draw_samples, reference_for
+    from markovae.quality.extractors import open_extractor
 
     earlier, varying = _earlier(options), [name for name in options.varying.split(",") if name]
     began = time.monotonic()
@@ -93,11 +94,11 @@ def run(options: argparse.Namespace) -> int:
     extractor = open_extractor(options.extractor, options.weights)
     draw = chosen_draw(opened, options)
     source, splits, matches = own_data(opened, options.data)
-    real = real_for(opened.model, splits, options.n, _reference(opened, options.against, splits.train))
+    real = reference_for(opened.model, splits, options.n, _reference(opened, options.against, splits.train))
     conditions = conditions_of(real, extractor, draw, opened.model)
     if earlier is not None:
         _require_comparable(conditions, earlier, varying)
-    found = graded(draw_samples(opened.model, real, draw), real, extractor, conditions)
+    found = compute_metrics(draw_samples(opened.model, real, draw), real, extractor, conditions)
     record = {
         **found.to_dict(),
         "data": {"source": source, "matches_run": matches},
@@ -118,12 +119,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_draw(opened: Opened, options: argparse.Namespace) -> Draw:
+def chosen_draw(opened: Opened, options: argparse.Namespace) -> SampleSettings:
     """How samples are drawn, by the options that `markovae sample` takes too."""
-    from markovae.quality import Draw
+    from markovae.quality.evaluation import SampleSettings
 
     chosen = chosen_sampler(opened, options)
-    return Draw(chosen.plan, chosen.guidance, options.seed, options.batch or DEFAULT_BATCH, chosen.facts)
+    return SampleSettings(chosen.plan, chosen.guidance, options.seed, options.batch or DEFAULT_BATCH, chosen.facts)
 
 
 def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | None]:
@@ -133,8 +134,8 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
         UserError: for data that are missing, or that have other classes than the run.
     """
     from markovae.cli.measure_data import labels_for, like, trained_on
-    from markovae.console import say
-    from markovae.data import load_data
+    from markovae.data.loading import load_data
+    from markovae.log import log
 
     config = opened.checkpoint.config.data
     if source is not None:
@@ -148,7 +149,7 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     splits = load_data(config)
     matches = trained_on(splits, opened)
     if not matches:
-        say("measuring nevertheless: the reference may hold images that were trained on")
+        log("measuring nevertheless: the reference may hold images that were trained on")
     return config.source, splits, matches
 
 
@@ -157,8 +158,8 @@ def _reference(opened: Opened, against: str | None, training: ImageData) -> Imag
     if against is None:
         return None
     from markovae.cli.measure_data import like
-    from markovae.console import say
     from markovae.data.loading import read_source, require_readable
+    from markovae.log import log
 
     config = like(opened.checkpoint.config.data, against, opened)
     reading = read_source(config)
@@ -166,14 +167,14 @@ def _reference(opened: Opened, against: str | None, training: ImageData) -> Imag
     tell_left_out(against, reading.findings.unreadable, reading.findings.notes)
     shared = len(set(reading.data.content_hashes()) & set(training.content_hashes()))
     if shared:
-        say(f"warning: {shared:,} images of {against} are training images here: copies of them count as good")
+        log(f"warning: {shared:,} images of {against} are training images here: copies of them count as good")
     return reading.data
 
 
 def _require_comparable(conditions: Conditions, earlier: Mapping[str, Any], varying: Sequence[str]) -> None:
     from dataclasses import asdict
 
-    from markovae.quality.record import check_conditions
+    from markovae.quality.quality_record import check_conditions
 
     check_conditions(asdict(conditions), earlier["conditions"], varying)
 
@@ -186,7 +187,7 @@ def _earlier(options: argparse.Namespace) -> Mapping[str, Any] | None:
     import json
     from pathlib import Path
 
-    from markovae.quality.record import as_record
+    from markovae.quality.quality_record import as_record
 
     try:
         stored = json.loads(Path(options.compare).read_text(encoding="utf-8"))

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from markovae.quality import Quality
+    from markovae.quality.quality_record import Quality
 
 
 def difference(found: Quality, earlier: Mapping[str, Any], varying: Sequence[str]) -> dict[str, Any]:
     """KID of this record less that of the earlier one, with the error of independent figures."""
-    from markovae.quality import compare
+    from markovae.quality.quality_record import compare
 
     less = compare(found, earlier, varying)
     return {"kid_difference": less.value, "stderr": less.stderr, "ci95": list(less.ci95)}

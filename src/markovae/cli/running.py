@@ -11,8 +11,8 @@ from markovae.cli.options import chosen_device
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
-    from markovae.checkpoint import Checkpoint
-    from markovae.diffusion import Diffusion
+    from markovae.checkpoints.reading import Checkpoint
+    from markovae.diffusion.model import Diffusion
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def open_run(options: argparse.Namespace, trained_in: bool) -> Opened:
     """
     import torch
 
-    from markovae.checkpoint import open_checkpoint
-    from markovae.report import own_precision
+    from markovae.checkpoints.reading import open_checkpoint
+    from markovae.report.subject import own_precision
 
     device = chosen_device(options.device)
     checkpoint = open_checkpoint(options.run_path)

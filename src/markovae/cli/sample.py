@@ -12,10 +12,10 @@ from markovae.cli.output import counted, free_place
 from markovae.cli.prompts import add_prompts
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampler import HELP, add_sampler
-from markovae.console import show, show_json
-from markovae.disk import SYSTEM
 from markovae.errors import UserError
-from markovae.plain import require_plain
+from markovae.log import show, show_json
+from markovae.system.files import SYSTEM
+from markovae.system.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.cli.drawing import Drawn
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         require_plain(Path(options.run_path))
     from markovae.cli.drawing import draw
     from markovae.cli.sample_files import write_samples
-    from markovae.training.ranks import joined
+    from markovae.training.distributed import joined
 
     opened = open_run(options, trained_in=True)
     with joined(APART, opened.model.device) as ranks:
@@ -116,7 +116,7 @@ def _free_place(opened: Opened, options: argparse.Namespace) -> Path:
 
 
 def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
-    from markovae.sampling import network_calls
+    from markovae.sampling.drawing import network_evaluations
 
     if options.json:
         record = {
@@ -129,7 +129,7 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
             "labels": None if drawn.labels is None else as_named(opened, drawn.labels).tolist(),
             "prompts": list(drawn.asked) or None,
             "negative": options.negative,
-            "network_calls_per_sample": network_calls(drawn.chosen.plan, drawn.chosen.guidance),
+            "network_calls_per_sample": network_evaluations(drawn.chosen.plan, drawn.chosen.guidance),
             **drawn.chosen.facts,
             "seed": options.seed,
             "precision": opened.precision,
@@ -142,7 +142,7 @@ def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namesp
         }
         show_json(record)
         return
-    facts, calls = drawn.chosen.facts, network_calls(drawn.chosen.plan, drawn.chosen.guidance)
+    facts, calls = drawn.chosen.facts, network_evaluations(drawn.chosen.plan, drawn.chosen.guidance)
     show(
         f"{counted(len(drawn.images), 'image')} in {drawn.seconds:.1f} s ({facts['sampler']}, "
         f"{counted(calls, 'network call')} each, seed {options.seed}{_classes_drawn(opened, drawn, options)})\n"

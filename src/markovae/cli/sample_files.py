@@ -12,9 +12,8 @@ import numpy as np
 from markovae import __version__
 from markovae.cli.classes import as_named
 from markovae.cli.running import Opened
-from markovae.disk import SYSTEM, Disk
-from markovae.files import write_folder
-from markovae.report.pictures import grid, png, viewable
+from markovae.data.pictures import grid, png, viewable
+from markovae.system.files import SYSTEM, Disk, write_folder
 
 if TYPE_CHECKING:
     from markovae.cli.drawing import Drawn

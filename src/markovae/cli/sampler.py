@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import one_of, positive, whole
 from markovae.cli.prompts import weight_of
-from markovae.console import say
 from markovae.errors import UserError
+from markovae.log import log
 
 if TYPE_CHECKING:
     from markovae.cli.running import Opened
-    from markovae.sampling import Guidance, Plan
+    from markovae.sampling.guidance import Guidance
+    from markovae.sampling.planning import Plan
 
 SPACINGS = ("uniform", "karras", "quadratic", "levels", "optimal", "tuned")
 THRESHOLDS = ("static", "dynamic")
@@ -83,22 +84,21 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[s
     Raises:
         UserError: for what the run does not offer, or options that do not go together.
     """
-    from markovae.sampling import plan
     from markovae.sampling.planning import THRESHOLDS as WRAPPERS
-    from markovae.sampling.planning import own_spacing
+    from markovae.sampling.planning import default_spacing, plan
 
     guidance, weaker = chosen_guidance(opened, options, prompts)
     worked_out = options.spacing in ("optimal", "tuned")
     made = plan(opened.model, options.sampler, options.steps, None if worked_out else options.spacing)
     if options.steps is not None and made.calls < options.steps:
-        say(f"{options.sampler} calls the network several times a step: {made.calls} of the {options.steps} calls")
+        log(f"{options.sampler} calls the network several times a step: {made.calls} of the {options.steps} calls")
     if options.threshold is not None:
         made = replace(made, threshold=WRAPPERS[options.threshold])
     limits = None if guidance.interval is None else (guidance.interval.low, guidance.interval.high)
     interval = None if limits is None else [end if math.isfinite(end) else None for end in limits]
     facts: dict[str, Any] = {
         "sampler": options.sampler,
-        "spacing": options.spacing or own_spacing(options.sampler),
+        "spacing": options.spacing or default_spacing(options.sampler),
         "threshold": options.threshold,
         "guidance": guidance.weight,
         "guidance_interval": interval,
@@ -120,7 +120,8 @@ def chosen_guidance(
     Raises:
         UserError: for guidance without anything to be guided to or from.
     """
-    from markovae.sampling import Guidance, Interval, prompt_condition
+    from markovae.sampling.conditions import prompt_condition
+    from markovae.sampling.guidance import Guidance, Interval
 
     weight = weight_of(opened, options, prompts)
     for name in ("guidance_interval", "autoguide", "negative"):
@@ -153,7 +154,7 @@ def chosen_guidance(
 
 def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
     from markovae.cli.running import open_run
-    from markovae.networks.given import read_alike
+    from markovae.networks.conditioning import same_text_encoder
 
     weaker = open_run(argparse.Namespace(**{**vars(options), "run_path": options.autoguide}), trained_in=True)
     if weaker.checkpoint.digest == opened.checkpoint.digest:
@@ -162,7 +163,7 @@ def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
         raise UserError(f"--autoguide {options.autoguide} knows other classes than {opened.path}: take one of the same")
     if (weaker.model.reader is None) != (opened.model.reader is None):
         raise UserError(f"--autoguide {options.autoguide} and {opened.path} do not both know captions: take one alike")
-    if not read_alike(weaker.model.reader, opened.model.reader):
+    if not same_text_encoder(weaker.model.reader, opened.model.reader):
         raise UserError(
             f"--autoguide {options.autoguide} reads captions by another text encoder than {opened.path}: take one of "
             "the same"

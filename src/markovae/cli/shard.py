@@ -8,8 +8,8 @@ from typing import Any
 
 from markovae.cli.options import add_json, whole
 from markovae.cli.output import tell_left_out
-from markovae.console import show, show_json
 from markovae.errors import UserError
+from markovae.log import show, show_json
 
 SUMMARY = "write images as tar shards, for data larger than memory"
 DESCRIPTION = """\
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     from markovae.config import Config
     from markovae.data.loading import read_source, require_readable
-    from markovae.data.sharding import write_shards
+    from markovae.data.shard_writing import write_shards
 
     out = Path(options.out)
     require_free(out)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from markovae.cli.ending import finished
 from markovae.cli.options import add_json, add_machine, chosen_device, one_of, positive, whole
-from markovae.config.presets import PRESETS, preset_settings
-from markovae.console import say, show_json
+from markovae.config import PRESETS, preset_settings
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
-from markovae.lock import Lock, hold
-from markovae.processes import place
+from markovae.log import log, show_json
+from markovae.system.lock import Lock, hold
+from markovae.system.processes import place
 
 if TYPE_CHECKING:
     from markovae.config import Config
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objective",
         metavar="NAME",
         type=one_of(*PRESETS),
-        help="bound (the recipe for likelihood: train.objective=bound, train.law=importance, target.reverse=isotropic) "
-        "or simple (Ho et al.'s: train.weighting=noise); --set comes after it",
+        help="bound (the recipe for likelihood: train.objective=bound, train.level_sampling=importance, "
+        "target.reverse=isotropic) or simple (Ho et al.'s: train.weighting=noise); --set comes after it",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 5)")
@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
     if options.resume or again:
         if not again:
             _check_resume(options)
-        from markovae.run import resume_run
+        from markovae.run.start import resume_run
 
         steps, minutes = (None, None) if again else (options.steps, options.minutes)
         data = options.data if options.resume else _url_of(options)
@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace, lock: Lock | None) -> int:
     else:
         config = configuration(options)
         data = config.data.source
-        from markovae.run import train_run
+        from markovae.run.start import train_run
 
         path = train_run(config, options.out, init=options.init, device=device, held=lock)
     if not place().first:
@@ -157,13 +157,13 @@ def _imported(init: str | None) -> Config:
 
     if init is None:
         return Config()
-    from markovae.checkpoint import open_checkpoint
+    from markovae.checkpoints.reading import open_checkpoint
 
     checkpoint = open_checkpoint(init)
     if not checkpoint.imported:
         return Config()
-    rate = checkpoint.config.train.rest_lr
-    say(f"--init {init} was imported: its configuration is taken, for fine-tuning (AdamW at {rate:g})")
+    rate = checkpoint.config.train.adamw_lr
+    log(f"--init {init} was imported: its configuration is taken, for fine-tuning (AdamW at {rate:g})")
     return checkpoint.config
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.options import add_json
-from markovae.console import say, show, show_json
 from markovae.errors import UserError
+from markovae.log import log, show, show_json
 
 if TYPE_CHECKING:
-    from markovae.verify import Row
+    from markovae.theory.rows import Row
 
 SUMMARY = "check every equation of the derivation numerically"
 DESCRIPTION = """\
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: where --plots cannot be made a folder.
         StoppedRun: where the disk refuses the plots.
     """
-    from markovae.verify import check_all
+    from markovae.theory import check_all
 
     folder = None if options.plots is None else _folder(Path(options.plots))
 
@@ -83,12 +83,12 @@ def _folder(folder: Path) -> Path:
 
 
 def _draw(folder: Path) -> None:
-    from markovae.files import write_file
-    from markovae.verify.figures import figures
+    from markovae.system.files import write_file
+    from markovae.theory.figures import figures
 
     for name, picture in figures():
         write_file(folder / name, picture.encode())
-    say(f"plots: {folder}")
+    log(f"plots: {folder}")
 
 
 def _told(rows: Iterator[Row]) -> Iterator[Row]:

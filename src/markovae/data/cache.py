@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, TypeVar, final
 
 import numpy as np
 
-from markovae.console import say
 from markovae.errors import UserError
-from markovae.files import STAGE, discard, free_bytes, make_folder, remove, sync, sync_files
+from markovae.log import log
+from markovae.system.files import STAGE, discard, free_bytes, make_folder, remove, sync, sync_files
 
 Result = TypeVar("Result")
 # Above this, pixels stay on disk and are mapped.
@@ -74,7 +74,7 @@ def _temporary_cache() -> Path:
         raise UserError(f"there is no place for the cache ({error.strerror}): set MARKOVAE_CACHE to a folder") from None
     if not stat.S_ISDIR(about.st_mode) or (os.name != "nt" and (about.st_uid, about.st_mode & 0o077) != (user, 0)):
         raise UserError(f"{folder} is no private folder of this user: set MARKOVAE_CACHE to a folder for the cache")
-    say(f"no home folder that can be written: the cache is {folder}; set MARKOVAE_CACHE to keep it elsewhere")
+    log(f"no home folder that can be written: the cache is {folder}; set MARKOVAE_CACHE to keep it elsewhere")
     return folder
 
 
@@ -141,7 +141,7 @@ def entry(
         except DAMAGED as error:
             if _mark(path) != mark:
                 continue  # another process replaced it meanwhile
-            say(f"the cache entry {path} is damaged ({_reason(error)}): it is made anew")
+            log(f"the cache entry {path} is damaged ({_reason(error)}): it is made anew")
             forget(path)
             break
     with _staged(path) as stage:
@@ -279,7 +279,7 @@ def _place(stage: Path, path: Path) -> None:
         sync(path.parent)
     except OSError as error:
         if _mark(path) is None or path.is_symlink() or not path.is_dir():
-            say(f"the cache entry {path} is not kept for the next time ({_reason(error)})")
+            log(f"the cache entry {path} is not kept for the next time ({_reason(error)})")
 
 
 def _clear_abandoned(folder: Path) -> None:

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TextIO, final
 
-from markovae.data.regular import open_regular
-from markovae.data.scan import reason_of
+from markovae.data.image_files import reason_of
 from markovae.errors import UserError
+from markovae.system.regular import open_regular
 
 NAMES = ("captions.csv", "metadata.jsonl")
 MAX_SIDECAR = 1 << 16  # bytes

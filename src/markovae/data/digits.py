@@ -9,10 +9,10 @@ from importlib.resources import as_file, files
 
 import numpy as np
 
-from markovae.data.findings import Findings, Reading
+from markovae.data.data_config import DataConfig
+from markovae.data.image_files import to_channels
 from markovae.data.images import ImageData
-from markovae.data.options import DataConfig
-from markovae.data.shaping import to_channels
+from markovae.data.source import DatasetSummary, Reading
 from markovae.data.split import split_by_content
 from markovae.errors import UserError
 
@@ -38,7 +38,7 @@ def read_digits(config: DataConfig) -> Reading:
     if config.shape not in (None, (SIDE, SIDE)):
         raise UserError(f"digits are {SIDE} x {SIDE} pixels, not {config.size}: leave data.size at 0")
     data = to_channels(digits(), config.channels)
-    findings = Findings(
+    findings = DatasetSummary(
         kind="digits",
         modes={"17 grey values": len(data)},
         sizes={f"{SIDE}x{SIDE}": len(data)},

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import PIL
 
-from markovae.console import printable, track
 from markovae.data import cache
 from markovae.data.captions import NAMES, read_captions, sidecar
-from markovae.data.decode import decode
-from markovae.data.findings import Findings, Reading, counted
+from markovae.data.data_config import DataConfig
+from markovae.data.image_files import FoundFile, Header, decode, find_files, hidden, may_pass, read_header, reason_of
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
-from markovae.data.options import DataConfig
 from markovae.data.plan import Plan, plan
-from markovae.data.scan import FoundFile, Header, find_files, hidden, may_pass, read_header, reason_of
+from markovae.data.source import DatasetSummary, Reading, counted
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
+from markovae.log import printable, track
 
 RECIPE = "folder-3"
 # Below these, the work takes less time than starting workers.
@@ -77,7 +76,7 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
         told = "1 file that is no image was" if others == 1 else f"{others:,} files that are no images were"
         notes += (f"{told} passed over",)
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
-    findings = Findings("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
+    findings = DatasetSummary("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
     return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 if TYPE_CHECKING:
-    from markovae.networks.given import Givens
+    from markovae.networks.conditioning import Conditioning
+
 
 Pixels = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -42,7 +44,7 @@ class ImageData:
     bins: int = 256
     name: str = "images"
     digests: Digests | None = None
-    given: Givens | None = None
+    given: Conditioning | None = None
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -128,3 +130,13 @@ def _lazy(images: object) -> Any:
 def fingerprint(hashes: Sequence[bytes]) -> str:
     """SHA-256, as hex, over content hashes in order: two parts agree in it only if all images do."""
     return hashlib.sha256(b"".join(hashes)).hexdigest()
+
+
+def count_uncaptioned(data: ImageData) -> int:
+    """How many images have no caption."""
+    return len(data) if data.captions is None else sum(not text.strip() for text in data.captions)
+
+
+def captions_digest(data: ImageData) -> str:
+    """SHA-256 of the captions in order, as hex: equal only where every one is."""
+    return hashlib.sha256(json.dumps(data.captions).encode()).hexdigest()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from markovae.data import cache
-from markovae.data.findings import Reading
+from markovae.data.data_config import DataConfig
+from markovae.data.image_files import ENDINGS
 from markovae.data.images import ImageData, Indices, fingerprint
-from markovae.data.options import DataConfig
-from markovae.data.places import require_named
-from markovae.data.record import RECORD
-from markovae.data.scan import ENDINGS
+from markovae.data.shard_store import require_named
+from markovae.data.shards import RECORD
+from markovae.data.source import Reading
 from markovae.data.split import Splits
 from markovae.errors import UserError
 from markovae.locations import is_elsewhere

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from markovae.data.regular import open_regular
+from markovae.system.regular import open_regular
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from markovae.data.options import DataConfig, background_rgb
-from markovae.data.scan import Header
+from markovae.data.data_config import DataConfig, background_rgb
+from markovae.data.image_files import Header
 
 DEFAULT_SIDE = 32
 KEEP_UP_TO = 64

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from markovae.data.images import ImageData, Indices, fingerprint
-from markovae.data.known import captions_digest
-from markovae.data.options import DataConfig
+from markovae.data.data_config import DataConfig
+from markovae.data.images import ImageData, Indices, captions_digest, fingerprint
 from markovae.errors import UserError
 from markovae.strict_json import shown
 
@@ -22,7 +21,7 @@ PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class Split:
     """Which image of a source belongs to which part.
 
     Args:
@@ -43,7 +42,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three parts of a data set and how they came about (see `Parts`).
+    """The three parts of a data set and how they came about (see `Split`).
 
     Args:
         unreadable: (file, reason) of each that gave no image.   notes: sentences on what was decided.
@@ -128,7 +127,7 @@ def _labels_digest(part: ImageData) -> str | None:
     return None if part.labels is None else hashlib.sha256(part.labels.astype("<i8").tobytes()).hexdigest()
 
 
-def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> Parts:
+def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> Split:
     """Split by content hash, copies kept together.
 
     Of n different images the test part gets max(1, round(n·test_fraction)), the validation part
@@ -141,7 +140,7 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
     ranked = _ranked(hashes, config.split_seed)
     if len(ranked) < 3:
         none = np.arange(0)
-        return Parts(
+        return Split(
             np.arange(len(hashes)),
             none,
             none,
@@ -159,10 +158,10 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
         f"by content hash, copies kept together, {config.validation_fraction:g} validation, "
         f"{config.test_fraction:g} test"
     )
-    return Parts(train, held_out, tested, method, config.split_seed)
+    return Split(train, held_out, tested, method, config.split_seed)
 
 
-def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> Parts:
+def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> Split:
     """The source's own test part (positions from `first_test` on); validation by content hash from the rest.
 
     Images outside the test part whose pixels also occur in it are left out of training and validation.
@@ -183,7 +182,7 @@ def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig
     method = f"the source's own test part; {config.validation_fraction:g} validation by content hash"
     positions = np.arange(first_test, len(hashes), dtype=np.int64)
     left_out = first_test - len(keep)
-    return Parts(keep[~is_held_out], keep[is_held_out], positions, method, config.split_seed, left_out)
+    return Split(keep[~is_held_out], keep[is_held_out], positions, method, config.split_seed, left_out)
 
 
 def _ranked(hashes: Sequence[bytes], seed: int) -> list[tuple[int, bytes]]:

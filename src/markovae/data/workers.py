@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from markovae.console import say
+from markovae.log import log
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ def map_in_processes(
                 done += 1
                 yield result
         except BrokenProcessPool:
-            say(
+            log(
                 "worker processes ended early, so this process does the work alone (slower); a script needs "
                 "the guard `if __name__ == '__main__':` around what it does"
             )

@@ -1,4 +1,4 @@
-"""A run as a folder that `DDPMPipeline.from_pretrained` loads."""
+"""The model card of an exported run: README.md with the front matter that the Hub reads."""
 
 from __future__ import annotations
 
@@ -8,18 +8,72 @@ from typing import Any
 
 import safetensors.torch
 
-from markovae.checkpoint import Checkpoint, open_checkpoint
-from markovae.console import printable
-from markovae.diffusion import Diffusion
+from markovae import __version__
+from markovae.checkpoints.reading import Checkpoint, open_checkpoint
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.files import make_folder, refused, staged_folder, write_synced
-from markovae.interop.card import model_card
-from markovae.interop.importing import require_free
-from markovae.interop.reading import CLASSES
-from markovae.interop.scheduler_config import rules_from, rules_to
-from markovae.interop.unet_config import config_from, config_to
+from markovae.interop.diffusers_config import config_from, config_to, rules_from, rules_to
+from markovae.interop.importing import CLASSES, require_free
 from markovae.interop.weights import to_theirs
+from markovae.log import printable
 from markovae.networks.ddpm import DDPMUNet
+from markovae.system.files import make_folder, refused, staged_folder, write_synced
+from markovae.system.jsonlines import read_rows
+
+_FRONT = """\
+---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags:
+- diffusers
+- ddpm
+- unconditional-image-generation
+- markovae
+---
+"""
+
+
+def model_card(checkpoint: Checkpoint, levels: int, run: Path, name: str) -> str:
+    """What the model is, how to use it under this name, and what its held-out images cost, as far as the run says."""
+    channels, height, width = checkpoint.shape
+    config, classes = checkpoint.config, len(checkpoint.class_names)
+    rows = [
+        ("images", f"{width}x{height} pixels, {channels} channel{'s' if channels > 1 else ''}"),
+        ("training steps", f"{checkpoint.step:,}"),
+        ("schedule", config.schedule.kind),
+        ("the network predicts", config.target.name),
+        ("variance of a step", config.target.reverse),
+    ]
+    if classes:
+        rows.append(("classes", f"{classes}: give the unet `class_labels`, which the pipeline itself does not"))
+    rows += _held_out(run)
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"{_FRONT}\n# A diffusion model trained with markovae {__version__}\n\n"
+        f"```python\n{usage(name, levels, bool(classes))}\n```\n\n| | |\n|---|---|\n{table}\n\n"
+        "The same folder as a run, to be sampled with other samplers, measured in bits/dim, or trained on:\n\n"
+        "```bash\nmarkovae import DIR --out runs/imported\nmarkovae measure runs/imported IMAGES\n```\n"
+    )
+
+
+def usage(name: str, levels: int, conditional: bool) -> str:
+    """The lines that load it; a pipeline asks for 1,000 steps, or 50, whatever the grid has."""
+    if conditional:
+        return f'from diffusers import UNet2DModel\n\nunet = UNet2DModel.from_pretrained("{name}", subfolder="unet")'
+    return (
+        f'from diffusers import DiffusionPipeline\n\npipeline = DiffusionPipeline.from_pretrained("{name}")\n'
+        f"images = pipeline(num_inference_steps={levels}).images"
+    )
+
+
+def _held_out(run: Path) -> list[tuple[str, str]]:
+    """The last held-out bound of the run, where it took one."""
+    rows = [row for row in read_rows(run / "metrics.jsonl").rows if row.get("kind") == "heldout"]
+    if not rows or rows[-1]["bits_per_dim"]["mean"] is None:
+        return []
+    mean, error = (rows[-1]["bits_per_dim"][name] for name in ("mean", "stderr"))
+    spread = "" if error is None else f" ± {error:.3f}"
+    return [("held-out bound", f"{mean:.3f}{spread} bits/dim, after step {rows[-1]['step']}")]
 
 
 def export_run(run: str | Path, target: str | Path, name: str | None = None) -> Path:
@@ -105,3 +159,38 @@ def _original(
     except (ValueError, KeyError, TypeError, AttributeError):
         return unet, scheduler
     return origin["unet"] if same_unet else unet, origin["scheduler"] if same_scheduler else scheduler
+
+
+def require_hub() -> None:
+    """Before anything is written.
+
+    Raises:
+        UserError: without the extra `hub`.
+    """
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        raise UserError("--push needs huggingface_hub: install it with  pip install 'markovae[hub]'") from None
+
+
+def push_folder(folder: str | Path, repository: str) -> str:
+    """Upload an exported folder to the model repository NAME or OWNER/NAME, made where it is missing; its address.
+
+    The token is huggingface_hub's own (`hf auth login`, or the variable HF_TOKEN).
+
+    Raises:
+        UserError: without the extra `hub`, or where the Hub refuses, with its words.
+    """
+    require_hub()
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        name = api.create_repo(repository, exist_ok=True).repo_id
+        return str(api.upload_folder(repo_id=name, folder_path=str(folder)))
+    except Exception as error:  # of the network, of the token, of the name: a dozen kinds of several packages
+        words = " ".join(str(error).split())
+        raise UserError(
+            f"{folder} was written but could not be pushed to {repository} ({words[:300]}): log in with  hf auth "
+            "login  and push it with  hf upload"
+        ) from None

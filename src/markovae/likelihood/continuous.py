@@ -11,11 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.forward import noised
+from markovae.diffusion.gaussian import sum_dims
+from markovae.diffusion.learned_schedule import slope
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.schedule import NoiseSchedule
 from markovae.errors import UserError
-from markovae.forward import noised
-from markovae.gaussian import sum_dims
-from markovae.learned_schedule import slope
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -26,14 +28,11 @@ from markovae.likelihood.inputs import (
     conditions,
     require_numbers,
 )
-from markovae.likelihood.law import level_starts
+from markovae.likelihood.level_sampling import level_starts
+from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.ode import refuse_steps
-from markovae.likelihood.record import Measurement
-from markovae.networks.condition import Condition
-from markovae.networks.given import Givens
+from markovae.networks.conditioning import Condition, Conditioning
 from markovae.randomness import Streams
-from markovae.schedule import NoiseSchedule
-from markovae.vae import evaluating
 
 
 def continuous_draws(
@@ -124,7 +123,7 @@ def _levels(
     model: Diffusion,
     x: Tensor,
     part: Tensor,
-    labels: Givens | None,
+    labels: Conditioning | None,
     draws: int,
     schedule: NoiseSchedule | None,
     seed: int,

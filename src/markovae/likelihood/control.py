@@ -13,7 +13,7 @@ from typing import Protocol, Self, final
 import torch
 from torch import Tensor
 
-from markovae.forward import noise_scale, signal_scale
+from markovae.diffusion.forward import noise_scale, signal_scale
 
 
 class ControlVariate(Protocol):

@@ -2,13 +2,14 @@ r"""The bound E6 of many images, by draws of the level or by all levels; unbiase
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.control import ControlVariate
 from markovae.likelihood.inputs import (
@@ -20,12 +21,11 @@ from markovae.likelihood.inputs import (
     checked_model,
     conditions,
 )
-from markovae.likelihood.law import LevelLaw
-from markovae.likelihood.record import Measurement, level_table
-from markovae.likelihood.tasks import Task, evaluate, full_sum, sampled
-from markovae.networks.given import Givens
-from markovae.processes import Place
-from markovae.vae import evaluating
+from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.measurement import Measurement, level_table
+from markovae.likelihood.tasks import Task, full_sum, sampled, task_nats
+from markovae.networks.conditioning import Conditioning
+from markovae.system.processes import Rank
 
 Levels = int | Sequence[int] | Tensor | None
 
@@ -36,13 +36,13 @@ class Estimator:
 
     Args:
         draws: levels drawn an image, evenly spread from a random start; None takes every level once.
-        law: how likely each level is, fitted on other images; None is uniform (stratified).
+        distribution: how likely each level is, fitted on other images; None is uniform (stratified).
         replicates: independent randomisations of each image; with 2 or more the noise's own error is known.
         control: a control variate with known level sums, fitted on other images.
     """
 
     draws: int | None = 16
-    law: LevelLaw | None = None
+    distribution: LevelDistribution | None = None
     replicates: int = 1
     control: ControlVariate | None = None
 
@@ -55,17 +55,19 @@ class Estimator:
         Raises:
             UserError: for a law of another grid.
         """
-        if self.law is not None and self.law.num_levels != num_levels:
-            raise UserError(f"a law of {self.law.num_levels} levels cannot draw from a grid of {num_levels}: refit it")
-        if self.draws is None or num_levels == 1 or (self.law is None and self.draws >= num_levels - 1):
+        if self.distribution is not None and self.distribution.num_levels != num_levels:
+            raise UserError(
+                f"a law of {self.distribution.num_levels} levels cannot draw from a grid of {num_levels}: refit it"
+            )
+        if self.draws is None or num_levels == 1 or (self.distribution is None and self.draws >= num_levels - 1):
             return full_sum(num_levels, n, self.replicates)
-        law = LevelLaw.uniform(num_levels) if self.law is None else self.law
-        return sampled(law, self.draws, n, seed, self.replicates)
+        distribution = LevelDistribution.uniform(num_levels) if self.distribution is None else self.distribution
+        return sampled(distribution, self.draws, n, seed, self.replicates)
 
     @property
     def name(self) -> str:
         """The estimator in a word or two, for the record."""
-        kind = "every level" if self.draws is None else "stratified" if self.law is None else "importance"
+        kind = "every level" if self.draws is None else "stratified" if self.distribution is None else "importance"
         return kind if self.control is None else f"{kind} with control variate"
 
 
@@ -120,7 +122,7 @@ def measuring(
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
-    place: Place | None = None,
+    place: Rank | None = None,
 ) -> Iterator[Drawn]:
     """The work of `measure_with`, batch by batch, for those who show progress; `finish` sums it up.
 
@@ -134,7 +136,7 @@ def measuring(
     labels = checked_labels(labels, len(images), limit)
     tasks = estimator.task(model.num_levels, len(images), seed)
     with evaluating(model):
-        for begin in (Place() if place is None else place).every(range(0, len(tasks), batch)):
+        for begin in (Rank() if place is None else place).every(range(0, len(tasks), batch)):
             drawn = _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, estimator, len(tasks))
             yield replace(drawn, begin=begin)
 
@@ -143,7 +145,7 @@ def measuring(
 def _drawn(
     model: Diffusion,
     images: Tensor,
-    labels: Givens | None,
+    labels: Conditioning | None,
     task: Task,
     seed: int,
     estimator: Estimator,
@@ -151,7 +153,7 @@ def _drawn(
 ) -> Drawn:
     x = model.to_x(images[task.image])
     condition = conditions(model, None if labels is None else labels[task.image])
-    nats = evaluate(model, x, task, condition, seed)
+    nats = task_nats(model, x, task, condition, seed)
     opened = x[((task.level == 1) & (task.replicate == 0)).to(x.device)]
     counted, known = task.share * nats, nats.new_zeros(len(opened))
     later = (task.level > 1).nonzero().flatten()
@@ -216,3 +218,28 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
         return model.on_grid(model.schedule.only(chosen))
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def to_table(drawn: Iterable[Drawn], total: int) -> Tensor:
+    """The draws of one process in their places, zeros in those of the others, (4, total), float64.
+
+    The tables of all processes add up to the table of all draws, to the last bit.
+    """
+    table = torch.zeros(4, total, dtype=torch.float64)
+    for one in drawn:
+        inside = slice(one.begin, one.begin + len(one.task))
+        opening = _opening(one.task)
+        table[0, inside], table[1, inside] = one.nats, one.counted
+        table[2, inside][opening], table[3, inside][opening] = one.prior.double(), one.known.double()
+    return table
+
+
+def from_table(table: Tensor, task: Task) -> Drawn:
+    """All the draws of `task`, as if one process had made them in one batch."""
+    opening = _opening(task)
+    return Drawn(task, table[0], table[1], table[2][opening], table[3][opening], len(task))
+
+
+def _opening(task: Task) -> Tensor:
+    """Which draws are the first of their image, with which its closed-form terms are kept, (B,), bool."""
+    return (task.level == 1) & (task.replicate == 0)

@@ -7,11 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.condition import Condition, class_numbers
-from markovae.networks.given import Givens
-from markovae.pixels import as_tensor
+from markovae.networks.conditioning import Condition, Conditioning, as_tensor, class_numbers
 from markovae.randomness import generator
 
 
@@ -29,7 +27,7 @@ class ArrayLike(Protocol):
 
 
 Array = Tensor | ArrayLike
-Labels = Array | Givens  # classes, or whatever else is known of each image
+Labels = Array | Conditioning  # classes, or whatever else is known of each image
 
 
 def at_least_one(**values: int | None) -> None:
@@ -116,7 +114,7 @@ def refuse_shared(images: Tensor, fit: Tensor) -> None:
         raise UserError(f"{shared} of the images to measure are among those fitted on: fit on other images")
 
 
-def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> Givens | None:
+def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> Conditioning | None:
     """What is known of each image, of labels (n,) too; or None.
 
     Raises:
@@ -124,7 +122,7 @@ def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> G
     """
     if labels is None:
         return None
-    known = labels[:limit] if isinstance(labels, Givens) else Condition(label=class_numbers(labels[:limit]))
+    known = labels[:limit] if isinstance(labels, Conditioning) else Condition(label=class_numbers(labels[:limit]))
     if len(known) != n:
         raise UserError(f"{len(known)} labels for {n} images: give one each")
     return known
@@ -134,11 +132,11 @@ def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
     """The labels for a model that takes classes, captions for one that takes them; None for one that takes none."""
     if isinstance(labels, Condition):
         return labels
-    if isinstance(labels, Givens):
+    if isinstance(labels, Conditioning):
         return None if model.reader is None else labels
     return None if getattr(model.network, "num_classes", None) == 0 else labels
 
 
-def conditions(model: Diffusion, known: Givens | None) -> Condition | None:
+def conditions(model: Diffusion, known: Conditioning | None) -> Condition | None:
     """What is known of a batch as a condition on the model's device."""
     return None if known is None else known.condition().to(model.device)

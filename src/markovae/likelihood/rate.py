@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.surveying import Survey
+from markovae.likelihood.statistics import LevelStatistics
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,27 @@ class RatePoint:
     rmse: float
 
 
-def rate_distortion(model: Diffusion, survey: Survey) -> tuple[RatePoint, ...]:
+def rate_distortion(model: Diffusion, level_statistics: LevelStatistics) -> tuple[RatePoint, ...]:
     """The curve of a model, from level L to the exact image, at the surveyed levels.
 
     Args:
-        survey: of this model, on images it was not trained on.
+        level_statistics: of this model, on images it was not trained on.
     Raises:
         UserError: for a model of continuous data, or a survey without level 1.
     """
     bin_width = 2 * model.pixels.half_width
-    if int(survey.level[0]) != 1:
+    if int(level_statistics.level[0]) != 1:
         raise UserError("the survey lacks level 1: the curve's last step is the decoder's")
-    nats = survey.nats_of_levels() if len(survey.logsnr) > 2 else torch.zeros(0, dtype=torch.float64)
+    nats = (
+        level_statistics.nats_of_levels() if len(level_statistics.logsnr) > 2 else torch.zeros(0, dtype=torch.float64)
+    )
     # after[ℓ−1] = Σ_{k>ℓ} KL_k for ℓ = 1…L.
-    after = torch.cat([nats.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)]) + survey.prior
+    after = torch.cat([nats.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)]) + level_statistics.prior
     bits = 1 / (model.dims * math.log(2))
-    rmse = survey.error.flatten(1).mean(1).sqrt() / bin_width
+    rmse = level_statistics.error.flatten(1).mean(1).sqrt() / bin_width
     points = [
-        RatePoint(level, float(survey.logsnr[level]), float(after[level - 1]) * bits, float(rmse[k]))
-        for k, level in enumerate(survey.level.tolist())
+        RatePoint(level, float(level_statistics.logsnr[level]), float(after[level - 1]) * bits, float(rmse[k]))
+        for k, level in enumerate(level_statistics.level.tolist())
     ]
-    exact = RatePoint(0, math.inf, float(after[0] + survey.nats[0]) * bits, 0.0)
+    exact = RatePoint(0, math.inf, float(after[0] + level_statistics.nats[0]) * bits, 0.0)
     return (*reversed(points), exact)

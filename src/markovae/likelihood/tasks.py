@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.law import LevelLaw, level_starts
-from markovae.networks.condition import Condition
+from markovae.likelihood.level_sampling import LevelDistribution, level_starts
+from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
 
 
@@ -53,10 +53,10 @@ def full_sum(num_levels: int, n: int, replicates: int = 1) -> Task:
     return _assembled(levels, torch.ones(levels.shape, dtype=torch.float64))
 
 
-def sampled(law: LevelLaw, draws: int, n: int, seed: int, replicates: int = 1) -> Task:
+def sampled(distribution: LevelDistribution, draws: int, n: int, seed: int, replicates: int = 1) -> Task:
     """`draws` levels an image and replicate by the law, and one reconstruction each: the reconstructions first."""
     images = torch.arange(n)
-    pairs = [law.draw(level_starts(images, seed, r), draws) for r in range(replicates)]
+    pairs = [distribution.draw(level_starts(images, seed, r), draws) for r in range(replicates)]
     return _assembled(torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs]))
 
 
@@ -80,7 +80,7 @@ def _visits(name: Tensor) -> Tensor:
     return torch.empty_like(place).index_copy_(0, order, place - first)
 
 
-def evaluate(model: Diffusion, x: Tensor, task: Task, condition: Condition | None, seed: int) -> Tensor:
+def task_nats(model: Diffusion, x: Tensor, task: Task, condition: Condition | None, seed: int) -> Tensor:
     """Nats of each draw, (B,), float64, on the CPU.
 
     Args:

@@ -1,1 +1,1 @@
-"""Networks of the prior: out = net(z, log-SNR, condition)."""
+"""`net(z, logsnr, condition) -> out`: U-Net, diffusion transformer, MLP and the DDPM family; conditioning."""

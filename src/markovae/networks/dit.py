@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.networks.condition import Condition
-from markovae.networks.layers import EPS, attend, zeroed
-from markovae.networks.patches import PatchConfig, PatchNetwork
+from markovae.networks.conditioning import Condition
+from markovae.networks.layers import EPS, PatchConfig, PatchNetwork, attend, zeroed
 
 SLOWEST = 1 / 32  # radians a patch of the slowest rotation; the fastest turns by 1
 
@@ -93,21 +92,21 @@ class DiTBlock(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor, angles: Tensor, tokens: tuple[Tensor, Tensor] | None) -> Tensor:
         """h: (B, N, C); embedding: (B, E); angles: (N, head_dim/2); tokens: (B, T, C'), (B, T) -> (B, N, C)."""
         scale, shift, gate, scale_2, shift_2, gate_2 = self.modulation(embedding).chunk(6, dim=1)
-        h = h + gate[:, None] * self._look_around(modulated(h, scale, shift), angles)
+        h = h + gate[:, None] * self._self_attention(modulated(h, scale, shift), angles)
         if tokens is not None:
-            h = h + self._look_up(self.text_norm(h), *tokens)
+            h = h + self._cross_attention(self.text_norm(h), *tokens)
         inner = F.gelu(self.first(modulated(h, scale_2, shift_2)), approximate="tanh")
         if self.dropout:
             inner = F.dropout(inner, self.dropout, self.training)
         return h + gate_2[:, None] * self.second(inner)
 
-    def _look_around(self, h: Tensor, angles: Tensor) -> Tensor:
+    def _self_attention(self, h: Tensor, angles: Tensor) -> Tensor:
         q, k, v = (self._heads(x) for x in self.qkv(h).chunk(3, dim=-1))
         q, k = (turned(self._unit(x), angles).to(v.dtype) for x in (q, k))
         out: Tensor = self.mix(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
-    def _look_up(self, h: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _cross_attention(self, h: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         q = self._heads(self.ask(h))
         k, v = (self._heads(x) for x in self.key_value(self.read(tokens)).chunk(2, dim=-1))
         q, k = (self._unit(x).to(v.dtype) for x in (q, k))

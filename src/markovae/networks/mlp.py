@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.networks.condition import Condition, ConditionEmbedding
+from markovae.networks.conditioning import Condition, ConditionEmbedding
 from markovae.networks.embedding import LogSNREmbedding, working_type
 from markovae.networks.layers import zeroed
 from markovae.networks.network import Network

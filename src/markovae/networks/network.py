@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from markovae.networks.condition import Condition
+from markovae.networks.conditioning import Condition
 
 
 class Network(nn.Module, ABC):

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.networks.condition import Condition
-from markovae.networks.layers import CrossAttention, ResidualBlock, SelfAttention, group_count, zeroed
-from markovae.networks.patches import PatchConfig, PatchNetwork, Tokens
+from markovae.networks.conditioning import Condition
+from markovae.networks.layers import (
+    CrossAttention,
+    PatchConfig,
+    PatchNetwork,
+    ResidualBlock,
+    SelfAttention,
+    Tokens,
+    group_count,
+    zeroed,
+)
 
 Run = Callable[..., Tensor]
 

@@ -1,21 +1,54 @@
-"""Features of many images, and of real ones from the cache."""
+"""Features as the statistics take them: finite float64 matrices of one width."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from markovae.console import say, track
 from markovae.data import cache
 from markovae.errors import UserError
-from markovae.quality.extractors.extractor import BATCH, Extractor
-from markovae.quality.neighbours import Images
-from markovae.quality.resize import RESIZE
+from markovae.log import log, track
+from markovae.quality.convolutions import RESIZE
+from markovae.quality.extractors import BATCH, Extractor
+from markovae.quality.memorization import Images
+
+Array = np.ndarray[Any, np.dtype[Any]] | Tensor
+
+
+def as_features(features: Array, name: str, fewest: int) -> Tensor:
+    """The features as a float64 matrix on the CPU, (n, d).
+
+    Args:
+        fewest: rows that the statistic needs.
+    Raises:
+        ValueError: for another shape, fewer rows, or entries that are not finite.
+    """
+    found = torch.as_tensor(features).detach().to("cpu", torch.float64)
+    if found.ndim != 2 or not found.shape[1]:
+        raise ValueError(f"{name} of shape {tuple(found.shape)} must be features, (n, d)")
+    if len(found) < fewest:
+        raise ValueError(f"{name} has {len(found)} rows and at least {fewest} are needed")
+    if not torch.isfinite(found).all():
+        raise ValueError(
+            f"{name} has features that are not finite: the extractor overflowed, or the images are damaged"
+        )
+    return found
+
+
+def same_width(first: Tensor, second: Tensor) -> None:
+    """Refuse features of different extractors.
+
+    Raises:
+        ValueError: naming both widths.
+    """
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"features of width {first.shape[1]} and {second.shape[1]} come from different extractors")
 
 
 def features(extractor: Extractor, images: Images, bins: int, label: str = "features") -> Tensor:
@@ -46,7 +79,7 @@ def cached_features(extractor: Extractor, images: Images, bins: int, label: str 
     try:
         return cache.entry(entry_of(extractor, images, bins), make, read)
     except UserError as error:
-        say(f"features are not kept for the next time: {error}")
+        log(f"features are not kept for the next time: {error}")
         return made[0] if made else features(extractor, images, bins, label)
 
 

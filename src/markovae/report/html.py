@@ -1,4 +1,4 @@
-"""Small pieces of HTML; every text is escaped here."""
+"""How report.html looks: light and dark, wide and narrow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,71 @@ from collections.abc import Sequence
 from html import escape
 from typing import final
 
-from markovae.console import printable
-from markovae.report.pictures import Images, data_uri, png
+from markovae.data.pictures import Images, data_uri, png
+from markovae.log import printable
+
+STYLE = """\
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --paper: #f7f8fa; --card: #ffffff; --edge: #e1e5ea;
+  --accent: #2f6fdb; --band: #2f6fdb33; --warn: #c77700; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaf0; --soft: #9aa7b6; --paper: #12161c; --card: #1b212a; --edge: #2c3541; --accent: #7fb0ff;
+    --band: #7fb0ff33; --warn: #f0a63c; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
+  Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 28px 16px 60px; }
+.warning { border-left: 4px solid var(--warn); padding-left: 12px; }
+header p, .meaning, figcaption, footer { color: var(--soft); }
+h1 { font-size: 1.7rem; margin: 0 0 2px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 0 0 4px; }
+section { background: var(--card); border: 1px solid var(--edge); border-radius: 12px; padding: 18px 20px;
+  margin-top: 18px; min-width: 0; }
+p { margin: 4px 0 12px; max-width: 74ch; }
+section > :last-child { margin-bottom: 0; }
+.hero { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; margin-top: 18px; }
+.hero div { background: var(--card); border: 1px solid var(--edge); border-radius: 12px; padding: 14px 18px; }
+.hero b { display: block; font-size: 1.55rem; line-height: 1.25; letter-spacing: -0.01em; }
+.hero span { color: var(--soft); font-size: 0.9rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 18px; }
+.pair section { margin-top: 0; }
+.pair { margin-top: 18px; }
+img { image-rendering: pixelated; display: block; width: 100%; height: auto; border-radius: 4px; }
+.drawing { max-width: 560px; }
+.sheet { max-width: 720px; margin: 0 auto 12px; }
+.strip { display: flex; gap: 6px; overflow-x: auto; padding-bottom: 6px; margin-bottom: 12px; }
+.strip figure { margin: 0; flex: 1 0 62px; max-width: 120px; }
+figcaption { font-size: 0.78rem; line-height: 1.3; text-align: center; margin-top: 5px;
+  font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; margin-bottom: 12px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--edge); vertical-align: top; }
+td.n, th.n { text-align: right; white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: 0.85rem; }
+tr:last-child td { border-bottom: 0; }
+td.m { color: var(--soft); font-size: 0.92rem; }
+.bar { position: relative; height: 8px; border-radius: 4px; background: var(--soft); opacity: 0.55; min-width: 2px; }
+.bar.own { background: var(--accent); opacity: 1; }
+svg { display: block; width: 100%; height: auto; margin-bottom: 10px; }
+svg text { fill: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
+svg .title { fill: var(--ink); }
+svg .grid { stroke: var(--edge); stroke-width: 1; }
+svg .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
+svg .faint { fill: none; stroke: var(--soft); stroke-width: 1; opacity: 0.5; }
+svg .band { fill: var(--band); }
+svg .dot { fill: var(--accent); }
+footer { font-size: 0.85rem; margin-top: 22px; }
+td .bar { margin-top: 8px; } td.wide { min-width: 90px; }
+@media (max-width: 560px) { section { padding: 14px; } main { padding: 18px 10px 40px; }
+  th, td { font-size: 0.92rem; padding-right: 8px; } th:last-child, td:last-child { padding-right: 0; }
+  .explained tr { display: grid; grid-template-columns: 1fr auto; column-gap: 12px; padding: 6px 0;
+    border-bottom: 1px solid var(--edge); }
+  .explained tr:last-child { border-bottom: 0; }
+  .explained th, .explained td { border-bottom: 0; padding: 1px 0; }
+  .explained thead .m { display: none; }
+  .explained td.m, .explained td.wide { grid-column: 1 / -1; font-size: 0.88rem; }
+  td .bar { margin: 4px 0; } }
+"""
 
 
 @final

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from markovae.checkpoint import Checkpoint, open_checkpoint
-from markovae.console import say
-from markovae.data import Splits, reopen
+from markovae.checkpoints.reading import Checkpoint, open_checkpoint
 from markovae.data.images import ImageData
-from markovae.data.known import known_to
-from markovae.diffusion import Diffusion
-from markovae.doctor import has_bfloat16
-from markovae.jsonlines import Rows, read_rows
+from markovae.data.loading import reopen
+from markovae.data.split import Splits
+from markovae.diffusion.model import Diffusion
 from markovae.locations import is_elsewhere
-from markovae.networks.condition import Condition
+from markovae.log import log
+from markovae.networks.conditioning import Condition
+from markovae.report.machine import has_bfloat16
 from markovae.report.words import left_out_in_words
+from markovae.system.jsonlines import Rows, read_rows
+from markovae.text.conditioner import attach_conditioning
 
 PACE_IMAGES = 16
 
@@ -53,12 +54,12 @@ class Subject:
 
     def labels(self, data: ImageData) -> Any:
         """Of the images, where the network takes them; captions, where it takes those."""
-        return known_to(self.model, data, held_out=True).told
+        return attach_conditioning(self.model, data, held_out=True).told
 
     def conditions(self, n: int) -> Condition | None:
         """Of n samples: the classes in turn, or the captions of the test images in turn; None without either."""
         if self.model.reader is not None:
-            test = known_to(self.model, self.splits.test, held_out=True)
+            test = attach_conditioning(self.model, self.splits.test, held_out=True)
             return None if test.given is None else test.given[torch.arange(n) % len(test)].condition()
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
@@ -81,7 +82,7 @@ def open_subject(run: str | Path, device: torch.device, source: str | None = Non
     model = checkpoint.model().to(device)
     metrics = read_rows(path / "metrics.jsonl")
     if metrics.left_out:
-        say(f"warning: {left_out_in_words(metrics.left_out)} left out of the report")
+        log(f"warning: {left_out_in_words(metrics.left_out)} left out of the report")
     return Subject(path, checkpoint, model, splits, metrics, pace(model))
 
 

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from markovae.config import TrainConfig
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
-from markovae.likelihood import LevelNats, Measurement, finite, measure
-from markovae.networks.condition import Condition
-from markovae.report.pictures import enlarged, grid, png, viewable
-from markovae.sampling import sample
-from markovae.training.room import within_memory
+from markovae.data.pictures import enlarged, grid, png, viewable
+from markovae.diffusion.model import Diffusion
+from markovae.likelihood.measurement import LevelNats, Measurement, finite
+from markovae.likelihood.measuring import measure
+from markovae.networks.conditioning import Condition
+from markovae.sampling.drawing import sample
+from markovae.system.memory import within_memory
+from markovae.training.train_config import TrainConfig
 
 SEED = 20_240_229  # of the fixed draw: the same images, levels and noise in every run
 BANDS = 5
@@ -29,7 +30,7 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
     """The bound on the first images of `data`, on a draw that never changes: a row of metrics.jsonl.
 
     Args:
-        model: with averaged weights.   data: the validation part as the model knows it (`known_to`).
+        model: with averaged weights.   data: the validation part as the model knows it (`attach_conditioning`).
         config: eval_images and eval_draws are read.
     """
     images = np.asarray(data.images[: config.eval_images])

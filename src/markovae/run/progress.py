@@ -7,9 +7,9 @@ import time
 from types import TracebackType
 from typing import Any, Self, final
 
-from markovae.console import bar, say
-from markovae.processes import speaks
-from markovae.training import Step
+from markovae.log import bar, log
+from markovae.system.processes import speaks
+from markovae.training.train_step import TrainStep
 
 PLAIN_LINES = 10
 SPAN = 20  # steps over which the shown speed is averaged
@@ -17,7 +17,7 @@ SPAN = 20  # steps over which the shown speed is averaged
 
 @final
 class Progress:
-    """A bar on a terminal, at most a dozen lines elsewhere; remarks made with `say` stay readable either way.
+    """A bar on a terminal, at most a dozen lines elsewhere; remarks made with `log` stay readable either way.
 
     Args:
         step: done so far.   total: of the run, or None.
@@ -43,7 +43,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(self, step: Step) -> None:
+    def show(self, step: TrainStep) -> None:
         """Tell of one step."""
         mix = 1 / SPAN if self._speed else 1.0
         self._speed += mix * (step.images_per_second - self._speed)
@@ -53,14 +53,14 @@ class Progress:
         elif step.total is not None:
             self._plain(step, step.total, note)
 
-    def _plain(self, step: Step, total: int, note: str) -> None:
+    def _plain(self, step: TrainStep, total: int, note: str) -> None:
         share = PLAIN_LINES * step.index // total
         if share < self._next_share and step.index < total:
             return
         self._next_share = share + 1
         done = step.index - self._first
         left = (time.monotonic() - self._began) / max(done, 1) * (total - step.index)
-        say(f"step {step.index:,} of {total:,}, {note}, about {duration(left)} left")
+        log(f"step {step.index:,} of {total:,}, {note}, about {duration(left)} left")
 
 
 def duration(seconds: float) -> str:

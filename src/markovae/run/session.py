@@ -11,25 +11,32 @@ from typing import Any, final
 import torch
 
 import markovae
-from markovae.allocator import kept_memory
-from markovae.checkpoint import checkpoint_name, newest_checkpoint, prune, save_checkpoint
-from markovae.checkpoint.writing import checkpoints_in, is_milestone, set_newer_aside
+from markovae.checkpoints.reading import newest_checkpoint
+from markovae.checkpoints.writing import (
+    checkpoint_name,
+    checkpoints_in,
+    is_milestone,
+    prune,
+    save_checkpoint,
+    set_newer_aside,
+)
 from markovae.config import Config
-from markovae.console import say
-from markovae.data.images import ImageData
-from markovae.data.known import captions_digest, known_to
+from markovae.data.images import ImageData, captions_digest
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
-from markovae.files import replace_file, require_room
-from markovae.run.folder import RunFolder
+from markovae.log import log
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid
 from markovae.run.lockstep import Lockstep
 from markovae.run.progress import Progress, duration
+from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Interrupted, Interrupts
-from markovae.sampling.draw import NoImageError
-from markovae.training import NonFiniteError, Step, Training
-from markovae.training.ranks import LostRankError
-from markovae.training.trainer import Tensors
+from markovae.sampling.drawing import NoImageError
+from markovae.system.files import replace_file, require_free_space
+from markovae.system.memory import kept_memory
+from markovae.text.conditioner import attach_conditioning
+from markovae.training.distributed import LostRankError
+from markovae.training.train_step import NonFiniteError, TrainStep
+from markovae.training.trainer import Tensors, Training
 
 LOG_STEPS = 10
 LARGEST_RESERVE = 0.3  # share of a budget in minutes that looking may cost
@@ -49,7 +56,7 @@ class Session:
     ) -> None:
         self.folder, self.config, self.splits, self.record = folder, config, splits, record
         self.training = training
-        self._rows: list[Step] = []
+        self._rows: list[TrainStep] = []
         self._saved_step, self._saved_at = -1, training.seconds
         self._save_seconds = 0.0
         self._heldout: dict[str, Any] | None = None
@@ -68,10 +75,10 @@ class Session:
         """
         # model, average and at most two moments, four bytes each
         bundle = 16 * sum(weight.numel() for weight in self.training.model.parameters())
-        free = require_room(self.folder.path, 2 * bundle, self.folder.disk)
+        free = require_free_space(self.folder.path, 2 * bundle, self.folder.disk)
         kept = self.config.train.keep + 1 - len(checkpoints_in(self.folder.checkpoints))
         if free < kept * bundle:
-            say(
+            log(
                 f"warning: {self.folder.path} has {free:,} bytes free, and train.keep={self.config.train.keep} "
                 f"checkpoints beside one being written take {kept * bundle:,}: free some space, or lower train.keep"
             )
@@ -85,7 +92,7 @@ class Session:
             return
         self.folder.forget_after(self.training.step)
         self._heldout = self.folder.last("heldout")
-        say(f"resumed from {checkpoint}")
+        log(f"resumed from {checkpoint}")
 
     def go(self) -> None:
         """Train to the end of the budget.
@@ -122,7 +129,7 @@ class Session:
 
     def _choose_precision(self) -> None:
         if not self.training.done:
-            say(f"training in {self.training.choose_precision().reason}")
+            log(f"training in {self.training.choose_precision().reason}")
 
     def _prepare(self, interrupts: Interrupts) -> None:
         """Find out what looking and saving cost, where the budget is a time."""
@@ -218,7 +225,7 @@ class Session:
         self._heldout = self.folder.last("heldout")
         row = {"kind": "rollback", "step": training.step, "from_step": failed, "skipped": training.skipped}
         self.folder.append({**row, "number": training.rollbacks, "reason": str(error)})
-        say(
+        log(
             f"{error}; back to {checkpoint.path}, the batches since then left out "
             f"(rollback {training.rollbacks} of {self.config.train.rollback})"
         )
@@ -227,18 +234,18 @@ class Session:
         limit = self.config.train.rollback
         more = "" if limit else ", or set train.rollback (up to 3) to go back and leave such batches out"
         return (
-            f"{error}; the last good checkpoint is {self.last_checkpoint}: lower train.lr and train.rest_lr, "
+            f"{error}; the last good checkpoint is {self.last_checkpoint}: lower train.lr and train.adamw_lr, "
             f"look at those images{more}"
         )
 
     def _announce(self, total: int) -> None:
         left = (self.config.train.seconds or 0) - self.training.seconds
-        say(f"{total:,} steps fit the budget, about {duration(max(left, 0))} from here")
+        log(f"{total:,} steps fit the budget, about {duration(max(left, 0))} from here")
 
     def _due(self, times: int) -> bool:
         return self.training.budget.due(times, self.training.step)
 
-    def _log(self, step: Step) -> None:
+    def _log(self, step: TrainStep) -> None:
         self._rows.append(step)
         if step.index % LOG_STEPS == 0 or self.training.done:
             self._write_row()
@@ -274,7 +281,7 @@ class Session:
         if self._heldout is not None and self._heldout["step"] == step:
             return  # a resumed run that had to find out again what looking costs
         self.folder.append(row)
-        say(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
+        log(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
         self._heldout = row
 
     def _grid(self, step: int) -> None:
@@ -283,7 +290,7 @@ class Session:
         try:
             picture = sample_grid(self.training.average.model, self._validation)
         except NoImageError as error:  # of a young model; the run itself is sound
-            say(f"step {step:,}: no picture, {error}")
+            log(f"step {step:,}: no picture, {error}")
             return
         self.folder.require_held()
         replace_file(self._picture(step), picture, self.folder.disk)
@@ -293,7 +300,7 @@ class Session:
 
     @cached_property
     def _validation(self) -> ImageData:
-        return known_to(self.training.model, self.splits.validation, held_out=True)
+        return attach_conditioning(self.training.model, self.splits.validation, held_out=True)
 
     @cached_property
     def _text(self) -> dict[str, Any]:
@@ -346,5 +353,5 @@ class Session:
     def _leave(self, together: Lockstep) -> None:
         assert together.caught is not None, "there is a signal to leave for"
         self._save(together)
-        say(f"stopped at step {self.training.step:,}: go on with  markovae train --resume --out {self.folder.path}")
+        log(f"stopped at step {self.training.step:,}: go on with  markovae train --resume --out {self.folder.path}")
         raise SystemExit(128 + together.caught)

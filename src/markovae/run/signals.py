@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
-from markovae.console import tell_at_once
-from markovae.processes import hangup
+from markovae.log import tell_at_once
+from markovae.system.processes import hangup
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WORD = "\nstopping: saving the present step (once more to leave at once)\n"

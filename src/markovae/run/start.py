@@ -12,30 +12,32 @@ from typing import Any
 
 import torch
 
-from markovae.build import create, load_weights
-from markovae.checkpoint import Checkpoint, CheckpointError, newest_checkpoint, open_checkpoint
-from markovae.checkpoint.writing import set_newer_aside
-from markovae.config import ConditionConfig, Config, TrainConfig
-from markovae.console import say
+from markovae.build import create
+from markovae.checkpoints.manifest import CheckpointError
+from markovae.checkpoints.reading import Checkpoint, newest_checkpoint, open_checkpoint
+from markovae.checkpoints.writing import set_newer_aside
+from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
-from markovae.data.known import known_to, uncaptioned
+from markovae.data.images import count_uncaptioned
 from markovae.data.loading import load_data, reopen
-from markovae.data.places import BRACES
-from markovae.data.record import RECORD
+from markovae.data.shard_store import BRACES
+from markovae.data.shards import RECORD
 from markovae.data.split import Splits
-from markovae.diffusion import Diffusion
-from markovae.disk import SYSTEM, Disk
+from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.schedule import first_level_warning
 from markovae.errors import UserError
-from markovae.files import replace_file
 from markovae.locations import is_elsewhere
-from markovae.lock import Lock, hold
-from markovae.processes import place
-from markovae.run.folder import RunFolder
+from markovae.log import log
+from markovae.networks.network_config import ConditionConfig
+from markovae.run.run_folder import RunFolder
 from markovae.run.session import Session
-from markovae.schedule import first_level_warning
-from markovae.text import EncoderReader
-from markovae.training import Training
-from markovae.training.ranks import joined
+from markovae.system.files import SYSTEM, Disk, replace_file
+from markovae.system.lock import Lock, hold
+from markovae.system.processes import place
+from markovae.text.conditioner import EncoderConditioner, attach_conditioning
+from markovae.training.distributed import joined
+from markovae.training.train_config import TrainConfig
+from markovae.training.trainer import Training
 
 
 def train_run(
@@ -67,7 +69,7 @@ def train_run(
         splits = ranks.in_turn(lambda: load_data(config.data))
         config, model = _create(config, splits, init)
         model = model.to(device)
-        data = ranks.in_turn(lambda: known_to(model, splits.train))
+        data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
         session = Session(folder, config, splits, record, training)
@@ -132,7 +134,7 @@ def resume_run(
                 reader=checkpoint.reader,
             )
             checkpoint.require_same_words(splits)
-            known = ranks.in_turn(lambda: known_to(model, splits.train))
+            known = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
             training = Training(model.to(device), known, config.train, config.data.flip, clock, ranks)
             _restore(training, checkpoint)
             if steps is not None or minutes is not None:
@@ -148,7 +150,7 @@ def resume_run(
                 _tell_of_no_lock(folder)
                 set_newer_aside(folder.checkpoints, path, folder.disk)
                 if training.done:
-                    say(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
+                    log(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
                 else:
                     session.check_room()
                     _list_unreadable(folder, splits)
@@ -171,7 +173,7 @@ def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock
 
 def _tell_of_no_lock(folder: RunFolder) -> None:
     if folder.lock is not None and folder.lock.missing:
-        say(
+        log(
             f"warning: {folder.path} lies where files cannot be locked ({folder.lock.missing}): let no other process "
             "train in it"
         )
@@ -184,7 +186,7 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> tuple[Co
         # Weights that read one encoder's features mean nothing on another's.
         if config.condition.encoder == ConditionConfig.encoder:
             config = replace(config, condition=replace(config.condition, encoder=source.reader.name))
-        reader = EncoderReader(config.condition.encoder, source.text["sha256"], source.reader.width)
+        reader = EncoderConditioner(config.condition.encoder, source.text["sha256"], source.reader.width)
     model = create(config, train.shape, bins=train.bins, num_classes=len(train.class_names), reader=reader)
     if source is not None:
         try:
@@ -284,14 +286,14 @@ def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
         rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
         replace_file(folder.unreadable, "".join(rows).encode(), folder.disk)
         told = "1 file" if len(rows) == 1 else f"{len(rows):,} files"
-        say(f"{told} gave no image: {folder.unreadable} lists them with the reason")
+        log(f"{told} gave no image: {folder.unreadable} lists them with the reason")
 
 
 def _tell_of_unused_rate(config: TrainConfig) -> None:
-    if config.optimiser == "adamw" and (config.lr, config.momentum) != (TrainConfig.lr, TrainConfig.momentum):
-        say(
-            "warning: train.lr and train.momentum are Muon's; with train.optimiser=adamw every weight has "
-            f"train.rest_lr={config.rest_lr:g}"
+    if config.optimizer == "adamw" and (config.lr, config.momentum) != (TrainConfig.lr, TrainConfig.momentum):
+        log(
+            "warning: train.lr and train.momentum are Muon's; with train.optimizer=adamw every weight has "
+            f"train.adamw_lr={config.adamw_lr:g}"
         )
 
 
@@ -299,15 +301,15 @@ def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
     model = training.average.model
     count = sum(weight.numel() for weight in model.parameters())
     size = "x".join(map(str, model.shape))
-    say(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
+    log(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
     for note in splits.notes:
-        say(f"data: {note}")
+        log(f"data: {note}")
     if model.reader is not None:
-        bare = uncaptioned(splits.train)
+        bare = count_uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
-        say(f"captions condition the model ({model.reader.identity['encoder']}){missing}")
+        log(f"captions condition the model ({model.reader.identity['encoder']}){missing}")
     _tell_of_unused_rate(training.config)
-    say(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
+    log(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
     warning = first_level_warning(model.schedule, model.pixels.half_width)
     if warning is not None:
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
-from markovae.networks.given import Givens, Repeated
+from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning
 
 
 def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
@@ -47,7 +46,7 @@ def num_classes(model: Diffusion) -> int:
     return int(getattr(model.network, "num_classes", 0))
 
 
-def spread(condition: Givens | None, n: int) -> Givens | None:
+def spread(condition: Conditioning | None, n: int) -> Conditioning | None:
     """What n samples are conditioned on: one for all is repeated; a condition without any field is None.
 
     Raises:
@@ -56,7 +55,7 @@ def spread(condition: Givens | None, n: int) -> Givens | None:
     if condition is None or not len(condition):
         return None
     if len(condition) == 1:
-        return Repeated(condition, torch.zeros(n, dtype=torch.int64))
+        return RepeatedConditioning(condition, torch.zeros(n, dtype=torch.int64))
     if len(condition) != n:
         raise UserError(f"{len(condition)} conditions for n={n} samples: give one for all, or one a sample")
     return condition

@@ -7,8 +7,8 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from markovae.gaussian import expand
-from markovae.networks.condition import Condition
+from markovae.diffusion.gaussian import expand
+from markovae.networks.conditioning import Condition
 
 
 class Denoiser(Protocol):
@@ -70,7 +70,7 @@ class DynamicallyClipped:
 
 
 @final
-class Headless:
+class MeanOnly:
     """x̂ alone: what a solver needs of a model whose reverse variance would also ask for ∂x̂/∂z.
 
     Args:

@@ -11,10 +11,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
-from markovae.networks.given import read_alike
+from markovae.networks.conditioning import Condition, same_text_encoder
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.denoiser import Denoiser
 
@@ -56,7 +55,7 @@ class Unconditional:
 
 
 @final
-class Instead:
+class NegativePrompt:
     """The same denoiser with one condition in the place of every other: what guidance leads away from.
 
     Args:
@@ -134,7 +133,11 @@ def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) ->
         _check_weaker(model, weaker)
     try:
         weak: Denoiser = Unconditional(model) if weaker is None else weaker
-        weak = weak if guidance.negative is None else Instead(model if weaker is None else weaker, guidance.negative)
+        weak = (
+            weak
+            if guidance.negative is None
+            else NegativePrompt(model if weaker is None else weaker, guidance.negative)
+        )
         return Guided(model, weak, guidance.weight, guidance.interval)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -145,7 +148,7 @@ def _check_weaker(model: Diffusion, weaker: Diffusion) -> None:
         raise UserError(f"the weaker model makes {weaker.shape}, this one {model.shape}: guidance needs one shape")
     if weaker.decoder.pixels != model.decoder.pixels:
         raise UserError(f"the weaker model's pixels are {weaker.decoder.pixels}, this one's {model.decoder.pixels}")
-    if not read_alike(weaker.reader, model.reader):
+    if not same_text_encoder(weaker.reader, model.reader):
         raise UserError("the weaker model reads captions by another text encoder: guidance needs the same")
     theirs, ours = num_classes(weaker), num_classes(model)
     if theirs != ours:

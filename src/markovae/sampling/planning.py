@@ -8,11 +8,11 @@ from functools import partial
 
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.grid import nearest_levels, quadratic_grid, rho_grid, sampling_grid, uniform_grid
-from markovae.sampling.steppers import (
+from markovae.sampling.grids import nearest_levels, quadratic_grid, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.samplers import (
     DDIM,
     AdamsBashforth,
     Ancestral,
@@ -118,16 +118,16 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
     calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
     # Of pc the corrector draws and the steps do not: it does better on the range of those that draw nothing.
-    grid = spaced(model, spacing or own_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
+    grid = make_grid(model, spacing or default_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
     return Plan(stepper, grid, corrector)
 
 
-def own_spacing(sampler: str) -> str:
+def default_spacing(sampler: str) -> str:
     """The spacing a sampler takes where none is named."""
     return _OWN_SPACING.get(sampler, "uniform")
 
 
-def spaced(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
+def make_grid(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
     """`count` log-SNRs of the model's range in this spacing, after λ = ∞, (count+1,).
 
     Args:

@@ -1,4 +1,4 @@
-"""A grid tuned to one model: three numbers against a fine walk of the same seeds."""
+"""The best K of the levels for the bound, as a sampler's grid."""
 
 from __future__ import annotations
 
@@ -7,17 +7,60 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from markovae.diffusion import Diffusion
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
+from markovae.likelihood.statistics import KNOTS, level_statistics, levels_each
+from markovae.likelihood.subgrid import isotropic_costs, search
+from markovae.networks.conditioning import Condition
 from markovae.sampling.denoiser import Denoiser
-from markovae.sampling.draw import NoImageError, finished, walk
-from markovae.sampling.grid import explicit_grid, rho_grid
-from markovae.sampling.planning import Plan, ends
-from markovae.sampling.steppers import DPMSolverPP2M, SDEDPMSolverPP2M
-from markovae.vae import evaluating
+from markovae.sampling.drawing import NoImageError, batch_trajectories, final_images, finished, sample_trajectory
+from markovae.sampling.grids import explicit_grid, rho_grid
+from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, ends, plan
+from markovae.sampling.samplers import DPMSolverPP2M, SDEDPMSolverPP2M
+
+_FIRST = 2**61  # numbers of the surveyed samples: those of `sample` begin at 0
+
+
+def optimal_grid(
+    model: Diffusion,
+    count: int,
+    *,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    samples: int = 64,
+    seed: int = 0,
+) -> Tensor:
+    """λ = ∞ and the `count` of the model's L levels whose bound is least, (count+1,); levels 1 and L are kept.
+
+    x̂'s error is surveyed level by level, and dynamic programming finds the grid (see `likelihood.search`). Nothing
+    says that the grid of the best bound gives the best pictures: it is for `ancestral`, the chain that is bounded.
+
+    Args:
+        images: digits to survey, (N, *D), with their labels, (N,); None draws `samples` from the model itself.
+    Raises:
+        UserError: for more log-SNRs than the model has levels.
+    """
+    if images is None:
+        labels = _each_class(model, samples) if labels is None else labels
+        condition = None if labels is None else Condition(label=labels)
+        twenty = plan(model, DEFAULT_SAMPLER, None)
+        with evaluating(model):
+            trajectories = batch_trajectories(model, samples, twenty, seed=seed, condition=condition, start=_FIRST)
+            images = torch.from_numpy(final_images(model, trajectories))
+    found = level_statistics(model, images, labels, per_image=levels_each(KNOTS, len(images)), seed=seed)
+    logsnr = model.schedule.logsnr
+    costs = isotropic_costs(found.errors_at(logsnr[1:]), logsnr, model.dims)
+    return explicit_grid(logsnr[search(costs, count).levels(count)])
+
+
+def _each_class(model: Diffusion, samples: int) -> Tensor | None:
+    classes = int(getattr(model.network, "num_classes", 0))
+    return torch.arange(samples) % classes if classes else None
+
 
 _RHO = 7.0
 _REACH = 0.45
@@ -81,7 +124,7 @@ def tuned(
     numbers = range(2**62, 2**62 + samples)
 
     def images(grid: Tensor, plan: Plan) -> Tensor:
-        return finished(walk(model, numbers, replace(plan, grid=grid), seed, condition, denoiser)).double()
+        return finished(sample_trajectory(model, numbers, replace(plan, grid=grid), seed, condition, denoiser)).double()
 
     with evaluating(model):
         reference = images(rho_grid(first, last, fine), Plan(DPMSolverPP2M(), start.grid, threshold=start.threshold))

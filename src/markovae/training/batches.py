@@ -1,21 +1,64 @@
-"""What every step is made of, as a pure function of the seed and the step's number."""
+"""The order in which an epoch takes the images: a pure function of (seed, epoch), addressed by place."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from markovae.data.images import ImageData
+from markovae.diffusion.objective import MeanNoise, NoiseSample, NoiseSampling, Objective
+from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
-from markovae.networks.condition import Condition
-from markovae.objective import Draw, Draws, MeanDraws, Objective
-from markovae.pixels import Pixels
+from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams, generator, stratified
-from markovae.training.order import Order
+
+WINDOW = 16  # runs that are mixed with each other, and so are read at a time
+
+
+@final
+class Order:
+    """Every image of an epoch once, in an order of its own.
+
+    Images at hand are permuted as a whole. Images that are stored in runs (the shards of a tar file each) are permuted
+    in windows: the runs in a random order, each 16 in that order together, so that an epoch reads every shard once
+    while memory holds one window's numbers. Up to 16 runs that is a permutation of the whole again.
+
+    Args:
+        count: images.   seed, epoch: of the order.   runs: (start, stop) of each run, together 0…count; None for one.
+    """
+
+    def __init__(self, count: int, seed: int, epoch: int, runs: Sequence[tuple[int, int]] | None = None) -> None:
+        self._seed, self._epoch = seed, epoch
+        runs = [(0, count)] if runs is None else list(runs)
+        if len(runs) > 1:
+            order = torch.randperm(len(runs), generator=generator(seed, "order of runs", epoch)).tolist()
+            runs = [runs[place] for place in order]
+        self._windows = [runs[first : first + WINDOW] for first in range(0, len(runs), WINDOW)]
+        sizes = [sum(stop - start for start, stop in window) for window in self._windows]
+        self._ends = torch.tensor(sizes, dtype=torch.int64).cumsum(0)
+        self._made: dict[int, Tensor] = {}
+        assert not sizes or int(self._ends[-1]) == count, "the runs are the images"
+
+    def at(self, places: Tensor) -> Tensor:
+        """The images at these places of the epoch, (n,), int64."""
+        windows = torch.searchsorted(self._ends, places, right=True)
+        wanted = windows.unique().tolist()
+        self._made = {w: self._made[w] if w in self._made else self._window(w) for w in wanted}
+        first = torch.cat([self._ends.new_zeros(1), self._ends])[windows]
+        pairs = zip(windows.tolist(), (places - first).tolist(), strict=True)
+        return torch.tensor([int(self._made[w][inside]) for w, inside in pairs], dtype=torch.int64)
+
+    def _window(self, number: int) -> Tensor:
+        """The images of a window in their order."""
+        images = torch.cat([torch.arange(start, stop) for start, stop in self._windows[number]])
+        # The first window's key is that of an order without windows, so that few shards are taken like an array.
+        key = (self._epoch,) if number == 0 else (self._epoch, number)
+        return images[torch.randperm(len(images), generator=generator(self._seed, "order", *key))]
 
 
 @dataclass(frozen=True)
@@ -33,7 +76,7 @@ class Batch:
     example: Tensor
     quantile: Tensor
     x: Tensor
-    draw: Draw
+    draw: NoiseSample
     label: Tensor | None
     keep: Tensor
     text: Condition | None = None
@@ -58,13 +101,13 @@ class Batch:
         label = None if self.label is None else self.label.to(device)
         draw = self.draw.to(device)
         fresh = None if draw.fresh is None else draw.fresh.to(dtype)
-        draw = Draw(draw.level, draw.noise.to(dtype), fresh)
+        draw = NoiseSample(draw.level, draw.noise.to(dtype), fresh)
         text = None if self.text is None else self.text.to(device)
         return Batch(self.example, self.quantile, self.x.to(device, dtype), draw, label, self.keep.to(device), text)
 
 
 @dataclass(frozen=True)
-class Roster:
+class BatchIndices:
     """Which images a step takes, and at which levels; the whole batch, also where this process takes a part of it.
 
     Args:
@@ -104,7 +147,7 @@ class Batches:
         batch: int,
         flip: bool = False,
         label_dropout: float = 0.0,
-        draws: Draws | None = None,
+        draws: NoiseSampling | None = None,
     ) -> None:
         if len(data) < batch:
             count = "1 image" if len(data) == 1 else f"{len(data)} images"
@@ -114,7 +157,7 @@ class Batches:
             )
         self.data, self.pixels, self.objective = data, pixels, objective
         self.seed, self.batch, self.flip, self.label_dropout = seed, batch, flip, label_dropout
-        self.draws = MeanDraws() if draws is None else draws
+        self.draws = MeanNoise() if draws is None else draws
         self._orders: dict[int, Order] = {}
 
     def examples(self, step: int) -> tuple[Tensor, Tensor]:
@@ -125,16 +168,16 @@ class Batches:
         self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in wanted}
         return torch.cat([order.at(within[epoch == e]) for e, order in self._orders.items()]), epoch
 
-    def roster(self, step: int) -> Roster:
+    def indices_of(self, step: int) -> BatchIndices:
         """Who takes part in a step (counted from 0), at which levels."""
         example, epoch = self.examples(step)
         quantile = stratified(self.batch, generator(self.seed, "levels", step))
-        return Roster(example, epoch, quantile, self.objective.draw(quantile))
+        return BatchIndices(example, epoch, quantile, self.objective.draw(quantile))
 
     def at(self, step: int, share: tuple[int, int] | None = None) -> Batch:
         """The batch of a step, or the places `share` = (start, stop) of it, on the CPU."""
-        cut, roster = slice(*(share or (0, self.batch))), self.roster(step)
-        example, epoch, level = roster.example[cut], roster.epoch[cut], roster.level[cut]
+        cut, indices_of = slice(*(share or (0, self.batch))), self.indices_of(step)
+        example, epoch, level = indices_of.example[cut], indices_of.epoch[cut], indices_of.level[cut]
         names = (epoch * len(self.data) + example).tolist()
         streams = Streams(self.seed, "train", names, step)
         chance = streams.uniform((2,))
@@ -149,7 +192,32 @@ class Batches:
         if self.data.given is not None:
             label, which = None, Streams(self.seed, "caption", names, step).uniform((1,))[:, 0]
             text = self.data.given[index].drawn(which)
-        return Batch(example, roster.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout, text)
+        return Batch(example, indices_of.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout, text)
 
     def _order(self, epoch: int) -> Order:
         return Order(len(self.data), self.seed, epoch, self.data.runs)
+
+
+def draws_record(seed: int, batch: int, images: int | None, step: int, skipped: int) -> dict[str, Any]:
+    """The state of all draws after `step` steps: orders, levels, noise, flips, labels left out, dropout.
+
+    Each is a function of (seed, purpose, example, step), so there is no generator whose state could be kept or lost.
+    Batch number step + skipped comes next; it takes places (step + skipped)·batch and on of the endless sequence of
+    epochs, each in an order of its own.
+
+    Args:
+        images: of the training set, None where it is not known.
+        skipped: batches left out, by rollbacks.
+    """
+    batches = step + skipped
+    epoch, place = divmod(batches * batch, images) if images else (None, None)
+    return {
+        "law": "each draw is a function of (seed, purpose, example, step): no generator's state is carried on",
+        "seed": seed,
+        "batch": batch,
+        "images": images,
+        "skipped": skipped,
+        "next_batch": batches,
+        "next_epoch": epoch,
+        "next_place": place,
+    }

@@ -1,11 +1,33 @@
-"""How long a run is, and the learning rate that ends with it."""
+"""Elapsed time by a clock that may be set back."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
+
+
+@final
+class Timer:
+    """Seconds that have passed while the clock went forwards; where it is set back, nothing passes.
+
+    Args:
+        clock: seconds.   start: on the watch at the beginning.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, start: float = 0.0) -> None:
+        self._clock, self._seconds, self._last = clock, start, clock()
+
+    @property
+    def seconds(self) -> float:
+        """What the watch shows."""
+        now = self._clock()
+        self._seconds += max(0.0, now - self._last)
+        self._last = now
+        return self._seconds
+
 
 # A budget in minutes is turned into steps once this many were timed, or an eighth of it is spent; the first steps
 # of a process are slower than the rest, so the later half of those timed gives the pace.

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from markovae.allocator import kept_memory
-from markovae.build import load_weights
-from markovae.config import TrainConfig
-from markovae.config.mapping import from_table, to_table
 from markovae.data.images import ImageData
-from markovae.data.known import known_to
 from markovae.data.split import Splits
-from markovae.diffusion import Diffusion
+from markovae.diffusion.model import Diffusion, load_weights
 from markovae.errors import UserError
-from markovae.fitting import fitted_tensors, load_fitted
-from markovae.training.trainer import Step, Training
+from markovae.likelihood.fitting import fitted_tensors, load_fitted
+from markovae.system.memory import kept_memory
+from markovae.tables import from_table, to_table
+from markovae.text.conditioner import attach_conditioning
+from markovae.training.train_config import TrainConfig
+from markovae.training.train_step import TrainStep
+from markovae.training.trainer import Training
 
 
 def fit(
@@ -28,7 +28,7 @@ def fit(
     *,
     flip: bool = False,
     **settings: Any,
-) -> Iterator[Step]:
+) -> Iterator[TrainStep]:
     """Train `model` in place and yield every step; when the iterator ends or is closed, the model holds the
     average of the weights (EMA), ready to sample and to measure; a reverse variance that images fit is fitted to it.
 
@@ -51,7 +51,7 @@ def fit(
     return _steps(training)
 
 
-def _steps(training: Training) -> Iterator[Step]:
+def _steps(training: Training) -> Iterator[TrainStep]:
     failed = True
     try:
         with kept_memory():
@@ -98,4 +98,4 @@ def _image_data(model: Diffusion, data: ImageData | Splits | np.ndarray | Tensor
             f"the data have {data.bins} digits a pixel and the model {model.pixels.bins}: "
             f"build it with bins={data.bins}"
         )
-    return data if model.reader is None else known_to(model, data)
+    return data if model.reader is None else attach_conditioning(model, data)

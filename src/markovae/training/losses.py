@@ -1,4 +1,4 @@
-"""What a step minimises, and how its gradient comes about: by tables over levels, or in continuous time."""
+"""The importance law of a training that minimises the bound: levels as often as their nats are large."""
 
 from __future__ import annotations
 
@@ -6,20 +6,103 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_objective
-from markovae.config import TrainConfig
-from markovae.diffusion import Diffusion
+from markovae.diffusion.forward import noised
+from markovae.diffusion.learned_schedule import LearnedLogSNR, backward
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.objective import (
+    LiteralNoise,
+    MeanNoise,
+    NoiseSampling,
+    Objective,
+    RawNoise,
+    as_error_of,
+    bound_loss,
+    bound_objective,
+    loss,
+    nats_weight,
+    scatter,
+    uniform_levels,
+)
+from markovae.diffusion.reverse import LearnedVariance, PosteriorVariance, ReverseVariance
+from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.target import Target, target_named
 from markovae.errors import UserError
-from markovae.forward import noised
-from markovae.learned_schedule import LearnedLogSNR, backward
-from markovae.likelihood import continuous_draws
-from markovae.objective import Objective, bound_loss, loss, nats_weight, scatter, uniform_law
-from markovae.reverse import LearnedVariance
+from markovae.likelihood.continuous import continuous_draws
 from markovae.training.batches import Batch
-from markovae.training.law import ImportanceLaw
+from markovae.training.train_config import TrainConfig
+
+BANDS = 64
+RATE = 0.01  # of the running means, once as many batches have fallen on a band
+EVEN = 0.1  # share of the uniform law: a level that looked free is still visited
+
+
+@final
+class ImportanceDistribution:
+    r"""p_ℓ ∝ √E[share_ℓ²], the law of least variance for one draw, from a running estimate in 64 bands of levels.
+
+    share_ℓ is what level ℓ adds to the loss. Over a band of neighbouring levels its ratio to the level's weight, the
+    squared error, is taken to have one second moment; level 1, the decoder's, is a band of its own.
+    Source: Nichol & Dhariwal 2021, section 3.3 (a history of ten draws a level there).
+
+    Args:
+        objective: the bound, under any law; its weights are what shares are compared with.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._bound = objective
+        self._weight = objective.weight * objective.probability
+        levels = len(self._weight)
+        later = torch.arange(levels - 1) * min(BANDS, levels - 1) // max(levels - 1, 1)
+        self._band = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + later])
+        # A network that says nothing has a squared error of about 1; the first visit to a band replaces the guess.
+        self._moment = torch.ones(int(self._band.max()) + 1, dtype=torch.float64)
+        self._visits = torch.zeros_like(self._moment)
+
+    @property
+    def objective(self) -> Objective:
+        """The same bound, drawn by the present law."""
+        root = self._weight * self._moment[self._band].sqrt()
+        return self._bound.drawn_by((1 - EVEN) * root / root.sum() + EVEN / len(root))
+
+    def note(self, level: Tensor, losses: Tensor, drawn_by: Objective) -> None:
+        """Take in the losses of a step.
+
+        Args:
+            level: 1…L, (B,), int64.   losses: weighted, (B,).   drawn_by: what they were drawn and weighted by.
+        """
+        place = level.cpu() - 1
+        ratio = losses.detach().cpu().double() * drawn_by.probability[place] / self._weight[place]
+        band, zeros = self._band[place], torch.zeros_like(self._moment)
+        count = zeros.index_add(0, band, torch.ones_like(ratio))
+        mean = zeros.index_add(0, band, ratio**2) / count.clamp(min=1)
+        self._visits += count > 0
+        rate = torch.where(count > 0, (1 / self._visits.clamp(min=1)).clamp(min=RATE), 0.0)
+        self._moment += rate * (mean - self._moment)
+
+    def capture(self) -> dict[str, list[float]]:
+        """The running estimate, as JSON can hold it to the last bit."""
+        return {"moment": self._moment.tolist(), "visits": self._visits.tolist()}
+
+    def restore(self, record: Any) -> None:
+        """Go on from what `capture` gave.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        tables = []
+        for name in ("moment", "visits"):
+            values = record.get(name) if isinstance(record, dict) else None
+            if not isinstance(values, list) or len(values) != len(self._moment):
+                raise ValueError(f"its law of levels has no {name} for {len(self._moment)} bands")
+            tables.append(torch.tensor(values, dtype=torch.float64))
+            if not bool((tables[-1].isfinite() & (tables[-1] >= 0)).all()):
+                raise ValueError(f"its law of levels has a {name} that is no number of at least 0")
+        self._moment, self._visits = tables
+
 
 RECONSTRUCTED = 4  # one image in so many of a batch is also decoded, where the schedule is learned
 
@@ -81,13 +164,15 @@ class LevelLoss(Loss):
     def __init__(self, model: Diffusion, config: TrainConfig) -> None:
         self._model, self._bound = model, config.objective == "bound"
         self._objective = create_objective(config, model.target, model.schedule, model.reverse)
-        self._law = ImportanceLaw(self._objective) if config.levels_law == "importance" else None
+        self._level_distribution = (
+            ImportanceDistribution(self._objective) if config.resolved_level_sampling == "importance" else None
+        )
         # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
         self._nats = model.dims * nats_weight(model.target, model.schedule)
         self._nats[0] = 0.0
         self._scatter = scatter(model.target, model.schedule)
-        if self._law is not None:
-            self._objective = self._law.objective
+        if self._level_distribution is not None:
+            self._objective = self._level_distribution.objective
 
     @property
     def objective(self) -> Objective:
@@ -113,19 +198,19 @@ class LevelLoss(Loss):
 
     def note(self, level: Tensor, losses: Tensor) -> None:
         """The importance law learns from the losses."""
-        if self._law is not None:
-            self._law.note(level, losses, self._objective)
-            self._objective = self._law.objective
+        if self._level_distribution is not None:
+            self._level_distribution.note(level, losses, self._objective)
+            self._objective = self._level_distribution.objective
 
     def capture(self) -> dict[str, Any] | None:
         """The running estimate of an importance law."""
-        return None if self._law is None else self._law.capture()
+        return None if self._level_distribution is None else self._level_distribution.capture()
 
     def restore(self, record: Any) -> None:
         """Go on from what `capture` gave."""
-        if self._law is not None:
-            self._law.restore(record)
-            self._objective = self._law.objective
+        if self._level_distribution is not None:
+            self._level_distribution.restore(record)
+            self._objective = self._level_distribution.objective
 
 
 @final
@@ -143,7 +228,7 @@ class ContinuousLoss(Loss):
 
     def __init__(self, model: Diffusion, schedule: LearnedLogSNR) -> None:
         self._model, self._schedule = model, schedule.requires_grad_(True)
-        uniform = uniform_law(schedule)
+        uniform = uniform_levels(schedule)
         with torch.no_grad():
             span = float(schedule.logsnr[1] - schedule.logsnr[-1]) / 2
         self._objective = Objective(uniform, torch.ones_like(uniform), span)
@@ -203,10 +288,10 @@ def create_loss(model: Diffusion, config: TrainConfig) -> Loss:
     """
     if not isinstance(model.schedule, LearnedLogSNR):
         return LevelLoss(model, config)
-    if config.objective != "bound" or config.levels_law != "uniform" or config.draw != "rao_blackwell":
+    if config.objective != "bound" or config.resolved_level_sampling != "uniform" or config.draw != "rao_blackwell":
         raise UserError(
             "schedule.kind=learned follows the bound and is itself the law of levels: set train.objective=bound, and "
-            "leave train.law and train.draw at their defaults"
+            "leave train.level_sampling and train.draw at their defaults"
         )
     if model.target.needs_neighbour:
         raise UserError(
@@ -223,3 +308,72 @@ def create_loss(model: Diffusion, config: TrainConfig) -> Loss:
 
 def _autocast(model: Diffusion, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def create_objective(
+    config: TrainConfig, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance | None = None
+) -> Objective:
+    """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law.
+
+    Args:
+        reverse: the model's variance, for objective=bound; None is β̃.
+    Raises:
+        UserError: for a law that misses the schedule, or, for the bound, one of its levels.
+    """
+    distribution = _level_distribution(config, schedule)
+    if config.objective == "bound":
+        try:
+            return bound_objective(distribution, target, schedule, PosteriorVariance() if reverse is None else reverse)
+        except ValueError as error:
+            raise UserError(
+                f"train.level_sampling={config.level_sampling} does not go with train.objective=bound: {error}"
+            ) from None
+    if config.weighting == "nats":
+        weight = nats_weight(target, schedule)
+    elif config.weighting in ("own", target.name):
+        return Objective(distribution, torch.ones_like(distribution))
+    else:
+        weight = as_error_of(target, target_named(config.weighting), schedule)
+    return Objective(distribution, weight / (distribution * weight).sum())
+
+
+def create_noise_sampling(config: TrainConfig, target: Target, schedule: NoiseSchedule) -> NoiseSampling:
+    """How the noise of training is drawn, by train.draw.
+
+    Raises:
+        UserError: for the raw sample of a target that is not of one step.
+    """
+    if config.draw == "literal":
+        return LiteralNoise(schedule)
+    if config.draw == "rao_blackwell":
+        return MeanNoise()
+    if not target.needs_neighbour:
+        raise UserError(
+            f"train.draw=raw regresses onto the sample of one step, which target {target.name!r} has none of: "
+            "set target.name to step_noise or mean, or train.draw=rao_blackwell"
+        )
+    return RawNoise()
+
+
+def _level_distribution(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
+    """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64."""
+    logsnr = schedule.logsnr.detach()[1:]
+    uniform = uniform_levels(schedule)
+    if config.resolved_level_sampling in ("uniform", "importance"):  # which begins with the uniform one
+        return uniform
+    if config.resolved_level_sampling == "table":
+        knots, values = np.array(config.level_logsnr), np.array(config.level_density)
+        density = torch.from_numpy(
+            np.interp(logsnr.numpy(), knots, values / max(values.max(), 1e-300), left=0, right=0)
+        )
+    else:
+        density = (-0.5 * ((logsnr - config.level_center) / config.level_width) ** 2).exp()
+    edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
+    mass = density * (edges[:-1] - edges[1:])
+    total = float(mass.sum())
+    if not total > 1e-6:
+        raise UserError(
+            f"train.level_sampling={config.resolved_level_sampling} misses the schedule, whose log-SNR runs from "
+            f"{float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move it there"
+        )
+    return (mass / total + uniform) / 2 if config.resolved_level_sampling == "middle" else mass / total

@@ -1,11 +1,71 @@
-"""Whether bfloat16 pays on this machine: three steps of each, timed."""
+"""The network as training calls it: with or without its activations kept, compiled or not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from torch import nn
+
+from markovae.diffusion.learned_schedule import LearnedLogSNR
+from markovae.diffusion.model import Diffusion
+from markovae.errors import UserError
+from markovae.networks.network import Network
+from markovae.training.train_config import TrainConfig
+
+
+def prepared(model: Diffusion, config: TrainConfig) -> nn.Module:
+    """What the section [train] makes of the model's network; the weights stay those of the network itself.
+
+    Raises:
+        UserError: for what cannot be done with this network, or be compiled here.
+    """
+    network = model.network
+    if config.checkpointing:
+        if not isinstance(network, Network):
+            raise UserError("train.checkpointing is for the networks of this library: leave it out for a wrapped one")
+        network.checkpointing = True
+    if not config.compile:
+        return network
+    if isinstance(model.schedule, LearnedLogSNR):
+        raise UserError("train.compile does not go with schedule.kind=learned: leave one of them out")
+    if config.parallel == "fsdp":
+        raise UserError("train.compile does not go with train.parallel=fsdp: leave one of them out")
+    return compiled(network, model.device)
+
+
+def compiled(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network behind torch.compile; its weights stay those of `network`, under their own names.
+
+    The first step compiles, which takes minutes; what was compiled is kept in the machine's cache.
+
+    Raises:
+        UserError: where nothing is there to compile with.
+    """
+    reason = _missing(device)
+    if reason is not None:
+        raise UserError(f"train.compile=true, but {reason}: install it, or leave train.compile out")
+    return cast(nn.Module, torch.compile(network))
+
+
+def _missing(device: torch.device) -> str | None:
+    """What there is to compile with; None where all is there."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "this machine has no Triton for its GPU"
+    if device.type != "cpu":
+        return f"{device.type} is not compiled for here"
+    from torch._inductor import cpp_builder, exc
+
+    found: Any = None
+    with suppress(exc.InvalidCxxCompiler):
+        found = cpp_builder.get_cpp_compiler()
+    return None if found else "this machine has no C++ compiler (CXX, g++ or clang++)"
+
 
 PROBE_STEPS = 3
 WORTH = 1.1  # bfloat16 loses digits, so a tie goes to float32
@@ -39,9 +99,9 @@ def probe(step: Callable[[torch.dtype], object], clock: Callable[[], float]) -> 
         clock: seconds.
     """
     plain = _fastest(step, torch.float32, clock, float("inf"))
-    brief = _fastest(step, torch.bfloat16, clock, plain)
-    times = f"{1000 * plain:.0f} ms for a small step in float32, {1000 * brief:.0f} ms in bfloat16"
-    if brief * WORTH <= plain:
+    use_bf16 = _fastest(step, torch.bfloat16, clock, plain)
+    times = f"{1000 * plain:.0f} ms for a small step in float32, {1000 * use_bf16:.0f} ms in bfloat16"
+    if use_bf16 * WORTH <= plain:
         return Choice(torch.bfloat16, f"bfloat16, since it pays here: {times}")
     return Choice(torch.float32, f"float32, since bfloat16 does not pay here: {times}")
 

@@ -13,30 +13,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_draws, load_weights
-from markovae.checkpoint.draws import draws_record
-from markovae.config import TrainConfig
-from markovae.console import say
 from markovae.data.images import ImageData
-from markovae.diffusion import Diffusion
-from markovae.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.objective import Objective
+from markovae.likelihood.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.log import log
 from markovae.networks.embedding import working_type
-from markovae.objective import Objective
-from markovae.parts import mine, parts, whole
 from markovae.randomness import generator
-from markovae.training.average import Average
-from markovae.training.batches import Batch, Batches, Roster
-from markovae.training.budget import Budget, rate_factor
-from markovae.training.checks import clip, fitting_after, require_savable, require_useful, unfinite_weights
-from markovae.training.losses import LevelLoss, Losses, create_loss
-from markovae.training.optimiser import create_optimiser
-from markovae.training.precision import Choice, dtype_named, probe
-from markovae.training.preparing import prepared
-from markovae.training.ranks import Ranks
-from markovae.training.room import halved, out_of_memory, within_memory
-from markovae.training.sharding import require_shardable, sharded
-from markovae.training.step import NonFiniteError, Step, not_taken
-from markovae.training.stopwatch import Stopwatch
+from markovae.system.memory import halved, out_of_memory, within_memory
+from markovae.training.batches import Batch, Batches, BatchIndices, draws_record
+from markovae.training.budget import Budget, Timer, rate_factor
+from markovae.training.distributed import Ranks, require_shardable, sharded
+from markovae.training.ema import Average
+from markovae.training.losses import LevelLoss, Losses, create_loss, create_noise_sampling
+from markovae.training.optimizers import create_optimizer
+from markovae.training.precision import Choice, dtype_named, prepared, probe
+from markovae.training.tensor_shards import mine, parts, whole
+from markovae.training.train_config import TrainConfig
+from markovae.training.train_step import (
+    NonFiniteError,
+    TrainStep,
+    clip,
+    fitting_after,
+    not_taken,
+    require_savable,
+    require_useful,
+    unfinite_weights,
+)
 
 PROBE_IMAGES = 16  # of a batch: enough to tell two precisions apart, cheap where one of them is hopeless
 Tensors = dict[str, dict[str, Tensor]]
@@ -68,7 +71,7 @@ class Training:
         self.ranks.require_work(config.batch)
         self.loss = create_loss(model, config)
         require_shardable(config, self.loss)
-        draws = create_draws(config, model.target, model.schedule)
+        draws = create_noise_sampling(config, model.target, model.schedule)
         self.batches = Batches(
             data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
@@ -78,11 +81,11 @@ class Training:
             with self.ranks.guarded():
                 sharded(model.network, self.ranks.size, model.device)
             self.average.spread(model, self.ranks.first)
-        self.optimiser = create_optimiser(model, config)
+        self.optimizer = create_optimizer(model, config)
         self.budget = Budget(config.steps, config.seconds)
         self.precision: Choice | None = None
         self.step, self.skipped, self.rollbacks, self.parts = 0, 0, 0, config.accumulate
-        self._watch = Stopwatch(clock)
+        self._watch = Timer(clock)
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
@@ -123,11 +126,11 @@ class Training:
             else:
                 self.precision = Choice(dtype_named(name), f"{name}, as train.precision says")
             # Two machines may time it differently: the first process's choice is everyone's.
-            (brief,) = self.ranks.firsts(self.precision.dtype == torch.bfloat16)
-            self.precision = Choice(torch.bfloat16 if brief else torch.float32, self.precision.reason)
+            (use_bf16,) = self.ranks.firsts(self.precision.dtype == torch.bfloat16)
+            self.precision = Choice(torch.bfloat16 if use_bf16 else torch.float32, self.precision.reason)
         return self.precision
 
-    def advance(self) -> Step:
+    def advance(self) -> TrainStep:
         """One step: draws, loss, gradient, check, clip, optimiser, average.
 
         Raises:
@@ -137,30 +140,32 @@ class Training:
         dtype = self.choose_precision().dtype
         started = self.seconds
         number, share = self.step + self.skipped, self.ranks.place.share(self.config.batch)
-        roster = self.batches.roster(number)
+        indices_of = self.batches.indices_of(number)
         batch = self.batches.at(number, share).to(self.model.device, self._type)
         held = {name: mine(weight) for name, weight in _weights(self.model).items()}
-        trouble = unfinite_weights(held, self.average.held, self.step + 1, roster)
+        trouble = unfinite_weights(held, self.average.held, self.step + 1, indices_of)
         if trouble is not None and self.ranks.alone:
             raise trouble
-        losses, nats = self._gradient(batch, roster, dtype, trouble)
+        losses, nats = self._gradient(batch, indices_of, dtype, trouble)
         with self.ranks.guarded():
-            norm = clip(self._parameters, self._clipped, self.config.clip, self.step + 1, roster)
+            norm = clip(self._parameters, self._clipped, self.config.clip, self.step + 1, indices_of)
         factor = rate_factor(self.step, self.budget.expected, self.config.warmup_steps, self.config.decay_start)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with self.ranks.guarded():
-            self.optimiser.step()
+            self.optimizer.step()
         require_useful(self.model, self.step + 1)
-        self.loss.note(roster.level, losses)
+        self.loss.note(indices_of.level, losses)
         self.batches.objective = self.objective
         self.step += 1
         self.average.update(self.step)
         took = self.seconds - started
         self._note_time(took)
-        value, rate = float(losses.mean()), self.optimiser.param_groups[0]["lr"]
+        value, rate = float(losses.mean()), self.optimizer.param_groups[0]["lr"]
         seen, size = self.step * self.config.batch, self.config.batch
-        return Step(self.step, self.budget.total, seen, value, nats, rate, norm, self.seconds, size / max(took, 1e-9))
+        return TrainStep(
+            self.step, self.budget.total, seen, value, nats, rate, norm, self.seconds, size / max(took, 1e-9)
+        )
 
     def _note_time(self, took: float) -> None:
         """Let the budget know; several processes take the length that the first one finds."""
@@ -201,7 +206,7 @@ class Training:
     def gathered(self) -> Tensors:
         """The tensors of `capture`, by file; of weights that are spread, every process must call it."""
         self.gather()
-        tensors = {"model": _weights(self.model), "optimizer": self.optimiser.state_tensors()}
+        tensors = {"model": _weights(self.model), "optimizer": self.optimizer.state_tensors()}
         if self.spread:
             with self.ranks.guarded():
                 tensors = {file: self._whole(table) for file, table in tensors.items()}
@@ -238,8 +243,8 @@ class Training:
             "seconds": self.seconds,
             "precision": None if self.precision is None else str(self.precision.dtype).removeprefix("torch."),
         }
-        if (law := self.loss.capture()) is not None:
-            position["law"] = law
+        if (distribution := self.loss.capture()) is not None:
+            position["law"] = distribution
         return tensors, position
 
     def restore(self, tensors: Tensors, position: dict[str, Any]) -> None:
@@ -255,13 +260,13 @@ class Training:
                 raise ValueError(f"its draws have {name}={draws[name]} and this run has {value}")
         load_weights(self.model, parts(tensors["model"], self._parameters))
         self.average.load(tensors["ema"])
-        self.optimiser.load_state_tensors(tensors["optimizer"])
+        self.optimizer.load_state_tensors(tensors["optimizer"])
         load_fitted(self.average.model, tensors.get("fitted", {}))
         self.loss.restore(position.get("law"))
         self.batches.objective = self.objective
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
         self.rollbacks, self.parts = int(position["rollbacks"]), int(position.get("parts", self.parts))
-        self._watch = Stopwatch(self._clock, float(position["seconds"]))
+        self._watch = Timer(self._clock, float(position["seconds"]))
         self.budget.restore(position)
         if position["precision"] is not None:
             name = position["precision"]
@@ -280,7 +285,7 @@ class Training:
     # -- one step -----------------------------------------------------------------------------------------------
 
     def _gradient(
-        self, batch: Batch, roster: Roster, dtype: torch.dtype, trouble: NonFiniteError | None
+        self, batch: Batch, indices_of: BatchIndices, dtype: torch.dtype, trouble: NonFiniteError | None
     ) -> tuple[Tensor, float]:
         """Leave the gradient of the mean loss in the parameters; (losses, (B,), on the CPU, and the mean nats).
 
@@ -296,10 +301,12 @@ class Training:
             raise trouble
         if bool(troubled.any()):
             who = self.ranks.owner(int(troubled.nonzero()[0]), self.config.batch)
-            raise not_taken(f"rank {who} has a weight, or an average of one, that is not finite", self.step + 1, roster)
+            raise not_taken(
+                f"rank {who} has a weight, or an average of one, that is not finite", self.step + 1, indices_of
+            )
         bad = ~losses.isfinite()
         if bool(bad.any()):
-            raise not_taken(f"the loss is {float(losses[bad][0])}", self.step + 1, roster, bad)
+            raise not_taken(f"the loss is {float(losses[bad][0])}", self.step + 1, indices_of, bad)
         return losses, float(nats.mean())
 
     def _backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
@@ -319,13 +326,13 @@ class Training:
                     raise
             # Here the error, and with it what it held in memory, is gone.
             self.parts = halved(min(self.parts, count), count, self.ranks.alone)
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
-            say(f"memory ran out: a batch is computed in {self.parts} parts from here on (train.accumulate)")
+            log(f"memory ran out: a batch is computed in {self.parts} parts from here on (train.accumulate)")
 
     def _in_parts(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         count, device = len(batch.example), self.model.device
         parts = min(self.parts, count)
         edges = [count * i // parts for i in range(parts + 1)]
@@ -341,7 +348,7 @@ class Training:
     def _rehearse(self, batch: Batch, dtype: torch.dtype) -> None:
         """A step's forward and backward pass without consequences, and without other processes."""
         self._backward(self.model.network, batch, len(batch.example), dtype)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
 

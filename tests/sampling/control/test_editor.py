@@ -6,14 +6,16 @@ from functools import partial
 import pytest
 import torch
 
+from markovae.diffusion.forward import noised
+from markovae.diffusion.reverse import FullVariance
 from markovae.errors import UserError
-from markovae.forward import noised
-from markovae.quadrature import slope
-from markovae.reverse import FullVariance
-from markovae.sampling import Plan, plan, sample
-from markovae.sampling.control import Blur, BoxDown, Editor, Grey, IsotropicCovariance, Observation
 from markovae.sampling.denoiser import Clipped
-from markovae.toys import pink_gaussian, pink_pair
+from markovae.sampling.drawing import sample
+from markovae.sampling.editing import Editor
+from markovae.sampling.inverse import Blur, BoxDown, Grey, IsotropicCovariance, Observation
+from markovae.sampling.planning import Plan, plan
+from markovae.theory.mixture import pink_gaussian, pink_pair
+from markovae.theory.quadrature import slope
 
 SHAPE = (3, 4, 4)
 
@@ -43,7 +45,7 @@ KNOWN = torch.arange(16).reshape(4, 4) < 7
 @pytest.mark.parametrize("method", ["inpaint", "repaint"])
 def test_known_pixels_are_returned_exactly_and_others_drawn(method, model, editor, images):
     drawn = {"inpaint": editor.inpaint, "repaint": editor.repaint}[method](images, KNOWN)
-    digits, before = model.pixels.to_digits(drawn), model.pixels.to_digits(images)
+    digits, before = model.pixels.to_pixel_values(drawn), model.pixels.to_pixel_values(images)
     assert torch.equal(digits[..., KNOWN], before[..., KNOWN])
     assert torch.equal(drawn[..., KNOWN], images[..., KNOWN])
     assert float((drawn - images)[..., ~KNOWN].abs().mean()) > 0.02
@@ -113,7 +115,7 @@ def test_interpolated_noise_keeps_its_strength_unless_told_otherwise(model, imag
         strengths.append(eps.square().flatten(1).mean(1).sqrt())
         return noised(x, eps, logsnr)
 
-    monkeypatch.setattr("markovae.sampling.control.editor.noised", watch)
+    monkeypatch.setattr("markovae.sampling.editing.noised", watch)
     editor = Editor(model, plan(model, "ddim", 3))
     for rescale in (True, False):
         editor.interpolate(images[0], images[1], 3, 0.5, rescale)

@@ -3,14 +3,22 @@
 import pytest
 import torch
 
-from markovae.forward import noise_scale, signal_scale
-from markovae.quadrature import slope
+from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.randomness import generator
-from markovae.sampling import DPMSolverPP2M, trajectory, uniform_grid
-from markovae.sampling.control import BoxDown, FullCovariance, IsotropicCovariance, Known, MomentMatched, Observation
-from markovae.sampling.control.moments import least_residual
-from markovae.sampling.draw import finished
-from markovae.toys import Denoiser, pink_gaussian
+from markovae.sampling.drawing import finished
+from markovae.sampling.grids import uniform_grid
+from markovae.sampling.inverse import (
+    BoxDown,
+    FullCovariance,
+    IsotropicCovariance,
+    Known,
+    MomentMatched,
+    Observation,
+    least_residual,
+)
+from markovae.sampling.samplers import DPMSolverPP2M, trajectory
+from markovae.theory.mixture import Denoiser, pink_gaussian
+from markovae.theory.quadrature import slope
 
 SHAPE, DIMS = (1, 4, 4), 16
 
@@ -75,8 +83,8 @@ def moments_of_end(model, steps):
 
 @pytest.mark.parametrize("name", observations())
 def test_full_covariance_reaches_the_exact_posterior_as_steps_grow(name, toy):
-    observation, law = observations()[name], toy.law(1)
-    mean, covariance = condition(law.mean().flatten(), law.covariance()[0], observation)
+    observation, distribution = observations()[name], toy.distribution(1)
+    mean, covariance = condition(distribution.mean().flatten(), distribution.covariance()[0], observation)
     steps, errors = (30, 60, 120, 240), []
     for count in steps:
         model = MomentMatched(Exact(toy), observation, iterations=16)
@@ -89,8 +97,8 @@ def test_full_covariance_reaches_the_exact_posterior_as_steps_grow(name, toy):
 
 
 def test_isotropic_covariance_fits_the_observation_but_not_the_moments(toy):
-    observation, law = observations()["squares"], toy.law(1)
-    _, covariance = condition(law.mean().flatten(), law.covariance()[0], observation)
+    observation, distribution = observations()["squares"], toy.distribution(1)
+    _, covariance = condition(distribution.mean().flatten(), distribution.covariance()[0], observation)
     errors = []
     for kind in (FullCovariance(), IsotropicCovariance(0.25)):
         model = MomentMatched(Exact(toy), observation, kind, iterations=16)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovae.randomness import generator
-from markovae.sampling.control import Blur, BoxDown, Grey, Known
+from markovae.sampling.inverse import Blur, BoxDown, Grey, Known
 
 OPERATORS = {
     "known": Known(torch.rand(8, 12, generator=generator(0, "mask")) < 0.4),

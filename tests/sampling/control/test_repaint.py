@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from markovae.diffusion.reverse import PosteriorVariance
 from markovae.randomness import generator
-from markovae.reverse import PosteriorVariance
-from markovae.sampling import Ancestral, rho_grid, trajectory
-from markovae.sampling.control import RePaint
-from markovae.sampling.draw import finished
-from markovae.toys import Mixture
+from markovae.sampling.drawing import finished
+from markovae.sampling.editing import RePaint
+from markovae.sampling.grids import rho_grid
+from markovae.sampling.samplers import Ancestral, trajectory
+from markovae.theory.mixture import Mixture
 
 COUNT, CORRELATION = 6_000, 0.9
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from markovae.quadrature import gauss_legendre
-from markovae.sampling.steppers.exponential import leap, moments, weights
+from markovae.sampling.samplers import leap, moments, weights
+from markovae.theory.quadrature import gauss_legendre
 
 widths = st.one_of(st.floats(1e-6, 12), st.floats(-6, -1e-6))
 

@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 
-from markovae.forward import noise_scale, posterior_coefficients, posterior_variance, signal_scale, step_variance
+from markovae.diffusion.forward import (
+    noise_scale,
+    posterior_coefficients,
+    posterior_variance,
+    signal_scale,
+    step_variance,
+)
+from markovae.diffusion.reverse import FullVariance, PosteriorVariance, StepVariance
 from markovae.randomness import generator
-from markovae.reverse import FullVariance, PosteriorVariance, StepVariance
-from markovae.sampling import DDIM, Ancestral, Langevin, SDEDPMSolverPP2M, rho_grid, trajectory
+from markovae.sampling.grids import rho_grid
+from markovae.sampling.samplers import DDIM, Ancestral, Langevin, SDEDPMSolverPP2M, trajectory
 
 COUNT = 20_000
 EYE = torch.eye(2, dtype=torch.float64)
@@ -17,7 +24,7 @@ EYE = torch.eye(2, dtype=torch.float64)
 def affine_denoiser(toy, logsnr):
     """x̂ = G z + k."""
     a, s = signal_scale(logsnr), noise_scale(logsnr)
-    mean, covariance = toy.means[0], toy.law(1).covariance()[0]
+    mean, covariance = toy.means[0], toy.distribution(1).covariance()[0]
     gain = a * covariance @ torch.linalg.inv(a**2 * covariance + s**2 * EYE)
     return gain, mean - a * gain @ mean
 
@@ -33,7 +40,7 @@ def ancestral(variance):
 def full(following, now, toy):
     """β̃ I + c_x² Cov[x|z]."""
     a, s = signal_scale(now), noise_scale(now)
-    covariance = torch.linalg.inv(torch.linalg.inv(toy.law(1).covariance()[0]) + (a / s) ** 2 * EYE)
+    covariance = torch.linalg.inv(torch.linalg.inv(toy.distribution(1).covariance()[0]) + (a / s) ** 2 * EYE)
     return posterior_variance(following, now) * EYE + posterior_coefficients(following, now)[1] ** 2 * covariance
 
 
@@ -137,7 +144,7 @@ def test_moments_of_predictor_and_corrector(gaussian, model_of):
 
 def test_corrections_bring_the_covariance_nearer_to_the_truth(gaussian):
     grid = rho_grid(8.0, -9.0, 12)
-    truth = gaussian.law(1).covariance()[0]
+    truth = gaussian.distribution(1).covariance()[0]
     plain = recursion(gaussian, grid, ddim(0.0))[1]
     better = recursion(gaussian, grid, ddim(0.0), Langevin(ratio=0.3))[1]
     assert float((better - truth).norm()) < 0.8 * float((plain - truth).norm())

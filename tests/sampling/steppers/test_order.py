@@ -5,10 +5,10 @@ import functools
 import pytest
 import torch
 
-from markovae.forward import noise_scale, signal_scale
-from markovae.quadrature import slope
+from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.randomness import generator
-from markovae.sampling import (
+from markovae.sampling import samplers as dpm_multi
+from markovae.sampling.samplers import (
     DDIM,
     AdamsBashforth,
     DPMSolverPP1,
@@ -21,7 +21,7 @@ from markovae.sampling import (
     UniC,
     trajectory,
 )
-from markovae.sampling.steppers import dpm_multi
+from markovae.theory.quadrature import slope
 
 SOLVERS = {
     "ddim": (DDIM(), None, 1),

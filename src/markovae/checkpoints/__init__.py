@@ -1,0 +1,1 @@
+"""Checkpoints: bundles that are whole, verified before use, and never pickled."""

@@ -1,0 +1,153 @@
+"""Combinations of attributes that no training face shows: how well a model puts together what it never saw together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markovae.data.faces import Attributes, values
+from markovae.errors import UserError
+from markovae.strict_json import shown
+
+
+def combinations(texts: Sequence[str]) -> list[dict[str, str]]:
+    """ "attribute=value, attribute=value" as tables, one a text.
+
+    Raises: UserError for an attribute or value that faces do not have, or fewer than two of them.
+    """
+    return [_combination(text) for text in texts]
+
+
+def shows(face: Attributes, wanted: Mapping[str, str]) -> bool:
+    """Whether a face shows all of a combination."""
+    return all(getattr(face, name) == value for name, value in wanted.items())
+
+
+def _combination(text: str) -> dict[str, str]:
+    known, found = values(), {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        name = name.replace(" ", "_")
+        if name not in known or value not in known[name]:
+            word, words = (value, list(known[name])) if name in known else (name, list(known))
+            near = difflib.get_close_matches(word, words, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"data.hold_out names {part.strip()!r}: give attributes of the faces and values they take, such as "
+                f"'hair=curly, glasses=round'{hint}"
+            )
+        found[name] = value
+    if len(found) < 2:
+        raise UserError(f"data.hold_out={text!r} must name at least two attributes: one alone would never be learned")
+    return found
+
+
+CHANNELS = ("auto", "grey", "rgb")
+FITS = ("crop", "pad", "resize")
+LAYOUTS = ("auto", "nhw", "nhwc", "nchw")
+MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are brought to one shape.
+
+    Args:
+        source: "faces", "digits", an image folder, a folder with the four idx files, or an array file
+            (.npy, .npz, idx, idx.gz).
+        size: height in pixels; 0 = the source's own: faces 32, digits 8, arrays as they are; folders keep
+            a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
+        width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).
+        channels: "auto" (grey stays one channel, anything in colour makes the set rgb), "grey" or "rgb".
+        background: the colour under transparent pixels and around padded images, by name or "#rrggbb".
+        fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
+            fit inside, fill with `background`) or "resize" (stretch).
+        layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
+        flip: mirror training images left-right at random. Only training looks at it; a mirrored digit is
+            another digit, so it is off by default.
+        split_seed: chooses which images are held out (of sources that bring no split of their own).
+        validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
+        bad_fraction: share of the files that may give no image; with more (and more than ten) nothing is trained.
+        hold_out: of the faces, combinations that no training image shows, each as "hair=curly, glasses=round".
+
+    Raises: UserError with one sentence for a value out of its range.
+    """
+
+    source: str = "faces"
+    size: int = 0
+    width: int = 0
+    channels: str = "auto"
+    background: str = "white"
+    fit: str = "crop"
+    layout: str = "auto"
+    flip: bool = False
+    split_seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    bad_fraction: float = 0.01
+    hold_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.source.strip():
+            raise UserError("data.source is empty: give faces, digits, an image folder or an array file")
+        _one_of("data.channels", self.channels, CHANNELS)
+        _one_of("data.fit", self.fit, FITS)
+        _one_of("data.layout", self.layout, LAYOUTS)
+        for name, value in (("data.size", self.size), ("data.width", self.width)):
+            if not 0 <= value <= MAX_SIDE:
+                raise UserError(f"{name}={value} must lie in 0…{MAX_SIDE} pixels (0 = the source's own)")
+        if self.width and not self.size:
+            raise UserError(f"data.width={self.width} needs data.size, the height, beside it")
+        if not 0 <= self.split_seed < 2**63:
+            raise UserError(f"data.split_seed={self.split_seed} must lie in 0…2^63-1")
+        self._check_fractions()
+        if not 0 <= self.bad_fraction <= 1:
+            raise UserError(f"data.bad_fraction={self.bad_fraction} must lie in 0…1: it is a share of the files")
+        background_rgb(self.background)
+        if self.hold_out and self.source != "faces":
+            raise UserError(
+                f"data.hold_out names attributes of the faces, and data.source={shown(self.source)} has none"
+            )
+        combinations(self.hold_out)
+
+    def _check_fractions(self) -> None:
+        shares = (("validation", self.validation_fraction), ("test", self.test_fraction))
+        for name, share in shares:
+            if not 0 < share < 1:
+                raise UserError(f"data.{name}_fraction={share} must lie between 0 and 1, both excluded")
+        held_out = self.validation_fraction + self.test_fraction
+        if not held_out < 1:
+            raise UserError(
+                f"data.validation_fraction + data.test_fraction = {held_out:g} leave nothing to train on: "
+                "keep their sum below 1"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(height, width) asked for, or None where the source decides."""
+        return (self.size, self.width or self.size) if self.size else None
+
+
+def background_rgb(colour: str) -> tuple[int, int, int]:
+    """(red, green, blue), 0…255, of a colour name or "#rrggbb". Raises: UserError for anything else."""
+    from PIL import ImageColor
+
+    try:
+        rgb = ImageColor.getrgb(colour)
+    except ValueError:
+        near = difflib.get_close_matches(colour.lower(), ImageColor.colormap, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"data.background={shown(colour)} is no colour: give a name such as white, or #rrggbb{hint}"
+        ) from None
+    if len(rgb) != 3:
+        raise UserError(f"data.background={shown(colour)} is itself transparent: give an opaque colour")
+    return rgb
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value.lower(), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{name}={shown(value)} must be one of {', '.join(known)}{hint}")

@@ -1,0 +1,347 @@
+"""Bringing images to one shape: size by crop, pad or resize; channels by grey or rgb."""
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from markovae.data.data_config import DataConfig, background_rgb
+from markovae.data.image_reader import MAX_PIXELS, open_image
+from markovae.data.images import ImageData, Pixels
+from markovae.errors import UserError
+from markovae.system.memory import out_of_memory
+
+
+def fit_image(image: Image.Image, shape: tuple[int, int], fit: str, fill: tuple[int, int, int]) -> Image.Image:
+    """`image` (mode L or RGB) as height x width pixels; an image of that shape is returned untouched.
+
+    crop: scaled to cover, the centre kept. pad: scaled to fit inside, centred on `fill`. resize: stretched.
+    Scaling is Lanczos with antialiasing; where a margin is odd, the right and lower side get the extra pixel.
+
+    Raises: ValueError for an image so long and thin that it would be scaled to more than 64 megapixels.
+    """
+    height, width = shape
+    if image.size == (width, height):
+        return image
+    if fit == "resize":
+        return _resized(image, width, height)
+    cover = fit == "crop"
+    scales = (width / image.width, height / image.height)
+    scale = max(scales) if cover else min(scales)
+    scaled_width = max(1, round(image.width * scale))
+    scaled_height = max(1, round(image.height * scale))
+    scaled = image
+    if image.size != (scaled_width, scaled_height):
+        scaled = _resized(image, scaled_width, scaled_height)
+    if cover:
+        left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
+        return scaled.crop((left, top, left + width, top + height))
+    canvas = Image.new("RGB", (width, height), fill).convert(image.mode)
+    canvas.paste(scaled, ((width - scaled_width) // 2, (height - scaled_height) // 2))
+    return canvas
+
+
+def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
+    # The picture between the two passes has the width of the one and the height of the other.
+    if width * max(image.height, height) > MAX_PIXELS:
+        raise ValueError(
+            f"{image.width}x{image.height} is too long and thin: it would be {width}x{height} before it is cropped; "
+            "crop it first"
+        )
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def to_channels(data: ImageData, channels: str) -> ImageData:
+    """`data` with the channels asked for: "auto" leaves them, "rgb" repeats grey, "grey" takes luma.
+
+    Luma is (19595 R + 38470 G + 7471 B + 2^15) >> 16, ITU-R BT.601, as pillow's mode L.
+    """
+    have = data.shape[0]
+    if channels == "rgb" and have == 1:
+        return replace(data, images=np.repeat(np.asarray(data.images), 3, axis=1))
+    if channels == "grey" and have == 3:
+        red, green, blue = (data.images[:, c].astype(np.uint64) for c in range(3))
+        luma = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+        return replace(data, images=luma[:, None].astype(data.images.dtype))
+    return data
+
+
+def to_size(data: ImageData, config: DataConfig) -> ImageData:
+    """`data` (256 bins) at the size the configuration asks for, each image by `fit_image`.
+
+    Raises: UserError where pixels have other than 256 values, which scaling would blur into new ones.
+    """
+    shape = config.shape
+    if shape is None or shape == data.shape[1:]:
+        return data
+    if data.bins != 256:
+        raise UserError(
+            f"{data.name} has {data.bins} grey values, and only images of 256 can be scaled: leave data.size at 0"
+        )
+    fill = background_rgb(config.background)
+    scaled: Pixels = np.empty((len(data), data.shape[0], *shape), dtype=np.uint8)
+    for target, pixels in zip(scaled, data.images, strict=True):
+        image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+        try:
+            target[...] = channels_first(fit_image(image, shape, config.fit, fill))
+        except ValueError as error:
+            raise UserError(f"an image of {data.name} of {error}") from None
+    return replace(data, images=scaled)
+
+
+def channels_first(image: Image.Image) -> Pixels:
+    """Mode L as (1, H, W), mode RGB as (3, H, W), uint8."""
+    pixels: Pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+ENDINGS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
+    | {".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I"})
+TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+ORIENTATION_TAG = 0x0112
+# Orientations 5…8 lay the image on its side.
+SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """An image file: its path below the folder ("/" between names), its size in bytes and its age (ns)."""
+
+    path: str
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says; `problem` is a reason and the rest empty where it cannot be used.
+
+    `passing` is whether the problem may be the machine's (see `may_pass`).
+    """
+
+    path: str
+    mode: str = ""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    grey: bool = False
+    transparent: bool = False
+    animated: bool = False
+    sixteen_bit_colour: bool = False
+    problem: str = ""
+    passing: bool = False
+
+
+def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], int]:
+    """The image files below `folder`, by path; the ones that are no regular files, with reasons; other files.
+
+    Hidden files and folders are passed over. Linked folders are followed once each, so loops end, and after all others:
+    a folder that lies there itself keeps its own name.
+    """
+    found: list[FoundFile] = []
+    refused: list[tuple[str, str]] = []
+    others = 0
+    visited: set[tuple[int, int]] = set()
+    pending, linked = [folder], deque[Path]()
+    while pending or linked:
+        place = pending.pop() if pending else linked.popleft()
+        try:
+            status = place.stat()
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            refused.append((_below(folder, place), reason_of(error)))
+            continue
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if hidden(entry.name):
+                continue
+            path = Path(entry.path)
+            is_image = path.suffix.lower() in ENDINGS
+            try:
+                about = entry.stat()
+            except OSError as error:
+                if is_image:
+                    refused.append((_below(folder, path), reason_of(error)))
+                continue
+            if stat.S_ISDIR(about.st_mode):
+                (linked if entry.is_symlink() else pending).append(path)
+            elif not is_image:
+                others += 1
+            elif not stat.S_ISREG(about.st_mode):
+                refused.append((_below(folder, path), "not a regular file"))
+            else:
+                found.append(FoundFile(_below(folder, path), about.st_size, about.st_mtime_ns))
+    return sorted(found, key=lambda file: file.path), sorted(refused), others
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of that name is passed over."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def read_header(folder: Path, file: FoundFile) -> Header:
+    """The header of one file; a bad file gives a Header with a problem."""
+    if file.size == 0:
+        return Header(file.path, problem="the file is empty")
+    try:
+        return header_of(folder / file.path, file.path)
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        return Header(file.path, problem=reason_of(error), passing=may_pass(error))
+
+
+def header_of(source: Path | bytes, path: str) -> Header:
+    """The header of an image that can be opened, called `path`. Raises: whatever a decoder may on damaged bytes."""
+    with open_image(source) as image:
+        return header_from(image, path)
+
+
+def header_from(image: Image.Image, path: str) -> Header:
+    """The header of an open image, called `path`."""
+    width, height = (image.height, image.width) if _lies_sideways(image) else image.size
+    return Header(
+        path=path,
+        mode=image.mode,
+        format=image.format or "",
+        width=width,
+        height=height,
+        grey=_is_grey(image),
+        transparent=is_transparent(image),
+        animated=bool(getattr(image, "is_animated", False)),
+        sixteen_bit_colour=_has_sixteen_bit_colour(image),
+    )
+
+
+def _lies_sideways(image: Image.Image) -> bool:
+    if image.format == "TIFF":
+        return False  # pillow gives the upright size of these from the start
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return False  # asking further would decode the pixels, for what may follow them
+    return image.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether some pixel may be other than opaque: an alpha channel, or a colour declared transparent."""
+    return image.mode in TRANSPARENT_MODES or "transparency" in image.info
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode == "P":
+        palette = image.getpalette("RGB") or [0, 1, 2]
+        return all(len(set(palette[i : i + 3])) == 1 for i in range(0, len(palette), 3))
+    return image.mode in GREY_MODES
+
+
+def _has_sixteen_bit_colour(image: Image.Image) -> bool:
+    """Whether pillow reads this file's 16-bit colour (or grey with alpha) by its high byte."""
+    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file could not be read, on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether it was the machine that failed (permission, network, memory), not the bytes: another time may go well."""
+    return out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)
+
+
+TILE = 256  # pixels a side that are worked on at a time: an image may have 64 megapixels, however long and thin
+
+
+def decode(
+    source: Path | bytes, shape: tuple[int, int], grey: bool, fit: str, background: tuple[int, int, int]
+) -> Pixels:
+    """The image in a file, or in these bytes of one, as (1 or 3, height, width) uint8, brought to `shape` by `fit`.
+
+    Raises: OSError or ValueError with a reason where the file cannot be decoded.
+    """
+    with open_image(source) as image:
+        return channels_first(fit_image(flat_picture(image, grey, background), shape, fit, background))
+
+
+def flat_picture(image: Image.Image, grey: bool, background: tuple[int, int, int]) -> Image.Image:
+    """The pixels of an open image at its own size, mode L or RGB.
+
+    The order is: first frame, 16 bits to 8 by round(255 v / 65535), EXIF orientation, transparency laid on
+    `background`, one channel or three.
+
+    Raises: OSError or ValueError with a reason where the image cannot be decoded.
+    """
+    image.seek(0)
+    image.load()
+    picture = eight_bits(image)
+    ImageOps.exif_transpose(picture, in_place=True)  # in place: no copy where it lies upright
+    opaque, mode = flatten(picture, background), "L" if grey else "RGB"
+    return opaque if opaque.mode == mode else opaque.convert(mode)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, (v + 128) // 257, which is 255 v / 65535 rounded; others unchanged.
+
+    Raises: ValueError for float pixels and for 32-bit ones outside 0 … 65535, which state no range.
+    """
+    if image.mode == "F":
+        raise ValueError("float pixels state no range: save the image with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    transparent = image.info.get("transparency")
+    # The colour key names a 16-bit value; two of them may share 8 bits, so make it alpha here.
+    keyed = isinstance(transparent, int)
+    scaled = Image.new("LA" if keyed else "L", image.size)
+    for box in _tiles(image):
+        values = np.asarray(image.crop(box)).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"32-bit pixels from {values.min()} to {values.max()} must lie in 0…65535: save with 8 or 16 bits"
+            )
+        tile = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        if keyed:
+            tile.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        scaled.paste(tile, box)
+    scaled.info.update(image.info)
+    scaled.getexif().update(image.getexif())
+    if keyed:
+        scaled.info.pop("transparency")
+    return scaled
+
+
+def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """`image` without transparency: alpha A lays it on the background, (A v + (255 - A) b) / 255 rounded.
+
+    Grey stays grey where the background is grey (mode L), otherwise the result is RGB.
+    """
+    if not is_transparent(image):
+        return image
+    grey = image.mode in ("L", "LA", "La", "1") and len(set(background)) == 1
+    flat = Image.new("L" if grey else "RGB", image.size)
+    for box in _tiles(image):
+        pixels = np.asarray(image.crop(box).convert("RGBA")).astype(np.uint32)
+        alpha = pixels[..., 3:]
+        mixed = (pixels[..., :3] * alpha + np.array(background, dtype=np.uint32) * (255 - alpha) + 127) // 255
+        tile = mixed.astype(np.uint8)
+        flat.paste(Image.fromarray(np.ascontiguousarray(tile[..., 0]) if grey else tile), box)
+    return flat
+
+
+def _tiles(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """(left, top, right, bottom) of squares that cover an image."""
+    for top in range(0, image.height, TILE):
+        for left in range(0, image.width, TILE):
+            yield left, top, min(left + TILE, image.width), min(top + TILE, image.height)

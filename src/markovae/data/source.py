@@ -1,0 +1,47 @@
+"""What a source turned out to hold, before and beside its pixels."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from markovae.data.images import ImageData
+from markovae.data.split import Split
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What reading a source found.
+
+    Args:
+        kind: "faces", "digits", "folder" or "array".
+        modes: how many images of each pixel mode ("L", "RGBA", "I;16"; arrays: the element type).
+        formats: how many of each file format.
+        sizes: how many of each "width x height" as stored, EXIF orientation applied.
+        unreadable: (file, reason) of each image file that gave no image.
+        notes: sentences on what was decided.
+    """
+
+    kind: str
+    modes: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    unreadable: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A source as read: all its images, the part each belongs to, and what was found."""
+
+    data: ImageData
+    parts: Split
+    findings: DatasetSummary
+
+
+def counted(values: list[str]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first."""
+    return dict(Counter(values).most_common())

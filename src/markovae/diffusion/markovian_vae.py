@@ -1,0 +1,102 @@
+r"""The Markovian VAE: an encoder chain and a prior chain over the same latents.
+
+y = z_0 is modelled with latents z_1…z_L. The encoder P_enc(z_ℓ|z_{ℓ−1}) walks from data to noise, the prior
+P_pri(z_{ℓ−1}|z_ℓ) walks back, its last step P_pri(z_0|z_1) is the decoder, and sampling the prior generates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from markovae.randomness import Source
+from markovae.system.memory import kept_memory
+
+
+class Distribution(Protocol):
+    """What a step of either chain returns: something to draw from and to weigh, for a batch."""
+
+    def sample(self, source: Source) -> Tensor:
+        """A draw, (B, *D)."""
+        ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln P(x) in nats, (B,), float64."""
+        ...
+
+
+class MarkovianVAE(nn.Module, ABC):
+    """Two chains over the same latents; subclasses supply their steps. Levels are 0 (data) … L (`num_levels`).
+
+    Source: lecture, "Markovian VAE".
+    """
+
+    num_levels: int
+
+    @abstractmethod
+    def encoder_step(self, z_prev: Tensor, level: int) -> Distribution:
+        """P_enc(z_ℓ | z_{ℓ−1}), ℓ = 1…L."""
+
+    @abstractmethod
+    def prior_top(self, batch: int) -> Distribution:
+        """P_pri(z_L) for a batch."""
+
+    @abstractmethod
+    def prior_step(self, z: Tensor, level: int) -> Distribution:
+        """P_pri(z_{ℓ−1} | z_ℓ), ℓ = L…1; ℓ = 1 is the decoder."""
+
+    def encode(self, x: Tensor, source: Source) -> list[Tensor]:
+        """One path z_0…z_L of the encoder, z_0 = x: a list of L+1 tensors (B, *D), real numbers in float64."""
+        path = [x.double() if x.is_floating_point() else x]
+        for level in range(1, self.num_levels + 1):
+            path.append(self.encoder_step(path[-1], level).sample(source))
+        return path
+
+    def generate(self, batch: int, source: Source) -> Tensor:
+        """A batch of z_0 drawn from the prior chain, (B, *D): ancestral sampling through every level."""
+        z = self.prior_top(batch).sample(source)
+        for level in range(self.num_levels, 0, -1):
+            z = self.prior_step(z, level).sample(source)
+        return z
+
+
+def checked_level(level: int, chain: MarkovianVAE, first: int = 1) -> int:
+    """The level, where the chain has it.
+
+    Raises:
+        ValueError: outside first…L.
+    """
+    if not first <= level <= chain.num_levels:
+        raise ValueError(f"level={level} must lie in {first}…{chain.num_levels}: the chain has no such step")
+    return level
+
+
+@runtime_checkable
+class TractableEncoder(Protocol):
+    """An encoder whose marginals and posteriors are known: what Bayes' rule needs in the forms E4–E6."""
+
+    def marginal(self, x: Tensor, level: int) -> Distribution:
+        """P_enc(z_ℓ | z_0), ℓ = 1…L."""
+        ...
+
+    def posterior(self, x: Tensor, z: Tensor, level: int) -> Distribution:
+        """P_enc(z_{ℓ−1} | z_ℓ, z_0), ℓ = 2…L."""
+        ...
+
+
+@contextmanager
+def evaluating(*models: nn.Module | None) -> Iterator[None]:
+    """The models in evaluation mode (no dropout), and back as they were; memory stays with the process meanwhile."""
+    training = [(model, model.training) for model in models if model is not None]
+    for model, _ in training:
+        model.eval()
+    try:
+        with kept_memory():
+            yield
+    finally:
+        for model, was in training:
+            model.train(was)

@@ -1,0 +1,277 @@
+r"""DDPM as a Markovian VAE: network + schedule + target + reverse variance + decoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from markovae.diffusion import forward
+from markovae.diffusion.bound import Bound
+from markovae.diffusion.decoder import Decoder
+from markovae.diffusion.derivatives import MAX_DIMS, jacobian
+from markovae.diffusion.gaussian import Gaussian
+from markovae.diffusion.markovian_vae import Distribution, MarkovianVAE, checked_level, evaluating
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import ReverseVariance
+from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.target import Target
+from markovae.errors import UserError
+from markovae.networks.conditioning import Condition, TextConditioner, as_tensor
+from markovae.randomness import Source, Streams, normal_like
+from markovae.system.tensor_headers import compare_shapes
+
+
+@final
+class Diffusion(MarkovianVAE):
+    """The Markovian VAE with a fixed Gaussian encoder and a network in the prior.
+
+    Args:
+        network: net(z, logsnr, condition) -> out, (B, C·k, *) with k = reverse.channels.
+        schedule: the grid of levels.
+        target: what `out` means.
+        reverse: the variance of the prior's steps.
+        decoder: P_pri(z_0|z_1), with the pixels' digits and scale.
+        shape: of one example, D = (C, H, W) or (d,).
+        training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
+        clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
+    Its `reader` turns captions into conditions, where it was trained with them; else None.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        target: Target,
+        reverse: ReverseVariance,
+        decoder: Decoder,
+        shape: Sequence[int],
+        training_schedule: NoiseSchedule | None = None,
+        clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip={clip:g} must be positive: x̂ is held to [-clip, clip]")
+        self.network, self.schedule, self.target = network, schedule, target
+        self.reverse, self.decoder, self.shape = reverse, decoder, tuple(shape)
+        self.training_schedule = schedule if training_schedule is None else training_schedule
+        self.num_levels, self.clip = schedule.num_levels, clip
+        self.precision = torch.float32
+        self.reader: TextConditioner | None = None
+
+    @property
+    def dims(self) -> int:
+        """Number of data dimensions d."""
+        return math.prod(self.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights live."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def pixels(self) -> Pixels:
+        """The digits of the data and their scale.
+
+        Raises:
+            UserError: for a model of continuous data.
+        """
+        if self.decoder.pixels is None:
+            raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
+        return self.decoder.pixels
+
+    def on_grid(self, schedule: NoiseSchedule) -> Diffusion:
+        """The same network on another grid of levels (a sub-grid, say); the training grid is kept."""
+        model = Diffusion(
+            self.network,
+            schedule,
+            self.target,
+            self.reverse,
+            self.decoder,
+            self.shape,
+            self.training_schedule,
+            self.clip,
+        )
+        model.precision, model.reader = self.precision, self.reader
+        return model.train(self.training)
+
+    def with_reverse(self, reverse: ReverseVariance) -> Diffusion:
+        """The same network with another variance of the prior's steps; a learned one needs the network's head for it.
+
+        Raises:
+            ValueError: for a full covariance in more dimensions than a Jacobian is worked out in.
+        """
+        if reverse.needs_jacobian and self.dims > MAX_DIMS:
+            raise ValueError(
+                f"a full covariance in {self.dims} dimensions costs {self.dims} backward passes a step: "
+                f"{MAX_DIMS} is the limit"
+            )
+        model = self.on_grid(self.schedule)
+        model.reverse = reverse.to(self.device)
+        return model.train(self.training)
+
+    # -- the network -------------------------------------------------------------------------------------------
+
+    def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """(x̂, head) at z: the network's guess of z_0, (B, *D), in the type of `z`, and what the variance needs.
+
+        Args:
+            z: (B, *D).   logsnr: (B,) or (), float64.
+        Returns: head is the network's second half, or ∂x̂/∂z, (B, d, d), or None (see `ReverseVariance`).
+        """
+        if not self.reverse.needs_jacobian:
+            return self._guess(z, logsnr, condition)
+        return jacobian(lambda at: self.denoise(at, logsnr, condition), z)
+
+    def denoise(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
+        """x̂(z, λ) ≈ E[z_0 | z_ℓ], (B, *D)."""
+        return self._guess(z, logsnr, condition)[0]
+
+    def _guess(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor | None]:
+        logsnr = logsnr.to(z.device).expand(z.shape[0])
+        out, head = self._run(z, logsnr, condition), None
+        if out.shape[1] == 2 * z.shape[1]:  # a head for a learned variance, whether it is read or not
+            out, head = out.chunk(2, dim=1)
+        x_hat = self.target.to_x(out, z, logsnr, self.neighbour(logsnr))
+        return x_hat if self.clip is None else x_hat.clamp(-self.clip, self.clip), head
+
+    def neighbour(self, logsnr: Tensor) -> Tensor | None:
+        """log-SNR of the level before on the training grid, for the targets that need it, (B,), else None.
+
+        Raises:
+            UserError: between the levels of that grid, where such a target means nothing.
+        """
+        if not self.target.needs_neighbour:
+            return None
+        grid = self.training_schedule.logsnr.to(logsnr.device)
+        wanted = logsnr.double().contiguous()
+        level = torch.searchsorted(-grid[1:].contiguous(), -wanted - 1e-9).clamp(max=len(grid) - 2)
+        off = float((grid[level + 1] - wanted).abs().max()) if wanted.numel() else 0.0
+        if not off < 1e-6:
+            raise UserError(
+                f"target {self.target.name!r} is defined by the steps of its training grid, and a log-SNR lies {off:g} "
+                "off its levels: use levels of that grid, or a model trained on another target"
+            )
+        return grid[level]
+
+    def _run(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> Tensor:
+        if self.precision == torch.float32:
+            return self.network(z.float(), logsnr, condition)
+        if self.precision == torch.float64:
+            return self.network(z.double(), logsnr, condition)
+        with torch.autocast(z.device.type, dtype=self.precision):
+            return self.network(z.float(), logsnr, condition).float()
+
+    # -- the chains --------------------------------------------------------------------------------------------
+
+    def encoder_step(self, z_prev: Tensor, level: int) -> Gaussian:
+        """q(z_ℓ | z_{ℓ−1})."""
+        logsnr = self._grid(z_prev)
+        return forward.step(z_prev, logsnr[checked_level(level, self) - 1], logsnr[level])
+
+    def marginal(self, x: Tensor, level: int) -> Gaussian:
+        """q(z_ℓ | z_0)."""
+        return forward.marginal(x, self._grid(x)[checked_level(level, self)])
+
+    def posterior(self, x: Tensor, z: Tensor, level: int) -> Gaussian:
+        """q(z_{ℓ−1} | z_ℓ, z_0), ℓ ≥ 2."""
+        logsnr = self._grid(x)
+        return forward.posterior(x, z, logsnr[checked_level(level, self, 2) - 1], logsnr[level])
+
+    def prior_top(self, batch: int) -> Gaussian:
+        """P_pri(z_L) = N(0, I)."""
+        mean = torch.zeros(batch, *self.shape, device=self.device)
+        return Gaussian(mean, torch.ones((), dtype=torch.float64, device=self.device))
+
+    def prior_step(self, z: Tensor, level: int, condition: Condition | None = None) -> Distribution:
+        """P_pri(z_{ℓ−1} | z_ℓ); at ℓ = 1 the decoder."""
+        logsnr = self._grid(z)
+        if checked_level(level, self) == 1:
+            return self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z)
+        x_hat, head = self.predict(z, logsnr[level], condition)
+        return self.reverse.step(x_hat, z, logsnr[level - 1], logsnr[level], head)
+
+    # -- the bound, form E6 ------------------------------------------------------------------------------------
+
+    def to_x(self, images: Any) -> Tensor:
+        """Data on the model's scale, (B, *D), float64: digits (integer types) are converted, floats are taken as is.
+
+        Args:
+            images: a tensor or an array, (B, *D).
+
+        Raises:
+            ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
+        """
+        images = as_tensor(images)
+        if tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"data of shape {tuple(images.shape[1:])}: this model takes {self.shape}")
+        if not images.is_floating_point():
+            return self.pixels.to_x(images.to(self.device))
+        x = images.to(self.device, torch.float64)
+        if not self.decoder.discrete:
+            return x
+        off = float((x - self.pixels.to_x(self.pixels.to_pixel_values(x))).abs().max()) if x.numel() else 0.0
+        if not off < 1e-3 * self.pixels.half_width + 1e-6:
+            raise ValueError(
+                f"x lies up to {off:g} off the places of the {self.pixels.bins} digits: pass the integer images, "
+                "or scale them with pixels.to_x"
+            )
+        return x
+
+    def prior_nats(self, x: Tensor) -> Tensor:
+        """KL(q(z_L|z_0) ‖ N(0, I)), (B,), nats; x from `to_x`."""
+        return self.marginal(x, self.num_levels).kl(self.prior_top(x.shape[0]))
+
+    def level_nats(self, x: Tensor, level: Tensor, source: Source, condition: Condition | None = None) -> Tensor:
+        """One unbiased draw of the KL of level ℓ ≥ 2, (B,), nats; level: (B,) int64, its own for each example."""
+        logsnr = self._grid(x)
+        level = level.to(x.device)
+        z = forward.noised(x, normal_like(x, source), logsnr[level])
+        x_hat, head = self.predict(z, logsnr[level], condition)
+        return self.reverse.kl(x, x_hat, logsnr[level - 1], logsnr[level], head)
+
+    def reconstruction_nats(self, x: Tensor, source: Source, condition: Condition | None = None) -> Tensor:
+        """One unbiased draw of −ln P_pri(z_0|z_1), (B,), nats."""
+        logsnr = self._grid(x)
+        z = forward.noised(x, normal_like(x, source), logsnr[1])
+        return -self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z).log_prob(x)
+
+    @torch.no_grad()
+    def bound(self, images: Any, source: Source | None = None, condition: Condition | None = None) -> Bound:
+        """The bound with every level's KL drawn once: L network calls an example.
+
+        Args:
+            images: digits, or their places on the scale, (B, *D), a tensor or an array.
+            source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
+        """
+        x = self.to_x(images)
+        if not len(x):
+            raise ValueError("no images: the bound is of at least one")
+        source = Streams(0, "bound", range(len(x))) if source is None else source
+        with evaluating(self):
+            levels = [
+                self.level_nats(x, torch.full((len(x),), level), source, condition)
+                for level in range(2, self.num_levels + 1)
+            ]
+            nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
+            reconstruction = self.reconstruction_nats(x, source, condition)
+        return Bound(self.prior_nats(x), nats, reconstruction, self.dims, self.decoder.discrete)
+
+    def _grid(self, like: Tensor) -> Tensor:
+        return self.schedule.logsnr.to(like.device)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy named parameters into a model, every one and no other, in the model's types.
+
+    Raises:
+        ValueError: naming the first that is missing, left over, or of another shape; nothing is copied then.
+    """
+    weights = dict(model.named_parameters())
+    compare_shapes(*({name: tuple(value.shape) for name, value in table.items()} for table in (weights, tensors)))
+    for name, weight in weights.items():
+        weight.copy_(tensors[name])

@@ -1,0 +1,389 @@
+"""scheduler_config.json of diffusers' DDPMScheduler: the grid, the target and the variance, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from markovae.diffusion.diffusion_config import ScheduleConfig, TargetConfig
+from markovae.diffusion.forward import noise_scale, step_variance
+from markovae.diffusion.schedule import NoiseSchedule
+from markovae.errors import UserError
+from markovae.interop.fields import Fields
+from markovae.networks.ddpm import DDPMConfig
+from markovae.networks.network_config import DDPMOptions
+
+MAX_STEPS = 10_000
+PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
+VARIANCES = {"fixed_small": "posterior", "fixed_large": "step", "learned_range": "learned"}
+# What belongs to a way of sampling, which is chosen here when one samples: of these two classes, and of others that
+# were converted to them (`from_config` keeps what the other class was told; diffusers does not read it either).
+SAMPLING = (
+    *("timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps", "timestep_type", "timestep_scaling"),
+    *("dynamic_thresholding_ratio", "sample_max_value", "original_inference_steps", "noise_sampler_seed"),
+    *("algorithm_type", "solver_order", "solver_type", "solver_p", "predict_x0", "predictor_order", "corrector_order"),
+    *("disable_corrector", "lower_order_final", "euler_at_final", "final_sigmas_type", "lambda_min_clipped"),
+    *("interpolation_type", "sigma_min", "sigma_max", "rho", "flow_shift", "time_shift_type", "shift_terminal"),
+    *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_dynamic_shifting"),
+)
+BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a scheduler says about a model.
+
+    Args:
+        schedule: the grid.   target: what the network's output means, the reverse variance, the decoder and the clip.
+    """
+
+    schedule: ScheduleConfig
+    target: TargetConfig
+
+
+def rules_from(table: Mapping[str, Any]) -> Rules:
+    """The rules that a scheduler_config.json tells; what is left out has diffusers' defaults.
+
+    The decoder, of which diffusers has none, is Ho et al.'s.
+
+    Raises:
+        UserError: for another class than DDPMScheduler or DDIMScheduler, or a rule that has no place here.
+    """
+    fields = Fields(table, "scheduler_config.json")
+    kind = fields.take_class(("DDPMScheduler", "DDIMScheduler"))
+    schedule = _schedule(fields)
+    former = fields.take("predict_epsilon", None)
+    default = "sample" if former is False else "epsilon"
+    prediction = fields.take_one_of("prediction_type", default, list(PREDICTIONS))
+    variance = _variance(fields, kind)
+    if fields.take_flag("thresholding", False):
+        raise UserError(
+            "scheduler_config.json has thresholding=True: a threshold that depends on each image is no part of a model "
+            "whose bound can be measured; set it to false, and sample with --threshold"
+        )
+    limit = fields.take_number("clip_sample_range", 1.0, 1e-6, 1e6)
+    clip = limit if fields.take_flag("clip_sample", True) else None
+    fields.leave(*SAMPLING)
+    fields.end()
+    target = TargetConfig(name=PREDICTIONS[prediction], reverse=variance, decoder="ho_small", pixels="ends", clip=clip)
+    return Rules(schedule, target)
+
+
+def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig) -> dict[str, Any]:
+    """scheduler_config.json of a model; a grid that diffusers has no name for becomes trained betas.
+
+    Args:
+        schedule: as it was told.   made: the grid itself.
+    Raises:
+        UserError: for a target, a variance or pixels that diffusers cannot express, with the reason.
+    """
+    predictions, variances = ({ours: theirs for theirs, ours in names.items()} for names in (PREDICTIONS, VARIANCES))
+    if target.name not in predictions:
+        raise UserError(
+            f"target.name={target.name} cannot be told to diffusers, whose networks predict the noise, the data or the "
+            "velocity: train with one of those"
+        )
+    if target.reverse not in variances:
+        raise UserError(
+            f"target.reverse={target.reverse} cannot be told to diffusers, whose variance is that of the posterior, of "
+            "the step, or learned: set one of those"
+        )
+    if bool((_brief_alphas(made) == 1).any()):
+        raise UserError(
+            f"{made.num_levels:,} levels that begin at log-SNR {float(made.logsnr[1]):.1f} have steps that diffusers' "
+            "float32 rounds to none: train with fewer levels, or with a schedule.start of 10 or less"
+        )
+    if target.pixels != "ends":
+        raise UserError(
+            f"target.pixels={target.pixels} cannot be told to diffusers, which puts the first grey value at -1 and the "
+            "last at 1: train with target.pixels=ends"
+        )
+    return {
+        "_class_name": "DDPMScheduler",
+        **_betas(schedule, made),
+        "clip_sample": target.clip is not None,
+        "clip_sample_range": 1.0 if target.clip is None else target.clip,
+        "dynamic_thresholding_ratio": 0.995,
+        "num_train_timesteps": made.num_levels,
+        "prediction_type": predictions[target.name],
+        "rescale_betas_zero_snr": schedule.zero_terminal,
+        "sample_max_value": 1.0,
+        "steps_offset": 0,
+        "thresholding": False,
+        # Fewer steps than the grid has must begin at its last level where that alone is without signal.
+        "timestep_spacing": "trailing" if schedule.zero_terminal else "leading",
+        "variance_type": variances[target.reverse],
+    }
+
+
+def _brief_alphas(made: NoiseSchedule) -> Tensor:
+    """1 − β of each step in float32, as diffusers has them, (L,)."""
+    logsnr = made.logsnr.detach()
+    return 1 - step_variance(logsnr[:-1], logsnr[1:]).float()
+
+
+def rounding_warning(made: NoiseSchedule) -> str | None:
+    """What diffusers' float32 makes of a grid that begins very near the data, in a sentence; None where it is little.
+
+    It keeps β, 1 − β and ā in float32, which has steps of 6e-8 below 1, and forms 1 − ā from them.
+    """
+    logsnr, theirs = made.logsnr.detach(), 1 - _brief_alphas(made).cumprod(0)
+    apart = (theirs.double() / noise_scale(logsnr[1:]) ** 2 - 1).abs()
+    level, share = int(apart.argmax()) + 1, float(apart.max())
+    if share < 2e-3:
+        return None
+    return (
+        f"warning: level 1 has log-SNR {float(logsnr[1]):.1f}, and diffusers, which keeps the signal in float32, takes "
+        f"the variance of level {level} to be {share:.1%} more or less than it is: its images differ a little from "
+        "those here; train with schedule.start=10 or less, or schedule.kind=linear, to have the same ones"
+    )
+
+
+def _schedule(fields: Fields) -> ScheduleConfig:
+    steps = fields.take_whole("num_train_timesteps", 1000, 2, MAX_STEPS)
+    start = fields.take_number("beta_start", 0.0001, 0.0, 1.0)
+    end = fields.take_number("beta_end", 0.02, 0.0, 1.0)
+    name = fields.take("beta_schedule", "linear")
+    betas = fields.take_numbers("trained_betas", MAX_STEPS)
+    zero = fields.take_flag("rescale_betas_zero_snr", False)
+    if betas is not None:
+        if len(betas) != steps:
+            raise UserError(
+                f"scheduler_config.json has {len(betas):,} trained_betas and num_train_timesteps={steps:,}: they must "
+                "agree"
+            )
+        return ScheduleConfig("betas", betas=tuple(betas), zero_terminal=zero)
+    if not isinstance(name, str) or name not in BETAS:
+        raise UserError(
+            f"scheduler_config.json has beta_schedule={name!r}: {', '.join(BETAS)} can be read; write the betas of "
+            "another one as trained_betas"
+        )
+    if name == "squaredcos_cap_v2":
+        return ScheduleConfig("cosine", num_levels=steps, zero_terminal=zero)
+    return ScheduleConfig(BETAS[name], num_levels=steps, beta_start=start, beta_end=end, zero_terminal=zero)
+
+
+def _variance(fields: Fields, kind: str) -> str:
+    if kind == "DDIMScheduler":
+        fields.leave("variance_type")
+        return "posterior"  # the one that its own rule has with fresh noise, η = 1
+    name = fields.take("variance_type", "fixed_small")
+    if name == "fixed_large_log":
+        raise UserError(
+            "scheduler_config.json has variance_type='fixed_large_log', with which diffusers itself takes the root of "
+            "a negative number: write fixed_large"
+        )
+    # "fixed_small_log" is the same variance, kept as its logarithm.
+    name = "fixed_small" if name == "fixed_small_log" else name
+    if not isinstance(name, str) or name not in VARIANCES:
+        raise UserError(f"scheduler_config.json has variance_type={name!r}: {', '.join(VARIANCES)} can be read")
+    return VARIANCES[name]
+
+
+def _betas(schedule: ScheduleConfig, made: NoiseSchedule) -> dict[str, Any]:
+    plain = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None}
+    if schedule.kind == "cosine":
+        return {**plain, "beta_schedule": "squaredcos_cap_v2"}
+    if schedule.kind in ("linear", "scaled_linear"):
+        # Ho et al.'s ends belong to 1,000 levels, and are scaled for another number.
+        scale = 1000 / made.num_levels
+        start = 0.0001 * scale if schedule.beta_start is None else schedule.beta_start
+        end = 0.02 * scale if schedule.beta_end is None else schedule.beta_end
+        return {**plain, "beta_schedule": schedule.kind, "beta_start": start, "beta_end": end}
+    if schedule.kind == "betas":
+        return {**plain, "trained_betas": list(schedule.betas)}
+    logsnr = made.logsnr.detach()
+    return {**plain, "trained_betas": step_variance(logsnr[:-1], logsnr[1:]).tolist()}
+
+
+MAX_LEVELS, MAX_BLOCKS, MAX_WIDTH, MAX_SIDE, MAX_CLASSES = 12, 32, 1 << 14, 4096, 1 << 20
+DOWN = {"DownBlock2D": (False, False), "ResnetDownsampleBlock2D": (False, True), "AttnDownBlock2D": (True, None)}
+UP = {"UpBlock2D": (False, False), "ResnetUpsampleBlock2D": (False, True), "AttnUpBlock2D": (True, None)}
+"""Block type -> (whether it attends, whether its change of resolution is a residual block; None: as told beside it)."""
+
+# What has one value in the family; another one is refused.
+_FIXED: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "center_input_sample": (False, (False,)),
+    "time_embedding_type": ("positional", ("positional",)),
+    "mid_block_type": ("UNetMidBlock2D", ("UNetMidBlock2D",)),
+    "act_fn": ("silu", ("silu", "swish")),
+    "class_embed_type": (None, (None,)),
+}
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """A network of the DDPM family and the images it is for.
+
+    Args:
+        options: its shape.   in_channels, out_channels: of its input and output.   size: (height, width) of the images.
+        num_classes: labels taken, 0 for none.
+    """
+
+    options: DDPMOptions
+    in_channels: int
+    out_channels: int
+    size: tuple[int, int]
+    num_classes: int
+
+
+def config_from(table: Mapping[str, Any]) -> UNetShape:
+    """The shape that a config.json tells; what is left out has diffusers' defaults.
+
+    Raises:
+        UserError: for another class than UNet2DModel, a block or setting that this family has not, or a value out of
+            its range.
+    """
+    fields = Fields(table, "the unet's config.json")
+    fields.take_class(("UNet2DModel",))
+    for name, (default, known) in _FIXED.items():
+        fields.take_one_of(name, default, known)
+    widths = fields.take_wholes("block_out_channels", [224, 448, 672, 896], 1, MAX_WIDTH)
+    if len(widths) > MAX_LEVELS:
+        raise UserError(f"the unet's config.json has {len(widths)} levels: at most {MAX_LEVELS} are read")
+    down = fields.take_words("down_block_types", ["DownBlock2D", *["AttnDownBlock2D"] * 3], len(widths))
+    up = fields.take_words("up_block_types", [*["AttnUpBlock2D"] * 3, "UpBlock2D"], len(widths))
+    down_residual = fields.take_one_of("downsample_type", "conv", ("conv", "resnet")) == "resnet"
+    up_residual = fields.take_one_of("upsample_type", "conv", ("conv", "resnet")) == "resnet"
+    attention, residual_down = _blocks(down, DOWN, down_residual)
+    attention_up, residual_up = _blocks(up[::-1], UP, up_residual)
+    scale_shift = fields.take_one_of("resnet_time_scale_shift", "default", ("default", "scale_shift"))
+    groups = fields.take_whole("norm_num_groups", 32, 1, MAX_WIDTH)
+    middle_groups = fields.take_perhaps("attn_norm_num_groups", 1, MAX_WIDTH)
+    if middle_groups is None:
+        middle_groups = 0 if scale_shift == "scale_shift" else groups
+    channels = fields.take_whole("in_channels", 3, 1, MAX_WIDTH)
+    options = DDPMOptions(
+        widths=tuple(widths),
+        blocks=fields.take_whole("layers_per_block", 2, 1, MAX_BLOCKS),
+        attention=attention,
+        attention_up=attention_up,
+        residual_down=residual_down,
+        residual_up=residual_up,
+        head_dim=fields.take_perhaps("attention_head_dim", 1, MAX_WIDTH, default=8) or 0,
+        groups=groups,
+        eps=fields.take_number("norm_eps", 1e-5, 0.0, 1.0),
+        scale_shift=scale_shift == "scale_shift",
+        dropout=fields.take_number("dropout", 0.0, 0.0, 0.999),
+        embedding=fields.take_perhaps("time_embedding_dim", 1, MAX_WIDTH) or 4 * widths[0],
+        sine_first=not fields.take_flag("flip_sin_to_cos", True),
+        shift=fields.take_whole("freq_shift", 0, 0, MAX_WIDTH),
+        padding=fields.take_whole("downsample_padding", 1, 0, 1),
+        middle_attention=fields.take_flag("add_attention", True),
+        middle_groups=middle_groups,
+        middle_scale=fields.take_number("mid_block_scale_factor", 1.0, 1e-6, 1e6),
+        null_class=False,
+    )
+    outputs = fields.take_whole("out_channels", 3, 1, MAX_WIDTH)
+    size, classes = _size(fields), fields.take_perhaps("num_class_embeds", 1, MAX_CLASSES) or 0
+    fields.leave("num_train_timesteps")
+    fields.end()
+    return UNetShape(options, channels, outputs, size, classes)
+
+
+def config_to(config: DDPMConfig, size: tuple[int, int]) -> dict[str, Any]:
+    """config.json of a network, as diffusers writes it.
+
+    Args:
+        size: (height, width) of the images.
+    Raises:
+        UserError: where levels with attention change their resolution in different ways, which it has no words for.
+    """
+    levels = range(len(config.widths))
+    down, down_type = _types(DOWN, levels, config.attention, config.residual_down, len(levels) - 1)
+    up, up_type = _types(UP, levels, config.attention_up, config.residual_up, 0)
+    told = 0 if config.scale_shift else config.groups  # what diffusers does where it is not told
+    classes = config.num_classes + (config.num_classes > 0 and config.null_class)
+    return {
+        "_class_name": "UNet2DModel",
+        "act_fn": "silu",
+        "add_attention": config.middle_attention,
+        "attention_head_dim": config.head_dim or None,
+        "attn_norm_num_groups": _middle_groups(config, told),
+        "block_out_channels": list(config.widths),
+        "center_input_sample": False,
+        "class_embed_type": None,
+        "down_block_types": down,
+        "downsample_padding": config.padding,
+        "downsample_type": down_type,
+        "dropout": config.dropout,
+        "flip_sin_to_cos": not config.sine_first,
+        "freq_shift": config.shift,
+        "in_channels": config.in_channels,
+        "layers_per_block": config.blocks,
+        "mid_block_scale_factor": config.middle_scale,
+        "mid_block_type": "UNetMidBlock2D",
+        "norm_eps": config.eps,
+        "norm_num_groups": config.groups,
+        "num_class_embeds": classes or None,
+        "num_train_timesteps": None,
+        "out_channels": config.out_channels,
+        "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
+        "sample_size": size[0] if size[0] == size[1] else list(size),
+        "time_embedding_dim": config.embedding if config.embedding != 4 * config.widths[0] else None,
+        "time_embedding_type": "positional",
+        "up_block_types": up[::-1],
+        "upsample_type": up_type,
+    }
+
+
+def _middle_groups(config: DDPMConfig, told: int) -> int | None:
+    if config.middle_groups == told or not config.middle_attention:
+        return None
+    if not config.middle_groups:
+        raise UserError(
+            "a network without scale_shift whose middle attention has no normalisation is none of diffusers'"
+        )
+    return config.middle_groups
+
+
+def _blocks(
+    names: list[str], known: Mapping[str, tuple[bool, bool | None]], residual: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(levels that attend, levels whose change of resolution is a residual block); names from the finest on."""
+    attention, residuals = [], []
+    for level, name in enumerate(names):
+        plain = name.removeprefix("UNetRes")
+        if plain not in known:
+            raise UserError(
+                f"the unet's config.json has the block {name!r}: of diffusers' blocks {', '.join(known)} are read"
+            )
+        attends, own = known[plain]
+        attention += [level] if attends else []
+        residuals += [level] if (residual if own is None else own) else []
+    return tuple(attention), tuple(residuals)
+
+
+def _types(
+    known: Mapping[str, tuple[bool, bool | None]],
+    levels: range,
+    attention: tuple[int, ...],
+    residual: tuple[int, ...],
+    last: int,
+) -> tuple[list[str], str]:
+    """(block type of each level, from the finest on; the type of change of those that attend)."""
+    plain, residual_name, attending = known
+    kinds = {level in residual for level in attention if level != last}
+    if len(kinds) > 1:
+        raise UserError(
+            "diffusers' UNet2DModel changes the resolution of all levels with attention in one way: residual blocks at "
+            f"the levels {list(residual)} with attention at {list(attention)} cannot be told to it"
+        )
+    kinds = kinds or {level in residual for level in attention}
+    names = [attending if level in attention else residual_name if level in residual else plain for level in levels]
+    return names, "resnet" if True in kinds else "conv"
+
+
+def _size(fields: Fields) -> tuple[int, int]:
+    value = fields.take("sample_size", None)
+    sides = [value, value] if type(value) is int else value
+    whole = isinstance(sides, list) and len(sides) == 2 and all(type(side) is int for side in sides)
+    if not whole or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise UserError(
+            f"the unet's config.json has sample_size={str(value)[:80]}, which does not say how large the images are: "
+            f"write the side, or [height, width], of 1…{MAX_SIDE} pixels there"
+        )
+    return sides[0], sides[1]

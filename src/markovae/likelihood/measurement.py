@@ -1,0 +1,215 @@
+"""What a measurement says: the record behind `markovae measure --json`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from markovae.diffusion.bound import Estimate, estimate_mean
+from markovae.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LevelNats:
+    """The KL of one level, averaged over the draws that fell on it.
+
+    Args:
+        level: ℓ.   logsnr: λ_ℓ.   nats: per example; stderr is over images, nan for a single one.   draws: how many.
+    """
+
+    level: int
+    logsnr: float
+    nats: float
+    stderr: float
+    draws: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An upper bound on the code length of images, in its terms.
+
+    Args:
+        prior, levels, reconstruction: estimates of the three terms of each image, (n,), nats, float64.
+        per_level: the levels' own figures.
+        dims: dimensions of one image.   num_levels: L of the grid measured on.
+        network_calls_per_example: network calls spent on an image.   seed: of every draw.
+        discrete: True for the code length of digits, False for the negative log-density of a continuous variable.
+        estimator: what drew the levels, in words.
+        randomisations: each image's bound by independent randomisations, (n, R), or None where there was one.
+    """
+
+    prior: Tensor
+    levels: Tensor
+    reconstruction: Tensor
+    per_level: tuple[LevelNats, ...]
+    dims: int
+    num_levels: int
+    network_calls_per_example: int
+    seed: int
+    discrete: bool = True
+    estimator: str = "stratified"
+    randomisations: Tensor | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """Each image's bound, (n,), nats."""
+        return self.prior + self.levels + self.reconstruction
+
+    @property
+    def nats(self) -> Estimate:
+        """Mean nats an image ± standard error over images (their draws are independent)."""
+        return estimate_mean(self.total)
+
+    @property
+    def bits_per_dim(self) -> Estimate:
+        """Mean bits per dimension ± standard error over images.
+
+        Raises:
+            UserError: for a density, which has no bits until a bin width is named.
+        """
+        if not self.discrete:
+            raise UserError("bits per dimension of a density depend on a bin width: measure a model of pixels")
+        return self._per_dim(self.total)
+
+    @property
+    def density_nats(self) -> Estimate:
+        """Mean negative log-density in nats an example ± standard error over examples.
+
+        Raises:
+            UserError: for digits, which have a probability and no density.
+        """
+        if self.discrete:
+            raise UserError("digits have a probability and no density: read `nats`")
+        return estimate_mean(self.total)
+
+    @property
+    def noise_nats(self) -> Estimate:
+        """The mean of these very images ± the standard error of the draws alone, from independent randomisations.
+
+        Raises:
+            UserError: for a single randomisation, which cannot tell its own error.
+        """
+        if self.randomisations is None:
+            raise UserError("one randomisation cannot tell the error of its draws: measure with replicates >= 2")
+        n, times = self.randomisations.shape
+        variance = self.randomisations.var(1) / times
+        total = float(variance.sum())
+        # Satterthwaite 1946: (R − 1) V²/Σv² with V = Σv. The variances are noisy themselves, and so are their squares:
+        # put in as they are they make the interval of few images too wide, corrected for that too narrow; this is
+        # half-way, and R − 1 for one image.
+        squares = float((variance**2).sum())
+        dof = max(times * total**2 / squares, times) - 1 if total > 0 else math.inf  # one image: R − 1, rounding apart
+        return Estimate(float(self.randomisations.mean()), math.sqrt(total) / n, dof)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of `markovae measure --json`; numbers that do not exist are None.
+
+        A density's figures stand under `density_nats`, and its `nats` and `bits_per_dim` are empty.
+        """
+        terms = {"prior": self.prior, "levels": self.levels, "reconstruction": self.reconstruction}
+        none = Estimate(math.nan, math.nan)
+        bits, nats = (self._per_dim(self.total), estimate_mean(self.total)) if self.discrete else (none, none)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "n": len(self.total),
+            "dims": self.dims,
+            "levels": self.num_levels,
+            "network_calls_per_example": self.network_calls_per_example,
+            "seed": self.seed,
+            "estimator": self.estimator,
+            "bits_per_dim": {
+                "mean": finite(bits.value),
+                "stderr": finite(bits.stderr),
+                "ci95": [finite(end) for end in bits.ci95],
+            },
+            "nats": {"mean": finite(nats.value), "stderr": finite(nats.stderr)},
+            "terms_bits_per_dim": {
+                name: finite(self._per_dim(value).value) if self.discrete else None for name, value in terms.items()
+            },
+            "per_level": [
+                {"level": p.level, "logsnr": finite(p.logsnr), "nats": finite(p.nats), "stderr": finite(p.stderr)}
+                for p in self.per_level
+            ],
+        }
+        if not self.discrete:
+            density = self.density_nats
+            record["density_nats"] = {"mean": finite(density.value), "stderr": finite(density.stderr)}
+        if self.randomisations is not None:
+            record["noise_stderr_nats"] = finite(self.noise_nats.stderr)
+            noise = self.noise_nats.scaled(self._bit)
+            if self.discrete:
+                ends = [finite(end) for end in noise.ci95]
+                record["noise_bits_per_dim"] = {"stderr": finite(noise.stderr), "ci95": ends}
+        return record
+
+    def rows(self) -> list[dict[str, float]]:
+        """One row an image, in their order: its place, its terms and total in nats, and bits/dim for digits."""
+        names = ("prior", "levels", "reconstruction", "total")
+        columns = [getattr(self, name).tolist() for name in names]
+        rows = []
+        for i, values in enumerate(zip(*columns, strict=True)):
+            row: dict[str, float] = {"image": i, **{f"{k}_nats": v for k, v in zip(names, values, strict=True)}}
+            if self.discrete:
+                row["bits_per_dim"] = row["total_nats"] * self._bit
+            if self.randomisations is not None:
+                repeats = self.randomisations[i]
+                row["noise_stderr_nats"] = float(repeats.std()) / math.sqrt(len(repeats))
+            rows.append(row)
+        return rows
+
+    def to_csv(self) -> str:
+        """The rows as text: a header and a line an image."""
+        return csv_of(self.rows())
+
+    def extremes(self, count: int) -> tuple[Tensor, Tensor]:
+        """Places of the `count` most and the `count` least likely images, each most extreme first, int64."""
+        order = self.total.argsort(stable=True)
+        return order[:count], order.flip(0)[:count]
+
+    def _per_dim(self, values: Tensor) -> Estimate:
+        return estimate_mean(values).scaled(self._bit)
+
+    @property
+    def _bit(self) -> float:
+        """Bits per dimension in a nat of an image."""
+        return 1 / (self.dims * math.log(2))
+
+
+def csv_of(rows: list[dict[str, float]]) -> str:
+    """Rows of one form as text: a header and a line each; numbers to their last digit."""
+    lines = [",".join(rows[0]), *(",".join(repr(value) for value in row.values()) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return float(value) if math.isfinite(value) else None
+
+
+def level_table(image: Tensor, level: Tensor, nats: Tensor, logsnr: Tensor) -> tuple[LevelNats, ...]:
+    """Average the draws by level; an image's draws on one level are not independent, images are.
+
+    The mean is a ratio, Σ_i S_i/Σ_i c_i, S_i the sum of the c_i draws of image i; so is its error.
+
+    Args:
+        image, level, nats: of every draw, (N,).   logsnr: the grid λ_0…λ_L.
+    Source: Cochran 1977, section 6.4.
+    """
+    pairs, place = torch.stack([level, image]).unique(dim=1, return_inverse=True)
+    drawn = torch.bincount(place).double()
+    off = torch.zeros_like(drawn).index_add_(0, place, nats)
+    zero = torch.zeros(len(logsnr), dtype=torch.float64)
+    count, images = zero.index_add(0, pairs[0], drawn), torch.bincount(pairs[0], minlength=len(logsnr)).double()
+    mean = zero.index_add(0, pairs[0], off) / count
+    spread = zero.index_add(0, pairs[0], (off - mean[pairs[0]] * drawn) ** 2)
+    stderr = (spread * images / (images - 1)).sqrt() / count
+    return tuple(
+        LevelNats(i, float(logsnr[i]), float(mean[i]), float(stderr[i]) if images[i] > 1 else math.nan, int(count[i]))
+        for i in count.nonzero().flatten().tolist()
+    )

@@ -1,0 +1,318 @@
+"""What is known about many examples, looked up when asked; and who turns captions into that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from markovae.errors import UserError
+
+
+class Conditioning(ABC):
+    """What is known about N examples; a batch of conditions is one of these, features in a file another."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def __getitem__(self, rows: Any) -> Conditioning:
+        """Of the examples at `rows`: a slice, positions (K,), or a mask (N,)."""
+
+    @abstractmethod
+    def condition(self) -> Condition:
+        """All of it as a batch; of an example that is described several times, the first description."""
+
+    @abstractmethod
+    def drawn(self, chance: Tensor) -> Condition:
+        """As `condition`, but of M descriptions the one at place ⌊chance·M⌋; chance: (N,), in [0, 1)."""
+
+
+@final
+class RepeatedConditioning(Conditioning):
+    """A few givens for many examples, which are looked up when asked.
+
+    Args:
+        few: of K.   place: which of them is each example's, (N,), int64.
+    """
+
+    def __init__(self, few: Conditioning, place: Tensor) -> None:
+        self._few, self._place = few, place
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __getitem__(self, rows: Any) -> RepeatedConditioning:
+        return RepeatedConditioning(self._few, self._place[rows])
+
+    def condition(self) -> Condition:
+        """All of it as a batch."""
+        return self._few[self._place].condition()
+
+    def drawn(self, chance: Tensor) -> Condition:
+        """As a batch, one description of each drawn."""
+        return self._few[self._place].drawn(chance)
+
+
+class TextConditioner(ABC):
+    """A text encoder as a model knows it: what it makes of captions is what the model was trained on.
+
+    `null_learnt` says whether the model was trained without captions now and then, so that guidance can lead away
+    from none.
+    """
+
+    null_learnt: bool = True
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Name of the encoder and hash of its files, for a checkpoint.
+
+        Raises:
+            UserError: where it is not installed.
+        """
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Features of a token.
+
+        Raises:
+            UserError: where nothing says so.
+        """
+
+    @abstractmethod
+    def prompts(self, texts: Sequence[str]) -> Condition:
+        """The condition of each text; an empty one is the learned null.
+
+        Raises:
+            UserError: where the encoder is not installed, or another than the model was trained with.
+        """
+
+    @abstractmethod
+    def captions(self, texts: Sequence[str]) -> Conditioning:
+        """The captions of a data set, encoded once and kept; each line of a text is a caption of its own.
+
+        Raises:
+            UserError: as `prompts`.
+        """
+
+
+def same_text_encoder(one: TextConditioner | None, other: TextConditioner | None) -> bool:
+    """Whether what one encoder makes of a caption means the same to both models; so it does where either takes none."""
+    return one is None or other is None or one.identity["sha256"] == other.identity["sha256"]
+
+
+@dataclass(frozen=True)
+class Condition(Conditioning):
+    """A batch of conditions; every field is optional, and the network owns a learned null for each.
+
+    Attributes:
+        label: class of each example, (B,), int64.
+        tokens: a sequence of features, (B, T, C), with `mask`, (B, T), True where a token counts.
+        vector: one feature vector, (B, C).
+        image: of the latent's height and width, (B, C, H, W); a network sees it beside the latent.
+        keep: (B,), bool; False replaces every field of that example by the learned null. None keeps all.
+    """
+
+    label: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    vector: Tensor | None = None
+    keep: Tensor | None = None
+    image: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        given = [getattr(self, f.name) for f in fields(self)]
+        sizes = {len(value) for value in given if value is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"a condition's fields have {sorted(sizes)} examples: give each the same number")
+        if self.label is not None and (self.label.ndim != 1 or self.label.dtype != torch.int64):
+            raise ValueError(
+                f"label is {self.label.dtype} of shape {tuple(self.label.shape)}: it must be int64 of shape (B,)"
+            )
+        if (self.tokens is None) != (self.mask is None):
+            raise ValueError("tokens and mask come together: the mask says which tokens count")
+        if self.tokens is not None and self.mask is not None and self.tokens.shape[:2] != self.mask.shape:
+            raise ValueError(
+                f"mask is {tuple(self.mask.shape)} but tokens are {tuple(self.tokens.shape)}: it must be (B, T)"
+            )
+
+    def __len__(self) -> int:
+        """Number of examples; a condition without any field has none."""
+        given = [getattr(self, f.name) for f in fields(self)]
+        return next((len(value) for value in given if value is not None), 0)
+
+    def drop(self, keep: Tensor) -> Self:
+        """Replace the condition of the examples where `keep`, (B,) bool, is False by the learned null."""
+        if keep.dtype != torch.bool or keep.shape != (len(self),):
+            raise ValueError(
+                f"keep is {keep.dtype} of shape {tuple(keep.shape)}: it must be bool of shape ({len(self)},)"
+            )
+        return replace(self, keep=keep if self.keep is None else self.keep & keep)
+
+    def take(self, indices: Tensor) -> Self:
+        """The conditions of the examples at `indices`, (K,) int64 or a (B,) bool mask."""
+        return self._map(lambda value: value[indices.to(value.device)])
+
+    def __getitem__(self, rows: Any) -> Self:
+        """The conditions at `rows`: a slice, positions, or a mask."""
+        return self.take(torch.arange(len(self))[rows])
+
+    def condition(self) -> Self:
+        """Itself."""
+        return self
+
+    def drawn(self, chance: Tensor) -> Self:
+        """Itself: there is one condition an example."""
+        return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same conditions on another device."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function) -> Self:  # type: ignore[no-untyped-def]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: None if v is None else function(v) for k, v in values.items()})
+
+
+class ConditionEmbedding(nn.Module):
+    """Class and vector conditions as one feature vector, e(label) + W·vector, and tokens; each with a learned null.
+
+    A field that the network takes and the condition lacks is the null; a field that the condition has and
+    the network does not take is an error, so that no label is ever ignored in silence.
+
+    Args:
+        width: size of the embedding.
+        num_classes: labels run from 0 to num_classes − 1; 0 takes none.
+        vector_dim: size of the vector; 0 takes none.   token_dim: size of a token's features; 0 takes none.
+        image_channels: of the image; 0 takes none.
+        null: False for a network of others that never learned to do without a label.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int = 0,
+        vector_dim: int = 0,
+        null: bool = True,
+        token_dim: int = 0,
+        image_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.width, self.num_classes, self.vector_dim, self.null = width, num_classes, vector_dim, null
+        self.token_dim, self.image_channels = token_dim, image_channels
+        self.label: nn.Embedding | None = nn.Embedding(num_classes + null, width) if num_classes else None
+        self.vector: nn.Linear | None = nn.Linear(vector_dim, width) if vector_dim else None
+        self.null_vector: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if vector_dim else None
+        self.null_token: nn.Parameter | None = nn.Parameter(torch.zeros(token_dim)) if token_dim else None
+        self.null_image: nn.Parameter | None = nn.Parameter(torch.zeros(image_channels)) if image_channels else None
+
+    def forward(self, condition: Condition | None, batch: int) -> Tensor | float:
+        """Embed the condition of `batch` examples: (B, width), or 0.0 where the network takes none."""
+        condition = Condition() if condition is None else condition
+        self._check(condition, batch)
+        total: Tensor | float = 0.0
+        if self.label is not None:
+            total = total + self.label(self._labels(condition, batch, self.label.weight.device))
+        if self.vector is not None and self.null_vector is not None:
+            null = self.null_vector.expand(batch, -1)
+            if condition.vector is None:
+                total = total + null
+            else:
+                value = self.vector(condition.vector.to(self.vector.weight.dtype))
+                total = total + (value if condition.keep is None else torch.where(condition.keep[:, None], value, null))
+        return total
+
+    def tokens(self, condition: Condition | None, batch: int) -> tuple[Tensor, Tensor] | None:
+        """(tokens (B, 1 + T, C), mask (B, 1 + T)) to attend to, or None where the network takes none.
+
+        The first token is the learned null; it always counts, and it alone where the condition is left out.
+        """
+        if self.null_token is None:
+            return None
+        null = self.null_token.expand(batch, 1, -1)
+        always = torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        if condition is None or condition.tokens is None or condition.mask is None:
+            return null, always
+        mask = condition.mask if condition.keep is None else condition.mask & condition.keep[:, None]
+        return torch.cat([null, condition.tokens.to(null.dtype)], 1), torch.cat([always, mask], 1)
+
+    def concat_image(self, seen: Tensor, condition: Condition | None) -> Tensor:
+        """What is seen of the latent, (B, K, H, W), and beside it the image or its learned null, one colour a channel.
+
+        Raises:
+            ValueError: for an image of another size.
+        """
+        if self.null_image is None:
+            return seen
+        null = self.null_image[:, None, None].to(seen.dtype).expand(len(seen), -1, *seen.shape[2:])
+        image = None if condition is None else condition.image
+        if condition is None or image is None:
+            return torch.cat([seen, null], 1)
+        if image.shape != null.shape:
+            raise ValueError(f"image of shape {tuple(image.shape)}: this network takes {tuple(null.shape)} beside it")
+        image = image.to(seen.dtype)
+        keep = condition.keep
+        return torch.cat([seen, image if keep is None else torch.where(keep[:, None, None, None], image, null)], 1)
+
+    def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
+        missing = condition.label is None or (condition.keep is not None and not bool(condition.keep.all()))
+        if missing and not self.null:
+            raise UserError(
+                f"this network needs a class of every image, 0…{self.num_classes - 1}: it knows no 'none'; "
+                "give the labels, and train with train.label_dropout=0"
+            )
+        null = torch.full((batch,), self.num_classes, dtype=torch.int64, device=device)
+        if condition.label is None:
+            return null
+        if condition.label.device.type == "cpu" and batch:  # elsewhere the look would stall the device
+            low, high = int(condition.label.min()), int(condition.label.max())
+            if low < 0 or high >= self.num_classes:
+                wrong = low if low < 0 else high
+                raise ValueError(f"label {wrong} is unknown: this network's run from 0 to {self.num_classes - 1}")
+        return condition.label if condition.keep is None else torch.where(condition.keep, condition.label, null)
+
+    def _check(self, condition: Condition, batch: int) -> None:
+        if len(condition) not in (0, batch):
+            raise ValueError(f"the condition has {len(condition)} examples but the latent {batch}: give one each")
+        if condition.label is not None and not self.num_classes:
+            raise ValueError("this network takes no labels: build it with num_classes, or drop the labels")
+        if condition.vector is not None and not self.vector_dim:
+            raise ValueError("this network takes no vector: build it with vector_dim, or drop the vector")
+        if condition.tokens is not None and not self.token_dim:
+            raise ValueError("this network takes no tokens: give a label or a vector instead")
+        if condition.image is not None and not self.image_channels:
+            raise ValueError("this network takes no image: build it with image_channels, or drop the image")
+        if condition.tokens is not None and condition.tokens.shape[-1] != self.token_dim:
+            raise ValueError(f"tokens of {condition.tokens.shape[-1]} features: this network reads {self.token_dim}")
+
+
+def class_numbers(labels: Any) -> Tensor:
+    """Class labels as int64.
+
+    Raises:
+        UserError: for numbers that are not whole, which would be cut.
+    """
+    numbers = as_tensor(labels)
+    if numbers.is_floating_point():
+        raise UserError(f"labels of type {numbers.dtype} must be whole numbers: they count classes from 0")
+    return numbers.long()
+
+
+# The engine does little with more than 8 unsigned bits.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A tensor of an array of any strides and byte order; unsigned integers above 8 bits become signed ones."""
+    if not isinstance(values, Tensor):
+        if hasattr(values, "strides"):  # numpy's, which may be mirrored or of the other byte order
+            values = values.astype(values.dtype.newbyteorder("="), order="C")
+        values = torch.tensor(values)
+    return values.to(_SIGNED.get(values.dtype, values.dtype))

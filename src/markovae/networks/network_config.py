@@ -1,0 +1,242 @@
+"""What a person may say about a network of the DDPM family: the section [network.ddpm]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from markovae.errors import UserError
+from markovae.strict_json import shown
+from markovae.tables import MAX_FACTOR, MAX_WIDTH, above, between, one_of, whole_numbers, within
+
+
+@dataclass(frozen=True)
+class DDPMOptions:
+    """The network of Ho et al. and its descendants, as diffusers' UNet2DModel; level 0 is the finest.
+
+    Args:
+        widths: channels of each level; each level halves H and W.
+        blocks: residual blocks a level going down; one more going up.
+        attention, attention_up: levels with self-attention, going down and going up; the latter left out: the same.
+        residual_down, residual_up: levels whose change of resolution is a residual block instead of a convolution.
+        head_dim: of attention, 0 for one head.   groups: of every normalisation.   eps: added to its variance.
+        scale_shift: whether the time scales and shifts the second normalisation, or is added before it.
+        dropout: inside the residual blocks, in [0, 1).
+        embedding: size of the time embedding; left out: four times the finest width.
+        sine_first: order of its features.   shift: in their frequencies.
+        padding: of the convolutions that halve: 1 on each side, or 0: one at the right and below.
+        middle_attention: whether the coarsest level attends.   middle_groups: of its normalisation, 0 for none; left
+            out: as `groups`.   middle_scale: what the middle's residual sums are divided by.
+        null_class: whether the network knows "no class" besides its classes; one from elsewhere may not.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 256, 256)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1,)
+    attention_up: tuple[int, ...] | None = None
+    residual_down: tuple[int, ...] = ()
+    residual_up: tuple[int, ...] = ()
+    head_dim: int = 0
+    groups: int = 32
+    eps: float = 1e-6
+    scale_shift: bool = False
+    dropout: float = 0.0
+    embedding: int | None = None
+    sine_first: bool = True
+    shift: int = 1
+    padding: int = 0
+    middle_attention: bool = True
+    middle_groups: int | None = None
+    middle_scale: float = 1.0
+    null_class: bool = True
+
+    def __post_init__(self) -> None:
+        whole_numbers("network.ddpm.widths", self.widths, MAX_WIDTH, "at least one channel a level")
+        within("network.ddpm.blocks", self.blocks, 1, MAX_FACTOR, "it counts residual blocks a level")
+        within("network.ddpm.groups", self.groups, 1, MAX_WIDTH, "it counts groups of channels")
+        for name in ("head_dim", "shift"):
+            within(f"network.ddpm.{name}", getattr(self, name), 0, MAX_WIDTH, "0 is allowed")
+        if self.embedding is not None:
+            most = 4 * MAX_WIDTH
+            within("network.ddpm.embedding", self.embedding, 1, most, "it is the size of the time embedding")
+        if self.middle_groups is not None:
+            within("network.ddpm.middle_groups", self.middle_groups, 0, MAX_WIDTH, "0 means no normalisation")
+        above("network.ddpm.eps", self.eps, 0, "something is divided by it")
+        within("network.ddpm.eps", self.eps, 1e-30, 1, "it is added to a variance near 1")
+        above("network.ddpm.middle_scale", self.middle_scale, 0, "something is divided by it")
+        within("network.ddpm.middle_scale", self.middle_scale, 1e-6, 1e6, "sums are divided by it")
+        between("network.ddpm.padding", self.padding, 0, 1, "the convolutions that halve have 3x3 taps")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"network.ddpm.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        levels = len(self.widths)
+        for name in ("attention", "attention_up", "residual_down", "residual_up"):
+            wanted = getattr(self, name) or ()
+            if any(not 0 <= level < levels for level in wanted):
+                raise UserError(
+                    f"network.ddpm.{name}={shown(list(wanted))} must name levels 0…{levels - 1}, 0 the finest"
+                )
+
+
+MAX_DEPTH = 512
+
+
+@dataclass(frozen=True)
+class DiTOptions:
+    """The diffusion transformer of Peebles and Xie.
+
+    Args:
+        width: features of a patch.   depth: blocks.
+        head_dim: of attention, a multiple of 4 that divides the width.
+        expansion: hidden units of a block's perceptron, in widths.
+        patch: side of the squares of pixels that are one position.
+        embedding: size of the embedding of log-SNR and condition.
+        dropout: inside the perceptrons, in [0, 1).
+        detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
+        octaves: of the fixed features of the position in the image, 0 for none.
+    """
+
+    width: int = 256
+    depth: int = 8
+    head_dim: int = 64
+    expansion: int = 4
+    patch: int = 2
+    embedding: int = 256
+    dropout: float = 0.0
+    detail: bool = True
+    radius: int = 2
+    octaves: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("width", "head_dim", "embedding"):
+            within(f"network.dit.{name}", getattr(self, name), 1, MAX_WIDTH, "it counts features")
+        for name in ("expansion", "patch"):
+            within(f"network.dit.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts widths, or pixels a side")
+        within("network.dit.depth", self.depth, 1, MAX_DEPTH, "it counts blocks")
+        for name in ("radius", "octaves"):
+            between(f"network.dit.{name}", getattr(self, name), 0, 8, "0 means none")
+        if self.head_dim % 4 or self.width % self.head_dim:
+            raise UserError(
+                f"network.dit.head_dim={self.head_dim} must be a multiple of 4 that divides "
+                f"network.dit.width={self.width}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"network.dit.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
+
+
+KINDS = ("class", "text", "none")
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    """What conditions the network.
+
+    Args:
+        kind: class, the labels of the data where there are any; text, their captions; or none.
+        encoder: of captions: all-MiniLM-L6-v2, or the folder of a CLIP or T5 as transformers saves it.
+
+    train.label_dropout is the share of labels or captions left out in training.
+    """
+
+    kind: str = "class"
+    encoder: str = "all-MiniLM-L6-v2"
+
+    def __post_init__(self) -> None:
+        one_of("condition.kind", self.kind, KINDS)
+
+
+NETWORKS = ("unet", "ddpm", "dit")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network; what the data decide (channels, classes) is not said here.
+
+    Args:
+        kind: unet, ours, told by the settings below; ddpm, the family of Ho et al., told by [network.ddpm] and
+            `classes` alone; or dit, a transformer, told by [network.dit] and `classes` alone.
+        width: channels at the finest level.
+        multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
+        blocks: residual blocks a level, down and again up.
+        attention: levels with self-attention, 0 the finest; left out: as `levels` says.   head_dim: of attention.
+        patch: side of the squares of pixels folded into channels first.
+        embedding: size of the embedding of log-SNR and condition.
+        dropout: inside the residual blocks, in [0, 1).
+        detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
+        octaves: of the fixed features of the position in the image, 0 for none.
+        classes: whether the labels of the data, where there are any, condition the network.
+        ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
+    """
+
+    kind: str = "unet"
+    width: int = 64
+    multipliers: tuple[int, ...] | None = None
+    blocks: int = 2
+    attention: tuple[int, ...] | None = None
+    head_dim: int = 64
+    patch: int = 2
+    embedding: int = 128
+    dropout: float = 0.0
+    detail: bool = True
+    radius: int = 2
+    octaves: int = 3
+    classes: bool = True
+    ddpm: DDPMOptions | None = None
+    dit: DiTOptions | None = None
+
+    def __post_init__(self) -> None:
+        one_of("network.kind", self.kind, NETWORKS)
+        self._check_kind()
+        for name in ("width", "head_dim", "embedding"):
+            within(f"network.{name}", getattr(self, name), 1, MAX_WIDTH, "it counts channels or features")
+        for name in ("blocks", "patch"):
+            within(f"network.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts blocks a level, or pixels a side")
+        for name in ("radius", "octaves"):
+            between(f"network.{name}", getattr(self, name), 0, 8, "0 means none")
+        if self.multipliers is not None:
+            whole_numbers(
+                "network.multipliers", self.multipliers, MAX_FACTOR, "it must name a factor of at least 1 a level"
+            )
+            self._check_attention(len(self.multipliers))
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
+
+    def _check_kind(self) -> None:
+        for name in ("ddpm", "dit"):
+            if self.kind != name and getattr(self, name) is not None:
+                raise UserError(f"[network.{name}] belongs to network.kind={name}: set it, or leave the section out")
+        if self.kind == "unet":
+            return
+        for field in fields(self):
+            own = field.name in ("kind", "classes", self.kind)
+            if not own and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"network.{field.name} belongs to network.kind=unet: the settings of kind={self.kind} are in "
+                    f"[network.{self.kind}]"
+                )
+
+    def levels(self, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(multipliers, attention) for images of this size.
+
+        Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels or more, as far as
+        the image can be halved (one where it cannot); attention is at the coarsest, where its reach is wanted and it
+        costs little.
+
+        Raises:
+            UserError: for attention at a level that is not there.
+        """
+        factors = self.multipliers
+        if factors is None:
+            count = max(2, math.ceil(math.log2(max(height, width) / (8 * self.patch))) + 1)
+            while count > 1 and (height % (stride := self.patch * 2 ** (count - 1)) or width % stride):
+                count -= 1
+            factors = (1, *(2,) * (count - 1))
+        self._check_attention(len(factors))
+        return factors, (len(factors) - 1,) if self.attention is None else self.attention
+
+    def _check_attention(self, levels: int) -> None:
+        wanted = self.attention or ()
+        if any(not 0 <= level < levels for level in wanted):
+            raise UserError(f"network.attention={shown(list(wanted))} must name levels 0…{levels - 1}, 0 the finest")

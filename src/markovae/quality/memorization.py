@@ -1,0 +1,118 @@
+"""How near samples lie to training images, against how near unseen real images lie."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from markovae.diffusion.bound import Estimate
+
+Images = np.ndarray[Any, Any]
+
+BLOCK = 1024
+LARGEST_POOL = 50_000
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest image of a pool to each of some images.
+
+    Args:
+        index: place in the pool, (n,).   distance: root mean square difference, in grey levels of 0…255, (n,).
+    """
+
+    index: Images
+    distance: Images
+
+
+def nearest(images: Images, pool: Images, bins: int) -> Neighbours:
+    """Nearest by pixel L2, d = √mean (x − y)², both scaled to 0…255.
+
+    Args:
+        images: digits, (n, C, H, W).   pool: digits, (N, C, H, W), read block by block.
+    """
+    scale = 255 / (bins - 1)
+    x = np.asarray(images, np.float64).reshape(len(images), -1) * scale
+    best = np.full(len(x), np.inf)
+    index = np.zeros(len(x), np.int64)
+    own = (x**2).sum(1)
+    for start in range(0, len(pool), BLOCK):
+        y = np.asarray(pool[start : start + BLOCK], np.float64).reshape(-1, x.shape[1]) * scale
+        squares = own[:, None] + (y**2).sum(1) - 2 * x @ y.T
+        place = squares.argmin(1)
+        least = squares[np.arange(len(x)), place]
+        nearer = least < best
+        best[nearer], index[nearer] = least[nearer], start + place[nearer]
+    # The difference of large sums may fall a rounding below zero for equal images.
+    return Neighbours(index, np.sqrt(np.maximum(best, 0) / x.shape[1]))
+
+
+def pool_of(images: Images) -> Images:
+    """The images to search: all of fewer than twice LARGEST_POOL, or else at least LARGEST_POOL at even strides."""
+    return images[:: max(1, len(images) // LARGEST_POOL)]
+
+
+RARE = 0.01
+COPY = 1.0
+
+
+@dataclass(frozen=True)
+class Memorisation:
+    """Nearest training images of samples and of held-out images, in grey levels of 0…255 (root mean square).
+
+    Args:
+        samples_median, heldout_median: the middle distance of each.
+        nearer: P(a sample lies nearer to the training images than a held-out image does); ½ for a model that has
+            learned and not stored, towards 1 for one that copies.
+        suspicious: samples nearer than 99 % of the held-out images are.   expected: how many that makes by chance.
+        copies: samples within COPY grey level of a training image.   searched: training images looked through.
+    """
+
+    samples_median: float
+    heldout_median: float
+    nearer: Estimate
+    suspicious: int
+    expected: float
+    copies: int
+    searched: int
+
+
+def memorisation(samples: Images, heldout: Images, training: Images, bins: int) -> Memorisation:
+    """Compare samples' distances to the training images with those of held-out images.
+
+    Args:
+        samples, heldout, training: digits, (n, C, H, W) each; of 100,000 training images and more at least 50,000 are
+            searched.
+    Raises:
+        ValueError: for fewer than two samples or held-out images.
+    Source: Meehan et al. 2020 (the held-out yardstick); DeLong et al. 1988 (the standard error).
+    """
+    if min(len(samples), len(heldout)) < 2:
+        raise ValueError(f"{len(samples)} samples and {len(heldout)} held-out images: at least 2 of each are needed")
+    pool = pool_of(training)
+    ours, theirs = nearest(samples, pool, bins).distance, nearest(heldout, pool, bins).distance
+    return Memorisation(
+        samples_median=float(np.median(ours)),
+        heldout_median=float(np.median(theirs)),
+        nearer=share_below(ours, theirs),
+        suspicious=int((ours < np.quantile(theirs, RARE)).sum()),
+        expected=RARE * len(ours),
+        copies=int((ours < COPY).sum()),
+        searched=len(pool),
+    )
+
+
+def share_below(first: Images, second: Images) -> Estimate:
+    """P(a number of the first < one of the second), ties counting half, with its standard error."""
+    rows, columns = 1 - _share_up_to(first, second), _share_up_to(second, first)
+    variance = rows.var(ddof=1) / len(rows) + columns.var(ddof=1) / len(columns)
+    return Estimate(float(rows.mean()), math.sqrt(float(variance)))
+
+
+def _share_up_to(values: Images, others: Images) -> Images:
+    """The share of the others below each value, those that equal it counting half."""
+    row = np.sort(others)
+    return (np.searchsorted(row, values, "left") + np.searchsorted(row, values, "right")) / (2 * len(row))

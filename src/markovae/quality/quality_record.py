@@ -1,0 +1,166 @@
+"""A quality figure as a record: what was measured, under which conditions, and what may be compared with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from markovae.diffusion.bound import Estimate
+from markovae.errors import UserError
+from markovae.likelihood.measurement import finite
+from markovae.quality.distances import PrecisionRecall
+from markovae.quality.memorization import Memorisation
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What two figures must share to be compared.
+
+    Args:
+        n: samples.   sampler, steps, spacing, threshold, guidance, guidance_interval, autoguide, seed: how they were
+            drawn; steps are network calls a sample; all None where the images were given.
+        precision: of the network that drew them.
+        extractor, extractor_sha256: the feature network.   resize: the rule that brings images to it.
+        reference_n, reference_sha256: the real images.   k: neighbours of precision and recall.
+    """
+
+    n: int
+    sampler: str | None
+    steps: int | None
+    spacing: str | None
+    threshold: str | None
+    guidance: float | None
+    guidance_interval: list[float] | None
+    autoguide: str | None
+    seed: int | None
+    precision: str | None
+    extractor: str
+    extractor_sha256: str
+    resize: str
+    reference_n: int
+    reference_sha256: str
+    k: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far samples lie from real images, each figure beside its floor.
+
+    The floor is what n real training images, in the samples' place, get against the same reference: no model can be
+    told from the data below it.
+
+    Args:
+        conditions: what the figures hold for.
+        kid, kid_floor: kernel distance of samples and of stand-ins.   kid_excess: their difference, given the
+            reference.
+        frechet, frechet_floor: Fréchet distance, comparable at equal n only.
+        manifold, manifold_floor: precision, recall, density, coverage, at `manifold_n` images of each kind.
+        memory: nearest training images.   dims: d, the features' number.
+    """
+
+    conditions: Conditions
+    kid: Estimate
+    kid_floor: Estimate
+    kid_excess: Estimate
+    frechet: float
+    frechet_floor: float
+    manifold: PrecisionRecall
+    manifold_floor: PrecisionRecall
+    manifold_n: int
+    memory: Memorisation
+    dims: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of `markovae quality --json`; numbers that do not exist are None."""
+        memory = asdict(self.memory)
+        memory["nearer"] = _estimate(self.memory.nearer)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "conditions": asdict(self.conditions),
+            "dims": self.dims,
+            "kid": _estimate(self.kid),
+            "kid_floor": _estimate(self.kid_floor),
+            "kid_excess": _estimate(self.kid_excess),
+            "frechet_distance": finite(self.frechet),
+            "frechet_distance_floor": finite(self.frechet_floor),
+            "precision_recall": {"n": self.manifold_n, **_shares(self.manifold)},
+            "precision_recall_floor": {"n": self.manifold_n, **_shares(self.manifold_floor)},
+            "memorisation": {name: finite(v) if isinstance(v, float) else v for name, v in memory.items()},
+        }
+
+
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return {
+        "value": finite(found.value),
+        "stderr": finite(found.stderr),
+        "ci95": [finite(end) for end in found.ci95],
+    }
+
+
+def _shares(found: PrecisionRecall) -> dict[str, float]:
+    return {name: value for name, value in asdict(found).items() if name != "k"}
+
+
+def compare(
+    first: Quality | Mapping[str, Any], second: Quality | Mapping[str, Any], varying: Collection[str] = ()
+) -> Estimate:
+    """KID of the first less KID of the second, where both hold under the same conditions.
+
+    The standard error adds both as if they were independent; the reference they share makes the true one smaller.
+    For samples at hand, `kid_difference` knows more.
+
+    Args:
+        first, second: results, or their JSON objects.   varying: conditions that are meant to differ ("steps").
+    Raises:
+        UserError: for a condition that differs and is not named in `varying`, an unknown name there, or an object that
+            is no record.
+    """
+    one, two = as_record(first), as_record(second)
+    conditions = [record["conditions"] for record in (one, two)]
+    check_conditions(conditions[0], conditions[1], varying)
+    (a, a_err), (b, b_err) = ((float(r["kid"]["value"]), float(r["kid"]["stderr"])) for r in (one, two))
+    return Estimate(a - b, math.hypot(a_err, b_err))
+
+
+def check_conditions(first: Mapping[str, Any], second: Mapping[str, Any], varying: Collection[str] = ()) -> None:
+    """Refuse to compare what was measured under different conditions.
+
+    Raises:
+        UserError: naming the first condition that differs, with both its values.
+    """
+    known = list(Conditions.__dataclass_fields__)
+    for name in varying:
+        if name not in known:
+            raise UserError(f"{name!r} is no condition of a quality record: take some of {', '.join(known)}")
+    for name in known:
+        ours, theirs = first.get(name), second.get(name)
+        if ours != theirs and name not in varying:
+            raise UserError(
+                f"these records differ in {name} ({_short(ours)} and {_short(theirs)}): a distance can be compared "
+                f"under equal conditions only; measure again with the same, or let it differ (--varying {name})"
+            )
+
+
+def as_record(found: Quality | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record's JSON object.
+
+    Raises:
+        UserError: for an object that is none.
+    """
+    record = found.to_dict() if isinstance(found, Quality) else found
+    parts = [record.get("conditions"), record.get("kid")] if isinstance(record, Mapping) else [None]
+    if not all(isinstance(part, Mapping) for part in parts) or record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError("this is no quality record: give what `markovae quality --json` printed")
+    kid = record["kid"]
+    if not all(isinstance(kid.get(name), int | float) for name in ("value", "stderr")):
+        raise UserError("this quality record has no KID: measure again")
+    return record
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:16]}…" if len(text) > 40 else text

@@ -1,0 +1,158 @@
+"""Of a model of captions: the sheet of prompts × seeds, and what captions say in nats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from markovae.data.pictures import grid, viewable
+from markovae.diffusion.markovian_vae import evaluating
+from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information
+from markovae.likelihood.estimators import Estimator
+from markovae.quality.memorization import Images
+from markovae.report import html
+from markovae.report.subject import Subject
+from markovae.sampling.conditions import prompt_condition
+from markovae.sampling.drawing import TEXT_GUIDANCE, batch_trajectories, final_images
+from markovae.sampling.guidance import Guidance
+from markovae.sampling.planning import DEFAULT_SAMPLER, plan
+from markovae.text.conditioner import captions_of
+
+SHEETS = ((6, 6), (4, 6), (4, 4), (3, 3))  # prompts and seeds, as the time allows
+SEED = 0
+CANDIDATES, DRAWS, MOST_WEIGHED = 8, 4, 256
+
+
+@dataclass(frozen=True)
+class PromptSheet:
+    """Samples of several prompts, the same seeds for each.
+
+    Args:
+        prompts: one a row.   samples: digits, (rows · columns, C, H, W), row by row.   columns: seeds 0, 1, …
+        steps: of the sampler.   guidance: its weight; 1, none, where no caption was ever left out in training.
+    """
+
+    prompts: tuple[str, ...]
+    samples: Images
+    columns: int
+    steps: int
+    guidance: float
+
+    def facts(self) -> dict[str, Any]:
+        """For report.json."""
+        return {
+            "prompts": list(self.prompts),
+            "columns": self.columns,
+            "sampler": DEFAULT_SAMPLER,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "seed": SEED,
+        }
+
+
+def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | None:
+    """The first different captions of the test part, drawn; None for a model without captions.
+
+    Args:
+        steps: of the sampler; guidance takes two network calls each.   seconds: that it may take.
+    """
+    model = subject.model
+    if model.reader is None:
+        return None
+    fits = [sheet for sheet in SHEETS if 2 * steps * sheet[0] * sheet[1] <= seconds * subject.pace]
+    rows, columns = fits[0] if fits else SHEETS[-1]
+    captions = [first for text in subject.splits.test.captions or () for first in captions_of(text)[:1]]
+    prompts = tuple(dict.fromkeys(captions))[:rows]
+    if not prompts:
+        return None
+    condition = prompt_condition(model, prompts)
+    assert condition is not None, "captions_of gives no empty caption"
+    n = len(prompts) * columns
+    weight = TEXT_GUIDANCE if subject.checkpoint.config.train.label_dropout else 1.0
+    trajectories = batch_trajectories(
+        model,
+        n,
+        plan(model, DEFAULT_SAMPLER, steps),
+        seed=SEED,
+        condition=condition[torch.arange(len(prompts)).repeat_interleave(columns)],
+        guidance=Guidance(weight),
+        names=[i % columns for i in range(n)],
+    )
+    with evaluating(model):
+        images = final_images(model, trajectories)
+    return PromptSheet(prompts, images, columns, steps, weight)
+
+
+def caption_facts(subject: Subject, seconds: float) -> dict[str, Any] | None:
+    """The worth of the test images' captions, on as few images as the time allows; None without captions to weigh.
+
+    Args:
+        seconds: that it may take; `markovae measure --captions` takes its time, and tells more.
+    """
+    test = subject.splits.test
+    n = int(seconds * subject.pace / ((CANDIDATES + 1) * (DRAWS + 1))) // CANDIDATES * CANDIDATES
+    n = min(max(n, 2 * CANDIDATES), MOST_WEIGHED)
+    captions = test.captions or ()
+    if subject.model.reader is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
+        return None
+    found = caption_information(
+        subject.model,
+        np.asarray(test.images[:n]),
+        captions[:n],
+        candidates=CANDIDATES,
+        estimator=Estimator(DRAWS),
+        attributes=False,
+    ).to_dict()
+    return {name: found[name] for name in ("n", "bound_difference", "information_lower_bound")} | {"draws": DRAWS}
+
+
+def caption_section(facts: dict[str, Any] | None) -> str:
+    """What captions say, on the page."""
+    if facts is None:
+        return ""
+    difference, lower = facts["bound_difference"], facts["information_lower_bound"]
+    rows = [
+        ["bound difference", _said(difference["nats"], 1), "nats an image"],
+        ["", _said(difference["bits_per_dim"], 3), "bits/dim"],
+        ["information, at least", _said(lower["nats"], 2), "nats an image"],
+    ]
+    meaning = INFORMATION.format(k=lower["candidates"], ceiling=lower["ceiling_nats"])
+    text = (
+        f"On the test part's first {facts['n']:,} images, {facts['draws']} levels each. {_sentence(DIFFERENCE)} "
+        f"{_sentence(meaning)} markovae measure RUN --captions takes more images, and tells phrases and attributes."
+    )
+    return html.section(
+        "What captions say", html.table(("", "", ""), rows, numeric=(1,), meaning=2), html.paragraph(text)
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _said(figure: dict[str, Any], digits: int) -> str:
+    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{error}"
+
+
+def prompt_section(sheet: PromptSheet | None, bins: int) -> str:
+    """One row a prompt, on the page."""
+    if sheet is None:
+        return ""
+    rows = []
+    for number, prompt in enumerate(sheet.prompts):
+        own = sheet.samples[number * sheet.columns : (number + 1) * sheet.columns]
+        rows.append(html.paragraph(prompt))
+        picture = html.image(grid(viewable(own, bins), sheet.columns, clear=True), f"samples of: {prompt}")
+        rows.append(f'<div class="sheet">{picture}</div>')
+    how = f"Guidance {sheet.guidance:g}, {sheet.steps} steps of two network calls"
+    if sheet.guidance == 1:
+        how = f"{sheet.steps} steps without guidance"
+    text = (
+        f"Captions of images never trained on, each with the same {sheet.columns} seeds: down a column the noise is "
+        f"the same and only the caption differs. {how}."
+    )
+    return html.section("From caption to image", *rows, html.paragraph(text))

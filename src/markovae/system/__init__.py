@@ -1,0 +1,1 @@
+"""The machine beneath: processes, memory, files that are whole or absent, locks, signals."""

@@ -1,0 +1,75 @@
+"""The running average of the weights: parameters only, never buffers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from markovae.diffusion.model import Diffusion, load_weights
+from markovae.training.tensor_shards import is_spread, mine, part, parts, whole
+
+
+def decay_at(update: int, horizon: float, warmup: float) -> float:
+    """d_t of w̄ ← d_t w̄ + (1 − d_t) w at update t = 1, 2…: min(1 − 1/horizon, (t−1)/(t−1+warmup)).
+
+    The first update copies (warmup > 0); while warming up the average looks back about t/warmup updates.
+    """
+    return min(1 - 1 / horizon, (update - 1) / (update - 1 + warmup) if warmup else 1.0)
+
+
+@final
+class Average:
+    """A copy of the model whose parameters are the average's; it can be sampled and measured at any time.
+
+    Where the weights in training are spread over processes (`spread`), so is the average, and the model holds it
+    after a `gather` only, on the first process alone.
+
+    Args:
+        model: the model in training.   horizon, warmup: of `decay_at`.
+    """
+
+    def __init__(self, model: Diffusion, horizon: float, warmup: float) -> None:
+        self.horizon, self.warmup = horizon, warmup
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._averages: dict[str, Tensor] = dict(self.model.named_parameters())
+        self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
+
+    def spread(self, model: Diffusion, first: bool) -> None:
+        """Hold the rows alone that this process holds of the weights of `model`; all but the first drop the copy."""
+        self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        self._averages = {name: part(value, self._weights[name]).clone() for name, value in self._averages.items()}
+        if not first:
+            self.model.to("meta")
+
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """What this process holds of the average, by the weights' names."""
+        return {name: mine(value) for name, value in self._averages.items()}
+
+    @torch.no_grad()
+    def update(self, update: int) -> None:
+        """Fold the model's present weights in; `update` counts from 1."""
+        weights = [mine(weight) for weight in self._weights.values()]
+        torch._foreach_lerp_(list(self.held.values()), weights, 1 - decay_at(update, self.horizon, self.warmup))
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Bring the first process's model up to date; every process must call this, where the average is spread."""
+        for name, weight in self.model.named_parameters():
+            if is_spread(self._averages[name]):
+                weight.copy_(whole(self._averages[name]))
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take these as the average.
+
+        Raises:
+            ValueError: for tensors that do not fit the model.
+        """
+        load_weights(self.model, tensors)
+        for name, value in parts(tensors, self._averages).items():
+            if is_spread(value):
+                self._averages[name] = value.to(self._averages[name].dtype).clone()

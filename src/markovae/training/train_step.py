@@ -1,0 +1,140 @@
+"""What a step of training says of itself, and why one is not taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from markovae.diffusion.learned_schedule import LearnedLogSNR
+from markovae.diffusion.model import Diffusion
+from markovae.errors import StoppedRun
+from markovae.training.batches import BatchIndices
+from markovae.training.tensor_shards import whole
+
+
+class NonFiniteError(StoppedRun):
+    """A loss, gradient or weight that is no number: raised before the optimiser and the average see it."""
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one step of training did.
+
+    Args:
+        index: steps done, this one included.   total: steps of the run, None while it is not fixed.
+        images_seen: so far.
+        loss: weighted mean squared error of the target, per dim; with objective=bound, nats per dim in a fixed unit.
+        nats: unbiased estimate of the levels' terms of the bound with variance β̃, per image, from this batch.
+        lr: rate of the first group.   grad_norm: of the gradient before clipping.
+        seconds: of the run so far.   images_per_second: of this step.
+    """
+
+    index: int
+    total: int | None
+    images_seen: int
+    loss: float
+    nats: float
+    lr: float
+    grad_norm: float
+    seconds: float
+    images_per_second: float
+
+
+def not_taken(what: str, step: int, indices_of: BatchIndices, bad: Tensor | None = None) -> NonFiniteError:
+    """The error for step number `step`; `bad` tells which of its examples to name, (B,), all where it is None."""
+    bad = torch.ones(len(indices_of.example), dtype=torch.bool) if bad is None else bad
+    levels, examples = indices_of.level[bad].tolist(), indices_of.example[bad].tolist()
+    return NonFiniteError(
+        f"{what} at step {step}, levels {listed(levels)}, training images {listed(examples)}: the step was not taken"
+    )
+
+
+def unfinite(table: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that hold a number that is none."""
+    return [name for name, value in table.items() if not bool(value.isfinite().all())]
+
+
+def listed(items: Sequence[object]) -> str:
+    """The first eight, and how many more there are."""
+    return ", ".join(str(item) for item in items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
+
+
+def unfinite_weights(
+    weights: Mapping[str, Tensor], averages: Mapping[str, Tensor], step: int, indices_of: BatchIndices
+) -> NonFiniteError | None:
+    """Why step number `step` cannot be taken from these weights, or this average; None where all are numbers."""
+    guarded = {"weight": weights, "the average of": averages}
+    norms = [nn.utils.get_total_norm(list(table.values())) for table in guarded.values()]
+    if bool(torch.stack(norms).isfinite().all()):
+        return None
+    names = [f"{what} {name}" for what, table in guarded.items() for name in unfinite(table)]
+    if not names:
+        return None
+    return not_taken(f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite", step, indices_of)
+
+
+def require_useful(model: Diffusion, step: int) -> None:
+    """A schedule that learns can be used after step number `step`: its numbers may be finite and say nothing.
+
+    Raises:
+        NonFiniteError: where it cannot.
+    """
+    if isinstance(model.schedule, LearnedLogSNR):
+        try:
+            model.schedule.require_usable()
+        except ValueError as error:
+            raise NonFiniteError(f"{error}, after step {step}: it is not kept") from None
+
+
+def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collection[Diffusion], step: int) -> None:
+    """What a checkpoint of this step would hold can be used.
+
+    Args:
+        tensors: by file.   models: the one in training and its average.
+    Raises:
+        NonFiniteError: where a tensor holds a number that is none, or a learned schedule says nothing.
+    """
+    for file, table in tensors.items():
+        for name, value in table.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise NonFiniteError(f"{file}: {name} is not finite after step {step}: it is not saved")
+    for model in models:
+        require_useful(model, step)
+
+
+@contextmanager
+def fitting_after(step: int) -> Iterator[None]:
+    """A reverse variance that cannot be fitted stops the run: model and images fit, so it is the weights' numbers.
+
+    Raises:
+        NonFiniteError: for any ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise NonFiniteError(f"the reverse variance cannot be fitted after step {step}: {error}") from None
+
+
+def clip(
+    parameters: Mapping[str, nn.Parameter], clipped: Collection[str], limit: float, step: int, indices_of: BatchIndices
+) -> float:
+    """Clip the gradient of those named in `clipped` to the norm `limit`; its norm before.
+
+    Raises:
+        NonFiniteError: where any gradient is no number; nothing is clipped then.
+    """
+    gradients = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
+    norm = nn.utils.get_total_norm(list(gradients.values()))
+    if not math.isfinite(float(whole(norm))):
+        names = unfinite({name: whole(gradient) for name, gradient in gradients.items()})
+        raise not_taken(f"the gradient of {listed(names) if names else 'the weights'} is not finite", step, indices_of)
+    network = [weight for name, weight in parameters.items() if name in clipped]
+    if len(network) < len(parameters):
+        norm = nn.utils.get_total_norm([weight.grad for weight in network if weight.grad is not None])
+    nn.utils.clip_grads_with_norm_(network, limit, norm)
+    return float(whole(norm))
