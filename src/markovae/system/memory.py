@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TypeVar, final
 
-import torch
-
 from markovae.errors import StoppedRun
 
 # glibc's names for what it does with freed memory (malloc.h).
@@ -140,6 +138,8 @@ def halved(parts: int, count: int, alone: bool) -> int:
 
 def within_memory(work: Callable[[int], Result], size: int) -> Result:
     """`work(size)`; where memory runs out, of half the size, and so on down to 1, at which the error is let through."""
+    import torch  # not at the top: every command's start reads this file
+
     while True:
         try:
             return work(size)
