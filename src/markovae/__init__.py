@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from markovae.build import create
-    from markovae.checkpoints.reading import load
+    from markovae.checkpoints.reading import LoadedRun, load, load_run
     from markovae.config import Config
     from markovae.data.loading import load_data
     from markovae.diffusion.bound import Bound
@@ -34,6 +34,7 @@ _HOME = {
     "Condition": "networks.conditioning",
     "Config": "config",
     "Diffusion": "diffusion.model",
+    "LoadedRun": "checkpoints.reading",
     "MarkovianVAE": "diffusion.markovian_vae",
     "Measurement": "likelihood.measurement",
     "Quality": "quality.quality_record",
@@ -43,6 +44,7 @@ _HOME = {
     "fit": "training.loop",
     "load": "checkpoints.reading",
     "load_data": "data.loading",
+    "load_run": "checkpoints.reading",
     "measure": "likelihood.measuring",
     "sample": "sampling.drawing",
     "with_reverse": "likelihood.fitting",
@@ -54,6 +56,7 @@ __all__ = [
     "Condition",
     "Config",
     "Diffusion",
+    "LoadedRun",
     "MarkovianVAE",
     "Measurement",
     "Quality",
@@ -64,6 +67,7 @@ __all__ = [
     "fit",
     "load",
     "load_data",
+    "load_run",
     "measure",
     "sample",
     "with_reverse",

@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 
 from markovae.build import create
+from markovae.checkpoints import reading
 from markovae.checkpoints.manifest import CheckpointError, make_manifest
-from markovae.checkpoints.reading import load, newest_checkpoint, open_checkpoint
+from markovae.checkpoints.reading import Checkpoint, load, load_run, newest_checkpoint, open_checkpoint
 from markovae.config import Config
 from markovae.errors import UserError
 
@@ -110,3 +112,26 @@ def test_loading_does_not_touch_the_global_generator(saved: Path, tiny_config: C
     load(saved)
     create(tiny_config, (1, 4, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("trained", "native", "chosen"),
+    [("bfloat16", True, torch.bfloat16), ("bfloat16", False, torch.float32), ("float32", True, torch.float32)],
+)
+def test_precision_is_that_of_the_training_where_the_device_has_it(monkeypatch, trained, native, chosen):
+    monkeypatch.setattr(reading, "has_bfloat16", lambda device: native)
+    checkpoint = SimpleNamespace(state={"precision": trained})
+    assert Checkpoint.native_precision(checkpoint, torch.device("cpu")) is chosen
+
+
+def test_load_run_is_load_with_what_the_run_says_of_itself(saved: Path):
+    run = load_run(saved, device="cpu")
+    assert (run.path, run.checkpoint.step, run.class_names) == (saved, 4, ("left", "right"))
+    assert run.num_classes == run.model.network.num_classes
+    pairs = zip(run.model.parameters(), load(saved).parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    double = load_run(saved, device="cpu", precision="float64")
+    assert double.precision == "float64"
+    assert {weight.dtype for weight in double.model.parameters()} == {torch.float64}
+    with pytest.raises(UserError, match="precision='half' must be one of auto, float32, bfloat16, float64"):
+        load_run(saved, precision="half")

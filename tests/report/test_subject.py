@@ -1,13 +1,11 @@
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.report import subject
-from markovae.report.subject import open_subject, own_precision
+from markovae.report.subject import open_subject
 
 
 def test_a_run_with_classes_and_one_without(digits_run: Path, colour_run: Path):
@@ -17,16 +15,6 @@ def test_a_run_with_classes_and_one_without(digits_run: Path, colour_run: Path):
     assert colour.conditions(12) is None
     assert digits.labels(digits.splits.test) is digits.splits.test.labels
     assert digits.pace > 0
-
-
-@pytest.mark.parametrize(
-    ("trained", "native", "chosen"),
-    [("bfloat16", True, torch.bfloat16), ("bfloat16", False, torch.float32), ("float32", True, torch.float32)],
-)
-def test_precision_is_that_of_the_training_where_the_device_has_it(monkeypatch, trained, native, chosen):
-    monkeypatch.setattr(subject, "has_bfloat16", lambda device: native)
-    checkpoint = SimpleNamespace(state={"precision": trained})
-    assert own_precision(checkpoint, torch.device("cpu")) is chosen
 
 
 def test_data_that_changed_are_refused(colour_run: Path, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,9 +31,11 @@ from markovae.diffusion.model import Diffusion, load_weights
 from markovae.errors import UserError
 from markovae.likelihood.fitting import load_fitted
 from markovae.log import log
+from markovae.system.device import device_named, has_bfloat16
 from markovae.text.conditioner import EncoderConditioner
 
 CHECKPOINTS = "checkpoints"
+PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 RETRIES = 3  # of a run whose trainer prunes while it is read
 
 
@@ -43,10 +45,12 @@ class Checkpoint:
 
     Args:
         path: its folder.   contents: of its files, by name, as they were verified, in the present format.
+        trust: networks of the caller's own that may be imported, each "package.module:Class".
     """
 
     path: Path
     contents: Mapping[str, bytes]
+    trust: tuple[str, ...] = ()
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -203,27 +207,32 @@ class Checkpoint:
                 ) from None
         return model.eval().requires_grad_(False)
 
+    def native_precision(self, device: torch.device) -> torch.dtype:
+        """bfloat16 where the run trained in it and the device has it natively, else float32: no timing decides."""
+        trained = str(self.state.get("precision"))
+        return torch.bfloat16 if trained == "bfloat16" and has_bfloat16(device) else torch.float32
+
     def _file(self, name: str) -> bytes:
         if name not in self.contents:
             raise CheckpointError(f"{self.path / name} is missing: the checkpoint does not hold it")
         return self.contents[name]
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, trust: Sequence[str] = ()) -> Checkpoint:
     """The bundle in a folder, every file verified and understood.
 
     Raises:
         CheckpointError: naming the file that does not verify, or says nothing that makes sense.
     """
     contents = verify_bundle(folder)
-    checkpoint = Checkpoint(folder, contents)
+    checkpoint = Checkpoint(folder, contents, tuple(trust))
     # Read and compared now, so that what opens can be used.
     model = (checkpoint.config, checkpoint.shape, checkpoint.state["bins"], len(checkpoint.class_names))
     require_fit(folder, checkpoint.contents, *model, checkpoint.reader)
     return checkpoint
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     """The checkpoint at `path`: one checkpoint folder, or the newest of a run that verifies.
 
     Raises:
@@ -235,15 +244,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if not path.is_dir():
             raise UserError(f"{path} is no folder: name a run or one of its checkpoints")
         if (path / CHECKPOINTS).is_dir():
-            return newest_checkpoint(path)
+            return newest_checkpoint(path, trust)
         if (path / MANIFEST).exists() or (path / "config.toml").exists() or any(path.glob("*.safetensors")):
-            return read_checkpoint(path)
+            return read_checkpoint(path, trust)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a run or one of its checkpoints") from None
     raise UserError(f"{path} is no run: it holds neither {CHECKPOINTS}/ nor {MANIFEST}")
 
 
-def newest_checkpoint(run: Path) -> Checkpoint:
+def newest_checkpoint(run: Path, trust: Sequence[str] = ()) -> Checkpoint:
     """The newest checkpoint of a run that verifies; passing over a newer one is announced on stderr.
 
     Raises:
@@ -252,7 +261,7 @@ def newest_checkpoint(run: Path) -> Checkpoint:
     """
     for _ in range(RETRIES):
         there = checkpoints_in(run / CHECKPOINTS)
-        found, errors = _first_good(there)
+        found, errors = _first_good(there, trust)
         # A trainer may save and prune meanwhile: what was listed is gone then, and something newer is there.
         if found is not None or checkpoints_in(run / CHECKPOINTS) == there:
             break
@@ -270,11 +279,11 @@ def newest_checkpoint(run: Path) -> Checkpoint:
     )
 
 
-def _first_good(paths: list[Path]) -> tuple[Checkpoint | None, list[CheckpointError]]:
+def _first_good(paths: list[Path], trust: Sequence[str]) -> tuple[Checkpoint | None, list[CheckpointError]]:
     errors: list[CheckpointError] = []
     for path in paths:
         try:
-            return read_checkpoint(path), errors
+            return read_checkpoint(path, trust), errors
         except NewerFormatError:
             raise
         except CheckpointError as error:
@@ -282,12 +291,72 @@ def _first_good(paths: list[Path]) -> tuple[Checkpoint | None, list[CheckpointEr
     return None, errors
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Diffusion:
-    """The model of a run, or of one checkpoint, with its averaged (EMA) weights, ready to sample and to measure.
+@dataclass(frozen=True)
+class LoadedRun:
+    """A verified checkpoint and its model with averaged (EMA) weights; make one with `load_run`.
+
+    Args:
+        path: as asked for: a run, or one checkpoint.   checkpoint: the one that was taken.   model: its own.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    model: Diffusion
+
+    @property
+    def precision(self) -> str:
+        """Of the network: float32, bfloat16 or float64."""
+        return str(self.model.precision).removeprefix("torch.")
+
+    @property
+    def num_classes(self) -> int:
+        """Classes the network takes, 0 for none."""
+        return int(getattr(self.model.network, "num_classes", 0))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, empty without labels."""
+        return self.checkpoint.class_names
+
+
+def load_run(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    trust: Sequence[str] = (),
+) -> LoadedRun:
+    """Open a run, or one checkpoint, with its model ready to sample and to measure.
 
     Args:
         path: a run's folder (its newest checkpoint that verifies is taken) or a checkpoint's.
+        device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1, mps.
+        precision: of the network: float32, bfloat16, float64; auto is that of the training where the device has it
+            natively, else float32. Measure in float32.
+        trust: networks of your own that may be imported, each "package.module:Class".
     Raises:
-        CheckpointError: where nothing verifies.   UserError: where `path` is no run.
+        CheckpointError: where nothing verifies.
+        UserError: for a path that is no run, an unknown precision, or a device that is not there or has no float64.
     """
-    return open_checkpoint(path).model().to(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    place = device_named(device)
+    checkpoint = open_checkpoint(path, trust)
+    model = checkpoint.model().to(place)
+    model.precision = checkpoint.native_precision(place) if precision == "auto" else getattr(torch, precision)
+    if model.precision == torch.float64:
+        if place.type == "mps":
+            raise UserError("the device mps has no float64: take device cpu")
+        model.double()
+    return LoadedRun(Path(path), checkpoint, model)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Diffusion:
+    """The model of a run, or of one checkpoint, with its averaged (EMA) weights, ready to sample and to measure.
+
+    Args:
+        path, device, trust: as for `load_run`; the network computes in float32.
+    Raises:
+        CheckpointError, UserError: as `load_run`.
+    """
+    return load_run(path, device=device, precision="float32", trust=trust).model

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.ending import finished
-from markovae.cli.options import add_machine, chosen_device, positive
+from markovae.cli.options import add_machine, positive
 from markovae.log import log, show
+from markovae.system.device import device_named
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for settings that do not fit, or an --out that holds something else.
     """
-    device = chosen_device(options.device)
+    device = device_named(options.device)
     config = configuration(options)
     path = train(config, place(options.out, config), device)
     tell(path, finished(path, device))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from markovae.cli.options import add_json, add_machine, chosen_device
+from markovae.cli.options import add_json, add_machine
 from markovae.cli.output import table
 from markovae.log import show, show_json
+from markovae.system.device import device_named
 
 SUMMARY = "check the machine: versions, device, precision, agreement"
 DESCRIPTION = """\
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from markovae.report.machine import examine
 
-    device = chosen_device(options.device)
+    device = device_named(options.device)
     bfloat16 = options.precision == "bfloat16"
     record = examine(device, bfloat16, options.batch or 8)
     if options.json:

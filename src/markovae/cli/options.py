@@ -6,13 +6,6 @@ import argparse
 import difflib
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from markovae.errors import UserError
-from markovae.system.processes import place
-
-if TYPE_CHECKING:
-    import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -85,26 +78,3 @@ def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device with this name; auto is a CUDA device where there is one, else the CPU.
-
-    Raises:
-        UserError: for a device that is not there, or no device at all.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not place().alone:
-        name = f"cuda:{place().local}"
-    try:
-        device = torch.device(name)
-        if device.type == "cpu" and device.index:
-            raise RuntimeError(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise UserError(f"--device {name} is not on this machine, which has {', '.join(there)}") from None
-    return device

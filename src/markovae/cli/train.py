@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markovae.cli.ending import finished
-from markovae.cli.options import add_json, add_machine, chosen_device, one_of, positive, whole
+from markovae.cli.options import add_json, add_machine, one_of, positive, whole
 from markovae.config import PRESETS, preset_settings
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
 from markovae.log import log, show_json
+from markovae.system.device import device_named
 from markovae.system.lock import Lock, hold
 from markovae.system.processes import place
 
@@ -95,7 +96,7 @@ def holding(out: Path, resume: bool) -> AbstractContextManager[Lock | None]:
 
 
 def _run(options: argparse.Namespace, lock: Lock | None) -> int:
-    device = chosen_device(options.device)
+    device = device_named(options.device)
     again = restarted(Path(options.out))
     if options.resume or again:
         if not again:

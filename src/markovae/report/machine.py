@@ -15,6 +15,7 @@ from markovae.config import Config
 from markovae.data.cache import cache_folder
 from markovae.diffusion.model import Diffusion
 from markovae.randomness import Streams, generator
+from markovae.system.device import has_bfloat16
 from markovae.system.files import free_bytes
 
 SCHEMA_VERSION = 1
@@ -66,15 +67,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cache": str(cache_folder()),
         "cache_free_gib": round(free_bytes(cache_folder()) / 2**30, 1),
     }
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device calculates in bfloat16 itself rather than by way of float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Absent in some builds of torch: then the processor counts as one without.
-    tests = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return device.type == "cpu" and any(test() for test in tests if test is not None)
 
 
 @torch.no_grad()

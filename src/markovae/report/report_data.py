@@ -24,7 +24,7 @@ from markovae.quality.memorization import Neighbours, nearest, pool_of
 from markovae.report.curves import Progress, heldout_curve, level_curve, progress, training_curve
 from markovae.report.image_sheets import Column, encoder_strip, extreme_facts, pictured, reverse_strip
 from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_sheet
-from markovae.report.subject import Subject, own_precision
+from markovae.report.subject import Subject
 from markovae.report.words import meanings
 from markovae.sampling.drawing import sample
 from markovae.sampling.planning import DEFAULT_SAMPLER
@@ -136,7 +136,7 @@ def find(subject: Subject) -> Findings:
     some = subject.splits.test.images[:RATE_IMAGES]
     way = progress(subject.model, some, labels(subject, len(some)), PROGRESS_IMAGES)
     log("writing the report: sampling")
-    subject.model.precision = own_precision(subject.checkpoint, subject.model.device)
+    subject.model.precision = subject.checkpoint.native_precision(subject.model.device)
     samples, columns = drawn(subject)
     sheet = prompt_sheet(subject, steps(subject), SAMPLE_SECONDS)
     encoder = encoder_strip(subject.model, subject.splits.test.images[:CHAIN_IMAGES])

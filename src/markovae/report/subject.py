@@ -17,7 +17,6 @@ from markovae.diffusion.model import Diffusion
 from markovae.locations import is_elsewhere
 from markovae.log import log
 from markovae.networks.conditioning import Condition
-from markovae.report.machine import has_bfloat16
 from markovae.report.words import left_out_in_words
 from markovae.system.jsonlines import Rows, read_rows
 from markovae.text.conditioner import attach_conditioning
@@ -96,9 +95,3 @@ def pace(model: Diffusion) -> float:
         model.denoise(z, logsnr).sum().item()
         took = time.monotonic() - began
     return PACE_IMAGES / max(took, 1e-6)
-
-
-def own_precision(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """bfloat16 where the run trained in it and the device has it natively, else float32: no clock decides."""
-    trained = str(checkpoint.state.get("precision"))
-    return torch.bfloat16 if trained == "bfloat16" and has_bfloat16(device) else torch.float32
