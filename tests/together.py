@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from markovae.training.distributed import exit_code
+from markovae.system.distributed import exit_code
 
 STUCK = signal.SIGUSR2
 Together = Callable[..., "list[Ended]"]

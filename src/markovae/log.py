@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from markovae.locations import without_secrets
-from markovae.system.processes import speaks
 
 Item = TypeVar("Item")
 
@@ -48,6 +47,11 @@ def tell(text: str) -> None:
     with suppress(OSError):
         if sys.stderr is not None:  # else print would take stdout
             print(_shown(text), file=sys.stderr, flush=True)
+
+
+def speaks() -> bool:
+    """Whether this process tells of progress: of several, rank 0 alone does."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def log(text: str) -> None:

@@ -11,8 +11,8 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.networks.network_config import NetworkConfig
-from markovae.training.distributed import joined
-from markovae.training.tensor_shards import is_spread, mine, whole
+from markovae.system.distributed import joined
+from markovae.training.sharding import is_spread, mine, whole
 from markovae.training.train_step import NonFiniteError
 
 DDPM = ["network.kind=ddpm", "network.ddpm.widths=[8]", "network.ddpm.attention=[0]", "network.ddpm.groups=4"]

@@ -11,9 +11,9 @@ from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
+from markovae.system.distributed import Ranks, joined
 from markovae.training import tensor_shards as parts
 from markovae.training.batches import Batch, Batches, BatchIndices
-from markovae.training.distributed import Ranks, joined
 from markovae.training.train_step import NonFiniteError
 from markovae.training.trainer import Training
 

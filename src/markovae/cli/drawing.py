@@ -20,8 +20,8 @@ from markovae.errors import UserError
 from markovae.log import track_inside
 from markovae.sampling.conditions import condition_for
 from markovae.sampling.drawing import batch_trajectories, batches_of, final_images, to_images
+from markovae.system.distributed import Ranks
 from markovae.system.processes import Rank
-from markovae.training.distributed import Ranks
 
 DEFAULT_BATCH, DEFAULT_IMAGES, PROMPT_IMAGES = 64, 64, 8
 

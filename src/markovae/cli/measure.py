@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.cli.measure_files import check_places, save, write_csv
     from markovae.cli.measure_words import describe
     from markovae.cli.measure_work import perform
-    from markovae.training.distributed import TIMEOUT, joined
+    from markovae.system.distributed import TIMEOUT, joined
 
     opened = open_run(options, trained_in=False)
     check_places(options)

@@ -28,7 +28,7 @@ from markovae.likelihood.ode import (
     ode_likelihood,
 )
 from markovae.log import log, track
-from markovae.training.distributed import Ranks
+from markovae.system.distributed import Ranks
 
 
 @dataclass(frozen=True)

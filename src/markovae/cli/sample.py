@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         require_plain(Path(options.run_path))
     from markovae.cli.drawing import draw
     from markovae.cli.sample_files import write_samples
-    from markovae.training.distributed import joined
+    from markovae.system.distributed import joined
 
     opened = open_run(options, trained_in=True)
     with joined(APART, opened.model.device) as ranks:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import final
 
 from markovae.run.signals import Interrupted, Interrupts
-from markovae.training.distributed import LostRankError, Ranks, exit_code
+from markovae.system.distributed import LostRankError, Ranks, exit_code
 from markovae.training.train_step import NonFiniteError
 
 NOT_FINITE = 1000  # beyond every exit code

@@ -7,8 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self, final
 
-from markovae.log import bar, log
-from markovae.system.processes import speaks
+from markovae.log import bar, log, speaks
 from markovae.training.train_step import TrainStep
 
 PLAIN_LINES = 10

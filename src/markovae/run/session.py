@@ -31,10 +31,10 @@ from markovae.run.progress import Progress, duration
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Interrupted, Interrupts
 from markovae.sampling.drawing import NoImageError
+from markovae.system.distributed import LostRankError
 from markovae.system.files import replace_file, require_free_space
 from markovae.system.memory import kept_memory
 from markovae.text.conditioner import attach_conditioning
-from markovae.training.distributed import LostRankError
 from markovae.training.train_step import NonFiniteError, TrainStep
 from markovae.training.trainer import Tensors, Training
 

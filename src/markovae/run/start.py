@@ -31,11 +31,11 @@ from markovae.log import log
 from markovae.networks.network_config import ConditionConfig
 from markovae.run.run_folder import RunFolder
 from markovae.run.session import Session
+from markovae.system.distributed import joined
 from markovae.system.files import SYSTEM, Disk, replace_file
 from markovae.system.lock import Lock, hold
 from markovae.system.processes import place
 from markovae.text.conditioner import EncoderConditioner, attach_conditioning
-from markovae.training.distributed import joined
 from markovae.training.train_config import TrainConfig
 from markovae.training.trainer import Training
 

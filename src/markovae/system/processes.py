@@ -69,11 +69,6 @@ def place(environment: Mapping[str, str] | None = None) -> Rank:
     return here
 
 
-def speaks() -> bool:
-    """Whether this process tells of progress: of several, rank 0 alone does."""
-    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
-
-
 def int_of(told: Mapping[str, str], name: str, default: int) -> int:
     """A whole number of the environment.
 

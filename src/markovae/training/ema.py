@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion.model import Diffusion, load_weights
-from markovae.training.tensor_shards import is_spread, mine, part, parts, whole
+from markovae.training.sharding import is_spread, mine, part, parts, whole
 
 
 def decay_at(update: int, horizon: float, warmup: float) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from markovae.diffusion.model import Diffusion
 from markovae.networks.network import Network
-from markovae.training.tensor_shards import mine, part, whole
+from markovae.training.sharding import mine, part, whole
 from markovae.training.train_config import TrainConfig
 
 # The quintic a·s + b·s³ + c·s⁵ (Jordan et al. 2024): five rounds bring every singular value s above about 0.002

@@ -14,7 +14,7 @@ from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.errors import StoppedRun
 from markovae.training.batches import BatchIndices
-from markovae.training.tensor_shards import whole
+from markovae.training.sharding import whole
 
 
 class NonFiniteError(StoppedRun):

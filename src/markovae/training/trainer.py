@@ -20,15 +20,15 @@ from markovae.likelihood.fitting import fit_in_place, fitted_tensors, is_fitted_
 from markovae.log import log
 from markovae.networks.embedding import working_type
 from markovae.randomness import generator
+from markovae.system.distributed import Ranks
 from markovae.system.memory import halved, out_of_memory, within_memory
 from markovae.training.batches import Batch, Batches, BatchIndices, draws_record
 from markovae.training.budget import Budget, Timer, rate_factor
-from markovae.training.distributed import Ranks, require_shardable, sharded
 from markovae.training.ema import Average
 from markovae.training.losses import LevelLoss, Losses, create_loss, create_noise_sampling
 from markovae.training.optimizers import create_optimizer
 from markovae.training.precision import Choice, dtype_named, prepared, probe
-from markovae.training.tensor_shards import mine, parts, whole
+from markovae.training.sharding import mine, parts, require_shardable, sharded, whole
 from markovae.training.train_config import TrainConfig
 from markovae.training.train_step import (
     NonFiniteError,
