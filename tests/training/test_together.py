@@ -12,7 +12,7 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.system.distributed import Ranks, joined
-from markovae.training import tensor_shards as parts
+from markovae.training import sharding as parts
 from markovae.training.batches import Batch, Batches, BatchIndices
 from markovae.training.train_step import NonFiniteError
 from markovae.training.trainer import Training
