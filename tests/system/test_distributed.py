@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from markovae.errors import StoppedRun, UserError
+from markovae.system import distributed as module
 from markovae.system.distributed import LostRankError, Ranks, joined, watched
 from markovae.system.processes import place
-from markovae.system import distributed as module
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,5 @@
 """Several processes through torch.distributed: what they exchange, how they notice that one is gone."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
