@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test version check soak offline reference fashion captions derivation clean
+.PHONY: demo test version check soak offline reference fashion captions derivation release clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
@@ -70,5 +70,9 @@ fashion: $(VENV)/.stamp
 captions: $(VENV)/.encoder
 	$(PY) scripts/reference.py --config configs/captions.toml --keep
 
+# sdist and wheel, checked, and the wheel tried on every Python at hand: make release, or make release VERSION=0.2.1
+release:
+	$(PYTHON) -m scripts.release $(if $(VERSION),--version $(VERSION))
+
 clean:
-	rm -rf $(VENV) runs build src/*.egg-info
+	rm -rf $(VENV) runs build dist src/*.egg-info
