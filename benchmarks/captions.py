@@ -27,15 +27,15 @@ from markovae.checkpoints.reading import Checkpoint, open_checkpoint
 from markovae.cli.options import whole
 from markovae.data.cache import cache_folder, key_of
 from markovae.data.loading import reopen
-from markovae.data.pictures import grid, png, viewable
+from markovae.data.pictures import png, tile, viewable
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.log import log
 from markovae.quality.evaluation import reference_for
-from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.guidance import Guidance, guided
-from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, Plan, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, Plan, plan
 from markovae.system.files import make_folder, write_file
 from samplers_cells import by_plan, cell, grid_key
 
@@ -64,7 +64,7 @@ class Told:
         def draw(numbers: range, _: Tensor | None) -> Tensor:
             condition = reader.prompts([captions[i] for i in numbers]).to(self.model.device)
             denoiser = guided(self.model, condition, self.guidance)
-            return finished(sample_trajectory(self.model, numbers, self.plan, self.seed, condition, denoiser))
+            return final_latents(sample_trajectory(self.model, numbers, self.plan, self.seed, condition, denoiser))
 
         with evaluating(self.model):
             found = cell(self.folder / f"{name}-{key_of(list(captions))}", draw, len(captions), self.batch)
@@ -118,7 +118,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
         "checkpoint": {"digest": checkpoint.digest, "step": checkpoint.step},
         "held_out": list(config.data.hold_out),
         "sampler": options.sampler,
-        "steps": chosen.calls,
+        "steps": chosen.nfe,
         "guidance": options.guidance,
         "seed": options.seed,
         "judge": judge.digest,
@@ -150,7 +150,7 @@ def written(out: Path, record: dict[str, Any], images: np.ndarray) -> None:
     columns = min(SHEET_COLUMNS, each)
     rows = images.reshape(-1, each, *images.shape[1:])[:, :columns]
     make_folder(out.parent)
-    write_file(out.with_suffix(".png"), png(grid(viewable(rows.reshape(-1, *images.shape[1:]), 256), columns)))
+    write_file(out.with_suffix(".png"), png(tile(viewable(rows.reshape(-1, *images.shape[1:]), 256), columns)))
     write_file(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     log(f"written: {out} and {out.with_suffix('.png')}; python benchmarks/results.py puts it into docs/results.md")
 

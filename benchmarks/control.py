@@ -19,8 +19,8 @@ from markovae.diffusion.reverse import PosteriorVariance
 from markovae.log import log, track
 from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
-from markovae.sampling.drawing import finished
-from markovae.sampling.editing import RePaint
+from markovae.sampling.editor import RePaint
+from markovae.sampling.generation import final_latents
 from markovae.sampling.grids import rho_grid, uniform_grid
 from markovae.sampling.guidance import Guided
 from markovae.sampling.inverse import (
@@ -103,7 +103,7 @@ def conditioned(toy: Toy, observation: Observation) -> tuple[Tensor, Tensor]:
 def moments_of_end(model: MomentMatched, steps: int) -> tuple[Tensor, Tensor]:
     z = torch.cat([torch.zeros(1, DIMS, dtype=torch.float64), torch.eye(DIMS, dtype=torch.float64)])
     states = trajectory(model, z.reshape(-1, *SHAPE), uniform_grid(16, -18, steps), DPMSolverPP2M(), generator(SEED))
-    end = finished(states)
+    end = final_latents(states)
     axes = (end[1:] - end[:1]).flatten(1)
     return end[0].flatten(), axes.T @ axes
 
@@ -118,7 +118,7 @@ def repaint(count: int = 20_000) -> list[dict[str, Any]]:
     for resampling in (1, 2, 3, 5, 10, 20):
         stepper = RePaint(Ancestral(PosteriorVariance()), x, known, resampling)
         states = trajectory(Exact(toy), z, rho_grid(9, -9, 30), stepper, generator(SEED, "control n"))
-        drawn = torch.where(known, x, finished(states))
+        drawn = torch.where(known, x, final_latents(states))
         share = float(drawn.T.cov()[0, 1] / truth[0, 1])
         stderr = float((truth[0, 0] * truth[1, 1] + truth[0, 1] ** 2).sqrt() / truth[0, 1]) / count**0.5
         rows.append({"resampling": resampling, "covariance_over_truth": {"mean": share, "stderr": stderr}})
@@ -140,8 +140,8 @@ def round_trip() -> list[dict[str, Any]]:
         for count in counts:
             grid = uniform_grid(13.3, -10, count)[1:]
             a = float(torch.sigmoid(grid[0]).sqrt())
-            noise = finished(trajectory(Exact(toy), a * x, grid.flip(0), stepper, generator(SEED)))
-            back = finished(trajectory(Exact(toy), noise, grid, stepper, generator(SEED))) / a
+            noise = final_latents(trajectory(Exact(toy), a * x, grid.flip(0), stepper, generator(SEED)))
+            back = final_latents(trajectory(Exact(toy), noise, grid, stepper, generator(SEED))) / a
             errors.append(float((back - x).square().mean().sqrt()))
         falls = -slope(torch.tensor(counts), torch.tensor(errors, dtype=torch.float64))
         rows.append({"solver": name, "order": order, "steps": counts, "rmse": errors, "falls_as": float(falls)})
@@ -163,10 +163,10 @@ def guided() -> list[dict[str, Any]]:
     for weight in (1.0, 2.0, 4.0):
         model = Guided(part, whole, weight)
         fine = trajectory(model, z, uniform_grid(9, -8, 1000), AdamsBashforth(3), generator(SEED), None, UniC(3))
-        reference = finished(fine)
+        reference = final_latents(fine)
         for name, (stepper, corrector) in solvers.items():
             for calls in (5, 8, 12, 20, 40):
-                end = finished(
+                end = final_latents(
                     trajectory(model, z, uniform_grid(9, -8, calls), stepper, generator(SEED), None, corrector)
                 )
                 rows.append(

@@ -29,7 +29,7 @@ from markovae.quality.evaluation import reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.sampling.guidance import Guidance, Interval
-from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, plan
 from markovae.system.files import make_folder, write_file
 from samplers_cells import by_plan, cell, grid_key
 
@@ -93,7 +93,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         "run": str(options.run),
         "checkpoint": {"digest": checkpoint.digest, "step": checkpoint.step},
         "sampler": options.sampler,
-        "steps": chosen.calls,
+        "steps": chosen.nfe,
         "n": options.n,
         "seed": options.seed,
         "extractor": {"name": extractor.name, "sha256": extractor.digest},

@@ -31,7 +31,7 @@ from markovae.quality.evaluation import reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.sampling.grids import uniform_grid
-from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, Plan, ends, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, Plan, logsnr_range, plan
 from markovae.sampling.samplers import AdamsBashforth, UniC
 from markovae.system.files import make_folder, write_file
 from samplers_cells import Cell, by_plan, cell, grid_key
@@ -89,7 +89,7 @@ class Study:
         if ours:
             sampler, _, spacing = name.partition(", ")
             chosen = plan(self.model, sampler, calls, spacing or None)
-            draw, made = by_plan(self.model, chosen, self.options.seed), chosen.calls
+            draw, made = by_plan(self.model, chosen, self.options.seed), chosen.nfe
             place = f"ours/{place}-{grid_key(chosen)}"
         else:
             draw, made = by_scheduler(self.model, name, calls, self.options.seed), calls
@@ -128,7 +128,7 @@ def figure(found: Estimate) -> dict[str, float]:
 
 def fine_walk(model: Diffusion) -> Plan:
     """UniPC-3 in 200 calls over the model's whole range."""
-    return Plan(AdamsBashforth(3), uniform_grid(*ends(model), FINE), UniC(3))
+    return Plan(AdamsBashforth(3), uniform_grid(*logsnr_range(model), FINE), UniC(3))
 
 
 def studied(model: Diffusion, study: Study, options: argparse.Namespace) -> list[Row]:

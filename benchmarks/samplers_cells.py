@@ -16,9 +16,9 @@ from torch import Tensor
 from markovae.diffusion.model import Diffusion
 from markovae.log import track
 from markovae.sampling.conditions import condition_for
-from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.guidance import Guidance, guided
-from markovae.sampling.planning import Plan
+from markovae.sampling.plans import Plan
 from markovae.system.files import write_file
 
 NoiseSample = Callable[[range, Tensor | None], Tensor]
@@ -49,7 +49,7 @@ def by_plan(model: Diffusion, plan: Plan, seed: int, guidance: Guidance | None =
         condition = condition_for(model, labels)
         condition = None if condition is None else condition.to(model.device)
         denoiser = guided(model, condition, guidance or Guidance())
-        return finished(sample_trajectory(model, numbers, plan, seed, condition, denoiser))
+        return final_latents(sample_trajectory(model, numbers, plan, seed, condition, denoiser))
 
     return draw
 

@@ -25,12 +25,12 @@ from caption_figures import Amounts, asked, caption_figures, kid_figures, of_set
 from captions import amounts, phrases_of, written
 from markovae.data.cache import key_of
 from markovae.data.faceset import box_halve, face_numbers, render
-from markovae.data.pictures import grid, png, viewable
+from markovae.data.pictures import png, tile, viewable
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.quality.evaluation import reference_for
-from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, plan
 from markovae.system.files import write_file
 from markovae.text.conditioner import EncoderConditioner
 from markovae.text.encoders import DEFAULT_ENCODER
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     chain = Chain(models, embedding, reader, options.sampler, options.calls, tuple(options.guidance), options.seed)
     record, phrases, large = measured(work, chain, options)
     written(options.out, {"how": _how(length, options)} | record, phrases)
-    write_file(options.out.with_name(f"{options.out.stem}_large.png"), png(grid(viewable(large[:SHEET], 256))))
+    write_file(options.out.with_name(f"{options.out.stem}_large.png"), png(tile(viewable(large[:SHEET], 256))))
 
 
 def measured(work: Work, chain: Chain, options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:

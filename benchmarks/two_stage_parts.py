@@ -35,9 +35,9 @@ from markovae.networks.mlp import MLP, MLPConfig
 from markovae.networks.network import Network
 from markovae.networks.unet import UNet, UNetConfig
 from markovae.randomness import Streams, generator
-from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.guidance import Guidance, guided
-from markovae.sampling.planning import Plan, plan
+from markovae.sampling.plans import Plan, plan
 from markovae.text.conditioner import captions_of
 
 STAGES = ("prior", "decoder", "enlarger")
@@ -254,7 +254,7 @@ class Chain:
         with evaluating(model):
             denoiser = guided(model, condition, Guidance(weight))
             return (
-                finished(sample_trajectory(model, numbers, chosen, self._seed(stage), condition, denoiser))
+                final_latents(sample_trajectory(model, numbers, chosen, self._seed(stage), condition, denoiser))
                 .float()
                 .cpu()
             )

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from markovae.checkpoints.reading import open_checkpoint
 from markovae.data.faceset import render
-from markovae.data.pictures import enlarged, grid, png, viewable
+from markovae.data.pictures import enlarged, png, tile, viewable
 from markovae.diffusion.model import Diffusion
 from markovae.log import log, track
-from markovae.sampling.drawing import to_images
-from markovae.sampling.editing import Editor
+from markovae.sampling.editor import Editor
+from markovae.sampling.generation import to_images
 from markovae.sampling.inverse import Blur, BoxDown, Grey, LinearOperator, Observation
-from markovae.sampling.planning import plan
+from markovae.sampling.plans import plan
 from markovae.system.files import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ class Bench:
         """One row a face of columns (FACES, 3, H, W), as a sheet to look at."""
         rows = torch.stack([column.cpu().double() for column in columns], 1).flatten(0, 1)
         pictures = viewable(to_images(self.model, rows), self.model.pixels.bins)
-        return enlarged(grid(pictures, len(columns)), SIDE * len(self.faces))
+        return enlarged(tile(pictures, len(columns)), SIDE * len(self.faces))
 
 
 def draws(bench: Bench, one: Callable[[Tensor], Tensor], y: Tensor, count: int = DRAWS) -> list[Tensor]:

@@ -17,7 +17,7 @@ from markovae.networks.ddpm import DDPMConfig, DDPMUNet
 from markovae.networks.dit import DiT, DiTConfig
 from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
 from markovae.networks.unet import UNetConfig
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.training.losses import create_objective
 from markovae.training.train_config import TrainConfig
 

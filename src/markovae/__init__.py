@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from markovae.networks.conditioning import Condition
     from markovae.quality.evaluation import evaluate
     from markovae.quality.quality_record import Quality
-    from markovae.sampling.drawing import sample
+    from markovae.sampling.generation import sample
     from markovae.training.loop import fit
     from markovae.training.train_step import TrainStep
 
@@ -46,7 +46,7 @@ _HOME = {
     "load_data": "data.loading",
     "load_run": "checkpoints.reading",
     "measure": "likelihood.measuring",
-    "sample": "sampling.drawing",
+    "sample": "sampling.generation",
     "with_reverse": "likelihood.fitting",
     "wrap": "interop.wrapping",
 }

@@ -198,7 +198,7 @@ def create(
     """A fresh model; its first weights are a function of train.seed.
 
     Args:
-        config: the sections condition, schedule, network, target and train.seed are read.
+        config: the sections condition, schedule, network and target, train.seed and train.label_dropout are read.
         shape: of one image, (C, H, W); or the training data, whose shape, digits and classes are taken.
         bins: digits of a pixel.   num_classes: of the labels, 0 for none.
         reader: of the captions, for condition.kind=text; None is the encoder of the configuration.
@@ -248,7 +248,7 @@ def create_outline(
     network = outline_network(made, schedule.logsnr[1:])
     target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
-    model.reader = reader
+    model.reader, model.null_trained = reader, config.train.label_dropout > 0
     return model
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from markovae.diffusion.reverse import PosteriorVariance
-from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.grids import uniform_grid
-from markovae.sampling.planning import Plan
+from markovae.sampling.plans import Plan
 from markovae.sampling.samplers import AdamsBashforth, UniC
 from markovae.theory.mixture import Denoiser, pink_pair
 
@@ -125,7 +125,7 @@ def test_peers_drive_the_same_network_to_the_same_images():
         Denoiser(toy), LogSNRLinear(1000, 13.3, -10.0), DATA, PosteriorVariance(), StepDecoder(Pixels(256)), toy.shape
     )
     fine = Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 200), UniC(3))
-    reference = finished(sample_trajectory(model, range(6), fine)).float()
+    reference = final_latents(sample_trajectory(model, range(6), fine)).float()
     for name in PEERS:
         drawn = by_scheduler(model, name, 60, 0)(range(6), None)
         assert drawn.isfinite().all()

@@ -162,7 +162,7 @@ def test_measuring_leaves_the_run_as_it_is_unless_told_to_save(digits_run, other
 
 
 def test_the_cheapest_images_come_first_on_their_sheet(digits_run, tmp_path, json_of):
-    from markovae.data.pictures import enlarged, grid, viewable
+    from markovae.data.pictures import enlarged, tile, viewable
 
     run = tmp_path / "run"
     shutil.copytree(digits_run, run)
@@ -170,7 +170,7 @@ def test_the_cheapest_images_come_first_on_their_sheet(digits_run, tmp_path, jso
     with (saved / "images.csv").open() as rows:
         order = sorted(csv.DictReader(rows), key=lambda row: float(row["total_nats"]))
     images = load_data("digits").test.images
-    expected = enlarged(grid(viewable(images[[int(row["image"]) for row in order]], 17)))
+    expected = enlarged(tile(viewable(images[[int(row["image"]) for row in order]], 17)))
     with Image.open(saved / "cheapest.png") as sheet:
         assert np.array_equal(np.asarray(sheet), expected[..., 0])
 

@@ -14,7 +14,7 @@ from tests.words import Words
 from markovae.checkpoints.reading import load
 from markovae.cli.edit_work import edit_image
 from markovae.cli.entry import main
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.sampling.guidance import Guidance
 
 from .conftest import SCHEMAS, check, settings

@@ -9,8 +9,8 @@ from PIL import Image
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.cli import sample as command
 from markovae.cli.entry import main
-from markovae.sampling.drawing import sample
-from markovae.sampling.planning import SAMPLERS
+from markovae.sampling.generation import sample
+from markovae.sampling.plans import SAMPLERS
 
 
 def drawn(run, out, *words):
@@ -100,7 +100,7 @@ def test_a_run_without_classes_takes_none(words, images, tmp_path, refused):
 
 def test_the_sampler_named_as_the_default_is_the_default() -> None:
     from markovae.cli.parsing import command_line
-    from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS
+    from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS
 
     assert command_line(["sample", "runs/a"]).sampler == DEFAULT_SAMPLER
     assert DEFAULT_SAMPLER in SAMPLERS

@@ -7,9 +7,9 @@ from PIL import Image
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.cli.entry import main
 from markovae.data.cache import cache_folder
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.sampling.guidance import Guidance, Interval
-from markovae.sampling.planning import plan
+from markovae.sampling.plans import plan
 
 from .conftest import settings
 

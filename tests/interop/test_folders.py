@@ -19,7 +19,7 @@ from markovae.errors import UserError
 from markovae.interop.diffusers_config import rounding_warning
 from markovae.interop.exporting import export_run
 from markovae.interop.importing import import_folder
-from markovae.sampling.planning import plan
+from markovae.sampling.plans import plan
 from markovae.sampling.samplers import trajectory
 
 TOLERANCE = 1e-4

@@ -19,7 +19,7 @@ from markovae.likelihood.estimators import measure_with
 from markovae.likelihood.measuring import Method, measure, prepare, prepare_pair
 from markovae.likelihood.subgrid import isotropic_costs, posterior_costs, search, step_costs
 from markovae.randomness import generator
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.theory.mixture import Denoiser, pink_gaussian
 
 

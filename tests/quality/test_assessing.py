@@ -14,9 +14,9 @@ from markovae.errors import UserError
 from markovae.quality.evaluation import SampleSettings, assess_images, draw_samples, evaluate, reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.quality_record import Conditions, Quality, compare
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.sampling.guidance import Guidance
-from markovae.sampling.planning import plan
+from markovae.sampling.plans import plan
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from markovae.data.pictures import viewable
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import constant
 from markovae.report.image_sheets import COLUMNS, encoder_strip, reverse_strip, shown_levels
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data.pictures import data_uri, enlarged, grid, png, viewable
+from markovae.data.pictures import data_uri, enlarged, png, tile, viewable
 
 
 def test_eight_bits_keep_their_values():
@@ -26,7 +26,7 @@ def test_other_digits_are_spread_over_the_grey_levels(bins: int, digits: list[in
 
 def test_a_sheet_is_filled_row_by_row_with_white_between():
     pictures = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((5, 2, 3, 1), np.uint8)
-    sheet = grid(pictures)
+    sheet = tile(pictures)
     assert sheet[..., 0].tolist() == [
         [1, 1, 1, 255, 2, 2, 2, 255, 3, 3, 3],
         [1, 1, 1, 255, 2, 2, 2, 255, 3, 3, 3],
@@ -34,12 +34,12 @@ def test_a_sheet_is_filled_row_by_row_with_white_between():
         [4, 4, 4, 255, 5, 5, 5, 255, 255, 255, 255],
         [4, 4, 4, 255, 5, 5, 5, 255, 255, 255, 255],
     ]
-    assert grid(pictures, 5).shape == (2, 19, 1)
-    assert grid(pictures[:1]).tolist() == pictures[0].tolist()
+    assert tile(pictures, 5).shape == (2, 19, 1)
+    assert tile(pictures[:1]).tolist() == pictures[0].tolist()
 
 
 def test_a_clear_sheet_is_transparent_between():
-    sheet = grid(np.full((2, 16, 16, 1), 7, np.uint8), 1, clear=True)
+    sheet = tile(np.full((2, 16, 16, 1), 7, np.uint8), 1, clear=True)
     assert sheet.shape == (33, 16, 4)
     assert sheet[16].max() == 0
     assert (np.delete(sheet, 16, axis=0) == [7, 7, 7, 255]).all()

@@ -12,10 +12,10 @@ from PIL import Image
 
 from markovae.checkpoints.reading import open_checkpoint
 from markovae.checkpoints.writing import save_checkpoint
-from markovae.data.pictures import grid, viewable
+from markovae.data.pictures import tile, viewable
 from markovae.errors import UserError
 from markovae.report.report_writing import PARTS, current_report, write_report
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 
 VOID = {"meta", "img", "br"}
 
@@ -135,7 +135,7 @@ def test_the_grid_holds_the_samples_anyone_would_draw(digits_run: Path):
     )
     drawn = np.asarray(Image.open(io.BytesIO((digits_run / "samples" / "grid.png").read_bytes())), np.int64)
     # Matrix products change with the shape of a batch: a digit may round the other way.
-    assert np.abs(drawn - grid(viewable(images, 17), 10)[..., 0].astype(np.int64)).max() <= 16
+    assert np.abs(drawn - tile(viewable(images, 17), 10)[..., 0].astype(np.int64)).max() <= 16
 
 
 def test_the_parts_of_a_report_are_those_that_are_asked_for(digits_run: Path):

@@ -17,7 +17,7 @@ from markovae.errors import UserError
 from markovae.likelihood.fitting import with_reverse
 from markovae.likelihood.measuring import measure
 from markovae.run.start import resume_run, train_run
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.system.jsonlines import read_rows
 
 from .test_start import interrupt_at, weights

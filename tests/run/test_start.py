@@ -22,7 +22,7 @@ from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
 from markovae.run import session
 from markovae.run.start import resume_run, train_run
-from markovae.sampling.drawing import NoImageError
+from markovae.sampling.generation import NonFiniteSamples
 from markovae.system.jsonlines import read_rows
 from markovae.training import trainer
 from markovae.training.trainer import Training
@@ -326,7 +326,7 @@ def test_a_disk_without_room_is_refused_before_the_run(run_config: Config, tmp_p
 
 def test_a_picture_that_is_none_is_told_and_ends_no_training(run_config: Config, tmp_path: Path, monkeypatch, capsys):
     def none(model, data):
-        raise NoImageError("16 of 16 images came out NaN")
+        raise NonFiniteSamples("16 of 16 images came out NaN")
 
     monkeypatch.setattr(session, "sample_grid", none)
     out = train_run(run_config, tmp_path / "run")

@@ -5,9 +5,9 @@ import torch
 
 from markovae.diffusion.reverse import FullVariance
 from markovae.sampling.denoiser import Clipped, DynamicallyClipped
-from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.grids import rho_grid
-from markovae.sampling.planning import plan
+from markovae.sampling.plans import plan
 from markovae.sampling.samplers import DDIM, trajectory
 from markovae.theory.mixture import Mixture
 
@@ -24,7 +24,7 @@ class Fixed:
 
 def test_nothing_is_clipped_by_default():
     wide = Fixed(torch.tensor([[3.0, -0.2]]))
-    assert torch.equal(finished(trajectory(wide, torch.zeros(1, 2), rho_grid(9, -9, 5), DDIM(), None)), wide.x_hat)
+    assert torch.equal(final_latents(trajectory(wide, torch.zeros(1, 2), rho_grid(9, -9, 5), DDIM(), None)), wide.x_hat)
 
 
 def test_static_threshold():
@@ -43,7 +43,7 @@ def test_dynamic_threshold_scales_an_example_that_overshoots_and_leaves_others()
 def test_a_solver_does_not_pay_for_a_jacobian_it_does_not_read(model_of, monkeypatch):
     model = model_of(Mixture.line([0.5, 0.5], [-0.5, 0.5], [0.2, 0.2]), reverse=FullVariance())
     monkeypatch.setattr("markovae.diffusion.model.jacobian", lambda *_: pytest.fail("the Jacobian was worked out"))
-    assert finished(sample_trajectory(model, range(3), plan(model, "dpmpp2m", 5))).shape == (3, 1)
+    assert final_latents(sample_trajectory(model, range(3), plan(model, "dpmpp2m", 5))).shape == (3, 1)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5])

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.sampling.drawing import batch_trajectories, final_samples, sample, sample_trajectory
+from markovae.sampling.generation import batch_trajectories, final_samples, sample, sample_trajectory
 from markovae.sampling.grids import rho_grid
-from markovae.sampling.planning import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, SPACINGS, Plan, plan
 from markovae.sampling.samplers import DDIM
 from markovae.theory.mixture import pink_gaussian
 

@@ -13,10 +13,10 @@ from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
-from markovae.sampling.drawing import finished, network_evaluations, sample, sample_trajectory
+from markovae.sampling.generation import final_latents, network_evaluations, sample, sample_trajectory
 from markovae.sampling.grids import uniform_grid
 from markovae.sampling.guidance import Guidance, Guided, Interval, Unconditional
-from markovae.sampling.planning import Plan, plan
+from markovae.sampling.plans import Plan, plan
 from markovae.sampling.samplers import AdamsBashforth, UniC, trajectory
 from markovae.theory.mixture import Mixture
 from markovae.theory.quadrature import slope
@@ -99,7 +99,7 @@ def test_guidance_converges_at_the_solvers_order(class_model):
     denoiser = Guided(class_model, Unconditional(class_model), weight)
 
     def ends(chosen):
-        return finished(sample_trajectory(class_model, range(64), chosen, condition=condition, denoiser=denoiser))
+        return final_latents(sample_trajectory(class_model, range(64), chosen, condition=condition, denoiser=denoiser))
 
     reference = ends(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 1000), UniC(3)))
     counts = (80, 160, 320)
@@ -169,7 +169,7 @@ def test_the_calls_that_are_told_are_those_that_are_made(sampler: str, interval:
         sample_trajectory.corrector,
     ):
         pass
-    assert strong.calls == sample_trajectory.calls
+    assert strong.calls == sample_trajectory.nfe
     assert network_evaluations(sample_trajectory, Guidance(2.0, interval)) == strong.calls + weak.calls
-    assert network_evaluations(sample_trajectory, Guidance()) == sample_trajectory.calls
+    assert network_evaluations(sample_trajectory, Guidance()) == sample_trajectory.nfe
     assert (interval is None) == (weak.calls == strong.calls)

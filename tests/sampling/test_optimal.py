@@ -7,7 +7,7 @@ import torch
 
 from markovae.errors import UserError
 from markovae.likelihood.subgrid import isotropic_costs
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.sampling.grids import sampling_grid
 from markovae.sampling.tuning import optimal_grid
 from markovae.theory.mixture import pink_gaussian

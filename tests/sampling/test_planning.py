@@ -6,10 +6,10 @@ import torch
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.target import MEAN, STEP_NOISE
 from markovae.errors import UserError
-from markovae.sampling.drawing import finished, sample_trajectory
-from markovae.sampling.editing import Editor
+from markovae.sampling.editor import Editor
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.grids import rho_grid, uniform_grid
-from markovae.sampling.planning import DEFAULT_SAMPLER, SPACINGS, Plan, ends, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, SPACINGS, Plan, logsnr_range, plan
 from markovae.sampling.samplers import AdamsBashforth, UniC
 from markovae.theory.mixture import pink_pair
 
@@ -38,10 +38,10 @@ class OfTarget(torch.nn.Module):
 )
 def test_the_range_is_cut_for_few_calls_and_whole_in_the_limit(start, last, few, drawn, more, whole, mixture, model_of):
     model = model_of(mixture, 100, start, last)
-    assert ends(model, 1) == ends(model, 5) == pytest.approx(few)
-    assert ends(model, 20) == pytest.approx(more)
-    assert ends(model) == pytest.approx(whole)
-    assert ends(model, 37) == ends(model, 10**6) == ends(model)
+    assert logsnr_range(model, 1) == logsnr_range(model, 5) == pytest.approx(few)
+    assert logsnr_range(model, 20) == pytest.approx(more)
+    assert logsnr_range(model) == pytest.approx(whole)
+    assert logsnr_range(model, 37) == logsnr_range(model, 10**6) == logsnr_range(model)
     for sampler, spacing, steps, found in (
         ("dpmpp2m", None, 5, few),
         ("dpmpp2m", "karras", 20, more),
@@ -59,7 +59,7 @@ def test_the_default_grid_is_nearer_to_the_flow_than_the_whole_range(model_of):
     model = model_of(pink_pair((1, 8, 8)))
 
     def images(chosen):
-        return finished(sample_trajectory(model, range(32), chosen, seed=2))
+        return final_latents(sample_trajectory(model, range(32), chosen, seed=2))
 
     reference = images(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 300), UniC(3)))
     for steps in (5, 10, 20):
@@ -75,7 +75,7 @@ def test_walks_converge_to_the_flow_over_the_whole_range(mixture, model_of):
     model = model_of(mixture)
     fine = Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 2000), UniC(3))
     plans = (fine, *(plan(model, "unipc3", steps) for steps in (20, 80, 320)))
-    reference, *ends_of = (finished(sample_trajectory(model, range(32), chosen)) for chosen in plans)
+    reference, *ends_of = (final_latents(sample_trajectory(model, range(32), chosen)) for chosen in plans)
     errors = [float((end - reference).abs().max()) for end in ends_of]
     assert errors[1] < errors[0] / 3
     assert errors[2] < errors[1] / 2
@@ -96,7 +96,7 @@ def test_a_target_of_steps_is_sampled_on_its_own_levels(target, mixture, model_o
             assert bool((grid.diff() < 0).all())
     chosen = plan(model, "dpmpp2m", 30)
     here, there = (
-        finished(sample_trajectory(m, range(8), Plan(chosen.stepper, chosen.grid), seed=1)) for m in (model, exact)
+        final_latents(sample_trajectory(m, range(8), Plan(chosen.stepper, chosen.grid), seed=1)) for m in (model, exact)
     )
     torch.testing.assert_close(here, there, rtol=1e-6, atol=1e-6)
     varied = Editor(model, chosen).vary(here, 0.6)

@@ -7,9 +7,9 @@ import torch
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.sampling.conditions import prompt_condition
-from markovae.sampling.drawing import batch_trajectories, final_samples, sample
+from markovae.sampling.generation import batch_trajectories, final_samples, sample
 from markovae.sampling.guidance import Guidance, Guided, NegativePrompt, Unconditional
-from markovae.sampling.planning import plan
+from markovae.sampling.plans import plan
 
 LOGSNR = torch.tensor(0.4, dtype=torch.float64)
 
@@ -58,7 +58,7 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
 def test_samples_of_one_name_share_their_noise(text_model: Diffusion):
     condition = text_model.reader.prompts(["a hat", "a hat", "a beard", "a beard"])
     steps = plan(text_model, "ddim", 3)
-    x = final_samples(batch_trajectories(text_model, 4, steps, condition=condition, names=[0, 1, 0, 1]))
+    x = final_samples(batch_trajectories(text_model, 4, steps, condition=condition, noise_indices=[0, 1, 0, 1]))
     again = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[:2]))
     torch.testing.assert_close(x[:2], again, atol=1e-5, rtol=0)
     other = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[2:]))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from markovae.randomness import Streams, generator
-from markovae.sampling.drawing import finished
+from markovae.sampling.generation import final_latents
 from markovae.sampling.grids import rho_grid, uniform_grid
-from markovae.sampling.planning import SAMPLERS, Plan, plan
+from markovae.sampling.plans import SAMPLERS, Plan, plan
 from markovae.sampling.samplers import DDIM, AdamsBashforth, Ancestral, DPMSolverPP3M, UniC, trajectory
 
 
@@ -29,9 +29,9 @@ def test_states_are_at_the_grid_and_the_last_is_the_data(mixture, counting):
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 20])
 def test_steps_are_a_budget_of_network_calls(sampler, steps, mixture, counting, model_of):
     chosen, model = plan(model_of(mixture), sampler, steps), counting(mixture)
-    finished(trajectory(model, start(), chosen.grid, chosen.stepper, generator(0), corrector=chosen.corrector))
-    assert model.calls == chosen.calls
-    assert steps - 2 <= chosen.calls <= steps
+    final_latents(trajectory(model, start(), chosen.grid, chosen.stepper, generator(0), corrector=chosen.corrector))
+    assert model.calls == chosen.nfe
+    assert steps - 2 <= chosen.nfe <= steps
 
 
 @pytest.mark.parametrize(("stepper", "corrector"), [(DDIM(), None), (DPMSolverPP3M(), None), (DDIM(), UniC(3))])
@@ -56,7 +56,7 @@ def test_ancestral_through_all_levels_is_generate(gaussian, model_of):
     model = model_of(gaussian, 30)
     z = start()
     source, again = Streams(5, "t", range(4)), Streams(5, "t", range(4))
-    end = finished(trajectory(model, z, model.schedule.logsnr, Ancestral(model.reverse), source))
+    end = final_latents(trajectory(model, z, model.schedule.logsnr, Ancestral(model.reverse), source))
     for level in range(30, 1, -1):
         z = model.prior_step(z, level).sample(again)
     assert torch.equal(model.prior_step(z, 1).mean, end)
@@ -71,7 +71,9 @@ def test_float32_keeps_its_digits_near_the_data(name, mixture, counting, model_o
     for dtype in (torch.float64, torch.float32):
         z = start(64).float().to(dtype)
         ends.append(
-            finished(trajectory(counting(mixture), z, grid, chosen.stepper, None, corrector=chosen.corrector)).double()
+            final_latents(
+                trajectory(counting(mixture), z, grid, chosen.stepper, None, corrector=chosen.corrector)
+            ).double()
         )
     assert float((ends[0] - ends[1]).abs().max()) < 2e-6
 
@@ -85,8 +87,8 @@ def test_a_corrector_sees_every_state_but_the_first(mixture, counting):
 
 
 def test_plans_count_the_calls_of_their_parts(mixture, model_of):
-    assert Plan(DDIM(), rho_grid(9, -8, 7)).calls == 7
-    assert plan(model_of(mixture), "heun", 20).calls == 19
-    assert plan(model_of(mixture), "dpmpp3s", 20).calls == 19
-    assert plan(model_of(mixture), "unipc3", 20).calls == 20
+    assert Plan(DDIM(), rho_grid(9, -8, 7)).nfe == 7
+    assert plan(model_of(mixture), "heun", 20).nfe == 19
+    assert plan(model_of(mixture), "dpmpp3s", 20).nfe == 19
+    assert plan(model_of(mixture), "unipc3", 20).nfe == 20
     assert len(plan(model_of(mixture, 10), "ancestral", None).grid) == 11

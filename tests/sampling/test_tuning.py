@@ -8,9 +8,9 @@ import torch
 
 from markovae.errors import UserError
 from markovae.sampling.denoiser import Clipped
-from markovae.sampling.drawing import finished, sample_trajectory
+from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.grids import rho_grid
-from markovae.sampling.planning import Plan, plan
+from markovae.sampling.plans import Plan, plan
 from markovae.sampling.samplers import AdamsBashforth, UniC
 from markovae.sampling.tuning import tuned
 
@@ -24,9 +24,9 @@ def test_tuning_helps_on_other_samples(sampler, steps, mixture, model_of):
     assert found.tried <= 25
     assert len(found.plan.grid) == len(start.grid)
     fine = Plan(AdamsBashforth(3), rho_grid(13.3, -10.0, 200), UniC(3))
-    reference = finished(sample_trajectory(model, range(64), fine, seed=9))
+    reference = final_latents(sample_trajectory(model, range(64), fine, seed=9))
     errors = [
-        float((finished(sample_trajectory(model, range(64), p, seed=9)) - reference).square().mean().sqrt())
+        float((final_latents(sample_trajectory(model, range(64), p, seed=9)) - reference).square().mean().sqrt())
         for p in (start, found.plan)
     ]
     assert errors[1] < 0.8 * errors[0]
@@ -56,7 +56,7 @@ def test_a_threshold_is_kept(mixture, model_of):
     model = model_of(mixture)
     start = replace(plan(model, "dpmpp2m", 5), threshold=partial(Clipped, limit=0.1))
     found = tuned(model, start, samples=8, trials=4, fine=20)
-    assert float(finished(sample_trajectory(model, range(8), found.plan)).abs().max()) <= 0.1
+    assert float(final_latents(sample_trajectory(model, range(8), found.plan)).abs().max()) <= 0.1
 
 
 def test_what_cannot_be_tuned_is_refused(mixture, model_of):

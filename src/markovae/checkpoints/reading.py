@@ -105,8 +105,7 @@ class Checkpoint:
         if self.config.condition.kind != "text":
             return None
         # A bundle of before encoders could be folders has no width: its encoder's is known.
-        null_learnt = self.config.train.label_dropout > 0
-        return EncoderConditioner(self.text["encoder"], self.text["sha256"], self.text.get("width"), null_learnt)
+        return EncoderConditioner(self.text["encoder"], self.text["sha256"], self.text.get("width"))
 
     @property
     def imported(self) -> bool:

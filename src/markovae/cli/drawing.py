@@ -19,7 +19,7 @@ from markovae.diffusion.markovian_vae import evaluating
 from markovae.errors import UserError
 from markovae.log import track_inside
 from markovae.sampling.conditions import condition_for
-from markovae.sampling.drawing import batch_trajectories, batches_of, final_images, to_images
+from markovae.sampling.generation import batch_trajectories, batches_of, final_images, to_images
 from markovae.system.distributed import Ranks
 from markovae.system.processes import Rank
 
@@ -71,8 +71,8 @@ def draw(opened: Opened, options: argparse.Namespace, ranks: Ranks) -> Drawn:
         batch=batch,
         condition=conditions_for(opened, prompts, each) if prompts else condition_for(model, labels),
         guidance=chosen.guidance,
-        place=place,
-        names=[i % each for i in range(n)],
+        rank=place,
+        noise_indices=[i % each for i in range(n)],
     )
     began = time.monotonic()
     with evaluating(model):

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.cli.running import open_run
     from markovae.cli.sample import require_free
     from markovae.log import log
-    from markovae.sampling.drawing import to_images
+    from markovae.sampling.generation import to_images
 
     _settle(options)
     if options.out is not None:

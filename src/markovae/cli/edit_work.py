@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from markovae.diffusion.model import Diffusion
     from markovae.networks.conditioning import Condition
-    from markovae.sampling.editing import Editor
+    from markovae.sampling.editor import Editor
     from markovae.sampling.guidance import Guidance
     from markovae.sampling.inverse import LinearOperator
 
@@ -46,9 +46,9 @@ def edit_image(
     """
     import torch
 
-    from markovae.sampling.editing import Editor
+    from markovae.sampling.editor import Editor
     from markovae.sampling.guidance import Guidance, guided
-    from markovae.sampling.planning import plan
+    from markovae.sampling.plans import plan
 
     chosen = plan(model, sampler_of(options), calls_of(model, options))
     count = 1 if options.round_trip else options.n
@@ -157,7 +157,7 @@ def calls_of(model: Diffusion, options: argparse.Namespace) -> int:
 
 def sampler_of(options: argparse.Namespace) -> str:
     """A walk that must be walked back draws nothing; RePaint is made of ancestral steps; else the default."""
-    from markovae.sampling.planning import DEFAULT_SAMPLER
+    from markovae.sampling.plans import DEFAULT_SAMPLER
 
     if options.sampler is not None:
         return str(options.sampler)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from markovae.cli.running import Opened
     from markovae.networks.conditioning import Condition
     from markovae.sampling.guidance import Guidance
-    from markovae.sampling.planning import Plan
+    from markovae.sampling.plans import Plan
 
 RECIPE = 2  # raised when a grid of the same options would come out otherwise
 SAMPLES = 16

@@ -90,7 +90,7 @@ def weight_of(opened: Opened, options: argparse.Namespace, prompts: tuple[str, .
     Raises:
         UserError: for a push away from "no caption" that the run never learnt.
     """
-    from markovae.sampling.drawing import TEXT_GUIDANCE
+    from markovae.sampling.guidance import TEXT_GUIDANCE
 
     asked = any(text.strip() for text in prompts)
     away = getattr(options, "negative", None) or options.autoguide or opened.checkpoint.config.train.label_dropout

@@ -116,7 +116,7 @@ def _free_place(opened: Opened, options: argparse.Namespace) -> Path:
 
 
 def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
-    from markovae.sampling.drawing import network_evaluations
+    from markovae.sampling.generation import network_evaluations
 
     if options.json:
         record = {

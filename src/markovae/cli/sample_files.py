@@ -12,7 +12,7 @@ import numpy as np
 from markovae import __version__
 from markovae.cli.classes import as_named
 from markovae.cli.running import Opened
-from markovae.data.pictures import grid, png, viewable
+from markovae.data.pictures import png, tile, viewable
 from markovae.system.files import SYSTEM, Disk, write_folder
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def write_samples(target: Path, opened: Opened, drawn: Drawn, options: argparse.
         for place, (number, picture) in enumerate(zip(drawn.numbers, pictures, strict=True))
     }
     columns = len(drawn.numbers) // len(drawn.asked) if len(drawn.asked) > 1 and options.shard is None else None
-    files["grid.png"] = png(grid(pictures, columns), provenance(opened, drawn, options))
+    files["grid.png"] = png(tile(pictures, columns), provenance(opened, drawn, options))
     files["samples.npz"] = archive(opened, drawn)
     return write_folder(target, files, disk)
 
@@ -43,7 +43,7 @@ def provenance(opened: Opened, drawn: Drawn, options: argparse.Namespace, place:
         "Software": f"markovae {__version__}",
         "markovae:checkpoint": opened.checkpoint.digest,
         "markovae:training-step": str(opened.checkpoint.step),
-        "markovae:steps": str(chosen.plan.calls),
+        "markovae:steps": str(chosen.plan.nfe),
         "markovae:seed": str(options.seed),
         "markovae:precision": opened.precision,
     }

@@ -15,7 +15,7 @@ from markovae.log import log
 if TYPE_CHECKING:
     from markovae.cli.running import Opened
     from markovae.sampling.guidance import Guidance
-    from markovae.sampling.planning import Plan
+    from markovae.sampling.plans import Plan
 
 SPACINGS = ("uniform", "karras", "quadratic", "levels", "optimal", "tuned")
 THRESHOLDS = ("static", "dynamic")
@@ -84,14 +84,14 @@ def chosen_sampler(opened: Opened, options: argparse.Namespace, prompts: tuple[s
     Raises:
         UserError: for what the run does not offer, or options that do not go together.
     """
-    from markovae.sampling.planning import THRESHOLDS as WRAPPERS
-    from markovae.sampling.planning import default_spacing, plan
+    from markovae.sampling.plans import THRESHOLDS as WRAPPERS
+    from markovae.sampling.plans import default_spacing, plan
 
     guidance, weaker = chosen_guidance(opened, options, prompts)
     worked_out = options.spacing in ("optimal", "tuned")
     made = plan(opened.model, options.sampler, options.steps, None if worked_out else options.spacing)
-    if options.steps is not None and made.calls < options.steps:
-        log(f"{options.sampler} calls the network several times a step: {made.calls} of the {options.steps} calls")
+    if options.steps is not None and made.nfe < options.steps:
+        log(f"{options.sampler} calls the network several times a step: {made.nfe} of the {options.steps} calls")
     if options.threshold is not None:
         made = replace(made, threshold=WRAPPERS[options.threshold])
     limits = None if guidance.interval is None else (guidance.interval.low, guidance.interval.high)

@@ -21,7 +21,7 @@ def viewable(images: Images, bins: int) -> Images:
     return np.round(turned.astype(np.float64) * (255 / (bins - 1))).astype(np.uint8)
 
 
-def grid(pictures: Images, columns: int | None = None, clear: bool = False) -> Images:
+def tile(pictures: Images, columns: int | None = None, clear: bool = False) -> Images:
     """(n, H, W, C) -> one sheet, row by row; nearly square unless `columns` are given.
 
     Args:

@@ -38,7 +38,8 @@ class Diffusion(MarkovianVAE):
         shape: of one example, D = (C, H, W) or (d,).
         training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
         clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
-    Its `reader` turns captions into conditions, where it was trained with them; else None.
+    Its `reader` turns captions into conditions, where it was trained with them; else None. `null_trained` says whether
+    a conditional model was trained without its condition now and then, so that it may be used without.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Diffusion(MarkovianVAE):
         self.num_levels, self.clip = schedule.num_levels, clip
         self.precision = torch.float32
         self.reader: TextConditioner | None = None
+        self.null_trained = True
 
     @property
     def dims(self) -> int:
@@ -95,7 +97,7 @@ class Diffusion(MarkovianVAE):
             self.training_schedule,
             self.clip,
         )
-        model.precision, model.reader = self.precision, self.reader
+        model.precision, model.reader, model.null_trained = self.precision, self.reader, self.null_trained
         return model.train(self.training)
 
     def with_reverse(self, reverse: ReverseVariance) -> Diffusion:

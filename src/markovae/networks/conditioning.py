@@ -60,13 +60,7 @@ class RepeatedConditioning(Conditioning):
 
 
 class TextConditioner(ABC):
-    """A text encoder as a model knows it: what it makes of captions is what the model was trained on.
-
-    `null_learnt` says whether the model was trained without captions now and then, so that guidance can lead away
-    from none.
-    """
-
-    null_learnt: bool = True
+    """A text encoder as a model knows it: what it makes of captions is what the model was trained on."""
 
     @property
     @abstractmethod

@@ -24,9 +24,9 @@ from markovae.quality.memorization import Images, memorisation
 from markovae.quality.quality_record import Conditions, Quality
 from markovae.quality.reference_set import ReferenceSet, choose_reference
 from markovae.sampling.conditions import condition_for, num_classes
-from markovae.sampling.drawing import batch_trajectories, final_images
+from markovae.sampling.generation import batch_trajectories, final_images
 from markovae.sampling.guidance import Guidance
-from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, default_spacing, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, default_spacing, plan
 from markovae.text.conditioner import attach_conditioning
 
 
@@ -133,7 +133,7 @@ def conditions_of(
         facts = {name: draw.facts[name] for name in facts}
     return Conditions(
         n=real.n,
-        steps=draw.plan.calls if draw else None,
+        steps=draw.plan.nfe if draw else None,
         seed=draw.seed if draw else None,
         precision=str(model.precision).removeprefix("torch.") if model else None,
         extractor=extractor.name,

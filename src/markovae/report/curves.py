@@ -18,7 +18,7 @@ from markovae.likelihood.rate import RatePoint, rate_distortion
 from markovae.likelihood.statistics import level_statistics, levels_each
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.randomness import Streams
-from markovae.sampling.drawing import to_images
+from markovae.sampling.generation import to_images
 
 POINTS = 150
 LEVEL_POINTS = 30

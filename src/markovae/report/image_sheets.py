@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from markovae.data.pictures import Images, enlarged, grid, viewable
+from markovae.data.pictures import Images, enlarged, tile, viewable
 from markovae.diffusion import forward
 from markovae.diffusion.model import Diffusion
 from markovae.likelihood.measurement import Measurement
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
-from markovae.sampling.drawing import sample_trajectory, to_images
-from markovae.sampling.planning import DEFAULT_SAMPLER, plan
+from markovae.sampling.generation import sample_trajectory, to_images
+from markovae.sampling.plans import DEFAULT_SAMPLER, plan
 
 COLUMNS = 9
 SHOWN = 7.0  # log-SNR beyond which a picture hardly changes, either way
@@ -99,7 +99,7 @@ def sheet(images: Images, places: Sequence[int], bins: int) -> Images:
     Args:
         images: digits, (n, C, H, W).   bins: of a pixel.
     """
-    return enlarged(grid(viewable(np.asarray(images)[list(places)], bins)))
+    return enlarged(tile(viewable(np.asarray(images)[list(places)], bins)))
 
 
 def pictured(images: Images, facts: dict[str, Any], bins: int) -> dict[str, Images]:

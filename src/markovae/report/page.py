@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from markovae.data.pictures import grid, viewable
+from markovae.data.pictures import tile, viewable
 from markovae.report import html
 from markovae.report.html import STYLE
 from markovae.report.plots import Line, plot
@@ -246,7 +246,7 @@ def _header(record: dict[str, Any]) -> str:
 
 def _samples(found: Findings) -> str:
     facts = found.record["samples"]
-    pictures = grid(viewable(found.samples, found.bins), facts["columns"], clear=True)
+    pictures = tile(viewable(found.samples, found.bins), facts["columns"], clear=True)
     sheet = html.image(pictures, f"{facts['n']} samples of the model")
     text = (
         f"Samples 0 to {facts['n'] - 1} of seed {facts['seed']}, {facts['network_calls_per_sample']} network calls "
@@ -265,7 +265,7 @@ def _neighbours(found: Findings) -> str:
     real = viewable(np.asarray(found.pool[near.index]), found.bins)
     figures = [
         html.figure(
-            grid(np.stack([a, b]), 1, clear=True), f"sample {i} above its nearest training image", (f"{d:.1f}",)
+            tile(np.stack([a, b]), 1, clear=True), f"sample {i} above its nearest training image", (f"{d:.1f}",)
         )
         for i, (a, b, d) in enumerate(zip(own, real, near.distance, strict=True))
     ]
@@ -283,7 +283,7 @@ def _progress(found: Findings) -> str:
     way = found.progress
     figures = [
         html.figure(
-            grid(pictures, 1, clear=True),
+            tile(pictures, 1, clear=True),
             "the image itself" if point.level == 0 else f"the guess at level {point.level}",
             (f"{point.rate_bits_per_dim:.3f} bits", "exact" if point.level == 0 else f"± {point.rmse:.1f}"),
         )
@@ -313,7 +313,7 @@ def _extremes(found: Findings) -> str:
 def _encoder(found: Findings) -> str:
     figures = [
         html.figure(
-            grid(column.pictures, 1, clear=True),
+            tile(column.pictures, 1, clear=True),
             f"level {column.level}",
             (f"ℓ = {column.level}", f"λ = {_logsnr(column.logsnr)}"),
         )
@@ -328,7 +328,7 @@ def _encoder(found: Findings) -> str:
 
 def _reverse(found: Findings) -> str:
     figures = [
-        html.figure(grid(column.pictures, 1, clear=True), "z above its guess", (f"λ = {_logsnr(column.logsnr)}",))
+        html.figure(tile(column.pictures, 1, clear=True), "z above its guess", (f"λ = {_logsnr(column.logsnr)}",))
         for column in found.reverse
     ]
     text = (

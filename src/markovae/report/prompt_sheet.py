@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from markovae.data.pictures import grid, viewable
+from markovae.data.pictures import tile, viewable
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information
 from markovae.likelihood.estimators import Estimator
@@ -16,9 +16,9 @@ from markovae.quality.memorization import Images
 from markovae.report import html
 from markovae.report.subject import Subject
 from markovae.sampling.conditions import prompt_condition
-from markovae.sampling.drawing import TEXT_GUIDANCE, batch_trajectories, final_images
-from markovae.sampling.guidance import Guidance
-from markovae.sampling.planning import DEFAULT_SAMPLER, plan
+from markovae.sampling.generation import batch_trajectories, final_images
+from markovae.sampling.guidance import TEXT_GUIDANCE, Guidance
+from markovae.sampling.plans import DEFAULT_SAMPLER, plan
 from markovae.text.conditioner import captions_of
 
 SHEETS = ((6, 6), (4, 6), (4, 4), (3, 3))  # prompts and seeds, as the time allows
@@ -71,7 +71,7 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
     condition = prompt_condition(model, prompts)
     assert condition is not None, "captions_of gives no empty caption"
     n = len(prompts) * columns
-    weight = TEXT_GUIDANCE if subject.checkpoint.config.train.label_dropout else 1.0
+    weight = TEXT_GUIDANCE if model.null_trained else 1.0
     trajectories = batch_trajectories(
         model,
         n,
@@ -79,7 +79,7 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
         seed=SEED,
         condition=condition[torch.arange(len(prompts)).repeat_interleave(columns)],
         guidance=Guidance(weight),
-        names=[i % columns for i in range(n)],
+        noise_indices=[i % columns for i in range(n)],
     )
     with evaluating(model):
         images = final_images(model, trajectories)
@@ -146,7 +146,7 @@ def prompt_section(sheet: PromptSheet | None, bins: int) -> str:
     for number, prompt in enumerate(sheet.prompts):
         own = sheet.samples[number * sheet.columns : (number + 1) * sheet.columns]
         rows.append(html.paragraph(prompt))
-        picture = html.image(grid(viewable(own, bins), sheet.columns, clear=True), f"samples of: {prompt}")
+        picture = html.image(tile(viewable(own, bins), sheet.columns, clear=True), f"samples of: {prompt}")
         rows.append(f'<div class="sheet">{picture}</div>')
     how = f"Guidance {sheet.guidance:g}, {sheet.steps} steps of two network calls"
     if sheet.guidance == 1:

@@ -26,8 +26,8 @@ from markovae.report.image_sheets import Column, encoder_strip, extreme_facts, p
 from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_sheet
 from markovae.report.subject import Subject
 from markovae.report.words import meanings
-from markovae.sampling.drawing import sample
-from markovae.sampling.planning import DEFAULT_SAMPLER
+from markovae.sampling.generation import sample
+from markovae.sampling.plans import DEFAULT_SAMPLER
 from markovae.system.jsonlines import is_count, is_figure
 
 LARGEST_SIDE = 16_383  # of a WebP

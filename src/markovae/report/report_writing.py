@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from markovae.checkpoints.reading import open_checkpoint
-from markovae.data.pictures import grid, png, viewable
+from markovae.data.pictures import png, tile, viewable
 from markovae.report.page import page
 from markovae.report.report_data import SCHEMA_VERSION, find
 from markovae.report.subject import open_subject
@@ -41,7 +41,7 @@ def write_report(run: str | Path, device: str | torch.device = "cpu", source: st
     subject = open_subject(run, torch.device(device), source)
     disk = SYSTEM.inside(subject.path)
     found = find(subject)
-    sheet = png(grid(viewable(found.samples, found.bins), found.record["samples"]["columns"]))
+    sheet = png(tile(viewable(found.samples, found.bins), found.record["samples"]["columns"]))
     replace_file(subject.path / "samples" / "grid.png", sheet, disk)
     replace_file(subject.path / PAGE, page(found).encode(), disk)
     # Last, since its step says that the report is whole.

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from markovae.data.images import ImageData
-from markovae.data.pictures import enlarged, grid, png, viewable
+from markovae.data.pictures import enlarged, png, tile, viewable
 from markovae.diffusion.model import Diffusion
 from markovae.likelihood.measurement import LevelNats, Measurement, finite
 from markovae.likelihood.measuring import measure
 from markovae.networks.conditioning import Condition
-from markovae.sampling.drawing import sample
+from markovae.sampling.generation import sample
 from markovae.system.memory import within_memory
 from markovae.training.train_config import TrainConfig
 
@@ -85,7 +85,7 @@ def sample_grid(model: Diffusion, data: ImageData) -> bytes:
         condition = Condition(label=torch.arange(count) % len(data.class_names))
     draw = partial(sample, model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, condition=condition)
     images = within_memory(lambda size: draw(batch=size), count)
-    return png(enlarged(grid(viewable(images, model.pixels.bins), GRID_SIDE)))
+    return png(enlarged(tile(viewable(images, model.pixels.bins), GRID_SIDE)))
 
 
 def heldout_sentence(row: dict[str, Any], before: dict[str, Any] | None, bins: int) -> str:

@@ -30,7 +30,7 @@ from markovae.run.lockstep import Lockstep
 from markovae.run.progress import Progress, duration
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Interrupted, Interrupts
-from markovae.sampling.drawing import NoImageError
+from markovae.sampling.generation import NonFiniteSamples
 from markovae.system.distributed import LostRankError
 from markovae.system.files import replace_file, require_free_space
 from markovae.system.memory import kept_memory
@@ -289,7 +289,7 @@ class Session:
             return
         try:
             picture = sample_grid(self.training.average.model, self._validation)
-        except NoImageError as error:  # of a young model; the run itself is sound
+        except NonFiniteSamples as error:  # of a young model; the run itself is sound
             log(f"step {step:,}: no picture, {error}")
             return
         self.folder.require_held()

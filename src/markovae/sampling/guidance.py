@@ -18,6 +18,7 @@ from markovae.sampling.conditions import num_classes
 from markovae.sampling.denoiser import Denoiser
 
 STRONGEST = 1e6
+TEXT_GUIDANCE = 2.0  # the default for a prompt
 
 
 @dataclass(frozen=True)

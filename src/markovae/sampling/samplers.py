@@ -34,28 +34,30 @@ class State:
     head: Tensor | None = None
 
 
-Look = Callable[[Tensor, Tensor], State]
-"""look(z, λ): one call of the denoiser, and what it makes of z."""
+Evaluate = Callable[[Tensor, Tensor], State]
+"""evaluate(z, λ): one call of the denoiser, and what it makes of z."""
 
 
 class Stepper(ABC):
     """A rule that takes a state to the latent at the next log-SNR; the loop itself ends at λ = ∞ with z_0 = x̂.
 
-    `history` is how many earlier states it reads; `calls_per_step` counts the denoiser's calls in a step, the one
+    `history` is how many earlier states it reads; `evaluations_per_step` counts the denoiser's calls in a step, the one
     that made `now` among them; `draws` says whether it draws random numbers.
     """
 
     history: int = 0
-    calls_per_step: int = 1
+    evaluations_per_step: int = 1
     draws: bool = False
 
     @abstractmethod
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """z at the finite `logsnr_next`, (B, *D).
 
         Args:
             now: the state to step from.   past: earlier states, newest first; fewer than `history` at the start.
-            logsnr_next: (), float64.   look: for further calls.   source: of every random number.
+            logsnr_next: (), float64.   evaluate: for further calls.   source: of every random number.
         """
 
 
@@ -71,7 +73,7 @@ class Corrector(ABC):
     draws: bool = False
 
     @abstractmethod
-    def correct(self, now: State, past: Sequence[State], look: Look, source: Source) -> State:
+    def correct(self, now: State, past: Sequence[State], evaluate: Evaluate, source: Source) -> State:
         """The bettered state at now.logsnr; `past` holds earlier states, newest first."""
 
 
@@ -89,7 +91,9 @@ class Ancestral(Stepper):
     def __init__(self, reverse: ReverseVariance) -> None:
         self.reverse = reverse
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """P_pri(z_{ℓ−1}|z_ℓ).sample()."""
         device = now.z.device
         distribution = self.reverse.step(now.x_hat, now.z, logsnr_next.to(device), now.logsnr.to(device), now.head)
@@ -110,7 +114,9 @@ class DDIM(Stepper):
             raise ValueError(f"eta={eta:g} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
         self.eta, self.draws = eta, eta > 0
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One DDIM step."""
         fresh = self.eta**2 * posterior_variance(logsnr_next, now.logsnr) if self.eta else 0.0
         # z' = c_z z + c_x x̂: no division of a small difference by a small s.
@@ -127,7 +133,9 @@ class Euler(Stepper):
     Source: Karras et al. 2022, algorithm 1 without its lines 6–8.
     """
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One Euler step."""
         return _euler(now, logsnr_next)
 
@@ -140,11 +148,13 @@ class Heun(Stepper):
     Source: Karras et al. 2022, algorithm 1.
     """
 
-    calls_per_step: int = 2
+    evaluations_per_step: int = 2
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One Heun step."""
-        ahead = look(_euler(now, logsnr_next), logsnr_next)
+        ahead = evaluate(_euler(now, logsnr_next), logsnr_next)
         fade, gain, width = leap(now.logsnr, logsnr_next)
         ratio = math.exp(-width)
         half = -0.5 * gain * math.expm1(-width)
@@ -238,12 +248,14 @@ class DPMSolverPP2S(Stepper):
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 1 with r = 1/2.
     """
 
-    calls_per_step: int = 2
+    evaluations_per_step: int = 2
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One singlestep update of second order."""
         middle = (now.logsnr + logsnr_next) / 2
-        half = look(held_step(now.z, now.x_hat, now.logsnr, middle), middle)
+        half = evaluate(held_step(now.z, now.x_hat, now.logsnr, middle), middle)
         return held_step(now.z, half.x_hat, now.logsnr, logsnr_next)
 
 
@@ -256,16 +268,18 @@ class DPMSolverPP3S(Stepper):
     Source: Lu et al. 2022 (DPM-Solver++), singlestep third order; Lu et al. 2022 (DPM-Solver), algorithm 2.
     """
 
-    calls_per_step: int = 3
+    evaluations_per_step: int = 3
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One singlestep update of third order."""
         third, two_thirds = (now.logsnr + part * (logsnr_next - now.logsnr) for part in (1 / 3, 2 / 3))
-        one = look(held_step(now.z, now.x_hat, now.logsnr, third), third)
+        one = evaluate(held_step(now.z, now.x_hat, now.logsnr, third), third)
         fade, gain, width = leap(now.logsnr, two_thirds)
         bend = 2 * gain * moments(width, 2)[1]
         start = -gain * math.expm1(-width)
-        two = look(combine(fade, now.z, (start - bend, now.x_hat), (bend, one.x_hat)), two_thirds)
+        two = evaluate(combine(fade, now.z, (start - bend, now.x_hat), (bend, one.x_hat)), two_thirds)
         fade, gain, width = leap(now.logsnr, logsnr_next)
         mu = moments(width, 2)
         bend = 1.5 * gain * mu[1]
@@ -279,7 +293,9 @@ class DPMSolverPP1(Stepper):
     Source: Lu et al. 2022 (DPM-Solver++), section 4.1.
     """
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One step of first order."""
         return held_step(now.z, now.x_hat, now.logsnr, logsnr_next)
 
@@ -293,7 +309,9 @@ class DPMSolverPP2M(Stepper):
 
     history: int = 1
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One multistep update of second order."""
         return held_step(now.z, extrapolated(now, past, logsnr_next), now.logsnr, logsnr_next)
 
@@ -309,7 +327,9 @@ class DPMSolverPP3M(Stepper):
 
     history: int = 2
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One multistep update of third order."""
         if len(past) < 2:
             return held_step(retaken(now, past), extrapolated(now, past, logsnr_next), now.logsnr, logsnr_next)
@@ -332,7 +352,9 @@ class SDEDPMSolverPP2M(Stepper):
     history: int = 1
     draws: bool = True
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One multistep update with fresh noise."""
         fade, gain, width = leap(now.logsnr, logsnr_next)
         renewed = -math.expm1(-2 * width)
@@ -372,7 +394,9 @@ class AdamsBashforth(Stepper):
             raise ValueError(f"order={order} must lie in 1…3: higher extrapolations only amplify the network's error")
         self.order, self.history = order, order - 1
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """One multistep update of `order`, lower at the start."""
         fade, gain, width = leap(now.logsnr, logsnr_next)
         states = [now, *past[: self.order - 1]]
@@ -398,7 +422,7 @@ class UniC(Corrector):
             raise ValueError(f"order={order} must lie in 1…3: it is that of the solver to be corrected")
         self.order, self.history = order, order
 
-    def correct(self, now: State, past: Sequence[State], look: Look, source: Source) -> State:
+    def correct(self, now: State, past: Sequence[State], evaluate: Evaluate, source: Source) -> State:
         """`now` with the corrected z."""
         start = past[0]
         fade, gain, width = leap(start.logsnr, now.logsnr)
@@ -429,13 +453,13 @@ class Langevin(Corrector):
             raise ValueError(f"ratio={ratio:g} must lie in (0, 0.7): beyond, a step overshoots")
         self.calls, self.ratio = calls, ratio
 
-    def correct(self, now: State, past: Sequence[State], look: Look, source: Source) -> State:
+    def correct(self, now: State, past: Sequence[State], evaluate: Evaluate, source: Source) -> State:
         """The state after `calls` Langevin steps."""
         a, s = float(signal_scale(now.logsnr)), float(noise_scale(now.logsnr))
         fraction = 2 * self.ratio**2
         for _ in range(self.calls):
             z = combine(1 - fraction, now.z, (fraction * a, now.x_hat))
-            now = look(z.add(normal_like(z, source), alpha=s * math.sqrt(2 * fraction)), now.logsnr)
+            now = evaluate(z.add(normal_like(z, source), alpha=s * math.sqrt(2 * fraction)), now.logsnr)
         return now
 
 
@@ -462,23 +486,23 @@ def trajectory(
         corrector: applied after each call but the first.
     """
 
-    def look(z: Tensor, logsnr: Tensor) -> State:
+    def evaluate(z: Tensor, logsnr: Tensor) -> State:
         return State(logsnr, z, *model.predict(z, logsnr, condition))
 
     grid = grid.cpu()
     past: deque[State] = deque(maxlen=max(stepper.history, corrector.history if corrector else 0))
-    now = look(z, grid[-1])
+    now = evaluate(z, grid[-1])
     yield now
     for place in range(len(grid) - 2, 0, -1):
-        z = stepper.step(now, tuple(past), grid[place], look, source)
+        z = stepper.step(now, tuple(past), grid[place], evaluate, source)
         past.appendleft(now)
-        now = look(z, grid[place])
+        now = evaluate(z, grid[place])
         if corrector is not None:
-            now = corrector.correct(now, tuple(past), look, source)
+            now = corrector.correct(now, tuple(past), evaluate, source)
         yield now
     if torch.isinf(grid[0]):
         yield State(grid[0], now.x_hat, now.x_hat)
     elif len(grid) == 1:
         yield now  # nowhere to go
     else:
-        yield State(grid[0], stepper.step(now, tuple(past), grid[0], look, source), now.x_hat)
+        yield State(grid[0], stepper.step(now, tuple(past), grid[0], evaluate, source), now.x_hat)

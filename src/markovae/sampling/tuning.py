@@ -17,9 +17,15 @@ from markovae.likelihood.statistics import KNOTS, level_statistics, levels_each
 from markovae.likelihood.subgrid import isotropic_costs, search
 from markovae.networks.conditioning import Condition
 from markovae.sampling.denoiser import Denoiser
-from markovae.sampling.drawing import NoImageError, batch_trajectories, final_images, finished, sample_trajectory
+from markovae.sampling.generation import (
+    NonFiniteSamples,
+    batch_trajectories,
+    final_images,
+    final_latents,
+    sample_trajectory,
+)
 from markovae.sampling.grids import explicit_grid, rho_grid
-from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, ends, plan
+from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, logsnr_range, plan
 from markovae.sampling.samplers import DPMSolverPP2M, SDEDPMSolverPP2M
 
 _FIRST = 2**61  # numbers of the surveyed samples: those of `sample` begin at 0
@@ -120,11 +126,13 @@ def tuned(
     if count < 3:
         raise UserError(f"{count} log-SNRs leave nothing to tune: take at least 3 steps")
     began = time.monotonic()
-    first, last = ends(model)
+    first, last = logsnr_range(model)
     numbers = range(2**62, 2**62 + samples)
 
     def images(grid: Tensor, plan: Plan) -> Tensor:
-        return finished(sample_trajectory(model, numbers, replace(plan, grid=grid), seed, condition, denoiser)).double()
+        return final_latents(
+            sample_trajectory(model, numbers, replace(plan, grid=grid), seed, condition, denoiser)
+        ).double()
 
     with evaluating(model):
         reference = images(rho_grid(first, last, fine), Plan(DPMSolverPP2M(), start.grid, threshold=start.threshold))
@@ -132,7 +140,7 @@ def tuned(
         def error(grid: Tensor) -> float:
             try:
                 return float((images(grid, walker) - reference).square().mean().sqrt())
-            except NoImageError:
+            except NonFiniteSamples:
                 return math.inf  # too coarse a grid for this sampler, which another may not be
 
         before = error(start.grid)

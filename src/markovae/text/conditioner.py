@@ -61,13 +61,10 @@ class EncoderConditioner(TextConditioner):
     Args:
         name: of the encoder.   sha256: of the one that a model was trained with; None takes the one at hand.
         width: features of a token, so that a model can be made where its encoder is not at hand; None asks it.
-        null_learnt: see `TextConditioner`.
     """
 
-    def __init__(
-        self, name: str, sha256: str | None = None, width: int | None = None, null_learnt: bool = True
-    ) -> None:
-        self.name, self._expected, self._width, self.null_learnt = name, sha256, width, null_learnt
+    def __init__(self, name: str, sha256: str | None = None, width: int | None = None) -> None:
+        self.name, self._expected, self._width = name, sha256, width
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EncoderConditioner:
         return self  # it never changes: a copy of a model reads by the same one

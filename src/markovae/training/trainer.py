@@ -67,6 +67,7 @@ class Training:
         ranks: Ranks | None = None,
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
+        model.null_trained = config.label_dropout > 0
         self.ranks = Ranks() if ranks is None else ranks
         self.ranks.require_work(config.batch)
         self.loss = create_loss(model, config)

@@ -10,10 +10,10 @@ from markovae.diffusion.forward import noised
 from markovae.diffusion.reverse import FullVariance
 from markovae.errors import UserError
 from markovae.sampling.denoiser import Clipped
-from markovae.sampling.drawing import sample
-from markovae.sampling.editing import Editor
+from markovae.sampling.editor import Editor
+from markovae.sampling.generation import sample
 from markovae.sampling.inverse import Blur, BoxDown, Grey, IsotropicCovariance, Observation
-from markovae.sampling.planning import Plan, plan
+from markovae.sampling.plans import Plan, plan
 from markovae.theory.mixture import pink_gaussian, pink_pair
 from markovae.theory.quadrature import slope
 
@@ -115,7 +115,7 @@ def test_interpolated_noise_keeps_its_strength_unless_told_otherwise(model, imag
         strengths.append(eps.square().flatten(1).mean(1).sqrt())
         return noised(x, eps, logsnr)
 
-    monkeypatch.setattr("markovae.sampling.editing.noised", watch)
+    monkeypatch.setattr("markovae.sampling.editor.noised", watch)
     editor = Editor(model, plan(model, "ddim", 3))
     for rescale in (True, False):
         editor.interpolate(images[0], images[1], 3, 0.5, rescale)

@@ -5,7 +5,7 @@ import torch
 
 from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.randomness import generator
-from markovae.sampling.drawing import finished
+from markovae.sampling.generation import final_latents
 from markovae.sampling.grids import uniform_grid
 from markovae.sampling.inverse import (
     BoxDown,
@@ -76,7 +76,7 @@ def test_the_denoiser_is_the_exact_conditional_mean(name, logsnr, toy):
 def moments_of_end(model, steps):
     """The end is affine in z_L ~ N(0, I), so a walk of the origin and the axes gives its moments without sampling."""
     z = torch.cat([torch.zeros(1, DIMS, dtype=torch.float64), torch.eye(DIMS, dtype=torch.float64)])
-    end = finished(trajectory(model, z.reshape(-1, *SHAPE), uniform_grid(16, -18, steps), DPMSolverPP2M(), None))
+    end = final_latents(trajectory(model, z.reshape(-1, *SHAPE), uniform_grid(16, -18, steps), DPMSolverPP2M(), None))
     axes = (end[1:] - end[:1]).flatten(1)
     return end[0].flatten(), axes.T @ axes
 
@@ -114,7 +114,7 @@ def test_float32_keeps_the_observation_near_the_data(toy):
     for dtype in (torch.float64, torch.float32):
         z = torch.randn(4, *SHAPE, generator=generator(6), dtype=torch.float32).to(dtype)
         model = MomentMatched(Exact(toy), observation, iterations=8)
-        ends.append(finished(trajectory(model, z, uniform_grid(13.3, -10, 30), DPMSolverPP2M(), None)).double())
+        ends.append(final_latents(trajectory(model, z, uniform_grid(13.3, -10, 30), DPMSolverPP2M(), None)).double())
     assert float((ends[0] - ends[1]).abs().max()) < 1e-3
     assert float((BoxDown(2).apply(ends[1]) - observation.y).abs().max()) < 1e-5
 

@@ -5,8 +5,8 @@ import torch
 
 from markovae.diffusion.reverse import PosteriorVariance
 from markovae.randomness import generator
-from markovae.sampling.drawing import finished
-from markovae.sampling.editing import RePaint
+from markovae.sampling.editor import RePaint
+from markovae.sampling.generation import final_latents
 from markovae.sampling.grids import rho_grid
 from markovae.sampling.samplers import Ancestral, trajectory
 from markovae.theory.mixture import Mixture
@@ -22,7 +22,7 @@ def covariance_error(counting, resampling):
     known = torch.tensor([True, False])
     model, stepper = counting(toy), RePaint(Ancestral(PosteriorVariance()), x, known, resampling)
     z = torch.randn(COUNT, 2, generator=generator(0, "z"), dtype=torch.float64)
-    drawn = torch.where(known, x, finished(trajectory(model, z, rho_grid(9, -9, 30), stepper, generator(0, "n"))))
+    drawn = torch.where(known, x, final_latents(trajectory(model, z, rho_grid(9, -9, 30), stepper, generator(0, "n"))))
     assert model.calls == 30 + 28 * (resampling - 1) + (resampling - 1)
     return abs(float(drawn.T.cov()[0, 1] / truth[0, 1]) - 1)
 

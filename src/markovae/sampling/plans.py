@@ -84,9 +84,9 @@ class Plan:
         return self.stepper.draws or (self.corrector is not None and self.corrector.draws)
 
     @property
-    def calls(self) -> int:
+    def nfe(self) -> int:
         """Calls of the denoiser a sample: one at each log-SNR, and those within the steps and corrections."""
-        within = self.stepper.calls_per_step - 1 + (self.corrector.calls if self.corrector else 0)
+        within = self.stepper.evaluations_per_step - 1 + (self.corrector.calls if self.corrector else 0)
         return len(self.grid) - 1 + (len(self.grid) - 2) * within
 
 
@@ -116,7 +116,7 @@ def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None 
         raise UserError(f"steps={steps} exceeds the model's {levels} levels: ancestral sampling takes at most those")
     stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
     corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
-    calls = stepper.calls_per_step + (corrector.calls if corrector else 0)
+    calls = stepper.evaluations_per_step + (corrector.calls if corrector else 0)
     # Of pc the corrector draws and the steps do not: it does better on the range of those that draw nothing.
     grid = make_grid(model, spacing or default_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
     return Plan(stepper, grid, corrector)
@@ -142,7 +142,7 @@ def make_grid(model: Diffusion, spacing: str, count: int, draws: bool = False) -
     elif spacing == "quadratic":
         grid = quadratic_grid(model.schedule, count)
     else:
-        grid = (uniform_grid if spacing == "uniform" else rho_grid)(*ends(model, count, draws), count)
+        grid = (uniform_grid if spacing == "uniform" else rho_grid)(*logsnr_range(model, count, draws), count)
     return where_defined(model, grid)
 
 
@@ -163,7 +163,7 @@ def where_defined(model: Diffusion, grid: Tensor) -> Tensor:
     return nearest_levels(grid, levels)
 
 
-def ends(model: Diffusion, count: int | None = None, draws: bool = False) -> tuple[float, float]:
+def logsnr_range(model: Diffusion, count: int | None = None, draws: bool = False) -> tuple[float, float]:
     """The log-SNRs nearest the data and nearest the noise that `count` calls are spread between.
 
     Without a count the model's range, level 1 to level L, cut to 13.3…−10: beyond, noise of a sixth of an 8-bit grey

@@ -17,12 +17,10 @@ from markovae.networks.conditioning import Condition, Conditioning, class_number
 from markovae.randomness import Streams
 from markovae.sampling.conditions import condition_for, prompt_condition, spread
 from markovae.sampling.denoiser import Denoiser, MeanOnly
-from markovae.sampling.guidance import Guidance, Interval, guided
-from markovae.sampling.planning import DEFAULT_SAMPLER, Plan, plan
+from markovae.sampling.guidance import TEXT_GUIDANCE, Guidance, Interval, guided
+from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, plan
 from markovae.sampling.samplers import Ancestral, State, trajectory
 from markovae.system.processes import Rank
-
-TEXT_GUIDANCE = 2.0  # of a prompt, where nothing else is asked for
 
 
 def sample_trajectory(
@@ -68,32 +66,31 @@ def batch_trajectories(
     condition: Conditioning | None = None,
     start: int = 0,
     guidance: Guidance | None = None,
-    place: Rank | None = None,
-    names: Sequence[int] | None = None,
+    rank: Rank | None = None,
+    noise_indices: Sequence[int] | None = None,
 ) -> Iterator[Iterator[State]]:
     """The walk of each batch of samples start…start+n−1, of as many states as the plan's grid has log-SNRs.
 
     Args:
         condition: of one for all, or of n, one a sample.
-        place: of this process among several: of their batches, the same as one process makes, it takes every so many
-            (see `batches_of`). None takes all.
-        names: the number that keys each sample's noise, (n,), where it is not start…start+n−1; two may share one.
+        rank: of this process among several: it draws every size-th of the batches that one process would draw.
+        noise_indices: index of each sample's noise, (n,), where it is not start…start+n−1; two may share one.
     """
     if n < 1:
         raise UserError(f"n={n} must be at least 1: it counts the samples")
     if batch < 1:
         raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
     condition = spread(condition, n)
-    for numbers in batches_of(n, batch, place):
+    for numbers in batches_of(n, batch, rank):
         part = None if condition is None else condition[torch.tensor(numbers)].condition().to(model.device)
         denoiser = guided(model, part, guidance or Guidance())
-        keys = [start + i if names is None else names[i] for i in numbers]
+        keys = [start + i if noise_indices is None else noise_indices[i] for i in numbers]
         yield sample_trajectory(model, keys, steps_plan, seed, part, denoiser)
 
 
-def batches_of(n: int, batch: int, place: Rank | None = None) -> list[range]:
+def batches_of(n: int, batch: int, rank: Rank | None = None) -> list[range]:
     """The numbers of the samples in each batch that this process makes."""
-    begins = (Rank() if place is None else place).every(range(0, n, batch))
+    begins = (Rank() if rank is None else rank).every(range(0, n, batch))
     return [range(begin, min(begin + batch, n)) for begin in begins]
 
 
@@ -103,16 +100,16 @@ def network_evaluations(steps_plan: Plan, guidance: Guidance) -> int:
     Where a sampler calls between the log-SNRs of its grid, a walk of zeros tells at which.
     """
     if guidance.weight == 1:
-        return steps_plan.calls
+        return steps_plan.nfe
     interval = guidance.interval or Interval()
     visited = steps_plan.grid[1:].tolist()
-    if len(visited) != steps_plan.calls:
+    if len(visited) != steps_plan.nfe:
         visits = _Visits()
         z = torch.zeros(1, 1, dtype=torch.float64)
         source = Streams(0, "visits", [0])
         deque(trajectory(visits, z, steps_plan.grid, steps_plan.stepper, source, None, steps_plan.corrector), maxlen=0)
         visited = visits.logsnr
-    return steps_plan.calls + sum(logsnr in interval for logsnr in visited)
+    return steps_plan.nfe + sum(logsnr in interval for logsnr in visited)
 
 
 class _Visits:
@@ -126,20 +123,20 @@ class _Visits:
         return torch.zeros_like(z), None
 
 
-class NoImageError(UserError):
+class NonFiniteSamples(UserError):
     """A walk ended in NaN or infinity, which would be shown as black or white."""
 
 
-def finished(states: Iterator[State]) -> Tensor:
+def final_latents(states: Iterator[State]) -> Tensor:
     """z at the end of a walk, (B, *D).
 
     Raises:
-        NoImageError: where it holds numbers that are none.
+        NonFiniteSamples: where it holds numbers that are none.
     """
     (last,) = deque(states, maxlen=1)
     lost = int((~last.z.isfinite()).flatten(1).any(1).sum())
     if lost:
-        raise NoImageError(
+        raise NonFiniteSamples(
             f"{lost} of {len(last.z)} images came out NaN or infinite: the weights or what was given hold such "
             "numbers, or the steps are too coarse for this sampler"
         )
@@ -150,18 +147,18 @@ def final_samples(trajectories: Iterable[Iterator[State]]) -> Tensor:
     """z at the end of every walk, batch after batch, (n, *D), float32, on the CPU.
 
     Raises:
-        NoImageError: as `finished`.
+        NonFiniteSamples: as `final_latents`.
     """
-    return torch.cat([finished(states).float().cpu() for states in trajectories])
+    return torch.cat([final_latents(states).float().cpu() for states in trajectories])
 
 
 def final_images(model: Diffusion, trajectories: Iterable[Iterator[State]]) -> np.ndarray:
     """The digits at the end of every walk, batch after batch, (n, C, H, W); a batch alone is held as numbers.
 
     Raises:
-        NoImageError: as `finished`.
+        NonFiniteSamples: as `final_latents`.
     """
-    return np.concatenate([to_images(model, finished(states).float()) for states in trajectories])
+    return np.concatenate([to_images(model, final_latents(states).float()) for states in trajectories])
 
 
 def sample(
@@ -198,7 +195,7 @@ def sample(
             without a condition.
     """
     if isinstance(sampler, Plan) and steps is not None:
-        raise UserError(f"steps={steps} and a plan of {sampler.calls} calls are both given: leave steps out")
+        raise UserError(f"steps={steps} and a plan of {sampler.nfe} calls are both given: leave steps out")
     chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps)
     condition = _condition(model, n, labels, condition, prompt)
     push = _guidance(model, guidance, negative, prompted=prompt is not None and condition is not None)
@@ -234,8 +231,7 @@ def _condition(
 
 def _guidance(model: Diffusion, guidance: float | Guidance | None, negative: str | None, prompted: bool) -> Guidance:
     if guidance is None:
-        learnt = negative is not None or (model.reader is not None and model.reader.null_learnt)
-        guidance = TEXT_GUIDANCE if prompted and learnt else 1.0
+        guidance = TEXT_GUIDANCE if prompted and (negative is not None or model.null_trained) else 1.0
     push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     if negative is None:
         return push

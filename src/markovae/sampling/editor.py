@@ -16,11 +16,11 @@ from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Source, Streams, normal_like
 from markovae.sampling.denoiser import Denoiser, MeanOnly
-from markovae.sampling.drawing import finished, ignores_head, sample_trajectory, working_type
+from markovae.sampling.generation import final_latents, ignores_head, sample_trajectory, working_type
 from markovae.sampling.grids import partial_grid
 from markovae.sampling.inverse import Known, MomentMatched, Observation, PosteriorCovariance
-from markovae.sampling.planning import Plan, where_defined
-from markovae.sampling.samplers import Corrector, Look, State, Stepper, trajectory
+from markovae.sampling.plans import Plan, where_defined
+from markovae.sampling.samplers import Corrector, Evaluate, State, Stepper, trajectory
 
 
 @final
@@ -43,18 +43,20 @@ class RePaint(Stepper):
         if resampling < 1:
             raise ValueError(f"resampling={resampling} must be at least 1: it is how often each step is taken")
         self.inner, self.x, self.known, self.resampling = inner, x, known.bool(), resampling
-        self.calls_per_step = resampling * inner.calls_per_step
+        self.evaluations_per_step = resampling * inner.evaluations_per_step
 
-    def step(self, now: State, past: Sequence[State], logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
+    def step(
+        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
+    ) -> Tensor:
         """z at `logsnr_next`, its known pixels those of the noised image."""
-        z = self._step(now, logsnr_next, look, source)
+        z = self._step(now, logsnr_next, evaluate, source)
         for _ in range(self.resampling - 1):
             again = forward.step(z, logsnr_next, now.logsnr).sample(source)
-            z = self._step(look(again, now.logsnr), logsnr_next, look, source)
+            z = self._step(evaluate(again, now.logsnr), logsnr_next, evaluate, source)
         return z
 
-    def _step(self, now: State, logsnr_next: Tensor, look: Look, source: Source) -> Tensor:
-        z = self.inner.step(now, (), logsnr_next, look, source)
+    def _step(self, now: State, logsnr_next: Tensor, evaluate: Evaluate, source: Source) -> Tensor:
+        z = self.inner.step(now, (), logsnr_next, evaluate, source)
         known = forward.noised(self.x.to(z), normal_like(z, source), logsnr_next)
         return torch.where(self.known.to(z.device), known, z)
 
@@ -190,7 +192,7 @@ class Editor:
         source = self._streams("edit", len(z)) if source is None else source
         with evaluating(self.model):
             states: Iterator[State] = trajectory(denoiser, z, grid, stepper, source, self.condition, corrector)
-            return finished(states)
+            return final_latents(states)
 
     def _deterministic(self) -> Tensor:
         """The finite part of the grid, where no step draws a number."""
