@@ -1,5 +1,6 @@
 import errno
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +258,28 @@ def test_two_that_replace_a_folder_at_once_both_succeed(tmp_path: Path, moment: 
         files.write_synced(stage / "own", b"1")
     assert [path.name for path in target.iterdir()] == ["own"]
     assert list(tmp_path.iterdir()) == [target], "and nothing is left beside it"
+
+
+def test_a_folder_that_is_emptied_aside_while_it_is_listed_is_not_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+    listed = Path.iterdir
+
+    def replaced_meanwhile(folder: Path) -> Iterator[Path]:
+        if folder != target:
+            return listed(folder)
+        monkeypatch.setattr(Path, "iterdir", listed)
+        with files.staged_folder(target) as stage:
+            files.write_synced(stage / "other", b"2")
+        return iter(())  # what a listing of the folder that stepped aside finds once its files are deleted
+
+    monkeypatch.setattr(Path, "iterdir", replaced_meanwhile)
+    with files.staged_folder(target) as stage:
+        files.write_synced(stage / "own", b"1")
+    assert [path.name for path in target.iterdir()] == ["own"]
 
 
 def test_many_that_replace_a_folder_at_once_never_make_one_another_fail(tmp_path: Path):

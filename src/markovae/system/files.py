@@ -278,7 +278,7 @@ def staged_folder(target: Path, disk: Disk = SYSTEM, *, first_stays: bool = Fals
             stays what it is; another one is replaced: it steps aside first and is deleted last.
     """
     token = _token()
-    if not first_stays and target.is_dir() and not any(target.iterdir()):
+    if not first_stays and _is_empty(target):
         with _filling(target, target / f"{STAGE}{token}", disk) as stage:
             yield stage
         return
@@ -438,6 +438,18 @@ def _write_all(handle: int, content: bytes, disk: Disk) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[disk.write(handle, rest) :]
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is there and empty; one that another process moved aside and emptied meanwhile is neither."""
+    try:
+        before = folder.stat()
+        empty = folder.is_dir() and not any(folder.iterdir())
+        after = folder.stat()
+    except FileNotFoundError:
+        return False
+    # A new folder may have the number of one that was just deleted, but not its time.
+    return empty and (before.st_ino, before.st_ctime_ns) == (after.st_ino, after.st_ctime_ns)
 
 
 @contextmanager

@@ -68,19 +68,21 @@ def read_file_header(path: Path, sizes: Mapping[str, int] = SIZES) -> dict[str, 
         return read_header(start + file.read(min(int.from_bytes(start, "little"), MAX_HEADER)), size, sizes)
 
 
-def compare_shapes(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
-    """Every weight and no other, each of its shape.
+def compare_shapes(
+    wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], what: str = "weight"
+) -> None:
+    """Every tensor and no other, each of its shape.
 
     Args:
-        wanted: of a model's weights, by name.   given: of what is to be taken for them.
+        wanted: of a model's tensors, by name.   given: of what is to be taken for them.   what: they are, in the error.
     Raises:
         ValueError: naming the first that is missing, left over, or of another shape.
     """
     for name in sorted(wanted.keys() ^ given.keys()):
-        raise ValueError(f"weight {shown(name)} is {'missing' if name in wanted else 'none of this model'}")
+        raise ValueError(f"{what} {shown(name)} is {'missing' if name in wanted else 'none of this model'}")
     for name, shape in wanted.items():
         if given[name] != shape:
-            raise ValueError(f"weight {shown(name)} has shape {given[name]} where this model takes {shape}")
+            raise ValueError(f"{what} {shown(name)} has shape {given[name]} where this model takes {shape}")
 
 
 def _entry(name: str, entry: Any, origin: int, sizes: Mapping[str, int]) -> TensorEntry:
