@@ -59,7 +59,7 @@ def require_fit(
     }
     for name in wanted.keys() & shapes.keys():
         try:
-            compare_shapes(wanted[name], shapes[name], "fitted variance table" if name == FITTED else "weight")
+            compare_shapes(wanted[name], shapes[name], what="fitted variance table" if name == FITTED else "weight")
         except ValueError as error:
             raise CheckpointError(f"{folder / name} does not fit the configuration beside it: {error}") from None
     if OPTIMIZER in shapes:

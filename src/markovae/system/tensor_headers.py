@@ -69,7 +69,7 @@ def read_file_header(path: Path, sizes: Mapping[str, int] = SIZES) -> dict[str, 
 
 
 def compare_shapes(
-    wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], what: str = "weight"
+    wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], *, what: str = "weight"
 ) -> None:
     """Every tensor and no other, each of its shape.
 
