@@ -3,7 +3,7 @@
     python benchmarks/step_profile.py [--networks small large default] [--batch 32] [--steps 4] [--note TEXT]
 
 Every operation of the forward and the backward pass is timed by itself, in processor time of one thread, so that what
-else runs on the machine does not count; then the other parts of a step: draws, checks, clipping, the optimiser and the
+else runs on the machine does not count; then the other parts of a step: draws, checks, clipping, the optimizer and the
 average of the weights. `default` is the recipe of `markovae train`, with Muon; the others are DDPM networks with AdamW.
 About a minute for the small ones, several for the large one.
 """

@@ -4,7 +4,7 @@
         [--ddp FOLDER]
 
 On the embedded faces at 32x32, with networks of about 4.4 M weights. The peers: diffusers' unconditional example at its
-defaults (float32, batch 16, AdamW at 1e-4, its average of the weights), and tuned (bfloat16, the fused optimiser, batch
+defaults (float32, batch 16, AdamW at 1e-4, its average of the weights), and tuned (bfloat16, the fused optimizer, batch
 64, the best rate of three after a tenth of the time); and, where FOLDER has it (see performance_ddp.py),
 denoising-diffusion-pytorch's trainer at its defaults. Ours: the default recipe, width 96, run afresh for each share of
 the M minutes. Everyone's averaged weights are measured by `mv.measure` on the same validation images, the peers' by way

@@ -120,7 +120,7 @@ def theirs(name: str, batch: int, setting: Setting) -> Callable[[], object]:
 
 
 def config_of(batch: int, precision: str) -> TrainConfig:
-    """The example's optimiser in our loop."""
+    """The example's optimizer in our loop."""
     return Config().with_settings([*OURS, f"train.batch={batch}", f"train.precision={precision}"]).train
 
 

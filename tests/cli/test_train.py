@@ -127,7 +127,7 @@ def test_bad_options_are_refused(words, said, tmp_path, refused):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_code_3(images, tmp_path, refused):
-    words = settings(train__lr="1e30", train__rest_lr="1e30", train__clip="1e30", train__warmup_steps="0")
+    words = settings(train__lr="1e30", train__adamw_lr="1e30", train__clip="1e30", train__warmup_steps="0")
     out = tmp_path / "run"
     said = refused("train", images, "--out", out, "--steps", "30", *words, code=3)
     assert "step" in said
@@ -136,7 +136,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_code_3(images, tmp_path, re
 
 
 def test_a_learned_schedule_that_is_useless_stops_the_run_with_code_3(images, tmp_path, refused):
-    words = settings(schedule__kind="learned", train__objective="bound", train__rest_lr="1e30", train__warmup_steps="0")
+    words = settings(
+        schedule__kind="learned", train__objective="bound", train__adamw_lr="1e30", train__warmup_steps="0"
+    )
     out = tmp_path / "run"
     said = refused("train", images, "--out", out, "--steps", "3", *words, code=3)
     assert "after step 1: it is not kept" in said

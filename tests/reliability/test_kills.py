@@ -52,7 +52,7 @@ def test_many_random_kills(forkserver: ForkServer, memory: Path, tell):
         "random SIGKILLs: resumed runs end bitwise as the uninterrupted ones; steps lost",
         f"{tally.kills:,} kills of {tally.runs:,} forked trainers, once or twice a run, at moments drawn from the "
         "whole run; five kinds (Muon; AdamW and accumulation; bfloat16 and flips; dropout and a normal law of levels; "
-        "saves every fifth step); weights, average, optimiser, state and held-out figures compared",
+        "saves every fifth step); weights, average, optimizer, state and held-out figures compared",
         f"{tally.runs - len(tally.different):,} of {tally.runs:,} runs bitwise equal; at most {tally.most_lost:g} "
         f"intervals between saves lost; {tally.early:,} kills came before the first checkpoint, where the run starts "
         "anew",

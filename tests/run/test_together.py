@@ -27,7 +27,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def distance(one: Path, other: Path) -> float:
-    """The largest relative distance, ‖a − b‖/‖a‖, of weights, averages and optimiser state."""
+    """The largest relative distance, ‖a − b‖/‖a‖, of weights, averages and optimizer state."""
     a, b = tensors(one), tensors(other)
     assert a.keys() == b.keys()
     far = []

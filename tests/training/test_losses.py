@@ -79,7 +79,9 @@ def test_the_bounds_gradient_does_not_know_the_law(tiny_config: Config, unlabell
 
 def test_a_law_that_leaves_a_level_out_is_no_bound(tiny_config: Config, tiny_data: ImageData):
     distribution = ["train.level_sampling=table", "train.level_logsnr=[-10.0, 0.0]", "train.level_density=[1.0, 0.0]"]
-    with pytest.raises(UserError, match=r"train\.law=table does not go .* never draws level 1, and the bound counts"):
+    with pytest.raises(
+        UserError, match=r"train\.level_sampling=table does not go .* never draws level 1, and the bound counts"
+    ):
         training(tiny_config, tiny_data, ["train.objective=bound", *distribution])
 
 

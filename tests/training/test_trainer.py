@@ -220,7 +220,7 @@ def poison_loss(run: Training) -> None:
         (poison_gradient, r"the gradient of network\.stem\.weight"),
     ],
 )
-def test_a_number_that_is_none_stops_before_optimiser_and_average(
+def test_a_number_that_is_none_stops_before_optimizer_and_average(
     tiny_config: Config, tiny_data: ImageData, poison, words: str
 ):
     run = training(tiny_config, tiny_data)

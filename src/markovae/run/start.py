@@ -144,7 +144,7 @@ def resume_run(
             gathered = [] if config == stored else [training.gathered()]
             session = Session(folder, config, splits, record, training)
             path = checkpoint.path
-            del checkpoint  # its bytes, weights and averages and the optimiser's, would stay for the whole run
+            del checkpoint  # its bytes, weights and averages and the optimizer's, would stay for the whole run
 
             def begin() -> None:
                 _tell_of_no_lock(folder)

@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices and AdamW for the rest, in one optimiser."""
+"""Muon for the hidden matrices and AdamW for the rest, in one optimizer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def split_model(model: nn.Module, network: nn.Module, optimizer: str) -> tuple[l
 
 @final
 class MuonAdamW(torch.optim.Optimizer):
-    r"""One optimiser of two groups: Muon for hidden matrices, AdamW for the rest.
+    r"""One optimizer of two groups: Muon for hidden matrices, AdamW for the rest.
 
     Muon, for a weight W flattened to out × rest and its gradient g:
 
@@ -124,7 +124,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Apply one step; weights without a gradient stay, and so does their state."""
         if closure is not None:
-            raise ValueError("this optimiser takes no closure: call backward first, then step()")
+            raise ValueError("this optimizer takes no closure: call backward first, then step()")
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
@@ -147,7 +147,7 @@ class MuonAdamW(torch.optim.Optimizer):
             index, _, name = key.partition(".")
             fits = index.isdecimal() and int(index) < len(weights)
             if not fits or (name != "step" and value.shape != weights[int(index)].shape):
-                raise ValueError(f"optimiser state {key!r} of shape {tuple(value.shape)} fits no weight here")
+                raise ValueError(f"optimizer state {key!r} of shape {tuple(value.shape)} fits no weight here")
             weight = weights[int(index)]
             found[int(index)][name] = (
                 value.clone().cpu() if name == "step" else part(value.to(weight.device), weight).clone()

@@ -32,7 +32,7 @@ class TrainConfig:
         seed: of every draw.   batch: images a step.   accumulate: parts a batch is computed in.
         steps, minutes: the budget, one of them; neither is 5 minutes.
         optimizer: muon (with AdamW for what is no hidden matrix) or adamw.
-        lr, rest_lr: rates of Muon and of AdamW, which has every weight where it is the optimiser.   momentum: of Muon.
+        lr, adamw_lr: rates of Muon and of AdamW, which has every weight where it is the optimizer.   momentum: of Muon.
         beta1, beta2: of AdamW.   weight_decay: of every matrix, times its rate.
         warmup_steps: steps over which the rates rise, at most a fifth of the run.
         decay_start: share of the run after which the rates fall linearly to zero; 1 never.

@@ -18,7 +18,7 @@ from markovae.training.sharding import whole
 
 
 class NonFiniteError(StoppedRun):
-    """A loss, gradient or weight that is no number: raised before the optimiser and the average see it."""
+    """A loss, gradient or weight that is no number: raised before the optimizer and the average see it."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ Tensors = dict[str, dict[str, Tensor]]
 
 @final
 class Training:
-    """A model in training: weights, their average, the optimiser and the position; one call of `advance` a step.
+    """A model in training: weights, their average, the optimizer and the position; one call of `advance` a step.
 
     Args:
         model: trained in place.   data: the training set.   config: the section [train].
@@ -132,7 +132,7 @@ class Training:
         return self.precision
 
     def advance(self) -> TrainStep:
-        """One step: draws, loss, gradient, check, clip, optimiser, average.
+        """One step: draws, loss, gradient, check, clip, optimizer, average.
 
         Raises:
             NonFiniteError: before anything changed, naming step, levels and example ids; or after a learned schedule
