@@ -47,7 +47,7 @@ class Told:
     """Images of a model of captions: draw(name, captions), kept in a folder; image i has the noise of sample i.
 
     Args:
-        model: with a reader.   plan, guidance, seed, batch: how it is sampled.   folder: where images are kept.
+        model: of captions.   plan, guidance, seed, batch: how it is sampled.   folder: where images are kept.
     """
 
     model: Diffusion
@@ -58,11 +58,11 @@ class Told:
     folder: Path
 
     def __call__(self, name: str, captions: Sequence[str]) -> np.ndarray:
-        reader = self.model.reader
-        assert reader is not None
+        text_conditioner = self.model.text_conditioner
+        assert text_conditioner is not None
 
         def draw(numbers: range, _: Tensor | None) -> Tensor:
-            condition = reader.prompts([captions[i] for i in numbers]).to(self.model.device)
+            condition = text_conditioner.prompts([captions[i] for i in numbers]).to(self.model.device)
             denoiser = guided(self.model, condition, self.guidance)
             return final_latents(sample_trajectory(self.model, numbers, self.plan, self.seed, condition, denoiser))
 
@@ -100,7 +100,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     """The record of a run, and the images of the paraphrases."""
     checkpoint = open_checkpoint(options.run)
     model, config = checkpoint.model(), checkpoint.config
-    if model.reader is None or config.data.source != "faces" or model.shape != (3, SIZE, SIZE):
+    if model.text_conditioner is None or config.data.source != "faces" or model.shape != (3, SIZE, SIZE):
         raise UserError(f"{options.run} is no model of captioned faces at {SIZE} pixels: condition.kind=text makes one")
     data = reopen(config.data, checkpoint.state["data"])
     judge = judge_of(JudgeRecipe(steps=options.judge_steps, faces=options.judge_faces))

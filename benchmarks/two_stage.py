@@ -85,14 +85,16 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("all three stages are needed to measure: leave --stages out, or give --only-train")
     judge = judge_of(JudgeRecipe(steps=options.judge_steps, faces=options.judge_faces))
     hold_out, sizes = tuple(options.hold_out), Sizes(options.row, width=options.width, large_width=options.width // 2)
-    reader = EncoderConditioner(DEFAULT_ENCODER)
-    work = Work(faces(SIZE, hold_out), hold_out, judge, reader, options.folder, sizes)
+    text_conditioner = EncoderConditioner(DEFAULT_ENCODER)
+    work = Work(faces(SIZE, hold_out), hold_out, judge, text_conditioner, options.folder, sizes)
     length = Length(options.steps, options.minutes, options.batch)
     models = {stage: trained(work, stage, length) for stage in options.stages}
     if options.only_train:
         return
     embedding = Embedding.of(judge.features(np.asarray(work.data.train.images)))
-    chain = Chain(models, embedding, reader, options.sampler, options.calls, tuple(options.guidance), options.seed)
+    chain = Chain(
+        models, embedding, text_conditioner, options.sampler, options.calls, tuple(options.guidance), options.seed
+    )
     record, phrases, large = measured(work, chain, options)
     written(options.out, {"how": _how(length, options)} | record, phrases)
     write_file(options.out.with_name(f"{options.out.stem}_large.png"), png(tile(viewable(large[:SHEET], 256))))

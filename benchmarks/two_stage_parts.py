@@ -171,10 +171,10 @@ class Small(Conditioning):
         return Small(self._images, self._rows[rows])
 
     def condition(self) -> Condition:
-        return self.drawn(torch.zeros(len(self)))
+        return self.draw(torch.zeros(len(self)))
 
-    def drawn(self, chance: Tensor) -> Condition:
-        keys = (chance.double() * 2**53).long().tolist()
+    def draw(self, uniform: Tensor) -> Condition:
+        keys = (uniform.double() * 2**53).long().tolist()
         return beside(self._images[self._rows], Streams(0, "small image", keys))
 
 
@@ -185,15 +185,15 @@ def beside(images: np.ndarray, source: Streams) -> Condition:
     return Condition(image=x.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def vectors(reader: TextConditioner, captions: Sequence[str]) -> Tensor:
+def vectors(text_conditioner: TextConditioner, captions: Sequence[str]) -> Tensor:
     """The vector of each caption, (n, C); of the rest of what the encoder says nothing is kept."""
-    known = reader.captions(captions)
+    known = text_conditioner.captions(captions)
     parts = [known[slice(start, start + CHUNK)].condition().vector for start in range(0, len(captions), CHUNK)]
     return torch.cat([part for part in parts if part is not None])
 
 
 def stage_data(
-    stage: str, small: ImageData, large: Callable[[], ImageData], judge: Judge, reader: TextConditioner
+    stage: str, small: ImageData, large: Callable[[], ImageData], judge: Judge, text_conditioner: TextConditioner
 ) -> tuple[ImageData, Embedding]:
     """What a stage is trained on, and the embedding.
 
@@ -205,14 +205,14 @@ def stage_data(
     if stage == "enlarger":
         images = np.asarray(large().images)
         halves = np.stack([box_halve(image) for image in images])
-        return ImageData(images, given=Small(halves), name="large faces"), embedding
+        return ImageData(images, conditioning=Small(halves), name="large faces"), embedding
     if stage == "decoder":
         given = Condition(vector=embedding.standard(features))
-        return ImageData(np.asarray(small.images), given=given, name="faces"), embedding
+        return ImageData(np.asarray(small.images), conditioning=given, name="faces"), embedding
     said = [captions_of(text) for text in small.captions or ()]  # each caption of a face is an example
     rows = np.repeat(embedding.rows(features), [len(captions) for captions in said], axis=0)
-    told = Condition(vector=vectors(reader, list(itertools.chain.from_iterable(said))))
-    return ImageData(rows, bins=ROW_BINS, given=told, name="embeddings"), embedding
+    told = Condition(vector=vectors(text_conditioner, list(itertools.chain.from_iterable(said))))
+    return ImageData(rows, bins=ROW_BINS, conditioning=told, name="embeddings"), embedding
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,13 @@ class Chain:
     """The three models as one: image i is a function of (seed, i), its caption and the sampler.
 
     Args:
-        models: by stage.   embedding: between prior and decoder.   reader: of captions.
+        models: by stage.   embedding: between prior and decoder.   text_conditioner: of captions.
         sampler: its name, and `steps` of it a stage.   guidance: of the prior and of the decoder.
     """
 
     models: dict[str, Diffusion]
     embedding: Embedding
-    reader: TextConditioner
+    text_conditioner: TextConditioner
     sampler: str
     steps: int
     guidance: tuple[float, float]
@@ -234,7 +234,7 @@ class Chain:
 
     def embeddings(self, numbers: Sequence[int], captions: Sequence[str]) -> Condition:
         """What the prior makes of captions."""
-        told = self.reader.prompts(captions)
+        told = self.text_conditioner.prompts(captions)
         return self.embedding.given(self._drawn("prior", numbers, Condition(vector=told.vector, keep=told.keep)))
 
     def faces(self, numbers: Sequence[int], given: Condition | None) -> Tensor:

@@ -37,14 +37,14 @@ class Work:
 
     Args:
         data: the faces at 32 pixels.   hold_out: combinations that they do not show.
-        judge: whose features are the embedding.   reader: of captions.
+        judge: whose features are the embedding.   text_conditioner: of captions.
         folder: where stages are kept.   sizes: of the networks.
     """
 
     data: Splits
     hold_out: tuple[str, ...]
     judge: Judge
-    reader: EncoderConditioner
+    text_conditioner: EncoderConditioner
     folder: Path
     sizes: Sizes
 
@@ -82,10 +82,10 @@ def faces(size: int, hold_out: Sequence[str]) -> Splits:
 
 def trained(work: Work, stage: str, length: Length) -> Diffusion:
     """The model of a stage with its averaged weights, trained as far as it is not yet."""
-    model = stage_model(stage, work.sizes, work.reader.width)
-    data, _ = stage_data(stage, work.data.train, work.large, work.judge, work.reader)
+    model = stage_model(stage, work.sizes, work.text_conditioner.width)
+    data, _ = stage_data(stage, work.data.train, work.large, work.judge, work.text_conditioner)
     training = Training(model, data, length.config(stage, len(data)))
-    facts = {"stage": stage, "sizes": asdict(work.sizes), "images": len(data), "text": work.reader.identity}
+    facts = {"stage": stage, "sizes": asdict(work.sizes), "images": len(data), "text": work.text_conditioner.identity}
     facts |= {"judge": work.judge.digest, "hold_out": list(work.hold_out)}
     file = work.folder / f"{stage}.safetensors"
     if file.is_file():

@@ -346,8 +346,8 @@ def test_a_network_of_captions_reads_tokens_and_their_mean(tiny_config: Config, 
     model = create(config, (1, 4, 4), num_classes=3)
     sizes = model.network.condition
     assert (sizes.num_classes, sizes.token_dim, sizes.vector_dim) == (0, 384, 384)
-    assert model.reader is not None
-    assert create(tiny_config, (1, 4, 4), num_classes=3).reader is None
+    assert model.text_conditioner is not None
+    assert create(tiny_config, (1, 4, 4), num_classes=3).text_conditioner is None
 
 
 def test_networks_and_encoders_that_captions_do_not_go_with(tiny_config: Config):

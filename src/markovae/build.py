@@ -193,7 +193,7 @@ def create(
     *,
     bins: int = 256,
     num_classes: int = 0,
-    reader: TextConditioner | None = None,
+    text_conditioner: TextConditioner | None = None,
 ) -> Diffusion:
     """A fresh model; its first weights are a function of train.seed.
 
@@ -201,14 +201,14 @@ def create(
         config: the sections condition, schedule, network and target, train.seed and train.label_dropout are read.
         shape: of one image, (C, H, W); or the training data, whose shape, digits and classes are taken.
         bins: digits of a pixel.   num_classes: of the labels, 0 for none.
-        reader: of the captions, for condition.kind=text; None is the encoder of the configuration.
+        text_conditioner: of the captions, for condition.kind=text; None is the encoder of the configuration.
     Raises:
         UserError: for a shape that the network's stride does not divide, a schedule that does not exist, a full
             covariance of more dimensions than it is worked out in, or a network larger than this machine's memory.
     """
     if isinstance(shape, ImageData):
         bins, num_classes, shape = shape.bins, len(shape.class_names), shape.shape
-    model = create_outline(config, shape, bins=bins, num_classes=num_classes, reader=reader)
+    model = create_outline(config, shape, bins=bins, num_classes=num_classes, text_conditioner=text_conditioner)
     _require_memory(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
@@ -223,13 +223,13 @@ def create_outline(
     *,
     bins: int = 256,
     num_classes: int = 0,
-    reader: TextConditioner | None = None,
+    text_conditioner: TextConditioner | None = None,
     tensors: int | None = None,
 ) -> Diffusion:
     """What `create` makes, its network and its variance on the meta device: names and shapes, which take no memory.
 
     Args:
-        config, shape, bins, num_classes, reader: as for `create`.
+        config, shape, bins, num_classes, text_conditioner: as for `create`.
         tensors: how many there are to become its weights; a network of many more is refused before it is outlined.
     Raises:
         UserError: as `create`.   ValueError: for a network of more weights than `tensors`.
@@ -240,15 +240,19 @@ def create_outline(
         reverse = variance_named(config.target.reverse, shape)
     schedule = create_schedule(config.schedule, pixels)
     _check_together(config, schedule)
-    reader = (reader or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
+    text_conditioner = (
+        (text_conditioner or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
+    )
     classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
-    made = network_shape(config, shape, reverse.channels * shape[0], pixels, classes, reader.width if reader else 0)
+    made = network_shape(
+        config, shape, reverse.channels * shape[0], pixels, classes, text_conditioner.width if text_conditioner else 0
+    )
     if tensors is not None and least_weights(made) > tensors:
         raise ValueError(f"its network has {least_weights(made):,} weights or more, and here are {tensors:,}")
     network = outline_network(made, schedule.logsnr[1:])
     target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
-    model.reader, model.null_trained = reader, config.train.label_dropout > 0
+    model.text_conditioner, model.null_trained = text_conditioner, config.train.label_dropout > 0
     return model
 
 

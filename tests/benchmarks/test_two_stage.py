@@ -32,10 +32,10 @@ def test_the_small_image_is_the_halved_one_under_noise_that_follows_its_key():
     images = np.stack([box_halve(render(number, 64)) for number in range(3)])
     small = Small(images)
     chance = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
-    first, again = small.drawn(chance).image, small.drawn(chance).image
+    first, again = small.draw(chance).image, small.draw(chance).image
     assert torch.equal(first, again)
-    assert not torch.equal(first, small.drawn(chance + 0.5).image)
-    torch.testing.assert_close(small[np.array([2, 0])].drawn(chance[[2, 0]]).image, first[[2, 0]])
+    assert not torch.equal(first, small.draw(chance + 0.5).image)
+    torch.testing.assert_close(small[np.array([2, 0])].draw(chance[[2, 0]]).image, first[[2, 0]])
     assert first.shape == (3, 3, 64, 64)
     halves = first.unflatten(2, (32, 2)).unflatten(4, (32, 2))
     assert torch.equal(halves[:, :, :, 0, :, 0], halves[:, :, :, 1, :, 1])

@@ -226,8 +226,8 @@ def test_an_edit_shows_a_prompt(text_run: Path, tmp_path: Path):
     assert (text["markovae:prompt"], text["markovae:negative"], text["markovae:guidance"]) == ("a hat", "a beard", "2")
     model, options = load(text_run), argparse.Namespace(**EDIT, image=str(picture))
     plain = edit_image(model, options).drawn
-    told = edit_image(model, options, model.reader.prompts(["a hat"]), Guidance(1.0)).drawn
-    other = edit_image(model, options, model.reader.prompts(["a beard"]), Guidance(1.0)).drawn
+    told = edit_image(model, options, model.text_conditioner.prompts(["a hat"]), Guidance(1.0)).drawn
+    other = edit_image(model, options, model.text_conditioner.prompts(["a beard"]), Guidance(1.0)).drawn
     assert not torch.equal(plain, told)
     assert not torch.equal(told, other)
 

@@ -65,7 +65,7 @@ def test_an_idx_folder_keeps_its_test_part_and_drops_copies_from_training(tmp_pa
     assert splits.test.labels.tolist() == [0, 1, 2, 3]
     assert (len(splits.train), len(splits.validation), splits.left_out) == (10, 1, 1)
     assert not set(splits.train.content_hashes()) & set(splits.test.content_hashes())
-    assert "1 training images left out, as copies of test images" in reading.findings.notes
+    assert "1 training images left out, as copies of test images" in reading.summary.notes
 
 
 def test_an_idx_folder_without_test_files_is_split_by_content(tmp_path: Path):

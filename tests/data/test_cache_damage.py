@@ -19,7 +19,7 @@ from markovae.data.faceset import read_faces
 from markovae.data.folder import read_folder
 from markovae.data.images import ImageData
 from markovae.data.loading import read_source, splits_of
-from markovae.data.source import DatasetSummary, Reading
+from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import split_by_content
 from markovae.text.caption_features import encode_captions
 
@@ -54,7 +54,7 @@ def arranged(work: Path) -> Made:
     mapped[:] = PIXELS.transpose(0, 3, 1, 2)
     data = ImageData(mapped)
     parts = split_by_content(data.content_hashes(), DataConfig("x"), "x")
-    splits = splits_of(Reading(data, parts, DatasetSummary("array", {}, {}, {}, (), ())))
+    splits = splits_of(Source(data, parts, DatasetSummary("array", {}, {}, {}, (), ())))
     assert isinstance(splits.train.images, np.memmap)
     return [np.array(splits.train.images), np.array(splits.test.images)]
 

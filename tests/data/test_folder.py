@@ -36,9 +36,9 @@ def test_a_common_small_size_is_kept_pixel_for_pixel(tmp_path: Path):
     reading = read_folder(tmp_path, config(tmp_path))
     assert np.array_equal(reading.data.images, np.stack(made))
     assert reading.data.labels is None
-    assert "size 8x8 (height x width), which all images share" in reading.findings.notes
-    assert reading.findings.sizes == {"8x8": 6}
-    assert reading.findings.formats == {"PNG": 6}
+    assert "size 8x8 (height x width), which all images share" in reading.summary.notes
+    assert reading.summary.sizes == {"8x8": 6}
+    assert reading.summary.formats == {"PNG": 6}
 
 
 def test_height_and_width_may_differ(tmp_path: Path):
@@ -53,7 +53,7 @@ def test_mixed_sizes_come_to_thirty_two_and_say_so(tmp_path: Path):
     fill(tmp_path / "more", 3, side=16)
     reading = read_folder(tmp_path, config(tmp_path))
     assert reading.data.shape == (3, 32, 32)
-    notes = " ".join(reading.findings.notes)
+    notes = " ".join(reading.summary.notes)
     assert "size 32x32 by default" in notes
     assert "6 of 6 images scaled and cropped to 32x32 (data.fit = 'crop'), 3 of them smaller" in notes
 
@@ -71,8 +71,8 @@ def test_grey_beside_colour_becomes_rgb_and_is_said(tmp_path: Path):
     reading = read_folder(tmp_path, config(tmp_path))
     assert reading.data.shape == (3, 8, 8)
     assert np.array_equal(reading.data.images[2], np.repeat(grey[0], 3, axis=0))
-    assert "2 grey images beside 2 in colour: all become rgb" in reading.findings.notes
-    assert reading.findings.modes == {"RGB": 2, "L": 2}
+    assert "2 grey images beside 2 in colour: all become rgb" in reading.summary.notes
+    assert reading.summary.modes == {"RGB": 2, "L": 2}
     assert read_folder(tmp_path, config(tmp_path, channels="grey")).data.shape == (1, 8, 8)
 
 
@@ -108,7 +108,7 @@ def test_one_folder_around_the_classes_is_told(tmp_path: Path):
     fill(tmp_path / "all" / "dog", 2)
     reading = read_folder(tmp_path, config(tmp_path))
     assert reading.data.labels is None
-    assert any("all images lie in the folder all, so there are no classes" in note for note in reading.findings.notes)
+    assert any("all images lie in the folder all, so there are no classes" in note for note in reading.summary.notes)
 
 
 @pytest.mark.parametrize("name", ["decode", "read_header"])
@@ -129,10 +129,10 @@ def test_what_the_machine_failed_at_is_tried_again(tmp_path: Path, monkeypatch: 
             patch.setattr("markovae.data.image_files.header_of", lambda path, own: failing(path, own))
             real = header_of
         reading = read_folder(tmp_path, config(tmp_path))
-    assert dict(reading.findings.unreadable)["02.png"] == "Input/output error"
+    assert dict(reading.summary.unreadable)["02.png"] == "Input/output error"
     assert len(reading.data) == 3
     whole = read_folder(tmp_path, config(tmp_path))
-    assert [name for name, _ in whole.findings.unreadable] == ["broken.png"]
+    assert [name for name, _ in whole.summary.unreadable] == ["broken.png"]
     assert np.array_equal(whole.data.images, np.stack(made))
 
 
@@ -145,11 +145,11 @@ def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_read(tmp_path:
     os.mkfifo(tmp_path / "pipe.gif")
     reading = read_folder(tmp_path, config(tmp_path))
     assert np.array_equal(reading.data.images, np.stack(made)[[0, 1, 3, 4]])
-    reasons = dict(reading.findings.unreadable)
+    reasons = dict(reading.summary.unreadable)
     assert set(reasons) == {"02.png", "empty.JPG", "text.webp", "pipe.gif"}
     assert "truncated" in reasons["02.png"]
     assert reasons["empty.JPG"] == "the file is empty"
-    assert reading.findings.modes == {"RGB": 4}
+    assert reading.summary.modes == {"RGB": 4}
 
 
 def test_captions_follow_their_images(tmp_path: Path):
@@ -182,7 +182,7 @@ def test_worker_processes_decode_the_same(tmp_path: Path, own_cache: Path, monke
     monkeypatch.setattr("markovae.data.workers.worker_count", lambda: 2)
     reading = read_folder(tmp_path, config(tmp_path))
     assert np.array_equal(reading.data.images, np.stack(made))
-    assert [path for path, _ in reading.findings.unreadable] == ["99.png"]
+    assert [path for path, _ in reading.summary.unreadable] == ["99.png"]
 
 
 def test_large_sets_stay_on_disk_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -219,6 +219,6 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path, names: dict[str, bytes]
 def test_one_image_is_too_few(tmp_path: Path):
     fill(tmp_path, 1)
     reading = read_folder(tmp_path, config(tmp_path))
-    assert len(reading.data) == len(reading.parts.train) == 1
+    assert len(reading.data) == len(reading.split.train) == 1
     with pytest.raises(UserError, match="holds 1 image, 1 of them different: at least 3"):
         splits_of(reading)

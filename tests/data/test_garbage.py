@@ -60,7 +60,7 @@ def test_sixty_curated_files(tmp_path: Path):
     reading = read_source(DataConfig(str(folder), size=8))
     assert time.monotonic() - started < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 * 1024, "bombs are refused by their header"
-    reasons = dict(reading.findings.unreadable)
+    reasons = dict(reading.summary.unreadable)
     for name, _, reason in FILES:
         assert (printable(name) in reasons) == (reason != READ), (name, reasons.get(printable(name)))
         if reason != READ:
@@ -78,7 +78,7 @@ def test_files_and_folders_without_permission_are_listed(tmp_path: Path):
     folder = filled(tmp_path / "folder", 5)
     (folder / "good-0000.png").chmod(0)
     filled(folder / "closed", 2).chmod(0)
-    reasons = dict(read_source(DataConfig(str(folder))).findings.unreadable)
+    reasons = dict(read_source(DataConfig(str(folder))).summary.unreadable)
     assert reasons["good-0000.png"] == reasons["closed"] == "Permission denied"
 
 
@@ -93,7 +93,7 @@ def test_a_file_that_the_system_will_not_open_is_listed(tmp_path: Path, monkeypa
         return plain(path, flags, *more, **options)
 
     monkeypatch.setattr("markovae.system.regular.os.open", refusing)
-    assert read_source(DataConfig(str(folder))).findings.unreadable == (("good-0002.png", "Permission denied"),)
+    assert read_source(DataConfig(str(folder))).summary.unreadable == (("good-0002.png", "Permission denied"),)
 
 
 def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path):
@@ -110,11 +110,11 @@ def test_mutated_images_give_pixels_or_a_reason(tmp_path: Path, count: int):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     config = DataConfig(str(folder), size=8, bad_fraction=1)
     reading = read_source(config)
-    assert len(reading.data) + len(reading.findings.unreadable) == count + 20
-    assert count // 5 < len(reading.findings.unreadable) < count
-    assert all(reason and "\n" not in reason for _, reason in reading.findings.unreadable)
+    assert len(reading.data) + len(reading.summary.unreadable) == count + 20
+    assert count // 5 < len(reading.summary.unreadable) < count
+    assert all(reason and "\n" not in reason for _, reason in reading.summary.unreadable)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * 1024, "memory is bounded"
-    assert len(load_data(config).unreadable) == len(reading.findings.unreadable)
+    assert len(load_data(config).unreadable) == len(reading.summary.unreadable)
     with pytest.raises(UserError, match=r"of 1,?0,?\d+ files give no image \(bad-\d+\.png: .*data\.bad_fraction=1"):
         load_data(DataConfig(str(folder), size=8))
 

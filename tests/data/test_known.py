@@ -21,13 +21,13 @@ def captioned(data: ImageData) -> ImageData:
 def test_a_model_of_captions_is_told_them_and_no_labels(text_model: Diffusion, tiny_data: ImageData):
     known = attach_conditioning(text_model, captioned(tiny_data))
     assert known.labels is None
-    assert len(known.told) == len(tiny_data)
-    assert known.take([1, 5]).told.condition().keep.tolist() == [True, False]
+    assert len(known.known) == len(tiny_data)
+    assert known.take([1, 5]).known.condition().keep.tolist() == [True, False]
     assert count_uncaptioned(known) == 4
 
 
 def test_a_model_of_classes_is_told_labels_alone(tiny_model: Diffusion, tiny_data: ImageData):
-    assert attach_conditioning(tiny_model, captioned(tiny_data)).told is tiny_data.labels
+    assert attach_conditioning(tiny_model, captioned(tiny_data)).known is tiny_data.labels
 
 
 def test_a_model_of_nothing_is_told_nothing(tiny_config, tiny_data: ImageData):
@@ -35,7 +35,7 @@ def test_a_model_of_nothing_is_told_nothing(tiny_config, tiny_data: ImageData):
 
     plain = create(tiny_config.with_settings(["condition.kind=none"]), tiny_data.shape, num_classes=2)
     known = attach_conditioning(plain, captioned(tiny_data))
-    assert known.told is None
+    assert known.known is None
     assert known.class_names == ()
     assert known.images is tiny_data.images
 

@@ -14,7 +14,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.inspecting import inspect_data
 from markovae.data.loading import load_data, read_source, reopen, splits_of
-from markovae.data.shard_store import Shards
+from markovae.data.shard_store import ShardStore
 from markovae.data.shard_writing import write_shards
 from markovae.data.shards import INDEX, RECORD, StoredImages
 from markovae.errors import StoppedRun, UserError
@@ -182,8 +182,8 @@ def test_anyones_shards_are_read_in_place_with_the_bad_ones_named(tmp_path: Path
     assert reading.data.shape == (3, 8, 8)
     assert reading.data.class_names == ("10", "11")
     assert len(reading.data) == 24
-    assert reading.findings.formats == {"PNG": 9, "JPEG": 8, "WEBP": 8}, "c.png has a sound header"
-    bad = dict(reading.findings.unreadable)
+    assert reading.summary.formats == {"PNG": 9, "JPEG": 8, "WEBP": 8}, "c.png has a sound header"
+    bad = dict(reading.summary.unreadable)
     assert set(bad) == {"part-001.tar/bad/a.png", "part-001.tar/bad/b.jpg", "part-001.tar/bad/c.png"}
     assert "the file is empty" in bad["part-001.tar/bad/b.jpg"]
     splits = splits_of(reading)
@@ -204,7 +204,7 @@ def test_a_caption_a_line_and_images_that_are_not_taken(tmp_path: Path):
     reading = read_source(DataConfig(str(foreign(tmp_path / "theirs", files, shards=1))))
     assert reading.data.captions is not None
     assert reading.data.captions[3] == "one 3\ntwo"
-    assert reading.findings.unreadable == (("part-000.tar/11.b.png", "its name agrees with 11.a.png to the first dot"),)
+    assert reading.summary.unreadable == (("part-000.tar/11.b.png", "its name agrees with 11.a.png to the first dot"),)
 
 
 @pytest.mark.parametrize("at", [0, 15])
@@ -213,7 +213,7 @@ def test_a_network_that_fails_says_nothing_of_an_image(tmp_path: Path, monkeypat
     rng = np.random.default_rng(1)
     files = [(f"{n}.png", encoded(rng.integers(0, 256, (8, 8), dtype=np.uint8))) for n in range(12)]
     path = foreign(tmp_path / "theirs", files)
-    real, calls = Shards.read, []
+    real, calls = ShardStore.read, []
 
     def broken(self, shard, offset, size):
         calls.append(shard)
@@ -222,7 +222,7 @@ def test_a_network_that_fails_says_nothing_of_an_image(tmp_path: Path, monkeypat
         return real(self, shard, offset, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Shards, "read", broken)
+        patch.setattr(ShardStore, "read", broken)
         with pytest.raises(StoppedRun, match="could not be fetched"):
             read_source(DataConfig(str(path)))
     assert len(read_source(DataConfig(str(path))).data) == 12
@@ -255,9 +255,9 @@ def test_a_damaged_tar_gives_what_stands_before_the_damage(tmp_path: Path):
     tar.write_bytes(tar.read_bytes()[:3000])
     reading = read_source(DataConfig(str(path)))
     assert 6 < len(reading.data) < 12
-    assert [name for name, _ in reading.findings.unreadable] == ["part-001.tar"]
-    assert reading.findings.unreadable[0][1].endswith("images before it are read, and none after it")
-    assert f"{len(reading.data) - 6:,} images before it" in reading.findings.unreadable[0][1]
+    assert [name for name, _ in reading.summary.unreadable] == ["part-001.tar"]
+    assert reading.summary.unreadable[0][1].endswith("images before it are read, and none after it")
+    assert f"{len(reading.data) - 6:,} images before it" in reading.summary.unreadable[0][1]
 
 
 def test_what_changes_after_the_indexing_stops_the_run_by_name(tmp_path: Path):
@@ -413,8 +413,8 @@ def test_classes_of_many_digits_count_as_words_or_as_none(tmp_path: Path):
     files[1] = ("0.cls", b"9" * 60_000)
     reading = read_source(DataConfig(str(foreign(tmp_path / "long", files, 1))))
     assert reading.data.labels is None
-    assert any("0.cls is of 60,000 bytes, at most 1,024 are read" in note for note in reading.findings.notes)
-    assert any("1 of 12 images have no .cls" in note for note in reading.findings.notes)
+    assert any("0.cls is of 60,000 bytes, at most 1,024 are read" in note for note in reading.summary.notes)
+    assert any("1 of 12 images have no .cls" in note for note in reading.summary.notes)
 
 
 @pytest.mark.parametrize("what", ["record", "index", "size", "name", "format", "captions"])
@@ -544,8 +544,8 @@ def test_captions_that_cannot_be_read_are_told_and_marks_are_none_of_the_text(tm
     reading = read_source(DataConfig(str(foreign(tmp_path / "theirs", files, shards=1))))
     assert reading.data.captions is not None
     assert reading.data.captions[:4] == ("a hat", "", "", "a beard")
-    assert reading.findings.unreadable == ()
-    assert reading.findings.notes[-1] == (
+    assert reading.summary.unreadable == ()
+    assert reading.summary.notes[-1] == (
         "a class or caption could not be read and counts as none: part-000.tar/01.txt is no UTF-8 text: save it as "
         "UTF-8, and 1 more"
     )

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import splits_of
-from markovae.data.source import DatasetSummary, Reading
-from markovae.data.split import Split, Splits, split_by_content, split_with_test
+from markovae.data.source import DatasetSummary, Source
+from markovae.data.split import SplitIndices, Splits, split_by_content, split_with_test
 from markovae.errors import UserError
 
 # Content values with many repeats; at least three different ones.
@@ -23,7 +23,7 @@ def hashes_of(values: list[int]) -> list[bytes]:
     return [bytes([value]) * 32 for value in values]
 
 
-def sets_of(parts: Split, values: list[int]) -> list[set[int]]:
+def sets_of(parts: SplitIndices, values: list[int]) -> list[set[int]]:
     return [{values[i] for i in part.tolist()} for part in (parts.train, parts.validation, parts.test)]
 
 
@@ -92,7 +92,7 @@ def made_splits(seed: int = 0) -> Splits:
     images = np.random.default_rng(5).integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
     data = ImageData(images, name="made")
     parts = split_by_content(data.content_hashes(), DataConfig("x", split_seed=seed), "made")
-    return splits_of(Reading(data, parts, DatasetSummary("array")))
+    return splits_of(Source(data, parts, DatasetSummary("array")))
 
 
 def test_a_record_survives_json_and_verifies():

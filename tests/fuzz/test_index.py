@@ -39,7 +39,7 @@ def shards(path: Path) -> Path:
     reading = read_source(DataConfig(str(path.with_suffix(".npz"))))
     data = reading.data
     named = ImageData(data.images, data.labels, data.class_names, captions, name="thirty")
-    write_shards(type(reading)(named, reading.parts, reading.findings), path, 10)
+    write_shards(type(reading)(named, reading.split, reading.summary), path, 10)
     return path
 
 

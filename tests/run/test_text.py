@@ -54,7 +54,7 @@ def test_a_run_on_captions_resumes_bitwise_and_knows_its_encoder(config: Config,
     resume_run(cut)
     one, other = tensors(run), tensors(cut)
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert load(run).reader.prompts(["number 3"]).tokens.shape == (1, 3, 384)
+    assert load(run).text_conditioner.prompts(["number 3"]).tokens.shape == (1, 3, 384)
 
 
 def test_two_processes_train_the_one_processs_run(together, config: Config, tmp_path: Path):

@@ -19,7 +19,7 @@ def drawn(model: Diffusion, **options) -> np.ndarray:
 
 
 def test_guidance_one_is_no_guidance_bitwise(text_model: Diffusion):
-    condition = text_model.reader.prompts(["a red hat"])
+    condition = text_model.text_conditioner.prompts(["a red hat"])
     plain = drawn(text_model, condition=condition)
     assert np.array_equal(drawn(text_model, prompt="a red hat", guidance=1), plain)
     with pytest.raises(UserError, match="a negative prompt shapes guidance, and guidance=1 is none"):
@@ -38,7 +38,7 @@ def test_an_empty_prompt_asks_for_nothing(text_model: Diffusion):
 
 def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
     z = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    yes, no = (text_model.reader.prompts([text]) for text in ("a hat", "a blue beard"))
+    yes, no = (text_model.text_conditioner.prompts([text]) for text in ("a hat", "a blue beard"))
     both = yes[torch.zeros(2, dtype=torch.int64)]
     with torch.no_grad():
         strong = text_model.denoise(z, LOGSNR, both)
@@ -48,7 +48,7 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
     one = drawn(text_model, prompt="a hat", guidance=3, negative="a blue beard")
     assert np.array_equal(one, drawn(text_model, condition=yes, guidance=Guidance(3, negative=no)))
     assert not np.allclose(one, drawn(text_model, prompt="a hat", guidance=3), atol=1e-3)
-    nothing = text_model.reader.prompts([""])
+    nothing = text_model.text_conditioner.prompts([""])
     with torch.no_grad():
         empty, _ = NegativePrompt(text_model, nothing).predict(z, LOGSNR, both)
         without, _ = Unconditional(text_model).predict(z, LOGSNR, both)
@@ -56,7 +56,7 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
 
 
 def test_samples_of_one_name_share_their_noise(text_model: Diffusion):
-    condition = text_model.reader.prompts(["a hat", "a hat", "a beard", "a beard"])
+    condition = text_model.text_conditioner.prompts(["a hat", "a hat", "a beard", "a beard"])
     steps = plan(text_model, "ddim", 3)
     x = final_samples(batch_trajectories(text_model, 4, steps, condition=condition, noise_indices=[0, 1, 0, 1]))
     again = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[:2]))

@@ -120,12 +120,12 @@ def test_a_run_on_a_folders_features(made: Callable[[str], Path], tiny_config: C
     assert text["sha256"] == encoder_hash(str(encoder))
     monkeypatch.chdir("/")
     resume_run(run, steps=6)
-    assert load(run).reader.prompts(["a barn"]).tokens.shape == (1, 4, 24)
+    assert load(run).text_conditioner.prompts(["a barn"]).tokens.shape == (1, 4, 24)
     encoder.rename(tmp_path / "away")
     model = load(run)
     assert model.network.condition.token_dim == 24
     with pytest.raises(UserError, match=r"encoder' is not here: take all-MiniLM-L6-v2, or the folder of a CLIP or T5"):
-        model.reader.prompts(["a barn"])
+        model.text_conditioner.prompts(["a barn"])
 
 
 def test_every_file_counts_in_the_hash(made: Callable[[str], Path], tmp_path: Path):

@@ -64,7 +64,7 @@ class PlainFaces(nn.Module):
 def exact() -> Diffusion:
     grid = LogSNRLinear(64, 13.0, -10.0)
     model = Diffusion(PlainFaces(), grid, DATA, PosteriorVariance(), StepDecoder(Pixels(256)), (1, 4, 4))
-    model.precision, model.reader = torch.float64, Backgrounds()
+    model.precision, model.text_conditioner = torch.float64, Backgrounds()
     return model
 
 

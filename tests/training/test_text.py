@@ -33,7 +33,7 @@ def test_a_batch_is_told_a_caption_of_each_image_and_now_and_then_none(
 ):
     config = replace(text_config.train, label_dropout=0.4)
     batches = Training(text_model, attach_conditioning(text_model, told), config).batches
-    reader, seen, dropped = text_model.reader, set(), 0
+    reader, seen, dropped = text_model.text_conditioner, set(), 0
     for step in range(20):
         batch = batches.at(step)
         for row, example in enumerate(batch.example.tolist()):
@@ -67,7 +67,7 @@ def test_fit_learns_what_captions_say(text_config: Config, told: ImageData, word
     assert last.index == 150
     x = model.to_x(told.images[:2])
     both = torch.cat([x, x])
-    condition = model.reader.prompts(["left half", "right half", "right half", "left half"])
+    condition = model.text_conditioner.prompts(["left half", "right half", "right half", "left half"])
     z = torch.zeros(4, *told.shape, dtype=torch.float64)
     with torch.no_grad():
         error = ((model.denoise(z, torch.tensor(-6.0, dtype=torch.float64), condition) - both) ** 2).mean((1, 2, 3))

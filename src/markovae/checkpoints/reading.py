@@ -96,7 +96,7 @@ class Checkpoint:
         return text
 
     @property
-    def reader(self) -> EncoderConditioner | None:
+    def text_conditioner(self) -> EncoderConditioner | None:
         """What reads the captions of a model of captions.
 
         Raises:
@@ -140,7 +140,7 @@ class Checkpoint:
                 f"the classes of {train.name} are {now} and were {then} when the run was made: restore them, or start "
                 "a new run"
             )
-        if self.reader is not None and self.text.get("captions_sha256") not in (None, captions_digest(train)):
+        if self.text_conditioner is not None and self.text.get("captions_sha256") not in (None, captions_digest(train)):
             raise UserError(
                 f"the captions of {train.name} changed since the run was made: restore them, or start a new run"
             )
@@ -187,7 +187,7 @@ class Checkpoint:
                 self.shape,
                 bins=self.state["bins"],
                 num_classes=len(self.class_names),
-                reader=self.reader,
+                text_conditioner=self.text_conditioner,
             )
         except ValueError as error:
             raise CheckpointError(f"{self.path} describes no model: {error}") from None
@@ -227,7 +227,7 @@ def read_checkpoint(folder: Path, trust: Sequence[str] = ()) -> Checkpoint:
     checkpoint = Checkpoint(folder, contents, tuple(trust))
     # Read and compared now, so that what opens can be used.
     model = (checkpoint.config, checkpoint.shape, checkpoint.state["bins"], len(checkpoint.class_names))
-    require_fit(folder, checkpoint.contents, *model, checkpoint.reader)
+    require_fit(folder, checkpoint.contents, *model, checkpoint.text_conditioner)
     return checkpoint
 
 

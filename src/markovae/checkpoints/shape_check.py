@@ -29,13 +29,13 @@ def require_fit(
     shape: tuple[int, ...],
     bins: int,
     num_classes: int,
-    reader: TextConditioner | None,
+    text_conditioner: TextConditioner | None,
 ) -> None:
     """Compare the tensors of a bundle, by their headers, with the model that its configuration describes.
 
     Args:
         folder: of the bundle.   contents: its files, by name.   config: of the run.
-        shape, bins, num_classes, reader: of the model, as for `create`.
+        shape, bins, num_classes, text_conditioner: of the model, as for `create`.
     Raises:
         CheckpointError: naming the file and the first thing that does not fit, or is no number.
     """
@@ -47,7 +47,9 @@ def require_fit(
     fewest = min(counts, key=counts.__getitem__, default=None)
     try:
         tensors = None if fewest is None else counts[fewest]
-        outline = create_outline(config, shape, bins=bins, num_classes=num_classes, reader=reader, tensors=tensors)
+        outline = create_outline(
+            config, shape, bins=bins, num_classes=num_classes, text_conditioner=text_conditioner, tensors=tensors
+        )
     except UserError as error:
         raise CheckpointError(f"{folder} describes no model: {error}") from None
     except ValueError as error:

@@ -40,7 +40,7 @@ def weigh(opened: Opened, chosen: Chosen, options: argparse.Namespace) -> dict[s
         UserError: for a run without captions, images without any, or too few.
     """
     began, data, limit = time.monotonic(), chosen.data, options.limit or DEFAULT_LIMIT
-    if opened.model.reader is None:
+    if opened.model.text_conditioner is None:
         raise UserError(f"--captions needs a model of captions, and {opened.path} was trained without: leave it out")
     if not opened.checkpoint.config.train.label_dropout:
         raise UserError(

@@ -54,8 +54,8 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
     reading = read_source(config)
     require_readable(reading, config)
     splits = None if split == "all" and source is not None else splits_of(reading)
-    notes = reading.findings.notes if splits is None else splits.notes
-    tell_left_out(config.source, reading.findings.unreadable, () if source is None else notes)
+    notes = reading.summary.notes if splits is None else splits.notes
+    tell_left_out(config.source, reading.summary.unreadable, () if source is None else notes)
     matches = None
     if source is None and splits is not None:
         matches = trained_on(splits, opened)
@@ -86,7 +86,7 @@ def trained_on(splits: Splits, opened: Opened) -> bool:
     from markovae.log import log
 
     try:
-        splits.verify(opened.checkpoint.state.get("data") or {}, captions=opened.model.reader is not None)
+        splits.verify(opened.checkpoint.state.get("data") or {}, captions=opened.model.text_conditioner is not None)
     except UserError as error:
         log(f"warning: {error}")
         return False
@@ -101,7 +101,7 @@ def labels_for(opened: Opened, data: ImageData) -> Any:
     """
     import numpy as np
 
-    if opened.model.reader is not None:
+    if opened.model.text_conditioner is not None:
         return _captions_for(opened, data)
     if not opened.num_classes or data.labels is None:
         return None
@@ -126,7 +126,7 @@ def _captions_for(opened: Opened, data: ImageData) -> Any:
         log(f"{data.name} has no captions: its images are measured without")
         return None
     log(f"each image is measured given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
-    return attach_conditioning(opened.model, data).told
+    return attach_conditioning(opened.model, data).known
 
 
 def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:

@@ -118,7 +118,7 @@ def variance_word(prepared: Prepared) -> str:
 
 def _labels(opened: Opened, rival: Opened | None, chosen: Chosen, limit: int | None) -> Any:
     """The classes of the images, checked for every model that takes them."""
-    if rival is not None and {bool(opened.num_classes), rival.model.reader is not None} == {True}:
+    if rival is not None and {bool(opened.num_classes), rival.model.text_conditioner is not None} == {True}:
         raise UserError(f"{opened.path} takes classes and {rival.path} captions: name them the other way round")
     both = chosen.data.labels is not None and opened.num_classes and rival is not None and rival.num_classes
     if rival is not None and both and opened.checkpoint.class_names != rival.checkpoint.class_names:

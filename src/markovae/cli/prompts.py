@@ -39,7 +39,7 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
     from markovae.log import log
 
     for name in ("prompt", "prompts", "negative"):
-        if getattr(options, name) is not None and opened.model.reader is None:
+        if getattr(options, name) is not None and opened.model.text_conditioner is None:
             raise UserError(f"--{name} {NO_CAPTIONS.format(opened.path)}")
     if options.prompt is not None and options.prompts is not None:
         raise UserError("--prompt and --prompts are both given: keep one of them")
@@ -52,12 +52,17 @@ def chosen_prompts(opened: Opened, options: argparse.Namespace) -> tuple[str, ..
     blank = not any(text.strip() for text in texts)
     if options.negative is not None and blank:
         raise UserError("--negative is what a prompt is guided away from: give a --prompt")
-    if opened.model.reader is not None and blank and options.guidance not in (None, 1) and options.autoguide is None:
+    if (
+        opened.model.text_conditioner is not None
+        and blank
+        and options.guidance not in (None, 1)
+        and options.autoguide is None
+    ):
         raise UserError(f"--guidance {options.guidance:g} leads to a prompt: give a --prompt, or leave it out")
     some_blank = blank or not all(text.strip() for text in texts)
-    if opened.model.reader is not None and some_blank and not opened.checkpoint.config.train.label_dropout:
+    if opened.model.text_conditioner is not None and some_blank and not opened.checkpoint.config.train.label_dropout:
         raise UserError(f"{opened.path} never trained without captions (train.label_dropout=0): give a --prompt")
-    if opened.model.reader is not None and blank:
+    if opened.model.text_conditioner is not None and blank:
         log(f"{'an empty prompt asks for nothing' if texts else 'no --prompt'}: drawing without a condition")
     return texts
 

@@ -164,7 +164,7 @@ def _reference(opened: Opened, against: str | None, training: ImageData) -> Imag
     config = like(opened.checkpoint.config.data, against, opened)
     reading = read_source(config)
     require_readable(reading, config)
-    tell_left_out(against, reading.findings.unreadable, reading.findings.notes)
+    tell_left_out(against, reading.summary.unreadable, reading.summary.notes)
     shared = len(set(reading.data.content_hashes()) & set(training.content_hashes()))
     if shared:
         log(f"warning: {shared:,} images of {against} are training images here: copies of them count as good")

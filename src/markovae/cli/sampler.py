@@ -127,7 +127,7 @@ def chosen_guidance(
     for name in ("guidance_interval", "autoguide", "negative"):
         if getattr(options, name, None) is not None and weight == 1:
             raise UserError(f"--{name.replace('_', '-')} shapes guidance: name its weight with --guidance, 2 say")
-    conditional = opened.num_classes or opened.model.reader is not None
+    conditional = opened.num_classes or opened.model.text_conditioner is not None
     if weight != 1 and options.autoguide is None and not conditional:
         remedy = "leave it out, or name a weaker run with --autoguide" if options.autoguides else "leave it out"
         raise UserError(f"--guidance {weight:g} needs classes, and {opened.path} was trained without: {remedy}")
@@ -161,9 +161,9 @@ def _weaker(opened: Opened, options: argparse.Namespace) -> Opened:
         raise UserError(f"--autoguide {options.autoguide} is the run itself: name a smaller or less trained one")
     if weaker.checkpoint.class_names != opened.checkpoint.class_names:
         raise UserError(f"--autoguide {options.autoguide} knows other classes than {opened.path}: take one of the same")
-    if (weaker.model.reader is None) != (opened.model.reader is None):
+    if (weaker.model.text_conditioner is None) != (opened.model.text_conditioner is None):
         raise UserError(f"--autoguide {options.autoguide} and {opened.path} do not both know captions: take one alike")
-    if not same_text_encoder(weaker.model.reader, opened.model.reader):
+    if not same_text_encoder(weaker.model.text_conditioner, opened.model.text_conditioner):
         raise UserError(
             f"--autoguide {options.autoguide} reads captions by another text encoder than {opened.path}: take one of "
             "the same"

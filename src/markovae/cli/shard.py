@@ -58,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
     data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
     reading = read_source(data)
     require_readable(reading, data)
-    if reading.parts.refusal:
-        raise UserError(reading.parts.refusal)
-    tell_left_out(reading.data.name, reading.findings.unreadable, reading.findings.notes)
+    if reading.split.refusal:
+        raise UserError(reading.split.refusal)
+    tell_left_out(reading.data.name, reading.summary.unreadable, reading.summary.notes)
     record = write_shards(reading, out, options.per_shard)
     if options.json:
         show_json({"schema_version": 1, "out": str(out), **record})

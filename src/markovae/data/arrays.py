@@ -17,7 +17,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.image_files import ENDINGS, reason_of, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.npy import npz_names, read_exactly, read_npy, read_npz, require_plausible
-from markovae.data.source import DatasetSummary, Reading
+from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import split_by_content, split_with_test
 from markovae.errors import UserError
 from markovae.log import printable
@@ -152,7 +152,7 @@ def holds_idx_files(folder: Path) -> bool:
     return _idx_path(folder, IDX_FILES[0][0]) is not None
 
 
-def read_idx_folder(folder: Path, config: DataConfig) -> Reading:
+def read_idx_folder(folder: Path, config: DataConfig) -> Source:
     """A folder with the idx files of MNIST's naming; its t10k files are the test part, where present.
 
     Raises: UserError for damaged or missing files.
@@ -177,10 +177,10 @@ def read_idx_folder(folder: Path, config: DataConfig) -> Reading:
         parts = split_with_test(hashes, len(images[0]), config, data.name)
     else:
         parts = split_by_content(hashes, config, data.name)
-    return Reading(data, parts, _findings(joined, data, parts.left_out))
+    return Source(data, parts, _findings(joined, data, parts.left_out))
 
 
-def read_array_file(path: Path, config: DataConfig) -> Reading:
+def read_array_file(path: Path, config: DataConfig) -> Source:
     """One array file, split by content hash.
 
     .npy holds images alone and is memory-mapped beyond 1 GiB; .npz holds images (`images`, `arr_0`, `x`)
@@ -202,7 +202,7 @@ def read_array_file(path: Path, config: DataConfig) -> Reading:
         raise UserError(f"{path} is no .npy, .npz or idx file: give one of these, or an image folder")
     data = _image_data(images, labels, str(path), config)
     parts = split_by_content(data.content_hashes(), config, data.name)
-    return Reading(data, parts, _findings(images, data, parts.left_out))
+    return Source(data, parts, _findings(images, data, parts.left_out))
 
 
 def read_idx(path: Path) -> Raw:

@@ -12,7 +12,7 @@ import numpy as np
 from markovae.data.data_config import DataConfig
 from markovae.data.image_files import to_channels
 from markovae.data.images import ImageData
-from markovae.data.source import DatasetSummary, Reading
+from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import split_by_content
 from markovae.errors import UserError
 
@@ -33,7 +33,7 @@ def digits() -> ImageData:
     )
 
 
-def read_digits(config: DataConfig) -> Reading:
+def read_digits(config: DataConfig) -> Source:
     """The digits, split by content hash. Raises: UserError where another size is asked for."""
     if config.shape not in (None, (SIDE, SIDE)):
         raise UserError(f"digits are {SIDE} x {SIDE} pixels, not {config.size}: leave data.size at 0")
@@ -44,4 +44,4 @@ def read_digits(config: DataConfig) -> Reading:
         sizes={f"{SIDE}x{SIDE}": len(data)},
         notes=("pixels take 17 values, 0 … 16, so a pixel can cost at most log2(17) = 4.09 bits at random",),
     )
-    return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)
+    return Source(data, split_by_content(data.content_hashes(), config, data.name), findings)

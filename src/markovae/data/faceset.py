@@ -22,8 +22,8 @@ from markovae.data.data_config import DataConfig, combinations, shows
 from markovae.data.faces import RECIPE, Attributes, attributes, caption, short_caption
 from markovae.data.image_reader import open_image
 from markovae.data.images import Digests, ImageData, Pixels, content_digests
-from markovae.data.source import DatasetSummary, Reading
-from markovae.data.split import Split
+from markovae.data.source import DatasetSummary, Source
+from markovae.data.split import SplitIndices
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import track
@@ -148,7 +148,7 @@ SERIAL_BELOW = 200
 CHUNK = 50
 
 
-def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Reading:
+def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Source:
     """The faces at 32 x 32 (default) or 64 x 64, drawn in worker processes once and then cached.
 
     Faces 0, 1, 2, … are walked in order; one whose pixels, at this size, were already seen is dropped and
@@ -168,7 +168,7 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Rea
     captions[: counts[0]] = map("\n".join, zip(captions[: counts[0]], stored["short_captions"], strict=True))
     data = ImageData(images=images, captions=tuple(captions), name="faces", digests=digests)
     parts = _parts(counts, stored["dropped"])
-    return Reading(data, _held_out(parts, stored["indices"], config.hold_out), _findings(size, stored))
+    return Source(data, _held_out(parts, stored["indices"], config.hold_out), _findings(size, stored))
 
 
 def face_numbers(size: int, counts: tuple[int, int, int] = COUNTS) -> tuple[list[int], list[int], list[int]]:
@@ -195,15 +195,15 @@ def _kept(size: int, counts: tuple[int, int, int]) -> tuple[dict[str, Any], Pixe
     return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, counts=counts), read)
 
 
-def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> Split:
+def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> SplitIndices:
     ends = list(itertools.accumulate(counts))
     starts = [0, *ends[:-1]]
     train, validation, test = (np.arange(start, end, dtype=np.int64) for start, end in zip(starts, ends, strict=True))
     method = "faces walked in order, repeated pixels dropped"
-    return Split(train, validation, test, method, left_out=len(dropped))
+    return SplitIndices(train, validation, test, method, left_out=len(dropped))
 
 
-def _held_out(parts: Split, numbers: list[int], texts: tuple[str, ...]) -> Split:
+def _held_out(parts: SplitIndices, numbers: list[int], texts: tuple[str, ...]) -> SplitIndices:
     """The parts without the training faces that show one of these combinations."""
     if not texts:
         return parts

@@ -16,7 +16,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.image_files import FoundFile, Header, decode, find_files, hidden, may_pass, read_header, reason_of
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.plan import Plan, plan
-from markovae.data.source import DatasetSummary, Reading, counted
+from markovae.data.source import DatasetSummary, Source, counted
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
@@ -29,7 +29,7 @@ SERIAL_IMAGES = 300
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
-def read_folder(folder: Path, config: DataConfig) -> Reading:
+def read_folder(folder: Path, config: DataConfig) -> Source:
     """The images of a folder at one shape, decoded in worker processes once and then cached.
 
     Files that give no image are listed in the findings. The cache entry is keyed by each file's path, size
@@ -77,7 +77,7 @@ def read_folder(folder: Path, config: DataConfig) -> Reading:
         notes += (f"{told} passed over",)
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
     findings = DatasetSummary("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
-    return Reading(data, split_by_content(data.content_hashes(), config, data.name), findings)
+    return Source(data, split_by_content(data.content_hashes(), config, data.name), findings)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:

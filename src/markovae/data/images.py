@@ -32,7 +32,7 @@ class ImageData:
         bins: number of values a pixel can take, 0 … bins - 1.
         name: what the set is called in messages.
         digests: (N, 32) uint8, the content hash of each image where it is known already, or None.
-        given: what a model is told of each image instead of a class: its encoded captions; or None.
+        conditioning: of each image, instead of its class: its encoded captions, for instance; or None.
 
     Raises: ValueError where the parts do not fit together.
     """
@@ -44,7 +44,7 @@ class ImageData:
     bins: int = 256
     name: str = "images"
     digests: Digests | None = None
-    given: Conditioning | None = None
+    conditioning: Conditioning | None = None
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -52,7 +52,7 @@ class ImageData:
             raise ValueError(f"images of shape {self.images.shape} must be (N, C, H, W) with C = 1 or 3")
         if self.images.dtype != expected:
             raise ValueError(f"images of type {self.images.dtype} with bins={self.bins} must be {expected}")
-        for what in ("labels", "captions", "digests", "given"):
+        for what in ("labels", "captions", "digests", "conditioning"):
             column = getattr(self, what)
             if column is not None and len(column) != len(self.images):
                 raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
@@ -78,9 +78,9 @@ class ImageData:
         return channels, height, width
 
     @property
-    def told(self) -> Any:
-        """What a model is told of each image: `given`, or else the labels, or None."""
-        return self.labels if self.given is None else self.given
+    def known(self) -> Any:
+        """What a model is conditioned on: `conditioning`, or else the labels, or None."""
+        return self.labels if self.conditioning is None else self.conditioning
 
     def take(self, indices: Sequence[int] | Indices | slice) -> ImageData:
         """The images at `indices`, in that order. A slice of a memory-mapped set stays mapped, a stored one stored."""
@@ -98,7 +98,7 @@ class ImageData:
             bins=self.bins,
             name=self.name,
             digests=None if self.digests is None else self.digests[indices],
-            given=None if self.given is None else self.given[indices],
+            conditioning=None if self.conditioning is None else self.conditioning[indices],
         )
 
     @property

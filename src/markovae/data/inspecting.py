@@ -11,7 +11,7 @@ import numpy as np
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import absent_classes, read_source, splits_of
-from markovae.data.source import Reading
+from markovae.data.source import Source
 
 # A channel mean this far from another, as a share of the range, is called a cast.
 CAST = 0.1
@@ -90,7 +90,7 @@ def inspect_data(config: DataConfig | str) -> Inspection:
     """
     config = DataConfig(config) if isinstance(config, str) else config
     reading = read_source(config)
-    data, found = reading.data, reading.findings
+    data, found = reading.data, reading.summary
     mean, std = channel_moments(data)
     given = [text for text in data.captions or () if text]
     return Inspection(
@@ -131,7 +131,7 @@ def channel_moments(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ..
     return mean, std
 
 
-def _notes(reading: Reading, mean: Sequence[float]) -> list[str]:
+def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
     data = reading.data
     _, height, width = data.shape
     notes = []
@@ -148,7 +148,7 @@ def _notes(reading: Reading, mean: Sequence[float]) -> list[str]:
             f"the images lean to {strongest}: channel means differ by {spread:.0f} of {data.bins - 1}; "
             "good samples lean so too"
         )
-    labels = None if data.labels is None else data.labels[reading.parts.train]
+    labels = None if data.labels is None else data.labels[reading.split.train]
     notes += absent_classes(labels, data.class_names)
     return notes
 

@@ -15,7 +15,7 @@ from markovae.data.image_files import ENDINGS
 from markovae.data.images import ImageData, Indices, fingerprint
 from markovae.data.shard_store import require_named
 from markovae.data.shards import RECORD
-from markovae.data.source import Reading
+from markovae.data.source import Source
 from markovae.data.split import Splits
 from markovae.errors import UserError
 from markovae.locations import is_elsewhere
@@ -44,7 +44,7 @@ def reopen(config: DataConfig, record: Mapping[str, Any], captions: bool = False
     return splits
 
 
-def read_source(config: DataConfig) -> Reading:
+def read_source(config: DataConfig) -> Source:
     """All images of a source with their parts and findings.
 
     Raises: UserError as `load_data`, and for a URL that a file gave (see `require_named`).
@@ -89,15 +89,15 @@ def _path(source: str) -> Path:
         raise UserError(f"{source} names the home folder of nobody here: give the whole path") from None
 
 
-def require_readable(reading: Reading, config: DataConfig) -> None:
+def require_readable(reading: Source, config: DataConfig) -> None:
     """Refuse a source of which too many files give no image, or a shard of which nobody knows how much is missing.
 
     Raises: UserError naming the first of them.
     """
-    bad, good = reading.findings.unreadable, len(reading.data)
+    bad, good = reading.summary.unreadable, len(reading.data)
     if config.bad_fraction == 1 or not bad:
         return
-    cut = [(name, reason) for name, reason in bad if reading.findings.kind == "shards" and name.endswith(".tar")]
+    cut = [(name, reason) for name, reason in bad if reading.summary.kind == "shards" and name.endswith(".tar")]
     share = len(bad) / (len(bad) + good)
     if not cut and not (share > config.bad_fraction and len(bad) > ALWAYS_PASSED):
         return
@@ -130,12 +130,12 @@ def _names_shards(source: str, path: Path) -> bool:
     return bool(tars)
 
 
-def splits_of(reading: Reading) -> Splits:
+def splits_of(reading: Source) -> Splits:
     """The parts of a reading. Memory-mapped images stay on disk, rearranged there part by part.
 
     Raises: UserError where there are too few images for three.
     """
-    data, parts = reading.data, reading.parts
+    data, parts = reading.data, reading.split
     if parts.refusal:
         raise UserError(parts.refusal)
     rows = (parts.train, parts.validation, parts.test)
@@ -145,8 +145,8 @@ def splits_of(reading: Reading) -> Splits:
         train, validation, test = (data.take(slice(a, b)) for a, b in itertools.pairwise(ends))
     else:
         train, validation, test = (data.take(part) for part in rows)
-    notes = (*reading.findings.notes, *absent_classes(train.labels, train.class_names))
-    return Splits(train, validation, test, parts.method, parts.seed, parts.left_out, reading.findings.unreadable, notes)
+    notes = (*reading.summary.notes, *absent_classes(train.labels, train.class_names))
+    return Splits(train, validation, test, parts.method, parts.seed, parts.left_out, reading.summary.unreadable, notes)
 
 
 def absent_classes(labels: Indices | None, class_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def beside(folder: str, name: str, limit: int) -> bytes | None:
 
 
 @final
-class Shards:
+class ShardStore:
     """The bytes of shards by number, from any thread.
 
     Args:

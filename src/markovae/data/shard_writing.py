@@ -14,7 +14,7 @@ from PIL import Image
 
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.shards import CAPTIONS, FORMAT, INDEX, RECORD, Index, encode_index
-from markovae.data.source import Reading
+from markovae.data.source import Source
 from markovae.data.split import PARTS
 from markovae.errors import UserError
 from markovae.log import track
@@ -23,7 +23,7 @@ from markovae.system.files import refused, staged_folder, sync, write_synced
 HEADER = 512
 
 
-def write_shards(reading: Reading, out: Path, per_shard: int) -> dict[str, Any]:
+def write_shards(reading: Source, out: Path, per_shard: int) -> dict[str, Any]:
     """Write the images of a source as shards below `out`, whole or not at all; the record that shards.json holds.
 
     Each part has shards of its own. Within a part the images stand in the order of a hash of their pixels, so that a
@@ -33,7 +33,7 @@ def write_shards(reading: Reading, out: Path, per_shard: int) -> dict[str, Any]:
         UserError: for images of more than 256 grey values, which PNG does not hold in colour.
         StoppedRun: when the disk refuses.
     """
-    data, parts = reading.data, reading.parts
+    data, parts = reading.data, reading.split
     if data.bins > 256:
         raise UserError(f"{data.name} has {data.bins} grey values a pixel: shards hold images of at most 256")
     digests = data.content_hashes()
@@ -97,9 +97,9 @@ def _append(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _describe(
-    reading: Reading, rows: list[Indices], tars: list[dict[str, Any]], index: Index, stage: Path
+    reading: Source, rows: list[Indices], tars: list[dict[str, Any]], index: Index, stage: Path
 ) -> dict[str, Any]:
-    data, parts = reading.data, reading.parts
+    data, parts = reading.data, reading.split
     order = np.concatenate(rows)
     part = np.repeat(np.arange(3, dtype=np.int64), [len(one) for one in rows])
     table = encode_index(index, part, None if data.labels is None else data.labels[order])

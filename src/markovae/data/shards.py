@@ -25,9 +25,9 @@ from markovae.data.data_config import MAX_SIDE, DataConfig
 from markovae.data.image_files import Header, decode, header_of, reason_of
 from markovae.data.images import Digests, ImageData, Indices, Pixels
 from markovae.data.plan import Plan, plan
-from markovae.data.shard_store import Shards, beside, named
-from markovae.data.source import DatasetSummary, Reading
-from markovae.data.split import Split, split_by_content
+from markovae.data.shard_store import ShardStore, beside, named
+from markovae.data.source import DatasetSummary, Source
+from markovae.data.split import SplitIndices, split_by_content
 from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
 from markovae.data.workers import map_in_processes
 from markovae.errors import StoppedRun, UserError
@@ -61,7 +61,7 @@ class ShardRecord:
         names: of the tars.   bytes: of each.   index: of all images, part after part.
         part: 0 train, 1 validation, 2 test, (N,).   labels, class_names, captions: as `ImageData`.
         shape: (C, H, W).   bins: digits of a pixel.   source: what was sharded, in words.
-        method, seed, left_out: of the split, as `Split`.
+        method, seed, left_out: of the split, as `SplitIndices`.
     """
 
     names: tuple[str, ...]
@@ -265,7 +265,7 @@ class StoredImages:
         bins: values that a pixel may have, 0 … bins − 1.
     """
 
-    def __init__(self, shards: Shards, index: Index, plan: Plan, checked: bool = True, bins: int = 256) -> None:
+    def __init__(self, shards: ShardStore, index: Index, plan: Plan, checked: bool = True, bins: int = 256) -> None:
         self.shards, self.index, self.plan, self.checked, self.bins = shards, index, plan, checked, bins
         self.shape = (len(index), plan.channels, *plan.shape)
         self.ndim, self.dtype = 4, np.dtype(np.uint8)
@@ -361,7 +361,7 @@ class Scan:
 
 def scan(names: tuple[str, ...], number: int) -> Scan:
     """Read the headers of a shard's images; a damaged shard gives what stands before the damage."""
-    shards = Shards(names)
+    shards = ShardStore(names)
     path = shards.path(number)
     shard = PurePosixPath(without_secrets(shards.names[number]).replace("\\", "/")).name
     found, unreadable, untold, headers = [], [], [], Counter[Header]()
@@ -407,7 +407,7 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
 
 def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[Found, ...]]) -> list[bytes | str]:
     """SHA-256 of the pixels of each image found in a shard, or why there are none."""
-    shards, (number, found) = Shards(names), work
+    shards, (number, found) = ShardStore(names), work
     results: list[bytes | str] = []
     for one in found:
         try:
@@ -421,7 +421,7 @@ def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[Found, ..
     return results
 
 
-def _content(shards: Shards, number: int, image: Member) -> bytes:
+def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     if not image.size:
         raise ValueError("the file is empty")
     if image.size > LARGEST_IMAGE:
@@ -436,7 +436,7 @@ LONGEST_NUMBER = 18  # digits of a class that counts as a number; longer ones ar
 COLUMNS = ("shard", "offset", "size", "digest")
 
 
-def read_shards(config: DataConfig) -> Reading:
+def read_shards(config: DataConfig) -> Source:
     """Shards, in place: what `markovae shard` wrote brings its own split; others are looked through once.
 
     Raises: UserError for shards that are missing or damaged, or hold too few images.
@@ -445,12 +445,12 @@ def read_shards(config: DataConfig) -> Reading:
     record = read_record(source)
     if record is not None:
         return _own(record, config, source)
-    return _others(Shards(named(source)), config, source)
+    return _others(ShardStore(named(source)), config, source)
 
 
-def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
+def _own(record: ShardRecord, config: DataConfig, source: str) -> Source:
     """Shards that `markovae shard` wrote, with the split that was made then."""
-    shards = Shards(record.names)
+    shards = ShardStore(record.names)
     for number, (name, promised) in enumerate(zip(record.names, record.bytes, strict=True)):
         try:
             there = shards.facts(number)[1]
@@ -481,12 +481,12 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Reading:
         digests=record.index.digest,
     )
     train, validation, test = (np.flatnonzero(record.part == number).astype(np.int64) for number in range(3))
-    parts = Split(train, validation, test, record.method, record.seed, record.left_out)
+    parts = SplitIndices(train, validation, test, record.method, record.seed, record.left_out)
     notes = (f"{len(shards)} shards written by markovae shard from {record.source}", *chosen.notes)
     size = f"{shape[1]}x{shape[0]}"
     if not as_stored:
         notes += (f"their parts were made at {size}: images alike at {wanted[1]}x{wanted[0]} alone may be in two",)
-    return Reading(
+    return Source(
         data, parts, DatasetSummary("shards", {one.mode: len(data)}, {"PNG": len(data)}, {size: len(data)}, (), notes)
     )
 
@@ -499,7 +499,7 @@ def _lost(record: ShardRecord, shard: int, there: int) -> str:
     return f"{lost:,} of its {int(inside.sum()):,} images are missing, of {len(index):,} in all"
 
 
-def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
+def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
     """Anyone's shards: every image is decoded once, to know which can be and which are copies; then kept in mind."""
     shown = without_secrets(source)
     recipe = {
@@ -529,14 +529,14 @@ def _others(shards: Shards, config: DataConfig, source: str) -> Reading:
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
         (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
     )
-    return Reading(data, split_by_content(data.content_hashes(), config, shown), findings)
+    return Source(data, split_by_content(data.content_hashes(), config, shown), findings)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Index]:
     return kept.json("record.json"), Index(*(kept.array(f"{name}.npy") for name in COLUMNS))
 
 
-def _make(stage: Path, shards: Shards, config: DataConfig, source: str) -> None:
+def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> None:
     numbers = range(len(shards))
     scanned = map_in_processes(partial(scan, shards.names), numbers, 1, SERIAL_SHARDS)
     scans: list[Scan] = list(track(scanned, "reading shards", len(shards)))

@@ -1,11 +1,11 @@
-"""What a source turned out to hold, before and beside its pixels."""
+"""What reading a source gives: images, split, summary."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from markovae.data.images import ImageData
-from markovae.data.split import Split
+from markovae.data.split import SplitIndices
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class DatasetSummary:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """A source as read: all its images, the part each belongs to, and what was found."""
+class Source:
+    """A source as read: all its images, which part each belongs to, and a summary of the files."""
 
     data: ImageData
-    parts: Split
-    findings: DatasetSummary
+    split: SplitIndices
+    summary: DatasetSummary
 
 
 def counted(values: list[str]) -> dict[str, int]:

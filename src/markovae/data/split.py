@@ -21,7 +21,7 @@ PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class SplitIndices:
     """Which image of a source belongs to which part.
 
     Args:
@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three parts of a data set and how they came about (see `Split`).
+    """The three parts of a data set and how they came about (see `SplitIndices`).
 
     Args:
         unreadable: (file, reason) of each that gave no image.   notes: sentences on what was decided.
@@ -127,7 +127,7 @@ def _labels_digest(part: ImageData) -> str | None:
     return None if part.labels is None else hashlib.sha256(part.labels.astype("<i8").tobytes()).hexdigest()
 
 
-def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> Split:
+def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> SplitIndices:
     """Split by content hash, copies kept together.
 
     Of n different images the test part gets max(1, round(n·test_fraction)), the validation part
@@ -140,7 +140,7 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
     ranked = _ranked(hashes, config.split_seed)
     if len(ranked) < 3:
         none = np.arange(0)
-        return Split(
+        return SplitIndices(
             np.arange(len(hashes)),
             none,
             none,
@@ -158,10 +158,10 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
         f"by content hash, copies kept together, {config.validation_fraction:g} validation, "
         f"{config.test_fraction:g} test"
     )
-    return Split(train, held_out, tested, method, config.split_seed)
+    return SplitIndices(train, held_out, tested, method, config.split_seed)
 
 
-def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> Split:
+def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> SplitIndices:
     """The source's own test part (positions from `first_test` on); validation by content hash from the rest.
 
     Images outside the test part whose pixels also occur in it are left out of training and validation.
@@ -182,7 +182,7 @@ def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig
     method = f"the source's own test part; {config.validation_fraction:g} validation by content hash"
     positions = np.arange(first_test, len(hashes), dtype=np.int64)
     left_out = first_test - len(keep)
-    return Split(keep[~is_held_out], keep[is_held_out], positions, method, config.split_seed, left_out)
+    return SplitIndices(keep[~is_held_out], keep[is_held_out], positions, method, config.split_seed, left_out)
 
 
 def _ranked(hashes: Sequence[bytes], seed: int) -> list[tuple[int, bytes]]:

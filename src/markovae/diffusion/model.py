@@ -38,8 +38,8 @@ class Diffusion(MarkovianVAE):
         shape: of one example, D = (C, H, W) or (d,).
         training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
         clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
-    Its `reader` turns captions into conditions, where it was trained with them; else None. `null_trained` says whether
-    a conditional model was trained without its condition now and then, so that it may be used without.
+    Its `text_conditioner` turns captions into conditions, where it was trained with them; else None. `null_trained`
+    says whether a conditional model was trained without its condition now and then, so that it may be used without.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Diffusion(MarkovianVAE):
         self.training_schedule = schedule if training_schedule is None else training_schedule
         self.num_levels, self.clip = schedule.num_levels, clip
         self.precision = torch.float32
-        self.reader: TextConditioner | None = None
+        self.text_conditioner: TextConditioner | None = None
         self.null_trained = True
 
     @property
@@ -97,7 +97,8 @@ class Diffusion(MarkovianVAE):
             self.training_schedule,
             self.clip,
         )
-        model.precision, model.reader, model.null_trained = self.precision, self.reader, self.null_trained
+        model.precision, model.text_conditioner = self.precision, self.text_conditioner
+        model.null_trained = self.null_trained
         return model.train(self.training)
 
     def with_reverse(self, reverse: ReverseVariance) -> Diffusion:

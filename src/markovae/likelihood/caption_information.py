@@ -248,8 +248,8 @@ class _Weigher:
 
     def texts(self, texts: Sequence[str], rows: Tensor) -> Tensor:
         """The bounds given these texts."""
-        assert self.model.reader is not None, "asked for captions"
-        return self(self.model.reader.prompts(texts), rows)
+        assert self.model.text_conditioner is not None, "asked for captions"
+        return self(self.model.text_conditioner.prompts(texts), rows)
 
 
 def caption_information(
@@ -272,7 +272,7 @@ def caption_information(
     Raises:
         UserError: for a model without captions, too few images, or data that do not fit the model.
     """
-    if model.reader is None:
+    if model.text_conditioner is None:
         raise UserError("this model was trained without captions: there is nothing to weigh")
     if len(texts) != len(images):
         raise UserError(
@@ -282,7 +282,7 @@ def caption_information(
     own = tuple(captions_of(texts[number])[0] for number in said)
     partner = block_partners(len(own), candidates)
     weigher = _Weigher(model, images[said], Estimator(8) if estimator is None else estimator, seed, batch)
-    condition = model.reader.prompts(own)
+    condition = model.text_conditioner.prompts(own)
     turns = iter(track(range(candidates + 1), "weighing captions", candidates + 1))
     next(turns)
     without = weigher(None)

@@ -246,7 +246,7 @@ def refuse_other_data(a: Diffusion, b: Diffusion) -> None:
         raise UserError(f"models of data {a.shape} and {b.shape} cannot be compared: they need the same images")
     if a.decoder.discrete != b.decoder.discrete:
         raise UserError("a probability of digits and a density cannot be compared: give both the same kind of decoder")
-    if not same_text_encoder(a.reader, b.reader):
+    if not same_text_encoder(a.text_conditioner, b.text_conditioner):
         raise UserError("models that read captions by different text encoders cannot be compared: measure each alone")
     if a.decoder.discrete and a.pixels.bins != b.pixels.bins:
         raise UserError(f"models of {a.pixels.bins} and {b.pixels.bins} bins a pixel cannot be compared")

@@ -133,7 +133,7 @@ def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
     if isinstance(labels, Condition):
         return labels
     if isinstance(labels, Conditioning):
-        return None if model.reader is None else labels
+        return None if model.text_conditioner is None else labels
     return None if getattr(model.network, "num_classes", None) == 0 else labels
 
 

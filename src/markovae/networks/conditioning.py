@@ -29,8 +29,8 @@ class Conditioning(ABC):
         """All of it as a batch; of an example that is described several times, the first description."""
 
     @abstractmethod
-    def drawn(self, chance: Tensor) -> Condition:
-        """As `condition`, but of M descriptions the one at place ⌊chance·M⌋; chance: (N,), in [0, 1)."""
+    def draw(self, uniform: Tensor) -> Condition:
+        """As `condition`, but of M descriptions the one at place ⌊uniform·M⌋; uniform: (N,), in [0, 1)."""
 
 
 @final
@@ -54,9 +54,9 @@ class RepeatedConditioning(Conditioning):
         """All of it as a batch."""
         return self._few[self._place].condition()
 
-    def drawn(self, chance: Tensor) -> Condition:
+    def draw(self, uniform: Tensor) -> Condition:
         """As a batch, one description of each drawn."""
-        return self._few[self._place].drawn(chance)
+        return self._few[self._place].draw(uniform)
 
 
 class TextConditioner(ABC):
@@ -162,7 +162,7 @@ class Condition(Conditioning):
         """Itself."""
         return self
 
-    def drawn(self, chance: Tensor) -> Self:
+    def draw(self, uniform: Tensor) -> Self:
         """Itself: there is one condition an example."""
         return self
 

@@ -115,7 +115,7 @@ def reference_for(
             f"the model makes images of {model.shape} with {model.pixels.bins} grey values and {data.train.name} has "
             f"{data.train.shape} with {data.train.bins}: bring data of its kind"
         )
-    if model.reader is not None:
+    if model.text_conditioner is not None:
         data = replace(data, train=attach_conditioning(model, data.train))
     real = choose_reference(data, n, against)
     classes = num_classes(model)

@@ -82,7 +82,7 @@ def choose_reference(data: Splits, n: int | None = None, against: ImageData | No
     return ReferenceSet(
         reference=reference,
         floor_samples=np.asarray(data.train.images[rows]),
-        labels=None if data.train.told is None else data.train.told[rows],
+        labels=None if data.train.known is None else data.train.known[rows],
         training=data.train.images,
         heldout=_some([data.test, data.validation], n),
         bins=data.train.bins,

@@ -60,7 +60,7 @@ def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | 
         steps: of the sampler; guidance takes two network calls each.   seconds: that it may take.
     """
     model = subject.model
-    if model.reader is None:
+    if model.text_conditioner is None:
         return None
     fits = [sheet for sheet in SHEETS if 2 * steps * sheet[0] * sheet[1] <= seconds * subject.pace]
     rows, columns = fits[0] if fits else SHEETS[-1]
@@ -96,7 +96,7 @@ def caption_facts(subject: Subject, seconds: float) -> dict[str, Any] | None:
     n = int(seconds * subject.pace / ((CANDIDATES + 1) * (DRAWS + 1))) // CANDIDATES * CANDIDATES
     n = min(max(n, 2 * CANDIDATES), MOST_WEIGHED)
     captions = test.captions or ()
-    if subject.model.reader is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
+    if subject.model.text_conditioner is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
         return None
     found = caption_information(
         subject.model,

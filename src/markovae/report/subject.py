@@ -53,13 +53,13 @@ class Subject:
 
     def labels(self, data: ImageData) -> Any:
         """Of the images, where the network takes them; captions, where it takes those."""
-        return attach_conditioning(self.model, data, held_out=True).told
+        return attach_conditioning(self.model, data, held_out=True).known
 
     def conditions(self, n: int) -> Condition | None:
         """Of n samples: the classes in turn, or the captions of the test images in turn; None without either."""
-        if self.model.reader is not None:
+        if self.model.text_conditioner is not None:
             test = attach_conditioning(self.model, self.splits.test, held_out=True)
-            return None if test.given is None else test.given[torch.arange(n) % len(test)].condition()
+            return None if test.conditioning is None else test.conditioning[torch.arange(n) % len(test)].condition()
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
 
@@ -76,7 +76,7 @@ def open_subject(run: str | Path, device: torch.device, source: str | None = Non
     data = checkpoint.config.data
     if source is not None and is_elsewhere(source):
         data = replace(data, source=source)
-    splits = reopen(data, checkpoint.split_record, checkpoint.reader is not None)
+    splits = reopen(data, checkpoint.split_record, checkpoint.text_conditioner is not None)
     checkpoint.require_same_words(splits)
     model = checkpoint.model().to(device)
     metrics = read_rows(path / "metrics.jsonl")

@@ -34,7 +34,7 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
         config: eval_images and eval_draws are read.
     """
     images = np.asarray(data.images[: config.eval_images])
-    told = None if data.told is None else data.told[: config.eval_images]
+    told = None if data.known is None else data.known[: config.eval_images]
     look = partial(measure, model, images, told, draws=config.eval_draws, seed=SEED)
     measured = within_memory(lambda size: look(batch=size), config.batch)
     record = measured.to_dict()
@@ -79,8 +79,8 @@ def sample_grid(model: Diffusion, data: ImageData) -> bytes:
         data: the validation part as the model knows it.
     """
     count, condition = GRID_SIDE**2, None
-    if data.given is not None:
-        condition = data.given[torch.arange(count) % len(data)].condition()
+    if data.conditioning is not None:
+        condition = data.conditioning[torch.arange(count) % len(data)].condition()
     elif data.class_names:
         condition = Condition(label=torch.arange(count) % len(data.class_names))
     draw = partial(sample, model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, condition=condition)

@@ -305,10 +305,10 @@ class Session:
     @cached_property
     def _text(self) -> dict[str, Any]:
         """What the captions went through, for a model of captions."""
-        reader = self.training.model.reader
-        if reader is None:
+        text_conditioner = self.training.model.text_conditioner
+        if text_conditioner is None:
             return {}
-        known = {**reader.identity, "width": reader.width}
+        known = {**text_conditioner.identity, "width": text_conditioner.width}
         return {"text": {**known, "captions_sha256": captions_digest(self.splits.train)}}
 
     def save(self, gathered: Tensors) -> None:

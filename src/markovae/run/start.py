@@ -131,7 +131,7 @@ def resume_run(
                 checkpoint.shape,
                 bins=splits.train.bins,
                 num_classes=len(checkpoint.class_names),
-                reader=checkpoint.reader,
+                text_conditioner=checkpoint.text_conditioner,
             )
             checkpoint.require_same_words(splits)
             known = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
@@ -181,13 +181,17 @@ def _tell_of_no_lock(folder: RunFolder) -> None:
 
 def _create(config: Config, splits: Splits, init: str | Path | None) -> tuple[Config, Diffusion]:
     """The model, and the configuration with the text encoder that its weights read."""
-    train, source, reader = splits.train, None if init is None else open_checkpoint(init), None
-    if source is not None and source.reader is not None and config.condition.kind == "text":
+    train, source, text_conditioner = splits.train, None if init is None else open_checkpoint(init), None
+    if source is not None and source.text_conditioner is not None and config.condition.kind == "text":
         # Weights that read one encoder's features mean nothing on another's.
         if config.condition.encoder == ConditionConfig.encoder:
-            config = replace(config, condition=replace(config.condition, encoder=source.reader.name))
-        reader = EncoderConditioner(config.condition.encoder, source.text["sha256"], source.reader.width)
-    model = create(config, train.shape, bins=train.bins, num_classes=len(train.class_names), reader=reader)
+            config = replace(config, condition=replace(config.condition, encoder=source.text_conditioner.name))
+        text_conditioner = EncoderConditioner(
+            config.condition.encoder, source.text["sha256"], source.text_conditioner.width
+        )
+    model = create(
+        config, train.shape, bins=train.bins, num_classes=len(train.class_names), text_conditioner=text_conditioner
+    )
     if source is not None:
         try:
             load_weights(model, source.tensors("ema"))
@@ -304,10 +308,10 @@ def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
     log(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
     for note in splits.notes:
         log(f"data: {note}")
-    if model.reader is not None:
+    if model.text_conditioner is not None:
         bare = count_uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
-        log(f"captions condition the model ({model.reader.identity['encoder']}){missing}")
+        log(f"captions condition the model ({model.text_conditioner.identity['encoder']}){missing}")
     _tell_of_unused_rate(training.config)
     log(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
     warning = first_level_warning(model.schedule, model.pixels.half_width)

@@ -36,9 +36,9 @@ def prompt_condition(model: Diffusion, prompts: Sequence[str]) -> Condition | No
     Raises:
         UserError: when the model was trained without captions, or its text encoder is not at hand.
     """
-    if model.reader is None:
+    if model.text_conditioner is None:
         raise UserError("this model was trained without captions: leave the prompt out")
-    return model.reader.prompts(prompts) if any(text.strip() for text in prompts) else None
+    return model.text_conditioner.prompts(prompts) if any(text.strip() for text in prompts) else None
 
 
 def num_classes(model: Diffusion) -> int:

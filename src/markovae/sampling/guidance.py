@@ -128,7 +128,7 @@ def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) ->
     if weaker is None and condition is None:
         takes = num_classes(model)
         remedy = f"name a class, 0…{takes - 1}" if takes else "this model was trained without labels; leave it out"
-        remedy = remedy if model.reader is None else "give a prompt"
+        remedy = remedy if model.text_conditioner is None else "give a prompt"
         raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}")
     if weaker is not None:
         _check_weaker(model, weaker)
@@ -149,7 +149,7 @@ def _check_weaker(model: Diffusion, weaker: Diffusion) -> None:
         raise UserError(f"the weaker model makes {weaker.shape}, this one {model.shape}: guidance needs one shape")
     if weaker.decoder.pixels != model.decoder.pixels:
         raise UserError(f"the weaker model's pixels are {weaker.decoder.pixels}, this one's {model.decoder.pixels}")
-    if not same_text_encoder(weaker.reader, model.reader):
+    if not same_text_encoder(weaker.text_conditioner, model.text_conditioner):
         raise UserError("the weaker model reads captions by another text encoder: guidance needs the same")
     theirs, ours = num_classes(weaker), num_classes(model)
     if theirs != ours:

@@ -43,13 +43,13 @@ class CaptionConditioning(Conditioning):
 
     def condition(self) -> Condition:
         """The first caption of each."""
-        return self.drawn(torch.zeros(len(self)))
+        return self.draw(torch.zeros(len(self)))
 
-    def drawn(self, chance: Tensor) -> Condition:
+    def draw(self, uniform: Tensor) -> Condition:
         """One caption of each; an image without one is left to the learned null."""
         rows = self._rows.numpy()
         start, count = self._edges[rows], self._edges[rows + 1] - self._edges[rows]
-        place = start + np.minimum((chance.double().numpy() * count).astype(np.int64), np.maximum(count - 1, 0))
+        place = start + np.minimum((uniform.double().numpy() * count).astype(np.int64), np.maximum(count - 1, 0))
         features, mask = self._tokens.take(np.where(count > 0, place, -1).tolist())
         return as_condition(features, mask)
 
@@ -137,13 +137,15 @@ def attach_conditioning(model: Diffusion, data: ImageData, held_out: bool = Fals
     Raises:
         UserError: for a model of captions and images without any, or where its text encoder is not at hand.
     """
-    if model.reader is None:
+    if model.text_conditioner is None:
         takes = getattr(model.network, "num_classes", 0)
-        return replace(data, given=None) if takes else replace(data, labels=None, class_names=(), given=None)
+        return (
+            replace(data, conditioning=None) if takes else replace(data, labels=None, class_names=(), conditioning=None)
+        )
     texts = ("",) * len(data) if data.captions is None else data.captions
     if not held_out and not any(map(str.strip, texts)):
         raise UserError(
             f"{data.name} has no captions, and condition.kind=text reads them: write captions.csv or metadata.jsonl "
             "with file_name and text, or a .txt beside each image; or set condition.kind=class"
         )
-    return replace(data, labels=None, class_names=(), given=model.reader.captions(texts))
+    return replace(data, labels=None, class_names=(), conditioning=model.text_conditioner.captions(texts))

@@ -189,9 +189,9 @@ class Batches:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
         text = None
-        if self.data.given is not None:
+        if self.data.conditioning is not None:
             label, which = None, Streams(self.seed, "caption", names, step).uniform((1,))[:, 0]
-            text = self.data.given[index].drawn(which)
+            text = self.data.conditioning[index].draw(which)
         return Batch(example, indices_of.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout, text)
 
     def _order(self, epoch: int) -> Order:

@@ -98,4 +98,4 @@ def _image_data(model: Diffusion, data: ImageData | Splits | np.ndarray | Tensor
             f"the data have {data.bins} digits a pixel and the model {model.pixels.bins}: "
             f"build it with bins={data.bins}"
         )
-    return data if model.reader is None else attach_conditioning(model, data)
+    return data if model.text_conditioner is None else attach_conditioning(model, data)

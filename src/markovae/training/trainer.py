@@ -192,7 +192,7 @@ class Training:
             return
         count = min(self.config.fit_images if images is None else images, len(data))
         chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
-        labels = None if data.told is None else data.told[chosen]
+        labels = None if data.known is None else data.known[chosen]
         fit = partial(fit_in_place, model, data.images[chosen], labels, seed=self.config.seed)
         with fitting_after(self.step):
             within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
