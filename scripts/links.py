@@ -54,10 +54,10 @@ def relinked(page: Path, where: dict[str, dict[str, list[Path]]]) -> tuple[str, 
     return LINK.sub(mend, page.read_text(encoding="utf-8")), lost
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a link is wrong")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     where = {side: definitions(ROOT / side) for side in ("src", "tests")}
     wrong = []
     for page in sorted((ROOT / "docs").rglob("*.md")):

@@ -263,10 +263,3 @@ def test_the_package_has_no_attribute_of_another_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = markovae.colour
     assert set(dir(markovae)) == set(markovae.__all__)
-
-
-def test_the_page_lists_the_packages_in_their_order() -> None:
-    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = page[page.index("| package") :].split("\n\n")[0]
-    listed = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
-    assert listed == ORDER[:-1]
