@@ -2,10 +2,10 @@
 
     python benchmarks/elbo_cost.py RUN [--images 500] [--fit 250] [--out docs/results/elbo_cost_faces.json]
 
-RUN is a run, or a checkpoint such as tests/fixtures/reference. All that is fitted (laws, control variate, variances,
-grids) is fitted on validation and training images; the figures are of test images. The draws are kept in the cache
-folder by content: a second run takes seconds, and more images cost only what they add. Cost: L calls a test image,
---depth draws of --depth-levels levels of --depth-images images, and 16 calls a fitted image.
+RUN is a run, or a checkpoint such as tests/fixtures/reference. Levels, variances and grids are fitted on validation and
+training images; the figures are of test images. The draws are kept in the cache folder by content: a second run takes
+seconds, and more images cost only what they add. Cost: L calls a test image, --depth draws of --depth-levels levels of
+--depth-images images, and 16 calls a fitted image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from markovae.diffusion.bound import estimate_mean
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import PosteriorVariance
 from markovae.likelihood.comparison import NatsTable, cost_curve, noise_coverage, population_coverage
-from markovae.likelihood.control import Wiener
 from markovae.likelihood.level_sampling import LevelDistribution
 from markovae.likelihood.statistics import LevelStatistics
 from markovae.log import log
@@ -60,36 +59,16 @@ class Study:
     labels: Any
     options: argparse.Namespace
 
-    def wiener(self) -> Wiener:
-        """The Gaussian denoiser of the other images."""
-        return Wiener.fit(self.model.to_x(torch.as_tensor(self.fit)).cpu())
-
-    def level_statistics(self, model: Diffusion, knots: int, wiener: Wiener) -> LevelStatistics:
+    def level_statistics(self, model: Diffusion, knots: int) -> LevelStatistics:
         """One pass over the other images."""
-        options = self.options
-        return survey_of(
-            model,
-            self.digest,
-            self.fit,
-            wiener,
-            options.cache,
-            labels=self.fit_labels,
-            knots=knots,
-            batch=options.batch,
-        )
+        cache, batch = self.options.cache, self.options.batch
+        return survey_of(model, self.digest, self.fit, cache, labels=self.fit_labels, knots=knots, batch=batch)
 
-    def table(self, model: Diffusion, wiener: Wiener, count: int, depth: int = 1) -> Table:
+    def table(self, model: Diffusion, count: int, depth: int = 1) -> Table:
         """Every level of the first test images."""
-        images = self.images[:count]
         labels = None if self.labels is None else self.labels[:count]
-        options = self.options
-        return table_of(
-            model, self.digest, images, wiener, options.cache, labels=labels, depth=depth, batch=options.batch
-        )
-
-    def x(self, count: int) -> torch.Tensor:
-        """The first test images on the model's scale."""
-        return self.model.to_x(torch.as_tensor(self.images[:count])).cpu()
+        cache, batch = self.options.cache, self.options.batch
+        return table_of(model, self.digest, self.images[:count], cache, labels=labels, depth=depth, batch=batch)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,11 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.monotonic()
     checkpoint = open_checkpoint(options.run)
     study = opened(checkpoint, options)
-    model, wiener = study.model, study.wiener()
-    found = study.level_statistics(model, 129, wiener)
+    model = study.model
+    found = study.level_statistics(model, 129)
     log(f"surveyed {len(study.fit)} other images")
-    table, control = study.table(model, wiener, options.images), found.control(wiener)
-    tables = table.plain(), table.controlled(control, study.x(options.images))
+    table = study.table(model, options.images)
+    first = table.draw()
     record = {
         "checkpoint": {"digest": checkpoint.digest, "step": checkpoint.step},
         "data": {"source": Path(checkpoint.config.data.source).name, "split": "test"},
@@ -111,9 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
         "images": len(table.prior),
         "fitted_on": len(study.fit),
         "precision": options.precision,
-        "bits_per_dim": bits(tables[0], model),
-        "cost": cost(tables, found, model),
-        "coverage": {"population": population(tables, found, model), "noise": noise(study)},
+        "bits_per_dim": bits(first, model),
+        "cost": cost(first, found, model),
+        "coverage": {"population": population(first, found), "noise": noise(study)},
         "few_levels": few_levels(study, found, table),
         "torch": torch.__version__,
         "seconds": time.monotonic() - began,
@@ -143,54 +122,43 @@ def bits(table: NatsTable, model: Diffusion) -> dict[str, Any]:
     return {"mean": found.value, "stderr": found.stderr, "ci95": list(found.ci95)}
 
 
-def named(
-    tables: tuple[NatsTable, NatsTable], found: LevelStatistics
-) -> dict[str, tuple[NatsTable, LevelDistribution]]:
-    """The estimators: a table without and one with the control variate, and the law of levels."""
-    plain, helped = tables
-    uniform = LevelDistribution.uniform(plain.nats.shape[1] + 1)
-    return {
-        "stratified": (plain, uniform),
-        "importance": (plain, found.distribution()),
-        "control": (helped, found.distribution(controlled=True)),
-    }
+def distributions(found: LevelStatistics) -> dict[str, LevelDistribution]:
+    """The estimators by name: how likely each draws a level."""
+    return {"stratified": LevelDistribution.uniform(len(found.logsnr) - 1), "importance": found.distribution()}
 
 
-def cost(tables: tuple[NatsTable, NatsTable], found: LevelStatistics, model: Diffusion) -> dict[str, Any]:
+def cost(table: NatsTable, found: LevelStatistics, model: Diffusion) -> dict[str, Any]:
     """Standard error against calls."""
     draws = [count for count in DRAWS if count < model.num_levels]
     curves = {
         name: [asdict(row) for row in cost_curve(table, distribution, draws)]
-        for name, (table, distribution) in named(tables, found).items()
+        for name, distribution in distributions(found).items()
     }
     return {"curves": curves, "full_sum_calls": model.num_levels}
 
 
-def population(tables: tuple[NatsTable, NatsTable], found: LevelStatistics, model: Diffusion) -> dict[str, Any]:
+def population(table: NatsTable, found: LevelStatistics) -> dict[str, Any]:
     """Coverage over images drawn afresh."""
     shares = {
         name: population_coverage(table, distribution, TEN_CALLS, SAMPLE, REPEATS)
-        for name, (table, distribution) in named(tables, found).items()
+        for name, distribution in distributions(found).items()
     }
-    return {"draws": TEN_CALLS, "images": SAMPLE, "pool": len(tables[0].rest), "repeats": REPEATS, "share": shares}
+    return {"draws": TEN_CALLS, "images": SAMPLE, "pool": len(table.rest), "repeats": REPEATS, "share": shares}
 
 
 def noise(study: Study) -> dict[str, Any]:
     """Coverage over the draws alone, of fixed images, on an even sub-grid: many draws of each level are cheap there."""
-    options, wiener = study.options, study.wiener()
-    model = study.model
+    options, model = study.options, study.model
     if options.depth_levels < model.num_levels:
         model = model.on_grid(model.schedule.subgrid(options.depth_levels))
-    found = study.level_statistics(model, model.num_levels, wiener)
-    count = options.depth_images
-    table, control, x = study.table(model, wiener, count, options.depth), found.control(wiener), study.x(count)
-    pairs = [(table.plain(k), table.controlled(control, x, k)) for k in range(options.depth)]
-    laws = {name: distribution for name, (_, distribution) in named(pairs[0], found).items()}
+    found = study.level_statistics(model, model.num_levels)
+    table = study.table(model, options.depth_images, options.depth)
+    draws = [table.draw(number) for number in range(options.depth)]
     shares = {
-        name: noise_coverage([pair[name == "control"] for pair in pairs], distribution, TEN_CALLS, 2, REPEATS)
-        for name, distribution in laws.items()
+        name: noise_coverage(draws, distribution, TEN_CALLS, 2, REPEATS)
+        for name, distribution in distributions(found).items()
     }
-    facts = {"draws": TEN_CALLS, "replicates": 2, "images": count, "repeats": REPEATS}
+    facts = {"draws": TEN_CALLS, "replicates": 2, "images": options.depth_images, "repeats": REPEATS}
     return facts | {"levels": model.num_levels, "draws_a_level": options.depth, "share": shares}
 
 
@@ -199,7 +167,7 @@ def few_levels(study: Study, found: LevelStatistics, table: Table) -> dict[str, 
     model = study.model
     if not isinstance(model.reverse, PosteriorVariance):
         model = model.with_reverse(PosteriorVariance())
-        table = study.table(model, study.wiener(), study.options.images)
+        table = study.table(model, study.options.images)
     squared = squared_errors(table.nats[0], model.schedule.logsnr.detach())
     counts = [count for count in COUNTS if count <= model.num_levels]
     rest = estimate_mean(table.prior + table.first[0]).scaled(1 / (model.dims * math.log(2)))

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from markovae.diffusion.forward import posterior_variance, step_variance
 from markovae.diffusion.model import Diffusion
-from markovae.likelihood.control import half_snr_steps
-from markovae.likelihood.statistics import LevelStatistics
+from markovae.likelihood.statistics import LevelStatistics, half_snr_steps
 from markovae.likelihood.subgrid import isotropic_costs, search
 
 Ratio = Callable[[int, int], Tensor]

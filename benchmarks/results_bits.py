@@ -12,7 +12,6 @@ PREFIX = "elbo_cost_"
 NAMES = {
     "stratified": "stratified",
     "importance": "importance",
-    "control": "importance with control variate",
 }
 GRIDS = {
     "optimal_isotropic": "optimal, isotropic",

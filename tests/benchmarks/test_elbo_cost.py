@@ -11,7 +11,6 @@ import torch
 import markovae as mv
 from markovae.data.loading import load_data
 from markovae.diffusion.reverse import StepVariance
-from markovae.likelihood.control import Wiener
 from markovae.likelihood.measuring import measure
 from markovae.likelihood.statistics import level_statistics
 
@@ -32,20 +31,19 @@ def test_tables_are_what_measuring_says_and_are_drawn_once(tmp_path, monkeypatch
 
     monkeypatch.setattr(nats_table, "PART", 4)
     model, test = mv.load(BUNDLE).eval(), load_data("digits").test
-    wiener = Wiener.fit(model.to_x(torch.as_tensor(load_data("digits").validation.images[:40])))
     labels = test.labels if getattr(model.network, "num_classes", 0) else None
-    table = nats_table.table_of(model, "name", test.images[:6], wiener, tmp_path, labels=labels, depth=2)
-    assert table.nats.shape == table.wiener.shape == (2, 6, model.num_levels - 1)
+    table = nats_table.table_of(model, "name", test.images[:6], tmp_path, labels=labels, depth=2)
+    assert table.nats.shape == (2, 6, model.num_levels - 1)
     given = None if labels is None else labels[:4]
     expected = measure(model, test.images[:4], given, draws=None)
-    torch.testing.assert_close(table.plain().full()[:4], expected.total)
+    torch.testing.assert_close(table.draw().full()[:4], expected.total)
     assert not torch.equal(table.nats[0], table.nats[1])
 
     monkeypatch.setattr(nats_table, "measuring", None)  # whatever is asked again comes from the cache
-    again = nats_table.table_of(model, "name", test.images[:6], wiener, tmp_path, labels=labels, depth=2)
+    again = nats_table.table_of(model, "name", test.images[:6], tmp_path, labels=labels, depth=2)
     assert torch.equal(again.nats, table.nats)
     with pytest.raises(TypeError):
-        nats_table.table_of(model, "other", test.images[:6], wiener, tmp_path, labels=labels, depth=2)
+        nats_table.table_of(model, "other", test.images[:6], tmp_path, labels=labels, depth=2)
 
 
 def test_costs_of_few_levels_are_what_measuring_says():
@@ -86,7 +84,7 @@ def test_a_record_and_its_page(tmp_path, monkeypatch):
     elbo_cost.main([str(BUNDLE), *words, "--precision", "float32", "--out", str(out)])
     record = json.loads(out.read_text())
     assert record["images"] == 12
-    assert set(record["cost"]["curves"]) == {"stratified", "importance", "control"}
+    assert set(record["cost"]["curves"]) == {"stratified", "importance"}
     pages = {path.name: content.decode() for path, content in results.pages(results.records(tmp_path)).items()}
     assert {"results.md", "elbo_cost_digits.svg"} <= set(pages) <= {*pages, "few_levels_digits.svg"}
     assert f"{record['bits_per_dim']['mean']:.4f}" in pages["results.md"]

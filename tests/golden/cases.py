@@ -539,7 +539,6 @@ def measuring_cases() -> Iterable[Case]:
         ("all", "digits", (*some, "--draws", "all"), NEAR),
         ("full", "digits", (*some, "--estimator", "full"), NEAR),
         ("importance", "digits", (*some, "--estimator", "importance", "--draws", 4, "--fit-images", 12), NEAR),
-        ("control", "digits", (*some, "--estimator", "control", "--draws", 4, "--fit-images", 20), NEAR),
         ("replicates", "digits", (*some, "--draws", 3, "--replicates", 3), NEAR),
         (
             "importance/replicates",
@@ -587,7 +586,6 @@ def measuring_cases() -> Iterable[Case]:
         ("all", "colour", "colour.npy", {"draws": "all"}),
         ("grid", "colour", "colour.npy", {"levels": [1, 3, 7, 12], "draws": 2}),
         ("importance", "digits", "digits", {"estimator": "importance", "fitted": True, "classes": True}),
-        ("control", "digits", "digits", {"estimator": "control", "fitted": True, "replicates": 2}),
         ("isotropic", "colour", "colour.npy", {"variance": "isotropic", "fitted": True}),
     ):
         yield Case(f"measure/python/{name}", measured_in_python(run, source, **options))

@@ -4,7 +4,6 @@ import torch
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.likelihood.control import Wiener, WienerControl
 from markovae.likelihood.estimators import Estimator, finish, from_table, measuring, to_table
 from markovae.system.processes import Rank
 
@@ -39,19 +38,3 @@ def test_several_measure_what_one_does_and_every_image_once(double, tiny_data: I
     assert torch.equal(shared.randomisations, whole.randomisations)
     assert shared.to_dict() == whole.to_dict()
     assert len(shared.total) == n
-
-
-def test_a_control_variates_known_sums_come_along(double, tiny_data: ImageData):
-    images = torch.from_numpy(tiny_data.images)
-    wiener = Wiener.fit(double.to_x(images).flatten(1), components=4)
-    levels = double.num_levels - 1
-    shift = torch.linspace(0, 1, levels, dtype=torch.float64)
-    control = WienerControl(wiener, double.schedule.logsnr, torch.full((levels,), 0.5, dtype=torch.float64), shift)
-    estimator = Estimator(draws=3, control=control)
-    task = estimator.task(double.num_levels, len(images), 0)
-    whole = finish(double, list(measuring(double, images, estimator=estimator, batch=8)), 0, estimator)
-    tables = [
-        to_table(measuring(double, images, estimator=estimator, batch=8, place=Rank(r, 2)), len(task)) for r in (0, 1)
-    ]
-    shared = finish(double, [from_table(tables[0] + tables[1], task)], 0, estimator)
-    assert shared.to_dict() == whole.to_dict()

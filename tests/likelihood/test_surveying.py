@@ -8,8 +8,6 @@ from markovae.diffusion.forward import posterior_variance
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance
 from markovae.diffusion.schedule import LogSNRLinear, constant
 from markovae.errors import UserError
-from markovae.likelihood.comparison import cost_curve, nats_table
-from markovae.likelihood.control import Wiener
 from markovae.likelihood.measuring import measure
 from markovae.likelihood.statistics import fit_reverse, level_statistics, surveyed_levels
 from markovae.randomness import generator
@@ -59,20 +57,6 @@ def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
         totals[name] = float(measure(model, x, draws=None, levels=9).levels.mean())
     totals["posterior"] = float(measure(gauss.model(), x, draws=None, levels=9).levels.mean())
     assert totals["diagonal"] < totals["isotropic"] < totals["posterior"]
-
-
-def test_law_of_a_controlled_estimate_follows_what_control_leaves(gauss):
-    other = gauss.data(3000, generator(1, "x"))
-    model, wiener = gauss.model(factor=0.95), Wiener.fit(gauss.data(500, generator(2, "x")))
-    found = level_statistics(model, other, per_image=8, knots=None, wiener=wiener)
-    assert bool((found.residual_square[1:] < found.nats_square[1:]).all())
-    x = gauss.data(400, generator(0, "x"))
-    table = nats_table(model, x, control=found.control(wiener))
-    plain, own = (
-        cost_curve(table, distribution, [4])[0].added
-        for distribution in (found.distribution(), found.distribution(controlled=True))
-    )
-    assert own < plain
 
 
 def test_surveyed_levels_are_even_in_log_snr():

@@ -11,7 +11,7 @@ from markovae.system.processes import place
 
 PARTS = ("test", "validation", "train", "all")
 ESTIMATORS, GRIDS, VARIANCES = (
-    ("full", "stratified", "importance", "control"),
+    ("full", "stratified", "importance"),
     ("even", "optimal"),
     ("own", "isotropic", "diagonal"),
 )
@@ -88,8 +88,8 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         type=one_of(*ESTIMATORS),
         default="stratified",
-        help="stratified (default: levels evenly spread), full (--draws all), importance (levels by how much they "
-        "tend to cost), or control (importance with a control variate)",
+        help="stratified (default: levels evenly spread), full (--draws all), or importance (importance-sampled "
+        "levels)",
     )
     group.add_argument(
         "--replicates", metavar="R", type=whole(1), default=1, help="independent repeats: from 2 on the noise is known"
@@ -154,7 +154,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         UserError: naming the two.
     """
-    if options.draws == "all" and options.estimator in ("importance", "control"):
+    if options.draws == "all" and options.estimator == "importance":
         raise UserError(
             f"--draws all takes every level and --estimator {options.estimator} draws some: leave one of them out"
         )
@@ -171,7 +171,7 @@ def check(options: argparse.Namespace) -> None:
     for name in ("ode_images", "ode_steps", "probes", "dequantise"):
         if getattr(options, name) is not None and not options.ode:
             raise UserError(f"--{name.replace('_', '-')} shapes the likelihood of the flow: add --ode")
-    fits = options.estimator in ("importance", "control") or options.grid == "optimal" or options.variance != "own"
+    fits = options.estimator == "importance" or options.grid == "optimal" or options.variance != "own"
     if options.fit_images is not None and not fits:
         raise UserError("--fit-images are fitted on, and nothing here is: name an --estimator, --grid or --variance")
     defaults = {"fit_images": DEFAULT_FIT, "ode_images": DEFAULT_ODE, "probes": DEFAULT_PROBES, "dequantise": "uniform"}

@@ -55,13 +55,13 @@ def shared_nats(
         estimator: 16 stratified levels an image where left out; without replicates.
     Raises:
         UserError: as `measure`; or where `given` does not fit the rows.
-        ValueError: for an estimator with replicates or a control variate.
+        ValueError: for an estimator with replicates.
     """
     at_least_one(batch=batch)
     checked_model(model)
     estimator, data = Estimator() if estimator is None else estimator, checked_images(model, images)
-    if estimator.replicates > 1 or estimator.control is not None:
-        raise ValueError("nats with shared noise are of one randomisation, without a control variate")
+    if estimator.replicates > 1:
+        raise ValueError("nats with shared noise are of one randomisation: leave replicates out")
     rows = torch.arange(len(data)) if rows is None else rows
     if given is not None and len(given) != len(rows):
         raise UserError(f"{len(given)} conditions for {len(rows)} images: give one each")

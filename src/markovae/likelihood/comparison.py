@@ -13,7 +13,6 @@ from torch import Tensor
 from markovae.diffusion.bound import Estimate, estimate_mean
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.control import ControlVariate
 from markovae.likelihood.estimators import Estimator, measure_with, measuring
 from markovae.likelihood.inputs import Array, Labels, checked_images, labels_taken, refuse_shared
 from markovae.likelihood.level_sampling import LevelDistribution
@@ -28,8 +27,8 @@ class NatsTable:
     """Single draws of every level of every image.
 
     Args:
-        nats: what a draw adds, less the control if there is one, (n, L−1), float64.
-        rest: prior, reconstruction and the control's known sum, (n,).
+        nats: what a draw adds, (n, L−1), float64.
+        rest: prior and reconstruction, (n,).
     """
 
     nats: Tensor
@@ -66,19 +65,17 @@ def nats_table(
     images: Array,
     labels: Array | None = None,
     *,
-    control: ControlVariate | None = None,
     seed: int = 0,
     batch: int = 64,
 ) -> NatsTable:
     """Draw every level of every image once: L network calls an image."""
-    estimator = Estimator(None, control=control)
+    estimator = Estimator(None)
     drawn = list(measuring(model, images, labels, estimator=estimator, seed=seed, batch=batch))
     level = torch.cat([d.task.level for d in drawn])
-    counted = torch.cat([d.counted for d in drawn])
-    closed = torch.cat([d.prior for d in drawn]) + torch.cat([d.known for d in drawn])
-    n = len(closed)
+    nats, prior = torch.cat([d.nats for d in drawn]), torch.cat([d.prior for d in drawn])
+    n = len(prior)
     # The draws stand image by image after the reconstructions: see `full_sum`.
-    return NatsTable(counted[level > 1].reshape(n, -1), closed + counted[level == 1])
+    return NatsTable(nats[level > 1].reshape(n, -1), prior + nats[level == 1])
 
 
 def cost_curve(

@@ -11,7 +11,6 @@ from torch import Tensor
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.control import ControlVariate
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -38,13 +37,11 @@ class Estimator:
         draws: levels drawn an image, evenly spread from a random start; None takes every level once.
         distribution: how likely each level is, fitted on other images; None is uniform (stratified).
         replicates: independent randomisations of each image; with 2 or more the noise's own error is known.
-        control: a control variate with known level sums, fitted on other images.
     """
 
     draws: int | None = 16
     distribution: LevelDistribution | None = None
     replicates: int = 1
-    control: ControlVariate | None = None
 
     def __post_init__(self) -> None:
         at_least_one(draws=self.draws, replicates=self.replicates)
@@ -67,8 +64,7 @@ class Estimator:
     @property
     def name(self) -> str:
         """The estimator in a word or two, for the record."""
-        kind = "every level" if self.draws is None else "stratified" if self.distribution is None else "importance"
-        return kind if self.control is None else f"{kind} with control variate"
+        return "every level" if self.draws is None else "stratified" if self.distribution is None else "importance"
 
 
 def measure_with(
@@ -99,16 +95,13 @@ class Drawn:
 
     Args:
         task: image and level of each draw.   nats: of each draw, (B,), float64.
-        counted: what each draw adds to its image's sum: share × (nats − control), (B,).
-        prior, known: closed-form prior term, and level sum of the control, of the images this batch opens, by place.
+        prior: closed-form prior term of the images this batch opens, by place.
         total: the number of draws to come in all (for a progress bar).   begin: place of the first of these.
     """
 
     task: Task
     nats: Tensor
-    counted: Tensor
     prior: Tensor
-    known: Tensor
     total: int
     begin: int = 0
 
@@ -137,7 +130,7 @@ def measuring(
     tasks = estimator.task(model.num_levels, len(images), seed)
     with evaluating(model):
         for begin in (Rank() if place is None else place).every(range(0, len(tasks), batch)):
-            drawn = _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, estimator, len(tasks))
+            drawn = _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, len(tasks))
             yield replace(drawn, begin=begin)
 
 
@@ -148,22 +141,13 @@ def _drawn(
     labels: Conditioning | None,
     task: Task,
     seed: int,
-    estimator: Estimator,
     total: int,
 ) -> Drawn:
     x = model.to_x(images[task.image])
     condition = conditions(model, None if labels is None else labels[task.image])
     nats = task_nats(model, x, task, condition, seed)
     opened = x[((task.level == 1) & (task.replicate == 0)).to(x.device)]
-    counted, known = task.share * nats, nats.new_zeros(len(opened))
-    later = (task.level > 1).nonzero().flatten()
-    if estimator.control is not None:
-        known = estimator.control.total(opened.cpu())
-        if len(later):
-            part = x.cpu()[later]
-            noise = task.streams(seed, later).normal(model.shape, torch.float64)
-            counted[later] -= task.share[later] * estimator.control.value(part, noise, task.level[later])
-    return Drawn(task, nats, counted, model.prior_nats(opened).cpu(), known, total)
+    return Drawn(task, nats, model.prior_nats(opened).cpu(), total)
 
 
 def finish(model: Diffusion, drawn: list[Drawn], seed: int, estimator: Estimator) -> Measurement:
@@ -171,14 +155,14 @@ def finish(model: Diffusion, drawn: list[Drawn], seed: int, estimator: Estimator
     image, level, replicate = (
         torch.cat([getattr(d.task, name) for d in drawn]) for name in ("image", "level", "replicate")
     )
-    nats, counted = torch.cat([d.nats for d in drawn]), torch.cat([d.counted for d in drawn])
+    nats, share = torch.cat([d.nats for d in drawn]), torch.cat([d.task.share for d in drawn])
     n, times, first = int(image.max()) + 1, int(replicate.max()) + 1, level == 1
     assert torch.equal(image[first], torch.arange(n).repeat(times)), "every image exactly once"
     assert torch.bincount(image[~first], minlength=n).unique().numel() == 1, "every image as often as any other"
     sums = torch.zeros(times * n, dtype=torch.float64)
-    sums.index_add_(0, (replicate * n + image)[~first], counted[~first])
-    known, prior = torch.cat([d.known for d in drawn]), torch.cat([d.prior for d in drawn])
-    each, reconstruction = sums.reshape(times, n) + known, nats[first].reshape(times, n)
+    sums.index_add_(0, (replicate * n + image)[~first], (share * nats)[~first])
+    prior = torch.cat([d.prior for d in drawn])
+    each, reconstruction = sums.reshape(times, n), nats[first].reshape(times, n)
     return Measurement(
         prior=prior,
         levels=each.mean(0),
@@ -221,23 +205,21 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
 
 
 def to_table(drawn: Iterable[Drawn], total: int) -> Tensor:
-    """The draws of one process in their places, zeros in those of the others, (4, total), float64.
+    """The draws of one process in their places, zeros in those of the others, (2, total), float64.
 
     The tables of all processes add up to the table of all draws, to the last bit.
     """
-    table = torch.zeros(4, total, dtype=torch.float64)
+    table = torch.zeros(2, total, dtype=torch.float64)
     for one in drawn:
         inside = slice(one.begin, one.begin + len(one.task))
-        opening = _opening(one.task)
-        table[0, inside], table[1, inside] = one.nats, one.counted
-        table[2, inside][opening], table[3, inside][opening] = one.prior.double(), one.known.double()
+        table[0, inside] = one.nats
+        table[1, inside][_opening(one.task)] = one.prior.double()
     return table
 
 
 def from_table(table: Tensor, task: Task) -> Drawn:
     """All the draws of `task`, as if one process had made them in one batch."""
-    opening = _opening(task)
-    return Drawn(task, table[0], table[1], table[2][opening], table[3][opening], len(task))
+    return Drawn(task, table[0], table[1][_opening(task)], len(task))
 
 
 def _opening(task: Task) -> Tensor:

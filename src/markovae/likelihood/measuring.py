@@ -1,4 +1,4 @@
-"""How a measurement is made, and what must be fitted on other images before it: variance, grid, law, control."""
+"""How a measurement is made, and what is fitted on other images before it: variance, grid, levels by importance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 from markovae.errors import UserError
-from markovae.likelihood.control import Wiener
 from markovae.likelihood.estimators import Estimator, Levels, measure_with, on_levels
 from markovae.likelihood.inputs import (
     Array,
@@ -28,12 +27,10 @@ from markovae.likelihood.statistics import LevelStatistics, fit_reverse, level_s
 from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
 from markovae.networks.conditioning import Conditioning
 
-ESTIMATORS = ("full", "stratified", "importance", "control")
+ESTIMATORS = ("full", "stratified", "importance")
 GRIDS = ("even", "optimal")
 VARIANCES = ("own", "isotropic", "diagonal")
 KNOTS = {"isotropic": 129, "diagonal": 65}
-COMPONENTS = 128  # axes of the control variate's covariance, at most
-FEWEST = 4  # images that it is fitted on
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class Method:
     """What is asked of a measurement, in words and numbers.
 
     Args:
-        estimator: full (every level), stratified, importance (levels by √E[nats²]), or control (importance with a
-            Wiener denoiser's nats as control variate).
+        estimator: full (every level), stratified, or importance (levels by √E[nats²]).
         draws: levels drawn an image; full takes none of it.
         replicates: independent randomisations of each image.
         levels: measure on so many levels; None is all.
@@ -69,7 +65,7 @@ class Method:
     @property
     def needs_fit(self) -> bool:
         """Whether something is fitted on other images."""
-        return self.estimator in ("importance", "control") or self.grid == "optimal" or self.variance != "own"
+        return self.estimator == "importance" or self.grid == "optimal" or self.variance != "own"
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Prepared:
     """A model on the levels and with the variance it is measured with, and the estimator.
 
     Args:
-        model: this one.   estimator: with its law and control variate.
+        model: this one.   estimator: with its distribution over levels.
         levels: which of the original grid's levels, (K,), int64; None for all.
         grid: even or optimal.   fitted_on: how many other images.   fit_calls: network calls spent on them in all.
     """
@@ -117,8 +113,6 @@ def prepare(
     checked_model(model)
     images = checked_images(model, fit)
     labels = checked_labels(fit_labels, len(images))
-    if method.estimator == "control" and len(images) < 2:
-        raise UserError("a control variate is fitted on 2 images or more: 1 was given")
     stage = _Stage(images, labels, seed, batch)
     varied, levels = _on_grid(model, method, stage)
     estimator = _estimator(varied, method, stage)
@@ -159,25 +153,7 @@ class _Stage:
         self.images, self.labels, self.seed, self.batch = images, labels, seed, batch
         self.calls = 0
 
-    def halves(self) -> tuple[_Stage, _Stage]:
-        """The first half of the images, and the rest.
-
-        Raises:
-            UserError: for fewer than FEWEST.
-        """
-        n = len(self.images)
-        if n < FEWEST:
-            raise UserError(
-                f"{n} images to fit on: the control variate needs {FEWEST} or more, importance does with fewer"
-            )
-        rows = torch.arange(n).tensor_split([n // 2])
-        labels = [None if self.labels is None else self.labels[part] for part in rows]
-        first, second = (
-            _Stage(self.images[part], label, self.seed, self.batch) for part, label in zip(rows, labels, strict=True)
-        )
-        return first, second
-
-    def level_statistics(self, model: Diffusion, knots: int, wiener: Wiener | None = None) -> LevelStatistics:
+    def level_statistics(self, model: Diffusion, knots: int) -> LevelStatistics:
         """One pass; every surveyed level is drawn."""
         knots, per_image = self._size(model, knots)
         return level_statistics(
@@ -186,7 +162,6 @@ class _Stage:
             self.labels,
             per_image=per_image,
             knots=knots,
-            wiener=wiener,
             seed=self.seed,
             batch=self.batch,
         )
@@ -253,18 +228,7 @@ def optimal_levels(model: Diffusion, found: LevelStatistics, num_levels: int) ->
 def _estimator(model: Diffusion, method: Method, stage: _Stage) -> Estimator:
     if method.estimator in ("full", "stratified") or model.num_levels < 2:
         return _unfitted(method)
-    if method.estimator == "importance":
-        return Estimator(
-            method.draws,
-            stage.level_statistics(model, KNOTS["diagonal"]).distribution(controlled=False),
-            method.replicates,
-        )
-    # The slopes are fitted on images that the denoiser was not: on its own its error is too small to be believed.
-    first, second = stage.halves()
-    wiener = Wiener.fit(model.to_x(first.images).cpu(), min(COMPONENTS, len(first.images) // 2))
-    found = second.level_statistics(model, KNOTS["diagonal"], wiener)
-    stage.calls += second.calls
-    return Estimator(method.draws, found.distribution(controlled=True), method.replicates, found.control(wiener))
+    return Estimator(method.draws, stage.level_statistics(model, KNOTS["diagonal"]).distribution(), method.replicates)
 
 
 def measure(
@@ -296,7 +260,7 @@ def measure(
         seed: of the draws; noise is keyed by (seed, image, level).
         batch: draws a network call; no figure depends on it beyond rounding.
         estimator, replicates, grid, variance: see `Method`.
-        fit, fit_labels: other images, for estimators importance and control, an optimal grid or a refitted variance.
+        fit, fit_labels: other images, for the estimator importance, an optimal grid or a refitted variance.
     Raises:
         UserError: for no images, draws or limit below 1, more levels than the grid has, data that do not fit the
             model, weights that are no numbers, or images that are measured and fitted on at once.

@@ -19,9 +19,8 @@ from markovae.diffusion.reverse import (
     PosteriorVariance,
     ReverseVariance,
 )
-from markovae.diffusion.schedule import NoiseSchedule, interpolate
+from markovae.diffusion.schedule import NoiseSchedule
 from markovae.errors import UserError
-from markovae.likelihood.control import Wiener, WienerControl, half_snr_steps, regress
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -68,8 +67,6 @@ class LevelStatistics:
         error: E(x − x̂)² of each coordinate, (K, *D).
         nats, nats_square: first and second moment of the level's nats, (K,); level 1's are the reconstruction's.
         prior: mean closed-form prior term, nats.
-        slope, intercept: of the nats on a Wiener denoiser's, level by level, (K,); zeros and means without one.
-        residual_square: second moment of the nats less slope × (the Wiener denoiser's − their mean), (K,).
     """
 
     level: Tensor
@@ -79,9 +76,6 @@ class LevelStatistics:
     nats: Tensor
     nats_square: Tensor
     prior: float
-    slope: Tensor
-    intercept: Tensor
-    residual_square: Tensor
 
     def errors_at(self, logsnr: Tensor, per_coordinate: bool = False, width: float = 0.7) -> Tensor:
         """E(x − x̂)² at any log-SNRs (N,): the mean over coordinates, (N,), or each, (N, *D).
@@ -102,24 +96,9 @@ class LevelStatistics:
         """Mean nats of levels 2…L, (L−1,): between surveyed levels the nats for one unit of SNR are interpolated."""
         return self._spread(self.nats, half_snr_steps(self.logsnr))
 
-    def distribution(self, even: float = 0.05, *, controlled: bool = False) -> LevelDistribution:
-        """The importance law of levels, p ∝ √E[nats²] (see `LevelLaw.importance`).
-
-        Args:
-            controlled: of the nats less the control variate of this survey, for use with it.
-        """
-        square = self.residual_square if controlled else self.nats_square
-        return LevelDistribution.importance(self._spread(square, half_snr_steps(self.logsnr) ** 2), even)
-
-    def control(self, wiener: Wiener) -> WienerControl:
-        """The control variate whose coefficients this survey fitted with the same denoiser.
-
-        Its mean over images is 0 at each level, so that what it leaves of an image's nats is still in proportion to
-        the law of levels: a level's mean taken away as well would leave more noise than it takes.
-        """
-        steps, later = half_snr_steps(self.logsnr), self.level > 1
-        offset = self._linear((self.intercept - self.nats)[later] / steps[self.level[later] - 2]) * steps
-        return WienerControl(wiener, self.logsnr, self._linear(self.slope[self.level > 1]), offset)
+    def distribution(self, even: float = 0.05) -> LevelDistribution:
+        """The importance distribution of levels, p ∝ √E[nats²] (see `LevelDistribution.importance`)."""
+        return LevelDistribution.importance(self._spread(self.nats_square, half_snr_steps(self.logsnr) ** 2), even)
 
     def _spread(self, values: Tensor, weight: Tensor) -> Tensor:
         """Values of the surveyed levels ≥ 2 to all, (L−1,), ln-interpolated after division by the weight."""
@@ -130,12 +109,10 @@ class LevelStatistics:
             return ratio * weight
         return table.fit(self.logsnr[self.level[later]], ratio).at(self.logsnr[2:]) * weight
 
-    def _linear(self, values: Tensor) -> Tensor:
-        """Values of the surveyed levels ≥ 2 to all, (L−1,), linear in log-SNR."""
-        knots = self.logsnr[self.level[self.level > 1]]
-        if len(knots) == 1:
-            return values.expand(len(self.logsnr) - 2)
-        return interpolate(-self.logsnr[2:], -knots, values)
+
+def half_snr_steps(logsnr: Tensor) -> Tensor:
+    """½(γ_{ℓ−1} − γ_ℓ) of levels 2…L, (L−1,), from λ_0…λ_L."""
+    return -0.5 * logsnr[1:-1].exp() * torch.expm1(logsnr[2:] - logsnr[1:-1])
 
 
 def levels_each(knots: int, images: int, least: int = PER_IMAGE) -> int:
@@ -151,7 +128,6 @@ def level_statistics(
     per_image: int = PER_IMAGE,
     knots: int | None = KNOTS,
     reverse: ReverseVariance | None = None,
-    wiener: Wiener | None = None,
     seed: int = 0,
     batch: int = 64,
 ) -> LevelStatistics:
@@ -161,7 +137,6 @@ def level_statistics(
         images: digits as in `measure`; never those to be measured, where something is fitted.
         knots: survey so many of the L levels, evenly spread in log-SNR; None takes all.
         reverse: count the nats with this variance; None is the model's own.
-        wiener: regress the nats on this denoiser's, for a control variate.
     Raises:
         UserError: as `measure`; or where a surveyed level was never drawn: too few images.
     """
@@ -179,12 +154,7 @@ def level_statistics(
             noise = Streams(seed, "survey noise", (i * 2**20 + levels[p]).tolist()).normal(model.shape, x.dtype)
             condition = conditions(model, None if labels is None else labels[i])
             error, nats = _errors_and_nats(model, x, noise.to(x.device), levels[p], condition, reverse)
-            control = None
-            if wiener is not None:
-                steps = torch.cat([torch.zeros(2, dtype=torch.float64), half_snr_steps(model.schedule.logsnr)])
-                logsnr = model.schedule.logsnr[levels[p]]
-                control = steps[levels[p]] * wiener.error(x.cpu(), noise, logsnr)
-            totals.add(p, error.cpu(), nats.cpu(), control)
+            totals.add(p, error.cpu(), nats.cpu())
         prior = torch.cat([model.prior_nats(model.to_x(part)).cpu() for part in images.split(batch)])
     return totals.level_statistics(levels, model.schedule.logsnr.detach().cpu(), float(prior.mean()))
 
@@ -258,17 +228,17 @@ def _errors_and_nats(
 
 
 class _Totals:
-    """Sums by surveyed level, and the draws for the regression."""
+    """Sums by level."""
 
     def __init__(self, count: int, model: Diffusion) -> None:
-        self.count = torch.zeros(count, dtype=torch.float64)
+        self.count, self.nats, self.square = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
         self.error = torch.zeros(count, *model.shape, dtype=torch.float64)
-        self.draws: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, place: Tensor, error: Tensor, nats: Tensor, control: Tensor | None) -> None:
+    def add(self, place: Tensor, error: Tensor, nats: Tensor) -> None:
         self.count.index_add_(0, place, torch.ones_like(nats))
         self.error.index_add_(0, place, error)
-        self.draws.append((place, nats, torch.zeros_like(nats) if control is None else control))
+        self.nats.index_add_(0, place, nats)
+        self.square.index_add_(0, place, nats**2)
 
     def level_statistics(self, levels: Tensor, logsnr: Tensor, prior: float) -> LevelStatistics:
         if not bool((self.count > 0).all()):
@@ -278,20 +248,6 @@ class _Totals:
             )
         if not bool(self.error.isfinite().all()):
             raise UserError("the model's outputs are not finite: this model cannot be surveyed")
-        place, nats, control = (torch.cat(parts) for parts in zip(*self.draws, strict=True))
-        zeros = torch.zeros_like(self.count)
-        slope, intercept = regress(nats, control, place, len(levels))
-        mean = zeros.index_add(0, place, nats) / self.count
-        left = nats - slope[place] * control - intercept[place] + mean[place]
-        return LevelStatistics(
-            levels,
-            logsnr,
-            self.count.long(),
-            self.error / expand(self.count, self.error),
-            mean,
-            zeros.index_add(0, place, nats**2) / self.count,
-            prior,
-            slope,
-            intercept,
-            zeros.index_add(0, place, left**2) / self.count,
-        )
+        error = self.error / expand(self.count, self.error)
+        nats, square = self.nats / self.count, self.square / self.count
+        return LevelStatistics(levels, logsnr, self.count.long(), error, nats, square, prior)
