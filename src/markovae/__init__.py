@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from markovae.networks.conditioning import Condition
     from markovae.quality.evaluation import evaluate
     from markovae.quality.quality_record import Quality
+    from markovae.run.start import resume, train
     from markovae.sampling.generation import sample
     from markovae.training.loop import fit
     from markovae.training.train_step import TrainStep
@@ -46,7 +47,9 @@ _HOME = {
     "load_data": "data.loading",
     "load_run": "checkpoints.reading",
     "measure": "likelihood.measuring",
+    "resume": "run.start",
     "sample": "sampling.generation",
+    "train": "run.start",
     "with_reverse": "likelihood.fitting",
     "wrap": "interop.wrapping",
 }
@@ -69,7 +72,9 @@ __all__ = [
     "load_data",
     "load_run",
     "measure",
+    "resume",
     "sample",
+    "train",
     "with_reverse",
     "wrap",
 ]

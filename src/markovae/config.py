@@ -71,7 +71,7 @@ class Config:
         """The configuration as TOML text, every setting that has a value included; URLs without their secrets."""
         import tomli_w
 
-        return spelled(tomli_w.dumps(to_table(self._shown())))
+        return spelled(tomli_w.dumps(to_table(self.shareable())))
 
     def with_settings(self, settings: Sequence[str]) -> Config:
         """A copy with settings "section.name=value" applied in order, all before any is checked against another.
@@ -94,10 +94,11 @@ class Config:
 
     def hash(self) -> str:
         """16 hex digits that name this configuration: equal settings, equal hash, on any machine."""
-        text = json.dumps(to_table(self._shown()), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(to_table(self.shareable()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _shown(self) -> Config:
+    def shareable(self) -> Config:
+        """A copy whose URLs are without their secrets."""
         return replace(self, data=replace(self.data, source=without_secrets(self.data.source)))
 
 

@@ -60,6 +60,11 @@ def log(text: str) -> None:
         tell(text)
 
 
+def warn(text: str) -> None:
+    """`log` a warning: something works otherwise than a person may think."""
+    log(f"warning: {text}")
+
+
 def _shown(text: str) -> str:
     return "\n".join(map(printable, without_secrets(text).split("\n")))
 

@@ -110,8 +110,8 @@ def test_a_job_that_torchrun_starts_anew_still_knows_the_url_of_its_command(
     def resume(out: str, *, data: str | None, **others: object) -> Path:
         raise UserError(f"data is {data}")
 
-    monkeypatch.setattr("markovae.cli.train.restarted", lambda out: True)
-    monkeypatch.setattr("markovae.run.resume_run", resume)
+    monkeypatch.setattr("markovae.run.start._restarted", lambda out: True)
+    monkeypatch.setattr("markovae.run.start.resume", resume)
     file, out = tmp_path / "shared.toml", tmp_path / "run"
     file.write_text('[data]\nsource = "https://host/x"\n')
     assert refused("train", "https://host/x", "--out", out) == "data is https://host/x"

@@ -6,20 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.ending import finished
 from markovae.cli.options import add_machine, positive
+from markovae.cli.train import finished
 from markovae.log import log, show
 from markovae.system.device import device_named
 
 if TYPE_CHECKING:
-    import torch
-
     from markovae.config import Config
 
 SUMMARY = "train, sample and measure faces in ten minutes"
 DESCRIPTION = """\
 Draw 12,000 cartoon faces, train on them for a few minutes, sample new ones, measure the held-out ones in bits/dim,
-and write the report. A demo that was stopped goes on; one that is finished is shown again.
+and write the report. A demo that was stopped continues; one that is finished is shown again.
 """
 EXAMPLES = """\
 examples:
@@ -52,15 +50,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train or go on, report, and say what came out; exit code 0.
+    """Train or continue, report, and show what came out; exit code 0.
 
     Raises:
         UserError: for settings that do not fit, or an --out that holds something else.
     """
-    device = device_named(options.device)
-    config = configuration(options)
-    path = train(config, place(options.out, config), device)
-    tell(path, finished(path, device))
+    from markovae.run.start import resume, train
+
+    device, config = device_named(options.device), configuration(options)
+    out = place(options.out, config)
+    if _holds(out, config):
+        log(f"continuing {out}, which was begun before (for a new one: markovae demo --out NAME)")
+        resume(out, device=device)
+    else:
+        train(None, out, config, device=device)
+    tell(out, finished(out, device))
     return 0
 
 
@@ -88,16 +92,6 @@ def place(out: str | None, config: Config) -> Path:
         number += 1
         path = Path(f"{DEFAULT_OUT}-{number}")
     return path
-
-
-def train(config: Config, path: Path, device: torch.device) -> Path:
-    """A new run, or the one there to its end."""
-    from markovae.run.start import resume_run, train_run
-
-    if _holds(path, config):
-        log(f"{path} was begun before: going on with it (for a fresh one: markovae demo --out NAME)")
-        return resume_run(path, device=device)
-    return train_run(config, path, device=device)
 
 
 def _holds(path: Path, config: Config) -> bool:

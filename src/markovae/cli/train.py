@@ -1,30 +1,30 @@
-"""`markovae train`: a new run, or one that goes on, and the report at its end."""
+"""`markovae train`: a new run, or one that continues, and the report at its end."""
 
 from __future__ import annotations
 
 import argparse
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from markovae.cli.ending import finished
 from markovae.cli.options import add_json, add_machine, one_of, positive, whole
 from markovae.config import PRESETS, preset_settings
 from markovae.errors import UserError
-from markovae.locations import FromFile, is_elsewhere
 from markovae.log import log, show_json
 from markovae.system.device import device_named
-from markovae.system.lock import Lock, hold
+from markovae.system.lock import hold
 from markovae.system.processes import place
 
 if TYPE_CHECKING:
+    import torch
+
     from markovae.config import Config
 
 SUMMARY = "train a model on images, then write its report"
 DESCRIPTION = """\
 Train a model on images. The run's folder holds checkpoints, metrics.jsonl and sample grids as it goes, and
-report.html and report.json at the end. Ctrl-C saves; --resume goes on.
+report.html and report.json at the end. Ctrl-C saves; --resume continues.
 """
 EXAMPLES = """\
 examples:
@@ -60,9 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 5)")
     budget.add_argument("--steps", metavar="N", type=whole(1), help="train for so many steps")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--init", metavar="RUN", help="start from the averaged weights of another run")
     parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
+    parser.add_argument(
+        "--log",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="tensorboard or wandb, besides metrics.jsonl; repeatable",
+    )
     add_json(parser)
     add_machine(
         parser,
@@ -76,50 +83,51 @@ def run(options: argparse.Namespace) -> int:
     """Train; exit code 0.
 
     Raises:
-        UserError: for options, data or settings that do not go together.   StoppedRun: see `train_run`.
+        UserError: for options, data or settings that do not go together.   StoppedRun: see `run.start.train`.
     """
     if options.json and options.no_report:
         raise UserError("--json prints the report: leave --no-report out")
-    # Before torch is loaded, so that a second process on the folder ends at once.
-    with holding(Path(options.out), options.resume) as lock:
-        return _run(options, lock)
+    out = Path(options.out)
+    # Before torch is loaded, so that a second process on the folder ends at once. A run to resume that is not there is
+    # left to be refused.
+    with hold(out) if place().first and (out.is_dir() or not options.resume) else nullcontext() as lock:
+        from markovae.run.start import resume, train
 
-
-def restarted(out: Path) -> bool:
-    """Whether torchrun starts the job anew (--max-restarts) and there is a checkpoint to go on from."""
-    return place().restarts > 0 and (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step-*"))
-
-
-def holding(out: Path, resume: bool) -> AbstractContextManager[Lock | None]:
-    """The lock of the run's folder, for the first process of a job; a run that is not there is left to be refused."""
-    return hold(out) if place().first and (out.is_dir() or not resume) else nullcontext()
-
-
-def _run(options: argparse.Namespace, lock: Lock | None) -> int:
-    device = device_named(options.device)
-    again = restarted(Path(options.out))
-    if options.resume or again:
-        if not again:
-            _check_resume(options)
-        from markovae.run.start import resume_run
-
-        steps, minutes = (None, None) if again else (options.steps, options.minutes)
-        data = options.data if options.resume else _url_of(options)
-        path = resume_run(options.out, steps=steps, minutes=minutes, data=data, device=device, held=lock)
-    else:
-        config = configuration(options)
-        data = config.data.source
-        from markovae.run.start import train_run
-
-        path = train_run(config, options.out, init=options.init, device=device, held=lock)
-    if not place().first:
-        return 0
-    if options.no_report:
-        return 0
-    record = finished(path, device, data)
-    if options.json:
-        show_json(record)
+        device, source = device_named(options.device), options.data
+        if options.resume:
+            _require_alone(options)
+            budget = {"steps": options.steps, "minutes": options.minutes}
+            resume(out, **budget, data=source, loggers=options.log, device=device, held=lock)
+        else:
+            config = configuration(options)
+            source = config.data.source
+            train(None, out, config, init=options.init, loggers=options.log, device=device, held=lock)
+        if place().first and not options.no_report:
+            record = finished(out, device, source)
+            if options.json:
+                show_json(record)
     return 0
+
+
+def finished(path: Path, device: torch.device, source: str | None = None) -> dict[str, Any]:
+    """Write the report of a run that has just ended, unless the one there is of the same step; its record.
+
+    Args:
+        source: of the run's images, as the command named it.
+    Raises:
+        KeyboardInterrupt: after saying how to get the report later.
+    """
+    from markovae.report.report_writing import current_report, write_report
+
+    record = current_report(path)
+    if record is None:
+        try:
+            record = write_report(path, device, source)
+        except KeyboardInterrupt:
+            log(f"no report written; for one:  markovae train --resume --out {path}")
+            raise
+    log(f"report: {path / 'report.html'}")
+    return record
 
 
 def configuration(options: argparse.Namespace) -> Config:
@@ -146,12 +154,6 @@ def configuration(options: argparse.Namespace) -> Config:
     return config.with_settings(settings)
 
 
-def _url_of(options: argparse.Namespace) -> str | None:
-    """The URL that the command of a new run names for its images, for the job that torchrun starts anew."""
-    source = configuration(options).data.source
-    return source if is_elsewhere(source) and not isinstance(source, FromFile) else None
-
-
 def _imported(init: str | None) -> Config:
     """The configuration of an imported model that a run starts from, else the defaults."""
     from markovae.config import Config
@@ -168,12 +170,8 @@ def _imported(init: str | None) -> Config:
     return checkpoint.config
 
 
-def _check_resume(options: argparse.Namespace) -> None:
-    given = [
-        f"--{name}"
-        for name in ("config", "objective", "init", "batch", "precision")
-        if getattr(options, name) is not None
-    ]
-    given += ["--set"] if options.set else []
-    if given:
-        raise UserError(f"{given[0]} does not go with --resume: a run goes on with its own settings; leave it out")
+def _require_alone(options: argparse.Namespace) -> None:
+    """--resume goes with nothing that a run has stored."""
+    stored = ("config", "objective", "init", "batch", "precision", "set")
+    if given := [name for name in stored if getattr(options, name) not in (None, [])]:
+        raise UserError(f"--{given[0]} does not go with --resume: a run continues with its own settings; leave it out")

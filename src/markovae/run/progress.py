@@ -19,15 +19,16 @@ class Progress:
     """A bar on a terminal, at most a dozen lines elsewhere; remarks made with `log` stay readable either way.
 
     Args:
-        step: done so far.   total: of the run, or None.
+        step: done so far.   total: of the run, or None.   shown: False shows nothing.
     """
 
-    def __init__(self, step: int, total: int | None) -> None:
+    def __init__(self, step: int, total: int | None, shown: bool = True) -> None:
+        self._shown = shown
         self._first, self._began = step, time.monotonic()
         self._bar: Any = None
         self._next_share = 0
         self._speed = 0.0
-        if sys.stderr is not None and sys.stderr.isatty() and speaks():
+        if shown and sys.stderr is not None and sys.stderr.isatty() and speaks():
             self._bar = bar(note=True)
             self._task = self._bar.add_task("training", total=total, completed=step, note="")
 
@@ -49,7 +50,7 @@ class Progress:
         note = f"loss {step.loss:.4f}, {self._speed:,.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, total=step.total, completed=step.index, note=note)
-        elif step.total is not None:
+        elif self._shown and step.total is not None:
             self._plain(step, step.total, note)
 
     def _plain(self, step: TrainStep, total: int, note: str) -> None:

@@ -24,9 +24,10 @@ from markovae.config import Config
 from markovae.data.images import ImageData, captions_digest
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
-from markovae.log import log
+from markovae.log import log, warn
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid
 from markovae.run.lockstep import Lockstep
+from markovae.run.loggers import Loggers
 from markovae.run.progress import Progress, duration
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Interrupted, Interrupts
@@ -39,7 +40,7 @@ from markovae.training.train_step import NonFiniteError, TrainStep
 from markovae.training.trainer import Tensors, Training
 
 LOG_STEPS = 10
-LARGEST_RESERVE = 0.3  # share of a budget in minutes that looking may cost
+LARGEST_RESERVE = 0.3  # share of a budget in minutes that evaluations may cost
 
 
 @final
@@ -48,14 +49,22 @@ class Session:
 
     Args:
         folder: of the run, held.   config: of the run.   splits: its data.   record: of the split.
-        training: at the step to go on from; its watch times everything here.
+        training: at the step to continue from; its timer times everything here.
+        loggers: of the figures, besides metrics.jsonl.   progress: show a bar, and remarks on stderr.
     """
 
     def __init__(
-        self, folder: RunFolder, config: Config, splits: Splits, record: dict[str, Any], training: Training
+        self,
+        folder: RunFolder,
+        config: Config,
+        splits: Splits,
+        record: dict[str, Any],
+        training: Training,
+        loggers: Loggers,
+        progress: bool = True,
     ) -> None:
         self.folder, self.config, self.splits, self.record = folder, config, splits, record
-        self.training = training
+        self.training, self.loggers, self._progress = training, loggers, progress
         self._rows: list[TrainStep] = []
         self._saved_step, self._saved_at = -1, training.seconds
         self._save_seconds = 0.0
@@ -67,8 +76,13 @@ class Session:
         """The folder of the last save."""
         return self.folder.checkpoints / checkpoint_name(self._saved_step)
 
-    def check_room(self) -> None:
-        """Twice the bundle must be free; less than what will be kept is said.
+    def remark(self, text: str) -> None:
+        """Tell of the run on stderr, where progress is shown."""
+        if self._progress:
+            log(text)
+
+    def require_space(self) -> None:
+        """Require space for two checkpoints; warn where it is less than what will be kept.
 
         Raises:
             UserError: before any step, with the figures.
@@ -78,8 +92,8 @@ class Session:
         free = require_free_space(self.folder.path, 2 * bundle, self.folder.disk)
         kept = self.config.train.keep + 1 - len(checkpoints_in(self.folder.checkpoints))
         if free < kept * bundle:
-            log(
-                f"warning: {self.folder.path} has {free:,} bytes free, and train.keep={self.config.train.keep} "
+            warn(
+                f"{self.folder.path} has {free:,} bytes free, and train.keep={self.config.train.keep} "
                 f"checkpoints beside one being written take {kept * bundle:,}: free some space, or lower train.keep"
             )
 
@@ -92,7 +106,7 @@ class Session:
             return
         self.folder.forget_after(self.training.step)
         self._heldout = self.folder.last("heldout")
-        log(f"resumed from {checkpoint}")
+        self.remark(f"resumed from {checkpoint}")
 
     def go(self) -> None:
         """Train to the end of the budget.
@@ -129,14 +143,14 @@ class Session:
 
     def _choose_precision(self) -> None:
         if not self.training.done:
-            log(f"training in {self.training.choose_precision().reason}")
+            self.remark(f"training in {self.training.choose_precision().reason}")
 
     def _prepare(self, interrupts: Interrupts) -> None:
-        """Find out what looking and saving cost, where the budget is a time."""
+        """Time one evaluation, where the budget is a time: what all of them will cost is set aside."""
         training, config = self.training, self.config.train
         if training.done or training.budget.total is not None or config.seconds is None:
             return
-        self._validation  # noqa: B018 - captions that must be encoded first are no part of what looking costs
+        self._validation  # noqa: B018 - captions that must be encoded first are no part of what an evaluation costs
         started = training.seconds
         with interrupts.harmless():
             self._fit()
@@ -146,7 +160,7 @@ class Session:
         if config.evaluations:
             started = training.seconds
             with interrupts.harmless():
-                self._look(training.step)
+                self._evaluate(training.step)
             once = training.seconds - started
             calls = config.eval_images * (config.eval_draws + 1)
             cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * SAMPLE_STEPS / calls)
@@ -165,47 +179,52 @@ class Session:
 
     def _steps(self, interrupts: Interrupts, together: Lockstep) -> None:
         training, config = self.training, self.config.train
-        with Progress(training.step, training.budget.total) as progress:
+        with Progress(training.step, training.budget.total, shown=self._progress) as progress:
             # What a signal cut short after the last saved step is made up for first.
             training.gather()
-            together.first_does(lambda: self._looks(interrupts, missing=True))
-            while not training.done and together.caught is None:
-                known = training.budget.total
-                together.before_step(self._is_due)
-                step = training.advance()
+            together.first_does(lambda: self._evaluate_where_due(interrupts, missing=True))
+            if together.caught is not None:
+                return
+            known = training.budget.total
+            together.before_step(self._is_due)
+            for step in training:
                 due = together.after_step(self._is_due)
                 if known is None and training.budget.total is not None:
                     self._announce(training.budget.total)
+                known = training.budget.total
                 if training.ranks.first:
                     self._log(step)
                 progress.show(step)
                 if training.done or self._due(config.evaluations) or self._due(config.grids):
                     training.gather()
-                    together.first_does(lambda: self._looks(interrupts))
+                    together.first_does(lambda: self._evaluate_where_due(interrupts))
                 if training.done or due or is_milestone(step.index, config.keep_every):
                     self._save(together)
+                if together.caught is not None:
+                    return
+                together.before_step(self._is_due)
 
     def _is_due(self) -> bool:
         """Whether the last save is long enough ago."""
         return self.training.seconds - self._saved_at >= 60 * self.config.train.save_minutes
 
-    def _looks(self, interrupts: Interrupts, missing: bool = False) -> None:
+    def _evaluate_where_due(self, interrupts: Interrupts, missing: bool = False) -> None:
         """The held-out bound and the grid where they fall on this step; `missing`: where they are not there yet."""
         training, config = self.training, self.config.train
         there = self._heldout is not None and self._heldout["step"] == training.step
         if training.done and not missing:
-            self._fit()  # which the last checkpoint holds, whatever cuts the looks short
+            self._fit()  # which the last checkpoint holds, whatever cuts the evaluation short
         if (training.done or self._due(config.evaluations)) and not (missing and there):
             with interrupts.harmless():
                 self._fit()
-                self._look(training.step)
+                self._evaluate(training.step)
         if (training.done or self._due(config.grids)) and not (missing and self._picture(training.step).exists()):
             with interrupts.harmless():
                 self._fit()
                 self._grid(training.step)
 
     def _fit(self) -> None:
-        """Fit the average's reverse variance, where it is one to fit: for a look to a few images, at the end to all."""
+        """Fit the average's reverse variance, where it is fitted to images: a few on the way, all at the end."""
         training, config = self.training, self.config.train
         if self._fitted_step != training.step:
             training.fit_variance(config.fit_images if training.done else config.eval_images)
@@ -224,7 +243,7 @@ class Session:
         self.folder.forget_after(training.step)
         self._heldout = self.folder.last("heldout")
         row = {"kind": "rollback", "step": training.step, "from_step": failed, "skipped": training.skipped}
-        self.folder.append({**row, "number": training.rollbacks, "reason": str(error)})
+        self._append({**row, "number": training.rollbacks, "reason": str(error)})
         log(
             f"{error}; back to {checkpoint.path}, the batches since then left out "
             f"(rollback {training.rollbacks} of {self.config.train.rollback})"
@@ -240,7 +259,7 @@ class Session:
 
     def _announce(self, total: int) -> None:
         left = (self.config.train.seconds or 0) - self.training.seconds
-        log(f"{total:,} steps fit the budget, about {duration(max(left, 0))} from here")
+        self.remark(f"{total:,} steps fit the budget, about {duration(max(left, 0))} from here")
 
     def _due(self, times: int) -> bool:
         return self.training.budget.due(times, self.training.step)
@@ -256,7 +275,7 @@ class Session:
             return
         last = self._rows[-1]
         mean = {name: statistics.fmean(getattr(row, name) for row in self._rows) for name in ("loss", "nats")}
-        self.folder.append(
+        self._append(
             {
                 "kind": "train",
                 "step": last.index,
@@ -271,7 +290,12 @@ class Session:
         )
         self._rows.clear()
 
-    def _look(self, step: int) -> None:
+    def _append(self, row: dict[str, Any]) -> None:
+        """Add a row to metrics.jsonl, and pass it to the loggers."""
+        self.folder.append(row)
+        self.loggers.log(row)
+
+    def _evaluate(self, step: int) -> None:
         if not self.config.train.evaluations:
             return
         row = held_out_row(self.training.average.model, self._validation, self.config.train)
@@ -279,9 +303,9 @@ class Session:
         if row["bits_per_dim"]["mean"] is None:
             raise NonFiniteError(f"the held-out bound is no number after step {step}")
         if self._heldout is not None and self._heldout["step"] == step:
-            return  # a resumed run that had to find out again what looking costs
-        self.folder.append(row)
-        log(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
+            return  # a resumed run that had to time an evaluation again
+        self._append(row)
+        self.remark(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
         self._heldout = row
 
     def _grid(self, step: int) -> None:
@@ -290,7 +314,7 @@ class Session:
         try:
             picture = sample_grid(self.training.average.model, self._validation)
         except NonFiniteSamples as error:  # of a young model; the run itself is sound
-            log(f"step {step:,}: no picture, {error}")
+            self.remark(f"step {step:,}: no picture, {error}")
             return
         self.folder.require_held()
         replace_file(self._picture(step), picture, self.folder.disk)
@@ -353,5 +377,5 @@ class Session:
     def _leave(self, together: Lockstep) -> None:
         assert together.caught is not None, "there is a signal to leave for"
         self._save(together)
-        log(f"stopped at step {self.training.step:,}: go on with  markovae train --resume --out {self.folder.path}")
+        log(f"stopped at step {self.training.step:,}: continue with  markovae train --resume --out {self.folder.path}")
         raise SystemExit(128 + together.caught)

@@ -1,11 +1,11 @@
-"""`train_run` and `resume_run`: what `markovae train` does, without its options."""
+"""`train` and `resume`: a run in a folder, from its configuration to its last checkpoint."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 from markovae.build import create
 from markovae.checkpoints.manifest import CheckpointError
-from markovae.checkpoints.reading import Checkpoint, newest_checkpoint, open_checkpoint
+from markovae.checkpoints.reading import Checkpoint, LoadedRun, load_run, newest_checkpoint, open_checkpoint
 from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
@@ -26,11 +26,13 @@ from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion, load_weights
 from markovae.diffusion.schedule import first_level_warning
 from markovae.errors import UserError
-from markovae.locations import is_elsewhere
-from markovae.log import log
+from markovae.locations import FromFile, is_elsewhere
+from markovae.log import log, warn
 from markovae.networks.network_config import ConditionConfig
+from markovae.run.loggers import Logger, Loggers
 from markovae.run.run_folder import RunFolder
 from markovae.run.session import Session
+from markovae.system.device import device_named
 from markovae.system.distributed import joined
 from markovae.system.files import SYSTEM, Disk, replace_file
 from markovae.system.lock import Lock, hold
@@ -40,31 +42,118 @@ from markovae.training.train_config import TrainConfig
 from markovae.training.trainer import Training
 
 
+def train(
+    data: str | Path | None,
+    out: str | Path,
+    config: Config | None = None,
+    *,
+    init: str | Path | None = None,
+    loggers: Iterable[Logger | str] = (),
+    progress: bool = True,
+    device: str | torch.device = "auto",
+    held: Lock | None = None,
+) -> LoadedRun:
+    """Train a model on images and keep the run in a folder: checkpoints, metrics.jsonl, samples.
+
+        run = mv.train("photos/", "runs/photos", mv.Config().with_settings(["train.minutes=10"]))
+        images = mv.sample(run.model, 16)
+
+    Under torchrun all processes train together, and a job that torchrun starts anew continues its run.
+
+    Args:
+        data: faces, digits, an image folder, an array file or shards; None is config.data.source.
+        out: the run's folder, new or empty.
+        config: of the run; None is the default, which trains for five minutes.
+        init: a run or checkpoint whose averaged weights are the first ones.
+        loggers: objects with `log(values, step)`, "tensorboard" or "wandb", besides metrics.jsonl.
+        progress: show a bar and remarks on stderr; warnings are shown either way.
+        device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1, mps.
+        held: the folder's lock, where the caller holds it already (`lock.hold`).
+    Returns: the finished run, its model with averaged weights.
+    Raises:
+        UserError: before anything is written, for a folder that is not empty, data that cannot be used, or a
+            configuration that does not fit them.
+        StoppedRun: for a loss that is NaN or Inf, or a disk that refuses, naming the last checkpoint.
+        SystemExit: 130 or 143 after a signal, the present step saved.
+    """
+    if data is not None and not isinstance(data, str | Path):
+        raise UserError(f"data must name images on disk, not {type(data).__name__}: save them, or train with mv.fit")
+    if data is None and config is None:
+        raise UserError("name the images with data, or in config.data.source")
+    config = Config() if config is None else config
+    if data is not None:
+        config = replace(config, data=replace(config.data, source=str(data)))
+    if _restarted(Path(out)):
+        named = is_elsewhere(config.data.source) and not isinstance(config.data.source, FromFile)
+        source = config.data.source if named else None
+        return resume(out, data=source, loggers=loggers, progress=progress, device=device, held=held)
+    place = device_named(device)
+    path = train_run(config, out, init=init, loggers=loggers, progress=progress, device=place, held=held)
+    return load_run(path, device=place)
+
+
+def resume(
+    out: str | Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    data: str | Path | None = None,
+    loggers: Iterable[Logger | str] = (),
+    progress: bool = True,
+    device: str | torch.device = "auto",
+    held: Lock | None = None,
+) -> LoadedRun:
+    """Continue the run in `out` from its newest checkpoint that verifies, bit by bit as if it had never stopped.
+
+    Without a new budget the run continues to its stored number of steps; a finished one is left as it is.
+
+    Args:
+        steps, minutes: a new budget, counted from the run's beginning.
+        data: where its images are now, where they were moved.
+        loggers, progress, device, held: as for `train`.
+    Raises:
+        UserError: where `out` is no run, the data changed, or the new budget is spent already.
+        CheckpointError: where no checkpoint verifies.
+        StoppedRun, SystemExit: as `train`.
+    """
+    if _restarted(Path(out)):
+        steps = minutes = None  # the first start of the job has stored them
+    place, source = device_named(device), None if data is None else str(data)
+    options: dict[str, Any] = {"loggers": loggers, "progress": progress, "device": place, "held": held}
+    path = resume_run(out, steps=steps, minutes=minutes, data=source, **options)
+    return load_run(path, device=place)
+
+
+def _restarted(out: Path) -> bool:
+    """Whether torchrun starts the job anew (--max-restarts) and there is a checkpoint to continue from."""
+    return place().restarts > 0 and (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step-*"))
+
+
 def train_run(
     config: Config,
     out: str | Path,
     *,
     init: str | Path | None = None,
+    loggers: Iterable[Logger | str] = (),
+    progress: bool = True,
     device: str | torch.device = "cpu",
     held: Lock | None = None,
     disk: Disk = SYSTEM,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
-    """Train a new run in the folder `out` and return it.
+    """`train` on a disk and by a clock that a test may replace; the run's folder.
 
     Args:
-        config: of the run; relative paths to its data and to its text encoder are made absolute.
-        init: a run or checkpoint whose averaged weights are the first ones.
-        held: the folder's lock, where the caller holds it already (`lock.hold`).
-        disk: what is written to.   clock: seconds.
-    Raises:
-        UserError: before anything is written, for a folder that is not empty or cannot be written, data that
-            cannot be used, or a configuration that fits neither them nor `init`.
-        StoppedRun, SystemExit: as `Session.go`.
+        config: relative paths to its data and to its text encoder are made absolute.
+        disk: what is written to.   clock: seconds.   Others as for `train`.
     """
     folder, config = RunFolder(out, disk), _with_absolute_paths(config)
     _require_outside(folder.path, config.data.source)
-    with _locked(folder, held) as folder.lock, joined(config.train.timeout, torch.device(device)) as ranks:
+    with (
+        closing(Loggers(loggers)) as opened,
+        _locked(folder, held) as folder.lock,
+        joined(config.train.timeout, torch.device(device)) as ranks,
+    ):
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
         config, model = _create(config, splits, init)
@@ -72,18 +161,21 @@ def train_run(
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
-        session = Session(folder, config, splits, record, training)
+        session = Session(folder, config, splits, record, training, opened, progress)
         gathered = [training.gathered()]  # taken out below: of a spread model it is the whole, which must not stay
 
         def begin() -> None:
             folder.clear()
-            _tell_of_no_lock(folder)
-            session.check_room()
-            _introduce(folder, splits, training)
+            _warn_without_lock(folder)
+            session.require_space()
+            _warn_of_choices(training)
+            for line in _introduction(folder, splits, training) if progress else ():
+                log(line)
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
             session.save(gathered.pop())
             _describe(folder, config, record)
             _list_unreadable(folder, splits)
+            opened.open(folder.path, config)
 
         ranks.first_does(begin)
         gathered.clear()
@@ -97,27 +189,17 @@ def resume_run(
     steps: int | None = None,
     minutes: float | None = None,
     data: str | None = None,
+    loggers: Iterable[Logger | str] = (),
+    progress: bool = True,
     device: str | torch.device = "cpu",
     held: Lock | None = None,
     disk: Disk = SYSTEM,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
-    """Go on with the run in `out` from its newest checkpoint that verifies, and return the folder.
-
-    Without a new budget the run goes on to its stored number of steps; a finished one is left as it is.
-
-    Args:
-        steps, minutes: a new budget, counted from the run's beginning.
-        data: where its images are now, where they were moved.
-        held, disk, clock: as `train_run`.
-    Raises:
-        UserError: where `out` is no run, the data changed, or the new budget is spent already.
-        CheckpointError: where no checkpoint verifies.
-        StoppedRun, SystemExit: as `Session.go`.
-    """
+    """`resume` on a disk and by a clock that a test may replace; the run's folder."""
     folder = RunFolder(out, disk)
     folder.open()
-    with _locked(folder, held) as folder.lock:
+    with closing(Loggers(loggers)) as opened, _locked(folder, held) as folder.lock:
         if place().first:
             folder.clear()
         checkpoint = newest_checkpoint(folder.path)
@@ -142,22 +224,25 @@ def resume_run(
             if training.budget.total is None and training.budget.seconds is None:
                 raise CheckpointError(f"{checkpoint.path} has no total_steps, and its budget is no time")
             gathered = [] if config == stored else [training.gathered()]
-            session = Session(folder, config, splits, record, training)
+            session = Session(folder, config, splits, record, training, opened, progress)
             path = checkpoint.path
             del checkpoint  # its bytes, weights and averages and the optimizer's, would stay for the whole run
 
             def begin() -> None:
-                _tell_of_no_lock(folder)
+                _warn_without_lock(folder)
                 set_newer_aside(folder.checkpoints, path, folder.disk)
                 if training.done:
-                    log(f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes")
+                    session.remark(
+                        f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes"
+                    )
                 else:
-                    session.check_room()
+                    session.require_space()
                     _list_unreadable(folder, splits)
                 if gathered:  # what is new outlives whatever comes before the next save
                     session.save(gathered.pop())
                 if config != stored or not training.done:
                     _describe(folder, config, record)
+                opened.open(folder.path, config)
 
             ranks.first_does(begin)
             gathered.clear()
@@ -171,11 +256,10 @@ def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock
     return hold(folder.path) if held is None and place().first else nullcontext(held)
 
 
-def _tell_of_no_lock(folder: RunFolder) -> None:
+def _warn_without_lock(folder: RunFolder) -> None:
     if folder.lock is not None and folder.lock.missing:
-        log(
-            f"warning: {folder.path} lies where files cannot be locked ({folder.lock.missing}): let no other process "
-            "train in it"
+        warn(
+            f"{folder.path} lies where files cannot be locked ({folder.lock.missing}): let no other process train in it"
         )
 
 
@@ -293,27 +377,28 @@ def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
         log(f"{told} gave no image: {folder.unreadable} lists them with the reason")
 
 
-def _tell_of_unused_rate(config: TrainConfig) -> None:
+def _warn_of_choices(training: Training) -> None:
+    """A rate that no weight has, and a schedule whose first level is too noisy for the pixels."""
+    config, model = training.config, training.average.model
     if config.optimizer == "adamw" and (config.lr, config.momentum) != (TrainConfig.lr, TrainConfig.momentum):
-        log(
-            "warning: train.lr and train.momentum are Muon's; with train.optimizer=adamw every weight has "
+        warn(
+            "train.lr and train.momentum are Muon's; with train.optimizer=adamw every weight has "
             f"train.adamw_lr={config.adamw_lr:g}"
         )
+    if (text := first_level_warning(model.schedule, model.pixels.half_width)) is not None:
+        warn(text)
 
 
-def _introduce(folder: RunFolder, splits: Splits, training: Training) -> None:
+def _introduction(folder: RunFolder, splits: Splits, training: Training) -> Iterator[str]:
+    """What is about to be trained, on what, and where it goes, a line each."""
     model = training.average.model
     count = sum(weight.numel() for weight in model.parameters())
     size = "x".join(map(str, model.shape))
-    log(f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights")
+    yield f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights"
     for note in splits.notes:
-        log(f"data: {note}")
+        yield f"data: {note}"
     if model.text_conditioner is not None:
         bare = count_uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
-        log(f"captions condition the model ({model.text_conditioner.identity['encoder']}){missing}")
-    _tell_of_unused_rate(training.config)
-    log(f"checkpoints, samples and metrics.jsonl go to {folder.path}")
-    warning = first_level_warning(model.schedule, model.pixels.half_width)
-    if warning is not None:
-        log(f"warning: {warning}")
+        yield f"captions condition the model ({model.text_conditioner.identity['encoder']}){missing}"
+    yield f"checkpoints, samples and metrics.jsonl go to {folder.path}"

@@ -55,8 +55,7 @@ def _steps(training: Training) -> Iterator[TrainStep]:
     failed = True
     try:
         with kept_memory():
-            while not training.done:
-                yield training.advance()
+            yield from training
         failed = False
     except GeneratorExit:
         failed = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
@@ -130,6 +130,11 @@ class Training:
             (use_bf16,) = self.ranks.firsts(self.precision.dtype == torch.bfloat16)
             self.precision = Choice(torch.bfloat16 if use_bf16 else torch.float32, self.precision.reason)
         return self.precision
+
+    def __iter__(self) -> Iterator[TrainStep]:
+        """The loop of every training: steps until the budget is spent; `fit` and a run both drive it."""
+        while not self.done:
+            yield self.advance()
 
     def advance(self) -> TrainStep:
         """One step: draws, loss, gradient, check, clip, optimizer, average.
