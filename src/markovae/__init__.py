@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from markovae.diffusion.bound import Bound
     from markovae.diffusion.markovian_vae import MarkovianVAE
     from markovae.diffusion.model import Diffusion
+    from markovae.diffusion.objective import Objective
     from markovae.interop.wrapping import wrap
     from markovae.likelihood.fitting import with_reverse
     from markovae.likelihood.measurement import Measurement
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from markovae.quality.quality_record import Quality
     from markovae.run.start import resume, train
     from markovae.sampling.generation import sample
+    from markovae.training.ema import EMA
     from markovae.training.loop import fit
     from markovae.training.train_step import TrainStep
 
 _HOME = {
+    "EMA": "training.ema",
     "Bound": "diffusion.bound",
     "Condition": "networks.conditioning",
     "Config": "config",
@@ -38,6 +41,7 @@ _HOME = {
     "LoadedRun": "checkpoints.reading",
     "MarkovianVAE": "diffusion.markovian_vae",
     "Measurement": "likelihood.measurement",
+    "Objective": "diffusion.objective",
     "Quality": "quality.quality_record",
     "TrainStep": "training.train_step",
     "evaluate": "quality.evaluation",
@@ -55,6 +59,7 @@ _HOME = {
 }
 
 __all__ = [
+    "EMA",
     "Bound",
     "Condition",
     "Config",
@@ -62,6 +67,7 @@ __all__ = [
     "LoadedRun",
     "MarkovianVAE",
     "Measurement",
+    "Objective",
     "Quality",
     "TrainStep",
     "__version__",

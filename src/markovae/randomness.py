@@ -93,12 +93,12 @@ def uniform(batch: int, source: Source) -> Tensor:
     return torch.rand(batch, generator=source, dtype=torch.float64, device=source.device).cpu()
 
 
-def stratified(batch: int, source: torch.Generator) -> Tensor:
+def stratified(batch: int, source: torch.Generator | None) -> Tensor:
     """Low-discrepancy uniforms: (i + U)/B for i = 0…B−1 with one common shift U, (B,), float64.
 
     Each is uniform on [0, 1) by itself once the positions are assigned to examples drawn at random; together
     they fill the interval evenly, so an average over them has less variance than over independent draws.
     Source: Kingma et al. 2021, appendix I.1.
     """
-    shift = torch.rand((), generator=source, dtype=torch.float64)
-    return (torch.arange(batch, dtype=torch.float64) + shift) / batch
+    shift = torch.rand((), generator=source, dtype=torch.float64, device=None if source is None else source.device)
+    return (torch.arange(batch, dtype=torch.float64) + shift.cpu()) / batch

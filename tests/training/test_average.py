@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from markovae.diffusion.model import Diffusion
-from markovae.training.ema import Average, decay_at
+from markovae.training.ema import EMA, decay_at
 
 
 def test_the_average_is_the_recursion_worked_by_hand(tiny_model: Diffusion):
-    average = Average(tiny_model, horizon=4.0, warmup=2.0)
+    average = EMA(tiny_model, horizon=4.0, warmup=2.0)
     weight = tiny_model.network.stem.weight
     start = weight.detach().clone()
     expected = start.clone()
@@ -30,14 +30,14 @@ def test_the_first_update_copies_and_the_last_ones_look_back_a_horizon():
 
 def test_buffers_are_never_averaged(tiny_model: Diffusion):
     tiny_model.register_buffer("odd", torch.zeros(3))
-    average = Average(tiny_model, 10.0, 0.0)
+    average = EMA(tiny_model, 10.0, 0.0)
     tiny_model.odd += 5
     average.update(1)
     assert torch.equal(average.model.odd, torch.zeros(3))
 
 
 def test_the_average_shares_no_memory_with_the_model(tiny_model: Diffusion):
-    average = Average(tiny_model, 10.0, 0.0)
+    average = EMA(tiny_model, 10.0, 0.0)
     before = average.model.network.stem.weight.clone()
     with torch.no_grad():
         tiny_model.network.stem.weight += 1

@@ -49,9 +49,15 @@ def test_training_learns(tiny_config: Config, tiny_data: ImageData):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((9, 1, 4, 4), np.float32), "images of type float32 must be integers"),
+        (np.full((9, 1, 4, 4), -1.0), r"float images run from -1 to -1 where 0…1 is read"),
+        (np.full((9, 1, 4, 4), np.nan), r"float images run from nan to nan where 0…1 is read"),
+        (np.zeros((9, 1, 4, 4), bool), "images of type bool cannot be read"),
+        ([{"image": 0}] * 9, "an item is a dict of image"),
+        (7, "of type int cannot be iterated"),
+        ("digits", "load a source with mv.load_data"),
+        ((np.zeros((9, 1, 4, 4), np.uint8), [1, 2]), "2 labels for 9 images"),
         (np.zeros((9, 1, 6, 4), np.uint8), r"images of shape \(1, 6, 4\) do not fit the model"),
-        (np.full((9, 1, 4, 4), 300), "must hold digits 0…255"),
+        (np.full((9, 1, 4, 4), 300), "must hold pixel values 0…255, and these run from 300 to 300"),
         (np.zeros((3, 1, 4, 4), np.uint8), "only 3 images"),
         (ImageData(np.zeros((9, 1, 4, 4), np.uint8), bins=17), "build it with bins=17"),
     ],

@@ -14,14 +14,17 @@ from markovae.diffusion.bound import Bound
 from markovae.diffusion.decoder import Decoder
 from markovae.diffusion.derivatives import MAX_DIMS, jacobian
 from markovae.diffusion.gaussian import Gaussian
+from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.markovian_vae import Distribution, MarkovianVAE, checked_level, evaluating
+from markovae.diffusion.objective import NoiseSample, Objective, default_objective
+from markovae.diffusion.objective import loss as weighted_loss
 from markovae.diffusion.pixels import Pixels
-from markovae.diffusion.reverse import ReverseVariance
+from markovae.diffusion.reverse import LearnedVariance, ReverseVariance
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.diffusion.target import Target
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, TextConditioner, as_tensor
-from markovae.randomness import Source, Streams, normal_like
+from markovae.networks.conditioning import Condition, TextConditioner, as_tensor, class_numbers
+from markovae.randomness import Source, Streams, normal_like, stratified
 from markovae.system.tensor_headers import compare_shapes
 
 
@@ -140,6 +143,51 @@ class Diffusion(MarkovianVAE):
             out, head = out.chunk(2, dim=1)
         x_hat = self.target.to_x(out, z, logsnr, self.neighbour(logsnr))
         return x_hat if self.clip is None else x_hat.clamp(-self.clip, self.clip), head
+
+    def loss(
+        self,
+        x: Tensor,
+        condition: Condition | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        objective: Objective | None = None,
+    ) -> Tensor:
+        """The mean training loss of a batch, a scalar with gradients: for a training loop of your own.
+
+            loss = model.loss(images, labels)
+            loss.backward()
+
+        It is what `fit` minimises by default: the squared error of the target per dim, at low-discrepancy levels half
+        uniform and half normal in log-SNR. Labels are left out now and then by `Condition(label=…).drop(keep)`.
+
+        Args:
+            x: integer pixel values, or floats on the model's scale (pixels lie on [−1, 1]), (B, *D).
+            condition: what is known of each example; class labels (B,) will do.
+            generator: of levels and noise; None is torch's own.   objective: other tables over the levels.
+        Raises:
+            UserError: for a learned schedule, which `fit` alone trains.   ValueError: for another shape, or an
+            objective of another number of levels.
+        """
+        if isinstance(self.schedule, LearnedLogSNR):
+            raise UserError("a learned schedule follows the bound by a gradient of its own: train it with mv.fit")
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"data of shape {tuple(x.shape[1:])}: this model takes {self.shape}")
+        objective = default_objective(self.schedule) if objective is None else objective
+        objective.require_levels(self.num_levels)
+        x = x.to(self.device)
+        x = x.float() if x.is_floating_point() else self.pixels.to_x(x, torch.float32)
+        if condition is not None and not isinstance(condition, Condition):
+            condition = Condition(label=class_numbers(condition))
+        condition = None if condition is None else condition.to(self.device)
+        device = self.device if generator is None else generator.device
+        # Low-discrepancy levels rise with the place in the batch, and a loader's order may not be random.
+        order = torch.randperm(len(x), generator=generator, device=device).cpu()
+        level = objective.draw(stratified(len(x), generator))[order]
+        noise = torch.randn(x.shape, generator=generator, device=device).to(x.device)
+        draw = NoiseSample(level, noise)
+        reverse = self.reverse if isinstance(self.reverse, LearnedVariance) else None
+        parts = (objective, self.target, self.schedule, reverse)
+        return weighted_loss(self.network, x, draw, condition, *parts, clip=self.clip)[0].mean()
 
     def neighbour(self, logsnr: Tensor) -> Tensor | None:
         """log-SNR of the level before on the training grid, for the targets that need it, (B,), else None.

@@ -7,26 +7,31 @@ p, which is then an importance law: it changes the variance of a step's gradient
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from markovae.diffusion.forward import noise_scale, noised, posterior_variance, signal_scale, step_variance
 from markovae.diffusion.gaussian import expand
-from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import LearnedVariance, ReverseVariance, StepVariance
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.diffusion.target import Target, noise_ratio
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
 
+if TYPE_CHECKING:
+    from markovae.diffusion.model import Diffusion
+
 
 @dataclass(frozen=True)
 class Objective:
-    """A law of levels and a weight for each.
+    """What is minimised: a distribution over levels and a weight for each, as tables or as functions of log-SNR.
+
+        flat = mv.Objective.of(model.schedule, weight=lambda logsnr: (-logsnr / 2).sigmoid())
+        for step in mv.fit(model, images, objective=flat): ...
 
     Args:
         probability: p_1…p_L, summing to 1, (L,), float64.
@@ -47,6 +52,31 @@ class Objective:
         if not bool(((self.weight >= 0) & self.weight.isfinite()).all()):
             raise ValueError("the levels' weights must be finite and >= 0: a loss is no smaller for a larger error")
 
+    @classmethod
+    def of(
+        cls,
+        schedule: NoiseSchedule,
+        weight: Callable[[Tensor], Tensor] | None = None,
+        density: Callable[[Tensor], Tensor] | None = None,
+    ) -> Objective:
+        """Tables from functions of the log-SNR λ, (L,), float64.
+
+        Args:
+            schedule: the model's grid.   weight: w(λ) ≥ 0; None is 1.
+            density: of log-SNR, ≥ 0, of any scale; None draws every level alike.
+        Raises:
+            ValueError: for weights or densities that are negative, NaN or Inf, or a density that is 0 at every level.
+        """
+        logsnr = schedule.logsnr.detach()[1:]
+        probability = uniform_levels(schedule) if density is None else levels_by(schedule, density)
+        weights = torch.ones_like(logsnr) if weight is None else weight(logsnr).detach().double().expand(logsnr.shape)
+        return cls(probability, weights)
+
+    def require_levels(self, num_levels: int) -> None:
+        """Refuse, with a ValueError, a schedule of another number of levels."""
+        if len(self.weight) != num_levels:
+            raise ValueError(f"an objective over {len(self.weight)} levels for a schedule of {num_levels}: one each")
+
     def drawn_by(self, probability: Tensor) -> Objective:
         """The same objective with its levels drawn by another law, p' > 0 where p > 0: w' = w p/p'."""
         return Objective(probability, self.weight * self.probability / probability, self.nats)
@@ -60,6 +90,36 @@ class Objective:
 def uniform_levels(schedule: NoiseSchedule) -> Tensor:
     """Every level alike, (L,)."""
     return torch.full((schedule.num_levels,), 1 / schedule.num_levels, dtype=torch.float64)
+
+
+def levels_by(schedule: NoiseSchedule, density: Callable[[Tensor], Tensor]) -> Tensor:
+    """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64.
+
+    Raises:
+        ValueError: for a density that is 0 on the whole schedule.
+    """
+    logsnr = schedule.logsnr.detach()[1:]
+    edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
+    mass = density(logsnr) * (edges[:-1] - edges[1:])
+    total = float(mass.sum())
+    if not total > 1e-6:
+        raise ValueError(
+            f"its density misses the schedule, whose log-SNR runs from {float(logsnr[0]):.1f} to "
+            f"{float(logsnr[-1]):.1f}: move it there"
+        )
+    return mass / total
+
+
+def normal_density(center: float, width: float) -> Callable[[Tensor], Tensor]:
+    """exp(−½((λ − center)/width)²)."""
+    return lambda logsnr: (-0.5 * ((logsnr - center) / width) ** 2).exp()
+
+
+def default_objective(schedule: NoiseSchedule, center: float = 0.0, width: float = 4.0) -> Objective:
+    """The squared error of the target itself, w = 1; half of the levels uniform, half normal in log-SNR."""
+    normal = levels_by(schedule, normal_density(center, width))
+    middle = (normal + uniform_levels(schedule)) / 2
+    return Objective(middle, torch.ones_like(middle))
 
 
 def as_error_of(target: Target, other: Target, schedule: NoiseSchedule) -> Tensor:

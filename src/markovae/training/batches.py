@@ -16,6 +16,7 @@ from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams, generator, stratified
+from markovae.training.examples import ArrayExamples, Examples
 
 WINDOW = 16  # runs that are mixed with each other, and so are read at a time
 
@@ -130,7 +131,7 @@ class Batches:
     (seed, example and epoch, step).
 
     Args:
-        data: the training set.   pixels: the scale of its digits.   objective: the law of levels.
+        data: the training set, or any `Examples`.   pixels: the scale of its digits.   objective: the law of levels.
         seed: of every draw.   batch: B.
         flip: mirror each image left-right with probability ½.   label_dropout: share of labels left out.
         draws: how the noise is drawn.
@@ -140,7 +141,7 @@ class Batches:
 
     def __init__(
         self,
-        data: ImageData,
+        data: ImageData | Examples,
         pixels: Pixels,
         objective: Objective,
         seed: int,
@@ -149,11 +150,13 @@ class Batches:
         label_dropout: float = 0.0,
         draws: NoiseSampling | None = None,
     ) -> None:
-        if len(data) < batch:
-            count = "1 image" if len(data) == 1 else f"{len(data)} images"
+        data = ArrayExamples(data) if isinstance(data, ImageData) else data
+        total = data.count
+        if total is not None and total < batch:
+            count = "1 image" if total == 1 else f"{total} images"
             raise UserError(
-                f"train.batch={batch} but there {'is' if len(data) == 1 else 'are'} only {count} to train on: "
-                f"set train.batch to at most {len(data)}, or add images"
+                f"train.batch={batch} but there {'is' if total == 1 else 'are'} only {count} to train on: "
+                f"set train.batch to at most {total}, or add images"
             )
         self.data, self.pixels, self.objective = data, pixels, objective
         self.seed, self.batch, self.flip, self.label_dropout = seed, batch, flip, label_dropout
@@ -162,10 +165,12 @@ class Batches:
 
     def examples(self, step: int) -> tuple[Tensor, Tensor]:
         """(example, epoch) at each place of a step, (B,) each, int64."""
-        place = step * self.batch + torch.arange(self.batch)
-        epoch, within = place // len(self.data), place % len(self.data)
+        place, count = step * self.batch + torch.arange(self.batch), self.data.count
+        if count is None:  # a stream is taken as it comes
+            return place, torch.zeros_like(place)
+        epoch, within = place // count, place % count
         wanted = range(int(epoch[0]), int(epoch[-1]) + 1)
-        self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in wanted}
+        self._orders = {e: self._orders[e] if e in self._orders else self._order(e, count) for e in wanted}
         return torch.cat([order.at(within[epoch == e]) for e, order in self._orders.items()]), epoch
 
     def indices_of(self, step: int) -> BatchIndices:
@@ -178,24 +183,22 @@ class Batches:
         """The batch of a step, or the places `share` = (start, stop) of it, on the CPU."""
         cut, indices_of = slice(*(share or (0, self.batch))), self.indices_of(step)
         example, epoch, level = indices_of.example[cut], indices_of.epoch[cut], indices_of.level[cut]
-        names = (epoch * len(self.data) + example).tolist()
+        names = (epoch * (self.data.count or 0) + example).tolist()
         streams = Streams(self.seed, "train", names, step)
         chance = streams.uniform((2,))
         draw = self.draws.at(level, streams, self.data.shape)
-        index = example.numpy()
-        digits = torch.from_numpy(np.ascontiguousarray(self.data.images[index]).astype(np.int32))
-        x = self.pixels.to_x(digits, torch.float32)
+        read = self.data.read(example.numpy())
+        x = self.pixels.to_x(torch.from_numpy(read.images.astype(np.int32)), torch.float32)
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
-        label = None if self.data.labels is None else torch.from_numpy(self.data.labels[index].astype(np.int64))
-        text = None
-        if self.data.conditioning is not None:
+        label, text = read.label, None
+        if read.known is not None:
             label, which = None, Streams(self.seed, "caption", names, step).uniform((1,))[:, 0]
-            text = self.data.conditioning[index].draw(which)
+            text = read.known.draw(which)
         return Batch(example, indices_of.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout, text)
 
-    def _order(self, epoch: int) -> Order:
-        return Order(len(self.data), self.seed, epoch, self.data.runs)
+    def _order(self, epoch: int, count: int) -> Order:
+        return Order(count, self.seed, epoch, self.data.runs)
 
 
 def draws_record(seed: int, batch: int, images: int | None, step: int, skipped: int) -> dict[str, Any]:

@@ -22,18 +22,26 @@ def decay_at(update: int, horizon: float, warmup: float) -> float:
 
 
 @final
-class Average:
-    """A copy of the model whose parameters are the average's; it can be sampled and measured at any time.
+class EMA:
+    """The running average of a model's weights; `model` is a copy that holds it, to sample, measure and save.
+
+        ema = mv.EMA(model)
+        for images in loader:
+            ...
+            optimizer.step()
+            ema.update()
+        mv.sample(ema.model, 16)
 
     Where the weights in training are spread over processes (`spread`), so is the average, and the model holds it
     after a `gather` only, on the first process alone.
 
     Args:
-        model: the model in training.   horizon, warmup: of `decay_at`.
+        model: the model in training.   horizon: updates that the average looks back.
+        warmup: it looks back no further than about 1/warmup of the updates so far; 0 is none (see `decay_at`).
     """
 
-    def __init__(self, model: Diffusion, horizon: float, warmup: float) -> None:
-        self.horizon, self.warmup = horizon, warmup
+    def __init__(self, model: Diffusion, horizon: float = 1000.0, warmup: float = 10.0) -> None:
+        self.horizon, self.warmup, self._updates = horizon, warmup, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._averages: dict[str, Tensor] = dict(self.model.named_parameters())
         self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
@@ -51,8 +59,9 @@ class Average:
         return {name: mine(value) for name, value in self._averages.items()}
 
     @torch.no_grad()
-    def update(self, update: int) -> None:
-        """Fold the model's present weights in; `update` counts from 1."""
+    def update(self, update: int | None = None) -> None:
+        """Fold the model's present weights in; `update` counts from 1, and None counts by itself."""
+        self._updates = update = self._updates + 1 if update is None else update
         weights = [mine(weight) for weight in self._weights.values()]
         torch._foreach_lerp_(list(self.held.values()), weights, 1 - decay_at(update, self.horizon, self.warmup))
 

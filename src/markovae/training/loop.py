@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Any, Self, final
 
-import numpy as np
-from torch import Tensor
-
-from markovae.data.images import ImageData
-from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.objective import Objective
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fitted_tensors, load_fitted
+from markovae.likelihood.fitting import fitted_tensors, is_fitted_kind, load_fitted
 from markovae.system.memory import kept_memory
 from markovae.tables import from_table, to_table
-from markovae.text.conditioner import attach_conditioning
+from markovae.training.examples import Transform, as_examples
+from markovae.training.losses import OwnFunction
 from markovae.training.train_config import TrainConfig
 from markovae.training.train_step import TrainStep
 from markovae.training.trainer import Training
@@ -23,10 +21,13 @@ from markovae.training.trainer import Training
 
 def fit(
     model: Diffusion,
-    data: ImageData | Splits | np.ndarray | Tensor,
+    data: Any,
     config: TrainConfig | None = None,
     *,
+    transform: Transform | None = None,
     flip: bool = False,
+    objective: Objective | None = None,
+    loss: OwnFunction | None = None,
     **settings: Any,
 ) -> Iterator[TrainStep]:
     """Train `model` in place and yield every step; when the iterator ends or is closed, the model holds the
@@ -36,22 +37,53 @@ def fit(
             print(step.index, step.loss)
 
     Args:
-        data: integer images (N, C, H, W), or ImageData with labels, or captions for a model of captions; of what
-            `load_data` gave, the training part.
+        data: images (N, C, H, W), or (images, labels | captions | Condition); ImageData, or of what `load_data` gave
+            the training part; a torch Dataset; a DataLoader, or anything that can be iterated, of images or of
+            (images, labels | captions | Condition). Integers are pixel values, floats lie in [0, 1].
         config: the section [train]; `settings` replace parts of it (steps=, minutes=, batch=, lr=, seed=…).
-        flip: mirror images left-right at random.
+        transform: of each image, before it becomes pixel values.   flip: mirror images left-right at random.
+        objective: weights over levels of your own.
+        loss: loss(model, x, condition, generator) -> the loss of each image, (B,), or their mean.
+    What is known of images and the network does not take is left out, said in one line. Data with a length are taken in
+    a keyed order, each image once an epoch; a stream as it comes, and again from its beginning where it ends.
     Raises:
         UserError: for data that do not fit the model, an unknown setting, or fewer images than a batch.
         NonFiniteError: at a step whose loss or gradient is no number, before it is taken.
     """
-    data, config = _image_data(model, data), _settings(config, settings)
+    if objective is not None and loss is not None:
+        raise UserError("objective= and loss= both say what is minimised: give one of them")
+    config = _settings(config, settings)
+    examples = as_examples(model, data, transform, config.fit_images if is_fitted_kind(model) else 0)
     if not any(weight.requires_grad for weight in model.network.parameters()):
         model.network.requires_grad_(True)  # one that was loaded, to be trained on
-    training = Training(model, data, config, flip)
-    return _steps(training)
+    return _Fit(Training(model, examples, config, flip, own=loss or objective))
 
 
-def _steps(training: Training) -> Iterator[TrainStep]:
+@final
+class _Fit(Iterator[TrainStep]):
+    """The steps of a training; dropped before the first, it warns."""
+
+    def __init__(self, training: Training) -> None:
+        self._steps, self._begun = _steps(training), False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TrainStep:
+        self._begun = True
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End here: the model holds the average."""
+        self._begun = True
+        self._steps.close()
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn("fit() was never iterated: nothing was trained", stacklevel=2)
+
+
+def _steps(training: Training) -> Generator[TrainStep, None, None]:
     failed = True
     try:
         with kept_memory():
@@ -77,24 +109,3 @@ def _settings(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConf
             table.pop(other, None)
     table.update({name: value for name, value in settings.items() if value is not None})
     return from_table(TrainConfig, table, "train")
-
-
-def _image_data(model: Diffusion, data: ImageData | Splits | np.ndarray | Tensor) -> ImageData:
-    data = data.train if isinstance(data, Splits) else data
-    if not isinstance(data, ImageData):
-        images = data.cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
-        if not np.issubdtype(images.dtype, np.integer):
-            raise UserError(f"images of type {images.dtype} must be integers 0…{model.pixels.bins - 1}: pass digits")
-        if images.size and not 0 <= int(images.min()) <= int(images.max()) < model.pixels.bins:
-            raise UserError(
-                f"images must hold digits 0…{model.pixels.bins - 1}: the model declares {model.pixels.bins}"
-            )
-        data = ImageData(images.astype(np.uint8 if model.pixels.bins <= 256 else np.uint16), bins=model.pixels.bins)
-    if data.shape != model.shape:
-        raise UserError(f"images of shape {data.shape} do not fit the model, which takes {model.shape}")
-    if data.bins != model.pixels.bins:
-        raise UserError(
-            f"the data have {data.bins} digits a pixel and the model {model.pixels.bins}: "
-            f"build it with bins={data.bins}"
-        )
-    return data if model.text_conditioner is None else attach_conditioning(model, data)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -22,8 +24,11 @@ from markovae.diffusion.objective import (
     as_error_of,
     bound_loss,
     bound_objective,
+    default_objective,
+    levels_by,
     loss,
     nats_weight,
+    normal_density,
     scatter,
     uniform_levels,
 )
@@ -32,9 +37,12 @@ from markovae.diffusion.schedule import NoiseSchedule
 from markovae.diffusion.target import Target, target_named
 from markovae.errors import UserError
 from markovae.likelihood.continuous import continuous_draws
+from markovae.networks.conditioning import Condition
+from markovae.randomness import generator
 from markovae.training.batches import Batch
 from markovae.training.train_config import TrainConfig
 
+OwnFunction = Callable[[Diffusion, Tensor, Condition | None, torch.Generator], Tensor]
 BANDS = 64
 RATE = 0.01  # of the running means, once as many batches have fallen on a band
 EVEN = 0.1  # share of the uniform law: a level that looked free is still visited
@@ -159,14 +167,17 @@ class LevelLoss(Loss):
 
     Args:
         model: in training.   config: the section [train].
+        objective: tables of the caller's own, in the place of what train.objective, weighting and level_sampling say.
     """
 
-    def __init__(self, model: Diffusion, config: TrainConfig) -> None:
-        self._model, self._bound = model, config.objective == "bound"
-        self._objective = create_objective(config, model.target, model.schedule, model.reverse)
-        self._level_distribution = (
-            ImportanceDistribution(self._objective) if config.resolved_level_sampling == "importance" else None
-        )
+    def __init__(self, model: Diffusion, config: TrainConfig, objective: Objective | None = None) -> None:
+        self._model, self._bound = model, config.objective == "bound" and objective is None
+        learns = config.resolved_level_sampling == "importance" and objective is None
+        if objective is None:
+            objective = create_objective(config, model.target, model.schedule, model.reverse)
+        objective.require_levels(model.num_levels)
+        self._objective = objective
+        self._level_distribution = ImportanceDistribution(objective) if learns else None
         # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
         self._nats = model.dims * nats_weight(model.target, model.schedule)
         self._nats[0] = 0.0
@@ -280,14 +291,67 @@ class ContinuousLoss(Loss):
         return nats.new_zeros(len(batch.example)).index_add(0, chosen, size / -(-size // RECONSTRUCTED) * nats)
 
 
-def create_loss(model: Diffusion, config: TrainConfig) -> Loss:
+@final
+class OwnLoss(Loss):
+    """A loss of the caller's own.
+
+    Args:
+        model: in training.   config: the section [train].
+        function: function(model, x, condition, generator) -> the loss of each example, (B,), or their mean, (); it
+            draws levels and noise from the generator, which is a function of seed and step.
+    """
+
+    def __init__(self, model: Diffusion, config: TrainConfig, function: OwnFunction) -> None:
+        if isinstance(model.schedule, LearnedLogSNR):
+            raise UserError("schedule.kind=learned follows the bound: leave out the loss of your own")
+        if config.compile:
+            raise UserError("train.compile compiles the network alone: leave it out beside a loss of your own")
+        self._model, self._function, self._seed = model, function, config.seed
+        self._objective = default_objective(model.schedule)
+
+    @property
+    def objective(self) -> Objective:
+        """The default one: its levels name a step that is not taken, and nothing else."""
+        return self._objective
+
+    def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
+        """One call of the function, and its backward pass."""
+        source = generator(self._seed, "own loss", int(batch.example[0]), int(batch.quantile[0] * 2**53))
+        with _autocast(self._model, dtype):
+            found = self._function(self._model, batch.x, batch.condition, source)
+        count = len(batch.example)
+        if not isinstance(found, Tensor) or tuple(found.shape) not in ((), (count,)) or not found.requires_grad:
+            shown = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"the loss of your own gave {shown}: it must give a tensor () or ({count},) with gradients")
+        losses = found.expand(count)
+        (losses.sum() / size).backward()
+        return Losses(losses.detach(), torch.full((count,), float("nan"), dtype=torch.float64))
+
+    def note(self, level: Tensor, losses: Tensor) -> None:
+        """Nothing is learned from losses."""
+
+    def capture(self) -> dict[str, Any] | None:
+        """Nothing."""
+        return None
+
+    def restore(self, record: Any) -> None:
+        """Nothing."""
+
+
+def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunction | None = None) -> Loss:
     """What the configuration asks to minimise on this model.
 
+    Args:
+        own: tables over the levels, or a loss, of the caller's own instead.
     Raises:
         UserError: for an objective that does not go with the model's schedule, target or variance.
     """
+    if own is not None and not isinstance(own, Objective):
+        return OwnLoss(model, config, own)
     if not isinstance(model.schedule, LearnedLogSNR):
-        return LevelLoss(model, config)
+        return LevelLoss(model, config, own)
+    if own is not None:
+        raise UserError("schedule.kind=learned follows the bound: leave out the objective of your own")
     if config.objective != "bound" or config.resolved_level_sampling != "uniform" or config.draw != "rao_blackwell":
         raise UserError(
             "schedule.kind=learned follows the bound and is itself the law of levels: set train.objective=bound, and "
@@ -356,24 +420,22 @@ def create_noise_sampling(config: TrainConfig, target: Target, schedule: NoiseSc
 
 
 def _level_distribution(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
-    """p_ℓ ∝ density(λ_ℓ) times the width of the level's cell between its neighbours' midpoints, (L,), float64."""
-    logsnr = schedule.logsnr.detach()[1:]
-    uniform = uniform_levels(schedule)
-    if config.resolved_level_sampling in ("uniform", "importance"):  # which begins with the uniform one
+    """The distribution of levels that train.level_sampling names, (L,), float64."""
+    kind, uniform = config.resolved_level_sampling, uniform_levels(schedule)
+    density: Callable[[Tensor], Tensor] = normal_density(config.level_center, config.level_width)
+    if kind in ("uniform", "importance"):  # which begins with the uniform one
         return uniform
-    if config.resolved_level_sampling == "table":
+    if kind == "table":
         knots, values = np.array(config.level_logsnr), np.array(config.level_density)
-        density = torch.from_numpy(
-            np.interp(logsnr.numpy(), knots, values / max(values.max(), 1e-300), left=0, right=0)
-        )
-    else:
-        density = (-0.5 * ((logsnr - config.level_center) / config.level_width) ** 2).exp()
-    edges = torch.cat([logsnr[:1], (logsnr[1:] + logsnr[:-1]) / 2, logsnr[-1:]])
-    mass = density * (edges[:-1] - edges[1:])
-    total = float(mass.sum())
-    if not total > 1e-6:
-        raise UserError(
-            f"train.level_sampling={config.resolved_level_sampling} misses the schedule, whose log-SNR runs from "
-            f"{float(logsnr[0]):.1f} to {float(logsnr[-1]):.1f}: move it there"
-        )
-    return (mass / total + uniform) / 2 if config.resolved_level_sampling == "middle" else mass / total
+        heights = values / max(values.max(), 1e-300)
+
+        density = partial(_interpolated, knots=knots, heights=heights)
+    try:
+        drawn = levels_by(schedule, density)
+    except ValueError as error:
+        raise UserError(f"train.level_sampling={kind}: {error}") from None
+    return (drawn + uniform) / 2 if kind == "middle" else drawn
+
+
+def _interpolated(logsnr: Tensor, knots: np.ndarray[Any, Any], heights: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(np.interp(logsnr.numpy(), knots, heights, left=0, right=0))

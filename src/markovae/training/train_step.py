@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
-from markovae.errors import StoppedRun
+from markovae.errors import StoppedRun, UserError
 from markovae.training.batches import BatchIndices
 from markovae.training.sharding import whole
 
@@ -29,7 +29,8 @@ class TrainStep:
         index: steps done, this one included.   total: steps of the run, None while it is not fixed.
         images_seen: so far.
         loss: weighted mean squared error of the target, per dim; with objective=bound, nats per dim in a fixed unit.
-        nats: unbiased estimate of the levels' terms of the bound with variance β̃, per image, from this batch.
+        nats: unbiased estimate of the levels' terms of the bound with variance β̃, per image, from this batch; NaN with
+            a loss of the caller's own.
         lr: rate of the first group.   grad_norm: of the gradient before clipping.
         seconds: of the run so far.   images_per_second: of this step.
     """
@@ -43,6 +44,22 @@ class TrainStep:
     grad_norm: float
     seconds: float
     images_per_second: float
+    averaged: InitVar[Callable[[], Diffusion] | None] = None
+
+    def __post_init__(self, averaged: Callable[[], Diffusion] | None) -> None:
+        object.__setattr__(self, "_averaged", averaged)  # no field, so that a step is a row of numbers
+
+    @property
+    def ema(self) -> Diffusion:
+        """The averaged model as it is now, to sample, measure and save in the middle of a training that goes on.
+
+        It is the training's own average: it moves with the next step, so `copy.deepcopy` what is to stay.
+        A reverse variance that images fit is fitted to it first.
+        """
+        averaged: Callable[[], Diffusion] | None = getattr(self, "_averaged", None)
+        if averaged is None:
+            raise UserError("this step has no averaged model: it was not yielded by mv.fit")
+        return averaged()
 
 
 def not_taken(what: str, step: int, indices_of: BatchIndices, bad: Tensor | None = None) -> NonFiniteError:

@@ -9,7 +9,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +23,9 @@ from markovae.system.distributed import Ranks
 from markovae.system.memory import halved, out_of_memory, within_memory
 from markovae.training.batches import Batch, Batches, BatchIndices, draws_record
 from markovae.training.budget import Budget, Timer, rate_factor
-from markovae.training.ema import Average
-from markovae.training.losses import LevelLoss, Losses, create_loss, create_noise_sampling
+from markovae.training.ema import EMA
+from markovae.training.examples import Examples
+from markovae.training.losses import LevelLoss, Losses, OwnFunction, create_loss, create_noise_sampling
 from markovae.training.optimizers import create_optimizer
 from markovae.training.precision import Choice, dtype_named, prepared, probe
 from markovae.training.sharding import mine, parts, require_shardable, sharded, whole
@@ -53,6 +53,7 @@ class Training:
         model: trained in place.   data: the training set.   config: the section [train].
         flip: mirror images at random.   clock: seconds.
         ranks: the processes that train together, each its part of every batch; None is this one alone.
+        own: an objective or a loss of the caller's own.
     Raises:
         UserError: with fewer images than a batch, or fewer images in a batch than processes.
     """
@@ -60,23 +61,24 @@ class Training:
     def __init__(
         self,
         model: Diffusion,
-        data: ImageData,
+        data: ImageData | Examples,
         config: TrainConfig,
         flip: bool = False,
         clock: Callable[[], float] = time.monotonic,
         ranks: Ranks | None = None,
+        own: Objective | OwnFunction | None = None,
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
         model.null_trained = config.label_dropout > 0
         self.ranks = Ranks() if ranks is None else ranks
         self.ranks.require_work(config.batch)
-        self.loss = create_loss(model, config)
+        self.loss = create_loss(model, config, own)
         require_shardable(config, self.loss)
         draws = create_noise_sampling(config, model.target, model.schedule)
         self.batches = Batches(
             data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
-        self.average = Average(model, config.ema_horizon, config.ema_warmup)
+        self.average = EMA(model, config.ema_horizon, config.ema_warmup)
         self.spread = config.parallel == "fsdp" and not self.ranks.alone
         if self.spread:
             with self.ranks.guarded():
@@ -86,7 +88,7 @@ class Training:
         self.budget = Budget(config.steps, config.seconds)
         self.precision: Choice | None = None
         self.step, self.skipped, self.rollbacks, self.parts = 0, 0, 0, config.accumulate
-        self._watch = Timer(clock)
+        self._watch, self._fitted_at = Timer(clock), -1
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
@@ -170,8 +172,23 @@ class Training:
         value, rate = float(losses.mean()), self.optimizer.param_groups[0]["lr"]
         seen, size = self.step * self.config.batch, self.config.batch
         return TrainStep(
-            self.step, self.budget.total, seen, value, nats, rate, norm, self.seconds, size / max(took, 1e-9)
+            index=self.step,
+            total=self.budget.total,
+            images_seen=seen,
+            loss=value,
+            nats=nats,
+            lr=rate,
+            grad_norm=norm,
+            seconds=self.seconds,
+            images_per_second=size / max(took, 1e-9),
+            averaged=self.averaged,
         )
+
+    def averaged(self) -> Diffusion:
+        """The averaged model, its reverse variance fitted to the average of this very step."""
+        if self._fitted_at != self.step:
+            self.fit_variance()
+        return self.average.model
 
     def _note_time(self, took: float) -> None:
         """Let the budget know; several processes take the length that the first one finds."""
@@ -195,12 +212,12 @@ class Training:
         model, data = self.average.model, self.batches.data
         if not is_fitted_kind(model):
             return
-        count = min(self.config.fit_images if images is None else images, len(data))
-        chosen = np.linspace(0, len(data) - 1, count).round().astype(np.int64)
-        labels = None if data.known is None else data.known[chosen]
-        fit = partial(fit_in_place, model, data.images[chosen], labels, seed=self.config.seed)
+        some = data.spread(self.config.fit_images if images is None else images)
+        labels = some.label if some.known is None else some.known
+        fit = partial(fit_in_place, model, some.images, labels, seed=self.config.seed)
         with fitting_after(self.step):
             within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
+        self._fitted_at = self.step
 
     # -- capture and restore ------------------------------------------------------------------------------------
 
@@ -238,7 +255,7 @@ class Training:
         if fitted := fitted_tensors(self.average.model):
             tensors["fitted"] = fitted
         require_savable(tensors, (self.model, self.average.model), self.step)
-        draws = draws_record(self.config.seed, self.config.batch, len(self.batches.data), self.step, self.skipped)
+        draws = draws_record(self.config.seed, self.config.batch, self.batches.data.count, self.step, self.skipped)
         position = {
             "step": self.step,
             "draws": draws,
@@ -260,7 +277,7 @@ class Training:
             ValueError: for tensors that do not fit the model.
         """
         draws = position["draws"]
-        own = {"seed": self.config.seed, "batch": self.config.batch, "images": len(self.batches.data)}
+        own = {"seed": self.config.seed, "batch": self.config.batch, "images": self.batches.data.count}
         for name, value in own.items():
             if draws[name] not in (None, value):
                 raise ValueError(f"its draws have {name}={draws[name]} and this run has {value}")
