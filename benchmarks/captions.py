@@ -5,7 +5,7 @@
 RUN was trained on the faces at 32 pixels with condition.kind=text, and with data.hold_out where combinations never seen
 are to be measured; --plain names a run without captions for the KID beside it (left out: RUN itself, told nothing).
 The judge (`benchmarks/attributes.py`) is trained first where it is not in the cache folder. A sheet of the paraphrases,
-a row each, goes beside the record. `python benchmarks/results.py` shows the record.
+a row each, goes beside the record. `python benchmarks/pages.py` shows the record.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def written(out: Path, record: dict[str, Any], images: np.ndarray) -> None:
     make_folder(out.parent)
     write_file(out.with_suffix(".png"), png(tile(viewable(rows.reshape(-1, *images.shape[1:]), 256), columns)))
     write_file(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    log(f"written: {out} and {out.with_suffix('.png')}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {out} and {out.with_suffix('.png')}; python benchmarks/pages.py puts it into docs/results.md")
 
 
 if __name__ == "__main__":

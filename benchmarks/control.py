@@ -190,7 +190,7 @@ def main() -> None:
     record = {name: parts[name]() for name in track(list(parts), "control")}
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/pages.py puts it into docs/results.md")
 
 
 if __name__ == "__main__":

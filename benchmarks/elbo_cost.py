@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/pages.py puts it into docs/results.md")
 
 
 def opened(checkpoint: Checkpoint, options: argparse.Namespace) -> Study:

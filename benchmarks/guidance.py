@@ -4,7 +4,7 @@
 
 RUN must have classes. Class accuracy is that of `benchmarks/classifier.py`, trained first where it is not in the cache
 folder; KID as everywhere. With --interval LOW HIGH every weight is drawn again with guidance between these log-SNRs.
-Cost, in calls of the network: about 2 × steps × n a weight. `python benchmarks/results.py` shows the record.
+Cost, in calls of the network: about 2 × steps × n a weight. `python benchmarks/pages.py` shows the record.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     record = sweep(options)
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/pages.py puts it into docs/results.md")
 
 
 def sweep(options: argparse.Namespace) -> dict[str, Any]:

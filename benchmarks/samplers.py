@@ -3,7 +3,7 @@
     python benchmarks/samplers.py RUN [--n 1000] [--calls 5 8 10 20] [--paired 200] [--out docs/results/samplers_X.json]
 
 With `pip install diffusers` the same network is driven by its schedulers too, in the same run. Images are kept part by
-part (--cells FOLDER), so that a table that was broken off goes on. `python benchmarks/results.py` shows the record.
+part (--cells FOLDER), so that a table that was broken off goes on. `python benchmarks/pages.py` shows the record.
 
 Cost, in calls of the network: n (Σ calls × samplers + L for `ancestral` + Σ calls × 9 for the peers) + 200 × paired.
 """
@@ -197,7 +197,7 @@ def main() -> None:
     }
     make_folder(options.out.parent)
     write_file(options.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    log(f"written: {options.out}; python benchmarks/results.py puts it into docs/results.md")
+    log(f"written: {options.out}; python benchmarks/pages.py puts it into docs/results.md")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 trains each stage for so long, keeps it in FOLDER, and measures what `benchmarks/captions.py` measures of one model of
 captions. Broken off, the same command goes on where it was: a stage's state is saved every other minute. A sheet of the
-paraphrases and one of enlarged faces go beside the record. `python benchmarks/results.py` shows the record.
+paraphrases and one of enlarged faces go beside the record. `python benchmarks/pages.py` shows the record.
 """
 
 from __future__ import annotations

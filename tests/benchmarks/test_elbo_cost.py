@@ -76,7 +76,7 @@ def test_costs_of_few_levels_are_what_measuring_says():
 
 def test_a_record_and_its_page(tmp_path, monkeypatch):
     import elbo_cost
-    import results
+    import pages
 
     out = tmp_path / "elbo_cost_digits.json"
     words = ["--images", "12", "--fit", "40", "--depth-images", "3", "--depth-levels", "4", "--depth", "3"]
@@ -85,13 +85,13 @@ def test_a_record_and_its_page(tmp_path, monkeypatch):
     record = json.loads(out.read_text())
     assert record["images"] == 12
     assert set(record["cost"]["curves"]) == {"stratified", "importance"}
-    pages = {path.name: content.decode() for path, content in results.pages(results.records(tmp_path)).items()}
-    assert {"results.md", "elbo_cost_digits.svg"} <= set(pages) <= {*pages, "few_levels_digits.svg"}
-    assert f"{record['bits_per_dim']['mean']:.4f}" in pages["results.md"]
-    assert results.pages({}) == {results.DOCS / "results.md": results.HEAD.encode()}
+    made = {path.name: content.decode() for path, content in pages.pages(pages.read_records(tmp_path)).items()}
+    assert {"results.md", "elbo_cost_digits.svg"} <= set(made) <= {*made, "few_levels_digits.svg"}
+    assert f"{record['bits_per_dim']['mean']:.4f}" in made["results.md"]
+    assert pages.pages({})[pages.DOCS / "results.md"] == pages.RESULTS.encode()
 
 
 def test_the_committed_page_is_what_the_records_say():
-    import results
+    import pages
 
-    assert results.main(["--check"]) == 0
+    assert pages.main(["--check"]) == 0

@@ -58,9 +58,9 @@ def record(tmp_path: Path) -> Any:
 
 
 def page_of(name: str, found: dict[str, Any]) -> str:
-    import performance_page
+    import pages
 
-    text = performance_page.page({f"performance_{name}": found})
+    text = pages.pages({f"performance_{name}": found})[pages.DOCS / "performance.md"].decode()
     assert "tested" in text
     return text
 
@@ -210,9 +210,3 @@ def loader(load: Any) -> Any:
         return replace(splits, validation=three_channels(splits.validation, 10))
 
     return made
-
-
-def test_the_page_is_what_the_records_say():
-    import performance_page
-
-    assert performance_page.main(["--check"]) == 0

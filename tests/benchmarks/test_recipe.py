@@ -18,8 +18,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_arms_are_trained_alike_and_compared_on_the_same_images(tmp_path: Path) -> None:
+    import pages
     import recipe
-    import results_recipe
 
     out = tmp_path / "recipe_digits.json"
     small = ["network.width=8", "network.patch=1", "network.blocks=1", "train.steps=3", "schedule.num_levels=30"]
@@ -35,7 +35,7 @@ def test_arms_are_trained_alike_and_compared_on_the_same_images(tmp_path: Path) 
     assert bound["less_than_base"]["mean"] == pytest.approx(gain)
     assert ho["step"] == bound["step"] == 3
     assert ho["n"] == bound["n"] == 12
-    text = results_recipe.section({"recipe_digits": record}).text
+    text = pages.pages({"recipe_digits": record})[pages.DOCS / "results.md"].decode()
     assert f"{bound['bits_per_dim']['mean']:.4f}" in text
     assert "12 test images" in text
 

@@ -58,7 +58,7 @@ def test_cells_are_drawn_once_and_gone_on_with(tmp_path):
 
 
 def test_samplers_end_to_end(tmp_path, monkeypatch):
-    import results_samplers
+    import pages
     import samplers
 
     words = ["--n", "8", "--paired", "6", "--calls", "3", "4", "--samplers", "sde-dpmpp2m", "ddim", "--peers"]
@@ -69,16 +69,18 @@ def test_samplers_end_to_end(tmp_path, monkeypatch):
     assert rows["sde-dpmpp2m", 3]["rmse"] is None
     assert rows["sde-dpmpp2m", 4]["over_chain"]["stderr"] > 0
     assert rows["ancestral", record["levels"]]["over_chain"] is None
-    section = results_samplers.section({"samplers_digits": record, "other": {}})
-    assert f"| `ddim` | {rows['ddim', 3]['rmse']:.4f} | {rows['ddim', 4]['rmse']:.4f} |" in section.text
-    assert list(section.pictures) == ["samplers_digits.svg"]
-    assert results_samplers.section({"other": {}}) is None
+    made = {
+        path.name: content.decode() for path, content in pages.pages({"samplers_digits": record, "other": {}}).items()
+    }
+    assert f"| `ddim` | {rows['ddim', 3]['rmse']:.4f} | {rows['ddim', 4]['rmse']:.4f} |" in made["results.md"]
+    assert {name for name in made if name.endswith(".svg")} == {"samplers_digits.svg"}
+    assert pages.pages({"other": {}}) == pages.pages({})
 
 
 def test_guidance_end_to_end(tmp_path, monkeypatch):
     import classifier
     import guidance
-    import results_guidance
+    import pages
 
     monkeypatch.setattr(classifier, "RECIPE", classifier.RECIPE | {"steps": 20, "batch": 16, "width": 8})
     words = ["--weights", "1", "3", "--interval", "-2", "3", "--n", "10", "--steps", "3"]
@@ -88,14 +90,14 @@ def test_guidance_end_to_end(tmp_path, monkeypatch):
         *((1.0, [-2.0, 3.0]), (3.0, [-2.0, 3.0])),
     ]
     assert record["rows"][0]["kid"] == record["rows"][2]["kid"], "weight 1 is no guidance, wherever it acts"
-    section = results_guidance.section({"guidance_digits": record})
-    assert "| 3 | log-SNR −2 to 3 |" in section.text
-    assert sorted(section.pictures) == ["guidance_digits_accuracy.svg", "guidance_digits_kid.svg"]
+    made = {path.name: content.decode() for path, content in pages.pages({"guidance_digits": record}).items()}
+    assert "| 3 | log-SNR −2 to 3 |" in made["results.md"]
+    assert {*made} >= {"guidance_digits_accuracy.svg", "guidance_digits_kid.svg"}
 
 
 def test_control_is_what_its_record_says():
     """The committed record: exact moments in the limit, an error that falls with resampling, orders of round trips."""
-    import results_control
+    import pages
 
     record = json.loads((ROOT / "docs" / "results" / "control.json").read_text(encoding="utf-8"))
     full = [row for row in record["matching"] if row["covariance"] == "full"]
@@ -105,7 +107,7 @@ def test_control_is_what_its_record_says():
     shares = [row["covariance_over_truth"]["mean"] for row in record["repaint"]]
     assert shares == sorted(shares)
     assert [round(row["falls_as"]) for row in record["round_trip"]] == [1, 3, 3, 3]
-    text = results_control.section({"control": record}).text
+    text = pages.pages({"control": record})[pages.DOCS / "results.md"].decode()
     assert "| `ddim` | 1 |" in text
 
 

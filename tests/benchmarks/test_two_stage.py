@@ -88,7 +88,7 @@ def test_the_chain_end_to_end(tmp_path, monkeypatch):
     from safetensors import safe_open
 
     import caption_figures
-    import results_captions
+    import pages
     import two_stage
 
     numbers = partial(faceset.face_numbers, counts=COUNTS)
@@ -108,7 +108,7 @@ def test_the_chain_end_to_end(tmp_path, monkeypatch):
     assert len(record["paraphrases"]) == 50
     assert out.with_suffix(".png").is_file()
     assert (tmp_path / "two_stage_tiny_large.png").is_file()
-    text = results_captions.section({"two_stage_tiny": record}).text
+    text = pages.pages({"two_stage_tiny": record})[pages.DOCS / "results.md"].decode()
     assert "| background |" in text
     assert "the decoder alone" in text
 
