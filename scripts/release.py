@@ -36,7 +36,8 @@ def main() -> int:
     parser.add_argument("--version", help="default: the next minor version")
     parser.add_argument("--python", action="append", help="only this interpreter (repeatable); default: all at hand")
     options = parser.parse_args()
-    if run("git", "status", "--porcelain", "--untracked-files=no", cwd=ROOT).strip():
+    begun = state()
+    if begun[1]:
         return refuse("uncommitted changes: a release is made of what is committed")
     shutil.rmtree(BUILD, ignore_errors=True)
     source = BUILD / "source"
@@ -56,11 +57,18 @@ def main() -> int:
             print(f"{python}: installed, verified, trained, measured ({time.monotonic() - started:.0f} s)", flush=True)
     except (Failed, ValueError) as error:
         return refuse(str(error))
+    if state() != begun:
+        return refuse("the working tree changed while the release was tried")
     for name in (INIT, CHANGELOG):
         shutil.copyfile(source / name, ROOT / name)
     shutil.copytree(BUILD / "dist", ROOT / "dist", dirs_exist_ok=True)
     print(f"dist/ holds {version}. Now: git commit -am 'Release {version}' && git tag v{version}")
     return 0
+
+
+def state() -> tuple[str, str]:
+    """What is committed, and what differs from it."""
+    return run("git", "rev-parse", "HEAD", cwd=ROOT), run("git", "status", "--porcelain", "-uno", cwd=ROOT)
 
 
 class Failed(Exception):

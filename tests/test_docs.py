@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import markovae
 from scripts import links, tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +61,12 @@ def test_paths_and_links_of_a_page_lead_somewhere(page: Path) -> None:
         if not path.exists() or (anchor and anchor not in anchors(path)):
             wrong.append(target)
     assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_the_library_on_a_page_are_public(page: Path) -> None:
+    used = set(re.findall(r"\bmv\.(\w+)", page.read_text(encoding="utf-8")))
+    assert used <= {*markovae.__all__}
 
 
 def anchors(path: Path) -> set[str]:
