@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import markovae as mv
+from markovae.checkpoints.reading import load_run
 from markovae.cli.entry import main
 from markovae.data.faceset import render
 
@@ -38,6 +40,27 @@ def test_digits_with_their_classes(json_of: Callable[..., Any], digits_run: Path
     assert record["data"] == {"source": "digits", "matches_run": True}
     assert record["conditions"]["reference_n"] > 300
     assert record == {**json_of("quality", "quality", digits_run, *QUICK), "seconds": record["seconds"]}
+
+
+def test_the_command_and_python_give_one_record(json_of: Callable[..., Any], digits_run: Path) -> None:
+    record = json_of("quality", "quality", digits_run, *QUICK)
+    found = mv.evaluate(load_run(digits_run).model, mv.load_data("digits"), 12, steps=2, progress=False).to_dict()
+    assert {name: record[name] for name in found} == found
+
+
+def test_samples_of_any_maker(
+    json_of: Callable[..., Any], refused: Callable[..., str], digits_run: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(["sample", str(digits_run), "--n", "12", "--steps", "2", "--out", str(tmp_path / "drawn")]) == 0
+    record = json_of("quality", "quality", tmp_path / "drawn", "digits")
+    assert record["checkpoint"] is None
+    assert record["conditions"]["sampler"] is None
+    found = mv.evaluate(tmp_path / "drawn", "digits", progress=False).to_dict()
+    assert {name: record[name] for name in found} == found
+    assert main(["quality", str(tmp_path / "drawn" / "samples.npz"), "digits", "--n", "10"]) == 0
+    assert "10 samples (given) against" in capsys.readouterr().out
+    assert "name the images that they imitate" in refused("quality", tmp_path / "drawn")
+    assert "--steps is for samples that are drawn" in refused("quality", tmp_path / "drawn", "digits", "--steps", "3")
 
 
 def test_in_words(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import markovae as mv
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.quality.evaluation import SampleSettings, assess_images, draw_samples, evaluate, reference_for
+from markovae.quality.evaluation import draw_samples, evaluate, given_samples, reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.quality_record import Conditions, Quality, compare
 from markovae.sampling.generation import sample
@@ -40,14 +43,59 @@ def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_mode
     assert evaluate(tiny_model, splits, 12, steps=3).to_dict() == found.to_dict()
 
 
-def test_images_are_assessed_whoever_drew_them(tiny_model: Diffusion, splits: Splits, found: Quality) -> None:
-    real = splits.train.images[-20:]
-    same = assess_images(real, splits)
+def test_samples_are_evaluated_whoever_drew_them(splits: Splits, tmp_path: Path) -> None:
+    real = np.asarray(splits.train.images[-20:])
+    same = evaluate(real, splits)
     assert same.conditions.sampler is None
     assert abs(same.kid_excess.value) < 4 * same.kid_excess.stderr
     assert same.memory.copies == 20
+    assert evaluate(torch.from_numpy(real), splits).to_dict() == same.to_dict()
+    np.savez(tmp_path / "samples.npz", real.transpose(0, 2, 3, 1))
+    for number, image in enumerate(real):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(image[0]).save(tmp_path / "pictures" / f"{number:02d}.png")
+    for source in (tmp_path, tmp_path / "samples.npz", str(tmp_path / "pictures")):
+        assert evaluate(source, splits).to_dict() == same.to_dict()
+    assert evaluate(tmp_path, splits, 12).conditions.n == 12
+
+
+def test_samples_of_another_kind_are_refused(splits: Splits, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not compare"):
-        assess_images(np.zeros((20, 3, 4, 4), np.uint8), splits)
+        evaluate(np.zeros((20, 3, 4, 4), np.uint8), splits)
+    with pytest.raises(UserError, match="whole pixel values below 256"):
+        evaluate(np.zeros((20, 1, 4, 4), np.float32), splits)
+    for side in (4, 5):
+        Image.fromarray(np.full((side, side), side, np.uint8)).save(tmp_path / f"{side}.png")
+    with pytest.raises(UserError, match="images of 2 sizes"):
+        evaluate(tmp_path, splits)
+
+
+def test_a_folder_of_large_samples_is_not_resized(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 70, 80)).astype(np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number:02d}.png")
+    assert np.array_equal(given_samples(tmp_path)[:, 0], images)
+
+
+def test_a_plan_is_a_sampler_and_a_source_is_brought_to_the_model(
+    tiny_model: Diffusion, splits, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "images.npy", np.asarray(splits.train.images[:, 0]))
+    named = evaluate(tiny_model, tmp_path / "images.npy", 12, sampler="ddim", steps=3, spacing="quadratic")
+    made = plan(tiny_model, "ddim", 3, "quadratic")
+    by_plan = evaluate(tiny_model, str(tmp_path / "images.npy"), 12, sampler=made, guidance=Guidance())
+    assert named.conditions.spacing == "quadratic"
+    assert (named.kid, named.conditions.steps) == (by_plan.kid, by_plan.conditions.steps)
+
+
+def test_conditions_that_differ_are_refused_before_anything_is_drawn(
+    found: Quality, tiny_model: Diffusion, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = found.to_dict()
+    assert evaluate(tiny_model, splits, 12, steps=3, comparable_to=record).to_dict() == record
+    monkeypatch.setattr("markovae.quality.evaluation.draw_samples", lambda *_, **__: pytest.fail("it was drawn"))
+    with pytest.raises(UserError, match=r"differ in steps \(2 and 3\)"):
+        evaluate(tiny_model, splits, 12, steps=2, comparable_to=record)
 
 
 def test_data_of_another_kind_are_refused(tiny_model: Diffusion, splits: Splits) -> None:
@@ -95,6 +143,6 @@ def test_samples_of_a_model_of_captions_are_given_those_of_the_stand_ins(text_mo
 
     data = Splits(*(captioned(part) for part in (splits.train, splits.validation, splits.test)), "by hand")
     real = reference_for(text_model, data, 30)
-    drawn = draw_samples(text_model, real, SampleSettings(plan(text_model, "ddim", 3), Guidance(), 0, 30, {}))
+    drawn = draw_samples(text_model, real, plan(text_model, "ddim", 3), Guidance(), batch=30)
     prompts = [told[int(image[0, :, 2:].mean() > image[0, :, :2].mean())] for image in real.floor_samples]
     assert np.array_equal(drawn, sample(text_model, 30, steps=3, sampler="ddim", prompt=prompts, guidance=1, batch=30))

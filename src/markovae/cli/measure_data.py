@@ -159,14 +159,7 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
 
 def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
     """Other data, brought to the model's shape as the run's own were."""
-    channels, height, width = opened.model.shape
-    # What is said of the run's own source alone: attributes of the faces, the axes of its array.
-    hold_out = config.hold_out if source == "faces" else ()
-    config = replace(config, source=source, size=height, layout="auto", hold_out=hold_out)
-    if source in ("faces", "digits"):
-        return config
-    grey_or_rgb = "grey" if channels == 1 else "rgb"
-    return replace(config, width=0 if width == height else width, channels=grey_or_rgb)
+    return config.for_images_like(opened.model.shape, source)
 
 
 def _captions(parts: Sequence[ImageData]) -> tuple[str, ...] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import add_json, add_machine, one_of, whole
@@ -17,16 +18,16 @@ from markovae.locations import without_secrets
 from markovae.log import show, show_json
 
 if TYPE_CHECKING:
+    from markovae.data.data_config import DataConfig
     from markovae.data.images import ImageData
     from markovae.data.split import Splits
-    from markovae.quality.evaluation import SampleSettings
-    from markovae.quality.quality_record import Conditions
 
 SUMMARY = "measure how far samples lie from real images"
 DESCRIPTION = """\
 Draw samples and measure how far they lie from real images that the run was not trained on: kernel distance (KID) with
 its standard error, Fréchet distance, precision and recall, and whether samples copy training images. Beside each the
-floor: what as many real training images get in the samples' place.
+floor: what as many real training images get in the samples' place. SAMPLES of any maker (a folder of images, an .npz or
+.npy file) are measured in the same way against DATA.
 """
 EXAMPLES = """\
 examples:
@@ -35,6 +36,7 @@ examples:
   markovae quality runs/faces --steps 10 --compare slow.json --varying steps,sampler,spacing
   markovae quality runs/faces --extractor lite0          features of a network trained on photographs
   markovae quality runs/faces --against references.npz   another reference than the held-out images
+  markovae quality others/samples.npz photos/            samples that are there already
 
 """
 EXAMPLES += HELP
@@ -44,8 +46,8 @@ DEFAULT_BATCH = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae quality`."""
-    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("data", metavar="DATA", nargs="?", help="other images than the run's own")
+    parser.add_argument("run_path", metavar="RUN|SAMPLES", help="a run's folder, one of its checkpoints, or samples")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="other images than the run's own; samples need it")
     parser.add_argument(
         "--n", metavar="N", type=whole(1), help="samples (default: 1000, or as many as there are training images)"
     )
@@ -85,29 +87,37 @@ def run(options: argparse.Namespace) -> int:
         UserError: for data that do not fit the model, or a record that cannot be compared; both before drawing.
     """
     from markovae.cli.quality_words import describe, difference
-    from markovae.quality.evaluation import compute_metrics, conditions_of, draw_samples, reference_for
+    from markovae.data.data_config import DataConfig
+    from markovae.data.loading import load_data
+    from markovae.quality.evaluation import evaluate, given_samples
     from markovae.quality.extractors import open_extractor
 
     earlier, varying = _earlier(options), [name for name in options.varying.split(",") if name]
     began = time.monotonic()
-    opened = open_run(options, trained_in=True)
-    extractor = open_extractor(options.extractor, options.weights)
-    draw = chosen_draw(opened, options)
-    source, splits, matches = own_data(opened, options.data)
-    real = reference_for(opened.model, splits, options.n, _reference(opened, options.against, splits.train))
-    conditions = conditions_of(real, extractor, draw, opened.model)
-    if earlier is not None:
-        _require_comparable(conditions, earlier, varying)
-    found = compute_metrics(draw_samples(opened.model, real, draw), real, extractor, conditions)
+    how: dict[str, Any] = {"n": options.n, "extractor": open_extractor(options.extractor, options.weights)}
+    how |= {"comparable_to": earlier, "varying": varying}
+    checkpoint = None
+    if _are_samples(options):
+        samples, source, matches = given_samples(options.run_path), without_secrets(options.data), None
+        config = DataConfig().for_images_like(samples.shape[1:], options.data)
+        splits = load_data(config)
+        tell_left_out(options.data, splits.unreadable, splits.notes)
+        found = evaluate(samples, splits, against=_reference(config, options.against, splits.train), **how)
+    else:
+        opened = open_run(options, trained_in=True)
+        chosen = chosen_sampler(opened, options)
+        source, splits, matches = own_data(opened, options.data)
+        how |= {"sampler": chosen.plan, "guidance": chosen.guidance, "drawn_by": chosen.facts}
+        how |= {"seed": options.seed, "batch": options.batch or DEFAULT_BATCH}
+        drawn_from = opened.checkpoint
+        against = _reference(drawn_from.config.data, options.against, splits.train)
+        found = evaluate(opened.model, splits, against=against, **how)
+        checkpoint = {"path": str(drawn_from.path), "step": drawn_from.step, "digest": drawn_from.digest}
     record = {
         **found.to_dict(),
         "data": {"source": source, "matches_run": matches},
         "against": options.against and without_secrets(options.against),
-        "checkpoint": {
-            "path": str(opened.checkpoint.path),
-            "step": opened.checkpoint.step,
-            "digest": opened.checkpoint.digest,
-        },
+        "checkpoint": checkpoint,
         "seconds": time.monotonic() - began,
     }
     if earlier is not None:
@@ -119,12 +129,24 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_draw(opened: Opened, options: argparse.Namespace) -> SampleSettings:
-    """How samples are drawn, by the options that `markovae sample` takes too."""
-    from markovae.quality.evaluation import SampleSettings
+def _are_samples(options: argparse.Namespace) -> bool:
+    """Whether the first word names samples rather than a run or a checkpoint.
 
-    chosen = chosen_sampler(opened, options)
-    return SampleSettings(chosen.plan, chosen.guidance, options.seed, options.batch or DEFAULT_BATCH, chosen.facts)
+    Raises:
+        UserError: for samples without data, or with options that draw some.
+    """
+    path = Path(options.run_path)
+    if not path.exists() or any((path / name).exists() for name in ("config.toml", "checkpoints", "manifest.json")):
+        return False
+    if options.data is None:
+        raise UserError(f"{path} holds no run: to measure samples, name the images that they imitate after it")
+    named = ("steps", "spacing", "threshold", "guidance", "guidance_interval", "autoguide", "batch", "precision")
+    given = [name for name in named if getattr(options, name) is not None]
+    if given:
+        raise UserError(
+            f"--{given[0].replace('_', '-')} is for samples that are drawn, and {path} holds some: leave it out"
+        )
+    return True
 
 
 def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | None]:
@@ -153,15 +175,14 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     return config.source, splits, matches
 
 
-def _reference(opened: Opened, against: str | None, training: ImageData) -> ImageData | None:
+def _reference(config: DataConfig, against: str | None, training: ImageData) -> ImageData | None:
     """Another reference, where one is asked for; told where it holds training images, whose copies it would reward."""
     if against is None:
         return None
-    from markovae.cli.measure_data import like
     from markovae.data.loading import read_source, require_readable
     from markovae.log import log
 
-    config = like(opened.checkpoint.config.data, against, opened)
+    config = config.for_images_like(training.shape, against)
     reading = read_source(config)
     require_readable(reading, config)
     tell_left_out(against, reading.summary.unreadable, reading.summary.notes)
@@ -171,21 +192,12 @@ def _reference(opened: Opened, against: str | None, training: ImageData) -> Imag
     return reading.data
 
 
-def _require_comparable(conditions: Conditions, earlier: Mapping[str, Any], varying: Sequence[str]) -> None:
-    from dataclasses import asdict
-
-    from markovae.quality.quality_record import check_conditions
-
-    check_conditions(asdict(conditions), earlier["conditions"], varying)
-
-
 def _earlier(options: argparse.Namespace) -> Mapping[str, Any] | None:
     if options.compare is None:
         if options.varying:
             raise UserError("--varying goes with --compare: name the earlier record too")
         return None
     import json
-    from pathlib import Path
 
     from markovae.quality.quality_record import as_record
 

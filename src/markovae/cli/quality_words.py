@@ -20,15 +20,21 @@ def difference(found: Quality, earlier: Mapping[str, Any], varying: Sequence[str
 def describe(record: Mapping[str, Any]) -> str:
     """The record as a person reads it."""
     shown = record["conditions"]
-    twice = "" if shown["guidance"] in (None, 1) else ", twice where guided"
-    drawn = f"{shown['sampler']}, {shown['steps']} network calls each{twice}, seed {shown['seed']}"
+    drawn = "given"
+    if shown["sampler"] is not None:
+        twice = "" if shown["guidance"] in (None, 1) else ", twice where guided"
+        drawn = f"{shown['sampler']}, {shown['steps']} network calls each{twice}, seed {shown['seed']}"
     lines = [
         f"KID {_error(record['kid'])}, floor {_error(record['kid_floor'])}: {_verdict(record['kid_excess'])}",
         f"{shown['n']:,} samples ({drawn}) against {_reference(record)}; extractor {shown['extractor']}",
         "",
         _table([("", "samples", "floor", ""), *_rows(record)]),
         "",
-        *([] if record["data"]["matches_run"] else [_not_its_own(record["data"]["source"])]),
+        *(
+            []
+            if record["data"]["matches_run"] or record["checkpoint"] is None
+            else [_not_its_own(record["data"]["source"])]
+        ),
         _memory_sentence(record["memorisation"], shown["n"]),
     ]
     if "compared" in record:

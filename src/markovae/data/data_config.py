@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markovae.data.faces import Attributes, values
 from markovae.errors import UserError
@@ -127,6 +127,17 @@ class DataConfig:
     def shape(self) -> tuple[int, int] | None:
         """(height, width) asked for, or None where the source decides."""
         return (self.size, self.width or self.size) if self.size else None
+
+    def for_images_like(self, shape: Sequence[int], source: str) -> DataConfig:
+        """Other data, brought to this shape, (C, H, W), as these settings bring their own."""
+        channels, height, width = shape
+        # What is said of the former source alone: attributes of the faces, the axes of its array.
+        hold_out = self.hold_out if source == "faces" else ()
+        config = replace(self, source=source, size=height, layout="auto", hold_out=hold_out)
+        if source in ("faces", "digits"):
+            return config
+        grey_or_rgb = "grey" if channels == 1 else "rgb"
+        return replace(config, width=0 if width == height else width, channels=grey_or_rgb)
 
 
 def background_rgb(colour: str) -> tuple[int, int, int]:

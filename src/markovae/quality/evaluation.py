@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
+from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.split import Splits
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
@@ -21,85 +25,121 @@ from markovae.quality.distances import NEIGHBOURS, frechet_distance, kid, kid_di
 from markovae.quality.extractors import DEFAULT_EXTRACTOR, Extractor, open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.memorization import Images, memorisation
-from markovae.quality.quality_record import Conditions, Quality
+from markovae.quality.quality_record import Conditions, Quality, check_conditions
 from markovae.quality.reference_set import ReferenceSet, choose_reference
 from markovae.sampling.conditions import condition_for, num_classes
 from markovae.sampling.generation import batch_trajectories, final_images
 from markovae.sampling.guidance import Guidance
 from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, default_spacing, plan
+from markovae.sampling.samplers import State
 from markovae.text.conditioner import attach_conditioning
 
 
-@dataclass(frozen=True)
-class SampleSettings:
-    """How samples are drawn, and what a record says of it.
-
-    Args:
-        plan: sampler and grid.   guidance: how x̂ is pushed.   seed: sample i depends on it and on i.
-        batch: images at a time.   facts: sampler, spacing, threshold, guidance, guidance_interval, autoguide.
-    """
-
-    plan: Plan
-    guidance: Guidance
-    seed: int
-    batch: int
-    facts: Mapping[str, Any]
-
-
 def evaluate(
-    model: Diffusion,
-    data: Splits,
+    model_or_samples: Diffusion | Images | Tensor | str | Path,
+    data: Splits | DataConfig | str | Path,
     n: int | None = None,
     *,
-    sampler: str = DEFAULT_SAMPLER,
+    sampler: str | Plan = DEFAULT_SAMPLER,
     steps: int | None = None,
+    spacing: str | None = None,
+    guidance: float | Guidance = 1.0,
     seed: int = 0,
-    guidance: float = 1.0,
+    batch: int = 64,
     extractor: Extractor | str = DEFAULT_EXTRACTOR,
     against: ImageData | None = None,
+    drawn_by: Mapping[str, Any] | None = None,
+    comparable_to: Mapping[str, Any] | None = None,
+    varying: Collection[str] = (),
+    progress: bool = True,
 ) -> Quality:
-    """Draw n samples of a model and measure how far they lie from real images, beside the floor at the same n.
+    """Measure how far samples lie from real images, beside the floor at the same n.
 
-    A model with classes draws those of n training images, so that samples and data have them in equal shares.
+    Of a model n samples are drawn; one with classes draws those of n training images, so that samples and data have
+    them in equal shares. Samples that are there already may be anybody's.
+
+        mv.evaluate(model, "photos/", sampler="dpmpp2m", steps=10).kid
+        mv.evaluate("others/samples.npz", "photos/").kid
 
     Args:
-        data: the parts the model was trained with (`load_data`).   n: None is 1,000, or fewer where fewer images train.
-        sampler, steps, seed, guidance: as `sample` takes them.
-        extractor: small (built in), lite0, or one that was opened.
+        model_or_samples: a model; or pixel values, (n, C, H, W), a folder of images, or a file of them.
+        data: the parts the model was trained with (`load_data`), or their source, brought to the samples' shape.
+        n: samples. None is 1,000, or fewer where fewer images train; or all samples that are given.
+        sampler, steps, spacing, guidance, seed, batch: as `sample` takes them.
+        extractor: small (built in), lite0, or one that was opened (`open_extractor`).
         against: a reference of its own; None is the test and validation part of the data.
+        drawn_by: what the record says of a plan and its guidance: sampler, spacing, threshold, guidance,
+            guidance_interval, autoguide.
+        comparable_to: an earlier record, which is compared with only where no condition differs but those in `varying`.
+        progress: whether to show progress on stderr.
     Raises:
-        UserError: for data of another kind than the model's, n that is too small or too large, or an unknown name.
+        UserError: for data of another kind than the samples', n that is too small or too large, an unknown name, or
+            conditions that differ from those of `comparable_to`; before anything is drawn.
     """
-    facts = {
-        "sampler": sampler,
-        "spacing": default_spacing(sampler),
-        "threshold": None,
-        "guidance": guidance,
-        "guidance_interval": None,
-        "autoguide": None,
-    }
-    draw = SampleSettings(plan(model, sampler, steps), Guidance(guidance), seed, 64, facts)
-    chosen, real = _opened(extractor), reference_for(model, data, n, against)
-    return compute_metrics(draw_samples(model, real, draw), real, chosen, conditions_of(real, chosen, draw, model))
+    opened = open_extractor(extractor) if isinstance(extractor, str) else extractor
+    if isinstance(model_or_samples, Diffusion):
+        model = model_or_samples
+        real = reference_for(model, _shaped_like(data, model.shape), n, against)
+        push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps, spacing)
+        if drawn_by is None:
+            names = (None, spacing) if isinstance(sampler, Plan) else (sampler, spacing or default_spacing(sampler))
+            drawn_by = {"sampler": names[0], "spacing": names[1], "guidance": push.weight}
+        drawn_by = {**drawn_by, "steps": chosen.nfe, "seed": seed, "precision": str(model.precision)[len("torch.") :]}
+    else:
+        samples = given_samples(model_or_samples)[:n]
+        splits = _shaped_like(data, samples.shape[1:])
+        _require_same_kind(samples, splits.train)
+        real, drawn_by = choose_reference(splits, len(samples), against), {}
+    conditions = conditions_of(real, opened, drawn_by)
+    if comparable_to is not None:
+        check_conditions(asdict(conditions), comparable_to["conditions"], varying)
+    if isinstance(model_or_samples, Diffusion):
+        samples = draw_samples(model, real, chosen, push, seed=seed, batch=batch, progress=progress)
+    return compute_metrics(samples, real, opened, conditions, progress)
 
 
-def assess_images(
-    images: Images,
-    data: Splits,
-    extractor: Extractor | str = DEFAULT_EXTRACTOR,
-    against: ImageData | None = None,
-) -> Quality:
-    """The same for images that are there already, whoever drew them.
+def given_samples(source: Images | Tensor | str | Path) -> Images:
+    """Samples that are there already, (n, C, H, W).
 
     Args:
-        images: digits, (n, C, H, W), of the data's shape and bins.
+        source: pixel values of that shape; or a folder of images of one size, of which `samples.npz` is taken where it
+            holds one; or a file of an array.
     Raises:
-        UserError: as `evaluate`.
+        UserError: for a source that cannot be read, or holds images of several sizes.
     """
-    if images.ndim != 4 or images.shape[1:] != data.train.shape:
-        raise UserError(f"images of {images.shape} do not compare with {data.train.shape}: bring (n, C, H, W)")
-    real, chosen = choose_reference(data, len(images), against), _opened(extractor)
-    return compute_metrics(images, real, chosen, conditions_of(real, chosen))
+    if isinstance(source, Tensor):
+        source = source.cpu().numpy()
+    if isinstance(source, np.ndarray):
+        return source
+    path = Path(source)
+    config = DataConfig(str(path / "samples.npz" if (path / "samples.npz").is_file() else path))
+    reading = read_source(config)
+    require_readable(reading, config)
+    stored = [tuple(map(int, size.split("x"))) for size in reading.summary.sizes]
+    if len(stored) > 1:
+        raise UserError(f"{path} holds images of {len(stored)} sizes: evaluate samples of one size, as they were drawn")
+    if stored and stored[0] != reading.data.shape[:0:-1]:  # a folder's images are not resized here
+        reading = read_source(replace(config, width=stored[0][0], size=stored[0][1]))
+    return np.asarray(reading.data.images)
+
+
+def _shaped_like(data: Splits | DataConfig | str | Path, shape: Sequence[int]) -> Splits:
+    """The parts of the data; a source is brought to images of this shape, (C, H, W)."""
+    if isinstance(data, Splits):
+        return data
+    config = data if isinstance(data, DataConfig) else DataConfig().for_images_like(shape, str(data))
+    return load_data(config)
+
+
+def _require_same_kind(samples: Images, training: ImageData) -> None:
+    if samples.ndim != 4 or samples.shape[1:] != training.shape:
+        raise UserError(f"images of {samples.shape} do not compare with {training.shape}: bring (n, C, H, W)")
+    if samples.dtype.kind not in "ui" or int(samples.max(initial=0)) >= training.bins:
+        raise UserError(
+            f"samples of {samples.dtype} up to {samples.max(initial=0):g} must be whole pixel values below "
+            f"{training.bins}, as {training.name} has them"
+        )
 
 
 def reference_for(
@@ -124,29 +164,41 @@ def reference_for(
     return real
 
 
-def conditions_of(
-    real: ReferenceSet, extractor: Extractor, draw: SampleSettings | None = None, model: Diffusion | None = None
-) -> Conditions:
-    """The conditions of a figure, known before it is measured; without a draw the images were given."""
-    facts = dict.fromkeys(("sampler", "spacing", "threshold", "guidance", "guidance_interval", "autoguide"))
-    if draw is not None:
-        facts = {name: draw.facts[name] for name in facts}
+def conditions_of(real: ReferenceSet, extractor: Extractor, drawn_by: Mapping[str, Any]) -> Conditions:
+    """The conditions of a figure, known before it is measured; what `drawn_by` leaves out is None."""
+    how = (
+        "sampler",
+        "steps",
+        "spacing",
+        "threshold",
+        "guidance",
+        "guidance_interval",
+        "autoguide",
+        "seed",
+        "precision",
+    )
     return Conditions(
         n=real.n,
-        steps=draw.plan.nfe if draw else None,
-        seed=draw.seed if draw else None,
-        precision=str(model.precision).removeprefix("torch.") if model else None,
         extractor=extractor.name,
         extractor_sha256=extractor.digest,
         resize=RESIZE,
         reference_n=len(real.reference),
         reference_sha256=real.digest,
         k=NEIGHBOURS,
-        **facts,
+        **{name: drawn_by.get(name) for name in how},
     )
 
 
-def draw_samples(model: Diffusion, real: ReferenceSet, draw: SampleSettings) -> Images:
+def draw_samples(
+    model: Diffusion,
+    real: ReferenceSet,
+    chosen: Plan,
+    guidance: Guidance,
+    *,
+    seed: int = 0,
+    batch: int = 64,
+    progress: bool = False,
+) -> Images:
     """As many samples as there are stand-ins, of their captions or classes (each in turn without any), (n, C, H, W)."""
     condition: Conditioning | None = None
     if isinstance(real.labels, Conditioning):
@@ -154,25 +206,27 @@ def draw_samples(model: Diffusion, real: ReferenceSet, draw: SampleSettings) -> 
     elif classes := num_classes(model):
         labels = torch.arange(real.n) % classes if real.labels is None else torch.as_tensor(real.labels)
         condition = condition_for(model, labels)
-    trajectories = batch_trajectories(
-        model,
-        real.n,
-        draw.plan,
-        seed=draw.seed,
-        batch=draw.batch,
-        condition=condition,
-        guidance=draw.guidance,
+    trajectories: Iterable[Iterator[State]] = batch_trajectories(
+        model, real.n, chosen, seed=seed, batch=batch, condition=condition, guidance=guidance
     )
+    if progress:
+        total = -(-real.n // batch) * len(chosen.grid)
+        trajectories = track_inside(trajectories, "sampling, step by step", total)
     with evaluating(model):
-        total = -(-real.n // draw.batch) * len(draw.plan.grid)
-        return final_images(model, track_inside(trajectories, "sampling, step by step", total))
+        return final_images(model, trajectories)
 
 
-def compute_metrics(samples: Images, real: ReferenceSet, extractor: Extractor, conditions: Conditions) -> Quality:
+def compute_metrics(
+    samples: Images, real: ReferenceSet, extractor: Extractor, conditions: Conditions, progress: bool = False
+) -> Quality:
     """Every figure of n samples against these real images."""
-    reference = cached_features(extractor, real.reference, real.bins, "features of the reference")
-    floor_samples = cached_features(extractor, real.floor_samples, real.bins, "features of training images")
-    ours = features(extractor, np.asarray(samples), real.bins, "features of the samples")
+
+    def label(what: str) -> str | None:
+        return f"features of {what}" if progress else None
+
+    reference = cached_features(extractor, real.reference, real.bins, label("the reference"))
+    floor_samples = cached_features(extractor, real.floor_samples, real.bins, label("training images"))
+    ours = features(extractor, np.asarray(samples), real.bins, label("the samples"))
     equal = min(len(ours), len(reference))
     return Quality(
         conditions=conditions,
@@ -187,7 +241,3 @@ def compute_metrics(samples: Images, real: ReferenceSet, extractor: Extractor, c
         memory=memorisation(samples, real.heldout, real.training, real.bins),
         dims=extractor.dims,
     )
-
-
-def _opened(extractor: Extractor | str) -> Extractor:
-    return open_extractor(extractor) if isinstance(extractor, str) else extractor

@@ -51,18 +51,21 @@ def same_width(first: Tensor, second: Tensor) -> None:
         raise ValueError(f"features of width {first.shape[1]} and {second.shape[1]} come from different extractors")
 
 
-def features(extractor: Extractor, images: Images, bins: int, label: str = "features") -> Tensor:
-    """Features of every image, (n, d), float32, with progress on stderr.
+def features(extractor: Extractor, images: Images, bins: int, label: str | None = "features") -> Tensor:
+    """Features of every image, (n, d), float32.
 
     Args:
-        images: digits 0…bins−1, (n, C, H, W), read batch by batch.   label: what the progress is called.
+        images: digits 0…bins−1, (n, C, H, W), read batch by batch.   label: of the progress on stderr; None shows none.
     """
     starts = range(0, len(images), BATCH)
-    parts = [extractor(np.asarray(images[start : start + BATCH]), bins) for start in track(starts, label)]
+    parts = [
+        extractor(np.asarray(images[start : start + BATCH]), bins)
+        for start in (track(starts, label) if label else starts)
+    ]
     return torch.cat(parts) if parts else torch.zeros(0, extractor.dims)
 
 
-def cached_features(extractor: Extractor, images: Images, bins: int, label: str = "features") -> Tensor:
+def cached_features(extractor: Extractor, images: Images, bins: int, label: str | None = "features") -> Tensor:
     """The same from the user's cache folder, under a hash of the images, the extractor and the resize rule.
 
     An entry that is damaged is made anew; where the folder cannot be written, nothing is kept, and said so.
