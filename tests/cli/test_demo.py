@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from markovae.cli import demo
-from markovae.cli.entry import main
-from markovae.cli.parsing import command_line
+from markovae.cli.entry import command_line, main
 
 from .conftest import settings
 

@@ -161,3 +161,13 @@ def test_a_run_trains_without_streams(tmp_path: Path, closed: str):
     command = f"{shlex.join([sys.executable, '-m', 'markovae', 'train', 'digits', *words])} {closed}"
     assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=120).returncode == 0
     assert (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir()
+
+
+def test_a_limit_of_memory_that_torch_does_not_load_under_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("markovae.system.memory._limit", lambda: 700 * 2**20)
+    assert run_as(monkeypatch, lambda: 0) == 2
+    assert capsys.readouterr().err == (
+        "markovae: this process may use 700 MiB of memory (ulimit -v), and needs at least 1,024 MiB: raise the limit\n"
+    )
+    monkeypatch.setattr("markovae.system.memory._limit", lambda: 2**30)
+    assert run_as(monkeypatch, lambda: 0) == 0

@@ -2,8 +2,7 @@
 
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.cli import train
-from markovae.cli.entry import main
-from markovae.cli.parsing import command_line
+from markovae.cli.entry import command_line, main
 from markovae.diffusion.reverse import IsotropicVariance
 
 from .conftest import settings

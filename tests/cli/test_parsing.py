@@ -3,8 +3,7 @@
 import pytest
 
 from markovae import __version__
-from markovae.cli.entry import main
-from markovae.cli.parsing import COMMANDS, command_line
+from markovae.cli.entry import COMMANDS, command_line, main
 from markovae.errors import UserError
 
 NAMES = [module.__name__.rpartition(".")[2].removesuffix("_") for module in COMMANDS]

@@ -99,7 +99,7 @@ def test_a_run_without_classes_takes_none(words, images, tmp_path, refused):
 
 
 def test_the_sampler_named_as_the_default_is_the_default() -> None:
-    from markovae.cli.parsing import command_line
+    from markovae.cli.entry import command_line
     from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS
 
     assert command_line(["sample", "runs/a"]).sampler == DEFAULT_SAMPLER

@@ -10,8 +10,7 @@ from PIL import Image
 
 from markovae.checkpoints.reading import open_checkpoint
 from markovae.cli import train
-from markovae.cli.entry import main
-from markovae.cli.parsing import command_line
+from markovae.cli.entry import command_line, main
 from markovae.errors import UserError
 
 from .conftest import SCHEMAS, check, settings

@@ -12,13 +12,16 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TypeVar, final
 
-from markovae.errors import StoppedRun
+from markovae.errors import StoppedRun, UserError
 
 # glibc's names for what it does with freed memory (malloc.h).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT, LARGE = 2**31 - 1, 2**30
 # Where its own rule, which `mallopt` switches off for good, ends up after large blocks were freed.
 SETTLED, TRIMMED = 32 * 2**20, 64 * 2**20
+
+
+LEAST_ADDRESS_SPACE = 2**30  # bytes: torch, its libraries and a small model
 
 
 @final
@@ -113,6 +116,19 @@ def _limit() -> int:
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         return 0 if soft == resource.RLIM_INFINITY else soft
     return 0
+
+
+def require_address_space() -> None:
+    """Refuse a limit that torch cannot be loaded under: an allocation that fails then aborts the process, or hangs it.
+
+    Raises:
+        UserError: for less than 1 GiB.
+    """
+    if 0 < (limit := _limit()) < LEAST_ADDRESS_SPACE:
+        raise UserError(
+            f"this process may use {limit / 2**20:,.0f} MiB of memory (ulimit -v), and needs at least "
+            f"{LEAST_ADDRESS_SPACE >> 20:,} MiB: raise the limit"
+        )
 
 
 Result = TypeVar("Result")
