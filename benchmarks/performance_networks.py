@@ -55,7 +55,7 @@ def peer_of(model: Diffusion) -> nn.Module:
     from diffusers import UNet2DModel
 
     network = network_of(model)
-    unet: nn.Module = UNet2DModel.from_config(config_to(network.config, model.shape[1:]))
+    unet: nn.Module = UNet2DModel.from_config(config_to(network.config, network.data))
     unet.load_state_dict(to_theirs(network, dict(network.named_parameters())))
     return unet
 

@@ -33,7 +33,8 @@ from markovae.diffusion.target import VELOCITY
 from markovae.networks.conditioning import Condition, Conditioning, TextConditioner
 from markovae.networks.mlp import MLP, MLPConfig
 from markovae.networks.network import Network
-from markovae.networks.unet import UNet, UNetConfig
+from markovae.networks.network_config import DataSpec, NetworkConfig
+from markovae.networks.unet import UNet
 from markovae.randomness import Streams, generator
 from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.guidance import Guidance, guided
@@ -92,7 +93,7 @@ def stage_model(stage: str, sizes: Sizes, vector_dim: int, seed: int = 0) -> Dif
     Args:
         vector_dim: size of a caption's vector, which the prior is given.
     """
-    unet: dict[str, Any] = {"embedding": sizes.embedding}
+    unet: dict[str, Any] = {"embedding": sizes.embedding, "attention": ()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "two stages", stage).initial_seed())
         if stage == "prior":
@@ -100,10 +101,10 @@ def stage_model(stage: str, sizes: Sizes, vector_dim: int, seed: int = 0) -> Dif
             network: Network = RowMLP(MLPConfig(FEATURES, FEATURES, sizes.row, sizes.depth, vector_dim=vector_dim))
         elif stage == "decoder":
             shape = (3, 32, 32)
-            network = UNet(UNetConfig(width=sizes.width, vector_dim=FEATURES, **unet))
+            network = UNet(NetworkConfig(width=sizes.width, **unet), DataSpec(vector_dim=FEATURES))
         else:
             shape = (3, 64, 64)
-            network = UNet(UNetConfig(width=sizes.large_width, multipliers=(1, 2, 2), image_channels=3, **unet))
+            network = UNet(NetworkConfig(width=sizes.large_width, **unet), DataSpec(size=(64, 64), image_channels=3))
     pixels = Pixels(ROW_BINS if stage == "prior" else 256)
     start = ROW_START if stage == "prior" else fine_logsnr(pixels.half_width)
     schedule = LogSNRLinear(LEVELS, start, END)

@@ -1,5 +1,3 @@
-from dataclasses import fields
-
 import numpy as np
 import pytest
 import torch
@@ -13,10 +11,8 @@ from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import FullVariance, IsotropicVariance, LearnedVariance
 from markovae.diffusion.schedule import ConstantSigma, endpoint_levels
 from markovae.errors import UserError
-from markovae.networks.ddpm import DDPMConfig, DDPMUNet
-from markovae.networks.dit import DiT, DiTConfig
-from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
-from markovae.networks.unet import UNetConfig
+from markovae.networks.ddpm import DDPMUNet
+from markovae.networks.dit import DiT
 from markovae.sampling.generation import sample
 from markovae.training.losses import create_objective
 from markovae.training.train_config import TrainConfig
@@ -50,7 +46,7 @@ def test_every_target_and_decoder_gives_a_finite_bound(tiny_config: Config, name
 def test_a_learned_variance_doubles_the_outputs_and_no_other_does(tiny_config: Config, word: str, kind: type):
     model = create(tiny_config.with_settings([f"target.reverse={word}"]), (3, 4, 4))
     assert isinstance(model.reverse, kind)
-    assert model.network.config.out_channels == (6 if word == "learned" else 3)
+    assert model.network.data.out_channels == (6 if word == "learned" else 3)
     assert model.denoise(torch.zeros(2, 3, 4, 4), torch.zeros(2)).shape == (2, 3, 4, 4)
 
 
@@ -110,9 +106,9 @@ def test_sizes_off_the_stride_name_the_nearest_that_fit(tiny_config: Config, sha
 
 
 def test_labels_are_taken_unless_the_configuration_says_no(tiny_config: Config):
-    assert create(tiny_config, (1, 4, 4), num_classes=3).network.config.num_classes == 3
+    assert create(tiny_config, (1, 4, 4), num_classes=3).network.data.num_classes == 3
     without = tiny_config.with_settings(["network.classes=false"])
-    assert create(without, (1, 4, 4), num_classes=3).network.config.num_classes == 0
+    assert create(without, (1, 4, 4), num_classes=3).network.data.num_classes == 0
 
 
 @pytest.mark.parametrize("weighting", ["own", "noise", "data", "nats"])
@@ -196,39 +192,6 @@ def test_classes_left_out_need_something_that_stands_for_none():
     create(config, (1, 8, 8))
 
 
-def test_the_network_section_has_the_networks_own_defaults():
-    decided_by_data = {
-        "in_channels",
-        "out_channels",
-        "num_classes",
-        "vector_dim",
-        "token_dim",
-        "image_channels",
-        "differences",
-        "frequencies",
-    }
-    multipliers, attention = NetworkConfig().levels(32, 32)
-    assert attention == (1,)  # the coarsest level of the images; the network itself knows of no images
-    ours = {f.name: f.default for f in fields(NetworkConfig)} | {"multipliers": multipliers, "attention": ()}
-    theirs = {f.name: f.default for f in fields(UNetConfig) if f.name not in decided_by_data}
-    assert {name: ours[name] for name in theirs} == theirs
-    assert set(ours) - set(theirs) == {"detail", "classes", "kind", "ddpm", "dit"}
-    transformer = {f.name: f.default for f in fields(DiTConfig) if f.name not in decided_by_data}
-    assert {f.name: f.default for f in fields(DiTOptions)} == transformer | {"detail": True}
-
-
-def test_the_ddpm_section_has_the_networks_own_names_and_defaults():
-    ours = {f.name: f.default for f in fields(DDPMOptions)}
-    theirs = {
-        f.name: f.default for f in fields(DDPMConfig) if f.name not in ("in_channels", "out_channels", "num_classes")
-    }
-    assert set(ours) == set(theirs)
-    followed = {name for name in ours if ours[name] is None} | {"null_class"}
-    assert {name: ours[name] for name in theirs if name not in followed} == {
-        name: value for name, value in theirs.items() if name not in followed
-    }
-
-
 def test_a_law_beside_the_schedule_is_refused():
     schedule = create_schedule(ScheduleConfig(), Pixels(256))
     with pytest.raises(UserError, match=r"misses the schedule, whose log-SNR runs from 13\.3 to -10\.0"):
@@ -270,8 +233,8 @@ def test_a_network_of_the_ddpm_family_counts_the_steps_of_its_schedule() -> None
     model = create(config, (1, 8, 8), num_classes=3)
     network = model.network
     assert isinstance(network, DDPMUNet)
-    assert (network.config.in_channels, network.config.out_channels, network.num_classes) == (1, 2, 3)
-    assert (network.config.embedding, network.config.middle_groups, network.config.attention_up) == (32, 4, (1,))
+    assert (network.data.in_channels, network.data.out_channels, network.num_classes) == (1, 2, 3)
+    assert (network.config.time_dim, network.config.middle_norm_groups, network.config.up_attention) == (32, 4, (1,))
     assert network.step(model.schedule.logsnr[1:]).tolist() == list(range(40))
     assert bool(model.bound(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).total.isfinite().all())
 
@@ -301,11 +264,11 @@ def test_a_transformer_is_a_model_like_any_other(settings: list) -> None:
     model = create(config, (1, 8, 12), bins=17, num_classes=3)
     network = model.network
     assert isinstance(network, DiT)
-    assert (network.config.in_channels, network.config.out_channels, network.num_classes) == (1, 1, 3)
-    assert network.config.frequencies == (8.0,)
+    assert (network.data.in_channels, network.data.out_channels, network.num_classes) == (1, 1, 3)
+    assert network.data.frequency == 8
     assert bool(model.bound(torch.zeros(2, 1, 8, 12, dtype=torch.uint8)).total.isfinite().all())
     bare = create(config.with_settings(["network.dit.detail=false", "target.reverse=learned"]), (1, 8, 12))
-    assert (bare.network.config.out_channels, bare.network.detail.channels) == (2, 1)
+    assert (bare.network.data.out_channels, bare.network.detail.channels) == (2, 1)
     with pytest.raises(UserError, match=r"9x8 pixels .* lower network\.dit\.patch"):
         create(config, (1, 9, 8))
 

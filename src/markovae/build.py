@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -24,74 +23,41 @@ from markovae.diffusion.target import target_named
 from markovae.errors import UserError
 from markovae.likelihood.fitting import variance_named
 from markovae.networks.conditioning import TextConditioner
-from markovae.networks.ddpm import DDPMConfig, DDPMUNet
-from markovae.networks.dit import DiT, DiTConfig
+from markovae.networks.ddpm import DDPMUNet
+from markovae.networks.dit import DiT
 from markovae.networks.network import Network
-from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
-from markovae.networks.unet import UNet, UNetConfig
+from markovae.networks.network_config import DataSpec, DDPMConfig, DiTConfig, NetworkConfig
+from markovae.networks.unet import UNet
 from markovae.randomness import generator
 from markovae.system.memory import machine_memory
 from markovae.text.conditioner import EncoderConditioner
 
-NetworkShape = UNetConfig | DDPMConfig | DiTConfig
+NetworkShape = NetworkConfig | DDPMConfig | DiTConfig
+_REMEDY = {
+    "unet": "lower network.patch, or shorten network.multipliers",
+    "ddpm": "shorten network.ddpm.widths",
+    "dit": "lower network.dit.patch",
+}
 
 
-def network_shape(
-    config: Config, shape: Sequence[int], channels: int, pixels: Pixels, num_classes: int, text: int
-) -> NetworkShape:
-    """The shape of the network that a configuration asks for.
-
-    Args:
-        config: the sections network and train.label_dropout are read.
-        shape: of one image, (C, H, W).   channels: of the output.   pixels: of the images.
-        num_classes: labels taken, 0 for none.   text: features of a caption's token, 0 for none.
-    Raises:
-        UserError: for widths that do not split as asked, or a stride that does not divide the images.
-    """
-    network = config.network
-    if network.kind == "ddpm":
-        _check_null(config, num_classes)
-        made: NetworkShape = ddpm_config(network.ddpm or DDPMOptions(), shape[0], channels, num_classes)
-        remedy = "shorten network.ddpm.widths"
-    else:
-        options = network.dit or DiTOptions() if network.kind == "dit" else network
-        seen = _patches(options, shape, channels, pixels) | {"num_classes": num_classes}
-        seen |= {"vector_dim": text, "token_dim": text}
-        if isinstance(options, DiTOptions):
-            made, remedy = _dit_config(options, seen), "lower network.dit.patch"
-        else:
-            made = _unet_config(options, shape, seen)
-            remedy = "lower network.patch, or shorten network.multipliers"
-    _check_stride(shape, made.stride, remedy)
-    return made
-
-
-def outline_network(shape: NetworkShape, logsnr: Tensor) -> Network:
+def outline_network(shape: NetworkShape, data: DataSpec, logsnr: Tensor) -> Network:
     """A network of this shape on the meta device: names and shapes of its weights, which take no memory.
 
     Args:
         logsnr: λ_1…λ_L of the grid that a network of the DDPM family counts, (L,).
     """
     with torch.device("meta"), _WithoutNumbers():
-        return _network(shape, logsnr)
+        return _network(shape, data, logsnr)
 
 
-def fresh_network(outline: nn.Module, logsnr: Tensor) -> Network:
-    """A network like an outline, with fresh weights.
+def initialized_network(outline: nn.Module, logsnr: Tensor) -> Network:
+    """A network like an outline, with newly drawn weights.
 
     Args:
         outline: from `outline_network`.   logsnr: as there.
     """
     assert isinstance(outline, UNet | DDPMUNet | DiT), "an outline is one of these"
-    return _network(outline.config, logsnr)
-
-
-def least_weights(shape: NetworkShape) -> int:
-    """How many tensors of weights such a network has at least, by arithmetic: an outline of it takes time for each."""
-    if isinstance(shape, DiTConfig):
-        return 10 * shape.depth
-    levels = len(shape.widths) if isinstance(shape, DDPMConfig) else len(shape.multipliers)
-    return 8 * 2 * levels * shape.blocks
+    return _network(outline.config, outline.data, logsnr)
 
 
 class _WithoutNumbers(TorchFunctionMode):
@@ -103,74 +69,19 @@ class _WithoutNumbers(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _network(shape: NetworkShape, logsnr: Tensor) -> Network:
+def _network(shape: NetworkShape, data: DataSpec, logsnr: Tensor) -> Network:
     if isinstance(shape, DDPMConfig):
-        return DDPMUNet(shape, logsnr)
-    return UNet(shape) if isinstance(shape, UNetConfig) else DiT(shape)
-
-
-def ddpm_config(options: DDPMOptions, in_channels: int, out_channels: int, num_classes: int) -> DDPMConfig:
-    """The shape of a network of the DDPM family from its section, what was left out filled in.
-
-    Raises:
-        UserError: for widths that do not split into the groups or heads asked for.
-    """
-    settings = {field.name: getattr(options, field.name) for field in fields(options)}
-    settings["embedding"] = options.embedding or 4 * options.widths[0]
-    settings["attention_up"] = options.attention if options.attention_up is None else options.attention_up
-    settings["middle_groups"] = options.groups if options.middle_groups is None else options.middle_groups
-    try:
-        return DDPMConfig(in_channels=in_channels, out_channels=out_channels, num_classes=num_classes, **settings)
-    except ValueError as error:
-        raise UserError(f"network.ddpm: {error}") from None
+        return DDPMUNet(shape, data, logsnr)
+    return UNet(shape, data) if isinstance(shape, NetworkConfig) else DiT(shape, data)
 
 
 def _check_null(config: Config, classes: int) -> None:
-    options = config.network.ddpm or DDPMOptions()
-    if classes and config.train.label_dropout and not options.null_class:
+    shape = config.network.shape
+    if classes and config.train.label_dropout and isinstance(shape, DDPMConfig) and not shape.null_class:
         raise UserError(
             f"train.label_dropout={config.train.label_dropout:g} leaves classes out, and network.ddpm.null_class=false "
             "has nothing to stand for that: set one of them the other way (train.label_dropout=0)"
         )
-
-
-def _unet_config(config: NetworkConfig, shape: Sequence[int], seen: dict[str, Any]) -> UNetConfig:
-    multipliers, attention = config.levels(*shape[1:])
-    return UNetConfig(
-        width=config.width,
-        multipliers=multipliers,
-        blocks=config.blocks,
-        attention=attention,
-        head_dim=config.head_dim,
-        **seen,
-    )
-
-
-def _dit_config(options: DiTOptions, seen: dict[str, Any]) -> DiTConfig:
-    return DiTConfig(
-        width=options.width,
-        depth=options.depth,
-        head_dim=options.head_dim,
-        expansion=options.expansion,
-        **seen,
-    )
-
-
-def _patches(
-    options: NetworkConfig | DiTOptions, shape: Sequence[int], channels: int, pixels: Pixels
-) -> dict[str, Any]:
-    """What both are shown, by the names of `PatchConfig`."""
-    return {
-        "in_channels": shape[0],
-        "out_channels": channels,
-        "patch": options.patch,
-        "embedding": options.embedding,
-        "dropout": options.dropout,
-        "differences": options.detail,
-        "frequencies": (0.5 / pixels.half_width,) if options.detail else (),
-        "radius": options.radius if options.detail else 0,
-        "octaves": options.octaves,
-    }
 
 
 def _check_stride(shape: Sequence[int], stride: int, remedy: str) -> None:
@@ -212,7 +123,7 @@ def create(
     _require_memory(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-        model.network = fresh_network(model.network, model.schedule.logsnr[1:])
+        model.network = initialized_network(model.network, model.schedule.logsnr[1:])
     model.reverse = variance_named(config.target.reverse, shape)
     return model
 
@@ -244,12 +155,23 @@ def create_outline(
         (text_conditioner or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
     )
     classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
-    made = network_shape(
-        config, shape, reverse.channels * shape[0], pixels, classes, text_conditioner.width if text_conditioner else 0
+    _check_null(config, classes)
+    text = text_conditioner.width if text_conditioner else 0
+    data = DataSpec(
+        in_channels=shape[0],
+        out_channels=reverse.channels * shape[0],
+        size=(shape[1], shape[2]),
+        frequency=0.5 / pixels.half_width,
+        num_classes=classes,
+        vector_dim=text,
+        token_dim=text,
     )
-    if tensors is not None and least_weights(made) > tensors:
-        raise ValueError(f"its network has {least_weights(made):,} weights or more, and here are {tensors:,}")
-    network = outline_network(made, schedule.logsnr[1:])
+    made = config.network.shape
+    _check_stride(shape, made.stride(data.size), _REMEDY[config.network.kind])
+    least = made.least_weights(data.size)
+    if tensors is not None and least > tensors:
+        raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")
+    network = outline_network(made, data, schedule.logsnr[1:])
     target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
     model.text_conditioner, model.null_trained = text_conditioner, config.train.label_dropout > 0

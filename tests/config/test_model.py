@@ -3,7 +3,7 @@ import pytest
 from markovae.config import Config
 from markovae.diffusion.diffusion_config import ScheduleConfig, TargetConfig
 from markovae.errors import UserError
-from markovae.networks.network_config import DDPMOptions, DiTOptions, NetworkConfig
+from markovae.networks.network_config import DDPMConfig, DiTConfig, NetworkConfig
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def test_a_schedule_that_cannot_be_is_refused(settings: dict, message: str):
         ({"multipliers": (1, 2), "attention": (2,)}, r"attention=\[2\] must name levels 0…1"),
         ({"dropout": 1.0}, r"dropout=1 must lie in \[0, 1\)"),
         ({"kind": "dddpm"}, "did you mean ddpm"),
-        ({"ddpm": DDPMOptions()}, r"belongs to network\.kind=ddpm"),
+        ({"ddpm": DDPMConfig()}, r"belongs to network\.kind=ddpm"),
         ({"kind": "ddpm", "patch": 1}, r"network\.patch belongs to network\.kind=unet"),
-        ({"dit": DiTOptions()}, r"\[network\.dit\] belongs to network\.kind=dit"),
-        ({"kind": "dit", "ddpm": DDPMOptions()}, r"\[network\.ddpm\] belongs to network\.kind=ddpm"),
+        ({"dit": DiTConfig()}, r"\[network\.dit\] belongs to network\.kind=dit"),
+        ({"kind": "dit", "ddpm": DDPMConfig()}, r"\[network\.ddpm\] belongs to network\.kind=ddpm"),
         ({"kind": "dit", "width": 32}, r"network\.width belongs .*the settings of kind=dit are in \[network\.dit\]"),
     ],
 )
@@ -68,13 +68,13 @@ def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
     ],
 )
 def test_larger_images_get_more_levels(size: tuple[int, int], multipliers: tuple, attention: tuple):
-    assert NetworkConfig().levels(*size) == (multipliers, attention)
-    assert NetworkConfig(attention=(0,)).levels(*size) == (multipliers, (0,))
+    assert NetworkConfig().levels(size) == (multipliers, attention)
+    assert NetworkConfig(attention=(0,)).levels(size) == (multipliers, (0,))
 
 
 def test_attention_at_a_level_that_the_images_do_not_get_is_refused():
     with pytest.raises(UserError, match=r"network\.attention=\[2\] must name levels 0…1"):
-        NetworkConfig(attention=(2,)).levels(32, 32)
+        NetworkConfig(attention=(2,)).levels((32, 32))
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,15 @@ def test_a_target_word_is_checked(name: str):
         ({"padding": 2}, "lie in 0…1"),
         ({"dropout": -0.1}, r"\[0, 1\)"),
         ({"attention_up": (4,)}, r"attention_up=\[4\] must name levels 0…3"),
+        ({"widths": (64, 80)}, "a width of 80 does not split into groups=32"),
+        ({"head_dim": 3}, "a width of 256 does not split into heads of head_dim=3"),
+        ({"middle_groups": 5}, "a width of 256 does not split into middle_groups=5"),
+        ({"shift": 64}, "shift=64 leaves no frequency"),
     ],
 )
 def test_a_network_of_the_ddpm_family_that_cannot_be_is_refused(settings: dict, message: str):
     with pytest.raises(UserError, match=message):
-        DDPMOptions(**settings)
+        DDPMConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +126,14 @@ def test_a_network_of_the_ddpm_family_that_cannot_be_is_refused(settings: dict, 
 )
 def test_a_transformer_that_cannot_be_is_refused(settings: dict, message: str):
     with pytest.raises(UserError, match=message):
-        DiTOptions(**settings)
+        DiTConfig(**settings)
 
 
 def test_a_section_within_a_section_survives_toml_and_settings():
     config = Config().with_settings(
         ["network.kind=ddpm", "network.ddpm.widths=[32, 64]", "network.ddpm.attention_up=[]", "target.clip=1"]
     )
-    assert config.network.ddpm == DDPMOptions(widths=(32, 64), attention_up=())
+    assert config.network.ddpm == DDPMConfig(widths=(32, 64), attention_up=())
     assert Config.parse(config.to_toml().encode()) == config
     assert "ddpm]" not in Config().to_toml()
     with pytest.raises(UserError, match=r"network\.ddpm\.width is no setting: did you mean network\.ddpm\.widths"):

@@ -121,7 +121,7 @@ def test_a_network_that_the_weights_are_not_of_is_never_made(checkpoint: Path, l
     name = line.split(" ")[0]
     lines = [line if row.startswith(f"{name} =") else row for row in config.splitlines()]
     forge(checkpoint, config__toml="\n".join(lines).encode())
-    monkeypatch.setattr("markovae.build.fresh_network", lambda *a: pytest.fail("a network was made"))
+    monkeypatch.setattr("markovae.build.initialized_network", lambda *a: pytest.fail("a network was made"))
     assert newest_checkpoint(checkpoint.parents[1]).step == 1
 
 

@@ -158,7 +158,8 @@ def schedule_settings(name: str) -> tuple[str, ...]:
 def mlp(lab: Lab) -> Any:
     """The network for vectors, which no command reaches, and every kind of condition: by the names they have today."""
     from markovae.networks.mlp import MLP, MLPConfig
-    from markovae.networks.unet import UNet, UNetConfig
+    from markovae.networks.network_config import DataSpec, NetworkConfig
+    from markovae.networks.unet import UNet
 
     draws = torch.Generator().manual_seed(0)
 
@@ -174,12 +175,10 @@ def mlp(lab: Lab) -> Any:
     found = {}
     torch.manual_seed(0)
     shape = {"width": 8, "multipliers": (1,), "embedding": 16, "patch": 1}
-    unet = UNetConfig(
-        in_channels=1, out_channels=1, num_classes=3, vector_dim=5, token_dim=6, image_channels=2, blocks=1, **shape
-    )
+    data = DataSpec(1, 1, (8, 8), num_classes=3, vector_dim=5, token_dim=6, image_channels=2)
     for name, network, z, condition in (
         ("mlp", MLP(MLPConfig(6, 6, 16, 2, 3, 5)), drawn(4, 6), known),
-        ("unet", UNet(unet), drawn(4, 1, 8, 8), every),
+        ("unet", UNet(NetworkConfig(blocks=1, attention=(), **shape), data), drawn(4, 1, 8, 8), every),
     ):
         for weight in network.parameters():
             weight.data += 0.1 * drawn(*weight.shape)

@@ -6,7 +6,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from markovae.build import ddpm_config
 from markovae.diffusion.schedule import linear
 from markovae.interop.diffusers_config import config_from
 from markovae.interop.weights import to_theirs
@@ -29,9 +28,7 @@ def write_pipeline(folder: Path, **unet: object) -> Path:
     said = UNET | unet
     shape = config_from(said)
     torch.manual_seed(0)
-    network = DDPMUNet(
-        ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes), linear(30).logsnr[1:]
-    )
+    network = DDPMUNet(shape.options, shape.data, linear(30).logsnr[1:])
     (folder / "unet").mkdir(parents=True)
     (folder / "scheduler").mkdir()
     (folder / "unet" / "config.json").write_text(json.dumps(said))

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from markovae.build import ddpm_config
 from markovae.diffusion.schedule import linear
 from markovae.errors import UserError
 from markovae.interop.diffusers_config import config_from, config_to
@@ -95,8 +94,7 @@ WEIGHTS = {"CIFAR-10, 35.7 M": 35_746_307, "CelebA-HQ-256, 113.7 M": 113_673_219
 
 def ours(config: dict) -> tuple[DDPMUNet, tuple[int, int]]:
     shape = config_from({"_class_name": "UNet2DModel", **config})
-    settings = ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes)
-    return DDPMUNet(settings, GRID).eval(), shape.size
+    return DDPMUNet(shape.options, shape.data, GRID).eval(), shape.data.size
 
 
 def drawn(diffusers, config: dict) -> torch.nn.Module:
@@ -138,12 +136,12 @@ def test_the_outputs_are_those_of_diffusers(diffusers, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name not in WEIGHTS])
 def test_weights_and_configuration_go_there_and_back_unchanged(diffusers, name: str) -> None:
     theirs = diffusers.UNet2DModel(**CASES[name])
-    network, size = ours(CASES[name])
+    network, _ = ours(CASES[name])
     state = theirs.state_dict()
     back = to_theirs(network, to_ours(network, state))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
-    told = config_to(network.config, size)
+    told = config_to(network.config, network.data)
     assert config_from(told) == config_from({"_class_name": "UNet2DModel", **CASES[name]})
     again = diffusers.UNet2DModel.from_config(json.loads(json.dumps(told)))
     again.load_state_dict(back)

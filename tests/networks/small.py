@@ -1,25 +1,34 @@
 """Small networks of both families, a latent, and all that they can be told."""
 
+from dataclasses import fields
+
 import torch
 
 from markovae.networks.conditioning import Condition
-from markovae.networks.dit import DiT, DiTConfig
-from markovae.networks.layers import PatchNetwork
-from markovae.networks.unet import UNet, UNetConfig
+from markovae.networks.dit import DiT
+from markovae.networks.network_config import DataSpec, DiTConfig, NetworkConfig
+from markovae.networks.patch_network import PatchNetwork
+from markovae.networks.unet import UNet
 
 UNET = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "embedding": 16, "head_dim": 16}
 DIT = {"width": 32, "depth": 2, "head_dim": 16, "expansion": 2, "embedding": 16}
 TOLD = {"num_classes": 3, "vector_dim": 2, "token_dim": 6}
 
 
+def shaped(config: type, options: dict) -> tuple:
+    """(config, DataSpec) of options of either."""
+    data = {field.name for field in fields(DataSpec)} & set(options)
+    return config(**{k: v for k, v in options.items() if k not in data}), DataSpec(**{k: options[k] for k in data})
+
+
 def fresh_unet(**options) -> UNet:
     torch.manual_seed(5)
-    return UNet(UNetConfig(**{**UNET, **options}))
+    return UNet(*shaped(NetworkConfig, UNET | options))
 
 
 def fresh_dit(**options) -> DiT:
     torch.manual_seed(5)
-    return DiT(DiTConfig(**{**DIT, **options}))
+    return DiT(*shaped(DiTConfig, DIT | options))
 
 
 def lively_unet(**options) -> PatchNetwork:

@@ -7,7 +7,7 @@ from tests.networks.small import fresh_dit, latent, lively_dit
 from markovae.networks.conditioning import Condition
 from markovae.networks.dit import rotations, turned
 
-PLAIN = {"differences": False, "frequencies": (), "radius": 0, "octaves": 0}
+PLAIN = {"detail": False, "octaves": 0}
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])

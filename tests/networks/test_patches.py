@@ -7,9 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.networks.small import (
-    DIT,
     TOLD,
-    UNET,
     everything,
     fresh_dit,
     fresh_unet,
@@ -21,9 +19,7 @@ from tests.networks.small import (
 from torch.nn import functional as F
 
 from markovae.networks.conditioning import Condition
-from markovae.networks.dit import DiTConfig
-from markovae.networks.layers import PatchNetwork
-from markovae.networks.unet import UNetConfig
+from markovae.networks.patch_network import PatchNetwork
 
 Made = Callable[..., PatchNetwork]
 REUSED = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,20 +67,6 @@ def test_sizes_that_do_not_fit_are_refused_in_a_sentence(lively: Made) -> None:
         network(latent(1, 8, 8, channels=1), torch.zeros(1))
     with pytest.raises(ValueError, match="one for each example"):
         network(latent(2), torch.zeros(1))
-
-
-@pytest.mark.parametrize(
-    ("config", "options"),
-    [
-        *((UNetConfig, UNET | wrong) for wrong in ({"attention": (2,)}, {"multipliers": ()}, {"blocks": 0})),
-        *((DiTConfig, DIT | wrong) for wrong in ({"head_dim": 6}, {"head_dim": 64}, {"depth": 0})),
-        *((UNetConfig, UNET | wrong) for wrong in ({"width": 0}, {"dropout": 1.0}, {"patch": 0})),
-        *((DiTConfig, DIT | wrong) for wrong in ({"width": 0}, {"dropout": -0.1}, {"embedding": 0})),
-    ],
-)
-def test_configurations_that_make_no_network_are_refused(config: type, options: dict) -> None:
-    with pytest.raises(ValueError, match="must"):
-        config(**options)
 
 
 @REUSED

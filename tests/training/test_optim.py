@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from markovae.networks.mlp import MLP, MLPConfig
-from markovae.networks.unet import UNet, UNetConfig
+from markovae.networks.network_config import DataSpec, NetworkConfig
+from markovae.networks.unet import UNet
 from markovae.training.optimizers import BAND, COEFFICIENTS, ROUNDS, MuonAdamW, orthogonalise, split_weights
 
 
@@ -155,7 +156,10 @@ def test_state_that_fits_no_weight_is_refused() -> None:
 
 
 def test_weights_are_split_once_and_the_outer_ones_go_to_adamw() -> None:
-    network = UNet(UNetConfig(width=16, blocks=1, embedding=16, head_dim=16, num_classes=3, vector_dim=5))
+    network = UNet(
+        NetworkConfig(width=16, blocks=1, embedding=16, head_dim=16, attention=()),
+        DataSpec(num_classes=3, vector_dim=5),
+    )
     hidden, rest = split_weights(network)
     assert len(hidden) + len(rest) == len(list(network.parameters()))
     assert {id(w) for w in hidden}.isdisjoint(id(w) for w in rest)

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: where --plots cannot be made a folder.
         StoppedRun: where the disk refuses the plots.
     """
-    from markovae.theory import check_all
+    from markovae.theory.checks import check_all
 
     folder = None if options.plots is None else _folder(Path(options.plots))
 

@@ -13,8 +13,7 @@ from markovae.diffusion.forward import noise_scale, step_variance
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.errors import UserError
 from markovae.interop.fields import Fields
-from markovae.networks.ddpm import DDPMConfig
-from markovae.networks.network_config import DDPMOptions
+from markovae.networks.network_config import DataSpec, DDPMConfig
 
 MAX_STEPS = 10_000
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
@@ -219,15 +218,11 @@ class UNetShape:
     """A network of the DDPM family and the images it is for.
 
     Args:
-        options: its shape.   in_channels, out_channels: of its input and output.   size: (height, width) of the images.
-        num_classes: labels taken, 0 for none.
+        options: its section.   data: channels in and out, size of the images and classes.
     """
 
-    options: DDPMOptions
-    in_channels: int
-    out_channels: int
-    size: tuple[int, int]
-    num_classes: int
+    options: DDPMConfig
+    data: DataSpec
 
 
 def config_from(table: Mapping[str, Any]) -> UNetShape:
@@ -256,7 +251,7 @@ def config_from(table: Mapping[str, Any]) -> UNetShape:
     if middle_groups is None:
         middle_groups = 0 if scale_shift == "scale_shift" else groups
     channels = fields.take_whole("in_channels", 3, 1, MAX_WIDTH)
-    options = DDPMOptions(
+    options = DDPMConfig(
         widths=tuple(widths),
         blocks=fields.take_whole("layers_per_block", 2, 1, MAX_BLOCKS),
         attention=attention,
@@ -281,22 +276,20 @@ def config_from(table: Mapping[str, Any]) -> UNetShape:
     size, classes = _size(fields), fields.take_perhaps("num_class_embeds", 1, MAX_CLASSES) or 0
     fields.leave("num_train_timesteps")
     fields.end()
-    return UNetShape(options, channels, outputs, size, classes)
+    return UNetShape(options, DataSpec(channels, outputs, size, num_classes=classes))
 
 
-def config_to(config: DDPMConfig, size: tuple[int, int]) -> dict[str, Any]:
+def config_to(config: DDPMConfig, data: DataSpec) -> dict[str, Any]:
     """config.json of a network, as diffusers writes it.
 
-    Args:
-        size: (height, width) of the images.
     Raises:
         UserError: where levels with attention change their resolution in different ways, which it has no words for.
     """
     levels = range(len(config.widths))
     down, down_type = _types(DOWN, levels, config.attention, config.residual_down, len(levels) - 1)
-    up, up_type = _types(UP, levels, config.attention_up, config.residual_up, 0)
+    up, up_type = _types(UP, levels, config.up_attention, config.residual_up, 0)
     told = 0 if config.scale_shift else config.groups  # what diffusers does where it is not told
-    classes = config.num_classes + (config.num_classes > 0 and config.null_class)
+    classes = data.num_classes + (data.num_classes > 0 and config.null_class)
     return {
         "_class_name": "UNet2DModel",
         "act_fn": "silu",
@@ -312,7 +305,7 @@ def config_to(config: DDPMConfig, size: tuple[int, int]) -> dict[str, Any]:
         "dropout": config.dropout,
         "flip_sin_to_cos": not config.sine_first,
         "freq_shift": config.shift,
-        "in_channels": config.in_channels,
+        "in_channels": data.in_channels,
         "layers_per_block": config.blocks,
         "mid_block_scale_factor": config.middle_scale,
         "mid_block_type": "UNetMidBlock2D",
@@ -320,10 +313,10 @@ def config_to(config: DDPMConfig, size: tuple[int, int]) -> dict[str, Any]:
         "norm_num_groups": config.groups,
         "num_class_embeds": classes or None,
         "num_train_timesteps": None,
-        "out_channels": config.out_channels,
+        "out_channels": data.out_channels,
         "resnet_time_scale_shift": "scale_shift" if config.scale_shift else "default",
-        "sample_size": size[0] if size[0] == size[1] else list(size),
-        "time_embedding_dim": config.embedding if config.embedding != 4 * config.widths[0] else None,
+        "sample_size": data.size[0] if data.size[0] == data.size[1] else list(data.size),
+        "time_embedding_dim": config.time_dim if config.time_dim != 4 * config.widths[0] else None,
         "time_embedding_type": "positional",
         "up_block_types": up[::-1],
         "upsample_type": up_type,
@@ -331,13 +324,13 @@ def config_to(config: DDPMConfig, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _middle_groups(config: DDPMConfig, told: int) -> int | None:
-    if config.middle_groups == told or not config.middle_attention:
+    if config.middle_norm_groups == told or not config.middle_attention:
         return None
-    if not config.middle_groups:
+    if not config.middle_norm_groups:
         raise UserError(
             "a network without scale_shift whose middle attention has no normalisation is none of diffusers'"
         )
-    return config.middle_groups
+    return config.middle_norm_groups
 
 
 def _blocks(

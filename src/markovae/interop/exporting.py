@@ -129,9 +129,9 @@ def _check_expressible(checkpoint: Checkpoint) -> None:
 
 
 def _configurations(checkpoint: Checkpoint, model: Diffusion) -> dict[str, dict[str, Any]]:
-    config, (_, height, width) = checkpoint.config, checkpoint.shape
+    config = checkpoint.config
     assert isinstance(model.network, DDPMUNet)
-    unet = config_to(model.network.config, (height, width))
+    unet = config_to(model.network.config, model.network.data)
     scheduler = rules_to(config.schedule, model.schedule, config.target)
     origin = checkpoint.state.get("origin")
     if isinstance(origin, dict) and origin.get("format") == "diffusers":
@@ -143,7 +143,7 @@ def _configurations(checkpoint: Checkpoint, model: Diffusion) -> dict[str, dict[
     }
     tables = {"model_index.json": index, "unet/config.json": unet, "scheduler/scheduler_config.json": scheduler}
     shape, names = model.network.config, list(checkpoint.class_names)
-    if shape.num_classes and (shape.null_class or names != [str(k) for k in range(len(names))]):
+    if model.network.num_classes and (shape.null_class or names != [str(k) for k in range(len(names))]):
         learnt = shape.null_class and config.train.label_dropout > 0
         tables[CLASSES] = {"class_names": names, "null_class": shape.null_class, "null_learnt": learnt}
     return tables

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import markovae
-from markovae.build import create, ddpm_config, least_weights, outline_network
+from markovae.build import create, outline_network
 from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.data.data_config import DataConfig
@@ -79,11 +79,11 @@ def read_folder(path: str | Path) -> Folder:
         )
     unet_table, scheduler_table = _read_json(unet / "config.json"), _read_json(place / "scheduler_config.json")
     shape, rules = config_from(unet_table), rules_from(scheduler_table)
-    wanted = (2 if rules.target.reverse == "learned" else 1) * shape.in_channels
-    if shape.out_channels != wanted:
+    wanted = (2 if rules.target.reverse == "learned" else 1) * shape.data.in_channels
+    if shape.data.out_channels != wanted:
         raise UserError(
-            f"the unet has {shape.in_channels} channels in and {shape.out_channels} out, and the scheduler asks for "
-            f"{wanted} out: the two files do not belong together"
+            f"the unet has {shape.data.in_channels} channels in and {shape.data.out_channels} out, and the scheduler "
+            f"asks for {wanted} out: the two files do not belong together"
         )
     shape, classes, null_learnt = _classes(folder, shape)
     return Folder(shape, rules, _weights(unet), unet_table, scheduler_table, classes, null_learnt)
@@ -123,7 +123,7 @@ def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...]
     Raises:
         UserError: for names that are not those of the network's labels.
     """
-    path, count = folder / CLASSES, shape.num_classes
+    path, count = folder / CLASSES, shape.data.num_classes
     if not count or not path.is_file():
         return shape, tuple(str(k) for k in range(count)), False
     table = _read_json(path)
@@ -136,7 +136,7 @@ def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...]
     ):
         raise UserError(f"{path} does not name the {count} labels of the unet: correct it, or take it away")
     return (
-        replace(shape, options=replace(shape.options, null_class=null), num_classes=len(names)),
+        UNetShape(replace(shape.options, null_class=null), replace(shape.data, num_classes=len(names))),
         tuple(names),
         null and learnt,
     )
@@ -203,13 +203,13 @@ def on_no_device(folder: Folder) -> DDPMUNet:
         UserError: for one of many more weights than the folder holds, or that cannot be.
     """
     shape, there = folder.shape, len(_header(folder.weights))
-    made = ddpm_config(shape.options, shape.in_channels, shape.out_channels, shape.num_classes)
-    if least_weights(made) > there:
+    least = shape.options.least_weights(shape.data.size)
+    if least > there:
         raise UserError(
-            f"the unet's config.json makes {least_weights(made):,} weights or more, and {folder.weights} has "
+            f"the unet's config.json makes {least:,} weights or more, and {folder.weights} has "
             f"{there:,}: the two files do not belong together"
         )
-    network = outline_network(made, _GRID)
+    network = outline_network(shape.options, shape.data, _GRID)
     assert isinstance(network, DDPMUNet), "the shape is of this family"
     return network
 
@@ -234,7 +234,7 @@ def import_folder(path: str | Path, out: str | Path) -> Diffusion:
     require_free(Path(out))
     folder = read_folder(path)
     tensors = read_weights(folder, on_no_device(folder))
-    config, shape = config_of(folder), (folder.shape.in_channels, *folder.shape.size)
+    config, shape = config_of(folder), (folder.shape.data.in_channels, *folder.shape.data.size)
     model = create(config, shape, num_classes=len(folder.classes))
     model.network.load_state_dict(tensors)
     state: dict[str, Any] = {
@@ -253,12 +253,12 @@ def import_folder(path: str | Path, out: str | Path) -> Diffusion:
 
 def config_of(folder: Folder) -> Config:
     """The configuration of an imported run."""
-    height, width = folder.shape.size
+    height, width = folder.shape.data.size
     kinds = {1: "grey", 3: "rgb"}
-    data = DataConfig(size=height, width=width, channels=kinds.get(folder.shape.in_channels, "auto"))
-    always = folder.shape.num_classes > 0 and not folder.null_learnt
+    data = DataConfig(size=height, width=width, channels=kinds.get(folder.shape.data.in_channels, "auto"))
+    always = folder.shape.data.num_classes > 0 and not folder.null_learnt
     train = replace(FINE_TUNING, label_dropout=0.0) if always else FINE_TUNING
-    network = NetworkConfig(kind="ddpm", ddpm=folder.shape.options, classes=folder.shape.num_classes > 0)
+    network = NetworkConfig(kind="ddpm", ddpm=folder.shape.options, classes=folder.shape.data.num_classes > 0)
     return Config(data, folder.rules.schedule, network, folder.rules.target, train)
 
 

@@ -1,10 +1,9 @@
-"""Shape of a network of the DDPM family."""
+"""The U-Net of Ho et al. 2020 and its descendants: the networks that other codes publish."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
 
@@ -17,90 +16,7 @@ from markovae.networks.embedding import working_type
 from markovae.networks.kernels import arranged, doubled_convolution, normed
 from markovae.networks.layers import attend, zeroed
 from markovae.networks.network import Network, check_images
-
-
-@dataclass(frozen=True)
-class DDPMConfig:
-    """Shape of a DDPM network; level 0 is the finest.
-
-    Attributes:
-        in_channels: channels of the latent.   out_channels: C, or 2C where the reverse variance is learned.
-        widths: channels of each level.   blocks: residual blocks a level going down; one more going up.
-        attention, attention_up: levels with self-attention after each block, going down and going up.
-        residual_down, residual_up: levels whose change of resolution is a residual block; elsewhere a convolution.
-        head_dim: of attention; 0 is one head of all channels.
-        groups: of every normalisation.   eps: added to its variance.
-        scale_shift: whether the time embedding scales and shifts the second normalisation (Nichol and Dhariwal) or
-            is added before it (Ho et al.).
-        dropout: inside the residual blocks.
-        embedding: size of the time embedding.   sine_first: order of its features.   shift: in their frequencies,
-            f_i = 10000^(−i/(n − shift)), n half the finest width.
-        padding: of the convolutions that halve H and W: 1 on each side, or 0: one at the right and below.
-        middle_attention: whether the coarsest level attends between its two blocks.   middle_groups: of the
-            normalisation before that; 0 is none.   middle_scale: what the middle's residual sums are divided by.
-        num_classes: labels taken; 0 is none.   null_class: whether one more stands for "no label".
-    """
-
-    in_channels: int = 3
-    out_channels: int = 3
-    widths: tuple[int, ...] = (128, 256, 256, 256)
-    blocks: int = 2
-    attention: tuple[int, ...] = (1,)
-    attention_up: tuple[int, ...] = (1,)
-    residual_down: tuple[int, ...] = ()
-    residual_up: tuple[int, ...] = ()
-    head_dim: int = 0
-    groups: int = 32
-    eps: float = 1e-6
-    scale_shift: bool = False
-    dropout: float = 0.0
-    embedding: int = 512
-    sine_first: bool = True
-    shift: int = 1
-    padding: int = 0
-    middle_attention: bool = True
-    middle_groups: int = 32
-    middle_scale: float = 1.0
-    num_classes: int = 0
-    null_class: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "blocks", "groups", "embedding"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths={self.widths} must name at least one channel for each level")
-        self._check_levels()
-        for width in self.widths:
-            if width % self.groups:
-                raise ValueError(f"a width of {width} does not split into groups={self.groups}: take a divisor")
-        attending = {*self.attention, *self.attention_up, *([len(self.widths) - 1] if self.middle_attention else [])}
-        for width in (self.widths[level] for level in sorted(attending)):
-            if self.head_dim < 0 or (self.head_dim and width % self.head_dim):
-                raise ValueError(f"a width of {width} does not split into heads of head_dim={self.head_dim}")
-        if self.middle_groups < 0 or (self.middle_groups and self.widths[-1] % self.middle_groups):
-            raise ValueError(f"a width of {self.widths[-1]} does not split into middle_groups={self.middle_groups}")
-        if self.widths[0] // 2 <= self.shift:
-            raise ValueError(
-                f"shift={self.shift} leaves no frequency: it must lie below half the width {self.widths[0]}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
-        if self.padding not in (0, 1):
-            raise ValueError(f"padding={self.padding} must be 0 or 1")
-        if not (self.eps > 0 and self.middle_scale > 0):
-            raise ValueError(f"eps={self.eps} and middle_scale={self.middle_scale} must be positive")
-
-    def _check_levels(self) -> None:
-        levels = len(self.widths)
-        for name in ("attention", "attention_up", "residual_down", "residual_up"):
-            if any(not 0 <= level < levels for level in getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)} must name levels from 0 to {levels - 1}, 0 the finest")
-
-    @property
-    def stride(self) -> int:
-        """Height and width of the latent must be multiples of this."""
-        return 2 ** (len(self.widths) - 1)
+from markovae.networks.network_config import DataSpec, DDPMConfig
 
 
 @final
@@ -123,7 +39,7 @@ class DDPMBlock(nn.Module):
         self.resample, self.scale = resample, scale
         self.norm = nn.GroupNorm(config.groups, inputs, eps=config.eps)
         self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.time = nn.Linear(config.embedding, outputs * (2 if config.scale_shift else 1))
+        self.time = nn.Linear(config.time_dim, outputs * (2 if config.scale_shift else 1))
         self.second_norm = nn.GroupNorm(config.groups, outputs, eps=config.eps)
         self.second = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
@@ -265,9 +181,9 @@ class UpStage(nn.Module):
         skips = [*[width] * config.blocks, finer]
         incoming = [inputs, *[width] * config.blocks]
         self.blocks = nn.ModuleList(
-            DDPMBlock(config, below + concat_image, width) for below, concat_image in zip(incoming, skips, strict=True)
+            DDPMBlock(config, below + skip, width) for below, skip in zip(incoming, skips, strict=True)
         )
-        self.attention = _attention(config, width, config.blocks + 1, level in config.attention_up)
+        self.attention = _attention(config, width, config.blocks + 1, level in config.up_attention)
         self.resample: nn.Module | None = None
         if level:
             self.resample = DDPMBlock(config, width, width, "up") if level in config.residual_up else Doubling(width)
@@ -292,7 +208,7 @@ class Middle(nn.Module):
         super().__init__()
         width, scale = config.widths[-1], config.middle_scale
         self.blocks = nn.ModuleList(DDPMBlock(config, width, width, scale=scale) for _ in range(2))
-        settings: tuple[Any, ...] = (width, config.head_dim, config.middle_groups, config.eps, scale)
+        settings: tuple[Any, ...] = (width, config.head_dim, config.middle_norm_groups, config.eps, scale)
         self.attention = nn.ModuleList([DDPMAttention(*settings)] if config.middle_attention else [])
 
     def forward(self, h: Tensor, time: Tensor, run: Run) -> Tensor:
@@ -353,8 +269,8 @@ class StepEmbedding(nn.Module):
     def __init__(self, features: int, config: DDPMConfig) -> None:
         super().__init__()
         self.features_count, self.sine_first, self.shift = features, config.sine_first, config.shift
-        self.first = nn.Linear(features, config.embedding)
-        self.second = nn.Linear(config.embedding, config.embedding)
+        self.first = nn.Linear(features, config.time_dim)
+        self.second = nn.Linear(config.time_dim, config.time_dim)
 
     def features(self, t: Tensor) -> Tensor:
         """The fixed features, (B, 2n), float32."""
@@ -375,18 +291,18 @@ class DDPMUNet(Network):
     """The U-Net of Ho et al. (2020) and, with scale and shift, of Nichol and Dhariwal (2021) and their successors.
 
     Args:
-        config: its shape.   logsnr: λ_1…λ_T of the grid that its steps t = 0…T−1 count, (T,).
+        config, data: its shape.   logsnr: λ_1…λ_T of the grid that its steps t = 0…T−1 count, (T,).
     Source: Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3.
     """
 
-    def __init__(self, config: DDPMConfig, logsnr: Tensor) -> None:
+    def __init__(self, config: DDPMConfig, data: DataSpec, logsnr: Tensor) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.data = config, data
         widths = config.widths
         self.step = GridStep(logsnr)
         self.time = StepEmbedding(widths[0], config)
-        self.condition = ConditionEmbedding(config.embedding, config.num_classes, null=config.null_class)
-        self.stem = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.condition = ConditionEmbedding(config.time_dim, data.num_classes, null=config.null_class)
+        self.stem = nn.Conv2d(data.in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
             DownStage(config, level, inputs) for level, (inputs, _) in enumerate(pairwise((widths[0], *widths)))
         )
@@ -395,17 +311,17 @@ class DDPMUNet(Network):
             UpStage(config, level, widths[min(level + 1, len(widths) - 1)]) for level in reversed(range(len(widths)))
         )
         self.norm = nn.GroupNorm(config.groups, widths[0], eps=config.eps)
-        self.head = zeroed(nn.Conv2d(widths[0], config.out_channels, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], data.out_channels, 3, padding=1))
 
     @property
     def stride(self) -> int:
         """Height and width of the latent must be multiples of this."""
-        return self.config.stride
+        return self.config.stride(self.data.size)
 
     @property
     def num_classes(self) -> int:
         """Labels taken: 0…num_classes − 1; 0 takes none."""
-        return self.config.num_classes
+        return self.data.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first layer of the time and the labels' embedding."""
@@ -413,7 +329,7 @@ class DDPMUNet(Network):
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
-        check_images(z, logsnr, self.config.in_channels, self.stride)
+        check_images(z, logsnr, self.data.in_channels, self.stride)
         time = F.silu(self.time(self.step(logsnr)) + self.condition(condition, len(z)))
         h = self.stem(arranged(z.to(working_type(self.stem.weight))))
         skips = [h]

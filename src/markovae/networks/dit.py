@@ -1,6 +1,5 @@
 """The diffusion transformer: net(z, log-SNR, condition) -> out, for images whose sides its patch divides."""
 
-from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -8,38 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from markovae.networks.conditioning import Condition
-from markovae.networks.layers import EPS, PatchConfig, PatchNetwork, attend, zeroed
+from markovae.networks.layers import EPS, attend, zeroed
+from markovae.networks.network_config import DataSpec, DiTConfig
+from markovae.networks.patch_network import PatchNetwork
 
 SLOWEST = 1 / 32  # radians a patch of the slowest rotation; the fastest turns by 1
-
-
-@dataclass(frozen=True)
-class DiTConfig(PatchConfig):
-    """Shape of a transformer over patches; every block attends to the tokens.
-
-    Attributes:
-        width: features of a patch.   depth: blocks.   head_dim: of attention, a multiple of 4 that divides the width.
-        expansion: hidden units of a block's perceptron, in widths.
-    """
-
-    embedding: int = 256
-    width: int = 256
-    depth: int = 8
-    head_dim: int = 64
-    expansion: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least_one("width", "depth", "head_dim", "expansion")
-        if self.head_dim % 4 or self.width % self.head_dim:
-            raise ValueError(
-                f"head_dim={self.head_dim} must be a multiple of 4, two turns an axis, that divides width={self.width}"
-            )
-
-    @property
-    def stride(self) -> int:
-        """The patch: height and width of the latent must be multiples of it."""
-        return self.patch
 
 
 def rotations(height: int, width: int, head_dim: int, like: Tensor) -> Tensor:
@@ -76,17 +48,17 @@ def modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 class DiTBlock(nn.Module):
     """Attention among positions, attention to tokens, and a perceptron; each a residual that begins at zero."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, token_dim: int) -> None:
         super().__init__()
         width, hidden = config.width, config.expansion * config.width
         self.head_dim, self.dropout = config.head_dim, config.dropout
         self.modulation = zeroed(nn.Linear(config.embedding, 6 * width))
         self.qkv, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        if config.token_dim:
-            self.read = nn.LayerNorm(config.token_dim, eps=EPS)
+        if token_dim:
+            self.read = nn.LayerNorm(token_dim, eps=EPS)
             self.ask, self.text_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=EPS)
-            self.key_value = nn.Linear(config.token_dim, 2 * width)
+            self.key_value = nn.Linear(token_dim, 2 * width)
             self.tell = zeroed(nn.Linear(width, width))
 
     def forward(self, h: Tensor, embedding: Tensor, angles: Tensor, tokens: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -123,7 +95,7 @@ class DiTBlock(nn.Module):
 
 @final
 class DiT(PatchNetwork):
-    """Transformer over patches, told the log-SNR and the condition by gains, offsets and gates; its output begins at 0.
+    """Transformer over patches, conditioned through gains, offsets and gates; its output begins at 0.
 
     Every block begins as the identity (adaLN-zero). Positions act in two ways: a head's queries and keys turn with row
     and column (`rotations`), and each patch sees where in the image it lies (`positions`).
@@ -133,17 +105,17 @@ class DiT(PatchNetwork):
 
     config: DiTConfig
 
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: DiTConfig, data: DataSpec) -> None:
+        super().__init__(config, data)
         self.stem = nn.Linear(self.inputs, config.width)
-        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(DiTBlock(config, data.token_dim) for _ in range(config.depth))
         self.modulation = zeroed(nn.Linear(config.embedding, 2 * config.width))
-        self.head = zeroed(nn.Linear(config.width, config.out_channels * config.patch**2))
+        self.head = zeroed(nn.Linear(config.width, data.out_channels * config.patch**2))
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
         seen = self._patches(z, logsnr, condition)
-        embedding, tokens = self._told(logsnr, condition)
+        embedding, tokens = self._embedding(logsnr, condition)
         height, width = seen.shape[2:]
         h = self.stem(seen.flatten(2).transpose(1, 2))
         angles = rotations(height, width, self.config.head_dim, seen)

@@ -114,7 +114,7 @@ class Detail(nn.Module):
 
     Args:
         channels: C.
-        differences: whether the neighbour differences are given.
+        differences: whether the neighbor differences are included.
         frequencies: f; 127.5 is the grid of x/127.5 − 1.
         radius: of the window of `smoothed_difference`; 0 leaves it out.
     """

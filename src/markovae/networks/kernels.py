@@ -45,7 +45,7 @@ def doubled_convolution(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def normed(h: Tensor, groups: int, gain: Tensor, offset: Tensor, eps: float, silu: bool = True) -> Tensor:
-    """GN(h)·gain + offset, through silu unless told otherwise, (B, C, H, W), in the type of h.
+    """GN(h)·gain + offset, through silu unless silu=False, (B, C, H, W), in the type of h.
 
     Args:
         gain, offset: (C,), or (B, C) where each example has its own.

@@ -1,4 +1,8 @@
-"""What a person may say about a network of the DDPM family: the section [network.ddpm]."""
+"""Shapes of the networks: the sections [network], [network.ddpm], [network.dit] and [condition], and `DataSpec`.
+
+A network is built from its section and from what the data decide:
+`UNet(NetworkConfig(width=96), DataSpec(size=(64, 64)))`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,38 @@ from markovae.errors import UserError
 from markovae.strict_json import shown
 from markovae.tables import MAX_FACTOR, MAX_WIDTH, above, between, one_of, whole_numbers, within
 
+MAX_DEPTH = 512
+
 
 @dataclass(frozen=True)
-class DDPMOptions:
+class DataSpec:
+    """What the data decide about a network of images.
+
+    Args:
+        in_channels: channels of the latent.   out_channels: C, or 2C where the reverse variance is learned.
+        size: height and width of the images, pixels: they decide how many levels a U-Net has.
+        frequency: cycles per unit of data of the grid of pixel values; 127.5 is that of x/127.5 − 1.
+        num_classes, vector_dim, token_dim, image_channels: the conditions taken, 0 for none. The condition's image is
+            concatenated with the latent.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    size: tuple[int, int] = (32, 32)
+    frequency: float = 127.5
+    num_classes: int = 0
+    vector_dim: int = 0
+    token_dim: int = 0
+    image_channels: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
     """The network of Ho et al. and its descendants, as diffusers' UNet2DModel; level 0 is the finest.
 
     Args:
@@ -27,7 +60,7 @@ class DDPMOptions:
         padding: of the convolutions that halve: 1 on each side, or 0: one at the right and below.
         middle_attention: whether the coarsest level attends.   middle_groups: of its normalisation, 0 for none; left
             out: as `groups`.   middle_scale: what the middle's residual sums are divided by.
-        null_class: whether the network knows "no class" besides its classes; one from elsewhere may not.
+        null_class: whether one more class stands for "no class"; a network from elsewhere may lack it.
     """
 
     widths: tuple[int, ...] = (128, 256, 256, 256)
@@ -69,6 +102,7 @@ class DDPMOptions:
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.ddpm.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
         self._check_levels()
+        self._check_splits()
 
     def _check_levels(self) -> None:
         levels = len(self.widths)
@@ -79,12 +113,53 @@ class DDPMOptions:
                     f"network.ddpm.{name}={shown(list(wanted))} must name levels 0…{levels - 1}, 0 the finest"
                 )
 
+    def _check_splits(self) -> None:
+        for width in self.widths:
+            if width % self.groups:
+                raise UserError(
+                    f"network.ddpm: a width of {width} does not split into groups={self.groups}: take a divisor"
+                )
+        attending = {*self.attention, *self.up_attention, *([len(self.widths) - 1] if self.middle_attention else [])}
+        for width in (self.widths[level] for level in sorted(attending)):
+            if self.head_dim and width % self.head_dim:
+                raise UserError(
+                    f"network.ddpm: a width of {width} does not split into heads of head_dim={self.head_dim}"
+                )
+        groups = self.middle_norm_groups
+        if groups and self.widths[-1] % groups:
+            raise UserError(f"network.ddpm: a width of {self.widths[-1]} does not split into middle_groups={groups}")
+        if self.widths[0] // 2 <= self.shift:
+            raise UserError(
+                f"network.ddpm: shift={self.shift} leaves no frequency: it must lie below half the width "
+                f"{self.widths[0]}"
+            )
 
-MAX_DEPTH = 512
+    @property
+    def up_attention(self) -> tuple[int, ...]:
+        """`attention_up`, or `attention` where it is left out."""
+        return self.attention if self.attention_up is None else self.attention_up
+
+    @property
+    def time_dim(self) -> int:
+        """`embedding`, or four times the finest width where it is left out."""
+        return self.embedding or 4 * self.widths[0]
+
+    @property
+    def middle_norm_groups(self) -> int:
+        """`middle_groups`, or `groups` where it is left out."""
+        return self.groups if self.middle_groups is None else self.middle_groups
+
+    def stride(self, size: tuple[int, int]) -> int:
+        """Height and width of the latent must be multiples of this, whatever their size."""
+        return 2 ** (len(self.widths) - 1)
+
+    def least_weights(self, size: tuple[int, int]) -> int:
+        """A lower bound on the number of weight tensors, by arithmetic alone."""
+        return 16 * len(self.widths) * self.blocks
 
 
 @dataclass(frozen=True)
-class DiTOptions:
+class DiTConfig:
     """The diffusion transformer of Peebles and Xie.
 
     Args:
@@ -125,6 +200,14 @@ class DiTOptions:
         if not 0 <= self.dropout < 1:
             raise UserError(f"network.dit.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
 
+    def stride(self, size: tuple[int, int]) -> int:
+        """The patch: height and width of the latent must be multiples of it."""
+        return self.patch
+
+    def least_weights(self, size: tuple[int, int]) -> int:
+        """A lower bound on the number of weight tensors, by arithmetic alone."""
+        return 10 * self.depth
+
 
 KINDS = ("class", "text", "none")
 
@@ -152,21 +235,21 @@ NETWORKS = ("unet", "ddpm", "dit")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network; what the data decide (channels, classes) is not said here.
+    """The section [network]: which network, and the shape of the U-Net.
 
     Args:
-        kind: unet, ours, told by the settings below; ddpm, the family of Ho et al., told by [network.ddpm] and
-            `classes` alone; or dit, a transformer, told by [network.dit] and `classes` alone.
+        kind: unet, shaped by the settings below; ddpm, the family of Ho et al., shaped by [network.ddpm] alone; or
+            dit, a transformer, shaped by [network.dit] alone.
         width: channels at the finest level.
         multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
-        blocks: residual blocks a level, down and again up.
+        blocks: residual blocks a level, down and again up; captions are attended to after each of the coarsest level.
         attention: levels with self-attention, 0 the finest; left out: as `levels` says.   head_dim: of attention.
         patch: side of the squares of pixels folded into channels first.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the residual blocks, in [0, 1).
         detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
         octaves: of the fixed features of the position in the image, 0 for none.
-        classes: whether the labels of the data, where there are any, condition the network.
+        classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
     """
 
@@ -183,8 +266,8 @@ class NetworkConfig:
     radius: int = 2
     octaves: int = 3
     classes: bool = True
-    ddpm: DDPMOptions | None = None
-    dit: DiTOptions | None = None
+    ddpm: DDPMConfig | None = None
+    dit: DiTConfig | None = None
 
     def __post_init__(self) -> None:
         one_of("network.kind", self.kind, NETWORKS)
@@ -207,18 +290,23 @@ class NetworkConfig:
         for name in ("ddpm", "dit"):
             if self.kind != name and getattr(self, name) is not None:
                 raise UserError(f"[network.{name}] belongs to network.kind={name}: set it, or leave the section out")
-        if self.kind == "unet":
-            return
         for field in fields(self):
-            own = field.name in ("kind", "classes", self.kind)
-            if not own and getattr(self, field.name) != field.default:
+            any_kind = self.kind == "unet" or field.name in ("kind", "classes", self.kind)
+            if not any_kind and getattr(self, field.name) != field.default:
                 raise UserError(
                     f"network.{field.name} belongs to network.kind=unet: the settings of kind={self.kind} are in "
                     f"[network.{self.kind}]"
                 )
 
-    def levels(self, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(multipliers, attention) for images of this size.
+    @property
+    def shape(self) -> NetworkConfig | DDPMConfig | DiTConfig:
+        """The section that the network of this kind is built from."""
+        if self.kind == "ddpm":
+            return self.ddpm or DDPMConfig()
+        return self.dit or DiTConfig() if self.kind == "dit" else self
+
+    def levels(self, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(multipliers, attention) for images of size (height, width).
 
         Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels or more, as far as
         the image can be halved (one where it cannot); attention is at the coarsest, where its reach is wanted and it
@@ -227,6 +315,7 @@ class NetworkConfig:
         Raises:
             UserError: for attention at a level that is not there.
         """
+        height, width = size
         factors = self.multipliers
         if factors is None:
             count = max(2, math.ceil(math.log2(max(height, width) / (8 * self.patch))) + 1)
@@ -235,6 +324,14 @@ class NetworkConfig:
             factors = (1, *(2,) * (count - 1))
         self._check_attention(len(factors))
         return factors, (len(factors) - 1,) if self.attention is None else self.attention
+
+    def stride(self, size: tuple[int, int]) -> int:
+        """Height and width of the latent must be multiples of this, for images of size (height, width)."""
+        return int(self.patch * 2 ** (len(self.levels(size)[0]) - 1))
+
+    def least_weights(self, size: tuple[int, int]) -> int:
+        """A lower bound on the number of weight tensors, by arithmetic alone."""
+        return 16 * len(self.levels(size)[0]) * self.blocks
 
     def _check_attention(self, levels: int) -> None:
         wanted = self.attention or ()

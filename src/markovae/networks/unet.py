@@ -1,7 +1,6 @@
 """The U-Net: net(z, log-SNR, condition) -> out, for images of any height and width that its stride divides."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
 
@@ -12,61 +11,31 @@ from torch.nn import functional as F
 from markovae.networks.conditioning import Condition
 from markovae.networks.layers import (
     CrossAttention,
-    PatchConfig,
-    PatchNetwork,
     ResidualBlock,
     SelfAttention,
-    Tokens,
     group_count,
     zeroed,
 )
+from markovae.networks.network_config import DataSpec, NetworkConfig
+from markovae.networks.patch_network import PatchNetwork, Tokens
 
 Run = Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
-class UNetConfig(PatchConfig):
-    """Shape of a U-Net; its tokens are attended to after each block of the coarsest level.
+class _Level(nn.Module):
+    """The blocks of one level, in one direction; going up, each first merges the skip of its partner.
 
-    Attributes:
-        width: channels at the finest level.   multipliers: of the width, one a level; each level halves H, W.
-        blocks: residual blocks a level, going down and again going up.
-        attention: levels (0 is the finest) with self-attention after each block.   head_dim: of attention.
+    Args:
+        channels: C.   attend: whether self-attention follows each block.   token_dim: features of the tokens attended
+            to, 0 for none.   merge: whether the level goes up.
     """
 
-    width: int = 64
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks: int = 2
-    attention: tuple[int, ...] = ()
-    head_dim: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least_one("width", "blocks", "head_dim")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers={self.multipliers} must name a factor of at least 1 for each level")
-        levels = len(self.multipliers)
-        if any(not 0 <= level < levels for level in self.attention):
-            raise ValueError(f"attention={self.attention} must name levels from 0 to {levels - 1}, 0 the finest")
-
-    @property
-    def stride(self) -> int:
-        """Height and width of the latent must be multiples of this."""
-        return self.patch * 2 ** (len(self.multipliers) - 1)
-
-
-class _Level(nn.Module):
-    """The blocks of one level, in one direction; going up, each first merges the skip of its partner."""
-
-    def __init__(self, config: UNetConfig, level: int, merge: bool) -> None:
+    def __init__(self, config: NetworkConfig, channels: int, attend: bool, token_dim: int, merge: bool) -> None:
         super().__init__()
-        channels = config.width * config.multipliers[level]
         count = range(config.blocks)
         self.blocks = nn.ModuleList(ResidualBlock(channels, config.embedding, config.dropout) for _ in count)
-        attend = level in config.attention
         self.attention = nn.ModuleList(SelfAttention(channels, config.head_dim) for _ in count if attend)
-        reads = config.token_dim > 0 and level == len(config.multipliers) - 1
-        self.text = nn.ModuleList(CrossAttention(channels, config.token_dim, config.head_dim) for _ in count if reads)
+        self.text = nn.ModuleList(CrossAttention(channels, token_dim, config.head_dim) for _ in count if token_dim)
         self.merges = nn.ModuleList(nn.Conv2d(2 * channels, channels, 1) for _ in count if merge)
 
     def forward(self, h: Tensor, embedding: Tensor, tokens: Tokens, skips: list[Tensor], run: Run) -> Tensor:
@@ -90,25 +59,30 @@ class UNet(PatchNetwork):
     Source: Ronneberger et al. 2015; Ho et al. 2020, appendix B; patches as in Hoogeboom et al. 2023.
     """
 
-    config: UNetConfig
+    config: NetworkConfig
 
-    def __init__(self, config: UNetConfig) -> None:
-        super().__init__(config)
-        widths = [config.width * factor for factor in config.multipliers]
-        levels = range(len(widths))
+    def __init__(self, config: NetworkConfig, data: DataSpec) -> None:
+        super().__init__(config, data)
+        multipliers, attention = config.levels(data.size)
+        widths = [config.width * factor for factor in multipliers]
+        tokens = [0] * (len(widths) - 1) + [data.token_dim]
+
+        def stages(merge: bool) -> nn.ModuleList:
+            known = enumerate(zip(widths, tokens, strict=True))
+            return nn.ModuleList(_Level(config, width, i in attention, dim, merge) for i, (width, dim) in known)
+
         self.stem = nn.Conv2d(self.inputs, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(_Level(config, level, merge=False) for level in levels)
-        self.up = nn.ModuleList(_Level(config, level, merge=True) for level in levels)
+        self.down, self.up = stages(merge=False), stages(merge=True)
         steps = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.grow = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in steps)
         self.norm = nn.GroupNorm(group_count(widths[0]), widths[0])
-        self.head = zeroed(nn.Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], data.out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
         h = self.stem(self._patches(z, logsnr, condition))
-        embedding, tokens = self._told(logsnr, condition)
+        embedding, tokens = self._embedding(logsnr, condition)
         skips: list[Tensor] = []
         last = len(self.down) - 1
         for level, stage in enumerate(self.down):

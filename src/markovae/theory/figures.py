@@ -10,11 +10,10 @@ from markovae.diffusion.reverse import StepVariance
 from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule, constant, linear
 from markovae.diffusion.target import NOISE
 from markovae.report.plots import Line, alone, plot
-from markovae.theory import gap_statements as claims
 from markovae.theory.gaps import gaussian_exact, measured, point_gap, smooth_gap, step_divergences
-from markovae.theory.regression import mean_loss_gradient, noise_loss_gradient, on_mean
+from markovae.theory.mixture import line_mixture
+from markovae.theory.regression import gaussian_data, mean_loss_gradient, noise_loss_gradient, on_mean
 from markovae.theory.sde import euler_moments, moments_at
-from markovae.theory.target_statements import gaussian_data
 
 
 def figures() -> Iterator[tuple[str, str]]:
@@ -29,7 +28,7 @@ def figures() -> Iterator[tuple[str, str]]:
 
 def gap() -> str:
     """The gap between the bound of L levels and the truth, against L, on grids even in log-SNR."""
-    counts, toy = (32, 64, 128, 256, 512), claims.line_mixture()
+    counts, toy = (32, 64, 128, 256, 512), line_mixture()
     gaps = [measured(toy, LogSNRLinear(count).logsnr[1:]) for count in counts]
     names = {"posterior": "variance β̃", "isotropic": "best isotropic", "full": "full covariance"}
     lines = [Line(counts, [float(getattr(g, name)) for g in gaps], label=label) for name, label in names.items()]
@@ -40,7 +39,7 @@ def gap() -> str:
 
 def step() -> str:
     """KL of a true reverse step to three Gaussians, against σ."""
-    sigmas, toy = (0.01, 0.02, 0.05, 0.1, 0.2), claims.line_mixture()
+    sigmas, toy = (0.01, 0.02, 0.05, 0.1, 0.2), line_mixture()
     at = torch.tensor(1.0, dtype=torch.float64)
     nats = torch.stack([step_divergences(toy, at, sigma) for sigma in sigmas]).T.tolist()
     labels = ("to N(z, σ²)", "to N(true mean, σ²)", "to N(true mean, true variance)")

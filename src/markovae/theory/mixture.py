@@ -471,3 +471,14 @@ def pink_pair(shape: Sequence[int], separation: float = 3.0, weight: float = 0.5
     mean = modes.out_of(along).reshape(tuple(shape))
     both = Modes(modes.variance.expand(2, -1), modes.rotations)
     return Mixture(torch.tensor([weight, 1 - weight], dtype=torch.float64), torch.stack([mean, -mean]), both)
+
+
+def line_mixture() -> Mixture:
+    """Three unequal components on the line: skewed, and of no unit variance."""
+    return Mixture.line([0.3, 0.5, 0.2], [-1.2, 0.1, 1.1], [0.4, 0.5, 0.3])
+
+
+def correlated_gaussian() -> Mixture:
+    """A Gaussian in three dimensions whose axes are not its coordinates."""
+    covariance = torch.tensor([[1.0, 0.4, 0.1], [0.4, 0.5, -0.1], [0.1, -0.1, 0.08]], dtype=torch.float64)
+    return Mixture.gaussian(torch.tensor([0.3, -0.2, 0.1]), covariance)

@@ -38,6 +38,12 @@ class Data:
         return signal_scale(logsnr) ** 2 * self.covariance + noise_scale(logsnr) ** 2 * identity
 
 
+def gaussian_data() -> Data:
+    """Correlated Gaussian data in three dimensions."""
+    covariance = torch.tensor([[1.0, 0.4, 0.1], [0.4, 0.5, -0.1], [0.1, -0.1, 0.08]], dtype=torch.float64)
+    return Data(torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64), covariance)
+
+
 @dataclass(frozen=True)
 class Affine:
     """out = W z + c at one level.

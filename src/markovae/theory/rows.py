@@ -1,4 +1,4 @@
-"""The titles that rows are grouped by, in the order of the lecture."""
+"""What a row of `markovae verify` is: an equation, both sides of it as numbers, and the tolerance."""
 
 from __future__ import annotations
 
@@ -89,6 +89,11 @@ class Check:
         ]
 
 
-def single(slide: str, name: str, equation: str, tolerance: float, statement: Callable[[], Pair]) -> Check:
-    """A check of one equation."""
-    return Check(slide, (Line(name, equation, tolerance),), lambda: [statement()])
+def row(slide: str, name: str, equation: str, tolerance: float) -> Callable[[Callable[[], Pair]], Check]:
+    """Make a function that returns both sides of one equation the check of it."""
+    return lambda statement: Check(slide, (Line(name, equation, tolerance),), lambda: [statement()])
+
+
+def rows(slide: str, *lines: Line) -> Callable[[Callable[[], Sequence[Pair]]], Check]:
+    """Make a function that returns both sides of several equations, in order, the check of them."""
+    return lambda statement: Check(slide, lines, statement)

@@ -1,0 +1,75 @@
+"""What the U-Net and the transformer share: an image as patches, conditioned on log-SNR and condition."""
+
+from abc import ABC
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from markovae.networks.conditioning import Condition, ConditionEmbedding
+from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
+from markovae.networks.network import Network, check_images
+from markovae.networks.network_config import DataSpec, DiTConfig, NetworkConfig
+
+Tokens = tuple[Tensor, Tensor] | None
+"""Features of a text's tokens and which of them are there; None where no text is taken."""
+
+
+class PatchNetwork(Network, ABC):
+    """A network of the patches of an image, conditioned on log-SNR and condition through one embedding.
+
+    Attributes:
+        config, data: its shape.   stem, head: its first and last layers, which each network makes.
+        inputs: features of a patch.
+    """
+
+    config: NetworkConfig | DiTConfig
+    stem: nn.Linear | nn.Conv2d
+    head: nn.Linear | nn.Conv2d
+
+    def __init__(self, config: NetworkConfig | DiTConfig, data: DataSpec) -> None:
+        super().__init__()
+        self.config, self.data = config, data
+        frequencies, radius = ((data.frequency,), config.radius) if config.detail else ((), 0)
+        self.detail = Detail(data.in_channels, config.detail, frequencies, radius)
+        self.level = LogSNREmbedding(config.embedding)
+        self.condition = ConditionEmbedding(
+            config.embedding,
+            data.num_classes,
+            data.vector_dim,
+            token_dim=data.token_dim,
+            image_channels=data.image_channels,
+        )
+        where = (2 + 4 * config.octaves) * (config.octaves > 0)
+        self.inputs = (self.detail.channels + data.image_channels) * config.patch**2 + where
+
+    @property
+    def stride(self) -> int:
+        """Height and width of the latent must be multiples of this."""
+        return self.config.stride(self.data.size)
+
+    @property
+    def num_classes(self) -> int:
+        """Labels taken: 0…num_classes − 1; 0 takes none."""
+        return self.data.num_classes
+
+    def outer_weights(self) -> tuple[Tensor, ...]:
+        """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
+        return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
+
+    def _patches(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> Tensor:
+        """(B, C, H, W) -> (B, inputs, H/patch, W/patch): latent, detail, the condition's image, and where each lies."""
+        check_images(z, logsnr, self.data.in_channels, self.stride)
+        detail = self.detail(z.to(working_type(self.stem.weight)), logsnr)
+        seen = F.pixel_unshuffle(self.condition.concat_image(detail, condition), self.config.patch)
+        return torch.cat([seen, positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)], dim=1)
+
+    def _embedding(self, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tokens]:
+        """The embedding of log-SNR and condition, (B, embedding), and the tokens to attend to."""
+        examples = len(logsnr)
+        embedding = F.silu(self.level(logsnr) + self.condition(condition, examples))
+        return embedding, self.condition.tokens(condition, examples)
+
+    def _pixels(self, out: Tensor) -> Tensor:
+        """(B, C_out·patch², H/patch, W/patch) -> (B, C_out, H, W), in the working type."""
+        return F.pixel_shuffle(out, self.config.patch).to(working_type(self.stem.weight))
