@@ -5,11 +5,11 @@ import torch
 from markovae.build import create, create_schedule
 from markovae.config import Config
 from markovae.diffusion import target as targets
-from markovae.diffusion.diffusion_config import ScheduleConfig
 from markovae.diffusion.model import load_weights
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import FullVariance, IsotropicVariance, LearnedVariance
 from markovae.diffusion.schedule import ConstantSigma, endpoint_levels
+from markovae.diffusion.schedule_config import ScheduleConfig
 from markovae.errors import UserError
 from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT

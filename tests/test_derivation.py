@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from markovae.theory import CHECKS
+from markovae.theory.checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "derivation.md"

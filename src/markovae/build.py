@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from torch.overrides import TorchFunctionMode
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion import schedule as schedules
-from markovae.diffusion.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
-from markovae.diffusion.diffusion_config import BETA_SCHEDULES, DEFAULT_LEVELS, ScheduleConfig, TargetConfig
+from markovae.diffusion.decoder import decoder_named
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.schedule_config import BETA_SCHEDULES, DEFAULT_LEVELS, ScheduleConfig
 from markovae.diffusion.target import target_named
 from markovae.errors import UserError
 from markovae.likelihood.fitting import variance_named
@@ -172,7 +172,7 @@ def create_outline(
     if tensors is not None and least > tensors:
         raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")
     network = outline_network(made, data, schedule.logsnr[1:])
-    target, decoder = target_named(config.target.name), _decoder(config.target, pixels)
+    target, decoder = target_named(config.target.name), decoder_named(config.target.decoder, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
     model.text_conditioner, model.null_trained = text_conditioner, config.train.label_dropout > 0
     return model
@@ -239,16 +239,6 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "
             "schedule, or network.kind=unet or dit"
         )
-
-
-def _decoder(config: TargetConfig, pixels: Pixels) -> Decoder:
-    kinds: dict[str, Callable[[Pixels], Decoder]] = {
-        "step": StepDecoder,
-        "ho_small": HoSmallDecoder,
-        "ho_large": HoLargeDecoder,
-        "softmax": SoftmaxDecoder,
-    }
-    return kinds[config.decoder](pixels)
 
 
 def _require_memory(model: Diffusion) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from markovae.data.data_config import DataConfig
-from markovae.diffusion.diffusion_config import ScheduleConfig, TargetConfig
+from markovae.diffusion.schedule_config import ScheduleConfig
+from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
 from markovae.locations import FromFile, without_secrets
 from markovae.networks.network_config import ConditionConfig, NetworkConfig

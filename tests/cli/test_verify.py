@@ -6,7 +6,7 @@ import pytest
 
 from markovae import theory as verify
 from markovae.cli.entry import main
-from markovae.theory import CHECKS
+from markovae.theory.checks import CHECKS
 from markovae.theory.rows import Check, Line
 
 HOLDS = Check("DDPM", (Line("yes", "1 = 1", 0.0),), lambda: [(1.0, 1.0)])

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from markovae.config import Config
 from markovae.data.data_config import DataConfig
-from markovae.diffusion.diffusion_config import DECODERS, PIXELS, REVERSES, TARGETS, ScheduleConfig, TargetConfig
+from markovae.diffusion.schedule_config import ScheduleConfig
+from markovae.diffusion.target_config import DECODERS, PIXELS, REVERSES, TARGET_NAMES, TargetConfig
 from markovae.errors import UserError
 from markovae.networks.network_config import NetworkConfig
 from markovae.training.train_config import WEIGHTINGS, TrainConfig
@@ -36,7 +37,7 @@ def configs(draw: st.DrawFn) -> Config:
             multipliers=tuple(draw(st.lists(st.integers(1, 8), min_size=levels, max_size=levels))),
             attention=tuple(draw(st.lists(st.integers(0, levels - 1), max_size=levels, unique=True))),
         ),
-        target=TargetConfig(*(draw(st.sampled_from(words)) for words in (TARGETS, REVERSES, DECODERS, PIXELS))),
+        target=TargetConfig(*(draw(st.sampled_from(words)) for words in (TARGET_NAMES, REVERSES, DECODERS, PIXELS))),
         train=TrainConfig(
             seed=draw(st.integers(0, 2**63 - 1)),
             lr=draw(RATES),

@@ -1,7 +1,8 @@
 import pytest
 
 from markovae.config import Config
-from markovae.diffusion.diffusion_config import ScheduleConfig, TargetConfig
+from markovae.diffusion.schedule_config import ScheduleConfig
+from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
 from markovae.networks.network_config import DDPMConfig, DiTConfig, NetworkConfig
 

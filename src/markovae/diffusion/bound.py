@@ -116,7 +116,7 @@ class Bound:
             ValueError: for the density of a continuous variable.
         """
         if not self.discrete:
-            raise ValueError("bits per dimension of a density depend on a bin width: use a decoder over digits")
+            raise ValueError("bits per dimension of a density depend on a bin width: use a decoder over pixel values")
         return self.mean().scaled(1 / (self.dims * math.log(2)))
 
 

@@ -1,10 +1,10 @@
-"""What every decoder is."""
+"""The decoder P_pri(z_0|z_1): what every decoder is, and Ho et al.'s, VDM's and the default."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -23,10 +23,10 @@ from markovae.randomness import Source, Streams, normal_like
 class Decoder(nn.Module, ABC):
     """P_pri(z_0 | z_1), from what the network makes of z_1 and from z_1 itself.
 
-    `discrete` is True where the decoder gives probabilities of digits; a density has no bits without a bin width.
+    `discrete` is True where the decoder gives probabilities of pixel values; a density has no bits without a bin width.
 
     Args:
-        pixels: the digits of the data and their scale; None for a continuous variable.
+        pixels: the pixel values of the data and their scale; None for a continuous variable.
     """
 
     discrete: bool = True
@@ -65,12 +65,12 @@ NARROW = 1e-3  # of a bin's width times its distance: the fourth order that is l
 
 @dataclass(frozen=True)
 class DiscretisedGaussian:
-    r"""P(digit k) = Φ((x_k + h − μ)/τ) − Φ((x_k − h − μ)/τ), the two end bins open.
+    r"""P(pixel value k) = Φ((x_k + h − μ)/τ) − Φ((x_k − h − μ)/τ), the two end bins open.
 
     Args:
         mean: μ on the pixel scale, (B, *D).
         scale: τ > 0, broadcastable to (B, *D).
-        pixels: the digits and their scale; h is half a bin.
+        pixels: the pixel values and their scale; h is half a bin.
     Source: Ho et al. 2020, eq. 13 (with the exact Φ, and nothing clamped).
     """
 
@@ -79,7 +79,7 @@ class DiscretisedGaussian:
     pixels: Pixels
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """ln P of the digits at the scale values `x` (bin centres), nats, (B,), float64: a log-probability."""
+        """ln P of the pixel values at the scale values `x` (bin centres), nats, (B,), float64: a log-probability."""
         return sum_dims(self.log_probs(x))
 
     def log_probs(self, x: Tensor) -> Tensor:
@@ -87,13 +87,13 @@ class DiscretisedGaussian:
 
         A bin across which the density hardly changes has its width times the density at its centre, and the curvature.
         """
-        digits = self.pixels.to_pixel_values(x)
-        centre = self.pixels.to_x(digits) - self.mean.double()
+        values = self.pixels.to_pixel_values(x)
+        centre = self.pixels.to_x(values) - self.mean.double()
         scale = self.scale.double()
         upper = (centre + self.pixels.half_width) / scale
         lower = (centre - self.pixels.half_width) / scale
-        upper = torch.where(digits == self.pixels.bins - 1, torch.inf, upper)
-        lower = torch.where(digits == 0, -torch.inf, lower)
+        upper = torch.where(values == self.pixels.bins - 1, torch.inf, upper)
+        lower = torch.where(values == 0, -torch.inf, lower)
         flip = lower > 0
         upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
         narrow = (upper - lower) * (1 - lower) < NARROW
@@ -109,7 +109,7 @@ class DiscretisedGaussian:
         return self.round(self.mean + self.scale.to(self.mean) * normal_like(self.mean, source))
 
     def mode(self) -> Tensor:
-        """The most probable digits, on the pixel scale, (B, *D)."""
+        """The most probable pixel values, on the pixel scale, (B, *D)."""
         return self.round(self.mean)
 
     def round(self, x: Tensor) -> Tensor:
@@ -126,15 +126,15 @@ def log_difference(larger: Tensor, smaller: Tensor) -> Tensor:
 
 
 class DiscretisedDecoder(Decoder, ABC):
-    """A Gaussian of mean x̂ and width τ, cut into the bins of the digits.
+    """A Gaussian of mean x̂ and width τ, cut into the bins of the pixel values.
 
     Args:
-        pixels: the digits of the data and their scale.
+        pixels: the pixel values of the data and their scale.
     """
 
     def __init__(self, pixels: Pixels) -> None:
         super().__init__(pixels)
-        self.digits = pixels
+        self.bins = pixels
 
     @abstractmethod
     def scale(self, logsnr: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class DiscretisedDecoder(Decoder, ABC):
 
     def distribution(self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None) -> DiscretisedGaussian:
         """P_pri(z_0 | z_1) at x̂, (B, *D), on the grid λ_0…λ_L; z_1 itself is not read."""
-        return DiscretisedGaussian(x_hat, self.scale(logsnr).to(x_hat.device), self.digits)
+        return DiscretisedGaussian(x_hat, self.scale(logsnr).to(x_hat.device), self.bins)
 
 
 @final
@@ -186,10 +186,10 @@ _MAX_TERMS = 2**24
 
 @dataclass(frozen=True)
 class SoftmaxBins:
-    """P(k) ∝ exp(−(x_k − m)²/2τ²) over the digits k of a pixel; each pixel by itself.
+    """P(k) ∝ exp(−(x_k − m)²/2τ²) over the values k of a pixel; each pixel by itself.
 
     Args:
-        mean: m on the pixel scale, (B, *D).   scale: τ > 0, ().   pixels: the digits and their scale.
+        mean: m on the pixel scale, (B, *D).   scale: τ > 0, ().   pixels: the pixel values and their scale.
     """
 
     mean: Tensor
@@ -197,7 +197,7 @@ class SoftmaxBins:
     pixels: Pixels
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """ln P of the digits at the scale values `x` (bin centres), nats, (B,), float64: a log-probability."""
+        """ln P of the pixel values at the scale values `x` (bin centres), nats, (B,), float64: a log-probability."""
         return sum_dims(self.log_probs(x))
 
     def log_probs(self, x: Tensor) -> Tensor:
@@ -207,18 +207,18 @@ class SoftmaxBins:
         return -0.5 * ((place - mean) / self.scale.double()) ** 2 - self._log_normaliser(mean)
 
     def sample(self, source: Source) -> Tensor:
-        """A draw on the pixel scale, (B, *D), by inversion: the first digit whose cumulated P exceeds U."""
+        """A draw on the pixel scale, (B, *D), by inversion: the first value whose cumulated P exceeds U."""
         mean = self.mean.double()
         u, total = _uniform_like(mean, source).log() + self._log_normaliser(mean), torch.full_like(mean, -torch.inf)
-        digit = torch.zeros_like(mean, dtype=torch.int64)
+        value = torch.zeros_like(mean, dtype=torch.int64)
         for part in self._parts(mean):
             cumulated = torch.logaddexp(total[..., None], part.logcumsumexp(-1))
-            digit += (cumulated < u[..., None]).sum(-1)
+            value += (cumulated < u[..., None]).sum(-1)
             total = cumulated[..., -1]
-        return self.pixels.to_x(digit.clamp(max=self.pixels.bins - 1), self.mean.dtype)
+        return self.pixels.to_x(value.clamp(max=self.pixels.bins - 1), self.mean.dtype)
 
     def mode(self) -> Tensor:
-        """The most probable digits, on the pixel scale, (B, *D): those nearest to m."""
+        """The most probable pixel values, on the pixel scale, (B, *D): those nearest to m."""
         return self.pixels.to_x(self.pixels.to_pixel_values(self.mean), self.mean.dtype)
 
     def _log_normaliser(self, mean: Tensor) -> Tensor:
@@ -228,11 +228,11 @@ class SoftmaxBins:
         return total
 
     def _parts(self, mean: Tensor) -> Iterator[Tensor]:
-        """−(x_k − m)²/2τ² for all digits in turn, (*mean, ≤ width): memory stays bounded with 65,536 bins."""
+        """−(x_k − m)²/2τ² for all pixel values in turn, (*mean, ≤ width): memory stays bounded with 65,536 bins."""
         width = max(1, min(self.pixels.bins, _MAX_TERMS // max(1, mean.numel())))
         scale = self.scale.double()
-        for digits in torch.arange(self.pixels.bins, device=mean.device).split(width):
-            yield -0.5 * ((self.pixels.to_x(digits) - mean[..., None]) / scale) ** 2
+        for values in torch.arange(self.pixels.bins, device=mean.device).split(width):
+            yield -0.5 * ((self.pixels.to_x(values) - mean[..., None]) / scale) ** 2
 
 
 def _uniform_like(z: Tensor, source: Source) -> Tensor:
@@ -246,12 +246,12 @@ class SoftmaxDecoder(Decoder):
     """VDM's softmax over the bins; it reads z_1 alone, so it is good only where level 1 blurs less than a bin.
 
     Args:
-        pixels: the digits of the data and their scale (VDM: `centres`).
+        pixels: the pixel values of the data and their scale (VDM: `centres`).
     """
 
     def __init__(self, pixels: Pixels) -> None:
         super().__init__(pixels)
-        self.digits = pixels
+        self.bins = pixels
 
     def distribution(self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None) -> SoftmaxBins:
         """P(k | z_1), over (B, *D); x̂ is not read.
@@ -262,4 +262,15 @@ class SoftmaxDecoder(Decoder):
         if z is None:
             raise ValueError("the softmax decoder reads the latent: give z at level 1")
         a, s = signal_scale(logsnr[1]), noise_scale(logsnr[1])
-        return SoftmaxBins(z.double() / expand(a, z).to(z.device), (s / a).to(z.device), self.digits)
+        return SoftmaxBins(z.double() / expand(a, z).to(z.device), (s / a).to(z.device), self.bins)
+
+
+def decoder_named(name: str, pixels: Pixels) -> Decoder:
+    """The decoder of a configuration's word, one of `DECODERS`."""
+    made: dict[str, Callable[[Pixels], Decoder]] = {
+        "step": StepDecoder,
+        "ho_small": HoSmallDecoder,
+        "ho_large": HoLargeDecoder,
+        "softmax": SoftmaxDecoder,
+    }
+    return made[name](pixels)

@@ -54,7 +54,7 @@ def step(z_prev: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaussian:
         z_prev: latent at level ℓ−1, (B, *D).
         logsnr_prev, logsnr: log-SNR at ℓ−1 and ℓ, (B,) or (); logsnr_prev = inf is level 0.
     Raises:
-        ValueError: where log-SNR does not fall, or for digits that were not converted to the model's scale.
+        ValueError: where log-SNR does not fall, or for pixel values that were not converted to the model's scale.
     Source: Ho et al. 2020, eq. 2; lecture, "DDPM".
     """
     _check_falling(logsnr_prev, logsnr)
@@ -69,7 +69,7 @@ def marginal(x: Tensor, logsnr: Tensor) -> Gaussian:
     Args:
         x: data, (B, *D).   logsnr: (B,) or ().
     Raises:
-        ValueError: for digits that were not converted to the model's scale.
+        ValueError: for pixel values that were not converted to the model's scale.
     Source: Ho et al. 2020, eq. 4; lecture, "DDPM".
     """
     _check_real(x)
@@ -109,4 +109,4 @@ def _check_falling(logsnr_prev: Tensor, logsnr: Tensor) -> None:
 
 def _check_real(x: Tensor) -> None:
     if not x.is_floating_point():
-        raise ValueError(f"data of type {x.dtype} must be real numbers on the model's scale: convert digits first")
+        raise ValueError(f"data of type {x.dtype} must be real numbers on the model's scale: convert pixel values first")

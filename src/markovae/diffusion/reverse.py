@@ -1,4 +1,4 @@
-"""What every reverse variance is, and the two that need nothing but the schedule."""
+"""The variance of the prior's steps: σ², β̃, isotropic, diagonal, learned and full."""
 
 from __future__ import annotations
 

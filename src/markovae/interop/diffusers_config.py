@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from markovae.diffusion.diffusion_config import ScheduleConfig, TargetConfig
 from markovae.diffusion.forward import noise_scale, step_variance
 from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.schedule_config import ScheduleConfig
+from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
 from markovae.interop.fields import Fields
 from markovae.networks.network_config import DataSpec, DDPMConfig

@@ -106,7 +106,8 @@ def mixture_limits() -> Sequence[Pair]:
 
 
 def _slope(gaps: Sequence[ByVariance], levels: Sequence[int], name: str) -> float:
-    return slope(torch.tensor(levels), torch.stack([getattr(gap, name) for gap in gaps]))
+    values = torch.stack([getattr(gap, name) for gap in gaps])
+    return float(torch.tensor(slope(torch.tensor(levels), values)))  # float32: seven digits of a fitted slope
 
 
 @rows(

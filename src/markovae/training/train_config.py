@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from markovae.diffusion.diffusion_config import TARGETS
+from markovae.diffusion.target_config import TARGET_NAMES
 from markovae.errors import UserError
 from markovae.tables import MAX_COUNT, above, between, one_of, within
 
 OPTIMIZERS = ("muon", "adamw")
-WEIGHTINGS = ("own", *TARGETS, "nats")
+WEIGHTINGS = ("own", *TARGET_NAMES, "nats")
 OBJECTIVES = ("weighted", "bound")
 LEVEL_SAMPLINGS = ("auto", "middle", "uniform", "normal", "table", "importance")
 DRAWS = ("rao_blackwell", "raw", "literal")

@@ -1,21 +1,96 @@
-"""How large gradients are at the output and at the parameters: the formulas against draws."""
+"""Affine predictors of Gaussian data, and how large gradients are at the output and at the parameters."""
 
 import pytest
 import torch
 
 from markovae.diffusion.forward import noised
 from markovae.diffusion.objective import literal_sample
-from markovae.diffusion.schedule import LogSNRLinear, constant
-from markovae.diffusion.target import NOISE, STEP_NOISE, noise_ratio
+from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule, constant
+from markovae.diffusion.target import MEAN, NOISE, STEP_NOISE, TARGETS, noise_ratio
 from markovae.randomness import generator
 from markovae.theory.regression import (
+    Affine,
+    Data,
     jacobian_squares,
+    least_squares,
     mean_loss_gradient,
     noise_loss_gradient,
+    on_mean,
+    on_previous,
+    on_step_noise,
     output_gradient,
     output_ratio,
     parameter_ratio,
 )
+
+SCHEDULES = [LogSNRLinear(40, 8.0, -8.0), constant(num_levels=40, delta=0.02), constant(num_levels=1000, delta=0.01)]
+schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=["log-SNR linear", "constant 40", "constant 1000"])
+
+
+def data() -> Data:
+    root = torch.randn(3, 3, generator=generator(0, "root"), dtype=torch.float64)
+    return Data(torch.tensor([0.5, -1.0, 0.2]).double(), root @ root.T / 3 + 0.05 * torch.eye(3, dtype=torch.float64))
+
+
+def pairs(schedule: NoiseSchedule) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    grid = schedule.logsnr
+    return [(grid[level - 1], grid[level]) for level in range(2, schedule.num_levels + 1)]
+
+
+def assert_same(one: Affine, other: Affine) -> None:
+    torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-9)
+    torch.testing.assert_close(one.offset, other.offset, rtol=0, atol=1e-9)
+
+
+@schedules
+def test_all_six_targets_imply_the_exact_denoiser(schedule: NoiseSchedule) -> None:
+    """E[x|z] = m + a S (a² S + s² I)⁻¹ (z − a m) for Gaussian data."""
+    law = data()
+    for prev, now in pairs(schedule)[:: max(1, schedule.num_levels // 40)]:
+        a = torch.sigmoid(now).sqrt()
+        weight = a * torch.linalg.solve(law.latent_covariance(now), law.covariance).T
+        exact = Affine(weight, law.mean - a * weight @ law.mean)
+        for target in TARGETS:
+            assert_same(on_mean(law, target, prev, now).as_x(target, prev, now), exact)
+
+
+@pytest.mark.parametrize("level", [2, 10, 25, 40])
+def test_sampled_targets_find_it_within_four_predicted_standard_errors(level: int) -> None:
+    """From the lecture's literal draws; the raw target's wider interval is predicted too."""
+    schedule, law, count = LogSNRLinear(40, 6.0, -6.0), data(), 20_000
+    g = generator(level, "sampled")
+    x = law.mean + torch.randn(count, 3, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(law.covariance).T
+    before, step = torch.randn(2, count, 3, generator=g, dtype=torch.float64)
+    draw = literal_sample(torch.full((count,), level), before, step, schedule)
+    assert draw.fresh is not None
+    prev, now = schedule.logsnr[level - 1], schedule.logsnr[level]
+    z = noised(x, draw.noise, now)
+    for target, truth in ((MEAN, on_previous(law, prev, now)), (STEP_NOISE, on_step_noise(law, prev, now))):
+        raw = least_squares(z, target.of_sample(x, draw.noise, draw.fresh, now, prev))
+        blackwell = least_squares(z, target.of(x, draw.noise, now, prev))
+        assert float(raw.deviation(truth).abs().max()) < 4
+        assert float(blackwell.deviation(truth).abs().max()) < 4
+        assert bool((raw.stderr > blackwell.stderr).all())
+
+
+def test_deviations_are_of_order_one() -> None:
+    """The predicted standard errors are neither too wide nor too narrow: over many fits their squares average one."""
+    law = data()
+    prev, now = torch.tensor(1.0).double(), torch.tensor(0.5).double()
+    squares = []
+    for seed in range(200):
+        g = generator(seed, "repeat")
+        x = law.mean + torch.randn(300, 3, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(law.covariance).T
+        noise, fresh = torch.randn(2, 300, 3, generator=g, dtype=torch.float64)
+        fit = least_squares(noised(x, noise, now), STEP_NOISE.of_sample(x, noise, fresh, now, prev))
+        squares.append((fit.deviation(on_step_noise(law, prev, now)) ** 2).mean())
+    assert float(torch.stack(squares).mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_too_few_draws_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 draws for 4 unknowns"):
+        least_squares(torch.zeros(4, 3), torch.zeros(4, 3))
+
 
 SCHEDULE = constant(num_levels=20, delta=0.05)
 
@@ -45,19 +120,6 @@ def test_second_moments_at_the_output_follow_the_formula_at_twenty_levels() -> N
         assert float(mean.mean()) == pytest.approx(float(scale.mean[level - 1]), rel=1e-6)
 
 
-def test_the_lectures_equal_scale_is_that_of_the_noisy_target() -> None:
-    """At L = 1000 raw gradients keep one scale within 4 % from level 20 on, while their means fall a hundredfold."""
-    schedule = constant(num_levels=1000, delta=0.01)
-    error = torch.full((1000,), 0.3, dtype=torch.float64)
-    for scale in (noise_loss_gradient(schedule, error), mean_loss_gradient(schedule, error)):
-        assert float(scale.raw[20:].max() / scale.raw[20:].min()) < 1.04
-        assert float(scale.mean[1] / scale.mean[-1]) > 50
-    noise = noise_loss_gradient(schedule, error)
-    rho = noise_ratio(schedule.logsnr[:-1], schedule.logsnr[1:])[0]
-    torch.testing.assert_close(noise.mean, 4 * rho**2 * 0.3, rtol=1e-10, atol=0)
-    torch.testing.assert_close(noise.raw / noise.mean, output_ratio(rho, error), rtol=1e-9, atol=0)
-
-
 def test_where_sigma_varies_the_mu_loss_loses_the_equal_scale_and_the_noise_loss_keeps_it() -> None:
     """On log-SNR-linear grids σ_ℓ runs over decades: ∂/∂μ of ‖μ − z_{ℓ−1}‖²/2σ² goes as 1/(α²σ²) of the ε loss."""
     schedule = LogSNRLinear(1000, 13.3, -10.0)
@@ -85,32 +147,6 @@ class Small(torch.nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return self.layers(z)
-
-
-def test_gradients_at_the_parameters_follow_their_own_ratio() -> None:
-    """Gradients example by example of ‖ε − ρ ε̂‖² and ‖ρ ε̄ − ρ ε̂‖², by autograd; R at the output is not their ratio."""
-    network, count, level = Small(), 1500, 12
-    g = generator(0, "parameters")
-    x, before, step = torch.randn(3, count, 3, generator=g, dtype=torch.float64)
-    draw = literal_sample(torch.full((count,), level), before, step, SCHEDULE)
-    prev, now = SCHEDULE.logsnr[level - 1], SCHEDULE.logsnr[level]
-    z, rho = noised(x, draw.noise, now), noise_ratio(prev, now)[0]
-
-    def gradient_square(wanted: torch.Tensor) -> float:
-        total = 0.0
-        for one, target in zip(z, wanted, strict=True):
-            loss = ((target - rho * network(one[None])[0]) ** 2).sum()
-            grads = torch.autograd.grad(loss, list(network.parameters()))
-            total += sum(float((part**2).sum()) for part in grads)
-        return total / count
-
-    measured = gradient_square(step) / gradient_square(rho * draw.noise)
-    error = (draw.noise - network(z)).detach()
-    whole, pulled = jacobian_squares(network, (z,), error)
-    predicted = float(parameter_ratio(rho, whole.mean(), pulled.mean()))
-    assert measured == pytest.approx(predicted, rel=0.1)
-    at_output = float(output_ratio(rho, (error**2).mean()))
-    assert abs(predicted / at_output - 1) > 0.05
 
 
 def test_jacobians_against_finite_differences() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from markovae.theory import CHECKS, check_all
+from markovae.theory.checks import CHECKS, check_all
 from markovae.theory.rows import SLIDES, Check, Line, Row
 
 

@@ -1,33 +1,15 @@
-"""What a person may say about the model: the sections [schedule], [network] and [target]."""
+"""The grid of levels in a configuration: the section [schedule]."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from markovae.errors import UserError
-from markovae.tables import between, one_of, within
+from markovae.tables import between, one_of
 
 SCHEDULES = ("logsnr_linear", "constant", "linear", "scaled_linear", "cosine", "betas", "learned")
-
-
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine", "betas")
-
-
-TARGETS = ("noise", "data", "velocity", "score", "step_noise", "mean")
-
-
-REVERSES = ("posterior", "step", "isotropic", "diagonal", "learned", "full")
-
-
-DECODERS = ("step", "ho_small", "ho_large", "softmax")
-
-
-PIXELS = ("ends", "centres")
-
-
 DEFAULT_LEVELS = 1000
-
-
 MAX_BETAS = 10_000
 
 
@@ -112,33 +94,3 @@ class ScheduleConfig:
             raise UserError("schedule.kind=constant needs schedule.sigma or schedule.delta, for instance delta=0.01")
         if len(given) == 2 and self.num_levels is not None:
             raise UserError("schedule.sigma, delta and num_levels are all given: name two, they fix the third")
-
-
-@dataclass(frozen=True)
-class TargetConfig:
-    """What the network's output means and how the prior's steps end.
-
-    Args:
-        name: noise, data, velocity, score, step_noise or mean.
-        reverse: variance of P_pri(z_{ℓ−1}|z_ℓ): posterior (β̃_ℓ); step (σ_ℓ²); isotropic or diagonal, fitted to
-            training images, one number a level, or a level and coordinate; learned, a head of the network; or full,
-            from its Jacobian, up to 1,024 dimensions.
-        decoder: P_pri(z_0|z_1): step; Ho et al.'s ho_small, ho_large; or VDM's softmax over the bins, which reads
-            z_1 alone.
-        pixels: where the digits lie on [−1, 1]: ends or centres.
-        clip: x̂ is held to [−clip, clip], 1e-6…1e6, in sampling as in measuring: another model than the one without.
-    """
-
-    name: str = "velocity"
-    reverse: str = "posterior"
-    decoder: str = "step"
-    pixels: str = "ends"
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        one_of("target.name", self.name, TARGETS)
-        one_of("target.reverse", self.reverse, REVERSES)
-        one_of("target.decoder", self.decoder, DECODERS)
-        one_of("target.pixels", self.pixels, PIXELS)
-        if self.clip is not None:
-            within("target.clip", self.clip, 1e-6, 1e6, "1 is the range of the pixels")

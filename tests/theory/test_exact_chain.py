@@ -6,9 +6,9 @@ import torch
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.schedule import LogSNRLinear, constant
 from markovae.randomness import generator
+from markovae.theory.check_gaps import exact_chain_nats, path_nats
 from markovae.theory.exact_chain import ExactChain
-from markovae.theory.gap_statements import correlated_gaussian, exact_chain_nats, line_mixture, path_nats
-from markovae.theory.mixture import Mixture, pink_gaussian, pink_pair
+from markovae.theory.mixture import Mixture, correlated_gaussian, line_mixture, pink_gaussian, pink_pair
 from markovae.theory.pixel_mixture import DigitMixture
 
 F64 = torch.float64
