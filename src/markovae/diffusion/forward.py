@@ -109,4 +109,6 @@ def _check_falling(logsnr_prev: Tensor, logsnr: Tensor) -> None:
 
 def _check_real(x: Tensor) -> None:
     if not x.is_floating_point():
-        raise ValueError(f"data of type {x.dtype} must be real numbers on the model's scale: convert pixel values first")
+        raise ValueError(
+            f"data of type {x.dtype} must be real numbers on the model's scale: convert pixel values first"
+        )

@@ -329,8 +329,8 @@ def time(logsnr: Tensor) -> Tensor:
 def fine_logsnr(half_width: float) -> float:
     """The log-SNR at which the noise left is a sixth of a bin: 13.3 for 256 pixel values on [−1, 1].
 
-    With s/a a sixth of the bin a pixel value is certain but for one pixel in a few hundred, and the decoder costs next to
-    nothing; a higher start would measure the same values at a price.
+    With s/a a sixth of the bin a pixel value is certain but for one pixel in a few hundred, and the decoder costs next
+    to nothing; a higher start would measure the same values at a price.
     """
     return 13.3 - 2 * math.log(255 * half_width)
 
