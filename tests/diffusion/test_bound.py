@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from markovae.diffusion.bound import Bound, Estimate, estimate_mean, stack_bounds
+from markovae.diffusion.bound import Bound, Estimate, estimate_mean, stack_bounds, student_quantile
 from markovae.randomness import generator
 
 
@@ -62,3 +62,15 @@ def test_one_value_has_no_standard_error_and_none_has_no_mean() -> None:
 
 def test_values_that_carry_gradients_are_measured_all_the_same() -> None:
     assert estimate_mean(torch.tensor([1.0, 3.0], requires_grad=True)).value == 2
+
+
+def test_quantiles_against_their_closed_forms_and_tables() -> None:
+    assert student_quantile(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-9)
+    assert student_quantile(2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)), rel=1e-9)
+    # Abramowitz & Stegun 1964, table 26.10.
+    for dof, quantile in ((3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (120, 1.980)):
+        assert student_quantile(dof) == pytest.approx(quantile, abs=5.1e-4)
+    assert student_quantile(math.inf) == pytest.approx(1.959964, abs=1e-5)
+    assert 3.182 < student_quantile(2.5) < 4.303
+    with pytest.raises(ValueError, match="at least 1"):
+        student_quantile(0.5)

@@ -11,17 +11,6 @@ def chain() -> tuple[Moments, LinearGaussianChain]:
     return data, exact_linear(data, steps)
 
 
-def test_what_the_exact_prior_generates_is_the_data() -> None:
-    data, vae = chain()
-    count = 20_000
-    drawn = vae.generate(count, generator(0, "generate"))
-    assert bool(((drawn.mean(0) - data.mean).abs() < 4 * (data.covariance.diagonal() / count).sqrt()).all())
-    centred = drawn - data.mean
-    variance = data.covariance.diagonal()
-    stderr = ((data.covariance**2 + torch.outer(variance, variance)) / count).sqrt()
-    assert bool(((centred.T @ centred / count - data.covariance).abs() < 4 * stderr).all())
-
-
 def test_a_path_starts_at_the_data_and_has_the_chains_marginals() -> None:
     data, vae = chain()
     x = data.batch(20_000).sample(generator(0, "x"))
