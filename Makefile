@@ -33,10 +33,10 @@ test: $(VENV)/.encoder
 
 # What depends on Python's version, on another one: make version PYTHON=python3.13 VENV=build/python3.13
 version: $(VENV)/.stamp
-	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -q -n 2 -m "not slow" tests/config tests/checkpoint \
-	tests/data/test_tars.py tests/data/test_shards.py tests/fuzz/test_sandbox.py tests/fuzz/test_tar.py \
+	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -q -n 2 -m "not slow" tests/config tests/checkpoints \
+	tests/system tests/data/test_tars.py tests/data/test_shards.py tests/fuzz/test_sandbox.py tests/fuzz/test_tar.py \
 	tests/training/test_budget.py tests/training/test_trainer.py tests/cli/test_parsing.py tests/cli/test_entry.py \
-	tests/cli/test_printable.py tests/test_console.py tests/test_files.py tests/test_jsonlines.py
+	tests/cli/test_printable.py tests/test_console.py
 
 # The full counts of docs/reliability.md, whose table it writes; hours on two cores. SOAK=0.1 does a tenth of them.
 soak: $(VENV)/.encoder
@@ -53,7 +53,7 @@ check: $(VENV)/.stamp
 	$(PY) -m ruff format --check src tests benchmarks scripts
 	$(PY) -m ruff check src tests benchmarks scripts
 	$(PY) -m mypy
-	$(PY) -m pytest -q tests/test_architecture.py
+	$(PY) -m pytest -q tests/test_architecture.py tests/test_docs.py
 
 reference: $(VENV)/.stamp
 	$(PY) scripts/reference.py

@@ -1,6 +1,6 @@
-"""Write the tree of the package into README.md and docs/architecture.md: `python -m scripts.tree` after a change.
+"""Write the tree of the package, and the list of examples, into the docs: `python -m scripts.tree` after a change.
 
-Each line is a package or a module with the first sentence of its docstring, between two markers of the page.
+Each line is a package, a module or an example with the first sentence of its docstring, between two markers of a page.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "markovae"
 BEGIN, END = "<!-- tree: python -m scripts.tree -->\n", "<!-- /tree -->\n"
+EXTENDING = ROOT / "docs" / "extending.md"
 DEPTHS = {ROOT / "README.md": 1, ROOT / "docs" / "architecture.md": 2}
 WIDTH = 30
 
@@ -46,13 +47,25 @@ def lines(depth: int) -> Iterator[str]:
                 yield f"{'  ' + path.name:{WIDTH}}{sentence(path)}"
 
 
-def with_tree(text: str, depth: int) -> str:
-    """The page with the tree of today. Raises ValueError where the page has no markers for it."""
+def tree(depth: int) -> str:
+    """The tree as a block of text."""
+    return "```text\n" + "\n".join(lines(depth)) + "\n```\n"
+
+
+def examples() -> str:
+    """The files of examples/ as a list of links."""
+    return "".join(
+        f"- [`{path.name}`](../examples/{path.name}): {sentence(path)}.\n" for path in sorted((ROOT / "examples").glob("*.py"))
+    )
+
+
+def replaced(text: str, content: str) -> str:
+    """The page with this between its markers. Raises ValueError where it has none."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no lines {BEGIN.strip()} and {END.strip()}")
-    return before + begin + "```text\n" + "\n".join(lines(depth)) + "\n```\n" + end + after
+    return before + begin + content + end + after
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,9 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a page is not current")
     options = parser.parse_args(arguments)
     stale = []
-    for page, depth in DEPTHS.items():
+    for page, content in {**{page: tree(depth) for page, depth in DEPTHS.items()}, EXTENDING: examples()}.items():
         text = page.read_text(encoding="utf-8")
-        if (fresh := with_tree(text, depth)) != text:
+        if (fresh := replaced(text, content)) != text:
             stale.append(page.name)
             if not options.check:
                 page.write_text(fresh, encoding="utf-8")

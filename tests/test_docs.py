@@ -26,7 +26,7 @@ def test_a_tree_has_each_package_and_each_module_once_and_in_order() -> None:
 
 def test_a_page_without_its_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="no lines <!-- tree"):
-        tree.with_tree("# Page", 1)
+        tree.replaced("# Page", "")
 
 
 def test_links_to_code_name_the_file_that_defines_what_they_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,6 +61,15 @@ def test_paths_and_links_of_a_page_lead_somewhere(page: Path) -> None:
         if not path.exists() or (anchor and anchor not in anchors(path)):
             wrong.append(target)
     assert not wrong
+
+
+@pytest.mark.parametrize("name", ["Makefile", ".ci/run", "pyproject.toml"])
+def test_paths_of_the_commands_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r"(?:tests|scripts|benchmarks|configs|docs)/[\w/]+(?:\.\w+)?", text)
+    modules = [module.replace(".", "/") for module in re.findall(r"-m (scripts[\w.]*)", text)]
+    assert not [p for p in named if not (ROOT / p).exists()]
+    assert not [m for m in modules if not (ROOT / m).is_dir() and not (ROOT / f"{m}.py").is_file()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
