@@ -55,7 +55,8 @@ def tree(depth: int) -> str:
 def examples() -> str:
     """The files of examples/ as a list of links."""
     return "".join(
-        f"- [`{path.name}`](../examples/{path.name}): {sentence(path)}.\n" for path in sorted((ROOT / "examples").glob("*.py"))
+        f"- [`{path.name}`](../examples/{path.name}): {sentence(path)}.\n"
+        for path in sorted((ROOT / "examples").glob("*.py"))
     )
 
 
