@@ -47,7 +47,8 @@ def main() -> int:
     try:
         version = cut(source, options.version, f"{datetime.now(UTC):%Y-%m-%d}")
         sdist, wheel = build(source)
-        wrong = [*missing(names(sdist), version, prefix="src/"), *missing(names(wheel), version)]
+        package = source / "src" / "markovae"
+        wrong = [*missing(names(sdist), package, version, prefix="src/"), *missing(names(wheel), package, version)]
         if wrong:
             return refuse("\n".join(wrong))
         print(f"{sdist.name}, {wheel.name}: contents as they should be", flush=True)
@@ -135,10 +136,9 @@ def names(archive: Path) -> list[str]:
         return [member.name.partition("/")[2] for member in tar if member.isfile()]
 
 
-def missing(found: Iterable[str], version: str, prefix: str = "") -> list[str]:
+def missing(found: Iterable[str], package: Path, version: str, prefix: str = "") -> list[str]:
     """What is wrong with the files of an archive, a sentence each: every source file, data, licence; no tests."""
     found, which = set(found), "the sdist" if prefix else "the wheel"
-    package = ROOT / "src" / "markovae"
     wanted = {f"{prefix}markovae/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     wanted |= {f"{prefix}markovae/{name}" for name in DATA}
     wanted |= (
@@ -184,7 +184,7 @@ def journey(python: str, wheel: Path, source: Path) -> None:
         raise Failed(f"{python} imports markovae from {home}, not from the wheel")
     markovae = ("-m", "markovae")
     inside_run(*markovae, "verify")
-    inside_run(*markovae, "train", "digits", "--out", "run", "--steps", "30")
+    inside_run(*markovae, "train", "digits", "--out", "run", "--steps", "30", "--set", "network.width=16")
     inside_run(*markovae, "sample", "run", "--n", "4", "--steps", "5", "--out", "samples")
     record = json.loads(inside_run(*markovae, "measure", "run", "--limit", "8", "--draws", "2", "--json"))
     if not 0 < record["bits_per_dim"]["mean"] < 20:

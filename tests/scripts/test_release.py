@@ -54,7 +54,7 @@ def test_a_wheel_is_told_what_it_lacks_and_what_it_must_not_hold(tmp_path: Path)
         with zipfile.ZipFile(wheel, "w") as archive:
             for name in held:
                 archive.writestr(name, "")
-        return release.missing(release.names(wheel), "0.2.0")
+        return release.missing(release.names(wheel), package, "0.2.0")
 
     assert told(inside) == []
     assert told([name for name in inside if "digits.npz" not in name]) == ["the wheel lacks markovae/data/digits.npz"]
