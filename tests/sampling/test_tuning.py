@@ -12,14 +12,14 @@ from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.grids import rho_grid
 from markovae.sampling.plans import Plan, plan
 from markovae.sampling.samplers import AdamsBashforth, UniC
-from markovae.sampling.tuning import tuned
+from markovae.sampling.tuning import tune
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("dpmpp2m", 6), ("unipc2", 10)])
 def test_tuning_helps_on_other_samples(sampler, steps, mixture, model_of):
     model = model_of(mixture)
     start = plan(model, sampler, steps)
-    found = tuned(model, start, samples=64, trials=25)
+    found = tune(model, start, samples=64, trials=25)
     assert found.rmse < 0.75 * found.rmse_before
     assert found.tried <= 25
     assert len(found.plan.grid) == len(start.grid)
@@ -34,20 +34,20 @@ def test_tuning_helps_on_other_samples(sampler, steps, mixture, model_of):
 
 def test_the_same_seeds_give_the_same_grid(mixture, model_of):
     model = model_of(mixture)
-    grids = [tuned(model, plan(model, "ddim", 5), samples=8, trials=10, fine=40).plan.grid for _ in range(2)]
+    grids = [tune(model, plan(model, "ddim", 5), samples=8, trials=10, fine=40).plan.grid for _ in range(2)]
     assert torch.equal(*grids)
 
 
 def test_time_ends_the_search(mixture, model_of):
     model = model_of(mixture)
-    found = tuned(model, plan(model, "ddim", 5), samples=4, fine=20, seconds=0.0)
+    found = tune(model, plan(model, "ddim", 5), samples=4, fine=20, seconds=0.0)
     assert found.tried <= 2
     assert found.rmse <= found.rmse_before
 
 
 def test_a_sampler_with_fresh_noise_takes_the_grid_of_the_one_without(mixture, model_of):
     model = model_of(mixture)
-    found = [tuned(model, plan(model, f"{kind}dpmpp2m", 6), samples=8, trials=10, fine=40) for kind in ("", "sde-")]
+    found = [tune(model, plan(model, f"{kind}dpmpp2m", 6), samples=8, trials=10, fine=40) for kind in ("", "sde-")]
     assert torch.equal(found[0].plan.grid, found[1].plan.grid)
     assert found[1].plan.stepper.draws
 
@@ -55,7 +55,7 @@ def test_a_sampler_with_fresh_noise_takes_the_grid_of_the_one_without(mixture, m
 def test_a_threshold_is_kept(mixture, model_of):
     model = model_of(mixture)
     start = replace(plan(model, "dpmpp2m", 5), threshold=partial(Clipped, limit=0.1))
-    found = tuned(model, start, samples=8, trials=4, fine=20)
+    found = tune(model, start, samples=8, trials=4, fine=20)
     assert float(final_latents(sample_trajectory(model, range(8), found.plan)).abs().max()) <= 0.1
 
 
@@ -63,6 +63,6 @@ def test_what_cannot_be_tuned_is_refused(mixture, model_of):
     model = model_of(mixture)
     for sampler in ("ancestral", "pc"):
         with pytest.raises(UserError, match="draws random numbers"):
-            tuned(model, plan(model, sampler, 10))
+            tune(model, plan(model, sampler, 10))
     with pytest.raises(UserError, match="2 log-SNRs"):
-        tuned(model, plan(model, "ddim", 2))
+        tune(model, plan(model, "ddim", 2))

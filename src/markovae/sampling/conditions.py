@@ -1,37 +1,89 @@
-"""What a sample is conditioned on: checked against the model before a network call is made."""
+"""What samples are conditioned on: made from labels or prompts, and checked before a network evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning
+from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning, class_numbers
+
+Labels = Sequence[int] | int | str | None
+Prompts = Sequence[str] | str | None
 
 
-def condition_for(model: Diffusion, labels: Tensor | None) -> Condition | None:
-    """Class labels (B,) as a condition, or None.
+def make_condition(
+    model: Diffusion,
+    n: int,
+    *,
+    labels: Labels = None,
+    prompt: Prompts = None,
+    condition: Conditioning | None = None,
+    cycle: bool = False,
+) -> Conditioning | None:
+    """What n samples are conditioned on; None is no condition at all.
+
+    Args:
+        labels: a class for all, or one a sample; "all": each class in turn; "none": the null. None is "all" where the
+            model has classes.
+        prompt: a text for all, or one a sample; a blank one is the null.
+        condition: instead of both, of one for all or one a sample.
+        cycle: repeat what is given in turn, whatever its number.
+    Raises:
+        UserError: for more than one of the three, another number than 1 or n, what the model does not take, or a null
+            that it was never trained on.
+    """
+    if sum(way is not None for way in (labels, prompt, condition)) > 1:
+        raise UserError("labels, a condition and a prompt are given: keep one, a condition can hold all of them")
+    each: Conditioning | None = condition
+    if prompt is not None:
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        different = list(dict.fromkeys(texts))
+        each = prompt_condition(model, different)
+        if each is not None:
+            each = RepeatedConditioning(each, torch.tensor([different.index(text) for text in texts]))
+        if not model.null_trained and not all(text.strip() for text in texts):
+            raise UserError(_untrained(model))
+    elif labels is not None or (condition is None and num_classes(model)):
+        each = _labels(model, n, "all" if labels is None else labels)
+    if each is None or not len(each):
+        check_condition(model, None)
+        return None
+    if isinstance(each, Condition):
+        check_condition(model, each)
+    if cycle or len(each) == 1:
+        return each if len(each) == n else RepeatedConditioning(each, torch.arange(n) % len(each))
+    if len(each) != n:
+        what = "prompts" if prompt is not None else "labels" if condition is None else "conditions"
+        raise UserError(f"{len(each)} {what} for n={n} samples: give one for all, or one a sample")
+    return each
+
+
+def check_condition(model: Diffusion, condition: Condition | None) -> None:
+    """Refuse what the model does not take, and the null of a model that was never trained on it.
 
     Raises:
-        UserError: when the model takes no labels, or a label is not one of its classes.
+        UserError: naming the class, or what is missing.
     """
-    if labels is None:
-        return None
     classes = num_classes(model)
-    if not classes:
-        raise UserError("this model was trained without labels: leave the class out")
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        known = ", ".join(map(str, range(classes))) if classes <= 20 else f"0…{classes - 1}"
-        raise UserError(f"class {int(wrong[0])} is unknown: this model has classes {known}")
-    return Condition(label=labels)
+    label = None if condition is None else condition.label
+    if label is not None:
+        if not classes:
+            raise UserError("this model was trained without labels: leave the class out")
+        wrong = label[(label < 0) | (label >= classes)]
+        if len(wrong):
+            known = ", ".join(map(str, range(classes))) if classes <= 20 else f"0…{classes - 1}"
+            raise UserError(f"class {int(wrong[0])} is unknown: this model has classes {known}")
+    tokens = None if condition is None else condition.tokens
+    missing = (classes and label is None) or (model.text_conditioner is not None and tokens is None)
+    if missing and not model.null_trained:
+        raise UserError(_untrained(model))
 
 
 def prompt_condition(model: Diffusion, prompts: Sequence[str]) -> Condition | None:
-    """The condition of each prompt; an empty one is the learned null, and None stands for nothing but empty ones.
+    """The condition of each prompt; a blank one is the learned null, and None stands for nothing but blank ones.
 
     Raises:
         UserError: when the model was trained without captions, or its text encoder is not at hand.
@@ -46,16 +98,20 @@ def num_classes(model: Diffusion) -> int:
     return int(getattr(model.network, "num_classes", 0))
 
 
-def spread(condition: Conditioning | None, n: int) -> Conditioning | None:
-    """What n samples are conditioned on: one for all is repeated; a condition without any field is None.
-
-    Raises:
-        UserError: for another number of conditions.
-    """
-    if condition is None or not len(condition):
+def _labels(model: Diffusion, n: int, labels: Sequence[int] | int | str) -> Condition | None:
+    classes = num_classes(model)
+    if not isinstance(labels, str):
+        return Condition(label=class_numbers(labels).reshape(-1))
+    if labels == "none":
         return None
-    if len(condition) == 1:
-        return RepeatedConditioning(condition, torch.zeros(n, dtype=torch.int64))
-    if len(condition) != n:
-        raise UserError(f"{len(condition)} conditions for n={n} samples: give one for all, or one a sample")
-    return condition
+    if labels != "all":
+        raise UserError(f"labels={labels!r} must be all, none, or class numbers")
+    if not classes:
+        raise UserError("this model was trained without labels: leave the class out")
+    return Condition(label=torch.arange(n) % classes)
+
+
+def _untrained(model: Diffusion) -> str:
+    if model.text_conditioner is not None:
+        return "this model was never trained without captions (train.label_dropout=0): give a prompt"
+    return "this model was never trained without classes (train.label_dropout=0): name a class"

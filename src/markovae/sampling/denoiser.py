@@ -8,22 +8,15 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion.gaussian import expand
+from markovae.diffusion.model import Diffusion
 from markovae.networks.conditioning import Condition
 
 
 class Denoiser(Protocol):
-    """Anything that guesses z_0: a `Diffusion`, or a wrapper around one."""
+    """Anything that predicts z_0: a `Diffusion`, or a wrapper around one."""
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         """(x̂, head) at z, (B, *D); logsnr () or (B,), float64; head is for a learned reverse variance."""
-        ...
-
-
-class Guess(Protocol):
-    """Anything that gives x̂ by itself."""
-
-    def denoise(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
-        """x̂ at z, (B, *D)."""
         ...
 
 
@@ -74,10 +67,10 @@ class MeanOnly:
     """x̂ alone: what a solver needs of a model whose reverse variance would also ask for ∂x̂/∂z.
 
     Args:
-        model: anything with `denoise`.
+        model: a model whose `denoise` gives x̂.
     """
 
-    def __init__(self, model: Guess) -> None:
+    def __init__(self, model: Diffusion) -> None:
         self.model = model
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:

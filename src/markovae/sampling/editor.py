@@ -1,26 +1,51 @@
-"""RePaint: inpainting by writing the known pixels into each latent and going to and fro."""
+"""Edits of an image with a model as prior: inpainting, inverse problems, variations, interpolation, round trips."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.data.pictures import read_mask, read_picture
 from markovae.diffusion import forward
 from markovae.diffusion.forward import noised, signal_scale
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition
+from markovae.networks.conditioning import Condition, as_tensor
 from markovae.randomness import Source, Streams, normal_like
+from markovae.sampling.conditions import check_condition, make_condition
 from markovae.sampling.denoiser import Denoiser, MeanOnly
-from markovae.sampling.generation import final_latents, ignores_head, sample_trajectory, working_type
+from markovae.sampling.generation import final_latents, ignores_head, sample_trajectory, to_images, working_type
 from markovae.sampling.grids import partial_grid
-from markovae.sampling.inverse import Known, MomentMatched, Observation, PosteriorCovariance
-from markovae.sampling.plans import Plan, where_defined
+from markovae.sampling.guidance import Guidance, guided, make_guidance
+from markovae.sampling.inverse import (
+    Blur,
+    BoxDown,
+    FullCovariance,
+    Grey,
+    IsotropicCovariance,
+    Known,
+    LinearOperator,
+    MomentMatched,
+    Observation,
+    PosteriorCovariance,
+)
+from markovae.sampling.plans import Plan, plan, where_defined
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_METHODS
 from markovae.sampling.samplers import Corrector, Evaluate, State, Stepper, trajectory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Picture = str | Path | np.ndarray | Tensor
+BLUR = 1.5  # pixels
+QUICK_VARIANCE = 0.25
 
 
 @final
@@ -31,7 +56,7 @@ class RePaint(Stepper):
     calls a step. One step is also the jump; on a grid of few, wide steps this is the paper's longer jump.
 
     Args:
-        inner: the step without knowledge; its past is not read, for the latents it comes from are replaced.
+        inner: the unconditional step; its past is not read, for the latents it comes from are replaced.
         x: the known image, (B, *D).   known: True where it is known, broadcastable to (B, *D).
         resampling: times that each step is taken, ≥ 1.
     Source: Lugmayr et al. 2022, algorithm 1.
@@ -80,6 +105,7 @@ class Editor:
         condition: Condition | None = None,
         denoiser: Denoiser | None = None,
     ) -> None:
+        check_condition(model, condition)
         self.model, self.plan, self.seed, self.condition = model, plan, seed, condition
         self._guide: Denoiser = denoiser or (MeanOnly(model) if ignores_head(model, plan) else model)
         self.denoiser = self._guide if plan.threshold is None else plan.threshold(self._guide)
@@ -142,7 +168,7 @@ class Editor:
         return self._from(noised(x, eps / scale, self._logsnr(level)), level, shared=True)
 
     def strip(self, n: int, count: int) -> Tensor:
-        """x̂ of samples 0…n−1 at `count` moments evenly spread over the walk, the last z_0, (count, n, *D)."""
+        """x̂ of samples 0…n−1 at `count` moments evenly spread over the trajectory, the last z_0, (count, n, *D)."""
         if n < 1 or count < 1:
             raise UserError(f"n={n} and count={count} must be at least 1: images, and moments of each")
         total = len(self.plan.grid)
@@ -156,7 +182,7 @@ class Editor:
         return torch.stack([kept[int(place)] for place in wanted])
 
     def encode(self, x: Tensor) -> Tensor:
-        """The latent z_L that the deterministic sampler takes to x: its walk the other way, from z = a x, (B, *D).
+        """The latent z_L that the deterministic sampler takes to x: its trajectory the other way, from z = a x, (B, *D).
 
         Raises:
             UserError: for a sampler that draws random numbers.
@@ -167,7 +193,7 @@ class Editor:
         return self._run(self.denoiser, z, grid.flip(0), self.plan.stepper, self.plan.corrector)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The image at the end of the deterministic walk from z_L, (B, *D): its last latent over a."""
+        """The image at the end of the deterministic trajectory from z_L, (B, *D): its last latent over a."""
         grid = self._deterministic()
         z = self._run(self.denoiser, self._latent(z), grid, self.plan.stepper, self.plan.corrector)
         return z / float(signal_scale(grid[0]))
@@ -197,7 +223,9 @@ class Editor:
     def _deterministic(self) -> Tensor:
         """The finite part of the grid, where no step draws a number."""
         if self.plan.draws:
-            raise UserError("this sampler draws random numbers, so its walk has no way back: take ddim or dpmpp2m")
+            raise UserError(
+                "this sampler draws random numbers, so its trajectory has no way back: take ddim or dpmpp2m"
+            )
         return self.plan.grid[1:]
 
     def _logsnr(self, level: float) -> Tensor:
@@ -220,7 +248,9 @@ class Editor:
         if tuple(x.shape[1:]) != self.model.shape:
             raise UserError(f"images of shape {tuple(x.shape[1:])}: this model makes {self.model.shape}")
         if not x.is_floating_point():
-            raise UserError(f"images of type {x.dtype} are digits: an edit takes them on the scale, model.to_x(images)")
+            raise UserError(
+                f"images of type {x.dtype} are pixel values: an edit takes them on the scale, model.to_x(images)"
+            )
         return x.to(self.model.device, working_type(self.model))
 
     def _noise(self, batch: int) -> Tensor:
@@ -229,3 +259,224 @@ class Editor:
 
     def _streams(self, purpose: str, batch: int) -> Streams:
         return Streams(self.seed, purpose, range(batch))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What an edit made.
+
+    Args:
+        images: pixel values, (n, C, H, W).   given: what it started from, to be shown above them, (·, C, H, W).
+        name: of the edit.   plan, guidance: that it was drawn with.
+        error: of a round trip, root mean square in pixel values before rounding; else None.
+    """
+
+    images: np.ndarray
+    given: np.ndarray
+    name: str
+    plan: Plan
+    guidance: Guidance
+    error: float | None = None
+
+
+def edit(
+    model: Diffusion,
+    image: Picture | Image,
+    *,
+    mask: Picture | Image | None = None,
+    degrade: str | LinearOperator | None = None,
+    from_level: float | None = None,
+    to: Picture | Image | None = None,
+    round_trip: bool = False,
+    level: float | None = None,
+    n: int | None = None,
+    sampler: str | Plan | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    labels: int | str | None = None,
+    prompt: str | None = None,
+    negative: str | None = None,
+    guidance: float | Guidance | None = None,
+    method: str | None = None,
+    resampling: int | None = None,
+    iterations: int | None = None,
+    quick: bool = False,
+) -> Edit:
+    """Edit one image with the model as prior, in one of five ways; draw i depends on (seed, i) only.
+
+    Args:
+        image: a file, an image of PIL, or pixel values (C, H, W).
+        mask: inpaint: True or white pixels are drawn anew, the others are kept exactly; (H, W), bool, or as `image`.
+        degrade: restore what this leaves of the image: sr2, sr4, sr8, blur, grey, or an operator; an image of the
+            degraded size is restored itself.
+        from_level: noise the image to level F·L, in (0, 1], and draw again.
+        to: interpolate to this image; `level` in (0, 1] says where the latents are mixed (default 0.5).
+        round_trip: encode to noise and decode again.
+        n: images drawn; default 4, for a round trip 1.
+        sampler, steps: as for `sample`; the default sampler is dpmpp2m for a round trip and ancestral for RePaint, in
+            20 steps, RePaint 50.
+        labels: a class, or "none", the default: the learned null.   prompt, negative, guidance: as for `sample`.
+        method: of `mask`: moments (default) or repaint.   resampling: of repaint (default 10).
+        iterations: of the solver of moments (default 5).   quick: moments without the network's derivative.
+    Raises:
+        UserError: for pictures, words or values that do not go together or with the model.
+    """
+    ways = {"mask": mask, "degrade": degrade, "from_level": from_level, "to": to, "round_trip": round_trip or None}
+    asked = [name for name, value in ways.items() if value is not None]
+    if len(asked) != 1:
+        raise UserError(f"exactly one of {', '.join(ways)} says how to edit: {' and '.join(asked) or 'none'} is given")
+    _require_together(asked[0], level, n, method, resampling, iterations, quick)
+    method = None if mask is None else method or "moments"
+    repaint, count = method == "repaint", 1 if round_trip else 4 if n is None else n
+    if count < 1:
+        raise UserError(f"n={count} must be at least 1: it counts the images drawn")
+    if isinstance(sampler, Plan):
+        if steps is not None:
+            raise UserError(f"steps={steps} and a plan are both given: leave steps out")
+        chosen = sampler
+    else:
+        default = "dpmpp2m" if round_trip else "ancestral" if repaint else DEFAULT_SAMPLER
+        nfe = min(50 if repaint else 20, model.num_levels) if steps is None else steps
+        chosen = plan(model, sampler or default, nfe)
+    if round_trip and len(chosen.grid) < 3:
+        raise UserError(f"steps={steps} leaves no step to noise and back: take more")
+    push = make_guidance(model, guidance, prompt=prompt, negative=negative)
+    what = None if prompt is not None else "none" if labels is None else labels
+    given = make_condition(model, count, labels=what, prompt=prompt)
+    condition = None if given is None else given.condition().to(model.device)
+    editor = Editor(model, chosen, seed, condition, guided(model, condition, push))
+    covariance = IsotropicCovariance(QUICK_VARIANCE) if quick else FullCovariance()
+    solver = 5 if iterations is None else iterations
+    error = None
+    if degrade is not None:
+        y, shown, name = _observe(model, image, degrade)
+        drawn = editor.restore(Observation(y[0], y[1].expand(count, *y[1].shape[1:])), covariance, solver)
+    else:
+        x = _scaled(model, image, "image")
+        shown, many = x, x.expand(count, *model.shape)
+        if mask is not None:
+            known = ~_mask(mask, model.shape)
+            shown = torch.cat([x, torch.where(known.to(x.device), x, torch.zeros_like(x))])
+            name = f"inpainting by {method}"
+            if repaint:
+                drawn = editor.repaint(many, known, 10 if resampling is None else resampling)
+            else:
+                drawn = editor.inpaint(many, known, covariance, solver)
+        elif to is not None:
+            other = _scaled(model, to, "to")
+            shown, name = torch.cat([x, other]), "interpolation"
+            drawn = editor.interpolate(x[0], other[0], count, 0.5 if level is None else level)
+        elif round_trip:
+            drawn, name = editor.decode(editor.encode(x)), "round trip"
+            error = float((drawn.double() - x.double()).square().mean().sqrt()) / (2 * model.pixels.half_width)
+        else:
+            assert from_level is not None
+            drawn, name = editor.vary(many, from_level), f"from level {from_level:g}"
+    return Edit(to_images(model, drawn), to_images(model, shown), name, chosen, push, error)
+
+
+def _require_together(
+    way: str,
+    level: float | None,
+    n: int | None,
+    method: str | None,
+    resampling: int | None,
+    iterations: int | None,
+    quick: bool,
+) -> None:
+    if method not in (None, *EDIT_METHODS):
+        raise UserError(f"method {method!r} is unknown: take one of {', '.join(EDIT_METHODS)}")
+    solved = way == "degrade" or (way == "mask" and method != "repaint")
+    for name, value, fits, owner in (
+        ("level", level, way == "to", "an edit with `to`"),
+        ("n", None if n == 1 else n, way != "round_trip", "an edit that draws, and a round trip gives one image"),
+        ("method", method, way == "mask", "an edit with a mask"),
+        ("resampling", resampling, method == "repaint", "the method repaint"),
+        ("iterations", iterations, solved, "degrade, or to a mask by moments"),
+        ("quick", quick or None, solved, "degrade, or to a mask by moments"),
+    ):
+        if value is not None and not fits:
+            raise UserError(f"{name} belongs to {owner}: leave it out")
+    if way == "to" and n == 1:
+        raise UserError("n=1: an interpolation shows both ends, so it needs 2 or more")
+
+
+def _observe(
+    model: Diffusion, image: Picture | Image, how: str | LinearOperator
+) -> tuple[tuple[LinearOperator, Tensor], Tensor, str]:
+    """(operator, observation), what is shown of both, and the edit's name."""
+    operator, shape, word = _operator(model, how)
+    values = _pixel_values(model, image, "image", (model.shape, shape))
+    if tuple(values.shape) == model.shape:
+        x = _on_scale(model, values)
+        y, given = operator.apply(x), [x]
+    else:
+        y, given = _on_scale(model, values), []
+    shown = y
+    if y.shape[2:] != model.shape[1:]:
+        factor = model.shape[-1] // y.shape[-1]
+        shown = y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return (operator, y), torch.cat([*given, shown.expand(1, *model.shape)]), f"restoration of {word}"
+
+
+def _operator(model: Diffusion, how: str | LinearOperator) -> tuple[LinearOperator, tuple[int, ...], str]:
+    """The operator, the shape of what it leaves, and its name."""
+    channels, height, width = model.shape
+    if isinstance(how, LinearOperator):
+        try:
+            left = how.apply(torch.zeros(1, *model.shape)).shape[1:]
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return how, tuple(left), type(how).__name__
+    if how not in DEGRADATIONS:
+        raise UserError(f"degrade {how!r} is unknown: take one of {', '.join(DEGRADATIONS)}")
+    if how == "blur":
+        return Blur(height, width, BLUR), (channels, height, width), how
+    if how == "grey":
+        if channels != 3:
+            raise UserError("degrade grey: this model's images have no colour to be restored")
+        return Grey(), (1, height, width), how
+    factor = int(how.removeprefix("sr"))
+    if height % factor or width % factor:
+        raise UserError(f"degrade {how}: images of {width}x{height} do not divide into squares of {factor}")
+    return BoxDown(factor), (channels, height // factor, width // factor), how
+
+
+def _scaled(model: Diffusion, picture: Picture | Image, name: str) -> Tensor:
+    return _on_scale(model, _pixel_values(model, picture, name, (model.shape,)))
+
+
+def _on_scale(model: Diffusion, values: Tensor) -> Tensor:
+    return model.pixels.to_x(values)[None].to(model.device, torch.float32)
+
+
+def _pixel_values(model: Diffusion, picture: Picture | Image, name: str, shapes: Sequence[tuple[int, ...]]) -> Tensor:
+    """The pixel values of a picture, (C, H, W), of one of these shapes."""
+    bins = model.pixels.bins
+    if not isinstance(picture, (np.ndarray, Tensor)):
+        if bins != 256:
+            raise UserError(f"this model's pixels have {bins} values and pictures 256: give {name} as an array")
+        return torch.tensor(read_picture(picture, shapes))
+    values = as_tensor(picture)
+    if tuple(values.shape) not in {tuple(shape) for shape in shapes}:
+        wanted = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
+        raise UserError(f"{name} has shape {tuple(values.shape)}: {wanted} is taken here")
+    if values.is_floating_point() or values.dtype == torch.bool:
+        raise UserError(f"{name} is of type {values.dtype}: give whole pixel values 0…{bins - 1}")
+    if int(values.min()) < 0 or int(values.max()) >= bins:
+        raise UserError(f"{name} holds values outside 0…{bins - 1}: those are this model's pixel values")
+    return values
+
+
+def _mask(mask: Picture | Image, shape: tuple[int, ...]) -> Tensor:
+    """Where to draw anew, (H, W), bool."""
+    height, width = shape[-2:]
+    if not isinstance(mask, (np.ndarray, Tensor)):
+        return torch.from_numpy(read_mask(mask, height, width))
+    values = as_tensor(mask)
+    if values.dtype != torch.bool or tuple(values.shape) != (height, width):
+        raise UserError(
+            f"the mask is {values.dtype} of shape {tuple(values.shape)}: give bool of shape {(height, width)}, True "
+            "where pixels are drawn anew"
+        )
+    return values

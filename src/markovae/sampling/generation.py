@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,13 +12,16 @@ from torch import Tensor
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, Conditioning, class_numbers
+from markovae.log import track_inside
+from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning
 from markovae.randomness import Streams
-from markovae.sampling.conditions import condition_for, prompt_condition, spread
+from markovae.sampling.conditions import Labels, Prompts, check_condition, make_condition
 from markovae.sampling.denoiser import Denoiser, MeanOnly
-from markovae.sampling.guidance import TEXT_GUIDANCE, Guidance, Interval, guided
-from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, plan
+from markovae.sampling.guidance import Guidance, Interval, guided, make_guidance
+from markovae.sampling.plans import Plan, plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, TUNED_FOR
 from markovae.sampling.samplers import Ancestral, State, trajectory
+from markovae.system.distributed import Ranks
 from markovae.system.processes import Rank
 
 
@@ -36,7 +38,10 @@ def sample_trajectory(
     Args:
         denoiser: what stands in for the model's own x̂ (guidance, a measurement); None is the model. The plan's
             threshold is put around it.
+    Raises:
+        UserError: see `check_condition`.
     """
+    check_condition(model, condition)
     source = Streams(seed, "sample", indices)
     z = source.normal(model.shape, torch.float32).to(model.device, working_type(model))
     if denoiser is None:
@@ -47,7 +52,7 @@ def sample_trajectory(
 
 
 def ignores_head(model: Diffusion, steps_plan: Plan) -> bool:
-    """Whether the model would work out ∂x̂/∂z, d network calls, for a sampler that does not read it."""
+    """Whether the model would compute ∂x̂/∂z, d backward passes, for a sampler that does not read it."""
     return model.reverse.needs_jacobian and not isinstance(steps_plan.stepper, Ancestral)
 
 
@@ -69,18 +74,20 @@ def batch_trajectories(
     rank: Rank | None = None,
     noise_indices: Sequence[int] | None = None,
 ) -> Iterator[Iterator[State]]:
-    """The walk of each batch of samples start…start+n−1, of as many states as the plan's grid has log-SNRs.
+    """The trajectory of each batch of samples start…start+n−1, of as many states as the plan's grid has log-SNRs.
 
     Args:
         condition: of one for all, or of n, one a sample.
         rank: of this process among several: it draws every size-th of the batches that one process would draw.
         noise_indices: index of each sample's noise, (n,), where it is not start…start+n−1; two may share one.
     """
-    if n < 1:
-        raise UserError(f"n={n} must be at least 1: it counts the samples")
-    if batch < 1:
-        raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
-    condition = spread(condition, n)
+    _require_counts(n, batch)
+    if condition is None or not len(condition):
+        condition = None
+    elif len(condition) == 1:
+        condition = RepeatedConditioning(condition, torch.zeros(n, dtype=torch.int64))
+    elif len(condition) != n:
+        raise UserError(f"{len(condition)} conditions for n={n} samples: give one for all, or one a sample")
     for numbers in batches_of(n, batch, rank):
         part = None if condition is None else condition[torch.tensor(numbers)].condition().to(model.device)
         denoiser = guided(model, part, guidance or Guidance())
@@ -95,9 +102,9 @@ def batches_of(n: int, batch: int, rank: Rank | None = None) -> list[range]:
 
 
 def network_evaluations(steps_plan: Plan, guidance: Guidance) -> int:
-    """Calls of a network that a sample takes: guidance takes a second one wherever it acts.
+    """Network evaluations of a sample: guidance takes a second one wherever it acts.
 
-    Where a sampler calls between the log-SNRs of its grid, a walk of zeros tells at which.
+    Where a sampler evaluates between the log-SNRs of its grid, a trajectory of zeros shows at which.
     """
     if guidance.weight == 1:
         return steps_plan.nfe
@@ -113,7 +120,7 @@ def network_evaluations(steps_plan: Plan, guidance: Guidance) -> int:
 
 
 class _Visits:
-    """Guesses zeros, and keeps the log-SNRs where it was asked."""
+    """Predicts zeros, and keeps the log-SNRs where it was evaluated."""
 
     def __init__(self) -> None:
         self.logsnr: list[float] = []
@@ -124,41 +131,42 @@ class _Visits:
 
 
 class NonFiniteSamples(UserError):
-    """A walk ended in NaN or infinity, which would be shown as black or white."""
+    """A trajectory ended in NaN or Inf, which would be shown as black or white."""
 
 
 def final_latents(states: Iterator[State]) -> Tensor:
-    """z at the end of a walk, (B, *D).
+    """z at the end of a trajectory, (B, *D).
 
     Raises:
-        NonFiniteSamples: where it holds numbers that are none.
+        NonFiniteSamples: where it holds NaN or Inf.
     """
     (last,) = deque(states, maxlen=1)
     lost = int((~last.z.isfinite()).flatten(1).any(1).sum())
     if lost:
         raise NonFiniteSamples(
-            f"{lost} of {len(last.z)} images came out NaN or infinite: the weights or what was given hold such "
-            "numbers, or the steps are too coarse for this sampler"
+            f"{lost} of {len(last.z)} images came out NaN or Inf: the weights or the condition hold such numbers, or "
+            "the steps are too coarse for this sampler"
         )
     return last.z
 
 
-def final_samples(trajectories: Iterable[Iterator[State]]) -> Tensor:
-    """z at the end of every walk, batch after batch, (n, *D), float32, on the CPU.
+def final_samples(trajectories: Iterable[Iterator[State]], shape: Sequence[int]) -> Tensor:
+    """z at the end of every trajectory, batch after batch, (n, *shape), float32, on the CPU.
 
     Raises:
         NonFiniteSamples: as `final_latents`.
     """
-    return torch.cat([final_latents(states).float().cpu() for states in trajectories])
+    return torch.cat([torch.empty(0, *shape), *(final_latents(states).float().cpu() for states in trajectories)])
 
 
 def final_images(model: Diffusion, trajectories: Iterable[Iterator[State]]) -> np.ndarray:
-    """The digits at the end of every walk, batch after batch, (n, C, H, W); a batch alone is held as numbers.
+    """The pixel values at the end of every trajectory, (n, C, H, W); only one batch is held in floating point.
 
     Raises:
         NonFiniteSamples: as `final_latents`.
     """
-    return np.concatenate([to_images(model, final_latents(states).float()) for states in trajectories])
+    made = [to_images(model, final_latents(states).float()) for states in trajectories]
+    return np.concatenate([to_images(model, torch.empty(0, *model.shape)), *made])
 
 
 def sample(
@@ -167,82 +175,124 @@ def sample(
     *,
     steps: int | None = None,
     sampler: str | Plan = DEFAULT_SAMPLER,
+    spacing: str | None = None,
+    threshold: str | None = None,
     seed: int = 0,
     batch: int = 64,
-    labels: Sequence[int] | int | None = None,
-    condition: Condition | None = None,
-    prompt: Sequence[str] | str | None = None,
-    negative: str | None = None,
+    labels: Labels = None,
+    prompt: Prompts = None,
+    condition: Conditioning | None = None,
     guidance: float | Guidance | None = None,
+    negative: str | None = None,
+    interval: Interval | Sequence[float] | None = None,
+    autoguide: Diffusion | None = None,
+    noise_indices: Sequence[int] | None = None,
+    shard: tuple[int, int] | None = None,
+    ranks: Ranks | None = None,
     raw: bool = False,
+    progress: bool = False,
 ) -> np.ndarray:
     """Draw n images: sample i depends on (seed, i) only.
 
     Args:
-        steps: network calls a sample; None is 20, or all L levels for `ancestral`.
-        sampler: one of SAMPLERS, or a plan (then `steps` is its own).
+        steps: network evaluations a sample; None is 20, or all L levels for `ancestral`.
+        sampler: one of SAMPLERS, or a plan, which has steps, a spacing and a threshold of its own.
+        spacing: one of SPACINGS; None is the sampler's own.   threshold: static or dynamic.
         batch: images made at a time; bitwise equal at one batch size, within a grey level across sizes.
-        labels: a class for all, or one a sample; None is the learned null of a model of classes.
+        labels: a class for all, or one a sample; "all", the default of a model of classes: each in turn; "none": the
+            learned null.
+        prompt: a text for all, or one a sample, for a model trained with captions; a blank one is the learned null.
         condition: what else the model takes (labels too, instead of `labels`), of one for all or one a sample.
-        prompt: a text for all, or one a sample, for a model trained with captions; an empty one asks for nothing.
-        negative: a text that guidance leads away from, instead of from no text.
         guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work. None is
             TEXT_GUIDANCE where there is a prompt, else 1.
-        raw: True returns float32 on the model's scale instead of digits.
+        negative: a prompt that guidance leads away from, instead of from no prompt.
+        interval: the log-SNRs where guidance acts, (low, high).   autoguide: a weaker model that it leads away from.
+        noise_indices: index of each sample's noise, (n,), where it is not 0…n−1; two may share one.
+        shard: (i, N) draws every N-th batch from the i-th on, i = 1…N; `shard_indices` says which samples those are.
+        ranks: processes that draw together; each returns all n images.
+        raw: True returns float32 on the model's scale instead of pixel values.
+        progress: whether to show progress on stderr.
     Returns: (n, C, H, W), uint8 (uint16 above 256 bins), or float32 with `raw`.
     Raises:
-        UserError: for n, steps or batch below 1, an unknown sampler, labels the model does not take, or guidance
-            without a condition.
+        UserError: for n, steps or batch below 1, an unknown word, a condition that the model does not take, a null
+            that it was never trained on, or guidance without a condition.
     """
-    if isinstance(sampler, Plan) and steps is not None:
-        raise UserError(f"steps={steps} and a plan of {sampler.nfe} calls are both given: leave steps out")
-    chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps)
-    condition = _condition(model, n, labels, condition, prompt)
-    push = _guidance(model, guidance, negative, prompted=prompt is not None and condition is not None)
-    with evaluating(model, push.weaker):
-        trajectories = batch_trajectories(model, n, chosen, seed=seed, batch=batch, condition=condition, guidance=push)
-        return final_samples(trajectories).numpy() if raw else final_images(model, trajectories)
+    _require_counts(n, batch)
+    ranks = ranks or Ranks()
+    asked = {"labels": labels, "prompt": prompt, "condition": condition}
+    chosen_guidance = make_guidance(
+        model, guidance, prompt=prompt, negative=negative, interval=interval, autoguide=autoguide
+    )
+    if isinstance(sampler, Plan):
+        for name, value in (("steps", steps), ("spacing", spacing), ("threshold", threshold)):
+            if value is not None:
+                raise UserError(f"{name}={value} and a plan are both given: leave {name} out")
+        chosen = sampler
+    else:
+        few = make_condition(model, TUNED_FOR, **asked, cycle=True) if spacing == "tuned" else None
+        chosen = ranks.in_turn(
+            lambda: plan(model, sampler, steps, spacing, threshold=threshold, condition=few, guidance=chosen_guidance)
+        )
+    rank = ranks.place
+    if shard is not None:
+        if not ranks.alone:
+            raise UserError("shard is for processes on their own: leave it out where several draw together")
+        shard_indices(n, batch, shard)  # refuses a shard without any
+        rank = Rank(shard[0] - 1, shard[1])
+    trajectories: Iterable[Iterator[State]] = batch_trajectories(
+        model,
+        n,
+        chosen,
+        seed=seed,
+        batch=batch,
+        condition=make_condition(model, n, **asked),
+        guidance=chosen_guidance,
+        rank=rank,
+        noise_indices=noise_indices,
+    )
+    if progress:
+        total = len(batches_of(n, batch, rank)) * len(chosen.grid)
+        trajectories = track_inside(trajectories, "sampling, step by step", total)
+    with evaluating(model, chosen_guidance.weaker):
+        images = final_samples(trajectories, model.shape).numpy() if raw else final_images(model, trajectories)
+    if ranks.alone:
+        return images
+    # Each rank adds its own images to zeros.
+    rows = [number for numbers in batches_of(n, batch, rank) for number in numbers]
+    table = torch.zeros(n, *model.shape, dtype=torch.float32 if raw else torch.int32)
+    table[rows] = torch.from_numpy(images.astype(np.float32 if raw else np.int32))
+    gathered: np.ndarray = ranks.sum(table).numpy().astype(images.dtype)
+    return gathered
 
 
-def _condition(
-    model: Diffusion,
-    n: int,
-    labels: Sequence[int] | int | None,
-    condition: Condition | None,
-    prompt: Sequence[str] | str | None,
-) -> Condition | None:
-    """What was asked for, one way or another."""
-    if sum(way is not None for way in (labels, condition, prompt)) > 1:
-        raise UserError("labels, a condition and a prompt are given: keep one, a condition can hold all of them")
-    if prompt is not None:
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if len(texts) not in (1, n):
-            raise UserError(f"{len(texts)} prompts for n={n} samples: give one for all, or one a sample")
-        return prompt_condition(model, texts)
-    if labels is not None:
-        each = class_numbers(labels).reshape(-1)
-        if len(each) not in (1, n):
-            raise UserError(f"{len(each)} labels for n={n} samples: give one for all, or one a sample")
-        return condition_for(model, each)
-    if condition is not None:
-        condition_for(model, condition.label)
-    return condition
+def shard_indices(n: int, batch: int, shard: tuple[int, int] | None = None) -> list[int]:
+    """The numbers of the samples that `sample` draws for this shard; all n without one.
+
+    Raises:
+        UserError: for a shard outside 1…N, or one without any.
+    """
+    if shard is None:
+        return list(range(n))
+    part, count = shard
+    if not 1 <= part <= count:
+        raise UserError(f"shard {part}/{count} must be i/N with i from 1 to N")
+    rows = [number for numbers in batches_of(n, batch, Rank(part - 1, count)) for number in numbers]
+    if not rows:
+        raise UserError(
+            f"shard {part}/{count} has nothing to draw: {n} images in batches of {batch} are {-(-n // batch)} batches; "
+            "lower the batch, or make fewer shards"
+        )
+    return rows
 
 
-def _guidance(model: Diffusion, guidance: float | Guidance | None, negative: str | None, prompted: bool) -> Guidance:
-    if guidance is None:
-        guidance = TEXT_GUIDANCE if prompted and (negative is not None or model.null_trained) else 1.0
-    push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-    if negative is None:
-        return push
-    if not prompted:
-        raise UserError("a negative prompt is what a prompt is guided away from: give a prompt")
-    if push.weight == 1:
-        raise UserError("a negative prompt shapes guidance, and guidance=1 is none: name its weight, 2 say")
-    return replace(push, negative=prompt_condition(model, [negative]))
+def _require_counts(n: int, batch: int) -> None:
+    if n < 1:
+        raise UserError(f"n={n} must be at least 1: it counts the samples")
+    if batch < 1:
+        raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
 
 
 def to_images(model: Diffusion, x: Tensor) -> np.ndarray:
-    """Numbers on the model's scale to digits, uint8 up to 256 bins, uint16 above."""
+    """Numbers on the model's scale to pixel values, uint8 up to 256 bins, uint16 above."""
     digits = model.pixels.to_pixel_values(x).cpu().numpy()
     return digits.astype(np.uint8 if model.pixels.bins <= 256 else np.uint16)

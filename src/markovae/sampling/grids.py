@@ -9,7 +9,7 @@ from markovae.diffusion.schedule import NoiseSchedule
 
 
 def sampling_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """λ = ∞ and `steps` log-SNRs from level 1 to level L, (steps+1,), float64, decreasing; one network call each.
+    """λ = ∞ and `steps` log-SNRs from level 1 to level L, (steps+1,), float64, decreasing; one network evaluation each.
 
     Up to L steps: the schedule's own levels at even strides. Beyond L: the function between them.
     Raises:
@@ -20,16 +20,6 @@ def sampling_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
         return schedule.subgrid(steps).logsnr
     first = schedule.level_positions()[0]
     return _with_clean(schedule.at(torch.linspace(float(first), 1, steps, dtype=torch.float64)))
-
-
-def quadratic_grid(schedule: NoiseSchedule, steps: int) -> Tensor:
-    """u even in √u from level 1 to level L: steps crowd towards the data, (steps+1,).
-
-    Source: Song, Meng & Ermon 2021 (DDIM), appendix D.2.
-    """
-    _check(steps)
-    first = float(schedule.level_positions()[0])
-    return _with_clean(schedule.at(first + (1 - first) * _even(steps) ** 2))
 
 
 def uniform_grid(first: float, last: float, steps: int) -> Tensor:
@@ -106,6 +96,6 @@ def _with_clean(levels: Tensor) -> Tensor:
 
 def _check(steps: int, first: float = torch.inf, last: float = -torch.inf) -> None:
     if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1: each step is one network call")
+        raise ValueError(f"steps={steps} must be at least 1: each step is one network evaluation")
     if not first > last:
         raise ValueError(f"log-SNR must fall from the data to the noise: {first:g} does not exceed {last:g}")

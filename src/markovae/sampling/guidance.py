@@ -1,11 +1,12 @@
-r"""Guidance: x̂ = x̂_weak + w (x̂_strong − x̂_weak), away from what a weaker guess shares with a stronger one.
+r"""Guidance: x̂ = x̂_weak + w (x̂_strong − x̂_weak), away from what a weaker prediction shares with a stronger one.
 
 At one z, noise, score and velocity are affine in x̂, so extrapolating any of them is extrapolating x̂.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, same_text_encoder
-from markovae.sampling.conditions import num_classes
+from markovae.networks.conditioning import Condition, Conditioning, same_text_encoder
+from markovae.sampling.conditions import Prompts, num_classes, prompt_condition
 from markovae.sampling.denoiser import Denoiser
 
 STRONGEST = 1e6
@@ -33,7 +34,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"guidance interval {self.low:g}…{self.high:g} is empty: the lower log-SNR comes first")
+            raise UserError(f"guidance interval {self.low:g}…{self.high:g} is empty: the lower log-SNR comes first")
 
     def __contains__(self, logsnr: float) -> bool:
         return self.low <= logsnr <= self.high
@@ -76,7 +77,7 @@ class Guided:
     """x̂ = x̂_weak + w (x̂_strong − x̂_weak); the head is the strong one's. Weight 1 is `strong` itself, bitwise.
 
     Classifier-free guidance takes weak = Unconditional(strong); autoguidance takes a smaller or less trained model,
-    with the same condition. A call costs two network calls inside the interval, one outside.
+    with the same condition. It takes two network evaluations inside the interval, one outside.
 
     Args:
         strong, weak: denoisers of one shape of data.   weight: w, finite; > 1 extrapolates.
@@ -116,35 +117,80 @@ class Guidance:
     negative: Condition | None = None
 
 
-def guided(model: Diffusion, condition: Condition | None, guidance: Guidance) -> Denoiser | None:
+def make_guidance(
+    model: Diffusion,
+    weight: float | Guidance | None = None,
+    *,
+    prompt: Prompts = None,
+    negative: str | None = None,
+    interval: Interval | Sequence[float] | None = None,
+    autoguide: Diffusion | None = None,
+) -> Guidance:
+    """The guidance asked for; its default is decided here.
+
+    Args:
+        weight: of the extrapolation, 1 is none. None is TEXT_GUIDANCE for a prompt that can be guided away from
+            something the model was trained on, else 1. A `Guidance` is taken as it is.
+        prompt: what is guided to.   negative: a prompt to be guided away from, in the place of no prompt.
+        interval: log-SNRs where it acts.   autoguide: a weaker model to be guided away from.
+    Raises:
+        UserError: for what shapes a guidance of weight 1, or a negative prompt without a prompt.
+    """
+    prompted = any(text.strip() for text in ([prompt] if isinstance(prompt, str) else prompt or ()))
+    if isinstance(weight, Guidance):
+        if (interval, autoguide) != (None, None):
+            raise UserError("a Guidance has its own interval and weaker model: leave interval and autoguide out")
+        made = weight
+    else:
+        away = negative is not None or autoguide is not None or model.null_trained
+        weight = (TEXT_GUIDANCE if prompted and away else 1.0) if weight is None else float(weight)
+        if interval is not None and not isinstance(interval, Interval):
+            interval = Interval(*interval)
+        made = Guidance(weight, interval, autoguide)
+    if negative is not None and not prompted:
+        raise UserError("a negative prompt is what a prompt is guided away from: give a prompt")
+    for name, value in (("interval", interval), ("autoguide", autoguide), ("negative", negative)):
+        if value is not None and made.weight == 1:
+            raise UserError(f"{name} shapes guidance, and guidance=1 is none: name its weight, 2 say")
+    return made if negative is None else replace(made, negative=prompt_condition(model, [negative]))
+
+
+def guided(model: Diffusion, condition: Conditioning | None, guidance: Guidance) -> Denoiser | None:
     """The model with guidance around it; None where the weight is 1.
 
     Raises:
-        UserError: for classifier-free guidance without a condition, or a weaker model of other images or classes.
+        UserError: for classifier-free guidance without a condition, or away from a null that was never trained; for a
+            weaker model of other images or classes.
     """
     if guidance.weight == 1:
         return None
-    weaker = guidance.weaker
-    if weaker is None and condition is None:
+    weaker, negative = guidance.weaker, guidance.negative
+    if weaker is not None:
+        _check_weaker(model, weaker)
+    elif condition is None:
         takes = num_classes(model)
         remedy = f"name a class, 0…{takes - 1}" if takes else "this model was trained without labels; leave it out"
         remedy = remedy if model.text_conditioner is None else "give a prompt"
-        raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}")
-    if weaker is not None:
-        _check_weaker(model, weaker)
-    try:
-        weak: Denoiser = Unconditional(model) if weaker is None else weaker
-        weak = (
-            weak
-            if guidance.negative is None
-            else NegativePrompt(model if weaker is None else weaker, guidance.negative)
+        raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}, or autoguide")
+    elif negative is None and not model.null_trained:
+        none = "class" if model.text_conditioner is None else "caption"
+        other = "" if model.text_conditioner is None else ", name a negative prompt"
+        raise UserError(
+            f"guidance={guidance.weight:g} leads away from no {none}, and this model was never trained without one "
+            f"(train.label_dropout=0): leave it out{other}, or autoguide with a weaker model"
         )
-        return Guided(model, weak, guidance.weight, guidance.interval)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    strong = model if weaker is None else weaker
+    weak: Denoiser = Unconditional(model) if weaker is None else weaker
+    if negative is not None:
+        weak = NegativePrompt(strong, negative)
+    return Guided(model, weak, guidance.weight, guidance.interval)
 
 
 def _check_weaker(model: Diffusion, weaker: Diffusion) -> None:
+    if weaker is model:
+        raise UserError("autoguide is the model itself: take a smaller or less trained one")
+    if (weaker.text_conditioner is None) != (model.text_conditioner is None):
+        raise UserError("only one of the model and the weaker model was trained with captions: take one alike")
     if weaker.shape != model.shape:
         raise UserError(f"the weaker model makes {weaker.shape}, this one {model.shape}: guidance needs one shape")
     if weaker.decoder.pixels != model.decoder.pixels:

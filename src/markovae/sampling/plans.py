@@ -1,62 +1,26 @@
-"""From a sampler's name and a number of network calls to its steps and its grid."""
+"""From a sampler's name and a number of network evaluations to its steps and its grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
+from markovae.likelihood.measurement import finite
+from markovae.networks.conditioning import Conditioning
+from markovae.sampling import samplers
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.grids import nearest_levels, quadratic_grid, rho_grid, sampling_grid, uniform_grid
-from markovae.sampling.samplers import (
-    DDIM,
-    AdamsBashforth,
-    Ancestral,
-    Corrector,
-    DPMSolverPP1,
-    DPMSolverPP2M,
-    DPMSolverPP2S,
-    DPMSolverPP3M,
-    DPMSolverPP3S,
-    Euler,
-    Heun,
-    Langevin,
-    SDEDPMSolverPP2M,
-    Stepper,
-    UniC,
-)
+from markovae.sampling.grids import nearest_levels, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.guidance import Guidance
+from markovae.sampling.sampler_table import SAMPLERS, SEARCHED, SPACINGS
+from markovae.sampling.samplers import Ancestral, Corrector, Stepper
 
-_SOLVERS: dict[str, Callable[[], Stepper]] = {
-    "dpmpp2m": DPMSolverPP2M,
-    "ddim": DDIM,
-    "euler": Euler,
-    "heun": Heun,
-    "dpmpp1": DPMSolverPP1,
-    "dpmpp3m": DPMSolverPP3M,
-    "dpmpp2s": DPMSolverPP2S,
-    "dpmpp3s": DPMSolverPP3S,
-    "sde-dpmpp2m": SDEDPMSolverPP2M,
-    "unipc2": DPMSolverPP2M,  # UniP-2 with the paper's ρ = ½
-    "unipc3": partial(AdamsBashforth, 3),
-    "deis2": partial(AdamsBashforth, 2),
-    "deis3": partial(AdamsBashforth, 3),
-    "pc": DDIM,
-}
-_CORRECTORS: dict[str, Callable[[], Corrector]] = {
-    "unipc2": partial(UniC, 2),
-    "unipc3": partial(UniC, 3),
-    "pc": Langevin,
-}
-SAMPLERS = (*_SOLVERS, "ancestral")
-DEFAULT_SAMPLER = "sde-dpmpp2m"
-"""Its fresh noise lets a network mend what an earlier step got wrong, which keeps flat areas flat."""
-SPACINGS = ("uniform", "karras", "quadratic", "levels")
-_OWN_SPACING = {"ancestral": "levels", "euler": "karras", "heun": "karras", "sde-dpmpp2m": "karras"}
-THRESHOLDS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
+_WRAPPERS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
 NEAREST, FARTHEST = 13.3, -10.0
 FEW, FEW_NEAREST, NEARER = 5, 4.0, 0.3
 FEW_DRAWN, FEW_DRAWN_NEAREST, DRAWN_NEARER = 10, 9.0, 0.43
@@ -69,81 +33,122 @@ class Plan:
 
     Args:
         stepper: one step of the sampler.   grid: λ = ∞ first, then decreasing, (K+1,), float64.
-        corrector: applied after each call but the first, or None.
+        corrector: applied after each evaluation but the first, or None.
         threshold: what keeps x̂ within the pixels' range, `Clipped` or `DynamicallyClipped`; None leaves x̂ as it is.
+        sampler, spacing: their names, where `plan` made it.
     """
 
     stepper: Stepper
     grid: Tensor
     corrector: Corrector | None = None
     threshold: Callable[[Denoiser], Denoiser] | None = None
+    sampler: str | None = None
+    spacing: str | None = None
 
     @property
     def draws(self) -> bool:
-        """Whether the walk draws noise of its own on its way."""
+        """Whether it draws noise on the way."""
         return self.stepper.draws or (self.corrector is not None and self.corrector.draws)
 
     @property
     def nfe(self) -> int:
-        """Calls of the denoiser a sample: one at each log-SNR, and those within the steps and corrections."""
+        """Network evaluations a sample: one at each log-SNR, and those within the steps and corrections."""
         within = self.stepper.evaluations_per_step - 1 + (self.corrector.calls if self.corrector else 0)
         return len(self.grid) - 1 + (len(self.grid) - 2) * within
 
 
-def plan(model: Diffusion, sampler: str, steps: int | None, spacing: str | None = None) -> Plan:
-    """The plan for a sampler's name and a number of network calls (None: 20, or all L levels for `ancestral`).
+def plan(
+    model: Diffusion,
+    sampler: str,
+    steps: int | None = None,
+    spacing: str | None = None,
+    *,
+    threshold: str | None = None,
+    condition: Conditioning | None = None,
+    guidance: Guidance | None = None,
+) -> Plan:
+    """The plan of a sampler's name and a number of network evaluations.
 
-    `steps` counts network calls, so that samplers compare at equal cost: one that takes c calls a step makes
-    ⌊(steps−1)/c⌋ steps, and its last call gives z_0.
+    `steps` counts network evaluations, so that samplers compare at equal cost: one that takes c of them a step makes
+    ⌊(steps−1)/c⌋ steps, and the last evaluation gives z_0.
 
-    Spacings: uniform in log-SNR (the solvers' default) and karras (ρ = 7; the default of sde-dpmpp2m, euler and heun),
-    both between the log-SNRs of `ends`; quadratic in the schedule's u; levels, even strides of the schedule's own (the
-    default of `ancestral`). `optimal_grid` and `tuned` make grids that take work.
-
+    Args:
+        sampler: one of SAMPLERS.   spacing: one of SPACINGS; None is the sampler's own.
+        steps: None is 20, or all L levels for `ancestral`.
+        threshold: static or dynamic; None leaves x̂ as it is.
+        condition, guidance: what the spacing `tuned` is tuned for; condition of any number of samples.
     Raises:
         UserError: for an unknown name, steps < 1, or more ancestral steps than levels.
     """
-    if sampler not in SAMPLERS:
-        raise UserError(f"sampler {sampler!r} is unknown: take one of {', '.join(SAMPLERS)}")
-    levels = model.num_levels
-    ancestral = sampler == "ancestral"
+    _require_known("sampler", sampler, SAMPLERS)
+    _require_known("spacing", spacing or SAMPLERS[sampler].spacing, SPACINGS)
+    if threshold is not None:
+        _require_known("threshold", threshold, _WRAPPERS)
+    entry, levels, ancestral = SAMPLERS[sampler], model.num_levels, sampler == "ancestral"
     steps = (levels if ancestral else min(20, levels)) if steps is None else steps
     if not hasattr(steps, "__index__"):
-        raise UserError(f"steps={steps!r} must be a whole number: it counts the network's calls")
+        raise UserError(f"steps={steps!r} must be a whole number: it counts network evaluations")
     if steps < 1:
-        raise UserError(f"steps={steps} must be at least 1: it counts the network's calls")
+        raise UserError(f"steps={steps} must be at least 1: it counts network evaluations")
     if ancestral and steps > levels:
         raise UserError(f"steps={steps} exceeds the model's {levels} levels: ancestral sampling takes at most those")
-    stepper = Ancestral(model.reverse) if ancestral else _SOLVERS[sampler]()
-    corrector = _CORRECTORS[sampler]() if sampler in _CORRECTORS else None
-    calls = stepper.evaluations_per_step + (corrector.calls if corrector else 0)
+    order = () if entry.solver_order is None else (entry.solver_order,)
+    stepper = Ancestral(model.reverse) if ancestral else getattr(samplers, entry.stepper)(*order)
+    order = () if entry.corrector_order is None else (entry.corrector_order,)
+    corrector = None if entry.corrector is None else getattr(samplers, entry.corrector)(*order)
+    spacing = spacing or entry.spacing
+    start = entry.spacing if spacing in SEARCHED else spacing
     # Of pc the corrector draws and the steps do not: it does better on the range of those that draw nothing.
-    grid = make_grid(model, spacing or default_spacing(sampler), (steps - 1) // calls + 1, stepper.draws)
-    return Plan(stepper, grid, corrector)
+    grid = make_grid(model, start, (steps - 1) // entry.nfe + 1, stepper.draws)
+    wrapper = None if threshold is None else _WRAPPERS[threshold]
+    made = Plan(stepper, grid, corrector, wrapper, sampler, spacing)
+    if spacing in SEARCHED:
+        from markovae.sampling.tuning import searched_grid  # which samples with plans of its own
+
+        made = replace(made, grid=searched_grid(model, made, condition, guidance or Guidance()))
+    return made
+
+
+def describe_plan(steps_plan: Plan, guidance: Guidance) -> dict[str, Any]:
+    """What a record says of a plan and its guidance: sampler, spacing, threshold, guidance and its interval.
+
+    An open end of the interval is None.
+    """
+    interval = guidance.interval
+    words = {wrapper: name for name, wrapper in _WRAPPERS.items()}
+    return {
+        "sampler": steps_plan.sampler,
+        "spacing": steps_plan.spacing,
+        "threshold": None if steps_plan.threshold is None else words.get(steps_plan.threshold, "custom"),  # type: ignore[arg-type]
+        "guidance": guidance.weight,
+        "guidance_interval": None if interval is None else [finite(interval.low), finite(interval.high)],
+    }
 
 
 def default_spacing(sampler: str) -> str:
     """The spacing a sampler takes where none is named."""
-    return _OWN_SPACING.get(sampler, "uniform")
+    return SAMPLERS[sampler].spacing
 
 
 def make_grid(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
-    """`count` log-SNRs of the model's range in this spacing, after λ = ∞, (count+1,).
+    """`count` log-SNRs of the model's range, after λ = ∞, (count+1,).
 
     Args:
-        draws: whether the sampler draws noise at each step.
-    Raises:
-        UserError: for an unknown spacing.
+        spacing: uniform, karras or levels.   draws: whether the sampler draws noise at each step.
     """
-    if spacing not in SPACINGS:
-        raise UserError(f"spacing {spacing!r} is unknown: take one of {', '.join(SPACINGS)}")
     if spacing == "levels":
         grid = sampling_grid(model.schedule, count)
-    elif spacing == "quadratic":
-        grid = quadratic_grid(model.schedule, count)
     else:
         grid = (uniform_grid if spacing == "uniform" else rho_grid)(*logsnr_range(model, count, draws), count)
     return where_defined(model, grid)
+
+
+def _require_known(what: str, word: str, known: Iterable[str]) -> None:
+    known = list(known)
+    if word not in known:
+        near = difflib.get_close_matches(str(word), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{what} {word!r} is unknown: take one of {', '.join(known)}{hint}")
 
 
 def where_defined(model: Diffusion, grid: Tensor) -> Tensor:
@@ -164,15 +169,16 @@ def where_defined(model: Diffusion, grid: Tensor) -> Tensor:
 
 
 def logsnr_range(model: Diffusion, count: int | None = None, draws: bool = False) -> tuple[float, float]:
-    """The log-SNRs nearest the data and nearest the noise that `count` calls are spread between.
+    """The log-SNRs nearest the data and nearest the noise that `count` evaluations are spread between.
 
     Without a count the model's range, level 1 to level L, cut to 13.3…−10: beyond, noise of a sixth of an 8-bit grey
-    level is left, or a signal of 0.7 %. Few calls are better spent where pictures are decided: up to 5 are spread over
-    4…−8, and each further one widens that by 0.3 and 0.4, so that the whole range is reached at 37 and walks converge
-    at their solver's order. A sampler that draws noise has to take it out again: 9…−8 up to 10 calls, whole at 20.
+    level is left, or a signal of 0.7 %. Few evaluations are better spent where pictures are decided: up to 5 are
+    spread over 4…−8, and each further one widens that by 0.3 and 0.4, so that the whole range is reached at 37 and
+    solvers converge at their order. A sampler that draws noise has to take it out again: 9…−8 up to 10 evaluations,
+    whole at 20.
 
-    Found by the distance to a fine walk, with networks and with exact denoisers (`test_planning`), and by the kernel
-    distance of pictures (docs/results.md).
+    Found by the distance to a fine trajectory, with networks and with exact denoisers (`test_planning`), and by the
+    kernel distance of pictures (docs/results.md).
     """
     logsnr = model.schedule.logsnr
     last = max(float(logsnr[-1]), FARTHEST)

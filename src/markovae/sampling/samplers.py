@@ -287,20 +287,6 @@ class DPMSolverPP3S(Stepper):
 
 
 @final
-class DPMSolverPP1(Stepper):
-    r"""z' = (s'/s) z + a'(1 − e^{−H}) x̂: first order; DDIM with η = 0.
-
-    Source: Lu et al. 2022 (DPM-Solver++), section 4.1.
-    """
-
-    def step(
-        self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
-    ) -> Tensor:
-        """One step of first order."""
-        return held_step(now.z, now.x_hat, now.logsnr, logsnr_next)
-
-
-@final
 class DPMSolverPP2M(Stepper):
     r"""z' = (s'/s) z + a'(1 − e^{−H}) D,  D = x̂ + (x̂ − x̂_1)/(2 r_0): second order.
 

@@ -1,21 +1,26 @@
-"""The best K of the levels for the bound, as a sampler's grid."""
+"""Grids that are searched for a model: the best levels for the bound, and the nearest to a fine trajectory."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from markovae.data import cache
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.statistics import KNOTS, level_statistics, levels_each
 from markovae.likelihood.subgrid import isotropic_costs, search
-from markovae.networks.conditioning import Condition
+from markovae.log import log
+from markovae.networks.conditioning import Condition, Conditioning
 from markovae.sampling.denoiser import Denoiser
 from markovae.sampling.generation import (
     NonFiniteSamples,
@@ -25,10 +30,84 @@ from markovae.sampling.generation import (
     sample_trajectory,
 )
 from markovae.sampling.grids import explicit_grid, rho_grid
-from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, logsnr_range, plan
+from markovae.sampling.guidance import Guidance, guided
+from markovae.sampling.plans import Plan, describe_plan, logsnr_range, plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, TUNED_FOR
 from markovae.sampling.samplers import DPMSolverPP2M, SDEDPMSolverPP2M
 
-_FIRST = 2**61  # numbers of the surveyed samples: those of `sample` begin at 0
+_FIRST = 2**61  # indices of these samples: those of `sample` begin at 0
+
+
+RECIPE = 3  # raised when a search of the same key would find another grid
+
+
+def searched_grid(model: Diffusion, start: Plan, condition: Conditioning | None, guidance: Guidance) -> Tensor:
+    """The grid of `start.spacing`, optimal or tuned, with as many log-SNRs as `start` has.
+
+    It is searched once and kept in the cache folder, keyed by the model and all that it depends on.
+
+    Args:
+        condition, guidance: what `tuned` is tuned for; TUNED_FOR samples take the conditions in turn.
+    Raises:
+        UserError: for a sampler that cannot be tuned, or too few levels.
+    """
+    count, optimal = len(start.grid) - 1, start.spacing == "optimal"
+    key: dict[str, Any] = {"recipe": RECIPE, "model": _digest(model), "count": count, "spacing": start.spacing}
+    given: Condition | None = None
+    if not optimal:
+        if condition is not None:
+            given = condition[torch.arange(TUNED_FOR) % len(condition)].condition().to(model.device)
+        weaker, negative = guidance.weaker, guidance.negative
+        key |= describe_plan(start, guidance) | {
+            "condition": _condition_digest(given),
+            "negative": _condition_digest(negative),
+            "weaker": None if weaker is None else _digest(weaker),
+        }
+
+    def make(folder: Path) -> None:
+        log(f"searching the {start.spacing} grid of {count} log-SNRs")
+        if optimal:
+            grid = optimal_grid(model, count)
+        else:
+            found = tune(model, start, samples=TUNED_FOR, condition=given, denoiser=guided(model, given, guidance))
+            grid = found.plan.grid
+            log(
+                f"tuned in {found.seconds:.0f} s over {found.tried} grids: {found.rmse_before:.4f} to {found.rmse:.4f} "
+                f"root mean square off a trajectory of {found.fine} network evaluations"
+            )
+        cache.write_json(folder / "grid.json", {"logsnr": grid[1:].tolist(), "of": key})
+
+    def read(kept: cache.Entry) -> Tensor:
+        return explicit_grid(torch.tensor(kept.json("grid.json")["logsnr"], dtype=torch.float64))
+
+    name = f"grid-{cache.key_of(key)}"
+    if cache.is_kept(name):
+        log(f"{start.spacing} grid of {count} log-SNRs from {cache.cache_folder() / name}")
+    return cache.entry(name, make, read)
+
+
+def _digest(model: Diffusion) -> str:
+    """Of the weights and of what else makes a prediction."""
+    found = hashlib.sha256()
+    kind = (model.shape, model.target.name, model.clip, model.precision, type(model.reverse).__name__)
+    found.update(f"{kind} {model.network}".encode())
+    tensors = {**model.state_dict(), "schedule": model.schedule.logsnr, "trained on": model.training_schedule.logsnr}
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _condition_digest(condition: Condition | None) -> str | None:
+    if condition is None:
+        return None
+    found = hashlib.sha256()
+    for field in fields(condition):
+        value = getattr(condition, field.name)
+        if value is not None:
+            found.update(f"{field.name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def optimal_grid(
@@ -42,11 +121,11 @@ def optimal_grid(
 ) -> Tensor:
     """λ = ∞ and the `count` of the model's L levels whose bound is least, (count+1,); levels 1 and L are kept.
 
-    x̂'s error is surveyed level by level, and dynamic programming finds the grid (see `likelihood.search`). Nothing
+    x̂'s error is measured level by level, and dynamic programming finds the grid (see `likelihood.search`). Nothing
     says that the grid of the best bound gives the best pictures: it is for `ancestral`, the chain that is bounded.
 
     Args:
-        images: digits to survey, (N, *D), with their labels, (N,); None draws `samples` from the model itself.
+        images: pixel values to measure it on, (N, *D), with their labels, (N,); None draws `samples` from the model.
     Raises:
         UserError: for more log-SNRs than the model has levels.
     """
@@ -74,24 +153,24 @@ _START = (1.0, 0.4, 0.2)
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A plan on the grid found, and how far its images lie from the fine walk's.
+class TunedPlan:
+    """A plan on the grid found, and how far its images lie from the fine trajectory's.
 
     Args:
         plan: sampler and grid.   rmse, rmse_before: root mean square difference to the reference on the model's scale,
-            with the tuned grid and with the one at the start.   calls: network calls of a fine walk.
+            with the tuned grid and with the one at the start.   fine: network evaluations of the fine trajectory.
         tried: grids tried.   seconds: spent.
     """
 
     plan: Plan
     rmse: float
     rmse_before: float
-    calls: int
+    fine: int
     tried: int
     seconds: float
 
 
-def tuned(
+def tune(
     model: Diffusion,
     start: Plan,
     *,
@@ -102,13 +181,13 @@ def tuned(
     seconds: float = 60.0,
     condition: Condition | None = None,
     denoiser: Denoiser | None = None,
-) -> Tuned:
-    r"""The grid of the family below, of as many log-SNRs as `start`, that comes nearest to a fine walk.
+) -> TunedPlan:
+    r"""The grid of the family below, of as many log-SNRs as `start`, that comes nearest to a fine trajectory.
 
-    The family is even in (s/a)^{1/ρ} between two log-SNRs: ρ, the log-SNR where the walk hands over to x̂, and the one
-    where it begins. Each is searched along its axis with a stride that halves (compass search) from `start`'s sampler
+    The family is even in (s/a)^{1/ρ} between two log-SNRs: ρ, the log-SNR where the trajectory hands over to x̂, and the
+    one where it begins. Each is searched along its axis with a stride that halves (compass search) from `start`'s sampler
     near the default grid; the reference takes `fine` steps of 2M over the model's whole range. `start`'s own grid
-    is kept where no trial beats it. SDE-DPM-Solver++(2M), which has no fine walk, is tuned as 2M: the same rule
+    is kept where no trial beats it. SDE-DPM-Solver++(2M), which has no fine limit, is tuned as 2M: the same rule
     without fresh noise.
 
     Args:
@@ -117,10 +196,10 @@ def tuned(
     Raises:
         UserError: for a sampler that draws random numbers, or fewer than 3 log-SNRs.
     """
-    walker = replace(start, stepper=DPMSolverPP2M()) if isinstance(start.stepper, SDEDPMSolverPP2M) else start
-    if walker.draws:
+    solver = replace(start, stepper=DPMSolverPP2M()) if isinstance(start.stepper, SDEDPMSolverPP2M) else start
+    if solver.draws:
         raise UserError(
-            "a sampler that draws random numbers has no fine walk to be compared with: tune ddim or dpmpp2m"
+            "a sampler that draws random numbers has no fine trajectory to be compared with: tune ddim or dpmpp2m"
         )
     count = len(start.grid) - 1
     if count < 3:
@@ -139,7 +218,7 @@ def tuned(
 
         def error(grid: Tensor) -> float:
             try:
-                return float((images(grid, walker) - reference).square().mean().sqrt())
+                return float((images(grid, solver) - reference).square().mean().sqrt())
             except NonFiniteSamples:
                 return math.inf  # too coarse a grid for this sampler, which another may not be
 
@@ -149,7 +228,7 @@ def tuned(
         )
     grid = start.grid if before <= best else _family(place, first, last, count)
     found = replace(start, grid=explicit_grid(grid[1:]))
-    return Tuned(found, min(best, before), before, fine, tried + 1, time.monotonic() - began)
+    return TunedPlan(found, min(best, before), before, fine, tried + 1, time.monotonic() - began)
 
 
 def _family(place: Sequence[float], first: float, last: float, count: int) -> Tensor:
