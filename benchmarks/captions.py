@@ -35,7 +35,8 @@ from markovae.log import log
 from markovae.quality.evaluation import reference_for
 from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.guidance import Guidance, guided
-from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, Plan, plan
+from markovae.sampling.plans import Plan, plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS
 from markovae.system.files import make_folder, write_file
 from samplers_cells import by_plan, cell, grid_key
 

@@ -29,7 +29,8 @@ from markovae.quality.evaluation import reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.sampling.guidance import Guidance, Interval
-from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, plan
+from markovae.sampling.plans import plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS
 from markovae.system.files import make_folder, write_file
 from samplers_cells import by_plan, cell, grid_key
 

@@ -31,7 +31,8 @@ from markovae.quality.evaluation import reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.sampling.grids import uniform_grid
-from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, Plan, logsnr_range, plan
+from markovae.sampling.plans import Plan, logsnr_range, plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS
 from markovae.sampling.samplers import AdamsBashforth, UniC
 from markovae.system.files import make_folder, write_file
 from samplers_cells import Cell, by_plan, cell, grid_key
@@ -40,9 +41,9 @@ from samplers_peers import PEERS, STOCHASTIC, available, by_scheduler
 FINE = 200
 NOISY = ("sde-dpmpp2m", "pc", "ancestral", *STOCHASTIC)
 EXTRACTOR = "small"
-# A sampler as it comes, or after a comma in another spacing: the peers are tried in several too. `dpmpp1` is `ddim`.
+# A sampler as it comes, or after a comma in another spacing: the peers are tried in several too.
 OURS = (
-    *(name for name in SAMPLERS if name != "dpmpp1"),
+    *SAMPLERS,
     "dpmpp2m, karras",
     "unipc2, karras",
     "deis2, karras",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from markovae.diffusion.model import Diffusion
 from markovae.log import track
-from markovae.sampling.conditions import condition_for
+from markovae.networks.conditioning import Condition
 from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.guidance import Guidance, guided
 from markovae.sampling.plans import Plan
@@ -46,7 +46,7 @@ def by_plan(model: Diffusion, plan: Plan, seed: int, guidance: Guidance | None =
     """Samples as `markovae sample` draws them."""
 
     def draw(numbers: range, labels: Tensor | None) -> Tensor:
-        condition = condition_for(model, labels)
+        condition = None if labels is None else Condition(label=labels)
         condition = None if condition is None else condition.to(model.device)
         denoiser = guided(model, condition, guidance or Guidance())
         return final_latents(sample_trajectory(model, numbers, plan, seed, condition, denoiser))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion.model import Diffusion
+from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
-from markovae.sampling.conditions import condition_for
 from samplers_cells import NoiseSample
 
 MULTISTEP, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
@@ -60,7 +60,7 @@ def by_scheduler(model: Diffusion, name: str, calls: int, seed: int) -> NoiseSam
         scheduler.set_timesteps(calls)
         source = Streams(seed, "sample", numbers)
         z = source.normal(model.shape, torch.float32).to(model.device)
-        condition = condition_for(model, labels)
+        condition = None if labels is None else Condition(label=labels)
         condition = None if condition is None else condition.to(model.device)
         for place, moment in enumerate(scheduler.timesteps):
             with torch.no_grad():

@@ -30,7 +30,8 @@ from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.quality.evaluation import reference_for
-from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS, plan
+from markovae.sampling.plans import plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS
 from markovae.system.files import write_file
 from markovae.text.conditioner import EncoderConditioner
 from markovae.text.encoders import DEFAULT_ENCODER

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from markovae.checkpoints.reading import LoadedRun, load, load_run
     from markovae.config import Config
     from markovae.data.loading import load_data
+    from markovae.data.pictures import grid
     from markovae.diffusion.bound import Bound
     from markovae.diffusion.markovian_vae import MarkovianVAE
     from markovae.diffusion.model import Diffusion
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from markovae.quality.evaluation import evaluate
     from markovae.quality.quality_record import Quality
     from markovae.run.start import resume, train
+    from markovae.sampling.editor import Edit, edit
     from markovae.sampling.generation import sample
     from markovae.training.ema import EMA
     from markovae.training.loop import fit
@@ -40,13 +42,16 @@ _HOME = {
     "Diffusion": "diffusion.model",
     "LoadedRun": "checkpoints.reading",
     "MarkovianVAE": "diffusion.markovian_vae",
+    "Edit": "sampling.editor",
     "Measurement": "likelihood.measurement",
     "Objective": "diffusion.objective",
     "Quality": "quality.quality_record",
     "TrainStep": "training.train_step",
+    "edit": "sampling.editor",
     "evaluate": "quality.evaluation",
     "create": "build",
     "fit": "training.loop",
+    "grid": "data.pictures",
     "load": "checkpoints.reading",
     "load_data": "data.loading",
     "load_run": "checkpoints.reading",
@@ -64,6 +69,7 @@ __all__ = [
     "Condition",
     "Config",
     "Diffusion",
+    "Edit",
     "LoadedRun",
     "MarkovianVAE",
     "Measurement",
@@ -72,8 +78,10 @@ __all__ = [
     "TrainStep",
     "__version__",
     "create",
+    "edit",
     "evaluate",
     "fit",
+    "grid",
     "load",
     "load_data",
     "load_run",

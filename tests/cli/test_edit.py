@@ -12,9 +12,11 @@ from PIL import Image
 from markovae.build import create
 from markovae.checkpoints.reading import load
 from markovae.checkpoints.writing import save_checkpoint
-from markovae.cli import edit, edit_work
+from markovae.cli import edit
 from markovae.data.images import ImageData
 from markovae.errors import UserError
+from markovae.sampling.editor import edit as library_edit
+from markovae.sampling.inverse import BoxDown
 from markovae.training.trainer import Training
 
 SIZE = 8
@@ -139,12 +141,57 @@ def test_facts_are_written_into_every_picture(folder):
     assert len(text["markovae:checkpoint"]) == 16
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--mask", "mask.png", "--steps", "3"], {"mask": "mask.png", "steps": 3}),
+        (["--mask", "mask.png", "--method", "repaint", "--resampling", "2", "--steps", "3"],
+         {"mask": "mask.png", "method": "repaint", "resampling": 2, "steps": 3}),
+        (["--degrade", "sr2", "--quick", "--n", "2"], {"degrade": "sr2", "quick": True, "n": 2}),
+        (["--from-level", "0.5", "--class", "dog", "--guidance", "2"], {"from_level": 0.5, "labels": 1, "guidance": 2}),
+        (["--to", "other.png", "--seed", "3"], {"to": "other.png", "seed": 3}),
+        (["--round-trip"], {"round_trip": True}),
+    ],
+)  # fmt: skip
+def test_the_command_edits_as_the_library_does_by_the_same_arguments(folder, words, options):
+    """The image as a file, of PIL, and as an array; the mask as a file and as an array."""
+    files, model = edited(folder, "image.png", *words), load(folder / "run")
+    options = {name: folder / value if str(value).endswith(".png") else value for name, value in options.items()}
+    pixels = source(folder).transpose(2, 0, 1)
+    for image in (folder / "image.png", Image.open(folder / "image.png"), pixels, torch.tensor(pixels)):
+        if "mask" in options and isinstance(image, np.ndarray):
+            options["mask"] = source(folder, "mask.png") > 0
+        made = library_edit(model, image, **options)
+        for number, picture in enumerate(made.images):
+            assert np.array_equal(files[f"{number:06d}.png"], picture.transpose(1, 2, 0))
+
+
+def test_what_python_gives_wrongly_is_one_sentence(folder):
+    model, pixels = load(folder / "run"), source(folder).transpose(2, 0, 1)
+    for image, options, sentence in (
+        (pixels, {}, "exactly one of mask, degrade"),
+        (pixels, {"round_trip": True, "from_level": 0.5}, "exactly one of mask, degrade"),
+        (pixels[0], {"round_trip": True}, r"image has shape \(8, 8\)"),
+        (pixels / 255, {"round_trip": True}, "whole pixel values 0…255"),
+        (pixels.astype(int) + 1000, {"round_trip": True}, "outside 0…255"),
+        (pixels, {"mask": pixels[0]}, "give bool of shape"),
+        (pixels, {"degrade": "sr5"}, "degrade 'sr5' is unknown"),
+        (pixels, {"from_level": 1.5}, r"must lie in \(0, 1\]"),
+        (pixels, {"from_level": 0.5, "sampler": "heum"}, "did you mean heun"),
+        (pixels, {"mask": pixels[0] > 9, "method": "magic"}, "method 'magic' is unknown"),
+        (pixels, {"degrade": BoxDown(3)}, "does not divide into squares of 3"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            library_edit(model, image, **options)
+    model.null_trained = False
+    with pytest.raises(UserError, match="never trained without classes"):
+        library_edit(model, pixels, from_level=0.5)
+
+
 def test_draws_depend_on_seed_and_number_only(folder):
-    model, picks = load(folder / "run"), []
-    for count in ("3", "1"):
-        options = parsed(folder, "image.png", "--from-level", "0.6", "--steps", "4", "--n", count)
-        picks.append(edit_work.edit_image(model, options).drawn[0])
-    torch.testing.assert_close(picks[0], picks[1], rtol=0, atol=1e-4)
+    model = load(folder / "run")
+    picks = [library_edit(model, folder / "image.png", from_level=0.6, steps=4, n=n).images[0] for n in (3, 1)]
+    assert np.abs(picks[0].astype(int) - picks[1]).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -164,14 +211,14 @@ def test_draws_depend_on_seed_and_number_only(folder):
         (["image.png", "--from-level", "0.5", "--prompt", "a hat"], "--prompt needs a model of captions"),
         (["image.png", "--from-level", "0.5", "--sampler", "heum"], "heum"),
         (["image.png", "--round-trip", "--sampler", "ancestral"], "draws random numbers"),
-        (["image.png", "--round-trip", "--steps", "1"], "--steps 1 leaves no step to noise and back"),
-        (["image.png", "--round-trip", "--n", "3"], "--round-trip gives one image"),
+        (["image.png", "--round-trip", "--steps", "1"], "steps=1 leaves no step to noise and back"),
+        (["image.png", "--round-trip", "--n", "3"], "a round trip gives one image"),
         (["image.png", "--to", "other.png", "--n", "1"], "needs 2 or more"),
-        (["image.png", "--from-level", "0.5", "--level", "0.5"], "--level belongs to --to"),
-        (["image.png", "--from-level", "0.5", "--quick"], "--quick belongs to --degrade"),
-        (["image.png", "--degrade", "blur", "--method", "repaint"], "--method belongs to --mask"),
-        (["image.png", "--mask", "mask.png", "--resampling", "3"], "--resampling belongs to --method repaint"),
-        (["image.png", "--mask", "mask.png", "--method", "repaint", "--iterations", "3"], "--iterations belongs to"),
+        (["image.png", "--from-level", "0.5", "--level", "0.5"], "level belongs to an edit with"),
+        (["image.png", "--from-level", "0.5", "--quick"], "quick belongs to degrade"),
+        (["image.png", "--degrade", "blur", "--method", "repaint"], "method belongs to an edit with a mask"),
+        (["image.png", "--mask", "mask.png", "--resampling", "3"], "resampling belongs to the method repaint"),
+        (["image.png", "--mask", "mask.png", "--method", "repaint", "--iterations", "3"], "iterations belongs to"),
         (["image.png", "--from-level", "0.5", "--sampler", "ancestral", "--steps", "51"], "50 levels"),
     ],
 )
@@ -211,6 +258,6 @@ def test_every_edit_has_a_folder_of_its_own_and_a_full_one_is_refused_first(fold
     for number in (1, 2):
         assert edit.run(parsed(folder, *words)) == 0
         assert (folder / "run" / "edits" / f"image-mask-moments-seed-0-{number}" / "000000.png").exists()
-    monkeypatch.setattr(edit_work, "edit_image", None)
+    monkeypatch.setattr("markovae.sampling.editor.edit", None)
     with pytest.raises(UserError, match=r"--out .* is not empty: name a new folder"):
         edit.run(parsed(folder, *words, "--out", str(folder)))

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from markovae.checkpoints.reading import load
-from markovae.cli.classes import as_named
 from markovae.cli.entry import main
 from markovae.cli.measure_data import like
 from markovae.cli.quality import own_data
 from markovae.cli.running import open_run
+from markovae.cli.sampling_options import as_named
 from markovae.data.data_config import DataConfig
 from markovae.data.loading import load_data
 from markovae.likelihood.measuring import measure

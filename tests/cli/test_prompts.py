@@ -1,27 +1,21 @@
 """`markovae sample --prompt`: the sheet, where a picture comes from, and what is refused in one sentence."""
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tests.words import Words
 
 from markovae.checkpoints.reading import load
-from markovae.cli.edit_work import edit_image
 from markovae.cli.entry import main
+from markovae.sampling.editor import edit
 from markovae.sampling.generation import sample
-from markovae.sampling.guidance import Guidance
 
 from .conftest import SCHEMAS, check, settings
 
-# What `markovae edit --from-level 0.8` comes to.
-EDIT = {"mask": None, "degrade": None, "from_level": 0.8, "to": None, "round_trip": False, "n": 2, "seed": 0}
-EDIT |= {"sampler": None, "steps": 4, "method": "moments"}
 RANKED = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
@@ -87,9 +81,9 @@ def test_prompts_from_a_file_with_a_negative_one(text_run: Path, tmp_path: Path)
 def test_an_empty_prompt_is_said_to_ask_for_nothing(text_run: Path, tmp_path: Path, capsys):
     words = ["sample", str(text_run), "--n", "2", "--steps", "3"]
     assert main([*words, "--prompt", "", "--out", str(tmp_path / "empty")]) == 0
-    assert "an empty prompt asks for nothing: drawing without a condition" in capsys.readouterr().err
+    assert "empty prompt: sampling unconditionally" in capsys.readouterr().err
     assert main([*words, "--out", str(tmp_path / "plain")]) == 0
-    assert "no --prompt: drawing without a condition" in capsys.readouterr().err
+    assert "no --prompt: sampling unconditionally" in capsys.readouterr().err
     empty, plain = (np.load(tmp_path / name / "samples.npz")["arr_0"] for name in ("empty", "plain"))
     assert np.array_equal(empty, plain)
 
@@ -99,14 +93,14 @@ def test_what_cannot_be_asked_is_one_sentence(text_run: Path, tmp_path: Path, re
     (tmp_path / "none.txt").write_text("")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
     for words, sentence in (
-        (("--prompts", tmp_path / "gap.txt"), "gap.txt line 2 is empty: write a prompt there, or take the line out"),
-        (("--prompts", tmp_path / "none.txt"), "none.txt is empty: write a prompt a line"),
+        (("--prompts", tmp_path / "gap.txt"), "gap.txt line 2 is empty: write a prompt there, or remove the line"),
+        (("--prompts", tmp_path / "none.txt"), "none.txt is empty: write one prompt per line"),
         (("--prompts", tmp_path / "bytes.txt"), "is not UTF-8 text"),
         (("--prompts", tmp_path / "away.txt"), "cannot be read (No such file or directory)"),
         (("--prompts", tmp_path / "gap.txt", "--prompt", "a"), "are both given: keep one of them"),
         (("--prompt", "a", "--class", "1"), "a model of captions takes prompts alone"),
-        (("--negative", "a"), "give a --prompt"),
-        (("--guidance", "3"), "leads to a prompt: give a --prompt"),
+        (("--negative", "a"), "give a prompt"),
+        (("--guidance", "3"), "needs a condition to be guided to: give a prompt"),
         (("--prompt", "a", "--guidance", "1", "--negative", "b"), "shapes guidance"),
     ):
         assert sentence in refused("sample", text_run, "--out", tmp_path / "x", *words), words
@@ -214,7 +208,7 @@ def test_a_run_that_never_left_a_caption_out_draws_and_weighs_none(text_run: Pat
     assert main([*drawn, "--prompt", "a hat"]) == 0
     assert opened(tmp_path / "y" / "00000.png")[1]["markovae:guidance"] == "1"
     words = ["sample", tmp_path / "run", "--prompt", "a hat", "--guidance", "2", "--out", tmp_path / "z"]
-    assert "name a --negative prompt" in refused(*words)
+    assert "name a negative prompt" in refused(*words)
 
 
 def test_an_edit_shows_a_prompt(text_run: Path, tmp_path: Path):
@@ -224,20 +218,20 @@ def test_an_edit_shows_a_prompt(text_run: Path, tmp_path: Path):
     assert main([*words, "--prompt", "a hat", "--negative", "a beard", "--out", str(out)]) == 0
     _, text = opened(out / "000001.png")
     assert (text["markovae:prompt"], text["markovae:negative"], text["markovae:guidance"]) == ("a hat", "a beard", "2")
-    model, options = load(text_run), argparse.Namespace(**EDIT, image=str(picture))
-    plain = edit_image(model, options).drawn
-    told = edit_image(model, options, model.text_conditioner.prompts(["a hat"]), Guidance(1.0)).drawn
-    other = edit_image(model, options, model.text_conditioner.prompts(["a beard"]), Guidance(1.0)).drawn
-    assert not torch.equal(plain, told)
-    assert not torch.equal(told, other)
+    model = load(text_run)
+    told = edit(model, picture, from_level=0.8, steps=4, n=2, prompt="a hat", negative="a beard")
+    assert np.array_equal(told.images[1], np.asarray(Image.open(out / "000001.png")).transpose(2, 0, 1))
+    for prompt in (None, "a beard"):
+        other = edit(model, picture, from_level=0.8, steps=4, n=2, prompt=prompt, guidance=2 if prompt else None)
+        assert not np.array_equal(other.images, told.images)
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         (["--prompt", "a", "--prompt", "b"], "--prompt is given twice: an edit shows one"),
-        (["--negative", "a"], "--negative is what a prompt is guided away from"),
-        (["--guidance", "3"], "--guidance 3 leads to a prompt"),
+        (["--negative", "a"], "a negative prompt is what a prompt is guided away from"),
+        (["--guidance", "3"], "needs a condition to be guided to: give a prompt"),
         (["--prompt", "a", "--class", "hat"], "--class and a prompt are both given"),
     ],
 )
@@ -253,4 +247,4 @@ def test_an_edit_without_a_prompt_says_so(text_run: Path, tmp_path: Path, capsys
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "face.png")
     words = ["edit", str(text_run), str(tmp_path / "face.png"), "--from-level", "0.5", "--steps", "2", "--n", "1"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
-    assert "no --prompt: drawing without a condition" in capsys.readouterr().err
+    assert "no --prompt: sampling unconditionally" in capsys.readouterr().err

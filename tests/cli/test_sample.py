@@ -1,16 +1,20 @@
 """`markovae sample`: the files, where they come from, classes, and what is refused."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import markovae as mv
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.cli import sample as command
 from markovae.cli.entry import main
 from markovae.sampling.generation import sample
-from markovae.sampling.plans import SAMPLERS
+from markovae.sampling.sampler_table import SAMPLERS, samplers_markdown
+
+ROOT = Path(__file__).parents[2]
 
 
 def drawn(run, out, *words):
@@ -31,6 +35,28 @@ def test_the_files_hold_the_samples_of_the_library(digits_run, tmp_path):
         picture = Image.open(out / f"{index:05d}.png")
         assert picture.mode == "L"
         assert np.array_equal(np.asarray(picture), np.round(expected[index, 0] * (255 / 16)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ((), {}),
+        (("--class", "none", "--seed", "2"), {"labels": "none", "seed": 2}),
+        (("--class", "3", "--guidance", "2"), {"labels": 3, "guidance": 2}),
+        (("--sampler", "unipc3", "--steps", "5", "--spacing", "karras", "--threshold", "static", "--batch", "2"),
+         {"sampler": "unipc3", "steps": 5, "spacing": "karras", "threshold": "static", "batch": 2}),
+        (("--spacing", "optimal", "--steps", "4"), {"spacing": "optimal", "steps": 4}),
+        (("--shard", "2/3", "--batch", "2"), {"shard": (2, 3), "batch": 2}),
+    ],
+)  # fmt: skip
+def test_the_command_draws_what_the_library_draws_by_the_same_arguments(words, options, digits_run, tmp_path):
+    arrays = drawn(digits_run, tmp_path / "out", "--n", "5", *words)
+    expected = mv.sample(mv.load_run(digits_run).model, 5, **options)
+    assert np.array_equal(arrays["arr_0"], expected.transpose(0, 2, 3, 1))
+
+
+def test_the_documentation_has_the_table_of_samplers():
+    assert samplers_markdown() in (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
 
 
 def test_a_png_says_how_to_draw_it_again(digits_run, tmp_path):
@@ -100,7 +126,7 @@ def test_a_run_without_classes_takes_none(words, images, tmp_path, refused):
 
 def test_the_sampler_named_as_the_default_is_the_default() -> None:
     from markovae.cli.entry import command_line
-    from markovae.sampling.plans import DEFAULT_SAMPLER, SAMPLERS
+    from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS
 
     assert command_line(["sample", "runs/a"]).sampler == DEFAULT_SAMPLER
     assert DEFAULT_SAMPLER in SAMPLERS

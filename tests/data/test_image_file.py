@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 import markovae
-from markovae.cli.edit_files import read_mask, read_picture
 from markovae.data.data_config import DataConfig
 from markovae.data.image_files import decode, fit_image, flat_picture
 from markovae.data.image_reader import open_image
+from markovae.data.pictures import read_mask, read_picture
 from markovae.errors import UserError
 
 from .garbage import chunk, encoded, exif, png, rgb, tiff_claiming

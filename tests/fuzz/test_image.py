@@ -25,11 +25,11 @@ from tests.fuzz.conftest import Fuzzer
 from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY, MEGABYTE
 
-from markovae.cli.edit_files import read_mask, read_picture
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import Failure, _decode_one
 from markovae.data.image_files import FoundFile, read_header
 from markovae.data.image_reader import MAX_MEMORY
+from markovae.data.pictures import read_mask, read_picture
 from markovae.data.plan import plan
 from markovae.errors import UserError
 

@@ -380,10 +380,10 @@ def training_cases() -> Iterable[Case]:
 # -- sampling ---------------------------------------------------------------------------------------------------
 
 SAMPLERS = (
-    *("dpmpp2m", "ddim", "euler", "heun", "dpmpp1", "dpmpp3m", "dpmpp2s", "dpmpp3s", "sde-dpmpp2m", "unipc2", "unipc3"),
+    *("dpmpp2m", "ddim", "euler", "heun", "dpmpp3m", "dpmpp2s", "dpmpp3s", "sde-dpmpp2m", "unipc2", "unipc3"),
     *("deis2", "deis3", "pc", "ancestral"),
 )
-SPACINGS = ("uniform", "karras", "quadratic", "levels")
+SPACINGS = ("uniform", "karras", "levels")
 
 
 def sampled(run: str, *words: object) -> Callable[[Lab], Any]:

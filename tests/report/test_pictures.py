@@ -3,9 +3,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from markovae.data.pictures import data_uri, enlarged, png, tile, viewable
+from markovae.data.pictures import data_uri, enlarged, grid, png, tile, viewable
+from markovae.errors import UserError
 
 
 def test_eight_bits_keep_their_values():
@@ -68,3 +70,16 @@ def test_an_address_holds_the_bytes():
     kind, content = data_uri(b"\x00\xff").split(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == b"\x00\xff"
+
+
+def test_a_grid_is_a_picture_of_pil():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    for given in (images, torch.tensor(images)):
+        picture = grid(given, 3)
+        assert (picture.mode, picture.size) == ("RGB", (3 * 9 - 1, 2 * 9 - 1))
+        assert np.array_equal(np.asarray(picture)[:8, 9:17], images[1].transpose(1, 2, 0))
+    assert grid(images[:, :1] // 16, bins=17).mode == "L"
+    for wrong in (images[0], images / 255, images.astype(int) + 1, images[:0]):
+        with pytest.raises(UserError, match="a grid takes"):
+            grid(wrong)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from markovae.diffusion.schedule import LogSNRLinear, cosine, linear
-from markovae.sampling.grids import explicit_grid, partial_grid, quadratic_grid, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.grids import explicit_grid, partial_grid, rho_grid, sampling_grid, uniform_grid
 
 steps = st.integers(2, 60)
 
@@ -23,7 +23,7 @@ def test_grids_between_two_log_snrs_fall_from_end_to_end(count, first, last, rho
 @given(steps)
 def test_grids_of_a_schedule_run_from_level_one_to_the_last(count):
     for schedule in (LogSNRLinear(50), cosine(100), linear(200)):
-        for grid in (sampling_grid(schedule, count), quadratic_grid(schedule, count)):
+        for grid in (sampling_grid(schedule, count),):
             assert (grid.diff() < 0).all()
             torch.testing.assert_close(grid[[1, -1]], schedule.logsnr[[1, -1]])
 
@@ -32,11 +32,6 @@ def test_rho_is_even_in_the_root_of_the_noise_ratio():
     ratio = torch.exp(-rho_grid(13.3, -10.0, 20)[1:] / 2) ** (1 / 7)
     torch.testing.assert_close(ratio.diff(), ratio.diff()[:1].expand(19))
     torch.testing.assert_close(rho_grid(9, -9, 12, 1e7), uniform_grid(9, -9, 12), atol=1e-4, rtol=0)
-
-
-def test_quadratic_is_even_in_the_root_of_u():
-    u = (13.3 - quadratic_grid(LogSNRLinear(1000), 9)[1:]) / 23.3
-    torch.testing.assert_close(u.clamp(min=0).sqrt().diff(), torch.full((8,), 1 / 8, dtype=torch.float64))
 
 
 def test_levels_are_the_schedules_own():
@@ -77,7 +72,6 @@ def test_a_partial_grid_from_beside_the_data_is_one_step():
     [
         (lambda: uniform_grid(9, -9, 0), "steps=0"),
         (lambda: sampling_grid(LogSNRLinear(5), 0), "steps=0"),
-        (lambda: quadratic_grid(LogSNRLinear(5), 0), "steps=0"),
         (lambda: rho_grid(-9, 9, 5), "-9 does not exceed 9"),
         (lambda: rho_grid(9, -9, 5, rho=0), "rho=0"),
     ],

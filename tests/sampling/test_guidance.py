@@ -90,7 +90,25 @@ def test_a_condition_stands_for_labels(class_model):
     for_all = sample(class_model, 3, steps=5, condition=Condition(label=torch.tensor([1])), raw=True)
     assert np.array_equal(for_all, sample(class_model, 3, steps=5, labels=1, raw=True))
     nothing = sample(class_model, 3, steps=5, condition=Condition(), raw=True)
-    assert np.array_equal(nothing, sample(class_model, 3, steps=5, raw=True))
+    assert np.array_equal(nothing, sample(class_model, 3, steps=5, labels="none", raw=True))
+
+
+def test_a_model_of_classes_draws_each_in_turn(class_model):
+    wanted = sample(class_model, 5, steps=5, labels=[0, 1, 0, 1, 0], raw=True)
+    for labels in (None, "all"):
+        assert np.array_equal(sample(class_model, 5, steps=5, labels=labels, raw=True), wanted)
+
+
+def test_a_null_that_was_never_trained_is_refused_not_sampled(class_model):
+    class_model.null_trained = False
+    sample(class_model, 3, steps=2)
+    for options in ({"labels": "none"}, {"condition": Condition()}):
+        with pytest.raises(UserError, match="never trained without classes"):
+            sample(class_model, 3, steps=2, **options)
+    with pytest.raises(UserError, match="never trained without one"):
+        sample(class_model, 3, steps=2, guidance=2.0)
+    with pytest.raises(UserError, match="never trained without classes"):
+        list(sample_trajectory(class_model, range(3), plan(class_model, "ddim", 2)))
 
 
 def test_guidance_converges_at_the_solvers_order(class_model):
@@ -116,7 +134,7 @@ def test_bad_guidance_is_one_sentence(class_model, gaussian, model_of):
     with pytest.raises(UserError, match=r"guidance=3 needs a condition.*without labels"):
         sample(plain, 2, guidance=3.0)
     with pytest.raises(UserError, match=r"guidance=3 needs a condition.*0…1"):
-        sample(class_model, 2, guidance=3.0)
+        sample(class_model, 2, labels="none", guidance=3.0)
     with pytest.raises(UserError, match=r"class 2 is unknown: this model has classes 0, 1"):
         sample(class_model, 2, labels=2)
     with pytest.raises(UserError, match="trained without labels"):

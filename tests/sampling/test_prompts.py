@@ -22,7 +22,7 @@ def test_guidance_one_is_no_guidance_bitwise(text_model: Diffusion):
     condition = text_model.text_conditioner.prompts(["a red hat"])
     plain = drawn(text_model, condition=condition)
     assert np.array_equal(drawn(text_model, prompt="a red hat", guidance=1), plain)
-    with pytest.raises(UserError, match="a negative prompt shapes guidance, and guidance=1 is none"):
+    with pytest.raises(UserError, match="negative shapes guidance, and guidance=1 is none"):
         drawn(text_model, prompt="a red hat", guidance=1, negative="blue")
     assert not np.array_equal(drawn(text_model, prompt="a red hat"), plain), "without a word a prompt is guided to"
     assert not np.array_equal(drawn(text_model, prompt="a blue hat", guidance=1), plain)
@@ -58,10 +58,12 @@ def test_a_negative_prompt_takes_the_place_of_no_prompt(text_model: Diffusion):
 def test_samples_of_one_name_share_their_noise(text_model: Diffusion):
     condition = text_model.text_conditioner.prompts(["a hat", "a hat", "a beard", "a beard"])
     steps = plan(text_model, "ddim", 3)
-    x = final_samples(batch_trajectories(text_model, 4, steps, condition=condition, noise_indices=[0, 1, 0, 1]))
-    again = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[:2]))
+    x = final_samples(
+        batch_trajectories(text_model, 4, steps, condition=condition, noise_indices=[0, 1, 0, 1]), text_model.shape
+    )
+    again = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[:2]), text_model.shape)
     torch.testing.assert_close(x[:2], again, atol=1e-5, rtol=0)
-    other = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[2:]))
+    other = final_samples(batch_trajectories(text_model, 2, steps, condition=condition[2:]), text_model.shape)
     torch.testing.assert_close(x[2:], other, atol=1e-5, rtol=0)
 
 
@@ -78,6 +80,18 @@ def test_samples_of_one_name_share_their_noise(text_model: Diffusion):
 def test_what_is_refused(text_model: Diffusion, options, sentence):
     with pytest.raises(UserError, match=sentence):
         drawn(text_model, **options)
+
+
+def test_a_null_that_was_never_trained_is_refused_not_sampled(text_model: Diffusion):
+    text_model.null_trained = False
+    for options in ({}, {"prompt": " "}, {"prompt": ["a", "", "b"]}, {"guidance": 1}):
+        with pytest.raises(UserError, match="never trained without captions"):
+            drawn(text_model, **options)
+    with pytest.raises(UserError, match="name a negative prompt"):
+        drawn(text_model, prompt="a hat", guidance=2)
+    plain = drawn(text_model, prompt="a hat", guidance=1)
+    assert np.array_equal(drawn(text_model, prompt="a hat"), plain), "the default guidance needs a null, too"
+    assert not np.array_equal(drawn(text_model, prompt="a hat", negative="blue"), plain)
 
 
 def test_a_model_without_captions_refuses_a_prompt(tiny_model: Diffusion):

@@ -8,7 +8,8 @@ import torch
 from markovae.randomness import Streams, generator
 from markovae.sampling.generation import final_latents
 from markovae.sampling.grids import rho_grid, uniform_grid
-from markovae.sampling.plans import SAMPLERS, Plan, plan
+from markovae.sampling.plans import Plan, plan
+from markovae.sampling.sampler_table import SAMPLERS
 from markovae.sampling.samplers import DDIM, AdamsBashforth, Ancestral, DPMSolverPP3M, UniC, trajectory
 
 

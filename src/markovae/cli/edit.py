@@ -6,25 +6,23 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markovae.cli.classes import chosen_label
-from markovae.cli.options import add_machine, one_of, positive, whole
-from markovae.cli.output import free_place
+from markovae.cli.options import add_machine, one_of, whole
+from markovae.cli.output import counted, free_place
+from markovae.cli.running import open_run
+from markovae.cli.sampling_options import add_guidance, chosen_labels, chosen_prompts, require_free
 from markovae.errors import UserError
-from markovae.log import show
-from markovae.system.files import SYSTEM
+from markovae.log import log, show
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_METHODS
+from markovae.system.files import SYSTEM, write_folder
 from markovae.system.plain import require_plain
 
 if TYPE_CHECKING:
-    from markovae.cli.edit_work import Edit
-    from markovae.cli.running import Opened
-    from markovae.diffusion.model import Diffusion
-    from markovae.networks.conditioning import Condition
-    from markovae.sampling.guidance import Guidance
+    from markovae.checkpoints.reading import LoadedRun
 
 SUMMARY = "inpaint, restore or vary an image with a run"
 DESCRIPTION = """\
 Edit one image of the model's size with the model as prior. Exactly one of --mask, --degrade, --from-level, --to and
---round-trip says how. The images go to the output folder, with grid.png: what was given first, then the draws.
+--round-trip says how. The images go to the output folder, with grid.png: the input first, then the draws.
 """
 EXAMPLES = """\
 examples:
@@ -35,7 +33,7 @@ examples:
   markovae edit runs/a face.png --round-trip             to noise and back, with the error
   markovae edit runs/text face.png --mask hair.png --prompt "a face with red hair"
 """
-DEGRADATIONS = ("sr2", "sr4", "sr8", "blur", "grey")
+GAP = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,26 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", metavar="F", type=_share, help="where --to mixes (default: 0.5)")
     parser.add_argument("--n", metavar="N", type=whole(1), help="images drawn, --to at least 2 (default: 4)")
     parser.add_argument(
-        "--sampler", metavar="NAME", help="default: sde-dpmpp2m, for --round-trip dpmpp2m, for RePaint ancestral"
+        "--sampler",
+        metavar="NAME",
+        help=f"default: {DEFAULT_SAMPLER}; for --round-trip dpmpp2m, for RePaint ancestral",
     )
-    parser.add_argument("--steps", metavar="N", type=whole(1), help="network calls a walk (default: 20, RePaint 50)")
+    parser.add_argument("--steps", metavar="N", type=whole(1), help="network evaluations (default: 20, RePaint 50)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="draw i depends on seed and i (default: 0)")
     parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
     parser.add_argument(
         "--prompt", metavar="TEXT", action="append", help="what the image is to show, of a model of captions"
     )
     parser.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
+    add_guidance(parser)
     parser.add_argument(
-        "--guidance",
-        metavar="W",
-        type=positive,
-        help="towards the class or prompt; 1 is none (default: 1; 2 for a prompt)",
-    )
-    parser.add_argument(
-        "--method",
-        metavar="NAME",
-        type=one_of("moments", "repaint"),
-        help="of --mask: moments (the default) or repaint",
+        "--method", metavar="NAME", type=one_of(*EDIT_METHODS), help="of --mask: moments (the default) or repaint"
     )
     parser.add_argument("--resampling", metavar="N", type=whole(1), help="of repaint (default: 10)")
     parser.add_argument("--iterations", metavar="N", type=whole(1), help="of the solver of moments (default: 5)")
@@ -79,8 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(
         parser, batch="not used: the draws are one batch", precision="float32 (the default), bfloat16 or float64"
     )
-    # `sample` has these, an edit does not.
-    parser.set_defaults(prompts=None, autoguide=None, guidance_interval=None, autoguides=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,120 +79,57 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for files, sizes, classes or options that do not go together.
     """
-    from markovae.cli.edit_files import write_pictures
-    from markovae.cli.edit_work import edit_image
-    from markovae.cli.running import open_run
-    from markovae.cli.sample import require_free
-    from markovae.log import log
-    from markovae.sampling.generation import to_images
-
-    _settle(options)
     if options.out is not None:
         require_free(Path(options.out))
     else:
         require_plain(Path(options.run_path))
+    import numpy as np
+
+    from markovae.data.pictures import png, tile, viewable
+    from markovae.sampling.editor import edit
+
     opened = open_run(options, trained_in=False)
-    model = opened.model
-    if model.pixels.bins != 256:
-        raise UserError(f"this model's pixels have {model.pixels.bins} digits: edit takes images of 8 bits, 256")
-    target = Path(options.out) if options.out else _default_folder(opened, options)
-    condition, guidance = _asked(opened, options)
-    made = edit_image(model, options, condition, guidance)
-    drawn, given = to_images(model, made.drawn), to_images(model, made.given)
-    facts = _facts(opened, made, options, guidance)
-    disk = SYSTEM if options.out else SYSTEM.inside(opened.path)
-    target = write_pictures(target, drawn, (given, drawn), facts, disk)
-    if options.round_trip:
-        log(f"round trip: root mean square error {_grey_levels(model, made):.2f} grey levels")
-    show(f"{len(drawn)} image{'s' if len(drawn) > 1 else ''} and grid.png are in {target}")
-    return 0
-
-
-def _settle(options: argparse.Namespace) -> None:
-    """Refuse what belongs to another way to edit, and fill in what was left out.
-
-    Raises:
-        UserError: naming the option and what it belongs to.
-    """
-    solved = (options.mask is not None and options.method != "repaint") or options.degrade is not None
-    belongs = (
-        ("level", options.to is not None, "--to"),
-        ("n", not options.round_trip or options.n == 1, "an edit that draws, and --round-trip gives one image"),
-        ("method", options.mask is not None, "--mask"),
-        ("resampling", options.method == "repaint", "--method repaint"),
-        ("iterations", solved, "--degrade, or to --mask by moments"),
-        ("quick", solved, "--degrade, or to --mask by moments"),
-    )
-    for name, fits, what in belongs:
-        if getattr(options, name) not in (None, False) and not fits:
-            raise UserError(f"--{name} belongs to {what}: leave it out")
-    if options.to is not None and options.n == 1:
-        raise UserError("--n 1: --to shows both ends, so it needs 2 or more")
-    for name, value in (("level", 0.5), ("n", 4), ("method", "moments"), ("resampling", 10), ("iterations", 5)):
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-
-
-def _asked(opened: Opened, options: argparse.Namespace) -> tuple[Condition | None, Guidance]:
-    """The class or prompt that the edit is to show, (1,), and how strongly.
-
-    Raises:
-        UserError: for what the run does not know, or options that do not go together.
-    """
-    import torch
-
-    from markovae.cli.prompts import chosen_prompts
-    from markovae.cli.sampler import chosen_guidance
-    from markovae.sampling.conditions import condition_for, prompt_condition
-
-    prompts = chosen_prompts(opened, options)
+    prompts, labels = chosen_prompts(opened, options), chosen_labels(opened, options.label)
     if len(prompts) > 1:
         raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
-    guidance, _ = chosen_guidance(opened, options, prompts)
-    if prompts:
-        return prompt_condition(opened.model, prompts), guidance
-    label = _label(opened, options.label)
-    return condition_for(opened.model, None if label is None else torch.tensor([label])), guidance
-
-
-def _facts(opened: Opened, made: Edit, options: argparse.Namespace, guidance: Guidance) -> dict[str, str]:
-    """What every picture says of itself."""
-    from markovae.cli.edit_work import calls_of, sampler_of
-
-    asked = {"class": options.label, "prompt": options.prompt and options.prompt[0], "negative": options.negative}
-    return {
+    target = Path(options.out) if options.out else _default_folder(opened, options)
+    names = "mask degrade from_level to round_trip level n sampler steps seed negative guidance method resampling"
+    made = edit(
+        opened.model,
+        options.image,
+        labels=labels,
+        prompt=prompts[0] if prompts else None,
+        **{name: getattr(options, name) for name in (*names.split(), "iterations", "quick")},
+    )
+    asked = {"class": options.label, "prompt": prompts[0] if prompts else None, "negative": options.negative}
+    facts = {
         "edit": made.name,
         "seed": str(options.seed),
         "checkpoint": opened.checkpoint.digest,
-        "sampler": sampler_of(options),
-        "steps": str(calls_of(opened.model, options)),
-        "guidance": f"{guidance.weight:g}",
+        "sampler": str(made.plan.sampler),
+        "steps": str(made.plan.nfe),
+        "guidance": f"{made.guidance.weight:g}",
         "precision": opened.precision,
         **{name: value for name, value in asked.items() if value is not None},
     }
+    about = {f"markovae:{name}": value for name, value in facts.items()}
+    given, drawn = viewable(made.given, 256), viewable(made.images, 256)
+    # Two rows, the shorter filled up with white.
+    columns = max(len(given), len(drawn))
+    blank = np.full((columns, *drawn.shape[1:]), 255, np.uint8)
+    rows = np.concatenate([given, blank[len(given) :], drawn, blank[len(drawn) :]])
+    files = {f"{i:06d}.png": png(picture, {**about, "markovae:sample": str(i)}) for i, picture in enumerate(drawn)}
+    files["grid.png"] = png(tile(rows, columns, gap=GAP), about)
+    target = write_folder(target, files, SYSTEM if options.out else SYSTEM.inside(opened.path))
+    if made.error is not None:
+        log(f"round trip: root mean square error {made.error:.2f} grey levels")
+    show(f"{counted(len(drawn), 'image')} and grid.png are in {target}")
+    return 0
 
 
-def _grey_levels(model: Diffusion, made: Edit) -> float:
-    error = (made.drawn.double() - made.given.double()).square().mean().sqrt()
-    return float(error) / (2 * model.pixels.half_width)
-
-
-def _label(opened: Opened, text: str | None) -> int | None:
-    """The class that is asked for; without one the network's learned null, where it was learned.
-
-    Raises:
-        UserError: for an unknown class, or none where the run never trained without.
-    """
-    if text is not None and (text != "none" or text in opened.checkpoint.class_names):
-        return chosen_label(opened, text)
-    if opened.num_classes and not opened.checkpoint.config.train.label_dropout:
-        raise UserError("--class is missing: this run never trained without classes (train.label_dropout=0); name one")
-    return None
-
-
-def _default_folder(opened: Opened, options: argparse.Namespace) -> Path:
+def _default_folder(opened: LoadedRun, options: argparse.Namespace) -> Path:
     if options.mask is not None:
-        how = f"mask-{options.method}"
+        how = f"mask-{options.method or 'moments'}"
     elif options.degrade is not None:
         how = options.degrade
     elif options.to is not None:

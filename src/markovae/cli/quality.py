@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markovae.cli.options import add_json, add_machine, one_of, whole
 from markovae.cli.output import tell_left_out
 from markovae.cli.running import Opened, open_run
-from markovae.cli.sampler import HELP, add_sampler, chosen_sampler
+from markovae.cli.sampling_options import HELP, add_sampler, chosen_sampler
 from markovae.errors import UserError
 from markovae.locations import without_secrets
 from markovae.log import show, show_json
@@ -105,9 +105,9 @@ def run(options: argparse.Namespace) -> int:
         found = evaluate(samples, splits, against=_reference(config, options.against, splits.train), **how)
     else:
         opened = open_run(options, trained_in=True)
-        chosen = chosen_sampler(opened, options)
+        made, guidance, facts = chosen_sampler(opened, options)
         source, splits, matches = own_data(opened, options.data)
-        how |= {"sampler": chosen.plan, "guidance": chosen.guidance, "drawn_by": chosen.facts}
+        how |= {"sampler": made, "guidance": guidance, "drawn_by": facts}
         how |= {"seed": options.seed, "batch": options.batch or DEFAULT_BATCH}
         drawn_from = opened.checkpoint
         against = _reference(drawn_from.config.data, options.against, splits.train)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import io
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from markovae.cli.classes import as_named
+from markovae import __version__
 from markovae.cli.options import add_json, add_machine, part_of, whole
 from markovae.cli.output import counted, free_place
-from markovae.cli.prompts import add_prompts
-from markovae.cli.running import Opened, open_run
-from markovae.cli.sampler import HELP, add_sampler
+from markovae.cli.running import open_run
+from markovae.cli.sampling_options import (
+    HELP,
+    add_sampler,
+    as_named,
+    chosen_labels,
+    chosen_prompts,
+    chosen_sampler,
+    require_free,
+)
 from markovae.errors import UserError
 from markovae.log import show, show_json
-from markovae.system.files import SYSTEM
+from markovae.sampling.sampler_table import SEARCHED
+from markovae.system.files import SYSTEM, write_folder
 from markovae.system.plain import require_plain
 
 if TYPE_CHECKING:
-    from markovae.cli.drawing import Drawn
+    from markovae.checkpoints.reading import LoadedRun
 
 SUMMARY = "draw images from a run"
 DESCRIPTION = """\
@@ -41,22 +51,30 @@ examples:
 """
 EXAMPLES += HELP
 
-
-APART = 86_400.0  # seconds that processes may end apart: each draws its own part
+APART = 86_400.0  # seconds that processes may end apart: each draws its own batches
+DEFAULT_BATCH, DEFAULT_IMAGES, PROMPT_IMAGES = 64, 64, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
     parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--n", metavar="N", type=whole(1), help="how many images (default: 64), or of each prompt (8)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
+    parser.add_argument("--n", metavar="N", type=whole(1), help="how many images (default: 64), or per prompt (8)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all noise (default: 0)")
     parser.add_argument(
         "--class",
         dest="label",
         metavar="K",
-        help="a class by name or number; all: each in turn (the default); none: whatever the model likes",
+        help="a class by name or number; all: each in turn (the default); none: unconditional",
     )
-    add_prompts(parser)
+    group = parser.add_argument_group("a model of captions")
+    group.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        help="what to draw; repeatable: then --n images of each, a row of grid.png each, the same noise down a column",
+    )
+    group.add_argument("--prompts", metavar="FILE", type=Path, help="prompts from a text file, one per line")
+    group.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
     add_sampler(parser)
     parser.add_argument(
         "--shard", metavar="I/N", type=part_of, help="draw only every N-th batch from the I-th on; numbers stay"
@@ -80,34 +98,92 @@ def run(options: argparse.Namespace) -> int:
         require_free(Path(options.out))
     else:
         require_plain(Path(options.run_path))
-    from markovae.cli.drawing import draw
-    from markovae.cli.sample_files import write_samples
+    from markovae.sampling.conditions import make_condition
+    from markovae.sampling.generation import network_evaluations, sample, shard_indices
     from markovae.system.distributed import joined
 
     opened = open_run(options, trained_in=True)
-    with joined(APART, opened.model.device) as ranks:
-        drawn = draw(opened, options, ranks)
+    model, batch = opened.model, options.batch or DEFAULT_BATCH
+    prompts, labels = chosen_prompts(opened, options), chosen_labels(opened, options.label)
+    each = options.n or (PROMPT_IMAGES if len(prompts) > 1 else DEFAULT_IMAGES)
+    n = each * max(1, len(prompts))
+    texts = [prompt for prompt in prompts for _ in range(each)]
+    part, _, count = (options.shard or "").partition("/")
+    shard = (int(part), int(count)) if options.shard else None
+    rows = shard_indices(n, batch, shard)
+    with joined(APART, model.device) as ranks:
+        made, guidance, facts = ranks.in_turn(lambda: chosen_sampler(opened, options, labels, prompts))
+        began = time.monotonic()
+        images = sample(
+            model,
+            n,
+            sampler=made,
+            seed=options.seed,
+            batch=batch,
+            labels=labels,
+            prompt=texts or None,
+            guidance=guidance,
+            noise_indices=[i % each for i in range(n)],
+            shard=shard,
+            ranks=ranks,
+            progress=True,
+        )
+        seconds = time.monotonic() - began
     if not ranks.first:
         return 0
+    classes = make_condition(model, n, labels=labels) if opened.num_classes else None
+    drawn = None if classes is None else classes.condition().label
+    record = {
+        "schema_version": 1,
+        "out": "",
+        "n": len(images),
+        "shape": list(images.shape[1:]),
+        "bins": model.pixels.bins,
+        "shard": options.shard,
+        "labels": None if drawn is None else as_named(opened, drawn[rows]).tolist(),
+        "prompts": list(prompts) or None,
+        "negative": options.negative,
+        "network_calls_per_sample": network_evaluations(made, guidance),
+        **facts,
+        "seed": options.seed,
+        "precision": opened.precision,
+        "checkpoint": {
+            "path": str(opened.checkpoint.path),
+            "step": opened.checkpoint.step,
+            "digest": opened.checkpoint.digest,
+        },
+        "seconds": seconds,
+    }
+    names = [None if drawn is None else opened.class_names[int(drawn[row])] for row in rows]
+    searched = made.grid[1:].tolist() if made.spacing in SEARCHED else None
+    about = [
+        {
+            **_provenance(opened, record, made.nfe, searched),
+            **_prompt_facts(opened, options, (texts[row],) if texts else ()),
+            "markovae:index": str(row),
+            **({} if name is None else {"markovae:class": name}),
+        }
+        for row, name in zip(rows, names, strict=True)
+    ]
+    whole_grid = {**_provenance(opened, record, made.nfe, searched), **_prompt_facts(opened, options, prompts)}
+    columns = each if len(prompts) > 1 and shard is None else None
+    prompted = [texts[row] for row in rows] if texts else []
+    files = _files(images, rows, record["labels"], prompted, about, whole_grid, model.pixels.bins, columns)
     target = Path(options.out) if options.out else _free_place(opened, options)
-    target = write_samples(target, opened, drawn, options, SYSTEM if options.out else SYSTEM.inside(opened.path))
-    _report(target, opened, drawn, options)
+    target = write_folder(target, files, SYSTEM if options.out else SYSTEM.inside(opened.path))
+    if options.json:
+        show_json({**record, "out": str(target)})
+    else:
+        evaluations = counted(record["network_calls_per_sample"], "network evaluation")
+        classes_drawn = _classes_drawn(opened, drawn is not None, len(images), options.label)
+        show(
+            f"{counted(len(images), 'image')} in {seconds:.1f} s ({facts['sampler']}, {evaluations} each, seed "
+            f"{options.seed}{classes_drawn})\n{target / 'grid.png'}"
+        )
     return 0
 
 
-def require_free(target: Path) -> None:
-    """Nothing is overwritten.
-
-    Raises:
-        UserError: for a folder that holds anything, or a file.
-    """
-    if target.is_dir() and any(target.iterdir()):
-        raise UserError(f"--out {target} is not empty: name a new folder, or empty it")
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--out {target} is a file: name a folder")
-
-
-def _free_place(opened: Opened, options: argparse.Namespace) -> Path:
+def _free_place(opened: LoadedRun, options: argparse.Namespace) -> Path:
     if not (opened.path / "checkpoints").is_dir():
         raise UserError(f"{opened.path} is a checkpoint and no run: name a folder for the samples with --out")
     name = f"{options.sampler}-{options.steps or 'auto'}-seed{options.seed}"
@@ -115,45 +191,76 @@ def _free_place(opened: Opened, options: argparse.Namespace) -> Path:
     return free_place(opened.path / "samples", name)
 
 
-def _report(target: Path, opened: Opened, drawn: Drawn, options: argparse.Namespace) -> None:
-    from markovae.sampling.generation import network_evaluations
-
-    if options.json:
-        record = {
-            "schema_version": 1,
-            "out": str(target),
-            "n": len(drawn.images),
-            "shape": list(drawn.images.shape[1:]),
-            "bins": opened.model.pixels.bins,
-            "shard": options.shard,
-            "labels": None if drawn.labels is None else as_named(opened, drawn.labels).tolist(),
-            "prompts": list(drawn.asked) or None,
-            "negative": options.negative,
-            "network_calls_per_sample": network_evaluations(drawn.chosen.plan, drawn.chosen.guidance),
-            **drawn.chosen.facts,
-            "seed": options.seed,
-            "precision": opened.precision,
-            "checkpoint": {
-                "path": str(opened.checkpoint.path),
-                "step": opened.checkpoint.step,
-                "digest": opened.checkpoint.digest,
-            },
-            "seconds": drawn.seconds,
-        }
-        show_json(record)
-        return
-    facts, calls = drawn.chosen.facts, network_evaluations(drawn.chosen.plan, drawn.chosen.guidance)
-    show(
-        f"{counted(len(drawn.images), 'image')} in {drawn.seconds:.1f} s ({facts['sampler']}, "
-        f"{counted(calls, 'network call')} each, seed {options.seed}{_classes_drawn(opened, drawn, options)})\n"
-        f"{target / 'grid.png'}"
-    )
-
-
-def _classes_drawn(opened: Opened, drawn: Drawn, options: argparse.Namespace) -> str:
+def _classes_drawn(opened: LoadedRun, conditional: bool, n: int, asked: str | None) -> str:
     """What was done about classes, where the run has any and none was named."""
-    if not opened.num_classes or options.label not in (None, "all", "none"):
+    if not opened.num_classes or asked not in (None, "all", "none"):
         return ""
-    if drawn.labels is None or len(drawn.images) < 2:
-        return ", without a class" if drawn.labels is None else ""
+    if not conditional or n < 2:
+        return "" if conditional else ", without a class"
     return f", each of {opened.num_classes} classes in turn"
+
+
+# -- the files ----------------------------------------------------------------------------------------------------
+
+
+def _files(
+    images: Any,
+    rows: list[int],
+    labels: list[int] | None,
+    prompts: list[str],
+    about: list[dict[str, str]],
+    about_all: dict[str, str],
+    bins: int,
+    columns: int | None,
+) -> dict[str, bytes]:
+    """Every file's bytes: the PNGs with what they say of themselves, grid.png, and samples.npz."""
+    import numpy as np
+
+    from markovae.data.pictures import png, tile, viewable
+
+    pictures = viewable(images, bins)
+    files = {f"{row:05d}.png": png(pictures[place], about[place]) for place, row in enumerate(rows)}
+    files["grid.png"] = png(tile(pictures, columns), about_all)
+    arrays = [np.ascontiguousarray(images.transpose(0, 2, 3, 1))]
+    if labels is not None:
+        arrays.append(np.array(labels, dtype=np.int64))
+    named = {} if rows == list(range(len(rows))) else {"numbers": np.array(rows)}
+    if prompts:
+        named["prompts"] = np.array(prompts, dtype=np.str_)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, *arrays, **named)  # type: ignore[arg-type]
+    return {**files, "samples.npz": stream.getvalue()}
+
+
+def _provenance(opened: LoadedRun, record: dict[str, Any], nfe: int, logsnr: list[float] | None) -> dict[str, str]:
+    """The texts in a PNG: from which checkpoint, and how to draw it again."""
+    text = {
+        "Software": f"markovae {__version__}",
+        "markovae:checkpoint": opened.checkpoint.digest,
+        "markovae:training-step": str(opened.checkpoint.step),
+        "markovae:steps": str(nfe),
+        "markovae:seed": str(record["seed"]),
+        "markovae:precision": opened.precision,
+    }
+    for name in ("sampler", "spacing", "threshold", "guidance", "guidance_interval", "autoguide"):
+        if record[name] is not None:
+            text[f"markovae:{name.replace('_', '-')}"] = _worded(record[name])
+    if logsnr is not None:
+        text["markovae:logsnr"] = _worded(logsnr)
+    return text
+
+
+def _prompt_facts(opened: LoadedRun, options: argparse.Namespace, prompts: tuple[str, ...]) -> dict[str, str]:
+    if not prompts:
+        return {}
+    made_by = opened.checkpoint.text
+    # Of a folder its name: a picture that is given away says nothing of this machine.
+    encoder = f"{Path(made_by['encoder']).name} {made_by['sha256']}"
+    text = {"markovae:prompt": "\n".join(prompts), "markovae:encoder": encoder}
+    return text if options.negative is None else {**text, "markovae:negative": options.negative}
+
+
+def _worded(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(repr, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

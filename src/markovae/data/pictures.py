@@ -21,7 +21,7 @@ Images = np.ndarray[Any, Any]
 
 
 def viewable(images: Images, bins: int) -> Images:
-    """(n, C, H, W) pixel values 0…bins−1 -> (n, H, W, C) uint8; 8-bit images keep their very values, others are scaled."""
+    """(n, C, H, W) pixel values 0…bins−1 -> (n, H, W, C) uint8; 8-bit images keep their values, others are scaled."""
     turned = np.ascontiguousarray(np.asarray(images).transpose(0, 2, 3, 1))
     if bins == 256:
         return turned.astype(np.uint8)

@@ -19,7 +19,7 @@ from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.log import track_inside
-from markovae.networks.conditioning import Conditioning
+from markovae.networks.conditioning import Condition, Conditioning
 from markovae.quality.convolutions import RESIZE
 from markovae.quality.distances import NEIGHBOURS, frechet_distance, kid, kid_difference, precision_recall
 from markovae.quality.extractors import DEFAULT_EXTRACTOR, Extractor, open_extractor
@@ -27,10 +27,11 @@ from markovae.quality.features import cached_features, features
 from markovae.quality.memorization import Images, memorisation
 from markovae.quality.quality_record import Conditions, Quality, check_conditions
 from markovae.quality.reference_set import ReferenceSet, choose_reference
-from markovae.sampling.conditions import condition_for, num_classes
+from markovae.sampling.conditions import num_classes
 from markovae.sampling.generation import batch_trajectories, final_images
 from markovae.sampling.guidance import Guidance
-from markovae.sampling.plans import DEFAULT_SAMPLER, Plan, default_spacing, plan
+from markovae.sampling.plans import Plan, default_spacing, plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.sampling.samplers import State
 from markovae.text.conditioner import attach_conditioning
 
@@ -205,7 +206,7 @@ def draw_samples(
         condition = real.labels
     elif classes := num_classes(model):
         labels = torch.arange(real.n) % classes if real.labels is None else torch.as_tensor(real.labels)
-        condition = condition_for(model, labels)
+        condition = Condition(label=labels)
     trajectories: Iterable[Iterator[State]] = batch_trajectories(
         model, real.n, chosen, seed=seed, batch=batch, condition=condition, guidance=guidance
     )

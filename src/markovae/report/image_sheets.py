@@ -18,7 +18,8 @@ from markovae.likelihood.measurement import Measurement
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
 from markovae.sampling.generation import sample_trajectory, to_images
-from markovae.sampling.plans import DEFAULT_SAMPLER, plan
+from markovae.sampling.plans import plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 
 COLUMNS = 9
 SHOWN = 7.0  # log-SNR beyond which a picture hardly changes, either way

@@ -18,7 +18,8 @@ from markovae.report.subject import Subject
 from markovae.sampling.conditions import prompt_condition
 from markovae.sampling.generation import batch_trajectories, final_images
 from markovae.sampling.guidance import TEXT_GUIDANCE, Guidance
-from markovae.sampling.plans import DEFAULT_SAMPLER, plan
+from markovae.sampling.plans import plan
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.text.conditioner import captions_of
 
 SHEETS = ((6, 6), (4, 6), (4, 4), (3, 3))  # prompts and seeds, as the time allows

@@ -27,7 +27,7 @@ from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_shee
 from markovae.report.subject import Subject
 from markovae.report.words import meanings
 from markovae.sampling.generation import sample
-from markovae.sampling.plans import DEFAULT_SAMPLER
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.system.jsonlines import is_count, is_figure
 
 LARGEST_SIDE = 16_383  # of a WebP

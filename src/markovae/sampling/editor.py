@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ class Editor:
         return torch.stack([kept[int(place)] for place in wanted])
 
     def encode(self, x: Tensor) -> Tensor:
-        """The latent z_L that the deterministic sampler takes to x: its trajectory the other way, from z = a x, (B, *D).
+        """The latent z_L that the deterministic sampler takes to x: the trajectory backwards, from z = a x, (B, *D).
 
         Raises:
             UserError: for a sampler that draws random numbers.

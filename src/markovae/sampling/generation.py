@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -219,7 +220,7 @@ def sample(
     """
     _require_counts(n, batch)
     ranks = ranks or Ranks()
-    asked = {"labels": labels, "prompt": prompt, "condition": condition}
+    conditioned = partial(make_condition, model, labels=labels, prompt=prompt, condition=condition)
     chosen_guidance = make_guidance(
         model, guidance, prompt=prompt, negative=negative, interval=interval, autoguide=autoguide
     )
@@ -229,7 +230,7 @@ def sample(
                 raise UserError(f"{name}={value} and a plan are both given: leave {name} out")
         chosen = sampler
     else:
-        few = make_condition(model, TUNED_FOR, **asked, cycle=True) if spacing == "tuned" else None
+        few = conditioned(TUNED_FOR, cycle=True) if spacing == "tuned" else None
         chosen = ranks.in_turn(
             lambda: plan(model, sampler, steps, spacing, threshold=threshold, condition=few, guidance=chosen_guidance)
         )
@@ -245,7 +246,7 @@ def sample(
         chosen,
         seed=seed,
         batch=batch,
-        condition=make_condition(model, n, **asked),
+        condition=conditioned(n),
         guidance=chosen_guidance,
         rank=rank,
         noise_indices=noise_indices,

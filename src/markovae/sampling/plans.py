@@ -119,7 +119,7 @@ def describe_plan(steps_plan: Plan, guidance: Guidance) -> dict[str, Any]:
     return {
         "sampler": steps_plan.sampler,
         "spacing": steps_plan.spacing,
-        "threshold": None if steps_plan.threshold is None else words.get(steps_plan.threshold, "custom"),  # type: ignore[arg-type]
+        "threshold": None if steps_plan.threshold is None else words.get(steps_plan.threshold, "custom"),
         "guidance": guidance.weight,
         "guidance_interval": None if interval is None else [finite(interval.low), finite(interval.high)],
     }

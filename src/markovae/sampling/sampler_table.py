@@ -96,7 +96,7 @@ def samplers_help() -> str:
 def samplers_markdown() -> str:
     """The samplers as the table of docs/sampling.md."""
     rows = [
-        "| name | order | network evaluations a step | fresh noise | spacing | source |",
+        "| name | order | NFE per step | fresh noise | spacing | source |",
         "| --- | --- | ---: | --- | --- | --- |",
     ]
     for name, entry in SAMPLERS.items():

@@ -185,9 +185,9 @@ def tune(
     r"""The grid of the family below, of as many log-SNRs as `start`, that comes nearest to a fine trajectory.
 
     The family is even in (s/a)^{1/ρ} between two log-SNRs: ρ, the log-SNR where the trajectory hands over to x̂, and the
-    one where it begins. Each is searched along its axis with a stride that halves (compass search) from `start`'s sampler
-    near the default grid; the reference takes `fine` steps of 2M over the model's whole range. `start`'s own grid
-    is kept where no trial beats it. SDE-DPM-Solver++(2M), which has no fine limit, is tuned as 2M: the same rule
+    one where it begins. Each is searched along its axis with a stride that halves (compass search) from `start`'s
+    sampler near the default grid; the reference takes `fine` steps of 2M over the model's whole range. `start`'s own
+    grid is kept where no trial beats it. SDE-DPM-Solver++(2M), which has no fine limit, is tuned as 2M: the same rule
     without fresh noise.
 
     Args:
