@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from attributes import SIZE, Judge, accuracies, labels_of, share
-from markovae.data.data_config import combinations, shows
-from markovae.data.faces import attributes, caption, values
+from markovae.data.faces import attributes, caption, combinations, shows, values
 from markovae.data.faceset import face_numbers
 from markovae.errors import UserError
 from markovae.log import log

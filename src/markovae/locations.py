@@ -34,18 +34,18 @@ def is_elsewhere(location: str) -> bool:
 def refusal(location: str) -> str | None:
     """Why a URL is not one that is opened, in a sentence; None where it is.
 
-    Chains ("::") and schemes beyond `SCHEMES` are none: some of them run or fetch what the location itself says.
+    Chains ("::") and schemes beyond `SCHEMES` are refused: some run or fetch what the location itself says.
     """
     shown = without_secrets(location)
     if "::" in location:
-        return f"{shown} chains several locations with '::', which is not opened: name the shards themselves"
+        return f"{shown} chains several locations with '::', which is not opened: give the shards themselves"
     if location.partition("://")[0] not in SCHEMES:
-        return f"{shown} is of a kind that is not opened: give {', '.join(f'{name}://' for name in SCHEMES)} or a path"
+        return f"{shown} has a scheme that is not opened: give {', '.join(f'{name}://' for name in SCHEMES)} or a path"
     return None
 
 
 def without_secrets(text: str) -> str:
-    """A text whose URLs have no user, password, query or fragment: they may be keys, and are for no file or screen."""
+    """A text whose URLs have no user, password, query or fragment: these may be keys, not to be stored or shown."""
     return _URL.sub(r"\g<scheme>\g<path>", text) if "://" in text else text
 
 

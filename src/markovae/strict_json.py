@@ -1,4 +1,4 @@
-"""JSON that a stranger may have written: only what every later step can hold, print and write again."""
+"""JSON from untrusted files: only what every later step can hold, print and write again."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def parse_object(content: bytes | str, *, finite: bool = True, bits: int = 64) -
     Args:
         finite: refuse NaN and infinities, which JSON itself lacks.   bits: of a whole number, its sign included.
     Raises:
-        ValueError: for anything else, in one clause ("is no JSON: …").
+        ValueError: for anything else, in one clause ("is not JSON: …").
     """
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         reason = "it nests too deep" if isinstance(error, RecursionError) else shortened(str(error))
-        raise ValueError(f"is no JSON: {reason}") from None
+        raise ValueError(f"is not JSON: {reason}") from None
     if not isinstance(value, dict):
-        raise ValueError("holds no JSON object")
+        raise ValueError("is not a JSON object")
     _check(value, finite, bits)
     return value
 
@@ -43,9 +43,9 @@ def shortened(text: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether it is text or the name of a file: bytes of a name that are no UTF-8 are surrogates, as Python has them.
+    """Whether it is text or the name of a file: bytes of a name that are not UTF-8 are surrogates, as in Python.
 
-    A half of a surrogate pair of another kind, as JSON's escapes can give, is nothing.
+    Other lone surrogates, as JSON's escapes can give, are refused.
     """
     try:
         value.encode("utf-8", "surrogateescape")
@@ -69,10 +69,10 @@ def _check(value: Any, finite: bool, bits: int) -> None:
                 inner.extend(item)
             elif type(item) is str:
                 if not item.isascii() and not is_text(item):
-                    raise ValueError(f"holds a text that is no UTF-8: {shown(item)}")
+                    raise ValueError(f"holds text that is not UTF-8: {shown(item)}")
             elif type(item) is int:
                 if not -(1 << bits - 1) <= item < 1 << bits - 1:
                     raise ValueError(f"holds a whole number of more than {bits} bits: {shown(item)}")
             elif type(item) is float and finite and not math.isfinite(item):
-                raise ValueError("holds a number that is not finite")
+                raise ValueError("holds NaN or Inf")
         level = inner

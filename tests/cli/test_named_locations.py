@@ -17,7 +17,7 @@ from markovae.checkpoints.reading import newest_checkpoint
 from markovae.cli.entry import main
 from markovae.data.data_config import DataConfig
 from markovae.data.loading import read_source
-from markovae.data.shard_writing import write_shards
+from markovae.data.shard_format import write_shards
 from markovae.errors import UserError
 from markovae.locations import SCHEMES
 

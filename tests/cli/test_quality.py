@@ -102,7 +102,7 @@ def test_comparing_needs_equal_conditions(
     path.write_text("[]", encoding="utf-8")
     assert "no quality record" in refused(*command)
     path.write_text("{", encoding="utf-8")
-    assert "is no JSON" in refused(*command)
+    assert "is not JSON" in refused(*command)
     assert "cannot be read" in refused("quality", digits_run, "--compare", tmp_path / "missing.json")
 
 

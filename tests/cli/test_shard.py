@@ -28,7 +28,7 @@ def test_what_gives_no_image_is_told_and_too_much_of_it_refused(tmp_path: Path, 
     assert "warning: 2 files of" in told.err
     assert "gave no image (broken00.png: not an image of a known format" in told.err
     assert main(["shard", str(many), "--out", str(tmp_path / "other")]) == 2
-    assert "20 of 50 files give no image" in capsys.readouterr().err
+    assert "20 of 50 files are unreadable" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
     assert main(["shard", str(few), "--out", str(tmp_path / "out")]) == 2
     assert "is not empty" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from markovae.errors import UserError
 
 RNG = np.random.default_rng(3)
 GREYS = RNG.integers(0, 256, (12, 6, 5), dtype=np.uint8)
-CONFIG = DataConfig("x")
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -22,7 +22,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 def test_npy_of_greys(tmp_path: Path):
     np.save(tmp_path / "x.npy", GREYS)
-    data = read_array_file(tmp_path / "x.npy", CONFIG).data
+    data = read_array_file(DataConfig(str(tmp_path / "x.npy"))).data
     assert np.array_equal(data.images[:, 0], GREYS)
     assert (data.labels, data.bins) == (None, 256)
 
@@ -31,7 +31,7 @@ def test_npy_of_greys(tmp_path: Path):
 def test_npz_names(tmp_path: Path, images: str, labels: str):
     rgb = RNG.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", **{images: rgb, labels: np.array([5, 5, 2, 2, 9, 9])})
-    data = read_array_file(tmp_path / "x.npz", CONFIG).data
+    data = read_array_file(DataConfig(str(tmp_path / "x.npz"))).data
     assert np.array_equal(data.images, np.moveaxis(rgb, -1, 1))
     assert data.class_names == ("2", "5", "9")
     assert data.labels is not None
@@ -42,13 +42,13 @@ def test_idx_files_pair_up_and_gz_reads_the_same(tmp_path: Path):
     labels = np.arange(12) % 3
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(GREYS))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels), mtime=0))
-    data = read_array_file(tmp_path / "train-images-idx3-ubyte", CONFIG).data
+    data = read_array_file(DataConfig(str(tmp_path / "train-images-idx3-ubyte"))).data
     assert np.array_equal(data.images[:, 0], GREYS)
     assert data.labels is not None
     assert data.labels.tolist() == labels.tolist()
     (tmp_path / "z.gz").write_bytes(gzip.compress(idx_bytes(GREYS), mtime=0))
     assert np.array_equal(read_idx(tmp_path / "z.gz"), GREYS)
-    assert np.array_equal(read_array_file(tmp_path / "z.gz", CONFIG).data.images[:, 0], GREYS)
+    assert np.array_equal(read_array_file(DataConfig(str(tmp_path / "z.gz"))).data.images[:, 0], GREYS)
 
 
 def test_an_idx_folder_keeps_its_test_part_and_drops_copies_from_training(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_an_idx_folder_keeps_its_test_part_and_drops_copies_from_training(tmp_pa
         (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
         (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(len(images)) % 4))
     assert holds_idx_files(tmp_path)
-    reading = read_idx_folder(tmp_path, CONFIG)
+    reading = read_idx_folder(DataConfig(str(tmp_path)))
     splits = splits_of(reading)
     assert np.array_equal(splits.test.images[:, 0], tested)
     assert splits.test.labels is not None
@@ -70,7 +70,7 @@ def test_an_idx_folder_keeps_its_test_part_and_drops_copies_from_training(tmp_pa
 
 def test_an_idx_folder_without_test_files_is_split_by_content(tmp_path: Path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(GREYS))
-    splits = splits_of(read_idx_folder(tmp_path, CONFIG))
+    splits = splits_of(read_idx_folder(DataConfig(str(tmp_path))))
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [10, 1, 1]
 
 
@@ -89,21 +89,21 @@ def test_an_idx_folder_without_test_files_is_split_by_content(tmp_path: Path):
 def test_damaged_idx_files_are_one_sentence(tmp_path: Path, content: bytes, sentence: str):
     (tmp_path / "x-idx3-ubyte").write_bytes(content)
     with pytest.raises(UserError, match=sentence):
-        read_array_file(tmp_path / "x-idx3-ubyte", CONFIG)
+        read_array_file(DataConfig(str(tmp_path / "x-idx3-ubyte")))
 
 
 def test_a_cut_off_gz_is_one_sentence(tmp_path: Path):
     (tmp_path / "x-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(GREYS), mtime=0)[:-20])
     with pytest.raises(UserError, match="cannot be read"):
-        read_array_file(tmp_path / "x-idx3-ubyte.gz", CONFIG)
+        read_array_file(DataConfig(str(tmp_path / "x-idx3-ubyte.gz")))
 
 
 def test_large_npy_is_mapped_and_arranged_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rgb = RNG.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", rgb)
-    small = splits_of(read_array_file(tmp_path / "x.npy", CONFIG))
+    small = splits_of(read_array_file(DataConfig(str(tmp_path / "x.npy"))))
     monkeypatch.setattr(cache, "LARGE_BYTES", 100)
-    reading = read_array_file(tmp_path / "x.npy", CONFIG)
+    reading = read_array_file(DataConfig(str(tmp_path / "x.npy")))
     assert isinstance(reading.data.images, np.memmap)
     large = splits_of(reading)
     assert isinstance(large.test.images, np.memmap)
@@ -113,7 +113,7 @@ def test_large_npy_is_mapped_and_arranged_on_disk(tmp_path: Path, monkeypatch: p
 def test_arrays_can_be_scaled(tmp_path: Path):
     np.save(tmp_path / "x.npy", np.arange(3, dtype=np.uint8).reshape(3, 1, 1) * np.ones((1, 28, 28), np.uint8))
     config = DataConfig("x", size=32, fit="pad", background="black")
-    data = read_array_file(tmp_path / "x.npy", config).data
+    data = read_array_file(replace(config, source=str(tmp_path / "x.npy"))).data
     assert data.shape == (1, 32, 32)
     assert data.images[2].max() == 2
 
@@ -121,19 +121,19 @@ def test_arrays_can_be_scaled(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "write", "sentence"),
     [
-        ("x.npy", lambda path: path.write_bytes(b"junk"), "no readable .npy"),
-        ("x.npy", lambda path: np.save(path, np.array([{}], dtype=object)), "no readable .npy"),
-        ("x.npz", lambda path: path.write_bytes(b"junk"), "no readable .npz"),
+        ("x.npy", lambda path: path.write_bytes(b"junk"), "not a readable .npy"),
+        ("x.npy", lambda path: np.save(path, np.array([{}], dtype=object)), "not a readable .npy"),
+        ("x.npz", lambda path: path.write_bytes(b"junk"), "not a readable .npz"),
         ("x.npz", lambda path: np.savez(path, a=GREYS, b=GREYS), "holds a, b: call the images `images`"),
         ("x.npz", lambda path: np.savez(path, images=GREYS, labels=np.arange(3)), "one each is needed"),
         ("x.png", lambda path: path.write_bytes(b""), "is a single image"),
-        ("x.zip", lambda path: path.write_bytes(b"PK"), "no .npy, .npz or idx file"),
+        ("x.zip", lambda path: path.write_bytes(b"PK"), "not an array file"),
     ],
 )
 def test_other_files_are_one_sentence(tmp_path: Path, name: str, write, sentence: str):
     write(tmp_path / name)
     with pytest.raises(UserError, match=sentence):
-        read_array_file(tmp_path / name, CONFIG)
+        read_array_file(DataConfig(str(tmp_path / name)))
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz", "x-idx3-ubyte", "x-idx3-ubyte.gz"])
@@ -154,7 +154,7 @@ def test_every_flipped_byte_is_read_or_one_sentence(tmp_path: Path, name: str):
     ]:
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
-            read_array_file(path, CONFIG)
+            read_array_file(DataConfig(str(path)))
         except UserError as error:
             refused.append(str(error))
     assert refused

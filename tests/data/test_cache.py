@@ -78,13 +78,13 @@ def test_a_temporary_cache_that_others_may_enter_is_refused(squatter: str, homel
     if squatter == "another's":
         folder.rename(homeless / "markovae-1")
         monkeypatch.setattr(cache.os, "getuid", lambda: 1)
-    with pytest.raises(UserError, match=r"is no private folder of this user: set MARKOVAE_CACHE"):
+    with pytest.raises(UserError, match=r"is not a private folder of this user: set MARKOVAE_CACHE"):
         cache.cache_folder()
 
 
 def test_a_cache_in_the_home_of_nobody_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MARKOVAE_CACHE", "~no_such_user_anywhere/cache")
-    with pytest.raises(UserError, match=r"MARKOVAE_CACHE=~no_such_user_anywhere/cache names a home that is not known"):
+    with pytest.raises(UserError, match=r"MARKOVAE_CACHE=~no_such_user_anywhere/cache has an unknown user in its path"):
         cache.cache_folder()
 
 

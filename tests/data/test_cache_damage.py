@@ -1,4 +1,4 @@
-"""Whatever happens to an entry of the cache, it is told, made anew, and nothing outside the cache is touched."""
+"""Whatever happens to an entry of the cache, it is told, made again, and nothing outside the cache is touched."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from markovae.data.images import ImageData
 from markovae.data.loading import read_source, splits_of
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import split_by_content
-from markovae.text.caption_features import encode_captions
+from markovae.text.conditioner import encode_captions
 
 Made = list[np.ndarray]
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def folder(work: Path) -> Made:
         images.mkdir()
         for number, pixels in enumerate(PIXELS):
             Image.fromarray(pixels).save(images / f"{number}.png")
-    data = read_folder(images, DataConfig(str(images))).data
+    data = read_folder(DataConfig(str(images))).data
     return [data.images, np.frombuffer(b"".join(data.content_hashes()), np.uint8)]
 
 
@@ -164,7 +164,7 @@ def test_every_damage_is_told_and_mended(source: Callable[[Path], Made], tmp_pat
         there = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
         again = source(tmp_path)
         said = capsys.readouterr().err
-        assert said.count("made anew") == said.count("\n") == 1, f"{what}: {said}"
+        assert said.count("made again") == said.count("\n") == 1, f"{what}: {said}"
         assert str(entry) in said
         assert all(np.array_equal(x, y) for x, y in zip(first, again, strict=True)), what
         assert [path.name for path in own_cache.iterdir()] == [entry.name], what
@@ -189,7 +189,7 @@ def test_files_that_may_not_be_read_are_made_anew(tmp_path: Path, own_cache: Pat
 
     monkeypatch.setattr("markovae.data.cache.os.open", once)
     assert np.array_equal(folder(tmp_path)[0], before)
-    assert "(Permission denied): it is made anew" in capsys.readouterr().err
+    assert "(Permission denied): it is made again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["images.npy", "record.json"])
@@ -204,7 +204,7 @@ def test_one_flipped_byte_anywhere_is_seen(name: str, own_cache: Path, monkeypat
         (own_cache / "big" / name).write_bytes(damaged)
         made = cache.entry("big", lambda stage: (stage / name).write_bytes(content), lambda kept: kept.bytes(name))
         assert made == content
-        assert "made anew" in capsys.readouterr().err
+        assert "made again" in capsys.readouterr().err
 
 
 def test_an_entry_that_is_whole_and_says_something_else_is_made_anew(own_cache: Path, capsys):
@@ -214,7 +214,7 @@ def test_an_entry_that_is_whole_and_says_something_else_is_made_anew(own_cache: 
         "one", lambda stage: cache.write_json(stage / "new.json", 2), lambda kept: kept.json("new.json")
     )
     assert found == 2
-    assert "made anew" in capsys.readouterr().err
+    assert "made again" in capsys.readouterr().err
 
 
 def test_tokens_stay_readable_when_their_entry_goes(own_cache: Path):

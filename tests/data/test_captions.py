@@ -24,7 +24,10 @@ def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
     captions, notes = read_captions(tmp_path, PATHS)
     assert captions == ("", "grün")
-    assert notes[1:] == ("1 caption names a file that is no readable image", "1 of 2 images have no caption (a/x.png)")
+    assert notes[1:] == (
+        "1 caption names a file that is not a readable image",
+        "1 of 2 images have no caption (a/x.png)",
+    )
 
 
 def test_several_captions_are_lines_of_one_text(tmp_path: Path):
@@ -47,7 +50,7 @@ def test_a_text_file_beside_each_image(tmp_path: Path):
     (tmp_path / "captions.csv").write_text("file_name,text\ny.png,blue\n")
     captions, notes = read_captions(tmp_path, PATHS)
     assert captions == ("", "blue")
-    assert "1 .txt files beside images are passed over: captions.csv is read" in notes
+    assert "1 .txt files beside images are skipped: captions are read from captions.csv" in notes
 
 
 def test_a_text_file_that_is_none_is_one_sentence(tmp_path: Path):
@@ -67,11 +70,11 @@ def test_a_text_file_that_is_none_is_one_sentence(tmp_path: Path):
         ("captions.csv", b'file_name,text\ny.png,"one\na/x.png,two\n', "quotation mark that is not closed"),
         ("captions.csv", b"file_name,text\ny.png\n", "line 2 must have"),
         ("captions.csv", b"file_name,text\ny.png,\xff\xfe\n", "not UTF-8"),
-        ("captions.csv", b"file_name,text\nq.png,a\n", "names none of the 2 images"),
+        ("captions.csv", b"file_name,text\nq.png,a\n", "matches no image of the 2"),
         ("metadata.jsonl", b"{", "line 1 is not JSON"),
         ("metadata.jsonl", b"[1]", "line 1 must be an object"),
-        ("metadata.jsonl", b"[" * 100_000, "line 1 is no JSON that captions"),
-        ("metadata.jsonl", b'{"file_name": "y.png", "text": ' + b"9" * 5000 + b"}", "line 1 is no JSON that captions"),
+        ("metadata.jsonl", b"[" * 100_000, "line 1 nests too deep"),
+        ("metadata.jsonl", b'{"file_name": "y.png", "text": ' + b"9" * 5000 + b"}", "line 1 nests too deep"),
         ("metadata.jsonl", b'{"file_name": "y.png", "text": "a \\ud800 b"}', "half a character"),
         ("metadata.jsonl", b'\n{"file_name": "y.png"}', "line 2 must have"),
     ],
@@ -136,4 +139,4 @@ def test_names_in_a_table_are_compared_and_never_opened(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
     captions, notes = read_captions(tmp_path, PATHS)
     assert captions == ("", "t0")
-    assert "6 captions name files that are no readable image" in notes
+    assert "6 captions name a file that is not a readable image" in notes

@@ -33,10 +33,10 @@ def config(place: Path, **options) -> DataConfig:
 
 def test_a_common_small_size_is_kept_pixel_for_pixel(tmp_path: Path):
     made = fill(tmp_path)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert np.array_equal(reading.data.images, np.stack(made))
     assert reading.data.labels is None
-    assert "size 8x8 (height x width), which all images share" in reading.summary.notes
+    assert "size 8x8 (height x width), common to all images" in reading.summary.notes
     assert reading.summary.sizes == {"8x8": 6}
     assert reading.summary.formats == {"PNG": 6}
 
@@ -44,14 +44,14 @@ def test_a_common_small_size_is_kept_pixel_for_pixel(tmp_path: Path):
 def test_height_and_width_may_differ(tmp_path: Path):
     for n in range(3):
         Image.new("L", (12, 4), 50 * n).save(tmp_path / f"{n}.png")
-    assert read_folder(tmp_path, config(tmp_path)).data.shape == (1, 4, 12)
-    assert read_folder(tmp_path, config(tmp_path, size=8, width=4)).data.shape == (1, 8, 4)
+    assert read_folder(config(tmp_path)).data.shape == (1, 4, 12)
+    assert read_folder(config(tmp_path, size=8, width=4)).data.shape == (1, 8, 4)
 
 
 def test_mixed_sizes_come_to_thirty_two_and_say_so(tmp_path: Path):
     fill(tmp_path, 3, side=40)
     fill(tmp_path / "more", 3, side=16)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert reading.data.shape == (3, 32, 32)
     notes = " ".join(reading.summary.notes)
     assert "size 32x32 by default" in notes
@@ -60,26 +60,26 @@ def test_mixed_sizes_come_to_thirty_two_and_say_so(tmp_path: Path):
 
 def test_grey_stays_one_channel_unless_asked(tmp_path: Path):
     made = fill(tmp_path, channels=1)
-    assert np.array_equal(read_folder(tmp_path, config(tmp_path)).data.images, np.stack(made))
-    rgb = read_folder(tmp_path, config(tmp_path, channels="rgb")).data.images
+    assert np.array_equal(read_folder(config(tmp_path)).data.images, np.stack(made))
+    rgb = read_folder(config(tmp_path, channels="rgb")).data.images
     assert np.array_equal(rgb, np.repeat(np.stack(made), 3, axis=1))
 
 
 def test_grey_beside_colour_becomes_rgb_and_is_said(tmp_path: Path):
     fill(tmp_path, 2)
     grey = fill(tmp_path / "grey", 2, channels=1)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert reading.data.shape == (3, 8, 8)
     assert np.array_equal(reading.data.images[2], np.repeat(grey[0], 3, axis=0))
     assert "2 grey images beside 2 in colour: all become rgb" in reading.summary.notes
     assert reading.summary.modes == {"RGB": 2, "L": 2}
-    assert read_folder(tmp_path, config(tmp_path, channels="grey")).data.shape == (1, 8, 8)
+    assert read_folder(config(tmp_path, channels="grey")).data.shape == (1, 8, 8)
 
 
 def test_sub_folders_are_classes(tmp_path: Path):
     fill(tmp_path / "cat", 2)
     fill(tmp_path / "dog" / "deep", 3)
-    data = read_folder(tmp_path, config(tmp_path)).data
+    data = read_folder(config(tmp_path)).data
     assert data.class_names == ("cat", "dog")
     assert data.labels is not None
     assert data.labels.tolist() == [0, 0, 1, 1, 1]
@@ -97,16 +97,16 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path: Path):
     fill(tmp_path / "set" / "Train" / "cat", 3)
     fill(tmp_path / "set" / "Train" / "dog", 3)
     with pytest.raises(UserError, match=r"holds Train, test, which are parts .* give .*/set/Train, of which"):
-        read_folder(tmp_path / "set", config(tmp_path / "set"))
-    assert read_folder(tmp_path / "set" / "Train", config(tmp_path)).data.class_names == ("cat", "dog")
+        read_folder(config(tmp_path / "set"))
+    assert read_folder(config(tmp_path / "set" / "Train")).data.class_names == ("cat", "dog")
     fill(tmp_path / "set" / "zebra", 2)
-    assert read_folder(tmp_path / "set", config(tmp_path / "set")).data.class_names == ("Train", "test", "zebra")
+    assert read_folder(config(tmp_path / "set")).data.class_names == ("Train", "test", "zebra")
 
 
 def test_one_folder_around_the_classes_is_told(tmp_path: Path):
     fill(tmp_path / "all" / "cat", 2)
     fill(tmp_path / "all" / "dog", 2)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert reading.data.labels is None
     assert any("all images lie in the folder all, so there are no classes" in note for note in reading.summary.notes)
 
@@ -128,10 +128,10 @@ def test_what_the_machine_failed_at_is_tried_again(tmp_path: Path, monkeypatch: 
         else:
             patch.setattr("markovae.data.image_files.header_of", lambda path, own: failing(path, own))
             real = header_of
-        reading = read_folder(tmp_path, config(tmp_path))
+        reading = read_folder(config(tmp_path))
     assert dict(reading.summary.unreadable)["02.png"] == "Input/output error"
     assert len(reading.data) == 3
-    whole = read_folder(tmp_path, config(tmp_path))
+    whole = read_folder(config(tmp_path))
     assert [name for name, _ in whole.summary.unreadable] == ["broken.png"]
     assert np.array_equal(whole.data.images, np.stack(made))
 
@@ -143,7 +143,7 @@ def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_read(tmp_path:
     (tmp_path / "empty.JPG").write_bytes(b"")
     (tmp_path / "text.webp").write_text("hello")
     os.mkfifo(tmp_path / "pipe.gif")
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert np.array_equal(reading.data.images, np.stack(made)[[0, 1, 3, 4]])
     reasons = dict(reading.summary.unreadable)
     assert set(reasons) == {"02.png", "empty.JPG", "text.webp", "pipe.gif"}
@@ -155,23 +155,23 @@ def test_unreadable_files_are_listed_with_reasons_and_the_rest_is_read(tmp_path:
 def test_captions_follow_their_images(tmp_path: Path):
     fill(tmp_path, 3)
     (tmp_path / "captions.csv").write_text("file_name,text\n02.png,last\n00.png,first\n")
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert reading.data.captions == ("first", "", "last")
     (tmp_path / "captions.csv").write_text("file_name,text\n00.png,other\n")
-    assert read_folder(tmp_path, config(tmp_path)).data.captions == ("other", "", "")
+    assert read_folder(config(tmp_path)).data.captions == ("other", "", "")
 
 
 def test_the_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = fill(tmp_path, 4)
-    first = read_folder(tmp_path, config(tmp_path)).data
+    first = read_folder(config(tmp_path)).data
     with monkeypatch.context() as patch:
         patch.setattr(folder, "map_in_processes", None)
-        again = read_folder(tmp_path, config(tmp_path, split_seed=3)).data
+        again = read_folder(config(tmp_path, split_seed=3)).data
         assert np.array_equal(first.images, again.images)
     Image.fromarray(np.moveaxis(255 - made[1], 0, -1)).save(tmp_path / "01.png")
     os.utime(tmp_path / "01.png", ns=(1, 1))
-    assert np.array_equal(read_folder(tmp_path, config(tmp_path)).data.images[1], 255 - made[1])
-    assert read_folder(tmp_path, config(tmp_path, size=16)).data.shape == (3, 16, 16)
+    assert np.array_equal(read_folder(config(tmp_path)).data.images[1], 255 - made[1])
+    assert read_folder(config(tmp_path, size=16)).data.shape == (3, 16, 16)
 
 
 def test_worker_processes_decode_the_same(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
@@ -180,7 +180,7 @@ def test_worker_processes_decode_the_same(tmp_path: Path, own_cache: Path, monke
     monkeypatch.setattr(folder, "SERIAL_HEADERS", 1)
     monkeypatch.setattr(folder, "SERIAL_IMAGES", 1)
     monkeypatch.setattr("markovae.data.workers.worker_count", lambda: 2)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert np.array_equal(reading.data.images, np.stack(made))
     assert [path for path, _ in reading.summary.unreadable] == ["99.png"]
 
@@ -189,9 +189,9 @@ def test_large_sets_stay_on_disk_part_by_part(tmp_path: Path, monkeypatch: pytes
     from markovae.data.loading import splits_of
 
     made = np.stack(fill(tmp_path, 10))
-    small = splits_of(read_folder(tmp_path, config(tmp_path)))
+    small = splits_of(read_folder(config(tmp_path)))
     monkeypatch.setattr(cache, "LARGE_BYTES", 100)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert isinstance(reading.data.images, np.memmap)
     assert np.array_equal(reading.data.images, made)
     large = splits_of(reading)
@@ -205,20 +205,20 @@ def test_large_sets_stay_on_disk_part_by_part(tmp_path: Path, monkeypatch: pytes
     [
         ({}, r"holds no images \(0 other files\)"),
         ({"notes.txt": b"x"}, r"holds no images \(1 other files\)"),
-        ({"a.png": b"", "b.jpg": b"x"}, r"none of the 2 image files .* can be read \(a.png: the file is empty\)"),
+        ({"a.png": b"", "b.jpg": b"x"}, r"all 2 image files .* are unreadable \(a.png: the file is empty\)"),
     ],
 )
 def test_nothing_to_read_is_one_sentence(tmp_path: Path, names: dict[str, bytes], sentence: str, own_cache: Path):
     for name, content in names.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=sentence):
-        read_folder(tmp_path, config(tmp_path))
+        read_folder(config(tmp_path))
     assert list(own_cache.iterdir()) == []
 
 
 def test_one_image_is_too_few(tmp_path: Path):
     fill(tmp_path, 1)
-    reading = read_folder(tmp_path, config(tmp_path))
+    reading = read_folder(config(tmp_path))
     assert len(reading.data) == len(reading.split.train) == 1
     with pytest.raises(UserError, match="holds 1 image, 1 of them different: at least 3"):
         splits_of(reading)

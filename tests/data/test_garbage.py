@@ -115,7 +115,7 @@ def test_mutated_images_give_pixels_or_a_reason(tmp_path: Path, count: int):
     assert all(reason and "\n" not in reason for _, reason in reading.summary.unreadable)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * 1024, "memory is bounded"
     assert len(load_data(config).unreadable) == len(reading.summary.unreadable)
-    with pytest.raises(UserError, match=r"of 1,?0,?\d+ files give no image \(bad-\d+\.png: .*data\.bad_fraction=1"):
+    with pytest.raises(UserError, match=r"of 1,?0,?\d+ files are unreadable \(bad-\d+\.png: .*data\.bad_fraction=1"):
         load_data(DataConfig(str(folder), size=8))
 
 
@@ -131,7 +131,7 @@ def test_more_than_ten_and_more_than_one_per_cent_stop(tmp_path: Path, good: int
         assert len(load_data(config).unreadable) == bad
     else:
         with pytest.raises(
-            UserError, match=rf"{bad} of {good + bad:,} files give no image \(bad-000.png: not an image"
+            UserError, match=rf"{bad} of {good + bad:,} files are unreadable \(bad-000.png: not an image"
         ):
             load_data(config)
         assert len(load_data(DataConfig(str(folder), bad_fraction=0.5)).unreadable) == bad
@@ -148,8 +148,8 @@ def test_an_empty_class_is_explained(tmp_path: Path):
     (folder / "notes" / "a.txt").touch()
     splits = load_data(DataConfig(str(folder)))
     assert splits.train.class_names == ("cats", "dogs")
-    said = [note for note in splits.notes if "no classes" in note]
-    assert said == ["2 sub-folders hold no image that can be read, so they are no classes (birds, notes)"]
+    said = [note for note in splits.notes if "classes" in note]
+    assert said == ["2 sub-folders hold no readable image and are not classes (birds, notes)"]
 
 
 def test_a_class_without_an_image_to_train_on_is_explained(tmp_path: Path):

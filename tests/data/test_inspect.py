@@ -41,7 +41,7 @@ def test_a_folder_is_told_whole(tmp_path: Path):
         "“a cat”",
         "duplicates     1",
         "cat/bad.png: not an image",
-        "the images lean to red",
+        "the images have a red cast",
         "can be halved only 2 times",
         "8 of 9 images have no caption",
     ):

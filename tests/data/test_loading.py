@@ -85,7 +85,7 @@ def test_a_full_disk_is_told_before_writing(greys: Path, monkeypatch: pytest.Mon
 
 
 def test_a_home_folder_of_nobody_is_told():
-    with pytest.raises(UserError, match="names the home folder of nobody here"):
+    with pytest.raises(UserError, match="unknown user in path"):
         load_data("~nobody-of-this-name/photos")
 
 

@@ -14,9 +14,9 @@ from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.inspecting import inspect_data
 from markovae.data.loading import load_data, read_source, reopen, splits_of
+from markovae.data.shard_format import INDEX, RECORD, write_shards
 from markovae.data.shard_store import ShardStore
-from markovae.data.shard_writing import write_shards
-from markovae.data.shards import INDEX, RECORD, StoredImages
+from markovae.data.shards import StoredImages
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import SCHEMES
 
@@ -391,7 +391,7 @@ def test_what_a_cut_or_missing_shard_costs_is_said(tmp_path: Path, sound: Path):
     with pytest.raises(UserError, match=r"No such file.*\(10 of its 10 images are missing, of 41 in all"):
         load_data(DataConfig(str(out)))
     __import__("os").mkfifo(path)
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         load_data(DataConfig(str(out)))
 
 
@@ -485,7 +485,7 @@ def test_a_fetched_shard_that_was_damaged_is_fetched_anew(damage: str, tmp_path:
     else:
         fetched.mkdir()
     assert np.array_equal(np.asarray(read_source(DataConfig("memory://damaged")).data.images), whole)
-    assert "it is fetched anew" in capsys.readouterr().err
+    assert "it is fetched again" in capsys.readouterr().err
     assert fetched.read_bytes() == content
     assert (tmp_path / "victim").read_bytes() == content[:100]
 
@@ -546,6 +546,6 @@ def test_captions_that_cannot_be_read_are_told_and_marks_are_none_of_the_text(tm
     assert reading.data.captions[:4] == ("a hat", "", "", "a beard")
     assert reading.summary.unreadable == ()
     assert reading.summary.notes[-1] == (
-        "a class or caption could not be read and counts as none: part-000.tar/01.txt is no UTF-8 text: save it as "
+        "a class or caption could not be read and is left empty: part-000.tar/01.txt is not UTF-8 text: save it as "
         "UTF-8, and 1 more"
     )

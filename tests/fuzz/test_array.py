@@ -6,6 +6,7 @@ import os
 import random
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def test_an_array_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
     def door(path: Path) -> None:
         config = DataConfig("x", size=8)
         if "idx" in path.name and path.is_file():
-            read_idx_folder(tmp_path, config)
-        read_array_file(path, config)
+            read_idx_folder(replace(config, source=str(tmp_path)))
+        read_array_file(replace(config, source=str(path)))
 
     for name in kinds:
         path = tmp_path / name

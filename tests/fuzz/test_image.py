@@ -27,10 +27,9 @@ from tests.fuzz.sandbox import CANARY, MEGABYTE
 
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import Failure, _decode_one
-from markovae.data.image_files import FoundFile, read_header
+from markovae.data.image_files import FoundFile, plan, read_header
 from markovae.data.image_reader import MAX_MEMORY
 from markovae.data.pictures import read_mask, read_picture
-from markovae.data.plan import plan
 from markovae.errors import UserError
 
 SIDES = (0, 1, 2, 8, 1000, 2049, 4096, 16_383, 32_768, 65_535, 2**24, 2**31 - 1, 2**32 - 1)

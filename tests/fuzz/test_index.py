@@ -18,8 +18,7 @@ from tests.fuzz.sandbox import CANARY
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import read_source, splits_of
-from markovae.data.shard_writing import write_shards
-from markovae.data.shards import CAPTIONS, INDEX, RECORD
+from markovae.data.shard_format import CAPTIONS, INDEX, RECORD, write_shards
 
 ODD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2, 3, 17, 255, 256, 257, 2**31, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63), 10**400),

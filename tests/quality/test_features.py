@@ -50,7 +50,7 @@ def test_a_damaged_entry_is_made_anew(
     path.write_bytes(content)
     assert torch.equal(cached_features(extractor, images, 256), made)
     assert extractor.network.seen == 240
-    assert "made anew" in capsys.readouterr().err
+    assert "made again" in capsys.readouterr().err
 
 
 def test_the_key_is_the_content_and_all_that_makes_the_features(extractor: Extractor, images: np.ndarray) -> None:

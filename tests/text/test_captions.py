@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from markovae.text.caption_features import CaptionTokens, encode_captions
+from markovae.text.conditioner import CaptionTokens, encode_captions
 
 
 class Counting:

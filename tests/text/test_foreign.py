@@ -150,10 +150,10 @@ def test_weights_that_are_missing_are_not_made_up(made: Callable[[str], Path], t
     name = next(name for name in weights if "layers.1" in name)
     del weights[name]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"is no text encoder: its weights lack .*layers\.1"):
+    with pytest.raises(UserError, match=r"is not a text encoder: its weights lack .*layers\.1"):
         load_encoder(str(folder))
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"is no text encoder: model\.safetensors holds no tensors"):
+    with pytest.raises(UserError, match=r"is not a text encoder: model\.safetensors holds no tensors"):
         load_encoder(str(folder))
 
 
@@ -161,7 +161,7 @@ def test_weights_that_are_missing_are_not_made_up(made: Callable[[str], Path], t
     ("config", "said"),
     [
         (None, r"config\.json cannot be read"),
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
         ("{", "cannot be read"),
         ('{"model_type": "bert"}', "type 'bert': a text encoder is one of clip, clip_text_model, t5"),
         ('{"model_type": "t5", "d_model": "512"}', r"says d_model='512'"),
@@ -223,7 +223,7 @@ def test_a_folder_that_has_more_read_or_run_than_it_holds_is_refused_before_tran
 def test_pipes_and_depths_in_a_folder_are_refused_at_once(made: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shutil.copytree(made("clip"), tmp_path / "encoder")
     __import__("os").mkfifo(folder / "added.json")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         encoder_hash(str(folder))
     (folder / "added.json").unlink()
     for content in ("[" * 100_000, '{"model_type": ["clip"]}', '{"model_type": "clip", "text_config": 3}'):
@@ -262,7 +262,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_a_model_is_made(
     table = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**table, **change}))
     monkeypatch.setattr("torch.nn.Module.__init__", lambda *a, **k: pytest.fail("a model was made"))
-    with pytest.raises(UserError, match=r"is no text encoder"):
+    with pytest.raises(UserError, match=r"is not a text encoder"):
         load_encoder(str(folder))
 
 

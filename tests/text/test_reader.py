@@ -107,5 +107,5 @@ def test_two_models_read_alike_by_the_encoders_hash(conditioner: EncoderConditio
 
 
 def test_nobodys_home_is_told():
-    with pytest.raises(UserError, match="names the home folder of nobody here"):
+    with pytest.raises(UserError, match="unknown user in its path"):
         load_encoder("~nobody-of-this-name/clip")

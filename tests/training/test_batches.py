@@ -10,7 +10,7 @@ import torch
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source
-from markovae.data.shard_writing import write_shards
+from markovae.data.shard_format import write_shards
 from markovae.diffusion.objective import Objective, uniform_levels
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.schedule import LogSNRLinear

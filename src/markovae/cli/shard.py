@@ -8,6 +8,7 @@ from typing import Any
 
 from markovae.cli.options import add_json, whole
 from markovae.cli.output import tell_left_out
+from markovae.data.data_config import ANY_SOURCE
 from markovae.errors import UserError
 from markovae.log import show, show_json
 
@@ -27,10 +28,10 @@ PER_SHARD = 10_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae shard`."""
-    parser.add_argument("data", metavar="DATA", help="an image folder, an array file, other shards, faces or digits")
+    parser.add_argument("data", metavar="DATA", help=ANY_SOURCE)
     parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
     parser.add_argument(
-        "--per-shard", metavar="N", type=whole(1), default=PER_SHARD, help="images a shard (default: 10,000)"
+        "--per-shard", metavar="N", type=whole(1), default=PER_SHARD, help="images per shard (default: 10,000)"
     )
     parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
     parser.add_argument(
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
     from markovae.config import Config
     from markovae.data.loading import read_source, require_readable
-    from markovae.data.shard_writing import write_shards
+    from markovae.data.shard_format import write_shards
 
     out = Path(options.out)
     require_free(out)
@@ -73,14 +74,14 @@ def require_free(out: Path) -> None:
     """Nothing is overwritten.
 
     Raises:
-        UserError: for a folder that holds anything, a file, or a place that does not exist.
+        UserError: for a folder that holds anything, a file, or a missing parent folder.
     """
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out} is not empty: name a new folder, or empty it")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder")
     if not out.parent.is_dir():
-        raise UserError(f"--out {out} cannot be made: {out.parent} is no folder")
+        raise UserError(f"--out {out} cannot be made: {out.parent} is not a folder")
 
 
 def describe(record: dict[str, Any], out: Path) -> str:

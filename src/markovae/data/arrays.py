@@ -1,4 +1,4 @@
-"""What an array of numbers says about itself: its axes, its grey values, its classes."""
+"""Array files as images: .npy, .npz and idx; axes, grey values and classes."""
 
 import gzip
 import math
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from markovae.data import cache
-from markovae.data.data_config import DataConfig
+from markovae.data.data_config import ANY_SOURCE, DataConfig
 from markovae.data.image_files import ENDINGS, reason_of, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.npy import npz_names, read_exactly, read_npy, read_npz, require_plausible
@@ -35,7 +35,7 @@ def as_channels_first(raw: Raw, layout: str, name: str) -> Raw:
 
     Args:
         layout: "auto", "nhw", "nhwc" or "nchw".
-    Raises: UserError where the shape is no stack of images, or where two readings are possible.
+    Raises: UserError where the shape is not a stack of images, or where two layouts are possible.
     """
     axes = {"nhw": 3, "nhwc": 4, "nchw": 4}
     if layout in axes and raw.ndim != axes[layout]:
@@ -46,12 +46,12 @@ def as_channels_first(raw: Raw, layout: str, name: str) -> Raw:
             "reshape it, for instance x.reshape(-1, 28, 28)"
         )
     if 0 in raw.shape:
-        raise UserError(f"{name} has shape {raw.shape}: that is no images or no pixels; give an array with images")
+        raise UserError(f"{name} has shape {raw.shape}: it is empty; give an array with images")
     if raw.ndim == 3:
         if layout == "auto" and raw.shape[-1] in (1, 3, 4) and raw.shape[1] > 4:
             raise UserError(
                 f"{name} has shape {raw.shape}, which looks like one colour image: give N of them with a "
-                "leading axis, or say data.layout='nhw' if these are grey images that narrow"
+                "leading axis, or set data.layout='nhw' if these are grey images that narrow"
             )
         return raw[:, None]
     return _four_axes(raw, layout, name)
@@ -62,7 +62,7 @@ def _four_axes(raw: Raw, layout: str, name: str) -> Raw:
     if layout == "auto":
         if first and last:
             raise UserError(
-                f"{name} has shape {raw.shape}, whose channels may be second or last: say data.layout='nchw' or 'nhwc'"
+                f"{name} has shape {raw.shape}, whose channels may be second or last: set data.layout='nchw' or 'nhwc'"
             )
         with_alpha = raw.shape[1] == 4 and raw.shape[3] != 4 and not last
         layout = "nchw" if first or with_alpha else "nhwc"
@@ -152,11 +152,12 @@ def holds_idx_files(folder: Path) -> bool:
     return _idx_path(folder, IDX_FILES[0][0]) is not None
 
 
-def read_idx_folder(folder: Path, config: DataConfig) -> Source:
+def read_idx_folder(config: DataConfig) -> Source:
     """A folder with the idx files of MNIST's naming; its t10k files are the test part, where present.
 
     Raises: UserError for damaged or missing files.
     """
+    folder = config.path
     images: list[Raw] = []
     labels: list[Raw] = []
     for image_name, label_name in IDX_FILES:
@@ -180,14 +181,15 @@ def read_idx_folder(folder: Path, config: DataConfig) -> Source:
     return Source(data, parts, _findings(joined, data, parts.left_out))
 
 
-def read_array_file(path: Path, config: DataConfig) -> Source:
+def read_array_file(config: DataConfig) -> Source:
     """One array file, split by content hash.
 
     .npy holds images alone and is memory-mapped beyond 1 GiB; .npz holds images (`images`, `arr_0`, `x`)
     and perhaps labels (`labels`, `arr_1`, `y`); an idx images file takes the labels file beside it.
 
-    Raises: UserError for anything that is no stack of images, with the remedy.
+    Raises: UserError for anything but a stack of images.
     """
+    path = config.path
     ending = path.suffix.lower()
     labels: Raw | None = None
     if ending == ".npy":
@@ -199,7 +201,7 @@ def read_array_file(path: Path, config: DataConfig) -> Source:
     elif ending in ENDINGS:
         raise UserError(f"{path} is a single image: give the folder that holds the images")
     else:
-        raise UserError(f"{path} is no .npy, .npz or idx file: give one of these, or an image folder")
+        raise UserError(f"{path} is not an array file (.npy, .npz or idx): give {ANY_SOURCE}")
     data = _image_data(images, labels, str(path), config)
     parts = split_by_content(data.content_hashes(), config, data.name)
     return Source(data, parts, _findings(images, data, parts.left_out))
@@ -208,13 +210,13 @@ def read_array_file(path: Path, config: DataConfig) -> Source:
 def read_idx(path: Path) -> Raw:
     """The array of an idx file (plain or .gz): magic 00 00 08 n, n big-endian sizes, then bytes.
 
-    Raises: UserError where it is no idx file of bytes, or is shorter or longer than it says.
+    Raises: UserError where it is not an idx file of bytes, or its size differs from its header.
     """
     try:
         with open_regular(path) as file, _unpacked(path, file) as handle:
             magic = handle.read(4)
             if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= 4:
-                raise UserError(f"{path} is no idx file: it does not begin with its magic number")
+                raise UserError(f"{path} is not an idx file: it does not begin with the magic number")
             if magic[2] != IDX_UBYTE:
                 raise UserError(f"{path} holds idx type 0x{magic[2]:02x}: only bytes (0x08) are read")
             shape = tuple(int.from_bytes(handle.read(4), "big") for _ in range(magic[3]))
@@ -260,7 +262,7 @@ def _read_npy(path: Path) -> Raw:
     try:
         return read_npy(path, cache.LARGE_BYTES)
     except DAMAGED as error:
-        raise UserError(f"{path} is no readable .npy file of numbers ({reason_of(error)})") from None
+        raise UserError(f"{path} is not a readable .npy file of numbers ({reason_of(error)})") from None
 
 
 def _read_npz(path: Path) -> tuple[Raw, Raw | None]:
@@ -275,7 +277,7 @@ def _read_npz(path: Path) -> tuple[Raw, Raw | None]:
     except UserError:
         raise
     except DAMAGED as error:
-        raise UserError(f"{path} is no readable .npz file of numbers ({reason_of(error)})") from None
+        raise UserError(f"{path} is not a readable .npz file of numbers ({reason_of(error)})") from None
     return stored[image_key], None if label_key is None else stored[label_key]
 
 

@@ -37,7 +37,7 @@ DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError
 def cache_folder() -> Path:
     """$MARKOVAE_CACHE, else $XDG_CACHE_HOME/markovae, else ~/.cache/markovae. It need not exist yet.
 
-    Where there is no home, or it cannot be written, a folder of this user's among the temporary ones, said once.
+    Without a writable home it is a folder of this user below the temporary one, which is logged once.
 
     Raises: UserError where that folder is someone else's.
     """
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
         try:
             return Path(own).expanduser()
         except RuntimeError:
-            raise UserError(f"MARKOVAE_CACHE={own} names a home that is not known: give a whole path") from None
+            raise UserError(f"MARKOVAE_CACHE={own} has an unknown user in its path: give the whole path") from None
     folder = _home_cache()
     return _temporary_cache() if folder is None else folder
 
@@ -71,9 +71,9 @@ def _temporary_cache() -> Path:
             folder.mkdir(0o700)
         about = folder.lstat()
     except OSError as error:
-        raise UserError(f"there is no place for the cache ({error.strerror}): set MARKOVAE_CACHE to a folder") from None
+        raise UserError(f"the cache folder cannot be made ({error.strerror}): set MARKOVAE_CACHE to a folder") from None
     if not stat.S_ISDIR(about.st_mode) or (os.name != "nt" and (about.st_uid, about.st_mode & 0o077) != (user, 0)):
-        raise UserError(f"{folder} is no private folder of this user: set MARKOVAE_CACHE to a folder for the cache")
+        raise UserError(f"{folder} is not a private folder of this user: set MARKOVAE_CACHE to a folder for the cache")
     log(f"no home folder that can be written: the cache is {folder}; set MARKOVAE_CACHE to keep it elsewhere")
     return folder
 
@@ -127,7 +127,7 @@ def entry(
     """What `read` takes from the cache entry `name`, which `make(stage)` fills where it is missing.
 
     Every file's size and checksum is compared with the entry's seal. An entry that does not fit, or that `read` fails
-    on, is made anew and that is said. Several processes may do so at once: what one has opened or made is its own.
+    on, is made again, with a message. Several processes may do so at once: what one has opened or made is its own.
 
     Args:
         folder: that the entry lies in; left out, the cache folder.
@@ -141,7 +141,7 @@ def entry(
         except DAMAGED as error:
             if _mark(path) != mark:
                 continue  # another process replaced it meanwhile
-            log(f"the cache entry {path} is damaged ({_reason(error)}): it is made anew")
+            log(f"the cache entry {path} is damaged ({_reason(error)}): it is made again")
             forget(path)
             break
     with _staged(path) as stage:
@@ -180,7 +180,7 @@ def _opened(path: Path, name: str) -> Iterator[Entry]:
     Raises: one of DAMAGED where anything is not.
     """
     if path.is_symlink() or not path.is_dir():
-        raise ValueError("it is no folder")
+        raise ValueError("it is not a folder")
     with ExitStack() as stack:
         sealed = stack.enter_context(_open(path / SEAL))
         seal = json.loads(sealed.read(LONGEST_SEAL))
@@ -189,7 +189,7 @@ def _opened(path: Path, name: str) -> Iterator[Entry]:
         files = {}
         for known, sizes in seal["files"].items():
             if known != Path(known).name:
-                raise ValueError(f"{known[:80]!r} is no file of an entry")
+                raise ValueError(f"{known[:80]!r} is not a file of an entry")
             files[known] = stack.enter_context(_open(path / known))
             if sizes != _checksum(files[known]):
                 raise ValueError(f"{known!r} is not what was written")
@@ -202,7 +202,7 @@ def _open(path: Path) -> BinaryIO:
     handle = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ValueError(f"{path.name!r} is no file")
+        raise ValueError(f"{path.name!r} is not a regular file")
     return os.fdopen(handle, "rb")
 
 
@@ -301,7 +301,7 @@ def _refused(folder: Path, error: OSError) -> UserError:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON text; ASCII alone, since names of files may hold what is no UTF-8."""
+    """Write `value` as JSON text; ASCII alone, since file names may not be UTF-8."""
     path.write_text(json.dumps(value), encoding="ascii")
 
 

@@ -1,4 +1,4 @@
-"""Captions of a folder of images: captions.csv or metadata.jsonl, with `file_name` and `text`; or a .txt an image.
+"""Captions of a folder of images: captions.csv or metadata.jsonl, with `file_name` and `text`; or a .txt per image.
 
 A file of captions may be a link, for so are those of many tools that keep contents in a store. But it must lead to a
 regular file in the data's folder, or in one where an image that it belongs to really lies: anything else could make a
@@ -34,7 +34,7 @@ def read_captions(folder: Path, paths: Sequence[str]) -> tuple[tuple[str, ...] |
 
     Args:
         paths: images below `folder`, "/" between names, as `file_name` names them ("\\" is understood too).
-    Raises: UserError where both files exist, or a row has no file_name or text, or a file is no text.
+    Raises: UserError where both files exist, or a row has no file_name or text, or a file is not text.
     """
     present = [folder / name for name in NAMES if (folder / name).is_file()]
     for table in present:
@@ -45,7 +45,9 @@ def read_captions(folder: Path, paths: Sequence[str]) -> tuple[tuple[str, ...] |
     if present:
         texts, notes = _from_table(present[0], paths)
         if beside:
-            notes.append(f"{len(beside)} .txt files beside images are passed over: {present[0].name} is read")
+            notes.append(
+                f"{len(beside)} .txt files beside images are skipped: captions are read from {present[0].name}"
+            )
     elif beside:
         for path, file in beside.items():
             _require_own(file, folder, [path])
@@ -102,7 +104,7 @@ def _text_of(file: Path) -> list[str]:
 
 
 def is_text(text: str) -> bool:
-    """Whether these are whole characters: bytes that were no UTF-8 arrive as halves of some."""
+    """Whether it is valid Unicode: bytes that are not UTF-8 arrive as lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -126,19 +128,19 @@ def _from_table(file: Path, paths: Sequence[str]) -> tuple[dict[str, list[str]],
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"{file} is no sound CSV ({error}): look for a quotation mark that is not closed") from None
+        raise UserError(f"{file} is not valid CSV ({error}): look for an unclosed quotation mark") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
     if texts and not set(texts) & set(paths):
         raise UserError(
-            f"{file} names none of the {len(paths)} images ({next(iter(texts))}, …): "
+            f"{file} matches no image of the {len(paths)} ({next(iter(texts))}, …): "
             "file_name is the path below the folder"
         )
     notes = [f"captions from {file.name}"]
     strangers = len(set(texts) - set(paths))
     if strangers:
-        them = "1 caption names a file that is" if strangers == 1 else f"{strangers} captions name files that are"
-        notes.append(f"{them} no readable image")
+        them = "1 caption names" if strangers == 1 else f"{strangers} captions name"
+        notes.append(f"{them} a file that is not a readable image")
     return texts, notes
 
 
@@ -197,7 +199,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, object, object]]:
                 raise UserError(f"{file} line {number} is not JSON ({error.msg})") from None
             except (ValueError, RecursionError):
                 raise UserError(
-                    f"{file} line {number} is no JSON that captions take: too deep, or too long a number"
+                    f"{file} line {number} nests too deep, or has too long a number: give file_name and text"
                 ) from None
             if not isinstance(row, dict):
                 raise UserError(f"{file} line {number} must be an object with file_name and text")

@@ -1,48 +1,24 @@
-"""Combinations of attributes that no training face shows: how well a model puts together what it never saw together."""
+"""The section [data]: where the images come from, and how they are brought to one shape."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from markovae.data.faces import Attributes, values
+from markovae.data.faces import combinations
 from markovae.errors import UserError
 from markovae.strict_json import shown
 
-
-def combinations(texts: Sequence[str]) -> list[dict[str, str]]:
-    """ "attribute=value, attribute=value" as tables, one a text.
-
-    Raises: UserError for an attribute or value that faces do not have, or fewer than two of them.
-    """
-    return [_combination(text) for text in texts]
-
-
-def shows(face: Attributes, wanted: Mapping[str, str]) -> bool:
-    """Whether a face shows all of a combination."""
-    return all(getattr(face, name) == value for name, value in wanted.items())
-
-
-def _combination(text: str) -> dict[str, str]:
-    known, found = values(), {}
-    for part in text.split(","):
-        name, _, value = (word.strip() for word in part.partition("="))
-        name = name.replace(" ", "_")
-        if name not in known or value not in known[name]:
-            word, words = (value, list(known[name])) if name in known else (name, list(known))
-            near = difflib.get_close_matches(word, words, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"data.hold_out names {part.strip()!r}: give attributes of the faces and values they take, such as "
-                f"'hair=curly, glasses=round'{hint}"
-            )
-        found[name] = value
-    if len(found) < 2:
-        raise UserError(f"data.hold_out={text!r} must name at least two attributes: one alone would never be learned")
-    return found
-
-
+# Every kind of source, and how help and messages name it; `loading` says which source is which and who reads it.
+KINDS = {
+    "faces": "faces",
+    "digits": "digits",
+    "folder": "an image folder",
+    "array": "an array file (.npy, .npz or idx)",
+    "shards": "shards",
+}
+ANY_SOURCE = f"{', '.join([*KINDS.values()][:-1])} or {[*KINDS.values()][-1]}"
 CHANNELS = ("auto", "grey", "rgb")
 FITS = ("crop", "pad", "resize")
 LAYOUTS = ("auto", "nhw", "nhwc", "nchw")
@@ -54,8 +30,8 @@ class DataConfig:
     """Where the images come from and how they are brought to one shape.
 
     Args:
-        source: "faces", "digits", an image folder, a folder with the four idx files, or an array file
-            (.npy, .npz, idx, idx.gz).
+        source: one of `KINDS`: "faces", "digits", an image folder, an array file (.npy, .npz, idx, idx.gz) or a folder
+            of MNIST's idx files, or shards (a folder of them, one .tar, a pattern with {000..099}, or a URL).
         size: height in pixels; 0 = the source's own: faces 32, digits 8, arrays as they are; folders keep
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
         width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).
@@ -68,7 +44,7 @@ class DataConfig:
             another digit, so it is off by default.
         split_seed: chooses which images are held out (of sources that bring no split of their own).
         validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
-        bad_fraction: share of the files that may give no image; with more (and more than ten) nothing is trained.
+        bad_fraction: share of the files that may be unreadable; above it (and above ten files) training is refused.
         hold_out: of the faces, combinations that no training image shows, each as "hair=curly, glasses=round".
 
     Raises: UserError with one sentence for a value out of its range.
@@ -90,7 +66,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not self.source.strip():
-            raise UserError("data.source is empty: give faces, digits, an image folder or an array file")
+            raise UserError(f"data.source is empty: give {ANY_SOURCE}")
         _one_of("data.channels", self.channels, CHANNELS)
         _one_of("data.fit", self.fit, FITS)
         _one_of("data.layout", self.layout, LAYOUTS)
@@ -124,6 +100,17 @@ class DataConfig:
             )
 
     @property
+    def path(self) -> Path:
+        """The source as a path of this machine; ~ alone or with a name is a home folder.
+
+        Raises: UserError for a user that is not known here.
+        """
+        try:
+            return Path(self.source).expanduser()
+        except RuntimeError:
+            raise UserError(f"unknown user in path {self.source}: give the whole path") from None
+
+    @property
     def shape(self) -> tuple[int, int] | None:
         """(height, width) asked for, or None where the source decides."""
         return (self.size, self.width or self.size) if self.size else None
@@ -150,7 +137,7 @@ def background_rgb(colour: str) -> tuple[int, int, int]:
         near = difflib.get_close_matches(colour.lower(), ImageColor.colormap, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"data.background={shown(colour)} is no colour: give a name such as white, or #rrggbb{hint}"
+            f"data.background={shown(colour)} is not a colour: give a name such as white, or #rrggbb{hint}"
         ) from None
     if len(rgb) != 3:
         raise UserError(f"data.background={shown(colour)} is itself transparent: give an opaque colour")

@@ -8,10 +8,13 @@ a bob or long hair wears a beard. Brown hair on dark skin, which 32 pixels canno
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from markovae.errors import UserError
 
 RECIPE = "markovae-faces-1"
 
@@ -364,3 +367,35 @@ def _known() -> dict[str, dict[str, str]]:
     made += [("glasses", {"glasses": glasses}) for glasses in GLASSES if glasses != "none"]
     made += [("eyes", {"eyes": eyes}) for eyes in EYES if eyes != "hidden"]
     return {phrases(replace(_PLAIN, **told))[name]: told for name, told in made}  # type: ignore[arg-type]
+
+
+def combinations(texts: Sequence[str]) -> list[dict[str, str]]:
+    """ "attribute=value, attribute=value" as tables, one a text.
+
+    Raises: UserError for an attribute or value that faces do not have, or fewer than two of them.
+    """
+    return [_combination(text) for text in texts]
+
+
+def shows(face: Attributes, wanted: Mapping[str, str]) -> bool:
+    """Whether a face shows all of a combination."""
+    return all(getattr(face, name) == value for name, value in wanted.items())
+
+
+def _combination(text: str) -> dict[str, str]:
+    known, found = values(), {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        name = name.replace(" ", "_")
+        if name not in known or value not in known[name]:
+            word, words = (value, list(known[name])) if name in known else (name, list(known))
+            near = difflib.get_close_matches(word, words, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"data.hold_out names {part.strip()!r}: give attributes of the faces and values they take, such as "
+                f"'hair=curly, glasses=round'{hint}"
+            )
+        found[name] = value
+    if len(found) < 2:
+        raise UserError(f"data.hold_out={text!r} must name at least two attributes: one alone would never be learned")
+    return found

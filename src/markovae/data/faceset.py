@@ -1,4 +1,4 @@
-"""Faces as pixels.
+"""Faces as pixels: drawing, and the source "faces".
 
 Artwork: a remix of "Avataaars" by Pablo Stanley (https://avataaars.com/, free for personal and
 commercial use), composed by dicebear-core and dicebear-styles, drawn by resvg.
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from markovae.data import cache, faces
-from markovae.data.data_config import DataConfig, combinations, shows
-from markovae.data.faces import RECIPE, Attributes, attributes, caption, short_caption
+from markovae.data.data_config import DataConfig
+from markovae.data.faces import RECIPE, Attributes, attributes, caption, combinations, short_caption, shows
 from markovae.data.image_reader import open_image
 from markovae.data.images import Digests, ImageData, Pixels, content_digests
 from markovae.data.source import DatasetSummary, Source
@@ -162,7 +162,7 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Sou
     if size not in SIZES or config.shape not in (None, (size, size)):
         raise UserError(f"faces come as 32x32 or 64x64, not {config.width or size}x{size}: set data.size to 32 or 64")
     if config.channels == "grey":
-        raise UserError("faces are rgb and told apart by colour: leave data.channels at auto")
+        raise UserError("faces are rgb, and their attributes include colours: leave data.channels at auto")
     stored, images, digests = _kept(size, counts)
     captions = stored["captions"]
     captions[: counts[0]] = map("\n".join, zip(captions[: counts[0]], stored["short_captions"], strict=True))

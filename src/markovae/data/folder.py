@@ -13,9 +13,19 @@ import PIL
 from markovae.data import cache
 from markovae.data.captions import NAMES, read_captions, sidecar
 from markovae.data.data_config import DataConfig
-from markovae.data.image_files import FoundFile, Header, decode, find_files, hidden, may_pass, read_header, reason_of
+from markovae.data.image_files import (
+    FoundFile,
+    Header,
+    Plan,
+    decode,
+    find_files,
+    hidden,
+    may_pass,
+    plan,
+    read_header,
+    reason_of,
+)
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
-from markovae.data.plan import Plan, plan
 from markovae.data.source import DatasetSummary, Source, counted
 from markovae.data.split import split_by_content
 from markovae.data.workers import map_in_processes
@@ -29,16 +39,17 @@ SERIAL_IMAGES = 300
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
-def read_folder(folder: Path, config: DataConfig) -> Source:
+def read_folder(config: DataConfig) -> Source:
     """The images of a folder at one shape, decoded in worker processes once and then cached.
 
-    Files that give no image are listed in the findings. The cache entry is keyed by each file's path, size
+    Unreadable files are listed in the summary. The cache entry is keyed by each file's path, size
     and time of change and by the options that touch pixels; it is not kept where a file failed for another reason than
     its bytes.
 
     Raises: UserError for a folder without images, with no readable one, or with too few different ones, or whose
         folders are the parts of a data set.
     """
+    folder = config.path
     files, refused, others = find_files(folder)
     if not files and not refused:
         raise UserError(
@@ -73,8 +84,7 @@ def read_folder(folder: Path, config: DataConfig) -> Source:
     others -= sum((folder / name).is_file() for name in NAMES)
     others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
     if others > 0:
-        told = "1 file that is no image was" if others == 1 else f"{others:,} files that are no images were"
-        notes += (f"{told} passed over",)
+        notes += ("1 other file was skipped" if others == 1 else f"{others:,} other files were skipped",)
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
     findings = DatasetSummary("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
     return Source(data, split_by_content(data.content_hashes(), config, data.name), findings)
@@ -104,11 +114,14 @@ def _wrapped(paths: Sequence[str], tops: Sequence[str]) -> tuple[str, ...]:
     inner = {path.split("/")[1] for path in paths if path.count("/") > 1}
     if len(tops) != 1 or len(inner) < 2 or any(path.count("/") < 2 for path in paths):
         return ()
-    return (f"all images lie in the folder {printable(tops[0])}, so there are no classes: name it to take its folders",)
+    return (
+        f"all images lie in the folder {printable(tops[0])}, so there are no classes: "
+        "give that folder to take its sub-folders as classes",
+    )
 
 
 def _refuse_parts(folder: Path, paths: Sequence[str]) -> None:
-    """Folders called train and test are no classes, and images of a test part are not to be trained on.
+    """Refuse folders called train and test: they are not classes, and test images must not train.
 
     Raises:
         UserError: where all the first folders are called like that.
@@ -117,13 +130,13 @@ def _refuse_parts(folder: Path, paths: Sequence[str]) -> None:
     if len(tops) > 1 and all(top.lower() in PARTS for top in tops) and all("/" in path for path in paths):
         first = next((top for top in tops if top.lower().startswith("train")), tops[0])
         raise UserError(
-            f"{folder} holds {', '.join(tops)}, which are parts of a data set and no classes: give {folder / first}, "
-            "of which validation and test images are drawn, and keep the others to measure on, or rename them"
+            f"{folder} holds {', '.join(tops)}, which are the parts of a data set, not classes: give {folder / first}, "
+            "from which validation and test images are split off, and measure on the others; or rename them"
         )
 
 
 def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
-    """A sentence on the sub-folders without any image, which are no classes, if there are any."""
+    """A sentence on the sub-folders without a readable image, if there are any: they are not classes."""
     filled = {path.split("/", 1)[0] for path in paths if "/" in path}
     there = [entry.name for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name)]
     bare = sorted(set(there) - filled)
@@ -131,14 +144,14 @@ def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
         return ()
     shown = ", ".join(map(printable, bare[:3])) + (", …" if len(bare) > 3 else "")
     if len(bare) == 1:
-        return (f"1 sub-folder holds no image that can be read, so it is no class ({shown})",)
-    return (f"{len(bare)} sub-folders hold no image that can be read, so they are no classes ({shown})",)
+        return (f"1 sub-folder holds no readable image and is not a class ({shown})",)
+    return (f"{len(bare)} sub-folders hold no readable image and are not classes ({shown})",)
 
 
 def _make(
     stage: Path, folder: Path, files: list[FoundFile], refused: list[tuple[str, str]], config: DataConfig
 ) -> None:
-    """Decode into `stage`/images.npy and say what was found in `stage`/record.json."""
+    """Decode into `stage`/images.npy, and write the summary to `stage`/record.json."""
     scanned = map_in_processes(partial(read_header, folder), files, 256, SERIAL_HEADERS)
     headers = list(track(scanned, "reading image headers", len(files)))
     good = [header for header in headers if not header.problem]
@@ -164,8 +177,8 @@ def _make(
     if not kept:
         path_, reason = sorted([*refused, *unreadable])[0]
         raise UserError(
-            f"none of the {len(files) + len(refused)} image files in {folder} can be read "
-            f"({printable(path_)}: {reason}): give intact images"
+            f"all {len(files) + len(refused)} image files in {folder} are unreadable "
+            f"({printable(path_)}: {reason}): replace the files"
         )
     record = {
         "paths": [header.path for header in kept],

@@ -1,4 +1,4 @@
-"""The one reader of images that somebody gave: named formats alone, sizes and memory judged by the header."""
+"""The only place that opens image files: allowed formats, size and memory checked by the header."""
 
 import io
 import math
@@ -37,7 +37,7 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
 
     Raises:
         ValueError: with the reason for no known format, or an image or file too large to be decoded.
-        OSError: where the file cannot be opened, or is no regular file.
+        OSError: where the file cannot be opened, or is not a regular file.
     """
     # By handle, not by name: pillow maps files it opens by name, and then reads sideways TIFFs wrongly.
     content = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
@@ -113,7 +113,9 @@ def _judge_scans(image: Image.Image, handle: BinaryIO) -> None:
         last = block[-1:]
     handle.seek(place)
     if scans > allowed:
-        raise ValueError(f"{image.width}x{image.height} in {scans:,} scans, at most {allowed:,} are read: save it anew")
+        raise ValueError(
+            f"{image.width}x{image.height} in {scans:,} scans, at most {allowed:,} are read: save it again"
+        )
 
 
 def _webp_canvas(start: bytes) -> tuple[int, int] | None:

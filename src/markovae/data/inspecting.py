@@ -1,4 +1,4 @@
-"""What a source holds, told before any training starts."""
+"""What a source holds, for `markovae inspect` and before training."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ class Inspection:
     """The record of a source.
 
     Args:
-        source, kind: as asked for, and what it is: "faces", "digits", "folder" or "array".
+        source, kind: as asked for, and what it is: a key of `KINDS`.
         count, shape, bins, bytes: images; (C, H, W) of each; grey values; memory of all pixels.
         modes, formats, sizes: how many images of each, as stored.
         unreadable: (file, reason).   duplicates: images beyond the first of each content.
@@ -82,7 +82,7 @@ class Inspection:
 
 
 def inspect_data(config: DataConfig | str) -> Inspection:
-    """Read a source whole, as training would, and say what it holds.
+    """Read a source as training would and summarize it.
 
     Args:
         config: the `[data]` section, or just its source.
@@ -145,8 +145,8 @@ def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
     if len(mean) == 3 and spread > CAST * (data.bins - 1):
         strongest = ("red", "green", "blue")[int(np.argmax(mean))]
         notes.append(
-            f"the images lean to {strongest}: channel means differ by {spread:.0f} of {data.bins - 1}; "
-            "good samples lean so too"
+            f"the images have a {strongest} cast: channel means differ by {spread:.0f} of {data.bins - 1}; "
+            "good samples have it too"
         )
     labels = None if data.labels is None else data.labels[reading.split.train]
     notes += absent_classes(labels, data.class_names)

@@ -1,27 +1,30 @@
-"""From a configuration to its three parts."""
+"""From the section [data] to training, validation and test images."""
 
 import difflib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from markovae.data import cache
-from markovae.data.data_config import DataConfig
+from markovae.data import arrays, cache, faceset
+from markovae.data.data_config import ANY_SOURCE, DataConfig
+from markovae.data.digits import read_digits
+from markovae.data.folder import read_folder
 from markovae.data.image_files import ENDINGS
 from markovae.data.images import ImageData, Indices, fingerprint
+from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import require_named
-from markovae.data.shards import RECORD
+from markovae.data.shards import read_shards
 from markovae.data.source import Source
 from markovae.data.split import Splits
 from markovae.errors import UserError
 from markovae.locations import is_elsewhere
 
 BUILT_IN = ("faces", "digits")
-ALWAYS_PASSED = 10  # files that give no image are never too many
+ALWAYS_ALLOWED = 10  # unreadable files
 
 
 def load_data(config: DataConfig | str) -> Splits:
@@ -29,7 +32,7 @@ def load_data(config: DataConfig | str) -> Splits:
 
     Args:
         config: the `[data]` section, or just its source ("faces", "digits", a folder, an array file).
-    Raises: UserError where the source is missing, unreadable or too small, or has too many files that give no image.
+    Raises: UserError where the source is missing, unreadable or too small, or has too many unreadable files.
     """
     config = DataConfig(config) if isinstance(config, str) else config
     reading = read_source(config)
@@ -45,52 +48,46 @@ def reopen(config: DataConfig, record: Mapping[str, Any], captions: bool = False
 
 
 def read_source(config: DataConfig) -> Source:
-    """All images of a source with their parts and findings.
+    """All images of a source, with their split and a summary.
 
     Raises: UserError as `load_data`, and for a URL that a file gave (see `require_named`).
     """
     require_named(config.source)
-    if config.source == "faces":
-        from markovae.data.faceset import read_faces
-
-        return read_faces(config)
-    if config.source == "digits":
-        from markovae.data.digits import read_digits
-
-        return read_digits(config)
-    path = _path(config.source)
-    if _names_shards(config.source, path):
-        from markovae.data.shards import read_shards
-
-        return read_shards(config)
-    if not path.exists():
-        raise UserError(_missing(config.source, path))
-    from markovae.data import arrays
-
-    if path.is_dir():
-        if arrays.holds_idx_files(path):
-            return arrays.read_idx_folder(path, config)
-        from markovae.data.folder import read_folder
-
-        return read_folder(path, config)
-    if not path.is_file():
-        raise UserError(f"{path} is neither a folder nor a regular file: give an image folder or an array file")
-    return arrays.read_array_file(path, config)
+    return READERS[kind_of(config)](config)
 
 
-def _path(source: str) -> Path:
-    """A source as a path of this machine; ~ alone or with a name is a home folder.
+# Each reads the source that its configuration names: read(config) -> Source.
+READERS: dict[str, Callable[[DataConfig], Source]] = {
+    "faces": lambda config: faceset.read_faces(config),
+    "digits": read_digits,
+    "shards": read_shards,
+    "idx folder": arrays.read_idx_folder,
+    "folder": read_folder,
+    "array": arrays.read_array_file,
+}
 
-    Raises: UserError for a name that nobody has here.
+
+def kind_of(config: DataConfig) -> str:
+    """Which of `READERS` reads a source.
+
+    Raises: UserError for one that does not exist, or is none of them.
     """
-    try:
-        return Path(source).expanduser()
-    except RuntimeError:
-        raise UserError(f"{source} names the home folder of nobody here: give the whole path") from None
+    if config.source in BUILT_IN:
+        return config.source
+    path = config.path
+    if _names_shards(config.source, path):
+        return "shards"
+    if path.is_dir():
+        return "idx folder" if arrays.holds_idx_files(path) else "folder"
+    if path.is_file():
+        return "array"
+    if path.exists():
+        raise UserError(f"{path} is neither a folder nor a regular file: give {ANY_SOURCE}")
+    raise UserError(_missing(config.source, path))
 
 
 def require_readable(reading: Source, config: DataConfig) -> None:
-    """Refuse a source of which too many files give no image, or a shard of which nobody knows how much is missing.
+    """Refuse a source with too many unreadable files, or with a shard that is cut short or damaged.
 
     Raises: UserError naming the first of them.
     """
@@ -99,13 +96,13 @@ def require_readable(reading: Source, config: DataConfig) -> None:
         return
     cut = [(name, reason) for name, reason in bad if reading.summary.kind == "shards" and name.endswith(".tar")]
     share = len(bad) / (len(bad) + good)
-    if not cut and not (share > config.bad_fraction and len(bad) > ALWAYS_PASSED):
+    if not cut and not (share > config.bad_fraction and len(bad) > ALWAYS_ALLOWED):
         return
     name, reason = (cut or bad)[0]
     what = f"{len(cut)} shards of {reading.data.name} are" if len(cut) > 1 else f"a shard of {reading.data.name} is"
-    what = f"{what} cut short or damaged" if cut else f"{len(bad):,} of {len(bad) + good:,} files give no image"
+    what = f"{what} cut short or damaged" if cut else f"{len(bad):,} of {len(bad) + good:,} files are unreadable"
     raise UserError(
-        f"{what} ({name}: {reason}); markovae inspect {config.source} lists them: mend them, or set "
+        f"{what} ({name}: {reason}); markovae inspect {config.source} lists them: repair them, or set "
         "data.bad_fraction=1 to train without them"
     )
 
@@ -185,14 +182,13 @@ def _write_rows(folder: Path, images: np.ndarray[Any, Any], order: Indices) -> N
 
 def _missing(source: str, path: Path) -> str:
     if "*" in source:
-        return f"{source!r} is no pattern of shards: write their range as {{000..099}}, or name their folder"
+        return f"{source!r} is not a pattern of shards: write their range as {{000..099}}, or name their folder"
     beside = []
     if path.parent.is_dir():
         beside = [str(path.with_name(item.name)) for item in path.parent.iterdir()]
     near = difflib.get_close_matches(source, [*BUILT_IN, *beside], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return (
-        f"there is no data source, folder or file {source!r}: give faces, digits, an image folder, "
-        f"an .npy, .npz or idx file, or shards{hint}; where a run's data were moved, name them to train --resume "
-        "and to measure"
+        f"there is no data source, folder or file {source!r}: give {ANY_SOURCE}{hint}; if a run's "
+        "data were moved, name them to train --resume and to measure"
     )

@@ -1,4 +1,4 @@
-"""Arrays in .npy and .npz files: headers are held against the bytes that are there before anything is allocated."""
+"""Arrays in .npy and .npz files: headers are checked against the bytes present before anything is allocated."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _header(stream: Any) -> _Header:
     if start[:4] == b"PK\x03\x04":
         raise ValueError("it is an archive: call it .npz")
     if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
-        raise ValueError("it does not begin as .npy files do")
+        raise ValueError("it does not begin with the .npy magic")
     width = 2 if start[6] == 1 else 4
     length = stream.read(width)
     number = int.from_bytes(length, "little")
@@ -122,7 +122,7 @@ def _header(stream: Any) -> _Header:
     fields = {name: pattern.search(text) for name, pattern in FIELDS.items()}
     kind, order, sizes = (found and found[1] for found in fields.values())
     if kind is None or order is None or sizes is None:
-        raise ValueError("its header is none of an array of numbers")
+        raise ValueError("its header does not describe an array of numbers")
     if not NUMBERS.fullmatch(kind):
         raise ValueError(f"it holds elements of type {kind[:40]!r}: save numbers")
     shape = tuple(int(size) for size in re.findall(r"\d+", sizes))

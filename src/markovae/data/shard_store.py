@@ -28,15 +28,15 @@ BRACES = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 
 
 def require_named(source: str) -> None:
-    """Nothing is asked over a network because a file says so.
+    """Refuse a URL that comes from a file: only the user's own words open the network.
 
     Raises: UserError for a URL that a configuration or a bundle gave (`FromFile`), showing it.
     """
     if isinstance(source, FromFile) and is_elsewhere(source):
         raise UserError(
-            f"{without_secrets(source)} is where a file says that the images are, and a URL is opened only where the "
-            "command itself names it: give it as DATA (markovae train URL --resume --out RUN, markovae measure RUN "
-            "URL, markovae quality RUN URL), or a folder that holds a copy"
+            f"{without_secrets(source)} comes from a file, and a URL is opened only if the command "
+            "itself names it: give it as DATA (markovae train URL --resume --out RUN, markovae measure RUN URL, markovae "
+            "quality RUN URL), or a folder that holds a copy"
         )
 
 
@@ -48,7 +48,7 @@ def named(source: str) -> tuple[str, ...]:
     if (braces := BRACES.search(source)) is not None:
         first, last = braces[1], braces[2]
         if int(first) > int(last) or int(last) - int(first) >= 1_000_000:
-            raise UserError(f"{source} names no shards: write the range as {{000..099}}, rising")
+            raise UserError(f"{source} is not a range of shards: write it as {{000..099}}, rising")
         width = len(first) if first.startswith("0") else 0
         return tuple(
             BRACES.sub(str(number).zfill(width), source, count=1) for number in range(int(first), int(last) + 1)
@@ -65,7 +65,7 @@ def named(source: str) -> tuple[str, ...]:
 
 
 def beside(folder: str, name: str, limit: int) -> bytes | None:
-    """A file in a folder of shards, here or elsewhere; None where there is none.
+    """A file in a folder of shards, local or remote; None where it does not exist.
 
     Raises: UserError for one of more than `limit` bytes, or that cannot be read.
     """
@@ -86,9 +86,11 @@ def beside(folder: str, name: str, limit: int) -> bytes | None:
         except FileNotFoundError:
             return None
         except Exception as error:  # each file system of fsspec has errors of its own
-            raise UserError(f"{folder}/{name} cannot be read ({_reason(error, folder)}): see to it") from None
+            raise UserError(
+                f"{folder}/{name} cannot be read ({_reason(error, folder)}): check access and network"
+            ) from None
     if size > limit:
-        raise UserError(f"{folder}/{name} has {size:,} bytes where at most {limit:,} belong")
+        raise UserError(f"{folder}/{name} has {size:,} bytes, at most {limit:,} are read")
     return content
 
 
@@ -170,15 +172,15 @@ def _facts(name: str) -> list[Any]:
         try:
             about = Path(name).stat()
         except OSError as error:
-            raise UserError(f"{name} cannot be read ({error.strerror}): name shards that are there") from None
+            raise UserError(f"{name} cannot be read ({error.strerror}): give existing shards") from None
         if not stat.S_ISREG(about.st_mode):
-            raise UserError(f"{name} is no regular file: name shards that are there")
+            raise UserError(f"{name} is not a regular file: give existing shards")
         return [str(Path(name).resolve()), about.st_size, about.st_mtime_ns]
     system, path = _system(name)
     try:
         about = system.info(path)
     except Exception as error:  # each file system of fsspec has errors of its own
-        raise UserError(f"{name} cannot be read ({_reason(error, name)}): name shards that are there") from None
+        raise UserError(f"{name} cannot be read ({_reason(error, name)}): give existing shards") from None
     mark = next((str(about[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in about), "")
     return [name, about.get("size"), mark]
 
@@ -193,7 +195,7 @@ def _system(name: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(name)
     except Exception as error:
-        raise UserError(f"{name} is nothing that fsspec opens ({_reason(error, name)})") from None
+        raise UserError(f"{name} cannot be opened by fsspec ({_reason(error, name)})") from None
     return system, path
 
 
@@ -215,7 +217,7 @@ def _fetched(name: str) -> Path:
         if stat.S_ISREG(about.st_mode) and facts[1] in (None, about.st_size) and not folder.is_symlink():
             os.utime(target)
             return target
-        log(f"the fetched shard {target} is damaged (a link, or cut): it is fetched anew")
+        log(f"the fetched shard {target} is damaged (a link, or cut): it is fetched again")
         remove(folder if folder.is_symlink() else target)
     for attempt in range(ATTEMPTS):
         try:
@@ -225,7 +227,7 @@ def _fetched(name: str) -> Path:
         except Exception as error:
             reason = _reason(error, name)
             time.sleep(0.2 * 4**attempt if attempt < ATTEMPTS - 1 else 0)
-    raise StoppedRun(f"{name} could not be fetched in {ATTEMPTS} attempts ({reason}): see to it, then --resume")
+    raise StoppedRun(f"{name} could not be fetched in {ATTEMPTS} attempts ({reason}): restore access, then --resume")
 
 
 def _fetch(name: str, target: Path) -> None:

@@ -1,13 +1,9 @@
-"""What `markovae shard` writes beside its tars: shards.json and index.npz, so that a set opens without being read."""
+"""Shards as a source: those that `markovae shard` wrote, with their split, and anyone's, which are scanned once."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
-import json
-import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +15,13 @@ import numpy as np
 import PIL
 
 from markovae.data import cache
-from markovae.data.arrays import MAX_CLASSES, labels_of
+from markovae.data.arrays import labels_of
 from markovae.data.captions import one_line_each
-from markovae.data.data_config import MAX_SIDE, DataConfig
-from markovae.data.image_files import Header, decode, header_of, reason_of
-from markovae.data.images import Digests, ImageData, Indices, Pixels
-from markovae.data.plan import Plan, plan
-from markovae.data.shard_store import ShardStore, beside, named
+from markovae.data.data_config import DataConfig
+from markovae.data.image_files import Header, Plan, decode, header_of, plan, reason_of
+from markovae.data.images import ImageData, Indices, Pixels
+from markovae.data.shard_format import Column, Index, ShardRecord, read_record
+from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import SplitIndices, split_by_content
 from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
@@ -33,226 +29,6 @@ from markovae.data.workers import map_in_processes
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import is_elsewhere, without_secrets
 from markovae.log import printable, track
-from markovae.strict_json import is_text
-
-RECORD, INDEX, CAPTIONS = "shards.json", "index.npz", "captions.jsonl"
-FORMAT = 1
-LARGEST_RECORD = 1 << 26  # bytes
-LONGEST_LINE = 1 << 19  # bytes of a caption in JSON
-LONGEST = 10_000  # characters of a text in the record
-NPY = b"\x93NUMPY\x01\x00"
-SMALLEST = 1024  # bytes of an image in a tar: a header, and a block of content
-# As `markovae shard` calls them: a name here is a file of this very folder, whatever the system's rules of paths.
-SHARD = re.compile(r"(train|validation|test)-\d{6,12}\.tar", re.ASCII)
-INDEX_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # of index.npz: type, and shape beyond (N,)
-    "shard": ("<i8", ()),
-    "offset": ("<i8", ()),
-    "size": ("<i8", ()),
-    "part": ("<i8", ()),
-    "digest": ("|u1", (32,)),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class ShardRecord:
-    """A set of shards.
-
-    Args:
-        names: of the tars.   bytes: of each.   index: of all images, part after part.
-        part: 0 train, 1 validation, 2 test, (N,).   labels, class_names, captions: as `ImageData`.
-        shape: (C, H, W).   bins: digits of a pixel.   source: what was sharded, in words.
-        method, seed, left_out: of the split, as `SplitIndices`.
-    """
-
-    names: tuple[str, ...]
-    bytes: tuple[int, ...]
-    index: Index
-    part: Indices
-    labels: Indices | None
-    class_names: tuple[str, ...]
-    captions: tuple[str, ...] | None
-    shape: tuple[int, int, int]
-    bins: int
-    source: str
-    method: str
-    seed: int | None
-    left_out: int
-
-
-def encode_index(index: Index, part: Indices, labels: Indices | None) -> bytes:
-    """index.npz."""
-    columns: dict[str, Any] = {**vars(index), "part": part}
-    if labels is not None:
-        columns["label"] = labels
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **columns)
-    return buffer.getvalue()
-
-
-def read_record(source: str) -> ShardRecord | None:
-    """The record in a folder of shards, here or elsewhere; None where `markovae shard` did not write it.
-
-    Raises: UserError for a record that is damaged, or of a later version.
-    """
-    if source.endswith(".tar") or "{" in source:
-        return None
-    content = beside(source, RECORD, LARGEST_RECORD)
-    if content is None:
-        return None
-    where = f"{source.rstrip('/')}/{RECORD}"
-    try:
-        table = json.loads(content)
-        if _whole(table, "format") != FORMAT:
-            raise UserError(f"{where} has format {table['format']} and this version reads {FORMAT}: update markovae")
-        return _record(table, source)
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, numpy and json raise what they like on damaged bytes
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(
-            f"{where} is damaged ({reason}): shard the images again, or take it away to read the tars as anyone's, "
-            "with a split of their own"
-        ) from None
-
-
-def _record(table: dict[str, Any], source: str) -> ShardRecord:
-    tars, count, classes = table["shards"], _whole(table, "count"), _texts(table["class_names"])
-    sizes = [_whole(tar, "bytes") for tar in tars]
-    names = [_text(tar["name"]) for tar in tars]
-    if odd := [name for name in names if not SHARD.fullmatch(name)]:
-        raise ValueError(f"{odd[0]!r} is no name of a shard")
-    if len(set(names)) < len(names):
-        raise ValueError("a shard stands there twice")
-    counts = [_whole(tar, "count") for tar in tars]
-    if sum(counts) != count or any(n * SMALLEST > size for n, size in zip(counts, sizes, strict=True)):
-        raise ValueError(f"its shards do not hold the {count:,} images that it tells of")
-    columns = _columns(_verified(source, INDEX, table["index_sha256"], (1 << 16) + 128 * count), count, bool(classes))
-    captions = None
-    if table["captions_sha256"] is not None:
-        lines = _verified(source, CAPTIONS, table["captions_sha256"], LONGEST_LINE * count).decode("ascii").splitlines()
-        captions = tuple(_text(json.loads(line), 1 << 16) for line in lines)
-    seed = table["split"]["seed"]
-    record = ShardRecord(
-        names=tuple(f"{source.rstrip('/')}/{name}" for name in names),
-        bytes=tuple(sizes),
-        index=Index(*(columns[name] for name in ("shard", "offset", "size", "digest"))),
-        part=columns["part"],
-        labels=columns.get("label"),
-        class_names=classes,
-        captions=captions,
-        shape=_shape(table["shape"]),
-        bins=_whole(table, "bins", 2, 256),
-        source=_text(table["source"]),
-        method=_text(table["split"]["method"]),
-        seed=None if seed is None else _whole(table["split"], "seed"),
-        left_out=_whole(table["split"], "left_out"),
-    )
-    _check(record, counts)
-    return record
-
-
-def _check(record: ShardRecord, counts: list[int]) -> None:
-    index, count = record.index, len(record.index)
-    # The largest first: counting 2^63 − 1 makes numpy write before its array.
-    if int(record.part.max()) > 2 or not bool((np.bincount(record.part, minlength=3) > 0).all()):
-        raise ValueError("the index has images of other parts than three, or none of one")
-    if int(index.shard.max()) >= len(counts) or np.bincount(index.shard, minlength=len(counts)).tolist() != counts:
-        raise ValueError("the index has other images of a shard than the record tells of")
-    # Compared without the sum, which may be too large for its type.
-    if bool((index.offset > np.array(record.bytes, dtype=np.int64)[index.shard] - index.size).any()):
-        raise ValueError("the index points beyond a shard's end")
-    if int(index.size.max()) > LARGEST_IMAGE:
-        raise ValueError(f"the index has an image of more than {LARGEST_IMAGE:,} bytes")
-    if record.captions is not None and len(record.captions) != count:
-        raise ValueError(f"there are {len(record.captions):,} captions of {count:,} images")
-    if record.labels is not None and int(record.labels.max()) >= len(record.class_names):
-        raise ValueError(f"the index has a class {int(record.labels.max())} of {len(record.class_names)}")
-
-
-def _columns(content: bytes, count: int, labels: bool) -> dict[str, np.ndarray[Any, Any]]:
-    """The columns of index.npz, each of the type and length that belong there before any is made."""
-    wanted = {**INDEX_COLUMNS, **({"label": ("<i8", ())} if labels else {})}
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        return {name: _column(file, name, np.dtype(kind), (count, *rest)) for name, (kind, rest) in wanted.items()}
-
-
-def _column(file: zipfile.ZipFile, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    info = file.getinfo(f"{name}.npy")
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"the column {name!r} is packed")
-    content = file.read(info)
-    start = len(NPY) + 2 + int.from_bytes(content[len(NPY) :][:2], "little")
-    # The one header that numpy writes for what belongs here: compared, and never parsed.
-    header = f"{{'descr': {kind.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-    if not content.startswith(NPY) or content[len(NPY) + 2 : start].strip() != header.encode():
-        raise ValueError(f"the column {name!r} is not {shape} of {kind}")
-    array = np.frombuffer(content, dtype=kind, offset=start).reshape(shape).copy()
-    if array.min() < 0:
-        raise ValueError(f"the column {name!r} has numbers below 0")
-    return array
-
-
-def _whole(table: dict[str, Any], key: str, low: int = 0, high: int = 2**63 - 1) -> int:
-    value = table[key]
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{key} is {str(value)[:40]!r} and must be a whole number of {low}…{high}")
-    return value
-
-
-def _text(value: Any, longest: int = LONGEST) -> str:
-    if type(value) is not str or len(value) > longest or "\0" in value or not is_text(value):
-        raise ValueError(f"{str(value)[:40]!r} is no text of at most {longest:,} characters")
-    return value
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    if type(values) is not list or len(values) > MAX_CLASSES:
-        raise ValueError(f"the names of the classes are no list of at most {MAX_CLASSES:,}")
-    return tuple(map(_text, values))
-
-
-def _shape(value: Any) -> tuple[int, int, int]:
-    fine = (
-        type(value) is list and len(value) == 3 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in value)
-    )
-    if not fine or value[0] not in (1, 3):
-        raise ValueError(f"the shape is {str(value)[:40]} and must be channels (1 or 3), height and width")
-    channels, height, width = value
-    return channels, height, width
-
-
-def _verified(source: str, name: str, digest: Any, limit: int) -> bytes:
-    content = beside(source, name, limit)
-    if content is None:
-        raise ValueError(f"{name} is missing")
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"{name} has another SHA-256")
-    return content
-
-
-Column = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """Where each image lies.
-
-    Args:
-        shard, offset, size: number of its shard, and its bytes there, (N,) each.
-        digest: SHA-256 of its pixels, (N, 32).
-    """
-
-    shard: Column
-    offset: Column
-    size: Column
-    digest: Digests
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    def take(self, rows: Column) -> Index:
-        """The index of these rows."""
-        return Index(self.shard[rows], self.offset[rows], self.size[rows], self.digest[rows])
 
 
 @final
@@ -334,7 +110,7 @@ class StoredImages:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImage:
     """An image whose header can be read: its name for messages, where its bytes lie, its class and caption or ""."""
 
     name: str
@@ -350,13 +126,13 @@ class Scan:
 
     Args:
         found: its images, in order.   headers: how many have each header, the name left out.
-        unreadable: (shard/name, reason) of what gives no image.   untold: of each class or caption that is no text.
+        unreadable: (shard/name, reason) of what is not an image.   unreadable_texts: the same of each class or caption.
     """
 
-    found: tuple[Found, ...]
+    found: tuple[FoundImage, ...]
     headers: Counter[Header]
     unreadable: tuple[tuple[str, str], ...]
-    untold: tuple[tuple[str, str], ...]
+    unreadable_texts: tuple[tuple[str, str], ...]
 
 
 def scan(names: tuple[str, ...], number: int) -> Scan:
@@ -364,19 +140,21 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
     shards = ShardStore(names)
     path = shards.path(number)
     shard = PurePosixPath(without_secrets(shards.names[number]).replace("\\", "/")).name
-    found, unreadable, untold, headers = [], [], [], Counter[Header]()
+    found, unreadable, unreadable_texts, headers = [], [], [], Counter[Header]()
 
     def text(member: Member | None, longest: int) -> str:
         if member is None:
             return ""
         if member.size > longest:
-            untold.append((f"{shard}/{member.name}", f"of {member.size:,} bytes, at most {longest:,} are read"))
+            unreadable_texts.append(
+                (f"{shard}/{member.name}", f"of {member.size:,} bytes, at most {longest:,} are read")
+            )
             return ""
         content = shards.read(number, member.offset, member.size)
         try:
             return "\n".join(one_line_each(content.decode("utf-8-sig").replace("\0", " ").splitlines()))
         except UnicodeDecodeError:
-            untold.append((f"{shard}/{member.name}", "no UTF-8 text: save it as UTF-8"))
+            unreadable_texts.append((f"{shard}/{member.name}", "not UTF-8 text: save it as UTF-8"))
             return ""
 
     try:
@@ -396,16 +174,16 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                     continue
                 headers[replace(header, path="")] += 1
                 found.append(
-                    Found(
+                    FoundImage(
                         name, image.offset, image.size, text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
                     )
                 )
     except (ValueError, OSError) as error:
         unreadable.append((shard, f"{reason_of(error)}; {len(found):,} images before it are read, and none after it"))
-    return Scan(tuple(found), headers, tuple(unreadable), tuple(untold))
+    return Scan(tuple(found), headers, tuple(unreadable), tuple(unreadable_texts))
 
 
-def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[Found, ...]]) -> list[bytes | str]:
+def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[FoundImage, ...]]) -> list[bytes | str]:
     """SHA-256 of the pixels of each image found in a shard, or why there are none."""
     shards, (number, found) = ShardStore(names), work
     results: list[bytes | str] = []
@@ -437,11 +215,11 @@ COLUMNS = ("shard", "offset", "size", "digest")
 
 
 def read_shards(config: DataConfig) -> Source:
-    """Shards, in place: what `markovae shard` wrote brings its own split; others are looked through once.
+    """Shards, in place: what `markovae shard` wrote brings its own split; others are scanned once.
 
     Raises: UserError for shards that are missing or damaged, or hold too few images.
     """
-    source = config.source if is_elsewhere(config.source) else str(Path(config.source).expanduser())
+    source = config.source if is_elsewhere(config.source) else str(config.path)
     record = read_record(source)
     if record is not None:
         return _own(record, config, source)
@@ -500,7 +278,7 @@ def _lost(record: ShardRecord, shard: int, there: int) -> str:
 
 
 def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
-    """Anyone's shards: every image is decoded once, to know which can be and which are copies; then kept in mind."""
+    """Anyone's shards: every image is decoded once, to find unreadable ones and copies; the result is cached."""
     shown = without_secrets(source)
     recipe = {
         "recipe": RECIPE,
@@ -544,11 +322,11 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
     tally: Counter[Header] = sum((one.headers for one in scans), Counter())
     if not tally:
         what = f" ({printable(unreadable[0][0])}: {unreadable[0][1]})" if unreadable else ""
-        raise UserError(f"{source} holds no image that can be read{what}: give shards of PNG, JPEG or WEBP images")
+        raise UserError(f"{source} holds no readable image{what}: give shards of PNG, JPEG or WEBP images")
     chosen = plan(tally, config)
     work = [(number, one.found) for number, one in zip(numbers, scans, strict=True)]
     decoded = map_in_processes(partial(digests, shards.names, chosen), work, 1, SERIAL_SHARDS)
-    kept: list[tuple[int, Found, bytes]] = []
+    kept: list[tuple[int, FoundImage, bytes]] = []
     for (number, found), results in zip(work, track(decoded, "decoding shards", len(shards)), strict=True):
         for one, result in zip(found, results, strict=True):
             if isinstance(result, str):
@@ -556,7 +334,7 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
             else:
                 kept.append((number, one, result))
     _store(stage, kept)
-    notes = [*chosen.notes, *_untold([bad for one in scans for bad in one.untold])]
+    notes = [*chosen.notes, *_unreadable_texts([bad for one in scans for bad in one.unreadable_texts])]
     record = {
         "shape": chosen.shape,
         "grey": chosen.grey,
@@ -572,15 +350,15 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
     cache.write_json(stage / "record.json", record)
 
 
-def _untold(texts: list[tuple[str, str]]) -> tuple[str, ...]:
+def _unreadable_texts(texts: list[tuple[str, str]]) -> tuple[str, ...]:
     """A sentence on the classes and captions that could not be read, if there are any."""
     if not texts:
         return ()
     (name, reason), more = texts[0], f", and {len(texts) - 1} more" if len(texts) > 1 else ""
-    return (f"a class or caption could not be read and counts as none: {printable(name)} is {reason}{more}",)
+    return (f"a class or caption could not be read and is left empty: {printable(name)} is {reason}{more}",)
 
 
-def _store(stage: Path, kept: list[tuple[int, Found, bytes]]) -> None:
+def _store(stage: Path, kept: list[tuple[int, FoundImage, bytes]]) -> None:
     columns: dict[str, np.ndarray[Any, Any]] = {
         "shard": np.array([number for number, _, _ in kept], dtype=np.int64),
         "offset": np.array([one.offset for _, one, _ in kept], dtype=np.int64),

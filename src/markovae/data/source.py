@@ -10,14 +10,14 @@ from markovae.data.split import SplitIndices
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What reading a source found.
+    """What the files of a source were like.
 
     Args:
-        kind: "faces", "digits", "folder" or "array".
+        kind: a key of `KINDS`.
         modes: how many images of each pixel mode ("L", "RGBA", "I;16"; arrays: the element type).
         formats: how many of each file format.
         sizes: how many of each "width x height" as stored, EXIF orientation applied.
-        unreadable: (file, reason) of each image file that gave no image.
+        unreadable: (file, reason) of each image file that could not be read.
         notes: sentences on what was decided.
     """
 

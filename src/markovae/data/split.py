@@ -28,7 +28,7 @@ class SplitIndices:
         train, validation, test: positions, (n,) int64, each ascending.
         method: how they were chosen, in words.   seed: the seed it used, or None.
         left_out: images of the source that are in no part (copies across given parts).
-        refusal: why these are no three parts, in a sentence, where they are none: then all images are in `train`.
+        refusal: why there are fewer than three parts, in a sentence; then all images are in `train`.
     """
 
     train: Indices
@@ -45,7 +45,7 @@ class Splits:
     """The three parts of a data set and how they came about (see `SplitIndices`).
 
     Args:
-        unreadable: (file, reason) of each that gave no image.   notes: sentences on what was decided.
+        unreadable: (file, reason) of each unreadable image.   notes: sentences on what was decided.
     """
 
     train: ImageData

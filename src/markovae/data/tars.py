@@ -17,7 +17,7 @@ from markovae.data.image_files import ENDINGS
 BLOCK = 512
 SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block
 LONGEST_CLASS = 1024  # bytes
-LONGEST_NAME = 1000  # characters, which are said where a member is damaged
+LONGEST_NAME = 1000  # characters, which error messages repeat
 LARGEST_IMAGE = 1 << 28  # bytes of one file
 MOST_KEYS = 1000  # of global headers, which every later one repeats
 LONGEST_NUMBER = 256  # digits in a row of a PAX header
@@ -50,7 +50,7 @@ class Sample:
 
 
 def members(handle: BinaryIO, size: int) -> Iterator[Member]:
-    """The regular files of an uncompressed tar, in order; links, folders and devices are passed over.
+    """The regular files of an uncompressed tar, in order; links, folders and devices are skipped.
 
     Args:
         size: bytes of the whole file.
@@ -77,7 +77,7 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
         handle.seek(end)
         if handle.read(BLOCK) != bytes(BLOCK):
             raise ValueError("it has no end mark")
-    except Exception as error:  # tarfile raises what it likes on damaged bytes
+    except Exception as error:  # tarfile may raise anything on damaged bytes
         text = " ".join(str(error).split())[:1200] or type(error).__name__
         where = "" if last < 0 else f" after byte {last:,} of {size:,}"
         raise ValueError(f"damaged tar{where}: {text}") from None
@@ -102,7 +102,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        """The next member. Raises: ValueError for an extension that is too long, or no list of PAX."""
+        """The next member. Raises: ValueError for an extension that is too long, or an invalid PAX header."""
         handle, start = tarfile_.fileobj, tarfile_.fileobj.tell()
         block = handle.read(BLOCK)
         kind = block[156:157]
@@ -128,10 +128,10 @@ def _check_pax(content: bytes) -> None:
         length = content[place : place + 6].split(b" ")[0]
         end = place + int(length) if length.isdigit() else 0
         if end <= place + len(length) or content[end - 1 : end] != b"\n" or b"=" not in content[place:end]:
-            raise ValueError("a PAX header is no list of keys")
+            raise ValueError("a PAX header is not a list of keys")
         place = end
     if content[place:].strip(b"\0"):
-        raise ValueError("a PAX header has more after its keys")
+        raise ValueError("a PAX header has data after its keys")
     if max(map(len, re.findall(rb"\d+", content)), default=0) > LONGEST_NUMBER:
         raise ValueError(f"a PAX header has a number of more than {LONGEST_NUMBER} digits")
 

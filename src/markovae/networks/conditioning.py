@@ -35,28 +35,28 @@ class Conditioning(ABC):
 
 @final
 class RepeatedConditioning(Conditioning):
-    """A few givens for many examples, which are looked up when asked.
+    """The conditioning of a few examples, repeated for many and looked up when asked.
 
     Args:
-        few: of K.   place: which of them is each example's, (N,), int64.
+        few: of K examples.   index: the row of `few` that each example has, (N,), int64.
     """
 
-    def __init__(self, few: Conditioning, place: Tensor) -> None:
-        self._few, self._place = few, place
+    def __init__(self, few: Conditioning, index: Tensor) -> None:
+        self._few, self._index = few, index
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._index)
 
     def __getitem__(self, rows: Any) -> RepeatedConditioning:
-        return RepeatedConditioning(self._few, self._place[rows])
+        return RepeatedConditioning(self._few, self._index[rows])
 
     def condition(self) -> Condition:
         """All of it as a batch."""
-        return self._few[self._place].condition()
+        return self._few[self._index].condition()
 
     def draw(self, uniform: Tensor) -> Condition:
         """As a batch, one description of each drawn."""
-        return self._few[self._place].draw(uniform)
+        return self._few[self._index].draw(uniform)
 
 
 class TextConditioner(ABC):

@@ -20,8 +20,8 @@ from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
 from markovae.data.images import count_uncaptioned
 from markovae.data.loading import load_data, reopen
+from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import BRACES
-from markovae.data.shards import RECORD
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion, load_weights
 from markovae.diffusion.schedule import first_level_warning

@@ -1,4 +1,4 @@
-"""A text encoder: captions to features of their tokens."""
+"""Text encoders: captions to features of their tokens."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TextEncoder(ABC):
             self._warned = True
             log(
                 f"a caption of {len(numbers)} tokens is cut to {self.limit} ({' '.join(caption.split())[:60]}…); "
-                "others like it are cut without a word"
+                "further ones are cut without a message"
             )
         return [*numbers[: self.limit - 1], numbers[-1]]
 
@@ -158,7 +158,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def load_bert(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the weights of a BertModel under its published names; a pooler and position numbers are passed over.
+        """Take the weights of a BertModel under its published names; a pooler and position numbers are skipped.
 
         Raises:
             ValueError: for a weight that is missing or of another shape.
@@ -221,7 +221,7 @@ class SentenceEncoder(TextEncoder):
             self._model = Transformer(_config(folder / "config.json"))
             self._model.load_bert(load_file(folder / WEIGHTS))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder} is no sentence encoder: {error}; install it anew: {INSTALL}") from None
+            raise UserError(f"{folder} is not a sentence encoder: {error}; install it again: {INSTALL}") from None
         self._model.eval().requires_grad_(False)
         super().__init__(NAME, self._model.config.width, LIMIT)
 
@@ -254,7 +254,7 @@ def _tokenizer(file: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises bare Exception for a broken file
-        raise UserError(f"{file} cannot be read: {error}; install it anew: {INSTALL}") from None
+        raise UserError(f"{file} cannot be read: {error}; install it again: {INSTALL}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -345,7 +345,7 @@ class TransformersEncoder(TextEncoder):
         except ImportError:
             raise UserError(f"the text encoder {folder} needs transformers: pip install 'markovae[encoders]'") from None
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        with _quiet(transformers), _told(folder):
+        with _quiet(transformers), _one_sentence(folder):
             kind = getattr(transformers, family.kind)
             # What it makes of config.json, and not the file: a setting may be left out, or have a second name.
             config = kind.config_class.from_pretrained(folder, local_files_only=True)
@@ -355,7 +355,7 @@ class TransformersEncoder(TextEncoder):
                 folder, **safe, config=config, use_safetensors=True, output_loading_info=True
             )
         if found["missing_keys"]:
-            raise UserError(f"{folder} is no text encoder: its weights lack {min(found['missing_keys'])!r}")
+            raise UserError(f"{folder} is not a text encoder: its weights lack {min(found['missing_keys'])!r}")
         self._model.float().eval().requires_grad_(False)
         super().__init__(str(folder), foreign_width(folder), limit)
 
@@ -394,7 +394,7 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(path for pattern in READ for path in folder.glob(pattern))
     for file in files:
         if not file.is_file():  # a pipe would be waited for
-            raise UserError(f"{file} of the text encoder is no regular file: save the encoder anew")
+            raise UserError(f"{file} of the text encoder is not a regular file: save the encoder again")
     return files
 
 
@@ -415,7 +415,7 @@ def _require_closed(folder: Path) -> None:
             names = list(names.values()) if isinstance(names, dict) else [None]
             for name in names:
                 if not isinstance(name, str) or not _is_plain(name) or not name.endswith(".safetensors"):
-                    raise UserError(f"{file} names weights that are no safetensors beside it: {str(name)[:100]!r}")
+                    raise UserError(f"{file} names weights other than safetensors beside it: {str(name)[:100]!r}")
 
 
 def _require_sizes(folder: Path, family: _Family, config: Any) -> None:
@@ -430,8 +430,8 @@ def _require_sizes(folder: Path, family: _Family, config: Any) -> None:
     layers = {match[1] for name in shapes if (match := LAYER.search(name))}
     if not 1 <= _setting(folder, config, family.layers) <= min(len(layers), MAX_LAYERS):
         raise UserError(
-            f"{folder} is no text encoder: its config.json says {family.layers}={shown(getattr(config, family.layers))}"
-            f", which must be at least 1 and at most {MAX_LAYERS} and the {len(layers):,} layers of its weights"
+            f"{folder} is not a text encoder: its config.json says "
+            f"{family.layers}={shown(getattr(config, family.layers))}, which must be at least 1 and at most {MAX_LAYERS} and the {len(layers):,} layers of its weights"
         )
     for end, sides in family.sizes.items():
         wanted = tuple(math.prod(_setting(folder, config, name) for name in names) for names in sides)
@@ -439,8 +439,8 @@ def _require_sizes(folder: Path, family: _Family, config: Any) -> None:
         if found != {wanted}:
             names = ", ".join(f"{name}={shown(getattr(config, name))}" for side in sides for name in side)
             raise UserError(
-                f"{folder} is no text encoder: its config.json says {names}, which its weights do not have: save the "
-                "encoder anew"
+                f"{folder} is not a text encoder: its config.json says {names}, which its weights do not have: "
+                "save the encoder again"
             )
 
 
@@ -455,7 +455,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         try:
             entries = read_file_header(file, SIZES | WHOLE_SIZES)
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder} is no text encoder: {file.name} {error}") from None
+            raise UserError(f"{folder} is not a text encoder: {file.name} {error}") from None
         shapes |= {f".{name}": entry.shape for name, entry in entries.items() if not name.startswith(OTHER_PARTS)}
     return shapes
 
@@ -483,7 +483,7 @@ def _is_plain(name: str) -> bool:
 def _whole(folder: Path, table: dict[str, Any], key: str, default: int) -> int:
     value = table.get(key, default)
     if type(value) is not int or not 1 <= value <= LONGEST:
-        raise UserError(f"{folder} is no text encoder: its config.json says {key}={str(value)[:100]!r}")
+        raise UserError(f"{folder} is not a text encoder: its config.json says {key}={str(value)[:100]!r}")
     return value
 
 
@@ -505,21 +505,21 @@ def _description(folder: Path) -> tuple[_Family, dict[str, Any]]:
 def _table(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file() or file.stat().st_size > MAX_JSON:
-            raise ValueError(f"it is no regular file of at most {MAX_JSON:,} bytes")
+            raise ValueError(f"it must be a regular file of at most {MAX_JSON:,} bytes")
         return parse_object(file.read_bytes(), finite=False, bits=128)  # no limit is 10^30 there
     except (OSError, ValueError) as error:
-        raise UserError(f"{file.parent} is no text encoder: {file.name} cannot be read ({error})") from None
+        raise UserError(f"{file.parent} is not a text encoder: {file.name} cannot be read ({error})") from None
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _one_sentence(folder: Path) -> Iterator[None]:
     """Whatever the library finds wrong with a folder is one sentence."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # it raises whatever its parts raise
-        raise UserError(f"{folder} is no text encoder that transformers can read: {error}") from None
+        raise UserError(f"{folder} is not a text encoder that transformers can read: {error}") from None
 
 
 @contextmanager
@@ -578,11 +578,11 @@ def _folder(name: str) -> Path:
     try:
         folder = Path(name).expanduser()
     except RuntimeError:
-        raise UserError(f"text encoder {name!r} names the home folder of nobody here: give the whole path") from None
+        raise UserError(f"text encoder {name!r} has an unknown user in its path: give the whole path") from None
     if not folder.is_dir():
         raise UserError(
-            f"text encoder {name!r} is not here: take {DEFAULT_ENCODER}, or the folder of a CLIP or T5 of "
-            "transformers; for a run whose folder was moved, put it back there, or a link to it"
+            f"text encoder {name!r} not found: give {DEFAULT_ENCODER}, or the folder of a CLIP or T5 saved by "
+            "transformers; if a run's encoder was moved, put it or a link back there"
         )
     return folder
 
