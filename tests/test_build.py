@@ -316,7 +316,7 @@ def test_a_network_of_captions_reads_tokens_and_their_mean(tiny_config: Config, 
 def test_networks_and_encoders_that_captions_do_not_go_with(tiny_config: Config):
     with pytest.raises(UserError, match=r"network\.kind=ddpm reads no captions"):
         create(Config().with_settings(["network.kind=ddpm", "condition.kind=text"]), (1, 32, 32))
-    with pytest.raises(UserError, match="text encoder 'clip' is not here"):
+    with pytest.raises(UserError, match="text encoder 'clip' not found"):
         create(tiny_config.with_settings(["condition.kind=text", "condition.encoder=clip"]), (1, 4, 4))
     with pytest.raises(UserError, match=r"condition\.kind='txt' must be one of class, text, none; did you mean text"):
         tiny_config.with_settings(["condition.kind=txt"])

@@ -51,7 +51,7 @@ def test_a_url_of_a_file_is_refused_by_a_sentence_that_shows_it(no_fsspec, tmp_p
     with pytest.raises(UserError) as raised:
         load_data(config.data)
     assert without_secrets(location) in str(raised.value)
-    assert "where a file says" in str(raised.value)
+    assert "comes from a file" in str(raised.value)
     assert "as DATA" in str(raised.value)
     # Settings beside it do not make it the person's own; naming it does.
     assert isinstance(config.with_settings(["data.size=8"]).data.source, FromFile)

@@ -71,7 +71,7 @@ def test_no_command_asks_where_a_bundle_or_a_configuration_says(
     )
     for words in commands[:: 1 if source == REFERENCE else 3]:
         said = refused(*words)
-        assert f"{source} is where a file says that the images are" in said
+        assert f"{source} comes from a file" in said
         assert "as DATA (markovae train URL --resume --out RUN" in said
     assert not (tmp_path / "new").exists()
 

@@ -77,11 +77,11 @@ def test_an_idx_folder_without_test_files_is_split_by_content(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"\0\0\x08\x03", "should hold 0 bytes|claims|no pixels"),
+        (b"\0\0\x08\x03", "should hold 0 bytes|claims|it is empty"),
         (idx_bytes(GREYS)[:-1], "should hold 360 bytes after its header and holds 359"),
         (idx_bytes(GREYS) + b"x", "holds more"),
         (b"\0\0\x0d\x01" + b"\0\0\0\x01" + b"1234", "idx type 0x0d"),
-        (b"hello idx", "does not begin with its magic number"),
+        (b"hello idx", "does not begin with the magic number"),
         (b"\0\0\x08\x04" + b"\xff" * 16, "its header is damaged"),
         (idx_bytes(np.arange(9)), "holds 9 labels"),
     ],

@@ -67,7 +67,7 @@ def test_a_text_file_that_is_none_is_one_sentence(tmp_path: Path):
     [
         ("captions.csv", b"name,text\n", "columns file_name and text"),
         ("captions.csv", b"", "columns file_name and text"),
-        ("captions.csv", b'file_name,text\ny.png,"one\na/x.png,two\n', "quotation mark that is not closed"),
+        ("captions.csv", b'file_name,text\ny.png,"one\na/x.png,two\n', "unclosed quotation mark"),
         ("captions.csv", b"file_name,text\ny.png\n", "line 2 must have"),
         ("captions.csv", b"file_name,text\ny.png,\xff\xfe\n", "not UTF-8"),
         ("captions.csv", b"file_name,text\nq.png,a\n", "matches no image of the 2"),

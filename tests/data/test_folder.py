@@ -96,7 +96,7 @@ def test_parts_of_a_data_set_are_no_classes(tmp_path: Path):
     fill(tmp_path / "set" / "test" / "cat", 2)
     fill(tmp_path / "set" / "Train" / "cat", 3)
     fill(tmp_path / "set" / "Train" / "dog", 3)
-    with pytest.raises(UserError, match=r"holds Train, test, which are parts .* give .*/set/Train, of which"):
+    with pytest.raises(UserError, match=r"holds Train, test, which are the parts .* give .*/set/Train, from which"):
         read_folder(config(tmp_path / "set"))
     assert read_folder(config(tmp_path / "set" / "Train")).data.class_names == ("cat", "dog")
     fill(tmp_path / "set" / "zebra", 2)

@@ -39,7 +39,7 @@ def test_channels_last_moves_each_pixel_to_its_place():
         ((9, 28, 28, 4), "auto", "4 channels where 1 or 3 are read: lay the images on a background"),
         ((9, 28, 28, 2), "auto", "2 channels"),
         ((9, 28, 28), "nhwc", "does not fit"),
-        ((0, 28, 28), "auto", "no pixels"),
+        ((0, 28, 28), "auto", "it is empty"),
     ],
 )
 def test_what_is_no_stack_of_images_is_one_sentence(shape: tuple[int, ...], layout: str, sentence: str):

@@ -44,7 +44,7 @@ def test_phrases_left_out_leave_a_sentence():
 
 def test_swaps_change_one_attribute_and_what_must_follow():
     sizes: dict[str, Counter[int]] = {name: Counter() for name in SWAPPED}
-    for face in FACES[:150]:
+    for face in FACES[:60]:
         for name in SWAPPED:
             made = swaps(face, name)
             texts = [caption(other) for other in made]
@@ -57,8 +57,8 @@ def test_swaps_change_one_attribute_and_what_must_follow():
                 assert name in changed
                 assert changed <= {name} | follows
                 assert read_face(caption(other)) is not None
-    assert sizes["background"] == {5: 150}
-    assert sizes["mouth"] == {6: 150}
+    assert sizes["background"] == {5: 60}
+    assert sizes["mouth"] == {6: 60}
     assert max(sizes["hair"]) == 9
     assert set(sizes["headwear_colour"]) == {1, 5}
     assert max(sizes["hair_colour"]) == 6

@@ -374,7 +374,7 @@ def test_captions_of_more_bytes_than_their_images_may_have_are_not_read(tmp_path
     rewritten(out, lambda table, columns: table.update(captions_sha256="0" * 64))
     with (out / "captions.jsonl").open("wb") as file:
         file.truncate(1 << 34)  # which takes no room on the disk
-    with pytest.raises(UserError, match=r"captions\.jsonl has 17,179,869,184 bytes where at most 21,495,808 belong"):
+    with pytest.raises(UserError, match=r"captions\.jsonl has 17,179,869,184 bytes, at most 21,495,808 are read"):
         load_data(DataConfig(str(out)))
 
 

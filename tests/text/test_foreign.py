@@ -124,7 +124,7 @@ def test_a_run_on_a_folders_features(made: Callable[[str], Path], tiny_config: C
     encoder.rename(tmp_path / "away")
     model = load(run)
     assert model.network.condition.token_dim == 24
-    with pytest.raises(UserError, match=r"encoder' is not here: take all-MiniLM-L6-v2, or the folder of a CLIP or T5"):
+    with pytest.raises(UserError, match=r"encoder' not found: give all-MiniLM-L6-v2, or the folder of a CLIP or T5"):
         model.text_conditioner.prompts(["a barn"])
 
 
@@ -216,7 +216,7 @@ def test_a_folder_that_has_more_read_or_run_than_it_holds_is_refused_before_tran
     table = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
     (folder / file).write_text(json.dumps({**table, **change}))
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(UserError, match=r"remove it|no safetensors beside|save them merged|config\.json says"):
+    with pytest.raises(UserError, match=r"remove it|other than safetensors beside|save them merged|config\.json says"):
         load_encoder(str(folder))
 
 

@@ -58,7 +58,7 @@ def test_nothing_to_encode(encoder: TextEncoder):
 
 
 def test_an_unknown_encoder_is_refused():
-    with pytest.raises(UserError, match="'clip' is not here"):
+    with pytest.raises(UserError, match="'clip' not found"):
         load_encoder("clip")
 
 
@@ -78,5 +78,5 @@ def test_damaged_files_are_one_sentence(encoder: TextEncoder, tmp_path: Path, da
     (tmp_path / "model.safetensors").symlink_to(source / "model.safetensors")
     (tmp_path / damage).unlink()
     (tmp_path / damage).write_bytes(b"{}")
-    with pytest.raises(UserError, match="install it anew"):
+    with pytest.raises(UserError, match="install it again"):
         SentenceEncoder(tmp_path)

@@ -34,9 +34,9 @@ def require_named(source: str) -> None:
     """
     if isinstance(source, FromFile) and is_elsewhere(source):
         raise UserError(
-            f"{without_secrets(source)} comes from a file, and a URL is opened only if the command "
-            "itself names it: give it as DATA (markovae train URL --resume --out RUN, markovae measure RUN URL, markovae "
-            "quality RUN URL), or a folder that holds a copy"
+            f"{without_secrets(source)} comes from a file, and a URL is opened only if the command itself names it: "
+            "give it as DATA (markovae train URL --resume --out RUN, markovae measure RUN URL, markovae quality RUN "
+            "URL), or a folder that holds a copy"
         )
 
 

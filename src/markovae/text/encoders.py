@@ -431,7 +431,8 @@ def _require_sizes(folder: Path, family: _Family, config: Any) -> None:
     if not 1 <= _setting(folder, config, family.layers) <= min(len(layers), MAX_LAYERS):
         raise UserError(
             f"{folder} is not a text encoder: its config.json says "
-            f"{family.layers}={shown(getattr(config, family.layers))}, which must be at least 1 and at most {MAX_LAYERS} and the {len(layers):,} layers of its weights"
+            f"{family.layers}={shown(getattr(config, family.layers))}, which must lie in 1…{MAX_LAYERS} and be "
+            f"at most the {len(layers):,} layers of its weights"
         )
     for end, sides in family.sizes.items():
         wanted = tuple(math.prod(_setting(folder, config, name) for name in names) for names in sides)
