@@ -1,4 +1,4 @@
-"""Range checks with one sentence each."""
+"""Frozen dataclasses to tables and back, strictly, and the checks of ranges and words that configs use."""
 
 from __future__ import annotations
 

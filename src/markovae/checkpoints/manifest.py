@@ -1,4 +1,4 @@
-"""What state.json must say, before anything is done with it."""
+"""The manifest of SHA-256 sums, and the checks of what a bundle holds before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Student's law, for intervals from few values."""
+"""What a bound is: `Bound`, its terms in nats per image, and `Estimate`, a mean with its standard error and interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The endpoint rule of constant σ, exact: L is the least integer with α^L < δ, α = √(1−σ²).
+"""Noise schedules: decreasing functions of the level to the log-SNR.
+
+The endpoint rule of constant σ is exact: L is the least integer with α^L < δ, α = √(1−σ²).
 
 Floats are rationals, so (1−σ²)^L < δ² has one right answer. Logarithms with 100 digits decide it unless the two
 sides may be equal; equality needs few binary digits, and is then settled with integers.

@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features: unbiased at every n, with a standard error."""
+"""Distances between two sets of features: KID with its standard error, Fréchet, precision and recall."""
 
 from __future__ import annotations
 

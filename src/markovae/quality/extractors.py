@@ -1,4 +1,4 @@
-"""The built-in feature network: seven convolutions on 32×32 pixels, trained by `scripts/features.py`."""
+"""The feature networks by name: the built-in one (trained by `scripts/features.py`), Lite0, and InceptionV3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the page that are figures: each with one sentence of what it means."""
+"""report.html: its sections, each figure with one sentence of what it means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lossless codecs need for the same images."""
+"""What a report says, as data: report.json, samples, neighbors, and the bits of lossless codecs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sampler is made of: states, the rule from one log-SNR to the next, and corrections at one log-SNR."""
+"""All samplers, each beside its paper, and `trajectory`, the one loop that runs them."""
 
 from __future__ import annotations
 

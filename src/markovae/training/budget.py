@@ -1,4 +1,4 @@
-"""Elapsed time by a clock that may be set back."""
+"""How long a training lasts, by steps or minutes, and the learning rate at each point of it."""
 
 from __future__ import annotations
 

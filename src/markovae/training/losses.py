@@ -1,4 +1,4 @@
-"""The importance law of a training that minimises the bound: levels as often as their nats are large."""
+"""The losses: over tables of levels, in continuous time, or of your own; the distributions of levels they draw from."""
 
 from __future__ import annotations
 

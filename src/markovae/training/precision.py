@@ -1,4 +1,4 @@
-"""The network as training calls it: with or without its activations kept, compiled or not."""
+"""The network as training calls it: its precision, checkpointed activations, compilation."""
 
 from __future__ import annotations
 
