@@ -1,4 +1,4 @@
-"""What a bound is: `Bound`, its terms in nats per image, and `Estimate`, a mean with its standard error and interval."""
+"""`Bound`: its terms in nats per image; `Estimate`: a mean with its standard error and its interval."""
 
 from __future__ import annotations
 
