@@ -1,4 +1,4 @@
-"""μ against ε with a network that is not told the level, and the scale of their gradients level by level."""
+"""μ against ε with a network without the level as input, and the scale of their gradients level by level."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def tables(numbers: dict[str, Any]) -> dict[str, str]:
             )
             ranges.append([title, letter, *(f"{one['range'][kind]:,.0f}" for kind in CURVES)])
     return {
-        "blind": table(["schedule", "net", "told the level", "not told", "cost of not knowing"], rows),
+        "blind": table(["schedule", "network", "with the level", "without", "cost of leaving it out"], rows),
         "gradients": table(["schedule", "net", *(f"onto {name}" for name in CURVES.values())], ranges),
     }
 

@@ -102,8 +102,8 @@ def test_transitions_do_what_their_names_say() -> None:
 
 
 def test_letters_of_probability_zero_are_never_drawn_and_the_rest_by_their_share() -> None:
-    law = torch.tensor([0.0, 0.7, 0.0, 0.3, 0.0], dtype=torch.float64)
-    drawn = Categorical(law.expand(8000, 5)).sample(Streams(0, "letters", range(8000)))
+    distribution = torch.tensor([0.0, 0.7, 0.0, 0.3, 0.0], dtype=torch.float64)
+    drawn = Categorical(distribution.expand(8000, 5)).sample(Streams(0, "letters", range(8000)))
     counts = torch.bincount(drawn, minlength=5) / 8000
     assert counts[[0, 2, 4]].tolist() == [0, 0, 0]
     assert abs(float(counts[1]) - 0.7) < 4 * (0.21 / 8000) ** 0.5

@@ -161,7 +161,7 @@ PLANTS: list[tuple[str, str, Change]] = [
     ("step.constant.mean", "theory.gaps.leading_divergences", scaled),
     ("step.constant.full", "theory.gaps.leading_divergences", scaled),
     ("score", "theory.sde.score_of", lambda score: lambda z, logsnr: 1.01 * score(z, logsnr)),
-    ("score", "theory.mixture.MixtureLaw.mean", scaled),
+    ("score", "theory.mixture.MixtureDistribution.mean", scaled),
     ("flow.drift", "theory.sde.flow_drift", scaled),
     ("flow.quantiles", "theory.sde.flow_drift", scaled),
     ("vp.clock", "theory.sde.LinearVP.time", scaled),

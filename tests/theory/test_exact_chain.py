@@ -75,8 +75,8 @@ def test_generating_gives_the_moments_of_the_data(name):
     toy, count = TOYS[name], 20_000
     chain = ExactChain(toy, LogSNRLinear(12))
     x = chain.generate(count, generator(4, "generate"))
-    law = toy.law(1)
-    mean, covariance = law.mean()[0], law.covariance()[0]
+    distribution = toy.distribution(1)
+    mean, covariance = distribution.mean()[0], distribution.covariance()[0]
     assert bool(((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / count).sqrt()).all())
     products = (x - mean).unsqueeze(2) * (x - mean).unsqueeze(1)
     assert bool(((products.mean(0) - covariance).abs() < 4.5 * products.std(0) / count**0.5).all())

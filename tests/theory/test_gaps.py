@@ -166,7 +166,7 @@ def test_the_truth_of_a_gaussian_does_not_depend_on_the_grid():
     toy = correlated_gaussian()
     coarse, fine = LogSNRLinear(3).logsnr[1:], LogSNRLinear(300).logsnr[1:]
     assert truth(toy, coarse) == pytest.approx(truth(toy, fine), abs=1e-12)
-    assert gaussian_exact(toy.law(1).covariance()[0], fine).full.sum() == 0
+    assert gaussian_exact(toy.distribution(1).covariance()[0], fine).full.sum() == 0
 
 
 def test_nodes_do_not_matter():
@@ -218,7 +218,7 @@ def test_divergences_agree_with_forty_digits():
     before = logsnr_before(lam, sigma)
     z = torch.tensor([[-1.5], [-0.3], [0.4], [1.2]], dtype=F64)
     c_z, c_x = posterior_coefficients(before, lam)
-    law = toy.law(4).posterior(z, lam.expand(4))
+    law = toy.distribution(4).posterior(z, lam.expand(4))
     step = law.blurred(c_z * z, c_x.expand(4), posterior_variance(before, lam).expand(4))
     found = kl_to_normal(step, step.mean(), step.covariance()[:, :, 0])
     for i in range(4):
@@ -232,7 +232,7 @@ def test_divergences_agree_with_forty_digits():
 @pytest.mark.parametrize("excess", [1e-5, 1e-4, 1e-2, 0.3])
 def test_divergence_of_two_normals_is_closed(excess):
     # ln P/Q crosses from the series of φ to φ itself within this range.
-    law = Mixture.line([1.0], [0.0], [(1 + excess) ** 0.5]).law(1)
+    law = Mixture.line([1.0], [0.0], [(1 + excess) ** 0.5]).distribution(1)
     one = torch.ones(1, 1, dtype=F64)
     with mpmath.workdps(40):
         wanted = float((mpmath.mpf(excess) - mpmath.log1p(mpmath.mpf(excess))) / 2)

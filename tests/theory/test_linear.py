@@ -68,21 +68,21 @@ def test_with_the_exact_reverse_every_path_gives_minus_log_p_of_its_data(seed: i
 
 def test_steps_compose_and_reverse_as_joint_gaussians_do() -> None:
     g = generator(0, "joint")
-    law, first, second = random_moments(2, g), random_step(2, 3, g), random_step(3, 2, g)
-    once, twice = first.then(second).push(law), second.push(first.push(law))
+    distribution, first, second = random_moments(2, g), random_step(2, 3, g), random_step(3, 2, g)
+    once, twice = first.then(second).push(distribution), second.push(first.push(distribution))
     torch.testing.assert_close(once.mean, twice.mean)
     torch.testing.assert_close(once.covariance, twice.covariance)
-    back = first.reverse(law)
-    z = law.batch(5).sample(g)
+    back = first.reverse(distribution)
+    z = distribution.batch(5).sample(g)
     y = first.given(z).sample(g)
-    left = law.batch(5).log_prob(z) + first.given(z).log_prob(y)
-    right = first.push(law).batch(5).log_prob(y) + back.given(y).log_prob(z)
+    left = distribution.batch(5).log_prob(z) + first.given(z).log_prob(y)
+    right = first.push(distribution).batch(5).log_prob(y) + back.given(y).log_prob(z)
     torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
 
 
 def test_the_entropy_of_a_gaussian() -> None:
-    law = Moments(torch.ones(2), torch.diag(torch.tensor([4.0, 0.25])))
-    assert law.entropy() == pytest.approx(math.log(2 * math.pi * math.e))
+    distribution = Moments(torch.ones(2), torch.diag(torch.tensor([4.0, 0.25])))
+    assert distribution.entropy() == pytest.approx(math.log(2 * math.pi * math.e))
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,10 @@ def other_chain(seed: int, dims: list[int]) -> tuple[Moments, LinearGaussianChai
         return Moments(torch.randn(d, generator=g, dtype=torch.float64), covariance(d))
 
     def step(a: int, b: int) -> LinearStep:
-        law = moments(b)
-        return LinearStep(0.6 * torch.randn(b, a, generator=g, dtype=torch.float64), law.mean, law.covariance)
+        distribution = moments(b)
+        return LinearStep(
+            0.6 * torch.randn(b, a, generator=g, dtype=torch.float64), distribution.mean, distribution.covariance
+        )
 
     pairs = list(pairwise(dims))
     data = moments(dims[0])

@@ -91,8 +91,8 @@ def test_each_example_may_have_its_own_logsnr():
 def test_draws_have_the_moments_of_the_law():
     toy, count = plane(), 40_000
     x = toy.sample(count, generator(1, "draws"))
-    law = toy.law(1)
-    mean, covariance = law.mean()[0], law.covariance()[0]
+    distribution = toy.distribution(1)
+    mean, covariance = distribution.mean()[0], distribution.covariance()[0]
     offset = x - mean
     assert bool((offset.mean(0).abs() < 4 * (covariance.diagonal() / count).sqrt()).all())
     products = offset.unsqueeze(2) * offset.unsqueeze(1)
@@ -148,9 +148,9 @@ def test_noised_is_the_marginal_as_a_toy():
 def test_third_moment_is_the_third_cumulant():
     toy = line_mixture()
     nodes, weights = toy.nodes(torch.tensor([math.inf], dtype=F64), 800)
-    x, law = nodes[0, :, 0], toy.law(1)
-    wanted = (weights[0] * (x - law.mean()[0, 0]) ** 3).sum()
-    torch.testing.assert_close(law.third_moment()[0], wanted, rtol=1e-10, atol=0)
+    x, distribution = nodes[0, :, 0], toy.distribution(1)
+    wanted = (weights[0] * (x - distribution.mean()[0, 0]) ** 3).sum()
+    torch.testing.assert_close(distribution.third_moment()[0], wanted, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("toy", [line_mixture(), plane()])
@@ -159,7 +159,7 @@ def test_nodes_integrate_the_marginal(toy):
     z, weight = toy.nodes(lam, 301)
     torch.testing.assert_close(weight.sum(1), torch.ones(3, dtype=F64), rtol=1e-10, atol=0)
     mean = (weight.unsqueeze(2) * z).sum(1)
-    torch.testing.assert_close(mean, signal_scale(lam).unsqueeze(1) * toy.law(1).mean(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(mean, signal_scale(lam).unsqueeze(1) * toy.distribution(1).mean(), rtol=1e-9, atol=1e-12)
 
 
 def test_float32_is_promoted_and_its_weights_are_accepted():
@@ -209,7 +209,7 @@ def test_spectrum_falls_as_one_over_f_in_amplitude():
 
 def test_pixels_have_the_declared_variance_and_channels_their_correlation():
     toy = pink_gaussian((3, 8, 8), std=0.4, colour=0.7)
-    covariance = toy.law(1).covariance()[0].reshape(3, 64, 3, 64)
+    covariance = toy.distribution(1).covariance()[0].reshape(3, 64, 3, 64)
     assert float(torch.stack([covariance[c, :, c].trace() for c in range(3)]).mean()) == pytest.approx(64 * 0.16)
     ratio = covariance[0, :, 1] / covariance[0, :, 0]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 0.7), rtol=1e-8, atol=0)
@@ -219,7 +219,7 @@ def test_pixels_have_the_declared_variance_and_channels_their_correlation():
 
 def test_entropy_is_that_of_the_dense_gaussian():
     toy = pink_gaussian((1, 4, 4))
-    covariance = toy.law(1).covariance()[0]
+    covariance = toy.distribution(1).covariance()[0]
     wanted = 8 * math.log(2 * math.pi * math.e) + 0.5 * float(torch.logdet(covariance))
     assert toy.entropy() == pytest.approx(wanted, abs=1e-9)
     x = toy.sample(5, generator(1, "x"))
@@ -313,8 +313,8 @@ def test_bound_of_the_library_is_the_entropy_and_the_closed_gaps(reverse):
     x = toy.sample(4000, generator(0, "x"))
     bound = model.bound(x, Streams(0, "bound", range(len(x)))).mean()
     logsnr = model.schedule.logsnr[1:]
-    law = toy.law(1)
-    covariance, mean = law.covariance()[0], law.mean()[0]
+    distribution = toy.distribution(1)
+    covariance, mean = distribution.covariance()[0], distribution.mean()[0]
     gap = gaussian_exact(covariance, logsnr)
     levels = gap.posterior if isinstance(reverse, PosteriorVariance) else gap.step
     # The decoder N(x̂, s²/a²) where the truth is Cov[x|z_1]; the prior N(0, 1) where the truth is p(z_L).

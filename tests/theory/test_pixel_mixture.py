@@ -81,7 +81,7 @@ def test_draws_have_the_probabilities():
     assert bool(((found - wanted).abs() <= 4.5 * error + 1 / count).all())
     z = toy.marginal(torch.tensor(0.5, dtype=F64), count).sample(generator(2, "z"))
     a, s = signal_scale(torch.tensor(0.5)), noise_scale(torch.tensor(0.5))
-    variance = a**2 * toy.law(1).covariance()[0].diagonal() + s**2
+    variance = a**2 * toy.distribution(1).covariance()[0].diagonal() + s**2
     assert bool(((z.var(0) / variance - 1).abs() < 4 * math.sqrt(2 / count)).all())
 
 

@@ -45,27 +45,33 @@ def assert_same(one: Affine, other: Affine) -> None:
 @schedules
 def test_all_six_targets_imply_the_exact_denoiser(schedule: NoiseSchedule) -> None:
     """E[x|z] = m + a S (a² S + s² I)⁻¹ (z − a m) for Gaussian data."""
-    law = data()
+    distribution = data()
     for prev, now in pairs(schedule)[:: max(1, schedule.num_levels // 40)]:
         a = torch.sigmoid(now).sqrt()
-        weight = a * torch.linalg.solve(law.latent_covariance(now), law.covariance).T
-        exact = Affine(weight, law.mean - a * weight @ law.mean)
+        weight = a * torch.linalg.solve(distribution.latent_covariance(now), distribution.covariance).T
+        exact = Affine(weight, distribution.mean - a * weight @ distribution.mean)
         for target in TARGETS:
-            assert_same(on_mean(law, target, prev, now).as_x(target, prev, now), exact)
+            assert_same(on_mean(distribution, target, prev, now).as_x(target, prev, now), exact)
 
 
 @pytest.mark.parametrize("level", [2, 10, 25, 40])
 def test_sampled_targets_find_it_within_four_predicted_standard_errors(level: int) -> None:
     """From the lecture's literal draws; the raw target's wider interval is predicted too."""
-    schedule, law, count = LogSNRLinear(40, 6.0, -6.0), data(), 20_000
+    schedule, distribution, count = LogSNRLinear(40, 6.0, -6.0), data(), 20_000
     g = generator(level, "sampled")
-    x = law.mean + torch.randn(count, 3, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(law.covariance).T
+    x = (
+        distribution.mean
+        + torch.randn(count, 3, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(distribution.covariance).T
+    )
     before, step = torch.randn(2, count, 3, generator=g, dtype=torch.float64)
     draw = literal_sample(torch.full((count,), level), before, step, schedule)
     assert draw.fresh is not None
     prev, now = schedule.logsnr[level - 1], schedule.logsnr[level]
     z = noised(x, draw.noise, now)
-    for target, truth in ((MEAN, on_previous(law, prev, now)), (STEP_NOISE, on_step_noise(law, prev, now))):
+    for target, truth in (
+        (MEAN, on_previous(distribution, prev, now)),
+        (STEP_NOISE, on_step_noise(distribution, prev, now)),
+    ):
         raw = least_squares(z, target.of_sample(x, draw.noise, draw.fresh, now, prev))
         blackwell = least_squares(z, target.of(x, draw.noise, now, prev))
         assert float(raw.deviation(truth).abs().max()) < 4
@@ -75,15 +81,18 @@ def test_sampled_targets_find_it_within_four_predicted_standard_errors(level: in
 
 def test_deviations_are_of_order_one() -> None:
     """The predicted standard errors are neither too wide nor too narrow: over many fits their squares average one."""
-    law = data()
+    distribution = data()
     prev, now = torch.tensor(1.0).double(), torch.tensor(0.5).double()
     squares = []
     for seed in range(200):
         g = generator(seed, "repeat")
-        x = law.mean + torch.randn(300, 3, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(law.covariance).T
+        x = (
+            distribution.mean
+            + torch.randn(300, 3, generator=g, dtype=torch.float64) @ torch.linalg.cholesky(distribution.covariance).T
+        )
         noise, fresh = torch.randn(2, 300, 3, generator=g, dtype=torch.float64)
         fit = least_squares(noised(x, noise, now), STEP_NOISE.of_sample(x, noise, fresh, now, prev))
-        squares.append((fit.deviation(on_step_noise(law, prev, now)) ** 2).mean())
+        squares.append((fit.deviation(on_step_noise(distribution, prev, now)) ** 2).mean())
     assert float(torch.stack(squares).mean()) == pytest.approx(1, abs=0.1)
 
 

@@ -78,9 +78,9 @@ def test_reverse_euler_is_the_true_reverse_step_to_first_order(t):
         found = reverse_euler(z, number(t), number(h), toy.score)
         c_z, c_x = forward.posterior_coefficients(logsnr_at(number(t - h)), logsnr_at(number(t)))
         floor = forward.posterior_variance(logsnr_at(number(t - h)), logsnr_at(number(t)))
-        law = toy.posterior(z, logsnr_at(number(t))).blurred(c_z * z, c_x.reshape(1), floor.reshape(1))
-        means.append((found.mean - law.mean()).abs().squeeze())
-        variances.append((found.variance - law.covariance().squeeze()).abs())
+        distribution = toy.posterior(z, logsnr_at(number(t))).blurred(c_z * z, c_x.reshape(1), floor.reshape(1))
+        means.append((found.mean - distribution.mean()).abs().squeeze())
+        variances.append((found.variance - distribution.covariance().squeeze()).abs())
     assert slope(torch.tensor(steps), torch.stack(means)) == pytest.approx(2, abs=0.05)
     assert slope(torch.tensor(steps), torch.stack(variances)) == pytest.approx(2, abs=0.05)
 
@@ -122,10 +122,10 @@ def test_reverse_sde_recovers_the_data_of_a_mixture():
     times = torch.cat([torch.linspace(3, 0.1, 150, dtype=F64), torch.linspace(0.09, 1e-3, 80, dtype=F64)])
     z = toy.marginal(logsnr_at(times[0]), count).sample(generator(5, "top"))
     x = reverse(z, times, toy.score, generator(5, "reverse"))
-    law = toy.law(1)
-    mean, variance = moments_at(law.mean()[0, 0], law.covariance()[0, 0, 0], times[-1])
+    distribution = toy.distribution(1)
+    mean, variance = moments_at(distribution.mean()[0, 0], distribution.covariance()[0, 0, 0], times[-1])
     # The bias of 230 Euler steps is known from Gaussian data of the same moments, and stays below one standard error.
-    bias = reverse_moments(law.mean()[0, 0], law.covariance()[0, 0, 0], times)
+    bias = reverse_moments(distribution.mean()[0, 0], distribution.covariance()[0, 0, 0], times)
     assert float(x.mean()) == pytest.approx(float(mean), abs=4 * math.sqrt(float(variance) / count) + 0.01)
     assert abs(float(bias[1] - variance)) < 0.03
     spread = float(((x - x.mean()) ** 2).std()) / math.sqrt(count)

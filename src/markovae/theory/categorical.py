@@ -120,7 +120,7 @@ class CategoricalChain(MarkovianVAE):
         """Every path z_0…z_L the encoder can take and its probability p(z_0) P_enc(z_1…z_L|z_0): (L+1) × (N,), (N,).
 
         Raises:
-            ValueError: where there are more than 4 million, or data that are no law of the letters.
+            ValueError: where there are more than 4 million, or data that are no distribution of the letters.
         """
         data = self._level_distribution(data)
         if self.letters ** (self.num_levels + 1) > MAX_PATHS:
@@ -137,17 +137,20 @@ class CategoricalChain(MarkovianVAE):
         return [z[taken] for z in path], weight[taken]
 
     def path_kl(self, data: Tensor) -> float:
-        r"""The divergence of the two joint laws of z_0…z_L, split along the reverse chain, nats.
+        r"""The divergence of the two joint distributions of z_0…z_L, split along the reverse chain, nats.
 
         KL(p(z_L) ‖ P_pri(z_L)) + Σ_ℓ E_{p(z_ℓ)} KL(p(z_{ℓ−1}|z_ℓ) ‖ P_pri(z_{ℓ−1}|z_ℓ)), p the encoder run on the data.
         It is what the bound exceeds H(z_0) by.
         """
-        exact, law = exact_categorical(self._level_distribution(data), self.transitions), self._level_distribution(data)
+        exact, distribution = (
+            exact_categorical(self._level_distribution(data), self.transitions),
+            self._level_distribution(data),
+        )
         total = 0.0
         for level in range(1, self.num_levels + 1):
-            law = law @ self.transitions[level - 1]
+            distribution = distribution @ self.transitions[level - 1]
             rows = Categorical(exact.reverse[level - 1]).kl(Categorical(self.reverse[level - 1]))
-            total += float(torch.where(law > 0, law * rows, 0.0).sum())
+            total += float(torch.where(distribution > 0, distribution * rows, 0.0).sum())
         return total + float(exact.prior_top(1).kl(self.prior_top(1)))
 
     def _level_distribution(self, data: Tensor) -> Tensor:
@@ -171,23 +174,25 @@ def exact_categorical(data: Tensor, transitions: Tensor) -> CategoricalChain:
     Args:
         data: p(z_0), (K,).   transitions: Q_1…Q_L, (L, K, K).
     Raises:
-        ValueError: for laws that do not sum to one or are of different alphabets.
+        ValueError: for distributions that do not sum to one or are of different alphabets.
     """
     if transitions.ndim != 3 or transitions.shape[1:] != (len(data), len(data)):
         raise ValueError(f"transitions of shape {tuple(transitions.shape)} must be (L, K, K) with K={len(data)}")
-    law, rows = checked_probabilities(data), []
+    distribution, rows = checked_probabilities(data), []
     for step in checked_probabilities(transitions):
-        joint = (law[:, None] * step).T
-        law = joint.sum(1)
-        reached = law[:, None] > 0
-        rows.append(torch.where(reached, joint / torch.where(reached, law[:, None], 1.0), 1 / len(law)))
-    return CategoricalChain(transitions, law, torch.stack(rows))
+        joint = (distribution[:, None] * step).T
+        distribution = joint.sum(1)
+        reached = distribution[:, None] > 0
+        rows.append(
+            torch.where(reached, joint / torch.where(reached, distribution[:, None], 1.0), 1 / len(distribution))
+        )
+    return CategoricalChain(transitions, distribution, torch.stack(rows))
 
 
 def categorical_entropy(data: Tensor) -> float:
     """H(z_0) = −Σ p ln p in nats, of p(z_0), (K,)."""
-    law = checked_probabilities(data)
-    return -float(torch.xlogy(law, law).sum())
+    distribution = checked_probabilities(data)
+    return -float(torch.xlogy(distribution, distribution).sum())
 
 
 def uniform_transition(letters: int, rate: float) -> Tensor:

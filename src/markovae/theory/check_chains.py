@@ -90,19 +90,19 @@ def _vector_paths() -> tuple[MarkovianVAE, Path]:
 @row(VAE, "generate.mean", "the exact prior generates the data: means within 4 standard errors", 4.0)
 def exact_prior_generates_the_data(seed: int = 0, count: int = 400_000) -> Pair:
     """Ancestral sampling of the true reverse chain: the largest miss of a mean, in standard errors, below 4."""
-    law = vectors()
+    distribution = vectors()
     drawn = vector_chain(exact=True).generate(count, generator(seed, "generate"))
-    miss = (drawn.mean(0) - law.mean).abs() / (law.covariance.diagonal() / count).sqrt()
+    miss = (drawn.mean(0) - distribution.mean).abs() / (distribution.covariance.diagonal() / count).sqrt()
     return 0.0, float(miss.max())
 
 
 @row(VAE, "generate.covariance", "the exact prior generates the data: covariance within 4 standard errors", 4.0)
 def generated_covariance(count: int = 400_000) -> Pair:
     """tr S⁻¹ Cov of what the exact prior generates against d = 3, in standard errors √(2d/n): below 4."""
-    law = vectors()
+    distribution = vectors()
     drawn = vector_chain(exact=True).generate(count, generator(0, "generate"))
-    offset = drawn - law.mean
-    trace = float(torch.linalg.solve(law.covariance, offset.T @ offset / count).trace())
+    offset = drawn - distribution.mean
+    trace = float(torch.linalg.solve(distribution.covariance, offset.T @ offset / count).trace())
     return 0.0, abs(trace - 3) / (2 * 3 / count) ** 0.5
 
 
@@ -181,10 +181,10 @@ def bits_are_nats_over_dims() -> Pair:
 @row(REWRITING, "markov", "p_enc(z_ℓ|z_{ℓ−1},z_0) = p_enc(z_ℓ|z_{ℓ−1})", _ROUNDING)
 def encoder_is_markov() -> Pair:
     """E3: P(z_2|z_1, z_0), by conditioning the joint Gaussian, against P(z_2|z_1): the largest difference is 0."""
-    chain, law = vector_chain(exact=False), vectors()
+    chain, distribution = vector_chain(exact=False), vectors()
     first, second = chain.encoder[:2]
     both = torch.cat([torch.eye(3, dtype=torch.float64), first.matrix])
-    known = both @ law.covariance @ both.T
+    known = both @ distribution.covariance @ both.T
     known[3:, 3:] += first.covariance
     cross = second.matrix @ known[3:]
     regression = torch.linalg.solve(known, cross.T).T

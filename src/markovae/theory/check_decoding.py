@@ -47,8 +47,8 @@ def _data(count: int) -> Tensor:
 def _digit_nats(digit: int, mean: float, scale: float) -> float:
     pixels = Pixels(256)
     at = torch.tensor([[mean]], dtype=torch.float64)
-    law = DiscretisedGaussian(at, torch.tensor(scale, dtype=torch.float64), pixels)
-    return -float(law.log_prob(pixels.to_x(torch.tensor([[digit]]))))
+    distribution = DiscretisedGaussian(at, torch.tensor(scale, dtype=torch.float64), pixels)
+    return -float(distribution.log_prob(pixels.to_x(torch.tensor([[digit]]))))
 
 
 @row(GAUSSIAN, "posterior.narrower", "β̃_ℓ = σ_ℓ² s_{ℓ−1}²/s_ℓ², less than σ_ℓ²", 1e-12)
@@ -98,8 +98,8 @@ def model_bound(count: int = 60_000) -> Pair:
     """
     model, toy, x = _model(16), correlated_gaussian(), _data(count)
     excess = estimate_mean(model.bound(x, generator(0, "bound")).total + toy.log_prob(x))
-    values, mean = toy.modes.variance[0], toy.law(1).mean()
-    covariance = toy.law(1).covariance()[0]
+    values, mean = toy.modes.variance[0], toy.distribution(1).mean()
+    covariance = toy.distribution(1).covariance()[0]
     logsnr = model.schedule.logsnr[1:]
     gap = float(gaussian_exact(covariance, logsnr).posterior.sum())
     a2, s2 = signal_scale(logsnr[-1]) ** 2, noise_scale(logsnr[-1]) ** 2
@@ -186,9 +186,9 @@ def softmax_digits() -> Pair:
     places = [(2 * k + 1) / 8 - 1 for k in range(8)]
     weights = [math.exp(-((x - mean) ** 2) / (2 * scale**2)) for x in places]
     at = torch.tensor(places, dtype=torch.float64).unsqueeze(1)
-    law = SoftmaxBins(torch.full_like(at, mean), torch.tensor(scale, dtype=torch.float64), pixels)
+    distribution = SoftmaxBins(torch.full_like(at, mean), torch.tensor(scale, dtype=torch.float64), pixels)
     wanted = torch.tensor([math.log(w / sum(weights)) for w in weights], dtype=torch.float64)
-    return 0.0, float((law.log_prob(at) - wanted).abs().max())
+    return 0.0, float((distribution.log_prob(at) - wanted).abs().max())
 
 
 CHECKS = (

@@ -60,9 +60,9 @@ def marginal_at() -> Pair:
 @row(SDE, "process.transition", "z_{t+h} = e^{−h} z_t + √(1−e^{−2h}) ε", 1e-12)
 def transition_moments() -> Pair:
     """e^{−h} z and 1 − e^{−2h} in plain numbers: the larger relative difference is 0."""
-    law = transition(torch.tensor([[1.5]], dtype=torch.float64), torch.tensor(0.3))
+    distribution = transition(torch.tensor([[1.5]], dtype=torch.float64), torch.tensor(0.3))
     h = float(torch.tensor(0.3).double())
-    off = float(law.mean) / (1.5 * math.exp(-h)) - 1, float(law.variance) / (1 - math.exp(-2 * h)) - 1
+    off = float(distribution.mean) / (1.5 * math.exp(-h)) - 1, float(distribution.variance) / (1 - math.exp(-2 * h)) - 1
     return 0.0, max(map(abs, off))
 
 
@@ -71,17 +71,19 @@ def chain_is_the_process(levels: int = 200, delta: float = 0.05) -> Pair:
     """Each step of the chain is the process's transition over Δt = −½ ln(1−σ²): the largest difference is 0."""
     logsnr = constant(num_levels=levels, delta=delta).logsnr
     clock = time(logsnr)
-    law = transition(torch.ones(levels, 1), clock.diff())
-    off_mean = (law.mean[:, 0] - step_alpha(logsnr[:-1], logsnr[1:])).abs()
-    off_variance = (law.variance[:, 0] - step_variance(logsnr[:-1], logsnr[1:])).abs()
+    distribution = transition(torch.ones(levels, 1), clock.diff())
+    off_mean = (distribution.mean[:, 0] - step_alpha(logsnr[:-1], logsnr[1:])).abs()
+    off_variance = (distribution.variance[:, 0] - step_variance(logsnr[:-1], logsnr[1:])).abs()
     return 0.0, float(torch.maximum(off_mean, off_variance).max())
 
 
 @row(SDE, "process.euler", "Δz = −z Δt + √(2Δt) ε", 1e-12)
 def one_increment() -> Pair:
     """Δz = −z Δt + √(2Δt) ε of one Euler step: drift and variance, the larger relative difference is 0."""
-    law = euler(torch.tensor([[1.5]], dtype=torch.float64), torch.tensor(0.25, dtype=torch.float64))
-    return 0.0, max(abs((float(law.mean) - 1.5) / (-1.5 * 0.25) - 1), abs(float(law.variance) / 0.5 - 1))
+    distribution = euler(torch.tensor([[1.5]], dtype=torch.float64), torch.tensor(0.25, dtype=torch.float64))
+    return 0.0, max(
+        abs((float(distribution.mean) - 1.5) / (-1.5 * 0.25) - 1), abs(float(distribution.variance) / 0.5 - 1)
+    )
 
 
 @row(SDE, "process.simulated", "simulated increments reach e^{−t} x and 1−e^{−2t}: within 4 standard errors", 4.0)
@@ -208,8 +210,8 @@ def flow_of_a_gaussian() -> Pair:
     path = m + 1.3 * v.sqrt()
     (speed,) = torch.autograd.grad(path, t)
     z = path.detach().reshape(1, 1)
-    law = moments_at(mean, variance, t.detach())
-    return float(speed), float(flow_drift(z, t.detach(), lambda at, _: (law[0] - at) / law[1]))
+    distribution = moments_at(mean, variance, t.detach())
+    return float(speed), float(flow_drift(z, t.detach(), lambda at, _: (distribution[0] - at) / distribution[1]))
 
 
 @row(SDE, "flow.quantiles", "the flow keeps quantiles", 1e-5)
@@ -275,8 +277,8 @@ def unit_variance_is_kept(variance: float = 1.0) -> Pair:
 def unit_interval_variance(levels: int = 100) -> Tensor:
     """The largest variance data in [0, 1] can have at levels 0…L, (L+1,): 1 − ¾a_ℓ², below 1 at every level.
 
-    No law on [0, 1] has more variance than a fair coin's ¼ (Popoviciu), so "about unit variance" fails at the data
-    by a factor of four or more.
+    No distribution on [0, 1] has more variance than a fair coin's ¼ (Popoviciu), so "about unit variance" fails at the
+    data by a factor of four or more.
     """
     clock = time(constant(num_levels=levels, delta=0.1).logsnr)
     return moments_at(torch.tensor(0.5), torch.tensor(0.25, dtype=torch.float64), clock)[1]

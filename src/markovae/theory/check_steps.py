@@ -55,8 +55,8 @@ def _apart(one: Tensor, other: Tensor) -> float:
 def normal_density() -> Pair:
     """∫ N = 1 and ∫ (x−μ)² N = v: the larger difference is 0."""
     x, weight = _grid()
-    law = Gaussian(torch.full_like(x, 0.3)[:, None], torch.full_like(x, 0.6)[:, None])
-    density = weight * law.log_prob(x[:, None]).exp()
+    distribution = Gaussian(torch.full_like(x, 0.3)[:, None], torch.full_like(x, 0.6)[:, None])
+    density = weight * distribution.log_prob(x[:, None]).exp()
     return 0.0, max(abs(float(density.sum()) - 1), abs(float((density * (x - 0.3) ** 2).sum()) - 0.6))
 
 
@@ -247,8 +247,8 @@ def posterior_moments() -> Pair:
         alpha, variance = forward.step_alpha(prev, now), forward.step_variance(prev, now)
         s_prev, s = forward.noise_scale(prev) ** 2, forward.noise_scale(now) ** 2
         mean = (alpha * s_prev * z + forward.signal_scale(prev) * variance * x) / s
-        law = forward.posterior(x, z, prev, now)
-        worst = max(worst, _apart(mean, law.mean), _apart(variance * s_prev / s, law.variance))
+        distribution = forward.posterior(x, z, prev, now)
+        worst = max(worst, _apart(mean, distribution.mean), _apart(variance * s_prev / s, distribution.variance))
     return 0.0, worst
 
 

@@ -173,14 +173,14 @@ def six_targets_one_denoiser() -> Pair:
 
 @row(EPSILON, "targets.nats", "six targets, one x̂, one number of nats", _ROUNDING)
 def six_targets_one_nats() -> Pair:
-    """Nats of the levels ℓ ≥ 2 with one x̂ told in six ways: of the data target, and the farthest of the others."""
+    """Nats of the levels ℓ ≥ 2 with one x̂ in six parameterizations: of the data target, and the farthest other."""
     totals = dict.fromkeys([target.name for target in TARGETS], 0.0)
     for prev, now in _steps():
         x, x_hat, noise = _draws(3)
         z = forward.noised(x, noise, now)
         for target in TARGETS:
-            told = target.to_x(target.of_x(x_hat, z, now, prev), z, now, prev)
-            totals[target.name] += float(PosteriorVariance().kl(x, told, prev, now).mean())
+            restored = target.to_x(target.of_x(x_hat, z, now, prev), z, now, prev)
+            totals[target.name] += float(PosteriorVariance().kl(x, restored, prev, now).mean())
     return totals["data"], max(totals.values(), key=lambda nats: abs(nats - totals["data"]))
 
 

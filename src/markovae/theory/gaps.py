@@ -27,7 +27,7 @@ from markovae.diffusion.reverse import (
 )
 from markovae.diffusion.schedule import constant, time
 from markovae.theory.information import information
-from markovae.theory.mixture import Mixture, MixtureLaw
+from markovae.theory.mixture import Mixture, MixtureDistribution
 from markovae.theory.quadrature import even_grid, slope
 from markovae.theory.sde import logsnr_at
 
@@ -243,7 +243,9 @@ def spread(toy: Mixture, logsnr: Tensor, count: int = 600) -> Spread:
     parts = []
     for levels in logsnr[1:].split(max(_CHUNK // count**toy.dims, 1)):
         z, weight = toy.nodes(levels, count)
-        posterior = toy.law(weight.numel()).posterior(z.reshape(-1, *toy.shape), levels.repeat_interleave(z.shape[1]))
+        posterior = toy.distribution(weight.numel()).posterior(
+            z.reshape(-1, *toy.shape), levels.repeat_interleave(z.shape[1])
+        )
         covariance = posterior.covariance()
         third = posterior.third_moment() if toy.dims == 1 else torch.zeros(len(covariance), dtype=torch.float64)
         parts.append((covariance.reshape(*weight.shape, toy.dims, toy.dims), third.reshape(weight.shape), weight))
@@ -362,7 +364,7 @@ def step_divergences(toy: Mixture, logsnr: Tensor, sigma: float, count: int = 30
     z, weight = toy.nodes(logsnr.reshape(1), count)
     z, weight = z[0], weight[0]
     c_z, c_x = posterior_coefficients(before, logsnr)
-    posterior = toy.law(len(z)).posterior(z, logsnr.expand(len(z)))
+    posterior = toy.distribution(len(z)).posterior(z, logsnr.expand(len(z)))
     law = posterior.blurred(c_z * z, c_x.expand(len(z)), posterior_variance(before, logsnr).expand(len(z)))
     mean, variance = law.mean(), law.covariance()[:, :, 0]
     step = torch.full_like(variance, sigma**2)
@@ -378,7 +380,7 @@ def leading_divergences(toy: Mixture, logsnr: Tensor, sigma: float, count: int =
     logsnr = logsnr.double()
     z, weight = toy.nodes(logsnr.reshape(1), count)
     z, weight = z[0], weight[0]
-    posterior = toy.law(len(z)).posterior(z, logsnr.expand(len(z)))
+    posterior = toy.distribution(len(z)).posterior(z, logsnr.expand(len(z)))
     drift = 0.5 * z[:, 0] + toy.score(z, logsnr)[:, 0]
     width = sigma**2 * logsnr.exp() * (1 + logsnr.exp())
     excess = posterior.covariance()[:, 0, 0] - noise_scale(logsnr) ** 2
@@ -392,7 +394,7 @@ def step_slopes(toy: Mixture, logsnr: Tensor, sigmas: tuple[float, ...] = (0.02,
     return tuple(slope(torch.tensor(sigmas), column) for column in values.T)
 
 
-def kl_to_normal(law: MixtureLaw, mean: Tensor, variance: Tensor, count: int = 300) -> Tensor:
+def kl_to_normal(law: MixtureDistribution, mean: Tensor, variance: Tensor, count: int = 300) -> Tensor:
     """KL(law ‖ N(mean, variance)) of each example on the line, (B,), nats.
 
     It is ∫ Q φ(δ) with δ = ln P/Q and φ(δ) = e^δ δ − e^δ + 1 ≥ 0. δ is summed from differences of nearly equal means

@@ -22,7 +22,7 @@ from markovae.diffusion.markovian_vae import MarkovianVAE, checked_level
 
 @dataclass(frozen=True)
 class Moments:
-    """A Gaussian law of one vector.
+    """A Gaussian distribution of one vector.
 
     Args:
         mean: (d,).   covariance: positive definite, (d, d). Both are promoted to float64.
@@ -43,7 +43,7 @@ class Moments:
         object.__setattr__(self, "covariance", symmetric(self.covariance))
 
     def batch(self, size: int) -> FullGaussian:
-        """The law, for a batch."""
+        """The distribution, for a batch."""
         return FullGaussian(self.mean.expand(size, -1), self.covariance)
 
     def entropy(self) -> float:
@@ -91,10 +91,10 @@ class LinearStep:
             raise ValueError(f"vectors of shape {tuple(z.shape)} must be (B, {self.matrix.shape[1]})")
         return FullGaussian(z.double() @ self.matrix.T + self.offset, self.covariance)
 
-    def push(self, law: Moments) -> Moments:
-        """The law of y when z follows `law`."""
-        covariance = self.matrix @ law.covariance @ self.matrix.T + self.covariance
-        return Moments(self.matrix @ law.mean + self.offset, symmetric(covariance))
+    def push(self, distribution: Moments) -> Moments:
+        """The distribution of y when z follows `distribution`."""
+        covariance = self.matrix @ distribution.covariance @ self.matrix.T + self.covariance
+        return Moments(self.matrix @ distribution.mean + self.offset, symmetric(covariance))
 
     def then(self, after: LinearStep) -> LinearStep:
         """P(w|z) when w follows `after` at y."""
@@ -106,12 +106,12 @@ class LinearStep:
         innovation = self.matrix @ covariance @ self.matrix.T + self.covariance
         return torch.linalg.solve(innovation, self.matrix @ covariance).T
 
-    def reverse(self, law: Moments) -> LinearStep:
-        """P(z|y) when z follows `law`: Bayes' rule."""
-        gain = self.gain(law.covariance)
-        kept = torch.eye(len(law.mean), dtype=torch.float64) - gain @ self.matrix
-        covariance = kept @ law.covariance @ kept.T + gain @ self.covariance @ gain.T
-        return LinearStep(gain, kept @ law.mean - gain @ self.offset, symmetric(covariance))
+    def reverse(self, distribution: Moments) -> LinearStep:
+        """P(z|y) when z follows `distribution`: Bayes' rule."""
+        gain = self.gain(distribution.covariance)
+        kept = torch.eye(len(distribution.mean), dtype=torch.float64) - gain @ self.matrix
+        covariance = kept @ distribution.covariance @ kept.T + gain @ self.covariance @ gain.T
+        return LinearStep(gain, kept @ distribution.mean - gain @ self.offset, symmetric(covariance))
 
 
 @final
@@ -168,7 +168,7 @@ class LinearGaussianChain(MarkovianVAE):
     def posterior_step(self, level: int) -> tuple[Tensor, LinearStep]:
         """(F, G): P_enc(z_{ℓ−1}|z_ℓ,z_0) = N(F z_0 + G's mean at z_ℓ, G's covariance), ℓ ≥ 2.
 
-        Bayes' rule with the law of z_{ℓ−1} given z_0, whose mean Φ z_0 + φ is carried through as F = (I − K A) Φ.
+        Bayes' rule with z_{ℓ−1} given z_0, whose mean Φ z_0 + φ is carried through as F = (I − K A) Φ.
         """
         before, step = self.marginal_step(checked_level(level, self, 2) - 1), self.encoder[level - 1]
         back = step.reverse(Moments(before.offset, before.covariance))
@@ -183,23 +183,23 @@ class LinearGaussianChain(MarkovianVAE):
 
 def exact_linear(data: Moments, encoder: Sequence[LinearStep]) -> LinearGaussianChain:
     """The chain whose prior is the true reverse of its encoder on these data: its bound equals H(z_0)."""
-    law, prior = data, []
+    distribution, prior = data, []
     for step in encoder:
-        prior.append(step.reverse(law))
-        law = step.push(law)
-    return LinearGaussianChain(encoder, law, prior)
+        prior.append(step.reverse(distribution))
+        distribution = step.push(distribution)
+    return LinearGaussianChain(encoder, distribution, prior)
 
 
 def expected_e1(chain: LinearGaussianChain, data: Moments) -> float:
     """E1 averaged: Σ_ℓ E[−ln P_pri(z_{ℓ−1}|z_ℓ)] + E[−ln P_pri(z_L)] − Σ_ℓ H(z_ℓ|z_{ℓ−1}), nats."""
-    law, total = data, 0.0
+    distribution, total = data, 0.0
     for up, down in zip(chain.encoder, chain.prior, strict=True):
-        rest = torch.eye(len(law.mean), dtype=torch.float64) - down.matrix @ up.matrix
-        spread = rest @ law.covariance @ rest.T + down.matrix @ up.covariance @ down.matrix.T
-        shift = rest @ law.mean - down.matrix @ up.offset - down.offset
+        rest = torch.eye(len(distribution.mean), dtype=torch.float64) - down.matrix @ up.matrix
+        spread = rest @ distribution.covariance @ rest.T + down.matrix @ up.covariance @ down.matrix.T
+        shift = rest @ distribution.mean - down.matrix @ up.offset - down.offset
         total += _cost(down.covariance, shift, spread) - _entropy(up.covariance)
-        law = up.push(law)
-    return total + _cost(chain.top.covariance, law.mean - chain.top.mean, law.covariance)
+        distribution = up.push(distribution)
+    return total + _cost(chain.top.covariance, distribution.mean - chain.top.mean, distribution.covariance)
 
 
 def expected_e6(chain: LinearGaussianChain, data: Moments) -> Bound:
@@ -217,19 +217,19 @@ def expected_e6(chain: LinearGaussianChain, data: Moments) -> Bound:
 
 
 def path_kl(chain: LinearGaussianChain, data: Moments) -> float:
-    r"""The divergence of the two joint laws of z_0…z_L, split along the reverse chain, nats.
+    r"""The divergence of the two joint distributions of z_0…z_L, split along the reverse chain, nats.
 
     KL(p(z_L) ‖ P_pri(z_L)) + Σ_ℓ E_{p(z_ℓ)} KL(p(z_{ℓ−1}|z_ℓ) ‖ P_pri(z_{ℓ−1}|z_ℓ)), p the encoder run on the data.
     It is what the bound exceeds H(z_0) by.
     """
     exact = exact_linear(data, chain.encoder)
     total = float(exact.prior_top(1).kl(chain.prior_top(1)))
-    law = data
+    distribution = data
     for up, true, prior in zip(chain.encoder, exact.prior, chain.prior, strict=True):
-        law = up.push(law)
+        distribution = up.push(distribution)
         matrix = true.matrix - prior.matrix
-        shift = matrix @ law.mean + true.offset - prior.offset
-        total += _kl(true.covariance, prior.covariance, shift, matrix @ law.covariance @ matrix.T)
+        shift = matrix @ distribution.mean + true.offset - prior.offset
+        total += _kl(true.covariance, prior.covariance, shift, matrix @ distribution.covariance @ matrix.T)
     return total
 
 

@@ -81,8 +81,8 @@ class Modes:
         return x
 
 
-class Law(ABC):
-    """A batch of laws of x, (B, *D); a batch of one broadcasts. Everything in float64, densities in nats."""
+class ToyDistribution(ABC):
+    """A batch of distributions of x, (B, *D); a batch of one broadcasts. Everything in float64, densities in nats."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -102,10 +102,10 @@ class Law(ABC):
 
     @abstractmethod
     def blurred(self, shift: Tensor, gain: Tensor, variance: Tensor) -> Distribution:
-        """The law of shift + gain·x + √variance·ξ; shift (B, *D), gain and variance (B,), variance > 0."""
+        """The distribution of shift + gain·x + √variance·ξ; shift (B, *D), gain and variance (B,), variance > 0."""
 
     @abstractmethod
-    def posterior(self, z: Tensor, logsnr: Tensor) -> Law:
+    def posterior(self, z: Tensor, logsnr: Tensor) -> ToyDistribution:
         """P(x | a x + s ε̄ = z), z (B, *D), logsnr (B,)."""
 
 
@@ -118,8 +118,8 @@ class Toy(ABC):
     shape: tuple[int, ...]
 
     @abstractmethod
-    def law(self, batch: int) -> Law:
-        """The law of the data, for a batch."""
+    def distribution(self, batch: int) -> ToyDistribution:
+        """The distribution of the data, for a batch."""
 
     @abstractmethod
     def entropy(self) -> float:
@@ -132,21 +132,21 @@ class Toy(ABC):
 
     def sample(self, batch: int, source: Source) -> Tensor:
         """A batch of data, (B, *D), float64."""
-        return self.law(batch).sample(source)
+        return self.distribution(batch).sample(source)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln p(x) in nats, (B,), float64."""
-        return self.law(len(x)).log_prob(self._checked(x))
+        return self.distribution(len(x)).log_prob(self._checked(x))
 
     def marginal(self, logsnr: Tensor, batch: int = 1) -> Distribution:
         """p(z_ℓ) = ∫ p(x) N(z_ℓ; a x, s²), for a batch; logsnr finite, () or (B,)."""
         logsnr = logsnr.double().expand(batch)
         zero = torch.zeros(batch, *self.shape, dtype=torch.float64)
-        return self.law(batch).blurred(zero, signal_scale(logsnr), noise_scale(logsnr) ** 2)
+        return self.distribution(batch).blurred(zero, signal_scale(logsnr), noise_scale(logsnr) ** 2)
 
-    def posterior(self, z: Tensor, logsnr: Tensor) -> Law:
+    def posterior(self, z: Tensor, logsnr: Tensor) -> ToyDistribution:
         """P(x | z_ℓ = z), z (B, *D): responsibilities and the components' own posteriors."""
-        return self.law(len(z)).posterior(self._checked(z), logsnr.double().expand(len(z)))
+        return self.distribution(len(z)).posterior(self._checked(z), logsnr.double().expand(len(z)))
 
     def reverse(self, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Distribution:
         """The true P(z_{ℓ−1} | z_ℓ = z), () log-SNRs; at logsnr_prev = inf it is P(x|z)."""
@@ -186,7 +186,7 @@ class Denoiser(nn.Module):
     """A toy's E[x|z] in the place of a network: use it with the `data` target.
 
     Args:
-        toy: the data's law.
+        toy: the data's distribution.
     """
 
     def __init__(self, toy: Toy) -> None:
@@ -204,7 +204,7 @@ _MAX_NODES = 1 << 22
 
 @final
 @dataclass(frozen=True)
-class MixtureLaw(Law):
+class MixtureDistribution(ToyDistribution):
     """Σ_k w_k N(m_k, Q_k diag(v_k) Q_kᵀ), weights, means and variances each example's own.
 
     Args:
@@ -254,13 +254,13 @@ class MixtureLaw(Law):
         offset = (self.means - self.mean().unsqueeze(1))[..., 0]
         return (self.log_weights.exp() * (offset**3 + 3 * offset * self.variances[..., 0])).sum(1)
 
-    def blurred(self, shift: Tensor, gain: Tensor, variance: Tensor) -> MixtureLaw:
+    def blurred(self, shift: Tensor, gain: Tensor, variance: Tensor) -> MixtureDistribution:
         """shift + gain·x + √variance·ξ is a mixture on the same axes."""
         gain, variance = gain.reshape(-1, 1, 1), variance.reshape(-1, 1, 1)
         means = shift.flatten(1).unsqueeze(1) + gain * self.means
-        return MixtureLaw(self.log_weights, means, gain**2 * self.variances + variance, self.modes, self.shape)
+        return MixtureDistribution(self.log_weights, means, gain**2 * self.variances + variance, self.modes, self.shape)
 
-    def posterior(self, z: Tensor, logsnr: Tensor) -> MixtureLaw:
+    def posterior(self, z: Tensor, logsnr: Tensor) -> MixtureDistribution:
         r"""P(x|z): weights w_k N(z; a m_k, V_k) up to a factor, V_k = a²Σ_k + s².
 
         Means m_k + aΣ_k V_k⁻¹ (z − a m_k), covariances s²Σ_k V_k⁻¹.
@@ -272,7 +272,7 @@ class MixtureLaw(Law):
         gain = a * self.variances / latent.variances
         offset = self.modes.into(z.flatten(1).unsqueeze(1) - latent.means)
         means = self.means + self.modes.out_of(gain * offset)
-        return MixtureLaw(log_weights, means, self.variances * s**2 / latent.variances, self.modes, self.shape)
+        return MixtureDistribution(log_weights, means, self.variances * s**2 / latent.variances, self.modes, self.shape)
 
 
 @final
@@ -315,9 +315,9 @@ class Mixture(Toy):
         column = torch.tensor([list(means)], dtype=torch.float64).T
         return cls(torch.tensor(weights, dtype=torch.float64), column, Modes(column.new_tensor([list(stds)]).T ** 2))
 
-    def law(self, batch: int) -> MixtureLaw:
+    def distribution(self, batch: int) -> MixtureDistribution:
         """The same mixture for every example."""
-        return MixtureLaw(
+        return MixtureDistribution(
             self.weights.log().expand(batch, -1),
             self.means.expand(batch, -1, -1),
             self.modes.variance.expand(batch, -1, -1),
@@ -326,7 +326,7 @@ class Mixture(Toy):
         )
 
     def noised(self, logsnr: Tensor) -> Mixture:
-        """The law of z = a x + s ε̄ as a toy of its own, logsnr ()."""
+        """The distribution of z = a x + s ε̄ as a toy of its own, logsnr ()."""
         a, s = signal_scale(logsnr), noise_scale(logsnr)
         modes = Modes(a**2 * self.modes.variance + s**2, self.modes.rotations)
         return Mixture(self.weights, (a * self.means).reshape(-1, *self.shape), modes)

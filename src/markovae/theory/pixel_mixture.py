@@ -13,14 +13,14 @@ from markovae.diffusion.decoder import DiscretisedGaussian
 from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.diffusion.pixels import Pixels
 from markovae.randomness import Source, normal_like, uniform
-from markovae.theory.mixture import Law, Toy, checked_weights
+from markovae.theory.mixture import Toy, ToyDistribution, checked_weights
 
 _MAX_IMAGES = 1 << 20
 
 
 @final
 @dataclass(frozen=True)
-class DigitLaw(Law):
+class DigitDistribution(ToyDistribution):
     """Σ_c w_c ∏_i P_ci(k_i): each example's own weights and pixel tables. `x` lies on the pixel scale.
 
     Args:
@@ -72,16 +72,16 @@ class DigitLaw(Law):
         return between + torch.diag_embed((weights.unsqueeze(2) * within).sum(1))
 
     def blurred(self, shift: Tensor, gain: Tensor, variance: Tensor) -> BlurredDigits:
-        """The law of shift + gain·x + √variance·ξ."""
+        """The distribution of shift + gain·x + √variance·ξ."""
         return BlurredDigits(self, shift, gain, variance)
 
-    def posterior(self, z: Tensor, logsnr: Tensor) -> DigitLaw:
+    def posterior(self, z: Tensor, logsnr: Tensor) -> DigitDistribution:
         """P(x|z): Bayes in every pixel, then among the components."""
         a, s = signal_scale(logsnr), noise_scale(logsnr)
         joint = self.blurred(torch.zeros_like(z), a, s**2).joint(z)
         evidence = joint.logsumexp(3)
         log_weights = (self.log_weights + evidence.sum(2)).log_softmax(1)
-        return DigitLaw(log_weights, joint - evidence.unsqueeze(3), self.pixels, self.shape)
+        return DigitDistribution(log_weights, joint - evidence.unsqueeze(3), self.pixels, self.shape)
 
 
 @final
@@ -90,10 +90,10 @@ class BlurredDigits:
     """Digits moved, scaled and blurred by Gaussian noise: a density over latents.
 
     Args:
-        law: of the digits.   shift: (B, *D).   gain, variance: (B,).
+        distribution: of the digits.   shift: (B, *D).   gain, variance: (B,).
     """
 
-    law: DigitLaw
+    distribution: DigitDistribution
     shift: Tensor
     gain: Tensor
     variance: Tensor
@@ -101,17 +101,17 @@ class BlurredDigits:
     def joint(self, z: Tensor) -> Tensor:
         """ln P_ci(k) + ln N(z_i; shift_i + gain·x_k, variance), (B, K, d, bins)."""
         gain, variance = self.gain.reshape(-1, 1, 1), self.variance.reshape(-1, 1, 1)
-        offset = (z.double() - self.shift).flatten(1).unsqueeze(2) - gain * self.law.places()
+        offset = (z.double() - self.shift).flatten(1).unsqueeze(2) - gain * self.distribution.places()
         normal = -0.5 * (offset**2 / variance + variance.log() + math.log(2 * math.pi))
-        return self.law.log_probs + normal.unsqueeze(1)
+        return self.distribution.log_probs + normal.unsqueeze(1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """ln p(z), (B,)."""
-        return (self.law.log_weights + self.joint(z).logsumexp(3).sum(2)).logsumexp(1)
+        return (self.distribution.log_weights + self.joint(z).logsumexp(3).sum(2)).logsumexp(1)
 
     def sample(self, source: Source) -> Tensor:
         """Digits, then noise, (B, *D)."""
-        x = self.law.sample(source)
+        x = self.distribution.sample(source)
         view = (-1, *[1] * (x.ndim - 1))
         return self.shift + self.gain.reshape(view) * x + self.variance.sqrt().reshape(view) * normal_like(x, source)
 
@@ -154,9 +154,9 @@ class DigitMixture(Toy):
         logs = DiscretisedGaussian(mean, scale, pixels).log_probs(places.expand(*means.shape, -1))
         return cls(weights, logs.exp(), pixels)
 
-    def law(self, batch: int) -> DigitLaw:
-        """The same law for every example."""
-        return DigitLaw(
+    def distribution(self, batch: int) -> DigitDistribution:
+        """The same distribution for every example."""
+        return DigitDistribution(
             self.weights.log().expand(batch, -1),
             self.log_probs.expand(batch, -1, -1, -1),
             self.pixels,

@@ -56,7 +56,7 @@ def simulate(x: Tensor, steps: Tensor, source: Source, *, exact: bool = False) -
 
     Args:
         x: (B, *D); promoted to float64.
-        exact: draw from the transition law; else by Euler–Maruyama.
+        exact: draw from the transition distribution; else by Euler–Maruyama.
     """
     z = x.double()
     yield z
@@ -169,7 +169,7 @@ def flow_drift(z: Tensor, time: Tensor, score: Score) -> Tensor:
 
 
 def reverse_moments(mean: Tensor, variance: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance at times[-1] of the reverse Euler chain for N(m, v) data, begun at the true law of times[0].
+    """Mean and variance at times[-1] of the reverse Euler chain for N(m, v) data, from the true moments at times[0].
 
     The score is linear, so the moments follow without noise: A = 1 + h(1 − 2/V), m_z ← A m_z + 2h a m/V,
     v_z ← A² v_z + 2h, V the true variance at t.
