@@ -118,7 +118,7 @@ def test_what_makes_no_sense_is_one_sentence():
         with_reverse(plain, "isotropic")
     with pytest.raises(UserError, match="step reverse variance is not fitted to images: leave them out"):
         with_reverse(plain, "step", data(3, 0))
-    with pytest.raises(UserError, match="'isotrop' is unknown: take one of step, posterior"):
+    with pytest.raises(UserError, match="'isotrop' is unknown: take one of posterior, step"):
         with_reverse(plain, "isotrop", data(3, 0))
     large = Diffusion(Wiener(), LogSNRLinear(9), DATA, PosteriorVariance(), StepDecoder(Pixels()), (3, 32, 32))
     with pytest.raises(UserError, match="these images have 3,072: 1,024 is the limit"):

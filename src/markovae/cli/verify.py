@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check and tell; exit code 0, or 1 where an equation fails.
+    """Check and print; exit code 0, or 1 where an equation fails.
 
     Raises:
         UserError: where --plots cannot be made a folder.
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     folder = None if options.plots is None else _folder(Path(options.plots))
 
     with _one_thread():
-        rows = list(check_all()) if options.json else list(_told(check_all()))
+        rows = list(check_all()) if options.json else list(_printed(check_all()))
         if folder is not None:
             _draw(folder)
     failed = [row.name for row in rows if not row.passed]
@@ -74,7 +74,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _folder(folder: Path) -> Path:
-    """Made before anything is computed: a folder that cannot be is told at once."""
+    """Made before anything is computed: a folder that cannot be made is refused at once."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,8 +91,8 @@ def _draw(folder: Path) -> None:
     log(f"plots: {folder}")
 
 
-def _told(rows: Iterator[Row]) -> Iterator[Row]:
-    """The rows, each printed as it passes by under the title of its slide."""
+def _printed(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, each printed under the title of its slide as soon as it is known."""
     slide = None
     for row in rows:
         if row.slide != slide:

@@ -22,6 +22,7 @@ from markovae.diffusion.reverse import (
     ReverseVariance,
     StepVariance,
 )
+from markovae.diffusion.target_config import REVERSES
 from markovae.errors import UserError
 from markovae.likelihood.inputs import Array, Labels
 from markovae.likelihood.statistics import KNOTS, fit_reverse, levels_each, surveyed_levels
@@ -47,9 +48,7 @@ def variance_named(kind: str, shape: Sequence[int]) -> ReverseVariance:
     if kind == "diagonal":
         return DiagonalVariance(shape, KNOTS)
     if kind != "full":
-        raise UserError(
-            f"reverse variance {kind!r} is unknown: take one of {', '.join(plain)}, isotropic, diagonal, full"
-        )
+        raise UserError(f"reverse variance {kind!r} is unknown: take one of {', '.join(REVERSES)}")
     dims = torch.Size(shape).numel()
     if dims > MAX_DIMS:
         raise UserError(
