@@ -90,7 +90,7 @@ def test_a_target_of_steps_is_sampled_on_its_own_levels(target, mixture, model_o
         OfTarget(exact, target), exact.schedule, target, exact.reverse, exact.decoder, exact.shape, clip=exact.clip
     )
     model.precision = torch.float64
-    for spacing in SPACINGS:
+    for spacing in set(SPACINGS) - set(SEARCHED):
         for steps in (1, 5, 20, 50):
             grid = plan(model, DEFAULT_SAMPLER, steps, spacing).grid[1:]
             assert len(grid) == steps == len(set(grid.tolist()) & levels)
