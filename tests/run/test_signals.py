@@ -28,11 +28,11 @@ def test_a_signal_is_noted_and_the_work_goes_on(number: int, terminal: None, cap
     assert "stopping: saving the present step" in capfd.readouterr().err
 
 
-def test_harmless_work_is_cut_short():
+def test_interruptible_work_is_cut_short():
     reached = []
 
     def work(interrupts: Interrupts, interrupted: bool) -> None:
-        with interrupts.harmless():
+        with interrupts.interruptible():
             if interrupted:
                 os.kill(os.getpid(), signal.SIGINT)
             reached.append("past the signal")

@@ -214,4 +214,4 @@ def test_a_held_out_bound_that_is_no_number_ends_all(together, run_config: Confi
     monkeypatch.setattr(session, "held_out_row", lambda *args: {"bits_per_dim": {"mean": None}})
     ended = together(lambda: train_run(run_config, tmp_path / "run") and None)
     assert [end.code for end in ended] == [3, 3]
-    assert "the held-out bound is no number after step 6" in ended[0].said
+    assert "the held-out bound is NaN or Inf after step 6" in ended[0].said

@@ -19,7 +19,7 @@ def test_one_process_needs_no_other():
         assert (ranks.first, ranks.alone, ranks.size) == (True, True, 1)
         table = torch.arange(3.0)
         assert ranks.sum(table) is table
-        assert ranks.whole(table, 3) is table
+        assert ranks.gather_rows(table, 3) is table
         assert ranks.highest(2.0, -3.0) == (2.0, -3.0)
         assert ranks.firsts(7.0) == (7.0,)
         assert ranks.in_turn(lambda: "read") == "read"
@@ -37,7 +37,7 @@ def test_three_processes_exchange_exactly(together):
         with joined(20.0, CPU) as ranks:
             rank = ranks.place.rank
             start, stop = ranks.place.share(8)
-            whole = ranks.whole(numbers[start:stop].clone(), 8)
+            whole = ranks.gather_rows(numbers[start:stop].clone(), 8)
             turns = ranks.in_turn(lambda: time.monotonic())
             done = []
             ranks.first_does(lambda: done.append(rank))

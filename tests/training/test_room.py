@@ -70,7 +70,7 @@ def test_where_memory_runs_out_the_same_batches_go_on_in_parts(tiny_config, tiny
         assert torch.equal(mine, theirs)
     fresh = training(tiny_config, tiny_data)
     fresh.restore(*copy.deepcopy(run.capture()))
-    assert fresh.parts == 4
+    assert fresh.num_microbatches == 4
 
 
 def test_one_image_too_large_and_other_errors_stop(tiny_config, tiny_data):

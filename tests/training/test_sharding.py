@@ -12,7 +12,7 @@ from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.networks.network_config import NetworkConfig
 from markovae.system.distributed import joined
-from markovae.training.sharding import is_spread, mine, whole
+from markovae.training.sharding import full_tensor, is_sharded, local_shard
 from markovae.training.train_step import NonFiniteError
 
 DDPM = ["network.kind=ddpm", "network.ddpm.widths=[8]", "network.ddpm.attention=[0]", "network.ddpm.groups=4"]
@@ -23,10 +23,10 @@ FSDP = ["train.parallel=fsdp", "train.clip=1e30"]
 def whole_gradients(run):
     run.advance()
     weights = dict(run.model.named_parameters())
-    assert all(is_spread(weight) for weight in weights.values())
-    held = sum(mine(weight).numel() for weight in weights.values())
+    assert all(is_sharded(weight) for weight in weights.values())
+    held = sum(local_shard(weight).numel() for weight in weights.values())
     assert held < 0.7 * sum(weight.numel() for weight in weights.values())
-    return {n: whole(w.grad).flatten().tolist() for n, w in weights.items() if w.grad is not None}
+    return {n: full_tensor(w.grad).flatten().tolist() for n, w in weights.items() if w.grad is not None}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny
             if ranks.place.rank == 1:
                 if what in ("weight", "average"):
                     stem = run.model.network.stem.weight.detach()
-                    held = mine(stem) if what == "weight" else run.average.held["network.stem.weight"]
+                    held = local_shard(stem) if what == "weight" else run.average.held["network.stem.weight"]
                     held[0] = float("nan")
                 elif what == "gradient":
                     run.model.network.stem.register_forward_hook(spoil)

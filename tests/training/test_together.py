@@ -12,7 +12,7 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.system.distributed import Ranks, joined
-from markovae.training import sharding as parts
+from markovae.training import sharding
 from markovae.training.batches import Batch, Batches, BatchIndices
 from markovae.training.train_step import NonFiniteError
 from markovae.training.trainer import Training
@@ -96,7 +96,7 @@ def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(
         with joined(30.0, CPU) as ranks:
             run = training(config, tiny_data, ranks)
             found = losses(run).tolist()
-            weights = torch.cat([parts.whole(w.detach()).flatten() for w in run.model.parameters()])
+            weights = torch.cat([sharding.full_tensor(w.detach()).flatten() for w in run.model.parameters()])
             return {"losses": found, "weights": weights.double().sum().item()}
 
     whole = losses(training(config, tiny_data))

@@ -26,11 +26,10 @@ from markovae.data.split import Splits
 from markovae.errors import StoppedRun
 from markovae.log import log, warn
 from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid
-from markovae.run.lockstep import Lockstep
 from markovae.run.loggers import Loggers
 from markovae.run.progress import Progress, duration
 from markovae.run.run_folder import RunFolder
-from markovae.run.signals import Interrupted, Interrupts
+from markovae.run.signals import Coordinator, Interrupted, Interrupts
 from markovae.sampling.generation import NonFiniteSamples
 from markovae.system.distributed import LostRankError
 from markovae.system.files import replace_file, require_free_space
@@ -112,12 +111,12 @@ class Session:
         """Train to the end of the budget.
 
         Raises:
-            StoppedRun: for a loss that is no number, or a disk that refuses, naming the last good checkpoint.
+            StoppedRun: for a loss that is NaN or Inf, or a disk that refuses, naming the last good checkpoint.
             SystemExit: 130 or 143 after a signal, the present step saved.
         """
         alone = self.training.ranks.alone
         with kept_memory() if alone else nullcontext(), Interrupts(patient=not alone) as interrupts:
-            together = Lockstep(self.training.ranks, interrupts)
+            together = Coordinator(self.training.ranks, interrupts)
             try:
                 self._train(interrupts, together)
                 if together.caught is not None:
@@ -129,7 +128,7 @@ class Session:
                     f"{error}; the last checkpoint is {self.last_checkpoint}: start the processes again with --resume"
                 ) from None
 
-    def _train(self, interrupts: Interrupts, together: Lockstep) -> None:
+    def _train(self, interrupts: Interrupts, together: Coordinator) -> None:
         try:
             self._choose_precision()
             self.training.gather()
@@ -152,21 +151,21 @@ class Session:
             return
         self._validation  # noqa: B018 - captions that must be encoded first are no part of what an evaluation costs
         started = training.seconds
-        with interrupts.harmless():
+        with interrupts.interruptible():
             self._fit()
         fit = training.seconds - started
         saves = 2 + config.seconds / (60 * config.save_minutes + self._save_seconds)
         cost = self._save_seconds * saves + fit * (config.evaluations + max(1, config.fit_images / config.eval_images))
         if config.evaluations:
             started = training.seconds
-            with interrupts.harmless():
+            with interrupts.interruptible():
                 self._evaluate(training.step)
             once = training.seconds - started
             calls = config.eval_images * (config.eval_draws + 1)
             cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * SAMPLE_STEPS / calls)
         training.budget.reserve = min(cost, LARGEST_RESERVE * config.seconds)
 
-    def _reached_end(self, interrupts: Interrupts, together: Lockstep) -> bool:
+    def _reached_end(self, interrupts: Interrupts, together: Coordinator) -> bool:
         """Train on; True at the end or a signal, False after going back to the last checkpoint."""
         try:
             self._steps(interrupts, together)
@@ -177,7 +176,7 @@ class Session:
             self._roll_back(error)
             return False
 
-    def _steps(self, interrupts: Interrupts, together: Lockstep) -> None:
+    def _steps(self, interrupts: Interrupts, together: Coordinator) -> None:
         training, config = self.training, self.config.train
         with Progress(training.step, training.budget.total, shown=self._progress) as progress:
             # What a signal cut short after the last saved step is made up for first.
@@ -215,11 +214,11 @@ class Session:
         if training.done and not missing:
             self._fit()  # which the last checkpoint holds, whatever cuts the evaluation short
         if (training.done or self._due(config.evaluations)) and not (missing and there):
-            with interrupts.harmless():
+            with interrupts.interruptible():
                 self._fit()
                 self._evaluate(training.step)
         if (training.done or self._due(config.grids)) and not (missing and self._picture(training.step).exists()):
-            with interrupts.harmless():
+            with interrupts.interruptible():
                 self._fit()
                 self._grid(training.step)
 
@@ -301,7 +300,7 @@ class Session:
         row = held_out_row(self.training.average.model, self._validation, self.config.train)
         row = {"kind": "heldout", "step": step, "seconds": self.training.seconds, **row}
         if row["bits_per_dim"]["mean"] is None:
-            raise NonFiniteError(f"the held-out bound is no number after step {step}")
+            raise NonFiniteError(f"the held-out bound is NaN or Inf after step {step}")
         if self._heldout is not None and self._heldout["step"] == step:
             return  # a resumed run that had to time an evaluation again
         self._append(row)
@@ -368,13 +367,13 @@ class Session:
         self._save_seconds = self._saved_at - started
         prune(folder, self.config.train.keep, self.config.train.keep_every, disk)
 
-    def _save(self, together: Lockstep) -> None:
+    def _save(self, together: Coordinator) -> None:
         """`save`, by the first process; the others know that it is done."""
         gathered = self.training.gathered()
         together.first_does(lambda: self.save(gathered))
         self._saved_step, self._saved_at = self.training.step, self.training.seconds
 
-    def _leave(self, together: Lockstep) -> None:
+    def _leave(self, together: Coordinator) -> None:
         assert together.caught is not None, "there is a signal to leave for"
         self._save(together)
         log(f"stopped at step {self.training.step:,}: continue with  markovae train --resume --out {self.folder.path}")

@@ -259,21 +259,21 @@ class Ranks:
         return self._reduced(table, dist.ReduceOp.SUM)
 
     def ask(self, *numbers: float) -> None:
-        """Let these travel with the next `whole`, after which `asked` holds each one's sum over the ranks."""
+        """Let these travel with the next `gather_rows`, after which `asked` holds each one's sum over the ranks."""
         self._asks = tuple(float(number) for number in numbers)
 
-    def whole(self, part: Tensor, count: int) -> Tensor:
-        """The rows of all ranks, (count, …), from each rank's share of them (see `Place.share`); exact.
+    def gather_rows(self, rows: Tensor, count: int) -> Tensor:
+        """The rows of all ranks, (count, …), from each rank's share of them (see `Rank.share`); exact.
 
-        Every rank's rows are added to zeros, and x + 0 is x, numbers that are none included.
+        Every rank's rows are added to zeros, and x + 0 is x, NaN and Inf included.
         """
         if self.alone:
             self.asked = self._asks
-            return part
+            return rows
         start, stop = self.place.share(count)
-        table = part.new_zeros(count, *part.shape[1:])
-        table[start:stop] = part
-        sent = torch.cat([table.flatten(), part.new_tensor(self._asks)])
+        table = rows.new_zeros(count, *rows.shape[1:])
+        table[start:stop] = rows
+        sent = torch.cat([table.flatten(), rows.new_tensor(self._asks)])
         self.sum(sent)
         self.asked = tuple(sent[table.numel() :].tolist())
         return sent[: table.numel()].reshape(table.shape)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion.model import Diffusion, load_weights
-from markovae.training.sharding import is_spread, mine, part, parts, whole
+from markovae.training.sharding import full_tensor, is_sharded, local_shard, shard_like, shard_tables
 
 
 def decay_at(update: int, horizon: float, warmup: float) -> float:
@@ -49,28 +49,30 @@ class EMA:
     def spread(self, model: Diffusion, first: bool) -> None:
         """Hold the rows alone that this process holds of the weights of `model`; all but the first drop the copy."""
         self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
-        self._averages = {name: part(value, self._weights[name]).clone() for name, value in self._averages.items()}
+        self._averages = {
+            name: shard_like(value, self._weights[name]).clone() for name, value in self._averages.items()
+        }
         if not first:
             self.model.to("meta")
 
     @property
     def held(self) -> dict[str, Tensor]:
         """What this process holds of the average, by the weights' names."""
-        return {name: mine(value) for name, value in self._averages.items()}
+        return {name: local_shard(value) for name, value in self._averages.items()}
 
     @torch.no_grad()
     def update(self, update: int | None = None) -> None:
         """Fold the model's present weights in; `update` counts from 1, and None counts by itself."""
         self._updates = update = self._updates + 1 if update is None else update
-        weights = [mine(weight) for weight in self._weights.values()]
+        weights = [local_shard(weight) for weight in self._weights.values()]
         torch._foreach_lerp_(list(self.held.values()), weights, 1 - decay_at(update, self.horizon, self.warmup))
 
     @torch.no_grad()
     def gather(self) -> None:
         """Bring the first process's model up to date; every process must call this, where the average is spread."""
         for name, weight in self.model.named_parameters():
-            if is_spread(self._averages[name]):
-                weight.copy_(whole(self._averages[name]))
+            if is_sharded(self._averages[name]):
+                weight.copy_(full_tensor(self._averages[name]))
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take these as the average.
@@ -79,6 +81,6 @@ class EMA:
             ValueError: for tensors that do not fit the model.
         """
         load_weights(self.model, tensors)
-        for name, value in parts(tensors, self._averages).items():
-            if is_spread(value):
+        for name, value in shard_tables(tensors, self._averages).items():
+            if is_sharded(value):
                 self._averages[name] = value.to(self._averages[name].dtype).clone()

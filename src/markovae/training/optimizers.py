@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from markovae.diffusion.model import Diffusion
 from markovae.networks.network import Network
-from markovae.training.sharding import mine, part, whole
+from markovae.training.sharding import full_tensor, local_shard, shard_like
 from markovae.training.train_config import TrainConfig
 
 # The quintic a·s + b·s³ + c·s⁵ (Jordan et al. 2024): five rounds bring every singular value s above about 0.002
@@ -150,7 +150,7 @@ class MuonAdamW(torch.optim.Optimizer):
                 raise ValueError(f"optimizer state {key!r} of shape {tuple(value.shape)} fits no weight here")
             weight = weights[int(index)]
             found[int(index)][name] = (
-                value.clone().cpu() if name == "step" else part(value.to(weight.device), weight).clone()
+                value.clone().cpu() if name == "step" else shard_like(value.to(weight.device), weight).clone()
             )
         self.state.clear()
         for number, state in found.items():
@@ -174,9 +174,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for (rows, columns), members in shapes.items():
             stack = torch.stack([updates[index].reshape(rows, columns) for index in members])
             size = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-            for index, update in zip(members, orthogonalise(whole(stack)), strict=True):
+            for index, update in zip(members, orthogonalise(full_tensor(stack)), strict=True):
                 step = update.reshape(weights[index].shape).to(weights[index].dtype)
-                weights[index].sub_(part(step, weights[index]), alpha=size)
+                weights[index].sub_(shard_like(step, weights[index]), alpha=size)
 
     def _step_others(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:
@@ -189,7 +189,13 @@ class MuonAdamW(torch.optim.Optimizer):
             state["step"] += 1
         # Entry by entry, so of weights that are spread each process takes its own.
         entries = [
-            (mine(weight), mine(weight.grad), mine(state["first"]), mine(state["second"]), state["step"])
+            (
+                local_shard(weight),
+                local_shard(weight.grad),
+                local_shard(state["first"]),
+                local_shard(state["second"]),
+                state["step"],
+            )
             for weight, state in zip(weights, states, strict=True)
             if weight.grad is not None
         ]

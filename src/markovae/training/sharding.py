@@ -15,22 +15,22 @@ from markovae.training.losses import LevelLoss, Loss
 from markovae.training.train_config import TrainConfig
 
 
-def is_spread(value: Tensor) -> bool:
+def is_sharded(value: Tensor) -> bool:
     """Whether this process holds a part of the tensor only (a DTensor of torch's)."""
     return hasattr(value, "full_tensor")
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """All of it, from the parts of every process, each of which must ask; a tensor that is not spread as it is."""
-    if not is_spread(value):
+    if not is_sharded(value):
         return value
     full: Tensor = value.full_tensor()  # type: ignore[attr-defined]
     return full
 
 
-def part(full: Tensor, like: Tensor) -> Tensor:
+def shard_like(full: Tensor, like: Tensor) -> Tensor:
     """A tensor that every process holds, spread as `like` is; nothing is sent. As it is where that is not spread."""
-    if not is_spread(like):
+    if not is_sharded(like):
         return full
     from torch.distributed.tensor import distribute_tensor
 
@@ -39,17 +39,17 @@ def part(full: Tensor, like: Tensor) -> Tensor:
     return spread
 
 
-def parts(full: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def shard_tables(full: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`part` of each tensor that has a likeness of its shape; the others as they are."""
     return {
-        name: part(value, like[name]) if name in like and like[name].shape == value.shape else value
+        name: shard_like(value, like[name]) if name in like and like[name].shape == value.shape else value
         for name, value in full.items()
     }
 
 
-def mine(value: Tensor) -> Tensor:
+def local_shard(value: Tensor) -> Tensor:
     """The rows that this process holds, sharing their memory; all of a tensor that is not spread."""
-    if not is_spread(value):
+    if not is_sharded(value):
         return value
     local: Tensor = value.to_local()  # type: ignore[attr-defined]
     return local

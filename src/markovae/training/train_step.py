@@ -14,11 +14,11 @@ from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.errors import StoppedRun, UserError
 from markovae.training.batches import BatchIndices
-from markovae.training.sharding import whole
+from markovae.training.sharding import full_tensor
 
 
 class NonFiniteError(StoppedRun):
-    """A loss, gradient or weight that is no number: raised before the optimizer and the average see it."""
+    """A loss, gradient or weight that is NaN or Inf: raised before the optimizer and the average see it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def not_taken(what: str, step: int, indices_of: BatchIndices, bad: Tensor | None
 
 
 def unfinite(table: Mapping[str, Tensor]) -> list[str]:
-    """The names of those that hold a number that is none."""
+    """The names of those that hold NaN or Inf."""
     return [name for name, value in table.items() if not bool(value.isfinite().all())]
 
 
@@ -114,7 +114,7 @@ def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collect
     Args:
         tensors: by file.   models: the one in training and its average.
     Raises:
-        NonFiniteError: where a tensor holds a number that is none, or a learned schedule says nothing.
+        NonFiniteError: where a tensor holds NaN or Inf, or a learned schedule says nothing.
     """
     for file, table in tensors.items():
         for name, value in table.items():
@@ -143,15 +143,15 @@ def clip(
     """Clip the gradient of those named in `clipped` to the norm `limit`; its norm before.
 
     Raises:
-        NonFiniteError: where any gradient is no number; nothing is clipped then.
+        NonFiniteError: where any gradient is NaN or Inf; nothing is clipped then.
     """
     gradients = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
     norm = nn.utils.get_total_norm(list(gradients.values()))
-    if not math.isfinite(float(whole(norm))):
-        names = unfinite({name: whole(gradient) for name, gradient in gradients.items()})
+    if not math.isfinite(float(full_tensor(norm))):
+        names = unfinite({name: full_tensor(gradient) for name, gradient in gradients.items()})
         raise not_taken(f"the gradient of {listed(names) if names else 'the weights'} is not finite", step, indices_of)
     network = [weight for name, weight in parameters.items() if name in clipped]
     if len(network) < len(parameters):
         norm = nn.utils.get_total_norm([weight.grad for weight in network if weight.grad is not None])
     nn.utils.clip_grads_with_norm_(network, limit, norm)
-    return float(whole(norm))
+    return float(full_tensor(norm))

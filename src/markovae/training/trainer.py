@@ -28,7 +28,7 @@ from markovae.training.examples import Examples
 from markovae.training.losses import LevelLoss, Losses, OwnFunction, create_loss, create_noise_sampling
 from markovae.training.optimizers import create_optimizer
 from markovae.training.precision import Choice, dtype_named, prepared, probe
-from markovae.training.sharding import mine, parts, require_shardable, sharded, whole
+from markovae.training.sharding import full_tensor, local_shard, require_shardable, shard_tables, sharded
 from markovae.training.train_config import TrainConfig
 from markovae.training.train_step import (
     NonFiniteError,
@@ -87,8 +87,8 @@ class Training:
         self.optimizer = create_optimizer(model, config)
         self.budget = Budget(config.steps, config.seconds)
         self.precision: Choice | None = None
-        self.step, self.skipped, self.rollbacks, self.parts = 0, 0, 0, config.accumulate
-        self._watch, self._fitted_at = Timer(clock), -1
+        self.step, self.skipped, self.rollbacks, self.num_microbatches = 0, 0, 0, config.accumulate
+        self._timer, self._fitted_at = Timer(clock), -1
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
@@ -102,13 +102,13 @@ class Training:
 
     @property
     def objective(self) -> Objective:
-        """The law of the next step's levels and their weights."""
+        """The distribution of the next step's levels, and their weights."""
         return self.loss.objective
 
     @property
     def seconds(self) -> float:
         """Time of the run so far, interruptions left out."""
-        return self._watch.seconds
+        return self._timer.seconds
 
     @property
     def done(self) -> bool:
@@ -150,7 +150,7 @@ class Training:
         number, share = self.step + self.skipped, self.ranks.place.share(self.config.batch)
         indices_of = self.batches.indices_of(number)
         batch = self.batches.at(number, share).to(self.model.device, self._type)
-        held = {name: mine(weight) for name, weight in _weights(self.model).items()}
+        held = {name: local_shard(weight) for name, weight in _weights(self.model).items()}
         trouble = unfinite_weights(held, self.average.held, self.step + 1, indices_of)
         if trouble is not None and self.ranks.alone:
             raise trouble
@@ -232,24 +232,24 @@ class Training:
         tensors = {"model": _weights(self.model), "optimizer": self.optimizer.state_tensors()}
         if self.spread:
             with self.ranks.guarded():
-                tensors = {file: self._whole(table) for file, table in tensors.items()}
+                tensors = {file: self._gathered_tables(table) for file, table in tensors.items()}
         ema = _weights(self.average.model) if self.ranks.first or not self.spread else {}
         return {"model": tensors["model"], "ema": ema, "optimizer": tensors["optimizer"]}
 
-    def _whole(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _gathered_tables(self, table: dict[str, Tensor]) -> dict[str, Tensor]:
         """All rows, one tensor after the other: on the CPU of the first process, nowhere on the others."""
-        rows = ((name, whole(value)) for name, value in table.items())
+        rows = ((name, full_tensor(value)) for name, value in table.items())
         return {name: value.cpu() for name, value in rows if self.ranks.first}
 
     def capture(self, gathered: Tensors | None = None) -> tuple[Tensors, dict[str, Any]]:
-        """(tensors by file, position): all that `restore` needs to go on bit by bit.
+        """(tensors by file, position): all that `restore` needs to continue bit by bit.
 
         The tensors are the live ones: write or copy them before the next step.
 
         Args:
             gathered: what `gathered` gave at this step, where this process alone captures.
         Raises:
-            NonFiniteError: where a tensor holds a number that is none, or a schedule is useless; neither is saved.
+            NonFiniteError: where a tensor holds NaN or Inf, or a schedule is useless; neither is saved.
         """
         tensors = dict(self.gathered() if gathered is None else gathered)
         if fitted := fitted_tensors(self.average.model):
@@ -260,7 +260,7 @@ class Training:
             "step": self.step,
             "draws": draws,
             "rollbacks": self.rollbacks,
-            "parts": self.parts,
+            "parts": self.num_microbatches,
             "images_seen": self.step * self.config.batch,
             **self.budget.capture(),
             "seconds": self.seconds,
@@ -281,15 +281,18 @@ class Training:
         for name, value in own.items():
             if draws[name] not in (None, value):
                 raise ValueError(f"its draws have {name}={draws[name]} and this run has {value}")
-        load_weights(self.model, parts(tensors["model"], self._parameters))
+        load_weights(self.model, shard_tables(tensors["model"], self._parameters))
         self.average.load(tensors["ema"])
         self.optimizer.load_state_tensors(tensors["optimizer"])
         load_fitted(self.average.model, tensors.get("fitted", {}))
         self.loss.restore(position.get("law"))
         self.batches.objective = self.objective
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
-        self.rollbacks, self.parts = int(position["rollbacks"]), int(position.get("parts", self.parts))
-        self._watch = Timer(self._clock, float(position["seconds"]))
+        self.rollbacks, self.num_microbatches = (
+            int(position["rollbacks"]),
+            int(position.get("parts", self.num_microbatches)),
+        )
+        self._timer = Timer(self._clock, float(position["seconds"]))
         self.budget.restore(position)
         if position["precision"] is not None:
             name = position["precision"]
@@ -300,10 +303,10 @@ class Training:
 
         Source: Chowdhery et al. 2022, section 5.1, who met spikes of the loss in this way.
         """
-        batch, rollbacks, watch, total = self.step + self.skipped, self.rollbacks, self._watch, self.budget.total
+        batch, rollbacks, timer, total = self.step + self.skipped, self.rollbacks, self._timer, self.budget.total
         self.restore(tensors, position)
         self.skipped = batch + 1 - self.step
-        self.rollbacks, self._watch, self.budget.total = rollbacks + 1, watch, total
+        self.rollbacks, self._timer, self.budget.total = rollbacks + 1, timer, total
 
     # -- one step -----------------------------------------------------------------------------------------------
 
@@ -315,11 +318,11 @@ class Training:
         Every process learns every loss, and whether another is in trouble: all stop at one step, or none.
         """
         with self.ranks.guarded():
-            part = self._backward(self._network, batch, self.config.batch, dtype)
+            own = self._backward(self._network, batch, self.config.batch, dtype)
         self.ranks.sum_gradients(self._unreduced)
-        mine = torch.stack([part.loss.double(), part.nats.double(), torch.full_like(part.nats, trouble is not None)], 1)
-        table = self.ranks.whole(mine, self.config.batch)
-        losses, nats, troubled = table[:, 0].to(part.loss.dtype), table[:, 1], table[:, 2] > 0
+        rows = torch.stack([own.loss.double(), own.nats.double(), torch.full_like(own.nats, trouble is not None)], 1)
+        table = self.ranks.gather_rows(rows, self.config.batch)
+        losses, nats, troubled = table[:, 0].to(own.loss.dtype), table[:, 1], table[:, 2] > 0
         if trouble is not None:
             raise trouble
         if bool(troubled.any()):
@@ -343,22 +346,22 @@ class Training:
         count = len(batch.example)
         while True:
             try:
-                return self._in_parts(network, batch, size, dtype)
+                return self._in_microbatches(network, batch, size, dtype)
             except (RuntimeError, MemoryError, SystemError) as error:
                 if not out_of_memory(error):
                     raise
             # Here the error, and with it what it held in memory, is gone.
-            self.parts = halved(min(self.parts, count), count, self.ranks.alone)
+            self.num_microbatches = halved(min(self.num_microbatches, count), count, self.ranks.alone)
             self.optimizer.zero_grad(set_to_none=True)
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
-            log(f"memory ran out: a batch is computed in {self.parts} parts from here on (train.accumulate)")
+            log(f"memory ran out: a batch is computed in {self.num_microbatches} parts from here on (train.accumulate)")
 
-    def _in_parts(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
+    def _in_microbatches(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         self.optimizer.zero_grad(set_to_none=True)
         count, device = len(batch.example), self.model.device
-        parts = min(self.parts, count)
-        edges = [count * i // parts for i in range(parts + 1)]
+        number = min(self.num_microbatches, count)
+        edges = [count * i // number for i in range(number + 1)]
         rank = () if self.ranks.first else (self.ranks.place.rank,)
         made = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
