@@ -1,1 +1,1 @@
-"""Training: `fit`, the one loop, yields its steps; nothing here writes files."""
+"""Training: one loop that yields its steps, for `fit` and for runs; nothing here writes files."""
