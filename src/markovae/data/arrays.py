@@ -178,7 +178,7 @@ def read_idx_folder(config: DataConfig) -> Source:
         parts = split_with_test(hashes, len(images[0]), config, data.name)
     else:
         parts = split_by_content(hashes, config, data.name)
-    return Source(data, parts, _findings(joined, data, parts.left_out))
+    return Source(data, parts, _summary(joined, data, parts.left_out))
 
 
 def read_array_file(config: DataConfig) -> Source:
@@ -204,7 +204,7 @@ def read_array_file(config: DataConfig) -> Source:
         raise UserError(f"{path} is not an array file (.npy, .npz or idx): give {ANY_SOURCE}")
     data = _image_data(images, labels, str(path), config)
     parts = split_by_content(data.content_hashes(), config, data.name)
-    return Source(data, parts, _findings(images, data, parts.left_out))
+    return Source(data, parts, _summary(images, data, parts.left_out))
 
 
 def read_idx(path: Path) -> Raw:
@@ -248,7 +248,7 @@ def _image_data(raw: Raw, labels: Raw | None, name: str, config: DataConfig) -> 
     return to_channels(to_size(data, config), config.channels)
 
 
-def _findings(raw: Raw, data: ImageData, left_out: int) -> DatasetSummary:
+def _summary(raw: Raw, data: ImageData, left_out: int) -> DatasetSummary:
     channels, height, width = data.shape
     notes = [f"read as {len(data)} images of {channels} x {height} x {width} from shape {raw.shape}"]
     if isinstance(data.images, np.memmap):

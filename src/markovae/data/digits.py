@@ -38,10 +38,10 @@ def read_digits(config: DataConfig) -> Source:
     if config.shape not in (None, (SIDE, SIDE)):
         raise UserError(f"digits are {SIDE} x {SIDE} pixels, not {config.size}: leave data.size at 0")
     data = to_channels(digits(), config.channels)
-    findings = DatasetSummary(
+    summary = DatasetSummary(
         kind="digits",
         modes={"17 grey values": len(data)},
         sizes={f"{SIDE}x{SIDE}": len(data)},
         notes=("pixels take 17 values, 0 … 16, so a pixel can cost at most log2(17) = 4.09 bits at random",),
     )
-    return Source(data, split_by_content(data.content_hashes(), config, data.name), findings)
+    return Source(data, split_by_content(data.content_hashes(), config, data.name), summary)

@@ -168,7 +168,7 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Sou
     captions[: counts[0]] = map("\n".join, zip(captions[: counts[0]], stored["short_captions"], strict=True))
     data = ImageData(images=images, captions=tuple(captions), name="faces", digests=digests)
     parts = _parts(counts, stored["dropped"])
-    return Source(data, _held_out(parts, stored["indices"], config.hold_out), _findings(size, stored))
+    return Source(data, _held_out(parts, stored["indices"], config.hold_out), _summary(size, stored))
 
 
 def face_numbers(size: int, counts: tuple[int, int, int] = COUNTS) -> tuple[list[int], list[int], list[int]]:
@@ -217,7 +217,7 @@ def _held_out(parts: SplitIndices, numbers: list[int], texts: tuple[str, ...]) -
     return replace(parts, train=parts.train[keep], method=method, left_out=parts.left_out + left)
 
 
-def _findings(size: int, stored: dict[str, list[int]]) -> DatasetSummary:
+def _summary(size: int, stored: dict[str, list[int]]) -> DatasetSummary:
     walked = len(stored["indices"]) + len(stored["dropped"])
     return DatasetSummary(
         kind="faces",

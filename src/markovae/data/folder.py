@@ -86,8 +86,8 @@ def read_folder(config: DataConfig) -> Source:
     if others > 0:
         notes += ("1 other file was skipped" if others == 1 else f"{others:,} other files were skipped",)
     unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
-    findings = DatasetSummary("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
-    return Source(data, split_by_content(data.content_hashes(), config, data.name), findings)
+    summary = DatasetSummary("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
+    return Source(data, split_by_content(data.content_hashes(), config, data.name), summary)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:

@@ -1,6 +1,4 @@
-"""The shards that `markovae shard` writes and reads back: tars of PNGs at their final size, shuffled once, beside
-shards.json and index.npz, so that a set opens without being read.
-"""
+"""The format of `markovae shard`, written and read: tars of PNGs, and an index, so that a set opens without a scan."""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         name=shown,
         digests=index.digest,
     )
-    findings = DatasetSummary(
+    summary = DatasetSummary(
         "shards",
         stored["modes"],
         stored["formats"],
@@ -307,7 +307,7 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
         (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
     )
-    return Source(data, split_by_content(data.content_hashes(), config, shown), findings)
+    return Source(data, split_by_content(data.content_hashes(), config, shown), summary)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Index]:

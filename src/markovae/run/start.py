@@ -339,8 +339,7 @@ def _with_absolute_paths(config: Config) -> Config:
         source, encoder = Path(config.data.source).expanduser(), Path(config.condition.encoder).expanduser()
     except RuntimeError:
         raise UserError(
-            f"{config.data.source} or {config.condition.encoder} names the home folder of nobody here: give the whole "
-            "path"
+            f"unknown user in path {config.data.source} or {config.condition.encoder}: give the whole path"
         ) from None
     braces = not is_elsewhere(config.data.source) and BRACES.search(config.data.source) is not None
     if config.data.source not in ("faces", "digits") and (source.exists() or braces):
