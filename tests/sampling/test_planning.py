@@ -10,7 +10,7 @@ from markovae.sampling.editor import Editor
 from markovae.sampling.generation import final_latents, sample_trajectory
 from markovae.sampling.grids import rho_grid, uniform_grid
 from markovae.sampling.plans import Plan, logsnr_range, plan
-from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SPACINGS
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SEARCHED, SPACINGS
 from markovae.sampling.samplers import AdamsBashforth, UniC
 from markovae.theory.mixture import pink_pair
 
