@@ -34,9 +34,9 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
         config: eval_images and eval_draws are read.
     """
     images = np.asarray(data.images[: config.eval_images])
-    told = None if data.known is None else data.known[: config.eval_images]
-    look = partial(measure, model, images, told, draws=config.eval_draws, seed=SEED)
-    measured = within_memory(lambda size: look(batch=size), config.batch)
+    known = None if data.known is None else data.known[: config.eval_images]
+    at_batch = partial(measure, model, images, known, draws=config.eval_draws, seed=SEED)
+    measured = within_memory(lambda size: at_batch(batch=size), config.batch)
     record = measured.to_dict()
     return {
         "kind": "heldout",

@@ -372,8 +372,8 @@ def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
     if splits.unreadable:
         rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
         replace_file(folder.unreadable, "".join(rows).encode(), folder.disk)
-        told = "1 file" if len(rows) == 1 else f"{len(rows):,} files"
-        log(f"{told} gave no image: {folder.unreadable} lists them with the reason")
+        count = "1 file" if len(rows) == 1 else f"{len(rows):,} files"
+        log(f"{count} gave no image: {folder.unreadable} lists them with the reason")
 
 
 def _warn_of_choices(training: Training) -> None:

@@ -44,11 +44,11 @@ class RollCall:
         self._place, self._store = place, store
 
     def register(self) -> None:
-        """Say that this process has come, and where it runs."""
+        """Register this process, and where it runs."""
         self._store.set(f"process/{self._place.rank}", json.dumps([socket.gethostname(), os.getpid()]))
 
     def answer(self) -> None:
-        """Say that this process is still there."""
+        """Answer that this process is still there."""
         self._store.set(f"here/{self._place.rank}", "yes")
 
     def absent(self) -> list[int]:
@@ -58,7 +58,7 @@ class RollCall:
     def missing(self) -> list[int]:
         """The ranks that do not say that they are still there; none where whoever kept the store is gone as well.
 
-        One that was stopped (SIGSTOP) on this machine is continued, so that it finds the others gone and ends too:
+        One that was stopped (SIGSTOP) on this machine is continued (SIGCONT), so that it finds the others gone and ends too:
         whoever started it would wait for it in vain.
         """
         try:
@@ -82,7 +82,7 @@ class RollCall:
                 os.kill(process, signal.SIGCONT)
 
 
-def told(ranks: Sequence[int]) -> str:
+def rank_names(ranks: Sequence[int]) -> str:
     """The ranks in words: rank 1; ranks 1, 2 and 5 more."""
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
@@ -97,7 +97,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 @final
 class Watchdog:
-    """A thread that reads the signals as they come in, and ends the process where nothing goes on after one.
+    """A thread that reads the signals as they come in, and ends the process where nothing continues after one.
 
     Python's handlers run between two steps of the interpreter, which a thread that waits inside a collective
     operation never takes; the byte that the system writes for each signal is read all the same.
@@ -116,13 +116,13 @@ class Watchdog:
         self._thread.start()
 
     def beat(self) -> None:
-        """Say that the processes have just exchanged something."""
+        """Note that the processes have just exchanged something."""
         now = time.monotonic()
         self._gap, self._last = now - self._last, now
         self._beats += 1
 
     def settled(self) -> None:
-        """Say that the signal was heard: the process ends by itself."""
+        """Note that the signal was heard: the process ends by itself."""
         self._settled.set()
 
     def _read(self) -> None:
@@ -140,7 +140,7 @@ class Watchdog:
                 return
             if self._beats == seen:
                 missing = self._asked(RollCall.missing)
-                who = f"{told(missing)} did not answer" if missing else "the other processes do not answer"
+                who = f"{rank_names(missing)} did not answer" if missing else "the other processes do not answer"
                 tell_at_once(f"stopping: {who}\n")
                 os._exit(128 + number)
 
@@ -162,7 +162,7 @@ class Watchdog:
 
 @contextmanager
 def watched(grace: float = GRACE) -> Iterator[Watchdog | None]:
-    """While entered, SIGTERM and SIGINT end the process after `grace` seconds unless `settled` is said before.
+    """While entered, SIGTERM and SIGINT end the process after `grace` seconds unless `settled` is called before.
 
     Only in the main thread, which alone may ask for it; elsewhere nothing is watched.
     """
@@ -214,7 +214,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which alone writes and speaks."""
+        """Whether this is rank 0, which alone writes and logs."""
         return self.place.first
 
     @property
@@ -349,7 +349,7 @@ class Ranks:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Whatever goes wrong between the processes inside is told as the loss of one.
+        """Report whatever goes wrong between the processes inside as the loss of one.
 
         Raises:
             LostRankError: naming the ranks that are gone or do not answer.
@@ -362,7 +362,7 @@ class Ranks:
             raise self._lost(error) from error
 
     def settled(self) -> None:
-        """Say that a signal was heard and that the ranks agreed what to do about it."""
+        """Note that a signal was heard and that the ranks agreed what to do about it."""
         if self._watch is not None:
             self._watch.settled()
 
@@ -386,7 +386,7 @@ class Ranks:
         late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
         what = f"did not answer for {self._timeout:g} s" if late else "ended"
         missing = [] if self._roll is None else self._roll.missing()
-        who = told(missing) if missing else "a process of the job"
+        who = rank_names(missing) if missing else "a process of the job"
         return LostRankError(f"{who} {what}: rank {self.place.rank} stops too")
 
 
@@ -423,7 +423,7 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
         except (RuntimeError, ValueError) as error:
             absent = [] if roll is None else roll.absent()
             raise LostRankError(
-                f"rank {here.rank} did not find {told(absent) if absent else f'the other {here.size - 1}'} within "
+                f"rank {here.rank} did not find {rank_names(absent) if absent else f'the other {here.size - 1}'} within "
                 f"{timeout:g} s "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error

@@ -31,7 +31,7 @@ class Rank:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the one that writes and logs."""
         return self.rank == 0
 
     @property
@@ -49,10 +49,10 @@ class Rank:
 
 
 def place(environment: Mapping[str, str] | None = None) -> Rank:
-    """This process's place, as torchrun tells it in the environment; alone where it tells nothing.
+    """This process's place, from torchrun's environment variables; alone where there are none.
 
     Raises:
-        UserError: where only a part is told, or what is told makes no sense.
+        UserError: where some of them are missing, or they contradict each other.
     """
     told = os.environ if environment is None else environment
     if int_of(told, "WORLD_SIZE", 1) == 1:
