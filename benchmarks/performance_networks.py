@@ -14,7 +14,7 @@ from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion.model import Diffusion
-from markovae.interop.diffusers_config import config_to
+from markovae.interop.diffusers_unet import config_to
 from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
 

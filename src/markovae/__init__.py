@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from markovae.build import create
     from markovae.checkpoints.reading import LoadedRun, load, load_run
     from markovae.config import Config
+    from markovae.data.inspecting import inspect
     from markovae.data.loading import load_data
     from markovae.data.pictures import grid
     from markovae.diffusion.bound import Bound
     from markovae.diffusion.markovian_vae import MarkovianVAE
     from markovae.diffusion.model import Diffusion
     from markovae.diffusion.objective import Objective
+    from markovae.interop.exporting import export
+    from markovae.interop.importing import import_run
     from markovae.interop.wrapping import wrap
     from markovae.likelihood.fitting import with_reverse
     from markovae.likelihood.measurement import Measurement
@@ -50,6 +53,9 @@ _HOME = {
     "edit": "sampling.editor",
     "evaluate": "quality.evaluation",
     "create": "build",
+    "export": "interop.exporting",
+    "import_run": "interop.importing",
+    "inspect": "data.inspecting",
     "fit": "training.loop",
     "grid": "data.pictures",
     "load": "checkpoints.reading",
@@ -80,8 +86,14 @@ __all__ = [
     "create",
     "edit",
     "evaluate",
+    "export",
     "fit",
+<<<<<<< HEAD
     "grid",
+=======
+    "import_run",
+    "inspect",
+>>>>>>> 5d015e6 (mv.inspect, mv.export, mv.import_run: what the commands call; one concept a file in interop; schemas checked by jsonschema)
     "load",
     "load_data",
     "load_run",

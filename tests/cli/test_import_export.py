@@ -12,7 +12,9 @@ import safetensors.torch
 import torch
 from tests.interop.pipelines import write_pipeline
 
+import markovae as mv
 from markovae.cli.entry import main
+from markovae.errors import UserError
 
 
 @pytest.fixture
@@ -55,6 +57,18 @@ def test_from_their_folder_to_images_bits_more_training_and_back(
     )
     assert all(torch.equal(first[key], back[key]) for key in first)
     assert any(not torch.equal(first[key], tuned[key]) for key in first)
+
+
+def test_python_and_the_command_write_one_folder(theirs: Path, tmp_path: Path) -> None:
+    assert main(["import", str(theirs), "--out", str(tmp_path / "command")]) == 0
+    mv.import_run(theirs, tmp_path / "python")
+    assert main(["export", str(tmp_path / "command"), "--to", "diffusers", str(tmp_path / "a" / "back")]) == 0
+    assert mv.export(tmp_path / "python", tmp_path / "b" / "back") == tmp_path / "b" / "back"
+    files = [path.relative_to(tmp_path / "a") for path in sorted((tmp_path / "a").rglob("*")) if path.is_file()]
+    assert "back/README.md" in map(str, files)
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    with pytest.raises(UserError, match="to='onnx' must be one of diffusers"):
+        mv.export(tmp_path / "python", tmp_path / "c", to="onnx")
 
 
 @pytest.mark.parametrize(

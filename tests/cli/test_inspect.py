@@ -1,8 +1,11 @@
 """`markovae inspect`: JSON by the schema, settings, and what is refused."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
+import markovae as mv
 from markovae.cli.entry import main
 
 
@@ -15,6 +18,12 @@ def test_json_says_what_a_folder_holds(tmp_path, json_of):
     assert record["unreadable"][0][0].endswith("broken.png")
     assert sum(record["split"][part]["count"] for part in ("train", "validation", "test")) == 12
     assert json_of("inspect", "inspect", tmp_path, "--set", "data.size=4")["shape"] == [1, 4, 4]
+
+
+def test_the_command_and_python_give_one_record(images, json_of, capsys):
+    assert json_of("inspect", "inspect", images) == json.loads(json.dumps(mv.inspect(images).to_dict()))
+    assert main(["inspect", str(images)]) == 0
+    assert capsys.readouterr().out == mv.inspect(str(images)).describe() + "\n"
 
 
 def test_text(capsys):

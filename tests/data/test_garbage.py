@@ -14,7 +14,7 @@ from PIL import Image
 
 from markovae.data.data_config import DataConfig
 from markovae.data.image_reader import open_image
-from markovae.data.inspecting import inspect_data
+from markovae.data.inspecting import inspect
 from markovae.data.loading import load_data, read_source
 from markovae.errors import UserError
 from markovae.log import printable
@@ -69,7 +69,7 @@ def test_sixty_curated_files(tmp_path: Path):
     assert len(reading.data) == 5 + good + 1, "and the one whose name is no UTF-8"
     assert {"pipe.png", "self.png"} <= set(reasons)
     assert not any("\n" in name for name in reasons)
-    text = inspect_data(DataConfig(str(folder), size=8)).describe()
+    text = inspect(DataConfig(str(folder), size=8)).describe()
     text.encode("utf-8")
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
-from markovae.data.inspecting import channel_moments, inspect_data
+from markovae.data.inspecting import channel_moments, inspect
 
 
 def test_a_folder_is_told_whole(tmp_path: Path):
@@ -22,7 +22,7 @@ def test_a_folder_is_told_whole(tmp_path: Path):
     (tmp_path / "cat" / "copy.png").write_bytes((tmp_path / "cat" / "0.png").read_bytes())
     (tmp_path / "cat" / "bad.png").write_bytes(b"bad")
     (tmp_path / "captions.csv").write_text("file_name,text\ncat/0.png,a cat\n")
-    inspection = inspect_data(DataConfig(str(tmp_path)))
+    inspection = inspect(DataConfig(str(tmp_path)))
     assert (inspection.count, inspection.shape, inspection.duplicates) == (9, (3, 20, 20), 1)
     assert inspection.classes == {"cat": 5, "dog": 4}
     assert inspection.bytes == 9 * 3 * 20 * 20
@@ -49,7 +49,7 @@ def test_a_folder_is_told_whole(tmp_path: Path):
 
 
 def test_digits_are_told_with_their_grey_values():
-    inspection = inspect_data("digits")
+    inspection = inspect("digits")
     assert inspection.bins == 17
     assert len(inspection.channel_mean) == 1
     assert "17 grey values" in inspection.describe()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
-from markovae.data.inspecting import inspect_data
+from markovae.data.inspecting import inspect
 from markovae.data.loading import load_data, read_source, reopen, splits_of
 from markovae.data.shard_format import INDEX, RECORD, write_shards
 from markovae.data.shard_store import ShardStore
@@ -188,7 +188,7 @@ def test_anyones_shards_are_read_in_place_with_the_bad_ones_named(tmp_path: Path
     assert "the file is empty" in bad["part-001.tar/bad/b.jpg"]
     splits = splits_of(reading)
     assert sum(len(getattr(splits, part)) for part in PARTS) == 24
-    assert inspect_data(config).kind == "shards"
+    assert inspect(config).kind == "shards"
     assert np.array_equal(np.asarray(read_source(config).data.images), np.asarray(reading.data.images)), (
         "from the cache"
     )

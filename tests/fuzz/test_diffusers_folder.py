@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.fuzz.conftest import Fuzzer
 from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
 
-from markovae.interop.importing import import_folder
+from markovae.interop.importing import import_run
 
 ODD = (
     *(-5, 0, 1, 3, 4096, 16_384, 2**31, 2**62, 10**400, 1e308, float("nan"), None, True, "x", "\ud800", [], {}),
@@ -25,7 +25,7 @@ def test_folders_of_any_content(fuzzer: Fuzzer, tmp_path: Path):
     folder = write_pipeline(tmp_path / "theirs")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
-    import_folder(folder, tmp_path / "warm")
+    import_run(folder, tmp_path / "warm")
 
     def make(chance: random.Random) -> Path:
         unet, scheduler, content = dict(UNET), dict(SCHEDULER), whole
@@ -42,5 +42,5 @@ def test_folders_of_any_content(fuzzer: Fuzzer, tmp_path: Path):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         return tmp_path / "out"
 
-    found = fuzzer("diffusers folder", lambda out: import_folder(folder, out), make, writable=[tmp_path])
+    found = fuzzer("diffusers folder", lambda out: import_run(folder, out), make, writable=[tmp_path])
     assert found.refused > found.accepted > 0

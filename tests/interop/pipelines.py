@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from markovae.diffusion.schedule import linear
-from markovae.interop.diffusers_config import config_from
+from markovae.interop.diffusers_unet import config_from
 from markovae.interop.weights import to_theirs
 from markovae.networks.ddpm import DDPMUNet
 

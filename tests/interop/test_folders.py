@@ -16,9 +16,9 @@ from markovae.config import Config
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import LogSNRLinear, linear
 from markovae.errors import UserError
-from markovae.interop.diffusers_config import rounding_warning
-from markovae.interop.exporting import export_run
-from markovae.interop.importing import import_folder
+from markovae.interop.diffusers_scheduler import rounding_warning
+from markovae.interop.exporting import export
+from markovae.interop.importing import import_run
 from markovae.sampling.plans import plan
 from markovae.sampling.samplers import trajectory
 
@@ -70,14 +70,14 @@ def test_an_imported_model_makes_the_pipelines_images_and_goes_back_as_it_came(
 ) -> None:
     learned = scheduler.get("variance_type") == "learned_range"
     folder = saved(pipeline({"out_channels": 6} if learned else {}, **scheduler), tmp_path / "theirs")
-    model = import_folder(folder, tmp_path / "run")
+    model = import_run(folder, tmp_path / "run")
     expected = their_images(diffusers.DDPMPipeline.from_pretrained(folder), 30)
     assert np.abs(our_images(model) - expected).max() <= TOLERANCE
     again = mv.load(tmp_path / "run")
     assert np.abs(our_images(again) - expected).max() <= TOLERANCE
     images = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).numpy().astype(np.uint8)
     assert np.isfinite(mv.measure(again, images, draws=None).bits_per_dim.value)
-    back = export_run(tmp_path / "run", tmp_path / "back")
+    back = export(tmp_path / "run", tmp_path / "back")
     for name in ("unet/config.json", "scheduler/scheduler_config.json"):
         assert json.loads((back / name).read_text()) == json.loads((folder / name).read_text())
     weights = [diffusers.UNet2DModel.from_pretrained(path / "unet").state_dict() for path in (folder, back)]
@@ -101,8 +101,8 @@ def test_a_grid_that_begins_too_near_the_data_for_float32_is_told() -> None:
 def test_a_pipeline_of_the_deterministic_scheduler_goes_back_as_one(pipeline, diffusers, tmp_path: Path) -> None:
     made = pipeline()
     folder = saved(diffusers.DDIMPipeline(made.unet, made.scheduler), tmp_path / "theirs")
-    import_folder(folder, tmp_path / "run")
-    back = export_run(tmp_path / "run", tmp_path / "back")
+    import_run(folder, tmp_path / "run")
+    back = export(tmp_path / "run", tmp_path / "back")
     assert isinstance(diffusers.DiffusionPipeline.from_pretrained(back), diffusers.DDIMPipeline)
     name = "scheduler/scheduler_config.json"
     assert json.loads((back / name).read_text()) == json.loads((folder / name).read_text())
@@ -111,7 +111,7 @@ def test_a_pipeline_of_the_deterministic_scheduler_goes_back_as_one(pipeline, di
 @pytest.mark.slow
 def test_a_thousand_levels_stay_within_the_tolerance(pipeline, diffusers, tmp_path: Path) -> None:
     made = pipeline(num_train_timesteps=1000)
-    model = import_folder(saved(made, tmp_path / "theirs"), tmp_path / "run")
+    model = import_run(saved(made, tmp_path / "theirs"), tmp_path / "run")
     assert np.abs(our_images(model) - their_images(made, 1000)).max() <= TOLERANCE
 
 
@@ -144,7 +144,7 @@ def test_an_exported_run_is_loaded_by_diffusers_and_makes_the_same_images(
     diffusers, tmp_path: Path, settings: list
 ) -> None:
     model = run_of(Config().with_settings([*DDPM, *settings]), tmp_path / "run")
-    folder = export_run(tmp_path / "run", tmp_path / "out" / "exported")
+    folder = export(tmp_path / "run", tmp_path / "out" / "exported")
     loaded = diffusers.DDPMPipeline.from_pretrained(folder)
     loaded.set_progress_bar_config(disable=True)
     assert np.abs(our_images(model) - their_images(loaded, model.num_levels)).max() <= TOLERANCE
@@ -155,7 +155,7 @@ def test_an_exported_run_is_loaded_by_diffusers_and_makes_the_same_images(
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
     }
-    again = import_folder(folder, tmp_path / "again")
+    again = import_run(folder, tmp_path / "again")
     assert np.abs(our_images(again) - our_images(model)).max() <= TOLERANCE
     for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -163,7 +163,7 @@ def test_an_exported_run_is_loaded_by_diffusers_and_makes_the_same_images(
 
 def test_the_lines_of_the_card_make_images(diffusers, tmp_path: Path, monkeypatch) -> None:
     run_of(Config().with_settings([*DDPM, "schedule.kind=linear", "schedule.zero_terminal=true"]), tmp_path / "run")
-    folder = export_run(tmp_path / "run", tmp_path / "out")
+    folder = export(tmp_path / "run", tmp_path / "out")
     lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert "num_inference_steps=30" in lines
     monkeypatch.chdir(tmp_path)
@@ -173,18 +173,18 @@ def test_the_lines_of_the_card_make_images(diffusers, tmp_path: Path, monkeypatc
     assert made["pipeline"].scheduler.config.timestep_spacing == "trailing"
     assert (
         'from_pretrained("me/faces")'
-        in (export_run(tmp_path / "run", tmp_path / "b", "me/faces") / "README.md").read_text()
+        in (export(tmp_path / "run", tmp_path / "b", name="me/faces") / "README.md").read_text()
     )
 
 
 def test_classes_travel_with_the_null_as_one_more(diffusers, tmp_path: Path) -> None:
     run_of(Config().with_settings([*DDPM, "schedule.kind=linear", "target.name=noise"]), tmp_path / "run", 3)
-    folder = export_run(tmp_path / "run", tmp_path / "out")
+    folder = export(tmp_path / "run", tmp_path / "out")
     unet = diffusers.UNet2DModel.from_pretrained(folder / "unet")
     assert unet.config.num_class_embeds == 4
     assert "class_labels" in (folder / "README.md").read_text()
     (folder / "markovae.json").unlink()  # as a folder of anyone else
-    model = import_folder(folder, tmp_path / "back")
+    model = import_run(folder, tmp_path / "back")
     assert mv.sample(model, 2, steps=2, labels=[0, 3]).shape == (2, 3, 8, 8)
     with pytest.raises(UserError, match="needs a class of every image"):
         mv.sample(model, 2, steps=2)
@@ -194,7 +194,7 @@ def test_the_card_has_the_front_matter_that_the_hub_reads(tmp_path: Path) -> Non
     run_of(Config().with_settings([*DDPM, "target.name=noise"]), tmp_path / "run")
     row = {"kind": "heldout", "step": 5, "seconds": 1.0, "bits_per_dim": {"mean": 3.25, "stderr": 0.01}}
     (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    card = (export_run(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
+    card = (export(tmp_path / "run", tmp_path / "out") / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\n")
     assert "| held-out bound | 3.250 ± 0.010 bits/dim, after step 5 |" in card
     assert "| images | 8x8 pixels, 3 channels |" in card
@@ -222,7 +222,7 @@ def test_what_diffusers_cannot_express_is_refused_and_nothing_is_written(
     ddpm = [] if "network.kind=unet" in settings else DDPM
     run_of(Config().with_settings([*ddpm, "schedule.num_levels=30", *settings]), tmp_path / "run")
     with pytest.raises(UserError, match=message):
-        export_run(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -233,7 +233,7 @@ def test_digits_of_another_number_are_refused(tmp_path: Path) -> None:
     tensors = {name: weight.detach() for name, weight in model.named_parameters()}
     save_checkpoint(tmp_path / "run" / "checkpoints", 0, {"ema": tensors}, state, config)
     with pytest.raises(UserError, match="has 17 grey values a pixel"):
-        export_run(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out")
 
 
 def test_what_is_there_is_not_overwritten(pipeline, tmp_path: Path) -> None:
@@ -244,10 +244,10 @@ def test_what_is_there_is_not_overwritten(pipeline, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, words in (("full", "is not empty"), ("file", "is a file")):
         with pytest.raises(UserError, match=words):
-            import_folder(folder, tmp_path / name)
-    import_folder(folder, tmp_path / "empty")
+            import_run(folder, tmp_path / name)
+    import_run(folder, tmp_path / "empty")
     with pytest.raises(UserError, match="is not empty"):
-        export_run(tmp_path / "empty", tmp_path / "full")
+        export(tmp_path / "empty", tmp_path / "full")
     assert (tmp_path / "full" / "mine").read_text() == "x"
     assert open_checkpoint(tmp_path / "empty").state["kind"] == "imported"
 
@@ -255,15 +255,15 @@ def test_what_is_there_is_not_overwritten(pipeline, tmp_path: Path) -> None:
 def test_the_names_of_classes_and_no_class_come_back(tmp_path: Path) -> None:
     config = Config().with_settings([*DDPM, "schedule.kind=linear", "target.name=noise"])
     model = run_of(config, tmp_path / "run", classes=("cats", "dogs"))
-    folder = export_run(tmp_path / "run", tmp_path / "out")
+    folder = export(tmp_path / "run", tmp_path / "out")
     assert json.loads((folder / "unet" / "config.json").read_text())["num_class_embeds"] == 3
-    import_folder(folder, tmp_path / "again")
+    import_run(folder, tmp_path / "again")
     again = open_checkpoint(tmp_path / "again")
     assert again.class_names == ("cats", "dogs")
     assert again.config.train.label_dropout > 0
     for ours, theirs in zip(model.parameters(), again.model().parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    back = export_run(tmp_path / "again", tmp_path / "back")
+    back = export(tmp_path / "again", tmp_path / "back")
     names = ("markovae.json", "unet/config.json")
     assert all((back / name).read_bytes() == (folder / name).read_bytes() for name in names)
     for text in (
@@ -273,12 +273,12 @@ def test_the_names_of_classes_and_no_class_come_back(tmp_path: Path) -> None:
     ):
         (folder / "markovae.json").write_text(text)
         with pytest.raises(UserError, match=r"markovae\.json does not name the 3 labels of the unet"):
-            import_folder(folder, tmp_path / "third")
+            import_run(folder, tmp_path / "third")
 
 
 def test_no_class_that_was_never_trained_stays_so(tmp_path: Path) -> None:
     settings = [*DDPM, "schedule.kind=linear", "target.name=noise", "train.label_dropout=0"]
     run_of(Config().with_settings(settings), tmp_path / "run", classes=("cats", "dogs"))
-    folder = export_run(tmp_path / "run", tmp_path / "out")
-    import_folder(folder, tmp_path / "again")
+    folder = export(tmp_path / "run", tmp_path / "out")
+    import_run(folder, tmp_path / "again")
     assert open_checkpoint(tmp_path / "again").config.train.label_dropout == 0

@@ -13,7 +13,7 @@ from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import LearnedVariance, PosteriorVariance, StepVariance
 from markovae.diffusion.schedule import LogSNRLinear, cosine, linear
 from markovae.diffusion.target import NOISE, TARGETS, VELOCITY
-from markovae.interop.importing import import_folder
+from markovae.interop.importing import import_run
 from markovae.interop.wrapping import wrap
 from markovae.likelihood.ode import ode_likelihood
 
@@ -82,7 +82,7 @@ def test_a_denoiser_with_its_own_time_and_scale() -> None:
 def test_a_wrapped_unet_is_the_imported_one(pipeline, tmp_path) -> None:
     made = pipeline(num_train_timesteps=1000)
     made.save_pretrained(tmp_path / "theirs")
-    imported = import_folder(tmp_path / "theirs", tmp_path / "run")
+    imported = import_run(tmp_path / "theirs", tmp_path / "run")
     model = wrap(made.unet, (3, 8, 8), linear(), clip=1.0)
     images = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8).numpy()
     ours, theirs = (mv.measure(m, images, draws=8).bits_per_dim.value for m in (imported, model))

@@ -9,7 +9,7 @@ from tests.fuzz.sandbox import CANARY, Sandbox
 from tests.interop.pipelines import write_pipeline
 
 from markovae.errors import UserError
-from markovae.interop.importing import read_folder
+from markovae.interop.diffusers_folder import read_folder
 
 NAMES = (
     *("os:system", "../../secret", "/etc/passwd", f"{CANARY}:Class", f"__import__('os').system('{CANARY}')", "a\0b"),

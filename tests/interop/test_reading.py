@@ -14,8 +14,10 @@ from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
 
 import markovae as mv
 from markovae.errors import UserError
-from markovae.interop.diffusers_config import config_from, rules_from
-from markovae.interop.importing import import_folder, read_folder
+from markovae.interop.diffusers_folder import read_folder
+from markovae.interop.diffusers_scheduler import rules_from
+from markovae.interop.diffusers_unet import config_from
+from markovae.interop.importing import import_run
 
 
 @pytest.fixture
@@ -25,20 +27,20 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(folder: Path, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        import_folder(folder, folder.parent / "run")
+        import_run(folder, folder.parent / "run")
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["theirs"]
 
 
 def test_both_layouts_are_read(folder: Path) -> None:
-    import_folder(folder, folder.parent / "run")
+    import_run(folder, folder.parent / "run")
     flat = folder.parent / "flat"
     flat.mkdir()
     for path in folder.rglob("*"):
         if path.is_file():
             shutil.copy(path, flat)
     assert read_folder(flat).shape == read_folder(folder).shape
-    import_folder(flat, folder.parent / "other")
+    import_run(flat, folder.parent / "other")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_a_pipeline_of_latents_is_none_of_pixels(folder: Path, part: str) -> Non
     (folder / "model_index.json").write_text(json.dumps(index))
     refused(folder, f"a pipeline with a part '{part}'")
     (folder / "model_index.json").write_text(json.dumps({**index, part: [None, None], "requires_safety": False}))
-    import_folder(folder, folder.parent / "run")
+    import_run(folder, folder.parent / "run")
     (folder / part).mkdir()
     with pytest.raises(UserError, match=f"a pipeline with a part '{part}'"):
         read_folder(folder)
@@ -87,7 +89,7 @@ def test_a_thousand_trained_betas_come_back_from_the_disk(folder: Path) -> None:
     betas = [1e-4 * 1.004**k for k in range(1000)]
     said = {**SCHEDULER, "num_train_timesteps": 1000, "trained_betas": betas}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(said))
-    made = import_folder(folder, folder.parent / "run")
+    made = import_run(folder, folder.parent / "run")
     assert mv.load(folder.parent / "run").schedule.logsnr.equal(made.schedule.logsnr)
 
 
@@ -100,7 +102,7 @@ def test_numbers_too_large_for_float32_are_told(folder: Path) -> None:
 
 def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
-        import_folder(tmp_path / "nowhere", tmp_path / "run")
+        import_run(tmp_path / "nowhere", tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_what_another_scheduler_left_behind_is_not_read(folder: Path) -> None:
     converted = {**SCHEDULER, "_class_name": "DDIMScheduler", "variance_type": "fixed_large"}
     assert rules_from(converted) == plain
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**SCHEDULER, **left}))
-    import_folder(folder, folder.parent / "run")
+    import_run(folder, folder.parent / "run")
     mv.load(folder.parent / "run")
 
 

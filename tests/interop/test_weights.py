@@ -7,7 +7,7 @@ import torch
 
 from markovae.diffusion.schedule import linear
 from markovae.errors import UserError
-from markovae.interop.diffusers_config import config_from, config_to
+from markovae.interop.diffusers_unet import config_from, config_to
 from markovae.interop.weights import their_names, to_ours, to_theirs
 from markovae.networks.conditioning import Condition
 from markovae.networks.ddpm import DDPMUNet

@@ -36,18 +36,14 @@ def run(options: argparse.Namespace) -> int:
         UserError: for what the format cannot express, or a folder that is not empty.
     """
     from markovae.checkpoints.reading import load
-    from markovae.interop.diffusers_config import rounding_warning
-    from markovae.interop.exporting import export_run, push_folder, require_hub, usage
-    from markovae.log import log
+    from markovae.interop.exporting import export, usage
+    from markovae.interop.hub import push_folder, require_hub
     from markovae.sampling.conditions import num_classes
 
     if options.push is not None:
         require_hub()
-    folder = export_run(options.run_path, options.folder, options.push)
+    folder = export(options.run_path, options.folder, options.to, name=options.push)
     model = load(options.run_path)
-    warning = rounding_warning(model.schedule)
-    if warning is not None:
-        log(warning)
     show(f"{folder}: use it with\n{usage(str(folder), model.num_levels, num_classes(model) > 0)}")
     if options.push is not None:
         show(push_folder(folder, options.push))

@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for a folder that cannot be read or expressed, or an --out that is not empty.
     """
-    from markovae.interop.importing import import_folder
+    from markovae.interop.importing import import_run
 
-    model = import_folder(options.folder, options.out)
+    model = import_run(options.folder, options.out)
     show(f"{options.out}: {described(model)}")
     show(f"next:  markovae sample {options.out},  markovae measure {options.out} DATA")
     return 0

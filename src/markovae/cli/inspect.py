@@ -40,11 +40,11 @@ def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from markovae.config import Config
-    from markovae.data.inspecting import inspect_data
+    from markovae.data.inspecting import inspect
 
     config = Config() if options.config is None else Config.from_toml(options.config)
     data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
-    found = inspect_data(data)
+    found = inspect(data)
     if options.json:
         show_json(found.to_dict())
     else:

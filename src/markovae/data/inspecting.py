@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,21 @@ class Inspection:
         return "\n".join(lines)
 
 
+<<<<<<< HEAD
 def inspect_data(config: DataConfig | str) -> Inspection:
     """Read a source as training would and summarize it.
+=======
+def inspect(source: DataConfig | str | Path) -> Inspection:
+    """Read a source whole, as training would, and say what it holds.
+>>>>>>> 5d015e6 (mv.inspect, mv.export, mv.import_run: what the commands call; one concept a file in interop; schemas checked by jsonschema)
+
+        print(mv.inspect("photos/").describe())
 
     Args:
-        config: the `[data]` section, or just its source.
+        source: faces, digits, a folder, an array file or shards; or the `[data]` section, which has settings too.
     Raises: UserError as `load_data`.
     """
-    config = DataConfig(config) if isinstance(config, str) else config
+    config = source if isinstance(source, DataConfig) else DataConfig(str(source))
     reading = read_source(config)
     data, found = reading.data, reading.summary
     mean, std = channel_moments(data)

@@ -1,4 +1,4 @@
-"""The model card of an exported run: README.md with the front matter that the Hub reads."""
+"""`export`: a run as a folder that other libraries load, with a model card."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from markovae import __version__
 from markovae.checkpoints.reading import Checkpoint, open_checkpoint
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.interop.diffusers_config import config_from, config_to, rules_from, rules_to
-from markovae.interop.importing import CLASSES, require_free
+from markovae.interop.diffusers_folder import CLASSES
+from markovae.interop.diffusers_scheduler import rounding_warning, rules_from, rules_to
+from markovae.interop.diffusers_unet import config_from, config_to
 from markovae.interop.weights import to_theirs
-from markovae.log import printable
+from markovae.log import log, printable
 from markovae.networks.ddpm import DDPMUNet
-from markovae.system.files import make_folder, refused, staged_folder, write_synced
+from markovae.system.files import make_folder, refused, require_new_folder, staged_folder, write_synced
 from markovae.system.jsonlines import read_rows
 
+FORMATS = ("diffusers",)
 _FRONT = """\
 ---
 library_name: diffusers
@@ -76,20 +78,23 @@ def _held_out(run: Path) -> list[tuple[str, str]]:
     return [("held-out bound", f"{mean:.3f}{spread} bits/dim, after step {rows[-1]['step']}")]
 
 
-def export_run(run: str | Path, target: str | Path, name: str | None = None) -> Path:
+def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str | None = None) -> Path:
     """Write the averaged weights of a run, or of one checkpoint, as a diffusers pipeline's folder; the folder.
 
     A model that was imported and whose shape and rules are unchanged gets its own two configurations back.
 
     Args:
+        run: a run's folder, or a checkpoint's.   out: a new or empty folder.   to: one of FORMATS.
         name: what the model card says to load: a repository of the Hub; None is the folder.
 
     Raises:
-        UserError: for what diffusers cannot express, with the reason, or a target that is not empty.
+        UserError: for what diffusers cannot express, with the reason, an unknown format, or an `out` that is not empty.
         StoppedRun: where the disk refuses; nothing is left then.
     """
-    folder = Path(target)
-    require_free(folder)
+    if to not in FORMATS:
+        raise UserError(f"to={to!r} must be one of {', '.join(FORMATS)}")
+    folder = Path(out)
+    require_new_folder(folder)
     files = _files(open_checkpoint(run), Path(run), name or folder.name)
     try:
         make_folder(folder.parent)
@@ -106,6 +111,9 @@ def _files(checkpoint: Checkpoint, run: Path, name: str) -> dict[str, bytes]:
     """The contents of the folder by place in it."""
     _check_expressible(checkpoint)
     model = checkpoint.model()
+    warning = rounding_warning(model.schedule)
+    if warning is not None:
+        log(warning)
     contents, network = _configurations(checkpoint, model), model.network
     assert isinstance(network, DDPMUNet)
     weights = safetensors.torch.save(to_theirs(network, dict(network.named_parameters())), metadata={"format": "pt"})
@@ -159,38 +167,3 @@ def _original(
     except (ValueError, KeyError, TypeError, AttributeError):
         return unet, scheduler
     return origin["unet"] if same_unet else unet, origin["scheduler"] if same_scheduler else scheduler
-
-
-def require_hub() -> None:
-    """Before anything is written.
-
-    Raises:
-        UserError: without the extra `hub`.
-    """
-    try:
-        import huggingface_hub  # noqa: F401
-    except ImportError:
-        raise UserError("--push needs huggingface_hub: install it with  pip install 'markovae[hub]'") from None
-
-
-def push_folder(folder: str | Path, repository: str) -> str:
-    """Upload an exported folder to the model repository NAME or OWNER/NAME, made where it is missing; its address.
-
-    The token is huggingface_hub's own (`hf auth login`, or the variable HF_TOKEN).
-
-    Raises:
-        UserError: without the extra `hub`, or where the Hub refuses, with its words.
-    """
-    require_hub()
-    from huggingface_hub import HfApi
-
-    try:
-        api = HfApi()
-        name = api.create_repo(repository, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=name, folder_path=str(folder)))
-    except Exception as error:  # of the network, of the token, of the name: a dozen kinds of several packages
-        words = " ".join(str(error).split())
-        raise UserError(
-            f"{folder} was written but could not be pushed to {repository} ({words[:300]}): log in with  hf auth "
-            "login  and push it with  hf upload"
-        ) from None

@@ -1,227 +1,30 @@
-"""A folder in diffusers' layout, read as something that a stranger wrote."""
+"""`import_run`: a diffusers pipeline as a run."""
 
 from __future__ import annotations
 
 import math
-import os
-import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 import markovae
-from markovae.build import create, outline_network
+from markovae.build import create
 from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.data.data_config import DataConfig
 from markovae.diffusion.model import Diffusion
-from markovae.errors import UserError
-from markovae.interop.diffusers_config import Rules, UNetShape, config_from, rules_from
-from markovae.interop.weights import checked_shapes, to_ours
-from markovae.networks.ddpm import DDPMUNet
+from markovae.interop.diffusers_folder import Folder, on_no_device, read_folder, read_weights
 from markovae.networks.network_config import NetworkConfig
-from markovae.strict_json import parse_object
-from markovae.system.files import make_folder, refused, staged_folder, write_synced
-from markovae.system.tensor_headers import TensorEntry, read_file_header
+from markovae.system.files import make_folder, refused, require_new_folder, staged_folder, write_synced
 from markovae.training.train_config import TrainConfig
-
-MAX_JSON = 1 << 20
-AUTOENCODERS = ("vae", "vqvae", "movq")
-CLASSES = "markovae.json"  # beside what diffusers reads: names of the classes, and what "no class" is, if anything
-MAX_NAME = 1000
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """What a folder of diffusers holds.
-
-    Args:
-        shape: of the network and its images.   rules: of its scheduler.   weights: the safetensors file.
-        unet, scheduler: its two configurations as they stand.
-        classes: their names.   null_learnt: whether "no class" is one more of them that was trained.
-    """
-
-    shape: UNetShape
-    rules: Rules
-    weights: Path
-    unet: dict[str, Any]
-    scheduler: dict[str, Any]
-    classes: tuple[str, ...]
-    null_learnt: bool
-
-
-def read_folder(path: str | Path) -> Folder:
-    """The configurations of a pipeline's folder: unet/ and scheduler/ below it, or both files in it.
-
-    Nothing that a file says is used as a name of another file. Weights are only looked for, not read.
-
-    Raises:
-        UserError: for a folder that is none of diffusers', a part that is missing, pickled weights, or anything that a
-            configuration says and this library cannot express.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: name one that holds a diffusers pipeline")
-    _refuse_latent(folder)
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    if not (unet / "config.json").is_file():
-        raise UserError(f"{folder} holds no diffusers model: there is neither unet/config.json nor config.json in it")
-    place = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    if not (place / "scheduler_config.json").is_file():
-        raise UserError(
-            f"{folder} holds no scheduler (scheduler/scheduler_config.json): without it nothing says which noise the "
-            "network was trained on"
-        )
-    unet_table, scheduler_table = _read_json(unet / "config.json"), _read_json(place / "scheduler_config.json")
-    shape, rules = config_from(unet_table), rules_from(scheduler_table)
-    wanted = (2 if rules.target.reverse == "learned" else 1) * shape.data.in_channels
-    if shape.data.out_channels != wanted:
-        raise UserError(
-            f"the unet has {shape.data.in_channels} channels in and {shape.data.out_channels} out, and the scheduler "
-            f"asks for {wanted} out: the two files do not belong together"
-        )
-    shape, classes, null_learnt = _classes(folder, shape)
-    return Folder(shape, rules, _weights(unet), unet_table, scheduler_table, classes, null_learnt)
-
-
-def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
-    """The weights of a folder as those of our network, by name, float32; shapes are compared before numbers are read.
-
-    Args:
-        network: of the folder's shape, on any device, the meta device too.
-    Raises:
-        UserError: for a file that is no safetensors file, or tensors that are not the network's.
-    """
-    entries = _header(folder.weights)
-    checked_shapes(network, {name: entry.shape for name, entry in entries.items()})
-    try:
-        with safe_open(folder.weights, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in entries}
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"{folder.weights} is no safetensors file that can be read: {error}") from None
-    return to_ours(network, tensors)
-
-
-def _header(path: Path) -> dict[str, TensorEntry]:
-    try:
-        return read_file_header(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no safetensors file that can be read: it {error}") from None
-
-
-def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...], bool]:
-    """The shape with the "no class" that an export of ours tells of, the names (numbers where nothing names them), and
-    whether "no class" was learnt.
-
-    Raises:
-        UserError: for names that are not those of the network's labels.
-    """
-    path, count = folder / CLASSES, shape.data.num_classes
-    if not count or not path.is_file():
-        return shape, tuple(str(k) for k in range(count)), False
-    table = _read_json(path)
-    names, null, learnt = table.get("class_names"), table.get("null_class"), table.get("null_learnt")
-    fine = isinstance(names, list) and all(type(name) is str and 0 < len(name) <= MAX_NAME for name in names)
-    if (
-        not (fine and names and isinstance(null, bool) and isinstance(learnt, bool))
-        or len(set(names)) != len(names)
-        or len(names) + null != count
-    ):
-        raise UserError(f"{path} does not name the {count} labels of the unet: correct it, or take it away")
-    return (
-        UNetShape(replace(shape.options, null_class=null), replace(shape.data, num_classes=len(names))),
-        tuple(names),
-        null and learnt,
-    )
-
-
-def _refuse_latent(folder: Path) -> None:
-    """A network beside another part works on what that makes of images, not on their pixels.
-
-    Raises:
-        UserError: naming the part.
-    """
-    index = folder / "model_index.json"
-    named = [
-        name
-        for name, value in (_read_json(index) if index.is_file() else {}).items()
-        if not name.startswith("_") and name not in ("unet", "scheduler") and isinstance(value, list) and any(value)
-    ]
-    others = [*named, *(name for name in AUTOENCODERS if (folder / name).is_dir())]
-    if others:
-        raise UserError(
-            f"{folder} is a pipeline with a part {others[0]!r}: its unet does not work on pixels alone, which is what "
-            "can be sampled and measured here"
-        )
-
-
-def _weights(unet: Path) -> Path:
-    for name in WEIGHTS:
-        if (unet / name).is_file():
-            return unet / name
-    if any(unet.glob("*.safetensors.index.json")):
-        raise UserError(
-            f"the weights in {unet} are split over several files: save them as one (max_shard_size='20GB' in "
-            "save_pretrained)"
-        )
-    pickled = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in unet.glob(f"*.{suffix}"))
-    if pickled:
-        raise UserError(
-            f"the weights in {unet} are pickled ({pickled[0]}), and reading a pickle can run any program: save them "
-            "with safe_serialization=True in save_pretrained, which is diffusers' default"
-        )
-    raise UserError(f"{unet} holds no weights: {WEIGHTS[0]} is missing")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
-                raise UserError(f"{path} is no file of at most {MAX_JSON:,} bytes: it is no configuration")
-            return parse_object(file.read(MAX_JSON + 1), finite=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{path} {error}") from None
-
-
-def on_no_device(folder: Folder) -> DDPMUNet:
-    """The network of a folder without numbers: its names and shapes, whatever its size.
-
-    Raises:
-        UserError: for one of many more weights than the folder holds, or that cannot be.
-    """
-    shape, there = folder.shape, len(_header(folder.weights))
-    least = shape.options.least_weights(shape.data.size)
-    if least > there:
-        raise UserError(
-            f"the unet's config.json makes {least:,} weights or more, and {folder.weights} has "
-            f"{there:,}: the two files do not belong together"
-        )
-    network = outline_network(shape.options, shape.data, _GRID)
-    assert isinstance(network, DDPMUNet), "the shape is of this family"
-    return network
-
-
-_GRID = torch.tensor([1.0, 0.0], dtype=torch.float64)
-
 
 FINE_TUNING = TrainConfig(optimizer="adamw", adamw_lr=1e-4, beta2=0.999, warmup_steps=500, ema_horizon=10_000.0)
 """How an imported model is trained on unless told otherwise: gently."""
 
 
-def import_folder(path: str | Path, out: str | Path) -> Diffusion:
+def import_run(folder: str | Path, out: str | Path) -> Diffusion:
     """Read a diffusers pipeline's folder and write it as the run `out`; its model, float32, for evaluation.
 
     The model keeps its grid, its clip of x̂ and its variance. The decoder, of which diffusers has none, is that of Ho
@@ -231,20 +34,20 @@ def import_folder(path: str | Path, out: str | Path) -> Diffusion:
         UserError: for a folder that cannot be read or expressed, with the reason, or an `out` that is not empty.
         StoppedRun: where the disk refuses; nothing is left then.
     """
-    require_free(Path(out))
-    folder = read_folder(path)
-    tensors = read_weights(folder, on_no_device(folder))
-    config, shape = config_of(folder), (folder.shape.data.in_channels, *folder.shape.data.size)
-    model = create(config, shape, num_classes=len(folder.classes))
+    require_new_folder(Path(out))
+    found = read_folder(folder)
+    tensors = read_weights(found, on_no_device(found))
+    config, shape = config_of(found), (found.shape.data.in_channels, *found.shape.data.size)
+    model = create(config, shape, num_classes=len(found.classes))
     model.network.load_state_dict(tensors)
     state: dict[str, Any] = {
         "kind": "imported",
         "step": 0,
         "shape": list(shape),
         "bins": model.pixels.bins,
-        "class_names": list(folder.classes),
+        "class_names": list(found.classes),
         "precision": None,
-        "origin": {"format": "diffusers", "unet": _plain(folder.unet), "scheduler": _plain(folder.scheduler)},
+        "origin": {"format": "diffusers", "unet": _plain(found.unet), "scheduler": _plain(found.scheduler)},
         "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
     }
     _write(Path(out), {f"network.{name}": value for name, value in tensors.items()}, state, config)
@@ -265,18 +68,6 @@ def config_of(folder: Folder) -> Config:
 def _plain(table: dict[str, Any]) -> dict[str, Any]:
     """A configuration without NaN and infinities, which JSON lacks: only fields that are not read may hold them."""
     return {key: value for key, value in table.items() if not isinstance(value, float) or math.isfinite(value)}
-
-
-def require_free(out: Path) -> None:
-    """Nothing is overwritten.
-
-    Raises:
-        UserError: for a folder that holds anything, or a file.
-    """
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name a new folder")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a new folder")
 
 
 def _write(out: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any], config: Config) -> None:

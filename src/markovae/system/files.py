@@ -403,6 +403,18 @@ def refused(path: Path, needed: int, error: OSError, disk: Disk = SYSTEM) -> Sto
     )
 
 
+def require_new_folder(out: Path) -> None:
+    """Nothing is overwritten.
+
+    Raises:
+        UserError: for a folder that holds anything, or a file.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: name a new folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a new folder")
+
+
 def require_writable(folder: Path, disk: Disk = SYSTEM) -> None:
     """Check that `folder` takes files, by writing one.
 
