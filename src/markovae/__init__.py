@@ -88,12 +88,9 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
-<<<<<<< HEAD
-    "grid",
-=======
     "import_run",
     "inspect",
->>>>>>> 5d015e6 (mv.inspect, mv.export, mv.import_run: what the commands call; one concept a file in interop; schemas checked by jsonschema)
+    "grid",
     "load",
     "load_data",
     "load_run",

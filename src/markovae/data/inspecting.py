@@ -82,13 +82,8 @@ class Inspection:
         return "\n".join(lines)
 
 
-<<<<<<< HEAD
-def inspect_data(config: DataConfig | str) -> Inspection:
-    """Read a source as training would and summarize it.
-=======
 def inspect(source: DataConfig | str | Path) -> Inspection:
-    """Read a source whole, as training would, and say what it holds.
->>>>>>> 5d015e6 (mv.inspect, mv.export, mv.import_run: what the commands call; one concept a file in interop; schemas checked by jsonschema)
+    """Read a source as training would and summarize it.
 
         print(mv.inspect("photos/").describe())
 
