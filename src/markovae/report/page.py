@@ -63,7 +63,7 @@ def cost(record: Record) -> str:
                 if kind == "tiled" and codec["tiled_images"] < measured["n"]:
                     note += f" ({codec['tiled_images']:,} images fill the rectangle)"
                 rows.append([f"{codec['name']}, {text}", f"{figure:.3f}", _bar(figure, most), note])
-    rows.append(["stored plainly", f"{plain:.3f}", _bar(plain, most), f"any of {bins:,} values, none likelier"])
+    rows.append(["stored plainly", f"{plain:.3f}", _bar(plain, most), f"uniform over {bins:,} values"])
     terms = [[name, f"{measured['terms_bits_per_dim'][name]:.4f}", text] for name, text in TERMS.items()]
     how = (
         f"The bound on the test part's first {measured['n']:,} images, {measured['network_calls_per_example']} network "
