@@ -144,11 +144,7 @@ def test_only_verify_reaches_the_theory() -> None:
 
 def test_no_two_modules_have_one_name() -> None:
     stems = Counter(path.stem for path in FILES if path.stem not in ("__init__", "__main__"))
-    assert {stem for stem, count in stems.items() if count > 1} <= BEING_MENDED
-
-
-# cli/drawing and cli/grids go with the second implementation of `sample`.
-BEING_MENDED = {"drawing", "grids"}
+    assert not [stem for stem, count in stems.items() if count > 1]
 
 
 def test_nothing_that_can_execute_is_ever_read() -> None:
