@@ -58,8 +58,8 @@ class RollCall:
     def missing(self) -> list[int]:
         """The ranks that do not say that they are still there; none where whoever kept the store is gone as well.
 
-        One that was stopped (SIGSTOP) on this machine is continued (SIGCONT), so that it finds the others gone and ends too:
-        whoever started it would wait for it in vain.
+        One that was stopped (SIGSTOP) on this machine is continued (SIGCONT), so that it finds the others gone and ends
+        too: whoever started it would wait for it in vain.
         """
         try:
             self.answer()
@@ -423,8 +423,8 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
         except (RuntimeError, ValueError) as error:
             absent = [] if roll is None else roll.absent()
             raise LostRankError(
-                f"rank {here.rank} did not find {rank_names(absent) if absent else f'the other {here.size - 1}'} within "
-                f"{timeout:g} s "
+                f"rank {here.rank} did not find {rank_names(absent) if absent else f'the other {here.size - 1}'} "
+                f"within {timeout:g} s "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
         if watch is not None:
