@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from markovae import theory as verify
 from markovae.cli.entry import main
+from markovae.theory import checks as verify
 from markovae.theory.checks import CHECKS
 from markovae.theory.rows import Check, Line
 
