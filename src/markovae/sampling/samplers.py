@@ -24,7 +24,7 @@ class State:
     """Where a sample is on its way: what is shown of a trajectory.
 
     Args:
-        logsnr: λ, (), float64, on the CPU.   z: latent, (B, *D).   x_hat: the network's guess of z_0, (B, *D).
+        logsnr: λ, (), float64, on the CPU.   z: latent, (B, *D).   x_hat: the prediction of z_0, (B, *D).
         head: the network's second half, if the reverse variance is learned.
     """
 
@@ -35,7 +35,7 @@ class State:
 
 
 Evaluate = Callable[[Tensor, Tensor], State]
-"""evaluate(z, λ): one call of the denoiser, and what it makes of z."""
+"""evaluate(z, λ): one network evaluation, and the state it gives."""
 
 
 class Stepper(ABC):
@@ -459,17 +459,17 @@ def trajectory(
     condition: Condition | None = None,
     corrector: Corrector | None = None,
 ) -> Iterator[State]:
-    """Walk the grid from its last log-SNR to its first: from noise to data, or, on a rising grid, back.
+    """Follow the grid from its last log-SNR to its first: from noise to data, or, on a rising grid, back.
 
-    Yields the state at each log-SNR that is walked from, and last the end: z_0 = x̂ where the grid begins with λ = ∞,
-    else the latent at its first log-SNR, with the x̂ before it; a grid of one log-SNR is walked nowhere. Only the states
-    that the sampler reads are alive, so memory does not grow with the number of steps.
+    Yields the state at each log-SNR that is left, and last the end: z_0 = x̂ where the grid begins with λ = ∞,
+    else the latent at its first log-SNR, with the x̂ before it; a grid of one log-SNR ends where it begins. Only
+    the states that the sampler reads are alive, so memory does not grow with the number of steps.
 
     Args:
-        model: what guesses x̂ (a model, or a wrapper around one).
-        z: latent at grid[-1], (B, *D); its type is the one that the walk is made in.
+        model: what predicts x̂ (a model, or a wrapper around one).
+        z: latent at grid[-1], (B, *D); its type is that of all latents.
         grid: (K+1,), float64, monotone; λ = ∞ first, or finite.
-        corrector: applied after each call but the first.
+        corrector: applied after each evaluation but the first.
     """
 
     def evaluate(z: Tensor, logsnr: Tensor) -> State:
