@@ -27,7 +27,6 @@ from markovae.data.loading import reopen
 from markovae.errors import UserError
 from markovae.likelihood.comparison import Comparison, compare
 from markovae.likelihood.measurement import Measurement
-from markovae.likelihood.measuring import Method
 from markovae.log import log
 from markovae.run.start import resume_run, train_run
 from markovae.system.files import make_folder, write_file
@@ -118,7 +117,7 @@ def compared(run: Path, base: Path, options: argparse.Namespace) -> Comparison:
     test = reopen(checkpoint.config.data, checkpoint.state["data"]).test
     images = np.asarray(test.images[: options.images])
     labels = None if test.labels is None else test.labels[: options.images]
-    return compare(load(run), load(base), images, labels, method=Method(draws=options.draws))
+    return compare(load(run), load(base), images, labels, draws=options.draws)
 
 
 def arm(run: Path, found: Comparison) -> dict[str, Any]:

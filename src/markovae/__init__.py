@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from markovae.interop.exporting import export
     from markovae.interop.importing import import_run
     from markovae.interop.wrapping import wrap
+    from markovae.likelihood.caption_information import caption_information
+    from markovae.likelihood.comparison import Comparison, compare
+    from markovae.likelihood.continuous import continuous_bound
     from markovae.likelihood.fitting import with_reverse
     from markovae.likelihood.measurement import Measurement
     from markovae.likelihood.measuring import measure
+    from markovae.likelihood.ode import ode_likelihood
     from markovae.networks.conditioning import Condition
     from markovae.quality.evaluation import evaluate
     from markovae.quality.quality_record import Quality
@@ -40,6 +44,11 @@ if TYPE_CHECKING:
 _HOME = {
     "EMA": "training.ema",
     "Bound": "diffusion.bound",
+    "Comparison": "likelihood.comparison",
+    "caption_information": "likelihood.caption_information",
+    "compare": "likelihood.comparison",
+    "continuous_bound": "likelihood.continuous",
+    "ode_likelihood": "likelihood.ode",
     "Condition": "networks.conditioning",
     "Config": "config",
     "Diffusion": "diffusion.model",
@@ -72,6 +81,7 @@ _HOME = {
 __all__ = [
     "EMA",
     "Bound",
+    "Comparison",
     "Condition",
     "Config",
     "Diffusion",
@@ -83,6 +93,9 @@ __all__ = [
     "Quality",
     "TrainStep",
     "__version__",
+    "caption_information",
+    "compare",
+    "continuous_bound",
     "create",
     "edit",
     "evaluate",
@@ -95,6 +108,7 @@ __all__ = [
     "load_data",
     "load_run",
     "measure",
+    "ode_likelihood",
     "resume",
     "sample",
     "train",

@@ -12,23 +12,19 @@ from PIL import Image
 
 from markovae.checkpoints.reading import load
 from markovae.cli.entry import main
-from markovae.cli.measure_data import like
 from markovae.cli.quality import own_data
 from markovae.cli.running import open_run
 from markovae.cli.sampling_options import as_named
 from markovae.data.data_config import DataConfig
 from markovae.data.loading import load_data
+from markovae.likelihood.evaluation_data import like
 from markovae.likelihood.measuring import measure
 
 from .conftest import settings
 
 
-def test_json_is_the_librarys_measurement_of_the_test_part(digits_run, json_of):
+def test_json_is_in_its_units_with_students_interval(digits_run, json_of):
     record = json_of("measure", "measure", digits_run, "--limit", "12", "--draws", "3", "--seed", "5")
-    test = load_data("digits").test
-    expected = measure(load(digits_run), test.images, test.labels, draws=3, limit=12, seed=5).to_dict()
-    assert {name: record[name] for name in expected} == expected
-    assert record["data"] == {"source": "digits", "split": "test", "matches_run": True}
     assert record["n"] == 12
     assert record["network_calls_per_example"] == 4
     low, high = record["bits_per_dim"]["ci95"]

@@ -10,13 +10,13 @@ from markovae.diffusion.decoder import StepDecoder
 from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
 from markovae.likelihood.comparison import compare
-from markovae.likelihood.measuring import Method, measure
+from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
 
 
 def test_difference_is_true_and_sharper_than_either(gauss):
     a, b = gauss.model(factor=1.0), gauss.model(factor=0.97)
-    found = compare(a, b, gauss.data(1000, generator(0, "x")), method=Method(draws=8))
+    found = compare(a, b, gauss.data(1000, generator(0, "x")), draws=8)
     difference = found.difference_nats
     assert difference.value == pytest.approx(gauss.truth(a) - gauss.truth(b), abs=4 * difference.stderr)
     assert difference.stderr < 0.5 * found.a.density_nats.stderr
@@ -45,7 +45,7 @@ def test_record_of_digits(gauss):
     decoder = StepDecoder(Pixels(256))
     digits = torch.randint(256, (6, 4), generator=generator(0, "x"))
     a, b = gauss.model(1.0, decoder=decoder), gauss.model(0.9, decoder=decoder)
-    record = compare(a, b, digits, method=Method("full")).to_dict()
+    record = compare(a, b, digits, estimator="full").to_dict()
     json.dumps(record, allow_nan=False)
     means = [r["bits_per_dim"]["mean"] for r in (record, record["against"])]
     assert record["difference_bits_per_dim"]["mean"] == pytest.approx(means[0] - means[1])

@@ -19,7 +19,6 @@ from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.likelihood.caption_information import caption_information
-from markovae.likelihood.estimators import Estimator
 from markovae.networks.conditioning import Condition, TextConditioner
 
 
@@ -73,9 +72,7 @@ def test_what_shows_is_worth_nats_and_what_does_not_is_worth_none(exact: Diffusi
     clean = torch.stack([GREYS[list(BACKGROUNDS).index(face.background)] for face in shown])[:, None, None, None]
     noise = torch.randn(20, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     images = Pixels(256).to_pixel_values(clean + STD * noise).numpy().astype(np.uint8)
-    found = caption_information(
-        exact, images, [caption(face) for face in shown], candidates=10, estimator=Estimator(None)
-    )
+    found = caption_information(exact, images, [caption(face) for face in shown], candidates=10, draws="all")
     accuracy = {choice.attribute: choice.accuracy.value for choice in found.choices}
     assert accuracy.pop("background") == 1
     assert set(accuracy) == set(SWAPPED) - {"background"}
@@ -95,7 +92,7 @@ def test_what_shows_is_worth_nats_and_what_does_not_is_worth_none(exact: Diffusi
 
 def test_captions_of_another_form_are_weighed_as_a_whole(text_model, tiny_data):
     captions = tuple("" if i == 2 else f"image {i}\nagain" for i in range(20))
-    found = caption_information(text_model, tiny_data.images, captions, candidates=3, estimator=Estimator(2))
+    found = caption_information(text_model, tiny_data.images, captions, candidates=3, draws=2)
     assert found.phrases == {}
     assert found.choices == ()
     assert found.places == (0, 1, *range(3, 20))

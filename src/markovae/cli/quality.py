@@ -155,8 +155,8 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     Raises:
         UserError: for data that are missing, or that have other classes than the run.
     """
-    from markovae.cli.measure_data import labels_for, like, trained_on
     from markovae.data.loading import load_data
+    from markovae.likelihood.evaluation_data import labels_for, like, trained_on
     from markovae.log import log
 
     config = opened.checkpoint.config.data

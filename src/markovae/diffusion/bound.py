@@ -64,6 +64,9 @@ class Estimate:
         """The number and its error in another unit."""
         return replace(self, value=self.value * factor, stderr=self.stderr * factor)
 
+    def __float__(self) -> float:
+        return self.value
+
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {self.stderr:.4f}"
 

@@ -14,7 +14,8 @@ c_j. It cannot exceed ln k. Source: van den Oord et al. 2018; Poole et al. 2019,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator
-from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_model
+from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_model, require_condition
 from markovae.likelihood.measurement import finite
 from markovae.likelihood.tasks import Task, task_nats
 from markovae.log import track
@@ -160,7 +161,7 @@ class Choice:
         return float((1 / self.options.double()).mean())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CaptionInformation:
     """Captions weighed on n images, all with one noise an image.
 
@@ -170,6 +171,8 @@ class CaptionInformation:
         candidates: nats of image i with the caption of image `block_partners(n, k)[j, i]` of its block, (k, m).
         dims: of an image.   phrases: by name, the nats that leaving it out costs where it stands.
         choices: attribute by attribute.   calls: of the network.
+        draws, seed: of each bound.   encoder: name and hash of the text encoder.
+        precision, device: of the network.   seconds: in all.
     """
 
     captions: tuple[str, ...]
@@ -181,6 +184,18 @@ class CaptionInformation:
     phrases: dict[str, Tensor] = field(default_factory=dict)
     choices: tuple[Choice, ...] = ()
     calls: int = 0
+    draws: int | str = 8
+    seed: int = 0
+    encoder: Mapping[str, str] = field(default_factory=dict)
+    precision: str = "float32"
+    device: str = "cpu"
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        n, lower = len(self.captions), self.information
+        return (
+            f"CaptionInformation(difference {estimate_mean(self.difference)} nats, at least {lower} nats, {n:,} images)"
+        )
 
     @property
     def difference(self) -> Tensor:
@@ -193,13 +208,24 @@ class CaptionInformation:
         return information_bound(self.candidates)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures, JSON-able; nats an example."""
+        """The JSON object of `markovae measure --captions --json`, nats per example."""
         bit = 1 / (self.dims * math.log(2))
         difference, k = estimate_mean(self.difference), len(self.candidates)
         return {
+            "schema_version": 1,
             "n": len(self.captions),
             "dims": self.dims,
+            "draws": self.draws,
+            "seed": self.seed,
             "network_calls": self.calls,
+            "images": [
+                {"image": number, "caption": text, "nats": nats}
+                for number, text, nats in zip(self.places, self.captions, self.difference.tolist(), strict=True)
+            ],
+            "encoder": dict(self.encoder),
+            "precision": self.precision,
+            "device": self.device,
+            "seconds": self.seconds,
             "bits_per_dim": {
                 "with_caption": _figure(estimate_mean(self.given).scaled(bit)),
                 "without_caption": _figure(estimate_mean(self.without).scaled(bit)),
@@ -258,7 +284,8 @@ def caption_information(
     texts: Sequence[str],
     *,
     candidates: int = 16,
-    estimator: Estimator | None = None,
+    draws: int | str | None = 8,
+    limit: int | None = 300,
     attributes: bool = True,
     seed: int = 0,
     batch: int = 64,
@@ -267,21 +294,28 @@ def caption_information(
 
     Args:
         images: digits, (n, C, H, W).   texts: their captions, as `ImageData.captions`.
-        candidates: k of the lower bound.   estimator: of each bound; left out: 8 stratified levels an image.
+        candidates: k of the lower bound.   draws: levels per bound, stratified; None or "all" takes every level.
+        limit: the first so many images only; None is all.
         attributes: whether phrases and attributes are weighed too, where the captions are those of the faces.
     Raises:
-        UserError: for a model without captions, too few images, or data that do not fit the model.
+        UserError: for a model without captions or that never trained without, too few images, or data that do not fit.
     """
     if model.text_conditioner is None:
         raise UserError("this model was trained without captions: there is nothing to weigh")
+    if isinstance(draws, str) and draws != "all":
+        raise UserError(f"draws={draws!r} must be a whole number, None or 'all'")
+    at_least_one(limit=limit)
+    require_condition(model, None)
+    began = time.monotonic()
     if len(texts) != len(images):
         raise UserError(
             f"{len(texts)} captions for {len(images)} images: give one text an image, an empty one for none"
         )
+    images, texts = images[:limit], texts[:limit]
     said = [number for number, text in enumerate(texts) if captions_of(text)]
     own = tuple(captions_of(texts[number])[0] for number in said)
     partner = block_partners(len(own), candidates)
-    weigher = _Weigher(model, images[said], Estimator(8) if estimator is None else estimator, seed, batch)
+    weigher = _Weigher(model, images[said], Estimator(None if isinstance(draws, str) else draws), seed, batch)
     condition = model.text_conditioner.prompts(own)
     turns = iter(track(range(candidates + 1), "weighing captions", candidates + 1))
     next(turns)
@@ -294,7 +328,21 @@ def caption_information(
     phrased = _phrases(weigher, faces, given)
     choices = tuple(_choices(weigher, faces, given))
     return CaptionInformation(
-        own, tuple(said), given, without, torch.stack(tried), model.dims, phrased, choices, weigher.calls
+        own,
+        tuple(said),
+        given,
+        without,
+        torch.stack(tried),
+        model.dims,
+        phrased,
+        choices,
+        weigher.calls,
+        draws="all" if draws is None else draws,
+        seed=seed,
+        encoder=model.text_conditioner.identity,
+        precision=str(model.precision).removeprefix("torch."),
+        device=str(model.device),
+        seconds=time.monotonic() - began,
     )
 
 

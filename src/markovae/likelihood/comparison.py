@@ -13,13 +13,14 @@ from torch import Tensor
 from markovae.diffusion.bound import Estimate, estimate_mean
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Estimator, measure_with, measuring
-from markovae.likelihood.inputs import Array, Labels, checked_images, labels_taken, refuse_shared
+from markovae.likelihood.estimators import Estimator, Levels, measuring
+from markovae.likelihood.inputs import Array, Labels
 from markovae.likelihood.level_sampling import LevelDistribution
-from markovae.likelihood.measurement import Measurement, csv_of, finite
-from markovae.likelihood.measuring import Method, prepare_pair, same_levels
+from markovae.likelihood.measurement import Measurement, csv_of, finite, html_table
+from markovae.likelihood.measuring import Method, measure_alike
 from markovae.networks.conditioning import same_text_encoder
 from markovae.randomness import generator
+from markovae.system.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def noise_coverage(
     return hits / repeats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """A's and B's measurements, image by image in the same order.
 
@@ -150,6 +151,17 @@ class Comparison:
     a: Measurement
     b: Measurement
     same_grid: bool
+
+    def __repr__(self) -> str:
+        return f"Comparison(difference {self._difference}, {len(self.a.total):,} images)"
+
+    def _repr_html_(self) -> str:
+        """The figures as a table, for notebooks."""
+        return html_table([("a", repr(self.a)), ("b", repr(self.b)), ("difference a − b", self._difference)])
+
+    @property
+    def _difference(self) -> str:
+        return f"{self.difference_bits_per_dim} bits/dim" if self.a.discrete else f"{self.difference_nats} nats"
 
     @property
     def difference_nats(self) -> Estimate:
@@ -178,10 +190,13 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure A --against B --json`: A's record, with B's under `against`."""
         unit = "bits_per_dim" if self.a.discrete else "nats"
+        against = self.b.figures()
+        if self.b.checkpoint is not None:
+            against["checkpoint"] = dict(self.b.checkpoint)
         difference = self.difference_bits_per_dim if self.a.discrete else self.difference_nats
         return {
             **self.a.to_dict(),
-            "against": self.b.to_dict(),
+            "against": against,
             f"difference_{unit}": {
                 "mean": finite(difference.value),
                 "stderr": finite(difference.stderr),
@@ -197,40 +212,34 @@ def compare(
     images: Array,
     labels: Labels | None = None,
     *,
-    method: Method | None = None,
-    fit: Array | None = None,
-    fit_labels: Labels | None = None,
+    draws: int | str | None = "auto",
+    levels: Levels = None,
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
+    estimator: str = "stratified",
+    replicates: int = 1,
+    grid: str = "even",
+    variance: str = "own",
+    fit: Array | None = None,
+    fit_labels: Labels | None = None,
+    progress: bool = False,
+    ranks: Ranks | None = None,
 ) -> Comparison:
     """Measure two models of the same data on common images, levels and noise.
 
+        mv.compare(mv.load("runs/a"), mv.load("runs/b"), images).difference_bits_per_dim
+
     Args:
-        method: for both alike; None is `Method()`, 16 levels an image.
-        fit, fit_labels: other images, where the method fits something.
-        labels: classes, for those of the two that take them.   limit, seed, batch: as for `measure`.
+        labels: classes or conditioning, for those of the two that take them.   Others as for `measure`.
     Raises:
-        UserError: as `measure`; or for models of data of other shapes or digits.
+        UserError: as `measure`; or for models of data of other shapes or bins.
     """
+    method = Method(estimator, draws, replicates, levels, grid, variance)
     refuse_other_data(a, b)
-    method = Method() if method is None else method
-    pair = prepare_pair(a, b, method, fit, fit_labels, seed=seed, batch=batch)
-    if fit is not None and method.needs_fit:
-        refuse_shared(checked_images(a, images, limit), checked_images(a, fit))
-    first, second = (
-        measure_with(
-            p.model,
-            images,
-            labels_taken(p.model, labels),
-            estimator=p.estimator,
-            limit=limit,
-            seed=seed,
-            batch=batch,
-        )
-        for p in pair
-    )
-    return Comparison(first, second, same_levels(pair[0].model, pair[1].model))
+    how: dict[str, Any] = {"limit": limit, "seed": seed, "batch": batch, "progress": progress, "ranks": ranks}
+    (first, second), same = measure_alike([a, b], images, labels, method, fit, fit_labels, **how)
+    return Comparison(first, second, same)
 
 
 def refuse_other_data(a: Diffusion, b: Diffusion) -> None:

@@ -26,6 +26,7 @@ from markovae.likelihood.inputs import (
     checked_labels,
     checked_model,
     conditions,
+    require_condition,
     require_numbers,
 )
 from markovae.likelihood.level_sampling import level_starts
@@ -80,6 +81,7 @@ def continuous_bound(
     at_least_one(draws=draws, batch=batch)
     refuse_steps(model)
     checked_model(model)
+    require_condition(model, labels)
     if schedule is not None:
         _check_ends(schedule, model.schedule)
     images = checked_images(model, images)

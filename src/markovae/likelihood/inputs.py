@@ -128,6 +128,23 @@ def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> C
     return known
 
 
+def require_condition(model: Diffusion, known: Labels | None) -> bool:
+    """Whether images are measured under the learned null of a model of classes or captions, because nothing is known.
+
+    Raises:
+        UserError: where that null was never trained.
+    """
+    kind = "captions" if model.text_conditioner is not None else "labels"
+    if known is not None or (kind == "labels" and not getattr(model.network, "num_classes", 0)):
+        return False
+    if not model.null_trained:
+        raise UserError(
+            f"this model was never trained without {kind} (train.label_dropout=0), so its bound without them means "
+            f"nothing: measure images with {kind}"
+        )
+    return True
+
+
 def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
     """The labels for a model that takes classes, captions for one that takes them; None for one that takes none."""
     if isinstance(labels, Condition):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +14,11 @@ from torch import Tensor
 from markovae.diffusion.bound import Estimate, estimate_mean
 from markovae.errors import UserError
 
+if TYPE_CHECKING:
+    from markovae.likelihood.ode import OdeLikelihood
+
 SCHEMA_VERSION = 1
+TERMS = ("prior", "levels", "reconstruction")
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class LevelNats:
     draws: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """An upper bound on the code length of images, in its terms.
 
@@ -42,6 +48,12 @@ class Measurement:
         discrete: True for the code length of digits, False for the negative log-density of a continuous variable.
         estimator: what drew the levels, in words.
         randomisations: each image's bound by independent randomisations, (n, R), or None where there was one.
+        grid, grid_levels: all, even, optimal or named, and which levels of the model's own grid, None for all.
+        reverse_variance: step, posterior, isotropic, diagonal, learned or full.
+        fit: images and network_calls of what was fitted before; None where nothing was.
+        precision, device: of the network.   seconds: of fitting and measuring.
+        continuous, ode: the other likelihoods of the same images, where they were asked for.
+        data, checkpoint: where images and model are from, where a command knows it.
     """
 
     prior: Tensor
@@ -55,6 +67,32 @@ class Measurement:
     discrete: bool = True
     estimator: str = "stratified"
     randomisations: Tensor | None = None
+    grid: str = "all"
+    grid_levels: tuple[int, ...] | None = None
+    reverse_variance: str = "posterior"
+    fit: Mapping[str, int] | None = None
+    precision: str = "float32"
+    device: str = "cpu"
+    seconds: float = 0.0
+    continuous: Measurement | None = None
+    ode: OdeLikelihood | None = None
+    data: Mapping[str, Any] | None = None
+    checkpoint: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        n = len(self.total)
+        return f"Measurement({_unit(self)}, {n:,} image{'' if n == 1 else 's'}, {self.estimator})"
+
+    def _repr_html_(self) -> str:
+        """The figures as a table, for notebooks."""
+        unit = self._bit if self.discrete else 1.0
+        terms = [(name, f"{float(getattr(self, name).mean()) * unit:.4f}") for name in TERMS]
+        return html_table([("bound", _unit(self)), *terms, ("images", f"{len(self.total):,}")])
+
+    @property
+    def replicates(self) -> int:
+        """Independent randomisations of each image."""
+        return 1 if self.randomisations is None else self.randomisations.shape[1]
 
     @property
     def total(self) -> Tensor:
@@ -108,11 +146,34 @@ class Measurement:
         return Estimate(float(self.randomisations.mean()), math.sqrt(total) / n, dof)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of `markovae measure --json`; numbers that do not exist are None.
+        """The JSON object of `markovae measure --json`: the figures, how they were made, and of what."""
+        record = self.figures() | {
+            "replicates": self.replicates,
+            "grid": {"kind": self.grid, "levels": None if self.grid_levels is None else list(self.grid_levels)},
+            "reverse_variance": self.reverse_variance,
+            "fit": None if self.fit is None else dict(self.fit),
+            "precision": self.precision,
+            "device": self.device,
+            "seconds": self.seconds,
+        }
+        if self.continuous is not None:
+            figures = self.continuous.figures()
+            names = ("network_calls_per_example", "bits_per_dim", "nats", "terms_bits_per_dim")
+            record["continuous"] = {name: figures[name] for name in names}
+        if self.ode is not None:
+            record["ode"] = self.ode.to_dict()
+        if self.data is not None:
+            record["data"] = dict(self.data)
+        if self.checkpoint is not None:
+            record["checkpoint"] = dict(self.checkpoint)
+        return record
+
+    def figures(self) -> dict[str, Any]:
+        """The figures alone, JSON-able; those that do not exist are None.
 
         A density's figures stand under `density_nats`, and its `nats` and `bits_per_dim` are empty.
         """
-        terms = {"prior": self.prior, "levels": self.levels, "reconstruction": self.reconstruction}
+        terms = {name: getattr(self, name) for name in TERMS}
         none = Estimate(math.nan, math.nan)
         bits, nats = (self._per_dim(self.total), estimate_mean(self.total)) if self.discrete else (none, none)
         record = {
@@ -150,7 +211,7 @@ class Measurement:
 
     def rows(self) -> list[dict[str, float]]:
         """One row an image, in their order: its place, its terms and total in nats, and bits/dim for digits."""
-        names = ("prior", "levels", "reconstruction", "total")
+        names = (*TERMS, "total")
         columns = [getattr(self, name).tolist() for name in names]
         rows = []
         for i, values in enumerate(zip(*columns, strict=True)):
@@ -179,6 +240,16 @@ class Measurement:
     def _bit(self) -> float:
         """Bits per dimension in a nat of an image."""
         return 1 / (self.dims * math.log(2))
+
+
+def _unit(found: Measurement) -> str:
+    return f"{found.bits_per_dim} bits/dim" if found.discrete else f"{found.density_nats} nats per example"
+
+
+def html_table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and figures as an HTML table."""
+    lines = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(figure)}</td></tr>" for name, figure in rows)
+    return f"<table>{''.join(lines)}</table>"
 
 
 def csv_of(rows: list[dict[str, float]]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Estimator, Levels, measure_with, on_levels
+from markovae.likelihood.estimators import Estimator, Levels, finish, from_table, measuring, on_levels, to_table
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -20,47 +23,73 @@ from markovae.likelihood.inputs import (
     checked_model,
     labels_taken,
     refuse_shared,
+    require_condition,
 )
 from markovae.likelihood.level_sampling import LevelDistribution
 from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.statistics import LevelStatistics, fit_reverse, level_statistics, levels_each
 from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
+from markovae.log import log, track
 from markovae.networks.conditioning import Conditioning
+from markovae.system.distributed import Ranks
 
 ESTIMATORS = ("full", "stratified", "importance")
 GRIDS = ("even", "optimal")
 VARIANCES = ("own", "isotropic", "diagonal")
+DRAWS = 16
 KNOTS = {"isotropic": 129, "diagonal": 65}
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is asked of a measurement, in words and numbers.
+    """How to measure, checked.
 
     Args:
-        estimator: full (every level), stratified, or importance (levels by √E[nats²]).
-        draws: levels drawn an image; full takes none of it.
+        estimator: full (every level), stratified, or importance (importance-sampled levels, p ∝ √E[nats²]).
+        draws: levels drawn per image; auto is 16, or every level where the estimator is full; None or "all" is full.
         replicates: independent randomisations of each image.
-        levels: measure on so many levels; None is all.
+        levels: measure on so many levels, or on these; None is all.
         grid: which, even strides or those of the least bound.
         variance: of the prior's steps: the model's own, or isotropic or diagonal, refitted. An optimal grid of a
             model whose own variance images neither fit nor teach takes the isotropic one.
     Raises:
-        ValueError: for another word.   UserError: for a number below 1.
+        UserError: for an unknown word, a number below 1, or settings that contradict one another.
     """
 
     estimator: str = "stratified"
-    draws: int = 16
+    draws: int | str | None = "auto"
     replicates: int = 1
-    levels: int | None = None
+    levels: Levels = None
     grid: str = "even"
     variance: str = "own"
 
     def __post_init__(self) -> None:
-        at_least_one(draws=self.draws, replicates=self.replicates, levels=self.levels)
         for name, known in (("estimator", ESTIMATORS), ("grid", GRIDS), ("variance", VARIANCES)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(known)}")
+                raise UserError(f"{name}={getattr(self, name)!r} must be one of {', '.join(known)}")
+        if isinstance(self.draws, str) and self.draws not in ("auto", "all"):
+            raise UserError(f"draws={self.draws!r} must be a whole number, 'all', 'auto' or None")
+        whole = self.draws in (None, "all")
+        if whole and self.estimator == "importance":
+            raise UserError(
+                f"draws={self.draws!r} takes every level and estimator='importance' draws some: leave one of them out"
+            )
+        if self.estimator == "full" and not (whole or self.draws == "auto"):
+            raise UserError(f"estimator='full' takes every level and draws={self.draws} draws some: leave one out")
+        if whole or self.estimator == "full":
+            object.__setattr__(self, "estimator", "full")
+            object.__setattr__(self, "draws", None)
+        elif self.draws == "auto":
+            object.__setattr__(self, "draws", DRAWS)
+        number = self.levels if isinstance(self.levels, int | None) else 1
+        at_least_one(draws=self.number_of_draws, replicates=self.replicates, levels=number)
+        if self.grid == "optimal" and not isinstance(self.levels, int):
+            raise UserError("grid='optimal' chooses some of the levels: say how many, levels=16 for instance")
+
+    @property
+    def number_of_draws(self) -> int | None:
+        """Levels drawn per image; None is every level."""
+        return None if isinstance(self.draws, str) else self.draws
 
     @property
     def needs_fit(self) -> bool:
@@ -75,7 +104,7 @@ class Prepared:
     Args:
         model: this one.   estimator: with its distribution over levels.
         levels: which of the original grid's levels, (K,), int64; None for all.
-        grid: even or optimal.   fitted_on: how many other images.   fit_calls: network calls spent on them in all.
+        grid: even, optimal or named.   fitted_on: how many other images.   fit_calls: NFE spent on them.
     """
 
     model: Diffusion
@@ -103,6 +132,10 @@ def prepare(
     Raises:
         UserError: for images that are missing or do not fit the model, or more levels than the grid has.
     """
+    if not isinstance(method.levels, int | None):
+        named = on_levels(model, method.levels)
+        found = prepare(named, replace(method, levels=None), fit, fit_labels, seed=seed, batch=batch)
+        return replace(found, levels=torch.as_tensor(method.levels).flatten(), grid="named")
     if not method.needs_fit:
         chosen = None if method.levels in (None, model.num_levels) else method.levels
         on = on_levels(model, chosen)
@@ -181,12 +214,13 @@ class _Stage:
 
 
 def _unfitted(method: Method) -> Estimator:
-    return Estimator(None if method.estimator == "full" else method.draws, replicates=method.replicates)
+    return Estimator(method.number_of_draws, replicates=method.replicates)
 
 
 def _on_grid(model: Diffusion, method: Method, stage: _Stage) -> tuple[Diffusion, Tensor | None]:
     """The model with the method's variance on the method's levels, and these levels."""
-    optimal = method.grid == "optimal" and method.levels not in (None, model.num_levels)
+    levels = method.levels if isinstance(method.levels, int) else None
+    optimal = method.grid == "optimal" and levels not in (None, model.num_levels)
     kind = method.variance
     if kind == "own" and method.grid == "optimal" and not _adapts(model.reverse):
         kind = "isotropic"
@@ -195,13 +229,13 @@ def _on_grid(model: Diffusion, method: Method, stage: _Stage) -> tuple[Diffusion
         variance = IsotropicVariance(KNOTS[kind]) if kind == "isotropic" else DiagonalVariance(model.shape, KNOTS[kind])
         model = model.with_reverse(variance)
         found = stage.fit(model, KNOTS[kind])
-    if method.levels in (None, model.num_levels):
+    if levels is None or levels == model.num_levels:
         return model, None
     if not optimal:
-        return on_levels(model, method.levels), model.schedule.sublevels(int(method.levels or 0))
+        return on_levels(model, levels), model.schedule.sublevels(levels)
     found = stage.level_statistics(model, KNOTS["isotropic"]) if found is None else found
-    levels = optimal_levels(model, found, int(method.levels or 0))
-    return on_levels(model, levels.tolist()), levels
+    best = optimal_levels(model, found, levels)
+    return on_levels(model, best.tolist()), best
 
 
 def _adapts(reverse: ReverseVariance) -> bool:
@@ -228,7 +262,9 @@ def optimal_levels(model: Diffusion, found: LevelStatistics, num_levels: int) ->
 def _estimator(model: Diffusion, method: Method, stage: _Stage) -> Estimator:
     if method.estimator in ("full", "stratified") or model.num_levels < 2:
         return _unfitted(method)
-    return Estimator(method.draws, stage.level_statistics(model, KNOTS["diagonal"]).distribution(), method.replicates)
+    return Estimator(
+        method.number_of_draws, stage.level_statistics(model, KNOTS["diagonal"]).distribution(), method.replicates
+    )
 
 
 def measure(
@@ -236,7 +272,7 @@ def measure(
     images: Array,
     labels: Labels | None = None,
     *,
-    draws: int | str | None = 16,
+    draws: int | str | None = "auto",
     levels: Levels = None,
     limit: int | None = None,
     seed: int = 0,
@@ -247,44 +283,101 @@ def measure(
     variance: str = "own",
     fit: Array | None = None,
     fit_labels: Labels | None = None,
+    progress: bool = False,
+    ranks: Ranks | None = None,
 ) -> Measurement:
     """Measure the bound on −ln P of integer images; every image counts exactly once.
 
+        found = mv.measure(mv.load("runs/faces"), mv.load_data("faces").test.images)
+        found.bits_per_dim, found.bits_per_dim.ci95
+
     Args:
-        images: digits, (n, C, H, W), as the data hold them; never augmented, scaled or dropped. Floats on the
+        images: pixel values, (n, C, H, W), as the data hold them; never augmented, scaled or dropped. Floats on the
             model's scale where the decoder is a density.
-        labels: classes, (n,), for a model that was trained with them.
-        draws: levels drawn an image (cost: draws + 1 network calls); None or "all" takes every level (L calls).
+        labels: classes, (n,), or conditioning of each image, for a model that was trained with it. Without, such a
+            model is measured under its learned null, if that was trained.
+        draws: levels drawn per image (cost: draws + 1 NFE); auto is 16, None or "all" takes every level (L NFE).
         levels: measure on the sub-grid of so many levels, or of these levels; None is the model's own grid.
         limit: the first so many images only.
         seed: of the draws; noise is keyed by (seed, image, level).
-        batch: draws a network call; no figure depends on it beyond rounding.
+        batch: draws per network evaluation; no figure depends on it beyond rounding.
         estimator, replicates, grid, variance: see `Method`.
         fit, fit_labels: other images, for the estimator importance, an optimal grid or a refitted variance.
+        progress: tell on stderr how far it is.
+        ranks: processes that share the work; all of them get the same record.
     Raises:
-        UserError: for no images, draws or limit below 1, more levels than the grid has, data that do not fit the
-            model, weights that are no numbers, or images that are measured and fitted on at once.
-        ValueError: for words that `Method` does not know.
+        UserError: for no images, draws or limit below 1, more levels than the grid has, unknown words, settings that
+            contradict one another, data that do not fit the model, weights that are NaN or Inf, images that are
+            measured and fitted on at once, or a model measured without labels that never trained without.
     """
-    if isinstance(draws, str):
-        if draws != "all":
-            raise UserError(f"draws={draws!r} must be a whole number, None or 'all'")
-        draws = None
-    if not isinstance(levels, int | None):
-        model, levels = on_levels(model, levels), None
-    method = Method(
-        "full" if draws is None and estimator == "stratified" else estimator,
-        16 if draws is None else draws,
-        replicates,
-        levels,
-        grid,
-        variance,
-    )
-    if draws is None and method.estimator != "full":
-        raise ValueError(f"draws=None takes every level, estimator={estimator!r} draws some: give draws")
-    prepared = prepare(model, method, fit, fit_labels, seed=seed, batch=batch)
-    if fit is not None and method.needs_fit:
-        refuse_shared(checked_images(model, images, limit), checked_images(model, fit))
-    return measure_with(
-        prepared.model, images, labels, estimator=prepared.estimator, limit=limit, seed=seed, batch=batch
+    method = Method(estimator, draws, replicates, levels, grid, variance)
+    how: dict[str, Any] = {"limit": limit, "seed": seed, "batch": batch, "progress": progress, "ranks": ranks}
+    return measure_alike([model], images, labels, method, fit, fit_labels, **how)[0][0]
+
+
+def measure_alike(
+    models: Sequence[Diffusion],
+    images: Array,
+    labels: Labels | None,
+    method: Method,
+    fit: Array | None,
+    fit_labels: Labels | None,
+    *,
+    limit: int | None,
+    seed: int,
+    batch: int,
+    progress: bool,
+    ranks: Ranks | None,
+) -> tuple[list[Measurement], bool]:
+    """Measure one model, or the two of `compare`, on common images; arguments as for `measure`.
+
+    Returns: the measurements, and whether levels and noise were common draw by draw too.
+    """
+    if fit is None and fit_labels is not None:
+        raise UserError("fit_labels belong to the images fit, and there are none: give both or neither")
+    if fit is not None and not method.needs_fit:
+        raise UserError("images to fit on are given and nothing is fitted: name an estimator, a grid or a variance")
+    at_least_one(limit=limit, batch=batch)
+    each = [labels_taken(model, labels) if len(models) > 1 else labels for model in models]
+    for model, known in zip(models, each, strict=True):
+        checked_model(model)
+        if require_condition(model, known):
+            log("measuring without labels or captions: every image under the model's learned null")
+    images = checked_images(models[0], images, limit)
+    if fit is not None:
+        refuse_shared(images, checked_images(models[0], fit))
+    began = time.monotonic()
+    if len(models) == 1:
+        ready = [prepare(models[0], method, fit, fit_labels, seed=seed, batch=batch)]
+    else:
+        ready = list(prepare_pair(models[0], models[1], method, fit, fit_labels, seed=seed, batch=batch))
+    found = []
+    for number, (prepared, known) in enumerate(zip(ready, each, strict=True)):
+        model, estimator = prepared.model, prepared.estimator
+        place = None if ranks is None else ranks.place
+        work = measuring(model, images, known, estimator=estimator, limit=limit, seed=seed, batch=batch, place=place)
+        task = estimator.task(model.num_levels, len(images), seed)
+        if progress:
+            processes = 1 if ranks is None else ranks.size
+            label = "measuring" if number == 0 else "measuring the other model"
+            work = track(work, label, -(-len(task) // (batch * processes)))
+        drawn = list(work)
+        if ranks is not None and not ranks.alone:
+            drawn = [from_table(ranks.sum(to_table(drawn, len(task))), task)]
+        found.append(_described(finish(model, drawn, seed, estimator), prepared, time.monotonic() - began))
+    return found, same_levels(ready[0].model, ready[-1].model)
+
+
+def _described(found: Measurement, prepared: Prepared, seconds: float) -> Measurement:
+    """The figures with how they were made."""
+    model, levels, fitted = prepared.model, prepared.levels, prepared.fitted_on
+    return replace(
+        found,
+        grid="all" if levels is None else prepared.grid,
+        grid_levels=None if levels is None else tuple(levels.tolist()),
+        reverse_variance=type(model.reverse).__name__.removesuffix("Variance").lower(),
+        fit={"images": fitted, "network_calls": prepared.fit_calls} if fitted else None,
+        precision=str(model.precision).removeprefix("torch."),
+        device=str(model.device),
+        seconds=seconds,
     )

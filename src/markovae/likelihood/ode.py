@@ -31,6 +31,7 @@ from markovae.likelihood.inputs import (
     checked_labels,
     checked_model,
     conditions,
+    require_condition,
     require_numbers,
 )
 from markovae.likelihood.measurement import finite
@@ -206,7 +207,7 @@ class TruncatedNormalNoise(Dequantisation):
         return self.scale * standard, sum_dims(log_density)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OdeLikelihood:
     """The flow's own figures; the name says that they are not the bound's.
 
@@ -215,6 +216,7 @@ class OdeLikelihood:
         probe_stderr: standard error that the trace's probes leave in each, (n,); nan for one probe, 0 if exact.
         dims: d.   discrete: True for digits.   calls: network calls of each example, (n,).
         first, last: the log-SNRs where the flow began and ended.
+        probes: of the trace; None is exact.   dequantisation: uniform or normal.
     """
 
     nats: Tensor
@@ -224,6 +226,12 @@ class OdeLikelihood:
     calls: Tensor
     first: float
     last: float
+    probes: int | None = None
+    dequantisation: str = "uniform"
+
+    def __repr__(self) -> str:
+        figure = f"{self.bits_per_dim} bits/dim" if self.discrete else f"{estimate_mean(self.nats)} nats"
+        return f"OdeLikelihood({figure}, {len(self.nats):,} images)"
 
     @property
     def bits_per_dim(self) -> Estimate:
@@ -254,6 +262,8 @@ class OdeLikelihood:
             "probe_stderr_nats": finite(float((self.probe_stderr**2).sum().sqrt()) / len(self.nats)),
             "network_calls_per_example": float(self.calls.double().mean()),
             "logsnr": [self.first, self.last],
+            "probes": "exact" if self.probes is None else self.probes,
+            "dequantisation": self.dequantisation,
         }
 
 
@@ -262,9 +272,10 @@ def ode_likelihood(
     images: Array,
     labels: Labels | None = None,
     *,
-    integrator: Integrator | None = None,
-    probes: int | None = 4,
-    dequantisation: Dequantisation | None = None,
+    integrator: Integrator | int | None = None,
+    probes: int | str | None = 4,
+    dequantisation: Dequantisation | str | None = None,
+    limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
 ) -> OdeLikelihood:
@@ -272,19 +283,30 @@ def ode_likelihood(
 
     Args:
         images: digits, or floats for a model of continuous data.
-        integrator: None is `DormandPrince()`, each example on its own steps.
-        probes: Rademacher probes of the trace, keyed by (seed, image, probe); None is the exact trace.
-        dequantisation: of digits; None is uniform. Its noise is keyed by (seed, image).
+        integrator: None is `DormandPrince()`, each example on its own steps; a number is so many steps of order 4.
+        probes: Rademacher probes of the trace, keyed by (seed, image, probe); None or "exact" is the exact trace.
+        dequantisation: of pixel values: uniform (None) or normal, N(0, (s_1/a_1)²) truncated to the bin. Its noise is
+            keyed by (seed, image).
+        limit: the first so many images only.
     Raises:
         UserError: as `measure`; or for a target that is defined by one step of a grid.
     """
-    at_least_one(probes=probes, batch=batch)
+    if isinstance(probes, str):
+        if probes != "exact":
+            raise UserError(f"probes={probes!r} must be a whole number or 'exact'")
+        probes = None
+    steps = integrator if isinstance(integrator, int) else None
+    at_least_one(probes=probes, batch=batch, limit=limit, steps=steps)
     refuse_steps(model)
     checked_model(model)
-    images = checked_images(model, images)
-    labels = checked_labels(labels, len(images))
+    require_condition(model, labels)
+    images = checked_images(model, images, limit)
+    labels = checked_labels(labels, len(images), limit)
     grid = model.schedule.logsnr
-    rule = DormandPrince() if integrator is None else integrator
+    dequantisation = _dequantisation(dequantisation, model)
+    rule = (
+        integrator if isinstance(integrator, Integrator) else DormandPrince() if steps is None else RungeKutta4(steps)
+    )
     flow = _Flow(model, rule, float(grid[1]), float(grid[-1]))
     nats, calls = [], []
     with evaluating(model):
@@ -300,8 +322,27 @@ def ode_likelihood(
     stderr = each.std(0) / math.sqrt(len(each)) if len(each) > 1 else torch.full_like(each[0], math.nan)
     stderr = torch.zeros_like(stderr) if probes is None else stderr
     return OdeLikelihood(
-        each.mean(0), stderr, model.dims, model.decoder.discrete, torch.cat(calls), flow.first, flow.last
+        each.mean(0),
+        stderr,
+        model.dims,
+        model.decoder.discrete,
+        torch.cat(calls),
+        flow.first,
+        flow.last,
+        probes,
+        "normal" if isinstance(dequantisation, TruncatedNormalNoise) else "uniform",
     )
+
+
+def _dequantisation(asked: Dequantisation | str | None, model: Diffusion) -> Dequantisation:
+    if isinstance(asked, Dequantisation):
+        return asked
+    if asked in (None, "uniform"):
+        return UniformNoise()
+    if asked != "normal":
+        raise UserError(f"dequantisation={asked!r} must be one of uniform, normal")
+    first = model.schedule.logsnr.detach()[1]
+    return TruncatedNormalNoise(float((-first / 2).exp()))
 
 
 def refuse_steps(model: Diffusion) -> None:
@@ -350,15 +391,14 @@ class _Flow:
 
 
 def _continuous(
-    model: Diffusion, images: Tensor, index: Tensor, dequantisation: Dequantisation | None, seed: int
+    model: Diffusion, images: Tensor, index: Tensor, dequantisation: Dequantisation, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Real numbers for the images, (B, *D), and ln q of their noise, (B,)."""
     x = model.to_x(images).double()
     if not model.decoder.discrete:
         return x, x.new_zeros(len(x))
-    distribution = UniformNoise() if dequantisation is None else dequantisation
     quantile = Streams(seed, "ode dequantisation", index.tolist()).uniform(model.shape)
-    noise, log_density = distribution.noise(quantile.to(x.device), model.pixels)
+    noise, log_density = dequantisation.noise(quantile.to(x.device), model.pixels)
     return x + noise, log_density
 
 

@@ -11,7 +11,6 @@ import torch
 from markovae.data.pictures import tile, viewable
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information
-from markovae.likelihood.estimators import Estimator
 from markovae.quality.memorization import Images
 from markovae.report import html
 from markovae.report.subject import Subject
@@ -104,7 +103,7 @@ def caption_facts(subject: Subject, seconds: float) -> dict[str, Any] | None:
         np.asarray(test.images[:n]),
         captions[:n],
         candidates=CANDIDATES,
-        estimator=Estimator(DRAWS),
+        draws=DRAWS,
         attributes=False,
     ).to_dict()
     return {name: found[name] for name in ("n", "bound_difference", "information_lower_bound")} | {"draws": DRAWS}

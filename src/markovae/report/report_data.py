@@ -151,7 +151,7 @@ def find(subject: Subject) -> Findings:
         "run": run_facts(subject),
         "rows": {"read": len(subject.metrics.rows), "left_out": subject.metrics.left_out},
         "data": data_facts(subject),
-        "measurement": {**measured.to_dict(), "split": "test"},
+        "measurement": {**measured.figures(), "split": "test"},
         "codecs": codec_table(subject.splits.test.images[: len(measured.total)], subject.bins),
         "samples": sample_facts(subject, len(samples), columns),
         "captions": weighed,

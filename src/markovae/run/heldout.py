@@ -37,7 +37,7 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
     known = None if data.known is None else data.known[: config.eval_images]
     at_batch = partial(measure, model, images, known, draws=config.eval_draws, seed=SEED)
     measured = within_memory(lambda size: at_batch(batch=size), config.batch)
-    record = measured.to_dict()
+    record = measured.figures()
     return {
         "kind": "heldout",
         "n": record["n"],

@@ -1,51 +1,65 @@
-"""What `markovae measure` measures, and the other images that it fits on."""
+"""What of a run's data, or of other data, is measured; and the images apart from it that are fitted on.
+
+A run here is a `LoadedRun`: its path, its checkpoint (configuration and stored state) and its model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from markovae.cli.running import Opened
+import numpy as np
+
+from markovae.data.data_config import DataConfig
+from markovae.data.images import ImageData, count_uncaptioned
+from markovae.data.loading import read_source, reopen, require_readable, splits_of
+from markovae.data.split import Splits
 from markovae.errors import UserError
+from markovae.likelihood.comparison import refuse_other_data
 from markovae.locations import without_secrets
+from markovae.log import log
+from markovae.text.conditioner import attach_conditioning
 
-if TYPE_CHECKING:
-    from markovae.data.data_config import DataConfig
-    from markovae.data.images import ImageData
-    from markovae.data.split import Splits
+SPLITS = ("test", "validation", "train", "all")
+FIT_IMAGES = 250
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What is measured.
+class EvaluationData:
+    """The images to measure.
 
     Args:
         data: the images, with labels where they have them.   source, split: where they are from.
-        matches: whether they are what the run stored; None for other data than the run's own.
+        matches_run: whether they are what the run stored; None for other data than the run's own.
         splits: the parts of this source; None of other data of which all is measured.
     """
 
     data: ImageData
     source: str
     split: str
-    matches: bool | None
+    matches_run: bool | None
     splits: Splits | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in the records."""
+        return {"source": self.source, "split": self.split, "matches_run": self.matches_run}
 
-def choose(opened: Opened, source: str | None, split: str, limit: int | None = None) -> Chosen:
+
+def evaluation_data(
+    opened: Any, source: str | None = None, split: str = "test", limit: int | None = None
+) -> EvaluationData:
     """The images to measure: a part of the run's own data, checked against what the run stored, or of other data.
 
     Args:
+        opened: the run.   source: other data than its own.   split: test, validation, train or all.
         limit: of all no more images than this are read.
     Raises:
         UserError: for data that are missing, or that do not fit the model.
     """
-    from markovae.cli.output import tell_left_out
-    from markovae.data.loading import read_source, require_readable, splits_of
-    from markovae.log import log
-
+    if split not in SPLITS:
+        raise UserError(f"split={split!r} must be one of {', '.join(SPLITS)}")
     config = opened.checkpoint.config.data
     if source is not None:
         config = like(config, source, opened)
@@ -55,7 +69,14 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
     require_readable(reading, config)
     splits = None if split == "all" and source is not None else splits_of(reading)
     notes = reading.summary.notes if splits is None else splits.notes
-    tell_left_out(config.source, reading.summary.unreadable, () if source is None else notes)
+    for note in () if source is None else notes:
+        log(f"data: {note}")
+    if bad := reading.summary.unreadable:
+        count = "1 file" if len(bad) == 1 else f"{len(bad):,} files"
+        log(
+            f"warning: {count} of {config.source} gave no image ({bad[0][0]}: {bad[0][1]}); markovae inspect "
+            f"{config.source} lists them"
+        )
     matches = None
     if source is None and splits is not None:
         matches = trained_on(splits, opened)
@@ -78,13 +99,11 @@ def choose(opened: Opened, source: str | None, split: str, limit: int | None = N
         raise UserError(
             f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
         )
-    return Chosen(data, without_secrets(config.source), split, matches, splits)
+    return EvaluationData(data, without_secrets(config.source), split, matches, splits)
 
 
-def trained_on(splits: Splits, opened: Opened) -> bool:
+def trained_on(splits: Splits, opened: Any) -> bool:
     """Whether these parts are those that the run stored; told on stderr where they are not."""
-    from markovae.log import log
-
     try:
         splits.verify(opened.checkpoint.state.get("data") or {}, captions=opened.model.text_conditioner is not None)
     except UserError as error:
@@ -93,16 +112,18 @@ def trained_on(splits: Splits, opened: Opened) -> bool:
     return True
 
 
-def labels_for(opened: Opened, data: ImageData) -> Any:
+def labels_for(opened: Any, data: ImageData) -> Any:
     """The labels of the images where this model takes classes, their captions where it takes those, else None.
 
     Raises:
         UserError: for a class that the model does not know.
     """
-    import numpy as np
-
     if opened.model.text_conditioner is not None:
-        return _captions_for(opened, data)
+        bare = count_uncaptioned(data)
+        if bare == len(data):
+            return None
+        log(f"measuring each image given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
+        return attach_conditioning(opened.model, data).conditioning
     if not opened.num_classes or data.labels is None:
         return None
     names = opened.checkpoint.class_names
@@ -115,35 +136,43 @@ def labels_for(opened: Opened, data: ImageData) -> Any:
     return np.array([names.index(name) for name in data.class_names], dtype=np.int64)[data.labels]
 
 
-def _captions_for(opened: Opened, data: ImageData) -> Any:
-    """The captions, encoded; where there are none that is said, and nothing is given."""
-    from markovae.data.images import count_uncaptioned
-    from markovae.log import log
-    from markovae.text.conditioner import attach_conditioning
+def labels_for_pair(opened: Any, against: Any | None, data: ImageData) -> Any:
+    """`labels_for` of one run, or of two that are compared, for whichever of them takes any.
 
-    bare = count_uncaptioned(data)
-    if bare == len(data):
-        log(f"{data.name} has no captions: its images are measured without")
-        return None
-    log(f"each image is measured given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
-    return attach_conditioning(opened.model, data).known
+    Raises:
+        UserError: where they name the classes differently, or one takes classes and the other captions.
+    """
+    if against is None:
+        return labels_for(opened, data)
+    if {bool(opened.num_classes), against.model.text_conditioner is not None} == {True}:
+        raise UserError(f"{opened.path} takes classes and {against.path} captions: name them the other way round")
+    both = data.labels is not None and opened.num_classes and against.num_classes
+    if both and opened.checkpoint.class_names != against.checkpoint.class_names:
+        raise UserError(f"{opened.path} and {against.path} have different classes: measure each by itself")
+    found = [labels_for(run, data) for run in (opened, against)]
+    return next((labels for labels in found if labels is not None), None)
 
 
-def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
-    """Up to `count` images to fit on, of other parts than the one measured: validation images before training ones.
+def require_comparable(opened: Any, against: Any, chosen: EvaluationData) -> None:
+    """Refuse runs of other images; tell where the other run may have been trained on these.
 
-    Args:
-        own: whether the images measured are of the run's own data.
+    Raises:
+        UserError: see `refuse_other_data`.
+    """
+    refuse_other_data(opened.model, against.model)
+    if chosen.matches_run is not None and chosen.splits is not None and not trained_on(chosen.splits, against):
+        log(f"{against.path} may have been trained on images of this part")
+
+
+def images_to_fit_on(chosen: EvaluationData, opened: Any, count: int = FIT_IMAGES) -> ImageData:
+    """Up to `count` images of other parts than the one measured: validation images before training ones.
+
     Raises:
         UserError: where every image is measured.
     """
-    import numpy as np
-
-    from markovae.data.loading import reopen
-
     splits, left = chosen.splits, [part for part in ("validation", "train") if part != chosen.split]
     if chosen.split == "all":
-        if own:
+        if chosen.matches_run is not None:
             raise UserError("--split all leaves no image to fit on: measure one part, or with --estimator stratified")
         splits = reopen(opened.checkpoint.config.data, opened.checkpoint.state["data"])
     assert splits is not None, "a part is one of the splits"
@@ -157,7 +186,7 @@ def others(chosen: Chosen, opened: Opened, own: bool, count: int) -> ImageData:
     return replace(parts[0], images=images, labels=labels, captions=_captions(parts), digests=None)
 
 
-def like(config: DataConfig, source: str, opened: Opened) -> DataConfig:
+def like(config: DataConfig, source: str, opened: Any) -> DataConfig:
     """Other data, brought to the model's shape as the run's own were."""
     return config.for_images_like(opened.model.shape, source)
 
