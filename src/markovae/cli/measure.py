@@ -34,12 +34,12 @@ fitted before (--estimator importance, --grid optimal, --variance) is fitted on 
 """
 EXAMPLES = """\
 examples:
-  markovae measure runs/faces                       the test part of the run's own data, 16 draws an image
+  markovae measure runs/faces                       the test part of the run's own data, 16 draws per image
   markovae measure runs/a --against runs/b          the difference, on common images, levels and noise
-  markovae measure runs/faces --estimator importance --draws 9   levels drawn by how much they tend to cost
+  markovae measure runs/faces --estimator importance --draws 9   importance-sampled levels
   markovae measure runs/faces --levels 32 --grid optimal   the best 32 levels, with variances refitted for them
   markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
-  markovae measure runs/faces photos/ --split all --csv costs.csv   other images, all of them, one row each
+  markovae measure runs/faces photos/ --split all --csv costs.csv   other images, all of them, one row per image
   markovae measure runs/text --captions             what captions say about images, in nats, attribute by attribute
   torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
 """
@@ -93,10 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidates",
         metavar="K",
         type=whole(2),
-        help="captions that an image's own is picked from (default: 16); a network call each a draw",
+        help="captions that an image's own is picked from (default: 16); one NFE per draw each",
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--csv", metavar="FILE", type=Path, help="write one row an image: its terms and total in nats")
+    files.add_argument("--csv", metavar="FILE", type=Path, help="write one row per image: its terms and total in nats")
     files.add_argument(
         "--save",
         action="store_true",
@@ -117,7 +117,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         "--draws",
         metavar="M",
         type=draws,
-        help="levels drawn an image (default: 16), or all: the whole sum, one network call a level",
+        help="levels drawn per image (default: 16), or all: the whole sum, one network call a level",
     )
     group.add_argument(
         "--estimator",
@@ -128,7 +128,11 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         "levels)",
     )
     group.add_argument(
-        "--replicates", metavar="R", type=whole(1), default=1, help="independent repeats: from 2 on the noise is known"
+        "--replicates",
+        metavar="R",
+        type=whole(1),
+        default=1,
+        help="independent repeats: at least 2 give the Monte Carlo error",
     )
     group.add_argument(
         "--levels", metavar="K", type=whole(1), help="measure on K of the levels (default: all the model has)"
@@ -151,7 +155,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         "--fit-images",
         metavar="N",
         type=whole(1),
-        help="other images that all this is fitted on (default: 250)",
+        help="images used for fitting (default: 250)",
     )
 
 
