@@ -160,16 +160,16 @@ def prepare_pair(
     fit_labels: Labels | None = None,
     **options: int,
 ) -> tuple[Prepared, Prepared]:
-    """Two models made ready for a paired comparison: on equal grids they draw their levels by one law, their mean.
+    """Two models made ready for a paired comparison: on equal grids they draw their levels by one distribution, the mean of both.
 
     Args:
         options: seed and batch, as for `prepare`.
     """
     first, second = (prepare(model, method, fit, labels_taken(model, fit_labels), **options) for model in (a, b))
-    laws = first.estimator.distribution, second.estimator.distribution
-    if laws[0] is None or laws[1] is None or not same_levels(first.model, second.model):
+    each = first.estimator.distribution, second.estimator.distribution
+    if each[0] is None or each[1] is None or not same_levels(first.model, second.model):
         return first, second
-    common = LevelDistribution((laws[0].probability + laws[1].probability) / 2)
+    common = LevelDistribution((each[0].probability + each[1].probability) / 2)
     first, second = (replace(p, estimator=replace(p.estimator, distribution=common)) for p in (first, second))
     return first, second
 
