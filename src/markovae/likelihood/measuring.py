@@ -160,7 +160,7 @@ def prepare_pair(
     fit_labels: Labels | None = None,
     **options: int,
 ) -> tuple[Prepared, Prepared]:
-    """Two models made ready for a paired comparison: on equal grids they draw their levels by one distribution, the mean of both.
+    """Two models made ready for a paired comparison: on equal grids both draw levels by the mean of their distributions.
 
     Args:
         options: seed and batch, as for `prepare`.
