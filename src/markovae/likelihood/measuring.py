@@ -160,7 +160,7 @@ def prepare_pair(
     fit_labels: Labels | None = None,
     **options: int,
 ) -> tuple[Prepared, Prepared]:
-    """Two models made ready for a paired comparison: on equal grids both draw levels by the mean of their distributions.
+    """Two models made ready for a paired comparison: on equal grids they share one distribution over levels, the mean.
 
     Args:
         options: seed and batch, as for `prepare`.
