@@ -123,7 +123,7 @@ def labels_for(opened: Any, data: ImageData) -> Any:
         if bare == len(data):
             return None
         log(f"measuring each image given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
-        return attach_conditioning(opened.model, data).conditioning
+        return attach_conditioning(opened.model, data).known
     if not opened.num_classes or data.labels is None:
         return None
     names = opened.checkpoint.class_names
