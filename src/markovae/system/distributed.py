@@ -58,7 +58,7 @@ class RollCall:
     def missing(self) -> list[int]:
         """The ranks that do not say that they are still there; none where whoever kept the store is gone as well.
 
-        One that was stopped (SIGSTOP) on this machine is continued (SIGCONT), so that it finds the others gone and ends
+        One stopped (SIGSTOP) on this machine is continued (SIGCONT), so that it finds the others gone and ends
         too: whoever started it would wait for it in vain.
         """
         try:
