@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from markovae.build import create
     from markovae.checkpoints.reading import LoadedRun, load, load_run
+    from markovae.checkpoints.saving import save
     from markovae.config import Config
     from markovae.data.inspecting import inspect
     from markovae.data.loading import load_data
@@ -74,6 +75,7 @@ _HOME = {
     "resume": "run.start",
     "sample": "sampling.generation",
     "train": "run.start",
+    "save": "checkpoints.saving",
     "with_reverse": "likelihood.fitting",
     "wrap": "interop.wrapping",
 }
@@ -111,6 +113,7 @@ __all__ = [
     "ode_likelihood",
     "resume",
     "sample",
+    "save",
     "train",
     "with_reverse",
     "wrap",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from markovae.networks.conditioning import TextConditioner
 from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT
 from markovae.networks.network import Network
-from markovae.networks.network_config import DataSpec, DDPMConfig, DiTConfig, NetworkConfig
+from markovae.networks.network_config import DataSpec, DDPMConfig, DiTConfig, NetworkConfig, OwnOptions
 from markovae.networks.unet import UNet
 from markovae.randomness import generator
 from markovae.system.memory import machine_memory
@@ -105,6 +107,8 @@ def create(
     bins: int = 256,
     num_classes: int = 0,
     text_conditioner: TextConditioner | None = None,
+    network: nn.Module | None = None,
+    trust: Sequence[str] = (),
 ) -> Diffusion:
     """A fresh model; its first weights are a function of train.seed.
 
@@ -113,17 +117,35 @@ def create(
         shape: of one image, (C, H, W); or the training data, whose shape, digits and classes are taken.
         bins: digits of a pixel.   num_classes: of the labels, 0 for none.
         text_conditioner: of the captions, for condition.kind=text; None is the encoder of the configuration.
+        network: of your own, network(z, logsnr, condition) -> out, in the place of the section network; labels are
+            taken where it has a number of them in `num_classes`.
+        trust: classes that network.own may name, each "package.module:Class": they are imported.
     Raises:
         UserError: for a shape that the network's stride does not divide, a schedule that does not exist, a full
             covariance of more dimensions than it is worked out in, or a network larger than this machine's memory.
     """
     if isinstance(shape, ImageData):
         bins, num_classes, shape = shape.bins, len(shape.class_names), shape.shape
-    model = create_outline(config, shape, bins=bins, num_classes=num_classes, text_conditioner=text_conditioner)
+    model = create_outline(
+        config,
+        shape,
+        bins=bins,
+        num_classes=num_classes,
+        text_conditioner=text_conditioner,
+        network=network,
+        trust=trust,
+    )
     _require_memory(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-        model.network = initialized_network(model.network, model.schedule.logsnr[1:])
+    if network is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
+            own = config.network.own
+            fresh = (
+                initialized_network(model.network, model.schedule.logsnr[1:])
+                if own is None
+                else own_network(own, trust)
+            )
+            model.network = fresh
     model.reverse = variance_named(config.target.reverse, shape)
     return model
 
@@ -136,11 +158,13 @@ def create_outline(
     num_classes: int = 0,
     text_conditioner: TextConditioner | None = None,
     tensors: int | None = None,
+    network: nn.Module | None = None,
+    trust: Sequence[str] = (),
 ) -> Diffusion:
     """What `create` makes, its network and its variance on the meta device: names and shapes, which take no memory.
 
     Args:
-        config, shape, bins, num_classes, text_conditioner: as for `create`.
+        config, shape, bins, num_classes, text_conditioner, network, trust: as for `create`.
         tensors: how many there are to become its weights; a network of many more is refused before it is outlined.
     Raises:
         UserError: as `create`.   ValueError: for a network of more weights than `tensors`.
@@ -155,27 +179,60 @@ def create_outline(
         (text_conditioner or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
     )
     classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
-    _check_null(config, classes)
-    text = text_conditioner.width if text_conditioner else 0
-    data = DataSpec(
-        in_channels=shape[0],
-        out_channels=reverse.channels * shape[0],
-        size=(shape[1], shape[2]),
-        frequency=0.5 / pixels.half_width,
-        num_classes=classes,
-        vector_dim=text,
-        token_dim=text,
-    )
-    made = config.network.shape
-    _check_stride(shape, made.stride(data.size), _REMEDY[config.network.kind])
-    least = made.least_weights(data.size)
-    if tensors is not None and least > tensors:
-        raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")
-    network = outline_network(made, data, schedule.logsnr[1:])
+    if network is None and config.network.own is not None:
+        with torch.device("meta"):
+            network = own_network(config.network.own, trust)
+    elif network is None:
+        _check_null(config, classes)
+        text = text_conditioner.width if text_conditioner else 0
+        data = DataSpec(
+            in_channels=shape[0],
+            out_channels=reverse.channels * shape[0],
+            size=(shape[1], shape[2]),
+            frequency=0.5 / pixels.half_width,
+            num_classes=classes,
+            vector_dim=text,
+            token_dim=text,
+        )
+        made = config.network.shape
+        _check_stride(shape, made.stride(data.size), _REMEDY[config.network.kind])
+        least = made.least_weights(data.size)
+        if tensors is not None and least > tensors:
+            raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")
+        network = outline_network(made, data, schedule.logsnr[1:])
     target, decoder = target_named(config.target.name), decoder_named(config.target.decoder, pixels)
     model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
     model.text_conditioner, model.null_trained = text_conditioner, config.train.label_dropout > 0
     return model
+
+
+class UntrustedNetworkError(UserError):
+    """A model whose network is a class that the caller did not name as trusted; nothing of it was imported."""
+
+
+def own_network(options: OwnOptions, trust: Sequence[str]) -> nn.Module:
+    """A network of the caller's own class, fresh.
+
+    Raises:
+        UntrustedNetworkError: where `trust` does not name it.   UserError: where it is no module, or takes other
+            arguments.
+    """
+    if options.name not in trust:
+        raise UntrustedNetworkError(
+            f"the network of this model is {options.name}, a class outside markovae, and loading it runs its code: "
+            f'if you trust it, pass trust=("{options.name}",)'
+        )
+    module, _, name = options.name.partition(":")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the network {options.name} cannot be imported ({error}): run where it can be") from None
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UserError(f"the network {options.name} must be a class below torch.nn.Module")
+    try:
+        return kind(**json.loads(options.arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the network {options.name} cannot be made from {options.arguments}: {error}") from None
 
 
 def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
@@ -190,6 +247,8 @@ def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
             if levels is None and (config.sigma is None or config.delta is None):
                 levels = DEFAULT_LEVELS
             made: NoiseSchedule = schedules.constant(sigma=config.sigma, delta=config.delta, num_levels=levels)
+        elif config.logsnr is not None:
+            made = schedules.Tabulated(torch.tensor(config.logsnr, dtype=torch.float64))
         elif config.kind in BETA_SCHEDULES:
             made = _beta_schedule(config, levels or DEFAULT_LEVELS)
         else:

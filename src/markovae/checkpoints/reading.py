@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovae.build import create
+from markovae.build import UntrustedNetworkError, create
 from markovae.checkpoints.manifest import (
     MANIFEST,
     CheckpointError,
@@ -188,7 +188,10 @@ class Checkpoint:
                 bins=self.state["bins"],
                 num_classes=len(self.class_names),
                 text_conditioner=self.text_conditioner,
+                trust=self.trust,
             )
+        except UntrustedNetworkError:
+            raise
         except ValueError as error:
             raise CheckpointError(f"{self.path} describes no model: {error}") from None
         try:
@@ -227,7 +230,7 @@ def read_checkpoint(folder: Path, trust: Sequence[str] = ()) -> Checkpoint:
     checkpoint = Checkpoint(folder, contents, tuple(trust))
     # Read and compared now, so that what opens can be used.
     model = (checkpoint.config, checkpoint.shape, checkpoint.state["bins"], len(checkpoint.class_names))
-    require_fit(folder, checkpoint.contents, *model, checkpoint.text_conditioner)
+    require_fit(folder, checkpoint.contents, *model, checkpoint.text_conditioner, trust)
     return checkpoint
 
 
@@ -283,7 +286,7 @@ def _first_good(paths: list[Path], trust: Sequence[str]) -> tuple[Checkpoint | N
     for path in paths:
         try:
             return read_checkpoint(path, trust), errors
-        except NewerFormatError:
+        except (NewerFormatError, UntrustedNetworkError):
             raise
         except CheckpointError as error:
             errors.append(error)

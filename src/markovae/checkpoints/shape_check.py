@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from markovae.build import create_outline
+from markovae.build import UntrustedNetworkError, create_outline
 from markovae.checkpoints.manifest import CheckpointError
 from markovae.checkpoints.tensors import entries_of, read_tensors, require_finite
 from markovae.config import Config
@@ -30,12 +30,13 @@ def require_fit(
     bins: int,
     num_classes: int,
     text_conditioner: TextConditioner | None,
+    trust: Sequence[str] = (),
 ) -> None:
     """Compare the tensors of a bundle, by their headers, with the model that its configuration describes.
 
     Args:
         folder: of the bundle.   contents: its files, by name.   config: of the run.
-        shape, bins, num_classes, text_conditioner: of the model, as for `create`.
+        shape, bins, num_classes, text_conditioner, trust: of the model, as for `create`.
     Raises:
         CheckpointError: naming the file and the first thing that does not fit, or is no number.
     """
@@ -48,8 +49,16 @@ def require_fit(
     try:
         tensors = None if fewest is None else counts[fewest]
         outline = create_outline(
-            config, shape, bins=bins, num_classes=num_classes, text_conditioner=text_conditioner, tensors=tensors
+            config,
+            shape,
+            bins=bins,
+            num_classes=num_classes,
+            text_conditioner=text_conditioner,
+            tensors=tensors,
+            trust=trust,
         )
+    except UntrustedNetworkError:
+        raise
     except UserError as error:
         raise CheckpointError(f"{folder} describes no model: {error}") from None
     except ValueError as error:

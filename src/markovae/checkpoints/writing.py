@@ -87,9 +87,23 @@ def export_weights(
     for name, value in halves.items():
         if not bool(value.isfinite().all()):
             raise UserError(f"weight {name!r} exceeds 65,504 and does not fit half precision: keep the checkpoint")
+    return write_weights(target, halves, state, config, fitted)
+
+
+def write_weights(
+    target: Path,
+    ema: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    config: Config,
+    fitted: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a bundle with the averaged weights alone, as they are: to load, not to resume.
+
+    Args: as for `export_weights`.   Raises: StoppedRun when the disk refuses.
+    """
     kept = {key: value for key, value in state.items() if key != "format"}
     contents = {
-        "ema.safetensors": _encode(halves),
+        "ema.safetensors": _encode(ema),
         "state.json": (json.dumps({"format": FORMAT, **kept}, indent=1, allow_nan=False) + "\n").encode(),
         "config.toml": config.to_toml().encode(),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markovae.errors import UserError
 from markovae.tables import between, one_of
 
-SCHEDULES = ("logsnr_linear", "constant", "linear", "scaled_linear", "cosine", "betas", "learned")
+SCHEDULES = ("logsnr_linear", "constant", "linear", "scaled_linear", "cosine", "betas", "learned", "table")
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine", "betas")
 DEFAULT_LEVELS = 1000
 MAX_BETAS = 10_000
@@ -19,15 +19,15 @@ class ScheduleConfig:
 
     Args:
         kind: logsnr_linear, constant (the lecture's), linear (Ho et al.), scaled_linear (Rombach et al.: √β linear),
-            cosine (Nichol and Dhariwal), betas (given one by one), or learned (VDM: ends by the bound's gradient,
-            shape by its variance; it needs train.objective=bound).
+            cosine (Nichol and Dhariwal), betas (given one by one), table (log-SNRs one by one), or learned (VDM: ends
+            by the bound's gradient, shape by its variance; it needs train.objective=bound).
         num_levels: L; left out: 1000, or what the endpoint rule gives for constant (sigma, delta).
         start, end: log-SNR of levels 1 and L, of logsnr_linear, and of learned to begin with; start left out: where
             the noise left is a sixth of a grey value of the data (13.3 for 256 values).
         sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
             (sigma, delta, num_levels).
         beta_start, beta_end: first and last β of linear (left out: Ho et al.'s, scaled by 1000/L) and scaled_linear.
-        betas: β_1…β_L of betas.
+        betas: β_1…β_L of betas.   logsnr: λ_1…λ_L of table, falling.
         zero_terminal: whether the signal scales of these three, or of cosine, are shifted and stretched so that
             nothing is left at level L (Lin et al. 2024); not for a target that is the noise.
     Raises: UserError for a value out of its range or one that the kind does not use.
@@ -43,6 +43,7 @@ class ScheduleConfig:
     beta_end: float | None = None
     betas: tuple[float, ...] = ()
     zero_terminal: bool = False
+    logsnr: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         one_of("schedule.kind", self.kind, SCHEDULES)
@@ -59,6 +60,7 @@ class ScheduleConfig:
             )
         self._check_constant()
         self._check_betas()
+        self._check_table()
 
     def _check_betas(self) -> None:
         ends = (self.beta_start, self.beta_end)
@@ -82,6 +84,13 @@ class ScheduleConfig:
             raise UserError(f"schedule.betas are {len(self.betas):,}: at most {MAX_BETAS:,}")
         if self.zero_terminal and self.kind not in BETA_SCHEDULES:
             raise UserError(f"schedule.zero_terminal belongs to {', '.join(BETA_SCHEDULES)}, not to kind={self.kind}")
+
+    def _check_table(self) -> None:
+        if (self.kind == "table") != bool(self.logsnr):
+            raise UserError(f"schedule.logsnr belongs to kind=table, which needs it; the kind is {self.kind}")
+        count = len(self.logsnr or ())
+        if self.logsnr and (self.num_levels not in (None, count) or not 2 <= count <= MAX_BETAS):
+            raise UserError(f"schedule.logsnr has {count:,} levels: 2…{MAX_BETAS:,}, and leave num_levels out")
 
     def _check_constant(self) -> None:
         given = {name: value for name, value in (("sigma", self.sigma), ("delta", self.delta)) if value is not None}

@@ -7,10 +7,11 @@ A network is built from its section and from what the data decide:
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 
 from markovae.errors import UserError
-from markovae.strict_json import shown
+from markovae.strict_json import parse_object, shown
 from markovae.tables import MAX_FACTOR, MAX_WIDTH, above, between, one_of, whole_numbers, within
 
 MAX_DEPTH = 512
@@ -230,7 +231,28 @@ class ConditionConfig:
         one_of("condition.kind", self.kind, KINDS)
 
 
-NETWORKS = ("unet", "ddpm", "dit")
+NETWORKS = ("unet", "ddpm", "dit", "own")
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """A network of the caller's own, imported only where the caller trusts it by name.
+
+    Args:
+        name: "package.module:Class", a torch.nn.Module with forward(z, logsnr, condition).
+        arguments: of its constructor, a JSON object.
+    """
+
+    name: str = ""
+    arguments: str = "{}"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name):
+            raise UserError(f"network.own.name={shown(self.name)} must be a class, package.module:Class")
+        try:
+            parse_object(self.arguments.encode())
+        except ValueError as error:
+            raise UserError(f"network.own.arguments must be a JSON object: it {error}") from None
 
 
 @dataclass(frozen=True)
@@ -238,8 +260,8 @@ class NetworkConfig:
     """The section [network]: which network, and the shape of the U-Net.
 
     Args:
-        kind: unet, shaped by the settings below; ddpm, the family of Ho et al., shaped by [network.ddpm] alone; or
-            dit, a transformer, shaped by [network.dit] alone.
+        kind: unet, shaped by the settings below; ddpm, the family of Ho et al., shaped by [network.ddpm] alone;
+            dit, a transformer, shaped by [network.dit] alone; or own, [network.own].
         width: channels at the finest level.
         multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
         blocks: residual blocks a level, down and again up; captions are attended to after each of the coarsest level.
@@ -251,6 +273,7 @@ class NetworkConfig:
         octaves: of the fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
+        own: the section [network.own].
     """
 
     kind: str = "unet"
@@ -268,6 +291,7 @@ class NetworkConfig:
     classes: bool = True
     ddpm: DDPMConfig | None = None
     dit: DiTConfig | None = None
+    own: OwnOptions | None = None
 
     def __post_init__(self) -> None:
         one_of("network.kind", self.kind, NETWORKS)
@@ -287,7 +311,9 @@ class NetworkConfig:
             raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
 
     def _check_kind(self) -> None:
-        for name in ("ddpm", "dit"):
+        if self.kind == "own" and self.own is None:
+            raise UserError("network.kind=own needs network.own.name, a class of yours, package.module:Class")
+        for name in ("ddpm", "dit", "own"):
             if self.kind != name and getattr(self, name) is not None:
                 raise UserError(f"[network.{name}] belongs to network.kind={name}: set it, or leave the section out")
         for field in fields(self):

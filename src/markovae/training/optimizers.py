@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from markovae.diffusion.model import Diffusion
-from markovae.networks.network import Network
 from markovae.training.sharding import full_tensor, local_shard, shard_like
 from markovae.training.train_config import TrainConfig
 
@@ -54,9 +53,19 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-def split_weights(network: Network) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Hidden weight matrices (for Muon), and the rest: outer weights, norms, biases (for AdamW)."""
-    outer = {id(weight) for weight in network.outer_weights()}
+def split_weights(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Hidden weight matrices (for Muon), and the rest: outer weights, norms, biases (for AdamW).
+
+    A network of the caller's own says which are outer as ours do, by `outer_weights()`; where it has none, they are its
+    embeddings and its first and last matrix, in the order in which they were defined.
+    """
+    named: Any = getattr(network, "outer_weights", None)
+    if named is not None:
+        outer = {id(weight) for weight in named()}
+    else:
+        tables = {id(part.weight) for part in network.modules() if isinstance(part, nn.Embedding)}
+        matrices = [id(w) for w in network.parameters() if w.ndim >= 2 and id(w) not in tables]
+        outer = tables | set(matrices[:1] + matrices[-1:])
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     hidden = [weight for weight in trained if weight.ndim >= 2 and id(weight) not in outer]
     chosen = {id(weight) for weight in hidden}
@@ -70,7 +79,7 @@ def split_model(model: nn.Module, network: nn.Module, optimizer: str) -> tuple[l
         model: whose weights that take gradients are trained.   network: the model's.   optimizer: muon, or adamw.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    hidden = split_weights(network)[0] if optimizer == "muon" and isinstance(network, Network) else []
+    hidden = split_weights(network)[0] if optimizer == "muon" else []
     chosen = {id(weight) for weight in hidden}
     return hidden, [weight for weight in trained if id(weight) not in chosen]
 

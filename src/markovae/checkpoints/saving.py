@@ -1,0 +1,175 @@
+"""A model as a bundle without a run: described by a configuration that makes it again, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from markovae.build import create_outline
+from markovae.checkpoints.manifest import MANIFEST
+from markovae.checkpoints.writing import write_weights
+from markovae.config import Config
+from markovae.diffusion.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
+from markovae.diffusion.learned_schedule import LearnedLogSNR
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.reverse import (
+    DiagonalVariance,
+    FullVariance,
+    IsotropicVariance,
+    LearnedVariance,
+    PosteriorVariance,
+    ReverseVariance,
+    StepVariance,
+)
+from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
+from markovae.diffusion.schedule_config import DEFAULT_LEVELS, ScheduleConfig
+from markovae.diffusion.target_config import TargetConfig
+from markovae.errors import UserError
+from markovae.likelihood.fitting import fitted_tensors
+from markovae.log import log
+from markovae.networks.ddpm import DDPMUNet
+from markovae.networks.dit import DiT
+from markovae.networks.network_config import ConditionConfig, NetworkConfig, OwnOptions
+from markovae.networks.unet import UNet
+from markovae.training.train_config import TrainConfig
+
+_REVERSES: dict[type[ReverseVariance], str] = {
+    PosteriorVariance: "posterior",
+    StepVariance: "step",
+    IsotropicVariance: "isotropic",
+    DiagonalVariance: "diagonal",
+    LearnedVariance: "learned",
+    FullVariance: "full",
+}
+_DECODERS: dict[type[Decoder], str] = {
+    StepDecoder: "step",
+    HoSmallDecoder: "ho_small",
+    HoLargeDecoder: "ho_large",
+    SoftmaxDecoder: "softmax",
+}
+
+
+def save(model: Diffusion, path: str | Path) -> Path:
+    """Write a model with the weights it has; `mv.load(path)` gives it back.
+
+        mv.save(step.ema, "faces-halfway")
+        model = mv.load("faces-halfway")
+
+    A network of your own is recorded by its class and by `network.config`, the arguments of its constructor (a dict
+    that JSON can hold; left out where it takes none), and loaded only with `trust=("package.module:Class",)`.
+
+    Args:
+        path: of a new folder, or of a model saved before, which is replaced.
+    Raises:
+        UserError: for a model that no configuration describes, or a path where something else lies.
+        StoppedRun: when the disk refuses.
+    """
+    path = Path(path)
+    if path.exists() and not (path / MANIFEST).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} exists and is no saved model: name a new folder")
+    config = describe(model)
+    classes = int(getattr(model.network, "num_classes", 0))
+    state: dict[str, Any] = {
+        "kind": "saved",
+        "step": 0,
+        "shape": list(model.shape),
+        "bins": model.pixels.bins,
+        "class_names": [str(number) for number in range(classes)],
+    }
+    if model.text_conditioner is not None:
+        state["text"] = {**model.text_conditioner.identity, "width": model.text_conditioner.width}
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    return write_weights(path, weights, state, config, fitted_tensors(model))
+
+
+def describe(model: Diffusion) -> Config:
+    """The configuration that `create` makes this model from, its weights aside.
+
+    Raises:
+        UserError: where there is none, naming the part that no configuration describes.
+    """
+    if model.schedule is not model.training_schedule:
+        raise UserError("this model is on a sub-grid: save it as model.on_grid(model.training_schedule)")
+    for part, known in ((model.reverse, _REVERSES), (model.decoder, _DECODERS)):
+        if type(part) not in known:
+            raise UserError(f"{type(part).__name__} is a class outside markovae, which a saved model cannot name")
+    network = _network(model.network)
+    text = model.text_conditioner
+    kind = "text" if text is not None else "class"
+    encoder = ConditionConfig.encoder if text is None else text.identity["encoder"]
+    config = Config(
+        network=network,
+        schedule=_schedule(model.schedule),
+        target=TargetConfig(
+            name=model.target.name,
+            reverse=_REVERSES[type(model.reverse)],
+            decoder=_DECODERS[type(model.decoder)],
+            pixels="centres" if model.pixels.centred else "ends",
+            clip=model.clip,
+        ),
+        condition=ConditionConfig(kind=kind, encoder=encoder),
+        train=TrainConfig(label_dropout=TrainConfig.label_dropout if model.null_trained else 0.0),
+    )
+    _require_same(model, config)
+    return config
+
+
+def _schedule(schedule: NoiseSchedule) -> ScheduleConfig:
+    """By its numbers: even steps in log-SNR by their ends, any other grid by its table."""
+    if isinstance(schedule, LearnedLogSNR):
+        grid = schedule.logsnr.detach()
+        return ScheduleConfig("learned", schedule.num_levels, float(grid[1]), float(grid[-1]))
+    if isinstance(schedule, LogSNRLinear):
+        levels = None if schedule.num_levels == DEFAULT_LEVELS else schedule.num_levels
+        return ScheduleConfig("logsnr_linear", levels, schedule.start, schedule.end)
+    return ScheduleConfig("table", logsnr=tuple(schedule.logsnr.detach()[1:].tolist()))
+
+
+def _network(network: nn.Module) -> NetworkConfig:
+    if isinstance(network, DDPMUNet):
+        return NetworkConfig("ddpm", ddpm=network.config)
+    if isinstance(network, DiT):
+        return NetworkConfig("dit", dit=network.config)
+    if isinstance(network, UNet):
+        return network.config
+    kind = type(network)
+    name, arguments = f"{kind.__module__}:{kind.__qualname__}", getattr(network, "config", {})
+    if kind.__module__ == "__main__":
+        log(f"{kind.__qualname__} is defined in a script: move it to a module of its own to load it from elsewhere")
+    persistent = network.state_dict().keys() - {name for name, _ in network.named_parameters()}
+    if persistent:
+        raise UserError(
+            f"the buffers of {name} ({', '.join(sorted(persistent)[:4])}) are not saved: make them persistent=False, "
+            "or take layers without running statistics"
+        )
+    try:
+        return NetworkConfig("own", own=OwnOptions(name, json.dumps(arguments)))
+    except TypeError:
+        raise UserError(f"{name}.config must be a dict that JSON can hold: the arguments of its constructor") from None
+
+
+def _require_same(model: Diffusion, config: Config) -> None:
+    """The configuration makes a model of the same shapes and levels.
+
+    Raises:
+        UserError: where it does not.
+    """
+    classes, own = int(getattr(model.network, "num_classes", 0)), config.network.own
+    made = create_outline(
+        config,
+        model.shape,
+        bins=model.pixels.bins,
+        num_classes=classes,
+        text_conditioner=model.text_conditioner,
+        trust=() if own is None else (own.name,),
+    )
+    shapes = [{name: tuple(w.shape) for name, w in m.named_parameters()} for m in (model, made)]
+    configs = [(getattr(m.network, "config", None), getattr(m.network, "data", None)) for m in (model, made)]
+    levels = isinstance(model.schedule, LearnedLogSNR) or torch.equal(made.schedule.logsnr, model.schedule.logsnr.cpu())
+    if shapes[0] != shapes[1] or (own is None and configs[0] != configs[1]) or not levels:
+        what = "schedule" if not levels else f"network {type(model.network).__name__}"
+        raise UserError(f"no configuration describes the {what} of this model, so it cannot be saved")
