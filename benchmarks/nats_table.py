@@ -15,7 +15,7 @@ from torch import Tensor
 from markovae.diffusion.model import Diffusion
 from markovae.likelihood.comparison import NatsTable
 from markovae.likelihood.estimators import Estimator, measuring
-from markovae.likelihood.statistics import LevelStatistics, level_statistics
+from markovae.likelihood.statistics import LevelStatistics, collect_level_statistics
 from markovae.log import log, track
 from markovae.system.files import make_folder, write_file
 
@@ -86,7 +86,7 @@ def survey_of(
     make_folder(cache)
     path = cache / f"survey-{_key(model, f'{name} {knots} {SURVEY_FORMAT}', images)}.safetensors"
     if not path.exists():
-        found = vars(level_statistics(model, images, labels, knots=knots, batch=batch))
+        found = vars(collect_level_statistics(model, images, labels, knots=knots, batch=batch))
         tensors = {part: torch.as_tensor(value).contiguous() for part, value in found.items()}
         write_file(path, save(tensors))
     stored = load_file(path)

@@ -12,7 +12,7 @@ import markovae as mv
 from markovae.data.loading import load_data
 from markovae.diffusion.reverse import StepVariance
 from markovae.likelihood.measuring import measure
-from markovae.likelihood.statistics import level_statistics
+from markovae.likelihood.statistics import collect_level_statistics
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "tests" / "fixtures" / "bundles" / "format-4" / "step-00000006"
@@ -60,7 +60,7 @@ def test_costs_of_few_levels_are_what_measuring_says():
     drawn = list(measuring(model, test.images[:5], given, estimator=Estimator(None)))
     level, nats = torch.cat([d.task.level for d in drawn]), torch.cat([d.nats for d in drawn])
     squared = elbo_levels.squared_errors(nats[level > 1].reshape(5, -1), grid)
-    found = level_statistics(model, test.images[5:60], None if labels is None else labels[5:60])
+    found = collect_level_statistics(model, test.images[5:60], None if labels is None else labels[5:60])
     counts = [2, model.num_levels]
     rows = elbo_levels.grid_table(model, found, squared, counts)
     totals = elbo_levels.levels_in_all(model, found, squared)

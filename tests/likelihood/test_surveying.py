@@ -9,13 +9,13 @@ from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance
 from markovae.diffusion.schedule import LogSNRLinear, constant
 from markovae.errors import UserError
 from markovae.likelihood.measuring import measure
-from markovae.likelihood.statistics import fit_reverse, level_statistics, surveyed_levels
+from markovae.likelihood.statistics import collect_level_statistics, fit_reverse, surveyed_levels
 from markovae.randomness import generator
 
 
 def test_moments_are_those_of_the_toy(gauss):
     model = gauss.model(factor=0.9)
-    found = level_statistics(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None)
+    found = collect_level_statistics(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None)
     assert int(found.count.sum()) == 32_000
     assert int(found.count.min()) > 800
     torch.testing.assert_close(found.error, gauss.errors(model, model.schedule.logsnr[1:]), rtol=0.35, atol=0)
@@ -29,7 +29,7 @@ def test_moments_are_those_of_the_toy(gauss):
 
 def test_few_knots_stand_for_all_levels(gauss):
     model = gauss.model(levels=200)
-    found = level_statistics(model, gauss.data(3000, generator(0, "x")), per_image=4, knots=17)
+    found = collect_level_statistics(model, gauss.data(3000, generator(0, "x")), per_image=4, knots=17)
     assert len(found.level) == 17
     exact = gauss.errors(model, model.schedule.logsnr[1:]).mean(1)
     torch.testing.assert_close(found.errors_at(model.schedule.logsnr[1:]), exact, rtol=0.15, atol=0)
@@ -81,12 +81,12 @@ class Broken(nn.Module):
 def test_bad_surveys_are_one_sentence(gauss):
     x = gauss.data(2, generator(0, "x"))
     with pytest.raises(UserError, match="never drawn"):
-        level_statistics(gauss.model(), x, per_image=1, knots=None)
+        collect_level_statistics(gauss.model(), x, per_image=1, knots=None)
     with pytest.raises(UserError, match="per_image=0"):
-        level_statistics(gauss.model(), x, per_image=0)
+        collect_level_statistics(gauss.model(), x, per_image=0)
     with pytest.raises(UserError, match="not fitted to images"):
         fit_reverse(gauss.model(), x)
     model = gauss.model()
     model.network = Broken()
     with pytest.raises(UserError, match="not finite"):
-        level_statistics(model, x, per_image=33, knots=None)
+        collect_level_statistics(model, x, per_image=33, knots=None)

@@ -27,7 +27,7 @@ from markovae.likelihood.inputs import (
 )
 from markovae.likelihood.level_sampling import LevelDistribution
 from markovae.likelihood.measurement import Measurement
-from markovae.likelihood.statistics import LevelStatistics, fit_reverse, level_statistics, levels_each
+from markovae.likelihood.statistics import LevelStatistics, collect_level_statistics, fit_reverse, levels_each
 from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
 from markovae.log import log, track
 from markovae.networks.conditioning import Conditioning
@@ -189,7 +189,7 @@ class _Stage:
     def level_statistics(self, model: Diffusion, knots: int) -> LevelStatistics:
         """One pass; every surveyed level is drawn."""
         knots, per_image = self._size(model, knots)
-        return level_statistics(
+        return collect_level_statistics(
             model,
             self.images,
             self.labels,

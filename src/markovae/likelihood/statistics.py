@@ -120,7 +120,7 @@ def levels_each(knots: int, images: int, least: int = PER_IMAGE) -> int:
     return min(knots, max(least, -(-knots * DRAWS_PER_KNOT // max(1, images))))
 
 
-def level_statistics(
+def collect_level_statistics(
     model: Diffusion,
     images: Array,
     labels: Labels | None = None,
@@ -170,14 +170,14 @@ def fit_reverse(
     The table holds errors by log-SNR, so every sub-grid is served by the same fit.
 
     Args:
-        options: as for `level_statistics`.
+        options: as for `collect_level_statistics`.
     Raises:
         UserError: for a model whose reverse variance has nothing to fit.
     """
     variance = model.reverse
     if not isinstance(variance, IsotropicVariance | DiagonalVariance):
         raise UserError("this model's reverse variance is not fitted to images: choose isotropic or diagonal")
-    found = level_statistics(model, images, labels, reverse=PosteriorVariance(), **options)
+    found = collect_level_statistics(model, images, labels, reverse=PosteriorVariance(), **options)
     ends = model.schedule.logsnr[1], model.schedule.logsnr[-1]
     share = torch.linspace(0, 1, len(variance.errors.logsnr), dtype=torch.float64)
     grid = ends[0] + share * (ends[1] - ends[0])

@@ -15,7 +15,7 @@ from markovae.diffusion.forward import step
 from markovae.diffusion.model import Diffusion
 from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.rate import RatePoint, rate_distortion
-from markovae.likelihood.statistics import level_statistics, levels_each
+from markovae.likelihood.statistics import collect_level_statistics, levels_each
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.randomness import Streams
 from markovae.sampling.generation import to_images
@@ -108,7 +108,7 @@ def progress(model: Diffusion, images: Images, labels: Any, pictured: int, seed:
     """
     knots = min(KNOTS, model.num_levels)
     per_image = levels_each(knots, len(images), LEAST_PER_IMAGE)
-    found = level_statistics(model, np.asarray(images), labels, per_image=per_image, knots=knots, seed=seed)
+    found = collect_level_statistics(model, np.asarray(images), labels, per_image=per_image, knots=knots, seed=seed)
     points = rate_distortion(model, found)
     shown = spread(points)
     some, given = np.asarray(images[:pictured]), None if labels is None else labels[:pictured]
