@@ -63,6 +63,15 @@ def _told(value: float) -> str:
 
 
 Record = TypeVar("Record")
+RENAMED = {
+    "train.law": "train.level_sampling",
+    "train.law_centre": "train.level_center",
+    "train.law_width": "train.level_width",
+    "train.law_logsnr": "train.level_logsnr",
+    "train.law_density": "train.level_density",
+    "train.rest_lr": "train.adamw_lr",
+    "train.optimiser": "train.optimizer",
+}
 MAX_NAME = 100  # characters of a name that likeness is looked for with
 MAX_TEXT = 65_536  # characters of one text
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -134,7 +143,9 @@ def _section(hint: Any) -> type | None:
 
 
 def unknown(name: str, known: list[str]) -> UserError:
-    """The error for a setting that does not exist, naming the nearest one that does."""
+    """The error for a setting that does not exist, naming the nearest one that does, or what it is called now."""
+    if name in RENAMED:
+        return UserError(f"unknown setting {name}: it is {RENAMED[name]}")
     return UserError(f"{shortened(name)} is no setting: did you mean {_nearest(name[:MAX_NAME], known)}?")
 
 
