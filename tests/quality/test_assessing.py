@@ -81,10 +81,10 @@ def test_a_plan_is_a_sampler_and_a_source_is_brought_to_the_model(
     tiny_model: Diffusion, splits, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", np.asarray(splits.train.images[:, 0]))
-    named = evaluate(tiny_model, tmp_path / "images.npy", 12, sampler="ddim", steps=3, spacing="quadratic")
-    made = plan(tiny_model, "ddim", 3, "quadratic")
+    named = evaluate(tiny_model, tmp_path / "images.npy", 12, sampler="ddim", steps=3, spacing="levels")
+    made = plan(tiny_model, "ddim", 3, "levels")
     by_plan = evaluate(tiny_model, str(tmp_path / "images.npy"), 12, sampler=made, guidance=Guidance())
-    assert named.conditions.spacing == "quadratic"
+    assert named.conditions.spacing == "levels"
     assert (named.kid, named.conditions.steps) == (by_plan.kid, by_plan.conditions.steps)
 
 
