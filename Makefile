@@ -50,8 +50,8 @@ offline: $(VENV)/.encoder
 	unshare -rn sh -c 'ip link set lo up; OMP_NUM_THREADS=$(THREADS_PER_TEST) exec $(PY) -m pytest -n 2 -m "not slow"'
 
 check: $(VENV)/.stamp
-	$(PY) -m ruff format --check src tests benchmarks scripts
-	$(PY) -m ruff check src tests benchmarks scripts
+	$(PY) -m ruff format --check src tests benchmarks scripts examples
+	$(PY) -m ruff check src tests benchmarks scripts examples
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py tests/test_docs.py
 
