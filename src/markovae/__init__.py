@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from markovae.interop.importing import import_run
     from markovae.interop.wrapping import wrap
     from markovae.likelihood.caption_information import caption_information
+    from markovae.likelihood.codec import compress, decompress
     from markovae.likelihood.comparison import Comparison, compare
     from markovae.likelihood.continuous import continuous_bound
     from markovae.likelihood.fitting import with_reverse
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from markovae.training.train_step import TrainStep
 
 _HOME = {
+    "compress": "likelihood.codec",
+    "decompress": "likelihood.codec",
     "EMA": "training.ema",
     "Bound": "diffusion.bound",
     "Comparison": "likelihood.comparison",
@@ -97,8 +100,10 @@ __all__ = [
     "__version__",
     "caption_information",
     "compare",
+    "compress",
     "continuous_bound",
     "create",
+    "decompress",
     "edit",
     "evaluate",
     "export",

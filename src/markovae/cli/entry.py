@@ -18,7 +18,22 @@ from types import FrameType
 from typing import NoReturn, final
 
 from markovae import __version__
-from markovae.cli import demo, doctor, edit, export, import_, inspect, measure, quality, sample, shard, train, verify
+from markovae.cli import (
+    compress,
+    decompress,
+    demo,
+    doctor,
+    edit,
+    export,
+    import_,
+    inspect,
+    measure,
+    quality,
+    sample,
+    shard,
+    train,
+    verify,
+)
 from markovae.errors import StoppedRun, UserError
 from markovae.log import printable, tell
 from markovae.system.memory import memory_sentence, out_of_memory, require_address_space
@@ -33,7 +48,10 @@ start here:
 
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """
-COMMANDS = (demo, train, sample, edit, measure, quality, import_, export, inspect, shard, verify, doctor)
+COMMANDS = (
+    *(demo, train, sample, edit, measure, quality, compress, decompress),
+    *(import_, export, inspect, shard, verify, doctor),
+)
 
 TOGETHER = ("train", "sample", "measure")  # what several processes do together
 
