@@ -33,7 +33,7 @@ def read_unchanged(sources: Sequence[str | Path], shape: Sequence[int]) -> tuple
             found, _, _ = find_files(source)
             files = sorted((source / file.path, file.path) for file in found)
         elif source.name.endswith(ARRAYS):
-            held = np.asarray(read_array_file(source, DataConfig(str(source))).data.images)
+            held = np.asarray(read_array_file(DataConfig(str(source))).data.images)
             if held.shape[1:] != tuple(shape):
                 raise UserError(f"{source} holds images of shape {held.shape[1:]}, and the model takes {tuple(shape)}")
             images += list(held)

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from markovae.data.image_reader import open_image
 from markovae.diffusion import forward
 from markovae.diffusion.decoder import DiscretisedGaussian, SoftmaxBins
 from markovae.diffusion.gaussian import Gaussian
@@ -715,7 +716,8 @@ _BEST: dict[int, dict[str, Any]] = {
 
 def _from_plain(code: bytes, shape: tuple[int, ...]) -> Any:
     if code[:1] == b"\1":
-        values = np.asarray(Image.open(io.BytesIO(code[1:]), formats=("WEBP", "PNG")))
+        with open_image(code[1:]) as image:
+            values = np.asarray(image)
         return values.reshape(shape[1], shape[2], shape[0]).transpose(2, 0, 1).astype(np.int64)
     content = zlib.decompress(code[1:])
     wide = len(content) == 2 * math.prod(shape)
