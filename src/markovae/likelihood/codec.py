@@ -7,9 +7,9 @@ One image x and its latents z_1…z_L, each rounded to a grid finer than the noi
     push z_L with N(0, I).
 
 Popping from the stack of an entropy coder draws a symbol and shortens the stack; pushing lengthens it. The net length
-is −log p(x, z_1…z_L) + log q(z_1…z_L|x) along the path: form E1, whose mean is the bound. The order is that of Kingma
-et al. 2019 ("Bit-Swap"): it borrows two latents' worth of bits at a time, where drawing the whole path first would borrow
-L of them. The decoder takes the same steps backwards and gives the borrowed bits back.
+is −log p(x, z_1…z_L) + log q(z_1…z_L|x) along the path: form E1, whose mean is the bound. In this order (Kingma et al.
+2019, "Bit-Swap") an image borrows two latents' worth of bits at a time; drawing the whole path first would borrow L of
+them. The decoder takes the same steps backwards and gives the borrowed bits back.
 
 What the first image of a group borrows is a code of its own: the first few images, written plainly. A prior whose
 variance is not fitted leaves bits that do not look random, and latents drawn from those make a file longer than the
