@@ -199,7 +199,7 @@ def run(options: argparse.Namespace) -> int:
     method = checked(options)
     from markovae.likelihood.evaluation_data import evaluation_data, require_comparable
     from markovae.likelihood.inputs import checked_model
-    from markovae.likelihood.saving import require_csv_place, run_folder, save_measurement
+    from markovae.likelihood.measurement_files import require_csv_place, run_folder, save_measurement
     from markovae.system.distributed import TIMEOUT, joined
     from markovae.system.files import write_file
 
