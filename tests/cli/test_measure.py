@@ -181,7 +181,7 @@ def test_classes_are_found_by_name_whatever_their_order(numbered_run, tmp_path):
 
 @pytest.mark.parametrize("names", [("7", "07"), ("10150123456789012345", "10150123456789012346"), ("²", "3")])
 def test_names_that_are_no_plain_numbers_keep_their_places(names):
-    opened = SimpleNamespace(checkpoint=SimpleNamespace(class_names=names), num_classes=2)
+    opened = SimpleNamespace(class_names=names, num_classes=2)
     assert as_named(opened, torch.tensor([1, 0])).tolist() == [1, 0]
 
 

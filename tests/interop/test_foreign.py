@@ -97,7 +97,7 @@ def test_labels_reach_the_denoiser_and_a_missing_one_is_told() -> None:
     images = mv.sample(model, 3, steps=2, labels=[0, 1, 2], raw=True)
     assert not np.allclose(images[0], images[1])
     with pytest.raises(ValueError, match="takes labels 0…2 of every image"):
-        mv.sample(model, 3, steps=2)
+        mv.sample(model, 3, steps=2, labels="none")
     with pytest.raises(ValueError, match="trained without labels"):
         mv.sample(wrap(lambda z, t: z, SHAPE, cosine(10)), 3, steps=2, labels=1)
 
