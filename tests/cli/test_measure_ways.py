@@ -199,5 +199,5 @@ def test_weights_that_are_no_numbers_and_no_images_are_one_sentence(digits_run, 
 
     np.save(tmp_path / "none.npy", np.zeros((0, 8, 8), np.uint8))
     (tmp_path / "empty").mkdir()
-    for source in ("none.npy", "empty"):
-        assert "no image" in refused("measure", digits_run, tmp_path / source)
+    for source, said in (("none.npy", "is empty; give an array with images"), ("empty", "no image")):
+        assert said in refused("measure", digits_run, tmp_path / source)

@@ -64,7 +64,7 @@ def test_no_command_asks_where_a_bundle_or_a_configuration_says(
     assert newest_checkpoint(run).config.data.source == source, "the bundle itself is a valid one"
     commands = (
         ("measure", run),
-        ("measure", run, "--captions"),
+        ("measure", run, "--split", "all"),
         ("quality", run, "--n", "4", "--steps", "1"),
         ("train", "--resume", "--out", run, "--steps", "14"),
         ("train", "--config", run / "config.toml", "--out", tmp_path / "new"),
