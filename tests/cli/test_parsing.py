@@ -24,7 +24,7 @@ def test_each_command_explains_itself_within_a_terminal(name, capsys, monkeypatc
 def test_the_commands_are_listed_with_the_exit_codes(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"    {name} " in out for name in NAMES)
+    assert all(f"    {name}" in out for name in NAMES)
     assert "130/143" in out
 
 

@@ -174,7 +174,7 @@ def test_bad_images_are_one_sentence():
 def test_numbers_that_count_are_whole(gauss):
     model, x = gauss.model(), gauss.data(3, generator(0, "x"))
     assert torch.equal(measure(model, x, draws="all").total, measure(model, x, draws=None).total)
-    with pytest.raises(UserError, match="draws='16' must be a whole number, None or 'all'"):
+    with pytest.raises(UserError, match="draws='16' must be a whole number, 'all', 'auto' or None"):
         measure(model, x, draws="16")
     with pytest.raises(UserError, match=r"draws=1\.5 must be a whole number"):
         measure(model, x, draws=1.5)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure how far samples lie from real images"
 DESCRIPTION = """\
-Draw samples and measure how far they lie from real images that the run was not trained on: kernel distance (KID) with
-its standard error, Fréchet distance, precision and recall, and whether samples copy training images. Beside each the
-floor: what as many real training images get in the samples' place. SAMPLES of any maker (a folder of images, an .npz or
-.npy file) are measured in the same way against DATA.
+Draw samples and measure how far they lie from real images that the run was not trained on: kernel distance
+(KID) with its standard error, Fréchet distance, precision and recall, and whether samples copy training images.
+Beside each the floor: what as many real training images get in the samples' place. SAMPLES of any maker (a
+folder of images, an .npz or .npy file) are measured in the same way against DATA.
 """
 EXAMPLES = """\
 examples:

@@ -83,7 +83,7 @@ def samplers_help() -> str:
     for name, entry in SAMPLERS.items():
         noise = ", fresh noise" if entry.noise else ""
         default = " (the default)" if name == DEFAULT_SAMPLER else ""
-        several = f", {entry.nfe} network evaluations a step" if entry.nfe > 1 else ""
+        several = f", {entry.nfe} NFE per step" if entry.nfe > 1 else ""
         rows.append(f"  {name:<{width}}  {entry.source}{several}{noise}{default}")
     rows += ["", "spacings:"]
     for name, meaning in SPACINGS.items():
