@@ -206,5 +206,5 @@ def _earlier(options: argparse.Namespace) -> Mapping[str, Any] | None:
     except OSError as error:
         raise UserError(f"--compare {options.compare} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise UserError(f"--compare {options.compare} is no JSON: give what quality --json printed") from None
+        raise UserError(f"--compare {options.compare} is not JSON: give what quality --json printed") from None
     return as_record(stored)
