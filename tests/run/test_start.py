@@ -80,7 +80,7 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_ends_bitwise_as_if_never
     assert left.value.code == code
     assert open_checkpoint(tmp_path / "cut").step == step
     assert (
-        f"stopped at step {step}: go on with  markovae train --resume --out {tmp_path / 'cut'}"
+        f"stopped at step {step}: continue with  markovae train --resume --out {tmp_path / 'cut'}"
         in capfd.readouterr().err
     )
     resume_run(tmp_path / "cut")
