@@ -123,6 +123,7 @@ def test_kid_of_the_same_images_is_no_excess():
     assert black["excess"]["limit"] > black["excess"]["mean"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_model_of_captions_end_to_end(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")

@@ -123,6 +123,7 @@ def test_compiling_pays_after_what_it_cost_over_what_it_gains(record, monkeypatc
     assert compiling.break_even(-1.0, 0.1) == 0
 
 
+@pytest.mark.slow
 def test_start_up(record):
     import startup
 
@@ -132,6 +133,7 @@ def test_start_up(record):
     assert "| markovae --help |" in page_of("startup", found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_profile_adds_up(record):
     import step_profile

@@ -20,6 +20,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_both_sides_take_the_same_steps_and_are_timed(tmp_path: Path) -> None:
     import training

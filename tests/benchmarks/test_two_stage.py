@@ -81,6 +81,7 @@ def tiny(folder: Path, *more: str) -> list[str]:
     return [str(folder), *counts, *sizes, *more]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_chain_end_to_end(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")

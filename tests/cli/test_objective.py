@@ -1,5 +1,7 @@
 """`markovae train --objective`: what it stands for, what comes after it, and a run to the end."""
 
+import numpy as np
+
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.cli import train
 from markovae.cli.entry import command_line, main
@@ -31,14 +33,15 @@ def test_objective_comes_after_the_file(tmp_path):
     assert (config.train.level_sampling, config.train.steps) == ("uniform", 5)
 
 
-def test_words_that_do_not_go(refused):
+def test_words_that_do_not_go(refused, tmp_path):
     assert "did you mean bound?" in refused("train", "digits", "--out", "x", "--objective", "bond")
     assert "--objective does not go with --resume" in refused("train", "--resume", "--out", "x", "--objective", "bound")
     said = refused("train", "digits", "--out", "x", "--set", "schedule.kind=learned", *settings())
     assert said.startswith(
         "schedule.kind=learned follows the bound and is itself the law of levels: set train.objective"
     )
-    said = refused("train", "faces", "--out", "x", "--set", "target.reverse=full", *settings())
+    np.save(tmp_path / "large.npy", np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8))
+    said = refused("train", tmp_path / "large.npy", "--out", "x", "--set", "target.reverse=full", *settings())
     assert "these images have 3,072: 1,024 is the limit" in said
 
 

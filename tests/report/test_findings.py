@@ -39,7 +39,7 @@ def test_the_measurement_is_that_of_measure_on_the_test_images(subject: Subject)
         draws=record["network_calls_per_example"] - 1,
         seed=record["seed"],
         batch=findings.MEASURE_BATCH,
-    ).to_dict()
+    ).figures()
     assert record.pop("split") == "test"
     assert own.pop("per_level") == record.pop("per_level")
     assert own == record
