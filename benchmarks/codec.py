@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import processor
 from PIL import Image
 
 import markovae as mv
+from machine import processor
 from markovae.data.faceset import render
 from markovae.likelihood.codec import compress, decompress, describe
 
