@@ -18,7 +18,7 @@ from markovae.interop.diffusers_scheduler import Rules, rules_from
 from markovae.interop.diffusers_unet import UNetShape, config_from
 from markovae.interop.weights import checked_shapes, to_ours
 from markovae.networks.ddpm import DDPMUNet
-from markovae.strict_json import parse_object
+from markovae.strict_json import parse_object, shown
 from markovae.system.tensor_headers import TensorEntry, read_file_header
 
 MAX_JSON = 1 << 20
@@ -149,7 +149,7 @@ def _refuse_latent(folder: Path) -> None:
     others = [*named, *(name for name in AUTOENCODERS if (folder / name).is_dir())]
     if others:
         raise UserError(
-            f"{folder} is a pipeline with a part {others[0]!r}: its unet does not work on pixels alone, which is what "
+            f"{folder} is a pipeline with a part {shown(others[0])}: its unet does not work on pixels alone, which is what "
             "can be sampled and measured here"
         )
 

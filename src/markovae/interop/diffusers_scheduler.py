@@ -14,6 +14,7 @@ from markovae.diffusion.schedule_config import ScheduleConfig
 from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
 from markovae.interop.fields import Fields
+from markovae.strict_json import shown
 
 MAX_STEPS = 10_000
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity"}
@@ -157,8 +158,8 @@ def _schedule(fields: Fields) -> ScheduleConfig:
         return ScheduleConfig("betas", betas=tuple(betas), zero_terminal=zero)
     if not isinstance(name, str) or name not in BETAS:
         raise UserError(
-            f"scheduler_config.json has beta_schedule={name!r}: {', '.join(BETAS)} can be read; write the betas of "
-            "another one as trained_betas"
+            f"scheduler_config.json has beta_schedule={shown(name)}: {', '.join(BETAS)} can be read; write the betas "
+            "of another one as trained_betas"
         )
     if name == "squaredcos_cap_v2":
         return ScheduleConfig("cosine", num_levels=steps, zero_terminal=zero)
@@ -178,7 +179,7 @@ def _variance(fields: Fields, kind: str) -> str:
     # "fixed_small_log" is the same variance, kept as its logarithm.
     name = "fixed_small" if name == "fixed_small_log" else name
     if not isinstance(name, str) or name not in VARIANCES:
-        raise UserError(f"scheduler_config.json has variance_type={name!r}: {', '.join(VARIANCES)} can be read")
+        raise UserError(f"scheduler_config.json has variance_type={shown(name)}: {', '.join(VARIANCES)} can be read")
     return VARIANCES[name]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from markovae.errors import UserError
 from markovae.interop.fields import Fields
 from markovae.networks.network_config import DataSpec, DDPMConfig
+from markovae.strict_json import shown
 
 MAX_LEVELS, MAX_BLOCKS, MAX_WIDTH, MAX_SIDE, MAX_CLASSES = 12, 32, 1 << 14, 4096, 1 << 20
 DOWN = {"DownBlock2D": (False, False), "ResnetDownsampleBlock2D": (False, True), "AttnDownBlock2D": (True, None)}
@@ -154,7 +155,7 @@ def _blocks(
         plain = name.removeprefix("UNetRes")
         if plain not in known:
             raise UserError(
-                f"the unet's config.json has the block {name!r}: of diffusers' blocks {', '.join(known)} are read"
+                f"the unet's config.json has the block {shown(name)}: of diffusers' blocks {', '.join(known)} are read"
             )
         attends, own = known[plain]
         attention += [level] if attends else []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from markovae.errors import UserError
 from markovae.networks.ddpm import DDPMUNet
+from markovae.strict_json import shown
 
 _OUTER = {
     "stem": "conv_in",
@@ -55,12 +56,14 @@ def checked_shapes(network: DDPMUNet, shapes: Mapping[str, tuple[int, ...]]) -> 
     wanted = _their_shapes(network)
     for key in sorted(wanted.keys() ^ given.keys()):
         raise UserError(
-            f"the weights {'lack' if key in wanted else 'have'} {key!r}, which the unet's config.json "
+            f"the weights {'lack' if key in wanted else 'have'} {shown(key)}, which the unet's config.json "
             f"{'asks for' if key in wanted else 'has no place for'}: the two files do not belong together"
         )
     for key, shape in wanted.items():
         if given[key] != shape:
-            raise UserError(f"the weight {key!r} has shape {given[key]} where the unet's config.json makes it {shape}")
+            raise UserError(
+                f"the weight {shown(key)} has shape {given[key]} where the unet's config.json makes it {shape}"
+            )
 
 
 def to_ours(network: DDPMUNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,7 +79,7 @@ def to_ours(network: DDPMUNet, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         for key in theirs:
             if not given[key].is_floating_point() or not bool(given[key].float().isfinite().all()):
                 raise UserError(
-                    f"the weight {key!r} holds values that are no finite numbers in float32: the file is damaged, or "
+                    f"the weight {shown(key)} holds values that are no finite numbers in float32: the file is damaged, or "
                     "for another type"
                 )
         found[name] = torch.cat([given[key].float() for key in theirs])
