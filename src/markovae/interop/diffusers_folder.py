@@ -149,8 +149,8 @@ def _refuse_latent(folder: Path) -> None:
     others = [*named, *(name for name in AUTOENCODERS if (folder / name).is_dir())]
     if others:
         raise UserError(
-            f"{folder} is a pipeline with a part {shown(others[0])}: its unet does not work on pixels alone, which is what "
-            "can be sampled and measured here"
+            f"{folder} is a pipeline with a part {shown(others[0])}: its unet does not work on pixels alone, which is "
+            "what can be sampled and measured here"
         )
 
 

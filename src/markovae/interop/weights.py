@@ -79,8 +79,8 @@ def to_ours(network: DDPMUNet, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         for key in theirs:
             if not given[key].is_floating_point() or not bool(given[key].float().isfinite().all()):
                 raise UserError(
-                    f"the weight {shown(key)} holds values that are no finite numbers in float32: the file is damaged, or "
-                    "for another type"
+                    f"the weight {shown(key)} holds values that are not finite in float32: the file is damaged, or for "
+                    "another type"
                 )
         found[name] = torch.cat([given[key].float() for key in theirs])
     return found
