@@ -97,7 +97,7 @@ def test_numbers_too_large_for_float32_are_told(folder: Path) -> None:
     tensors = {key: value.double() for key, value in safetensors.torch.load_file(weights(folder)).items()}
     next(iter(tensors.values()))[0] = 1e39
     safetensors.torch.save_file(tensors, weights(folder))
-    refused(folder, "no finite numbers in float32")
+    refused(folder, "not finite in float32")
 
 
 def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
