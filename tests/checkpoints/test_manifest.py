@@ -53,7 +53,7 @@ def test_a_mutated_file_is_an_error_when_named_and_an_announced_fallback_in_a_ru
             open_checkpoint(newest(saved))
     assert open_checkpoint(saved).path.name == "step-00000002"
     said = capsys.readouterr().err
-    assert "checkpoint passed over: " in said
+    assert "checkpoint skipped: " in said
     assert file in said
     assert "using the older checkpoint" in said
 

@@ -90,6 +90,7 @@ def test_the_length_is_the_bound(tiny_config: Config):
 def test_another_machines_last_digits_decode_what_the_portable_mode_wrote(tiny_config: Config, monkeypatch):
     model, images = model_of(tiny_config), pictures(12)
     data = compress(model, images, levels=12, portable=True)
+    assert next(model.network.parameters()).dtype == torch.float32, "the caller's network stays as it was"
     exact, rng = Diffusion.predict, np.random.default_rng(5)
 
     def disturbed(self, z, logsnr, condition=None):

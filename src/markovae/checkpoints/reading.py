@@ -268,7 +268,7 @@ def newest_checkpoint(run: Path, trust: Sequence[str] = ()) -> Checkpoint:
         if found is not None or checkpoints_in(run / CHECKPOINTS) == there:
             break
     for error in errors:
-        log(f"checkpoint passed over: {error}")
+        log(f"checkpoint skipped: {error}")
     if found is not None:
         if errors:
             log(f"using the older checkpoint {found.path}")

@@ -180,7 +180,7 @@ def chosen_prompts(opened: LoadedRun, options: argparse.Namespace) -> tuple[str,
     texts = tuple(options.prompt or ()) if file is None else read_prompts(file)
     for text in (*texts, options.negative or ""):
         if not is_text(text):
-            raise UserError(f"the prompt {text!a} holds bytes that are no text: give it in UTF-8")
+            raise UserError(f"the prompt {text!a} is not UTF-8 text: give it in UTF-8")
     if texts and options.label is not None:
         raise UserError("--class and a prompt are both given: a model of captions takes prompts alone")
     if opened.model.text_conditioner is not None and not any(text.strip() for text in texts):

@@ -21,6 +21,7 @@ Source: Townsend et al. 2019 (bits back with ANS); Duda 2009 (ANS); Kingma et al
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -74,7 +75,7 @@ def compress(
     verify: bool = True,
     progress: bool = False,
 ) -> bytes:
-    """Compress images losslessly; the length is the bound of `measure` on the same levels, plus what a group borrows.
+    """Compress images losslessly: the bound of `measure` on the same levels, plus what a group borrows.
 
         data = mv.compress(model, images)
         assert (mv.decompress(model, data) == images).all()
@@ -85,7 +86,7 @@ def compress(
         group: images that are decoded together; None is all. Each group borrows bits of its own.
         batch: images side by side: faster, and each borrows bits.
         fit: training images that an isotropic reverse variance is fitted to; the file keeps it. None codes with the
-            model's own, which is as short where that is a fitted or a learned one.
+            model's own; where that is not fitted, files are longer than the bound.
         names: of the images, n, kept in the file.
         portable: float64 with rounded outputs, so that another machine decodes what this one encodes.
         verify: decode each group at once and compare.   progress: show it on stderr.
@@ -274,37 +275,40 @@ class _Stack:
 
     def pop_normal(self, mean: Any, std: Any) -> Any:
         """Integers under N(mean, std²) cut into bins of width 1, the shape of `mean`."""
-        if self._coder.num_bits() < MARGIN + mean.size * (math.log2(float(np.max(std))) + 2.1):
-            raise _EmptyStackError
+        self._require(mean, std)
         (doublings,) = self._coder.decode(self._reach, 1)
-        base = np.round(mean)
-        symbols = self._coder.decode(self._gaussian(std, int(doublings)), *self._parameters(mean - base, std))
-        return base.astype(np.int64) + symbols.reshape(mean.shape)
+        return self._pop(mean, std, int(doublings))
 
     def push_normal(self, values: Any, mean: Any, std: Any) -> None:
         """What `pop_normal` gives back."""
-        base = np.round(mean)
-        symbols = values - base.astype(np.int64)
-        doublings, furthest = 0, int(np.abs(symbols).max())
+        doublings, furthest = 0, int(np.abs(values - np.round(mean).astype(np.int64)).max())
         while furthest > self._half(std, doublings):
             doublings += 1
-        model = self._gaussian(std, doublings)
-        self._coder.encode_reverse(symbols.ravel().astype(np.int32), model, *self._parameters(mean - base, std))
+        self._push(values, mean, std, doublings)
         self._coder.encode_reverse(np.array([doublings], np.int32), self._reach)
 
     def pop_noise(self, mean: Any, std: Any) -> Any:
         """As `pop_normal`, of symbols that this stack itself draws: none lies beyond the first reach."""
-        if self._coder.num_bits() < MARGIN + mean.size * (math.log2(float(np.max(std))) + 2.1):
-            raise _EmptyStackError
-        base = np.round(mean)
-        symbols = self._coder.decode(self._gaussian(std, 0), *self._parameters(mean - base, std))
-        return base.astype(np.int64) + symbols.reshape(mean.shape)
+        self._require(mean, std)
+        return self._pop(mean, std, 0)
 
     def push_noise(self, values: Any, mean: Any, std: Any) -> None:
         """What `pop_noise` gives back."""
+        self._push(values, mean, std, 0)
+
+    def _require(self, mean: Any, std: Any) -> None:
+        if self._coder.num_bits() < MARGIN + mean.size * (math.log2(float(np.max(std))) + 2.1):
+            raise _EmptyStackError
+
+    def _pop(self, mean: Any, std: Any, doublings: int) -> Any:
+        base = np.round(mean)
+        symbols = self._coder.decode(self._gaussian(std, doublings), *self._parameters(mean - base, std))
+        return base.astype(np.int64) + symbols.reshape(mean.shape)
+
+    def _push(self, values: Any, mean: Any, std: Any, doublings: int) -> None:
         base = np.round(mean)
         symbols = (values - base.astype(np.int64)).ravel().astype(np.int32)
-        self._coder.encode_reverse(symbols, self._gaussian(std, 0), *self._parameters(mean - base, std))
+        self._coder.encode_reverse(symbols, self._gaussian(std, doublings), *self._parameters(mean - base, std))
 
     def pop_pixels(self, mean: Any, std: Any, bins: int) -> Any:
         """Pixel values 0…bins−1 under N(mean, std²), the end bins open, the shape of `mean`."""
@@ -376,7 +380,8 @@ class _Chain:
             if levels < 2:
                 raise UserError(f"levels={levels} must be at least 2")
             schedule = model.schedule.subgrid(levels)
-        self._model = model.on_grid(schedule).eval()
+        # The portable mode computes in float64: in a copy, so that the caller's network stays as it is.
+        self._model = (copy.deepcopy(model) if portable else model).on_grid(schedule)
         self._batch, self._portable = batch, portable
         if portable:
             self._require_plain_variance()
@@ -490,7 +495,7 @@ class _Chain:
             above = stack.pop_noise(*self._forward(self._real(latent, level - 1), level))
             step, corrections = self._reverse(self._real(above, level), level, condition, None)
             stack.push_normal(latent, *step)
-            self._push_corrections(stack, corrections, level)
+            self._push_corrections(stack, corrections, level, above.size)
             latent = above
         stack.push_normal(latent, *self._top(latent.shape))
 
@@ -604,7 +609,7 @@ class _Chain:
             stack.push_pixels(images, *self._in_pixels(made), self._model.pixels.bins)
         else:
             stack.push_table(images, self._table(made))
-        self._push_corrections(stack, corrections, 1)
+        self._push_corrections(stack, corrections, 1, z.size)
 
     def _pop_pixels(self, stack: _Stack, z: Any, condition: Condition | None) -> Any:
         corrections = self._pop_corrections(stack, 1, z.size)
@@ -633,13 +638,11 @@ class _Chain:
 
     # -- what is the same on another machine ---------------------------------------------------------------------
 
-    def _push_corrections(self, stack: _Stack, corrections: tuple[Any, Any] | None, level: int) -> None:
+    def _push_corrections(self, stack: _Stack, corrections: tuple[Any, Any] | None, level: int, size: int) -> None:
         if corrections is not None:
-            size = self._batch_size
             stack.push_corrections(*corrections, self._near(level, size), size)
 
     def _pop_corrections(self, stack: _Stack, level: int, size: int) -> tuple[Any, Any] | None:
-        self._batch_size = size
         return stack.pop_corrections(self._near(level, size), size) if self._portable else None
 
     def _near(self, level: int, size: int) -> float:
@@ -647,7 +650,6 @@ class _Chain:
         return size * 2 * GUARD / self._fine(level)
 
     def _denoised(self, z: Any, level: int, condition: Condition | None) -> _Denoised:
-        self._batch_size = z.size
         dtype = torch.float64 if self._model.precision == torch.float64 else torch.float32
         latent = torch.from_numpy(np.ascontiguousarray(z)).to(self._model.device, dtype)
         where = None if condition is None else condition.to(self._model.device)
