@@ -39,6 +39,10 @@ def test_a_common_small_size_is_kept_pixel_for_pixel(tmp_path: Path):
     assert "size 8x8 (height x width), common to all images" in reading.summary.notes
     assert reading.summary.sizes == {"8x8": 6}
     assert reading.summary.formats == {"PNG": 6}
+    assert reading.data.files == tuple(f"{n:02}.png" for n in range(6))
+    parts = splits_of(reading)
+    for part in (parts.train, parts.validation, parts.test):
+        assert [made[int(name[:2])].tolist() for name in part.files] == np.asarray(part.images).tolist()
 
 
 def test_height_and_width_may_differ(tmp_path: Path):

@@ -5,11 +5,15 @@ import pytest
 
 from markovae.data.images import ImageData, fingerprint
 
+FILES = ("a/0.png", "b/1.png", "a/2.png", "b/3.png")
+
 
 def some(count: int = 4, dtype: type = np.uint8, bins: int = 256) -> ImageData:
     images = np.arange(count * 6, dtype=dtype).reshape(count, 1, 2, 3)
     labels = np.arange(count, dtype=np.int64) % 2
-    return ImageData(images, labels, ("a", "b"), tuple(f"c{i}" for i in range(count)), bins, "some")
+    return ImageData(
+        images, labels, ("a", "b"), tuple(f"c{i}" for i in range(count)), bins, "some", files=FILES[:count]
+    )
 
 
 def test_take_keeps_every_column_together():
@@ -18,7 +22,9 @@ def test_take_keeps_every_column_together():
     assert taken.labels is not None
     assert taken.labels.tolist() == [1, 1]
     assert taken.captions == ("c3", "c1")
+    assert taken.files == ("b/3.png", "b/1.png")
     assert some().take(slice(1, 3)).captions == ("c1", "c2")
+    assert some().take(slice(1, 3)).files == ("b/1.png", "a/2.png")
 
 
 def test_content_hash_is_sha256_of_the_pixel_bytes():

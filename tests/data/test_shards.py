@@ -181,6 +181,7 @@ def test_anyones_shards_are_read_in_place_with_the_bad_ones_named(tmp_path: Path
     reading = read_source(config)
     assert reading.data.shape == (3, 8, 8)
     assert reading.data.class_names == ("10", "11")
+    assert all(name.startswith(("part-000.tar/", "part-001.tar/")) for name in reading.data.files)
     assert len(reading.data) == 24
     assert reading.summary.formats == {"PNG": 9, "JPEG": 8, "WEBP": 8}, "c.png has a sound header"
     bad = dict(reading.summary.unreadable)

@@ -79,6 +79,7 @@ def read_folder(config: DataConfig) -> Source:
         captions=captions,
         name=str(folder),
         digests=digests,
+        files=tuple(map(printable, stored["paths"])),
     )
     notes = (*stored["notes"], *class_notes, *caption_notes)
     others -= sum((folder / name).is_file() for name in NAMES)

@@ -33,6 +33,7 @@ class ImageData:
         name: what the set is called in messages.
         digests: (N, 32) uint8, the content hash of each image where it is known already, or None.
         conditioning: of each image, instead of its class: its encoded captions, for instance; or None.
+        files: the name of each image's file, as a path within the source, or None.
 
     Raises: ValueError where the parts do not fit together.
     """
@@ -45,6 +46,7 @@ class ImageData:
     name: str = "images"
     digests: Digests | None = None
     conditioning: Conditioning | None = None
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -52,7 +54,7 @@ class ImageData:
             raise ValueError(f"images of shape {self.images.shape} must be (N, C, H, W) with C = 1 or 3")
         if self.images.dtype != expected:
             raise ValueError(f"images of type {self.images.dtype} with bins={self.bins} must be {expected}")
-        for what in ("labels", "captions", "digests", "conditioning"):
+        for what in ("labels", "captions", "digests", "conditioning", "files"):
             column = getattr(self, what)
             if column is not None and len(column) != len(self.images):
                 raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
@@ -86,19 +88,17 @@ class ImageData:
         """The images at `indices`, in that order. A slice of a memory-mapped set stays mapped, a stored one stored."""
         if not isinstance(indices, slice):
             indices = np.asarray(indices, dtype=np.int64)
-        captions = None
-        if self.captions is not None:
-            positions = range(len(self))[indices] if isinstance(indices, slice) else indices.tolist()
-            captions = tuple(self.captions[i] for i in positions)
+        positions = range(len(self))[indices] if isinstance(indices, slice) else indices.tolist()
         return ImageData(
             images=self.images[indices] if isinstance(self.images, np.ndarray) else _lazy(self.images).select(indices),
             labels=None if self.labels is None else self.labels[indices],
             class_names=self.class_names,
-            captions=captions,
+            captions=None if self.captions is None else tuple(self.captions[i] for i in positions),
             bins=self.bins,
             name=self.name,
             digests=None if self.digests is None else self.digests[indices],
             conditioning=None if self.conditioning is None else self.conditioning[indices],
+            files=None if self.files is None else tuple(self.files[i] for i in positions),
         )
 
     @property

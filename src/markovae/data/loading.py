@@ -169,6 +169,7 @@ def _arranged(data: ImageData, order: Indices) -> ImageData:
         bins=data.bins,
         name=data.name,
         digests=np.frombuffer(b"".join(hashes[i] for i in order.tolist()), dtype=np.uint8).reshape(-1, 32),
+        files=None if data.files is None else tuple(data.files[i] for i in order.tolist()),
     )
 
 

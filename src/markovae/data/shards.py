@@ -207,7 +207,7 @@ def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     return shards.read(number, image.offset, image.size)
 
 
-RECIPE = "shards-5"
+RECIPE = "shards-6"
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
 LONGEST_NUMBER = 18  # digits of a class that counts as a number; longer ones are words
@@ -298,6 +298,7 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         captions=captions,
         name=shown,
         digests=index.digest,
+        files=tuple(map(printable, stored["files"])),
     )
     summary = DatasetSummary(
         "shards",
@@ -344,6 +345,7 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
         "sizes": _tally(tally, lambda h: f"{h.width}x{h.height}"),
         "labels": [one.label for _, one, _ in kept],
         "captions": [one.caption for _, one, _ in kept],
+        "files": [one.name for _, one, _ in kept],
         "unreadable": sorted(unreadable),
         "notes": notes,
     }

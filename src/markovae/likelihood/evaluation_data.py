@@ -183,7 +183,7 @@ def images_to_fit_on(chosen: EvaluationData, opened: Any, count: int = FIT_IMAGE
         raise UserError(f"{chosen.source} has no images beside its {chosen.split} part: there is nothing to fit on")
     labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
     images = np.concatenate([np.asarray(part.images) for part in parts])
-    return replace(parts[0], images=images, labels=labels, captions=_captions(parts), digests=None)
+    return replace(parts[0], images=images, labels=labels, captions=_captions(parts), digests=None, files=None)
 
 
 def like(config: DataConfig, source: str, opened: Any) -> DataConfig:
