@@ -63,7 +63,7 @@ def initialized_network(outline: nn.Module, logsnr: Tensor) -> Network:
 
 
 class _WithoutNumbers(TorchFunctionMode):
-    """Weights are not initialised: on the meta device torch would import its compiler to draw from a normal law."""
+    """Weights are not initialised: on the meta device torch imports its compiler to draw normal numbers."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__module__", None) == nn.init.__name__:

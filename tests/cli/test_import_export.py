@@ -82,7 +82,7 @@ def test_python_and_the_command_write_one_folder(theirs: Path, tmp_path: Path) -
         (["import", "THEIRS", "--out", "RUN"], "is not empty: name a new folder"),
         (["export", "RUN", "--to", "difusers", "OTHER"], "did you mean diffusers"),
         (["export", "RUN", "OTHER"], "--to is missing"),
-        (["export", "THEIRS", "--to", "diffusers", "OTHER"], "is no run"),
+        (["export", "THEIRS", "--to", "diffusers", "OTHER"], "is not a run"),
         (["import", "THEIRS"], "--out is missing"),
     ],
 )

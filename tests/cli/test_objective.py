@@ -38,7 +38,7 @@ def test_words_that_do_not_go(refused, tmp_path):
     assert "--objective does not go with --resume" in refused("train", "--resume", "--out", "x", "--objective", "bound")
     said = refused("train", "digits", "--out", "x", "--set", "schedule.kind=learned", *settings())
     assert said.startswith(
-        "schedule.kind=learned follows the bound and is itself the law of levels: set train.objective"
+        "schedule.kind=learned is itself the distribution of levels and follows the bound: set train.objective"
     )
     np.save(tmp_path / "large.npy", np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8))
     said = refused("train", tmp_path / "large.npy", "--out", "x", "--set", "target.reverse=full", *settings())

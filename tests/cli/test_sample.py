@@ -105,7 +105,7 @@ def test_what_the_run_does_not_offer_is_refused(digits_run, tmp_path, refused):
         ([digits_run, "--out", tmp_path / "full" / "a"], "is a file"),
         ([digits_run, "--out", tmp_path / "full" / "a" / "b"], "cannot be written"),
         ([tmp_path / "missing"], "is no folder"),
-        ([tmp_path / "none"], "is no run"),
+        ([tmp_path / "none"], "is not a run"),
         ([open_checkpoint(digits_run).path], "name a folder for the samples with --out"),
     ]
     for words, said in cases:

@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, images, digits_run, r
     assert len(list(full.iterdir())) == 1
     assert "holds a run already" in refused("train", images, "--out", digits_run, *settings())
     assert "--out" in refused("train", images, "--out", full / "0.png" / "run", *settings())
-    assert "is no run" in refused("train", "--resume", "--out", full)
+    assert "is not a run" in refused("train", "--resume", "--out", full)
     said = refused("train", images, "--resume", "--out", digits_run)
     assert "where the run had" in said
 

@@ -35,7 +35,7 @@ def test_a_run_killed_before_its_first_save_can_be_started_again(tmp_path: Path)
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path: Path):
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match="is no run"):
+        with pytest.raises(UserError, match="is not a run"):
             RunFolder(path).open()
 
 
@@ -66,7 +66,7 @@ def test_training_in_a_folder_with_links_is_refused_and_touches_nothing(run_conf
     run.mkdir()
     (run / name).symlink_to(victim)
     for begin in (lambda: train_run(run_config, run), lambda: resume_run(run)):
-        with pytest.raises(UserError, match=r"is a link|is no run"):
+        with pytest.raises(UserError, match=r"is a link|is not a run"):
             begin()
     assert [path.name for path in run.iterdir()] == [name]
     assert [path.name for path in victim.iterdir()] == [".tmp-mine"]

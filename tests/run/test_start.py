@@ -287,7 +287,7 @@ def test_a_run_without_a_good_checkpoint_is_never_started_afresh(run_config: Con
     with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
         resume_run(run)
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         resume_run(run)
 
 

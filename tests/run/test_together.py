@@ -14,7 +14,7 @@ from markovae.checkpoints.reading import open_checkpoint
 from markovae.config import Config
 from markovae.run.start import resume_run, train_run
 from markovae.system.jsonlines import read_rows
-from markovae.system.processes import place
+from markovae.system.processes import current_rank
 from markovae.training.trainer import Training
 
 PARALLEL = ("ddp", "fsdp")
@@ -47,7 +47,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, rank: int, do) -> None:
     advance = Training.advance
 
     def changed(self: Training):
-        if self.step + 1 == step and place().rank == rank:
+        if self.step + 1 == step and current_rank().rank == rank:
             do(self)
         return advance(self)
 
@@ -179,7 +179,7 @@ def test_a_look_that_is_cut_short_stops_all(together, run_config: Config, tmp_pa
     from markovae.run import session
 
     def slow(*args):
-        if place().first:
+        if current_rank().first:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
 

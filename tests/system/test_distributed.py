@@ -9,7 +9,7 @@ import torch
 from markovae.errors import StoppedRun, UserError
 from markovae.system import distributed as module
 from markovae.system.distributed import LostRankError, Ranks, joined, watched
-from markovae.system.processes import place
+from markovae.system.processes import current_rank
 
 CPU = torch.device("cpu")
 
@@ -35,8 +35,8 @@ def test_three_processes_exchange_exactly(together):
 
     def work():
         with joined(20.0, CPU) as ranks:
-            rank = ranks.place.rank
-            start, stop = ranks.place.share(8)
+            rank = ranks.here.rank
+            start, stop = ranks.here.share(8)
             whole = ranks.gather_rows(numbers[start:stop].clone(), 8)
             turns = ranks.in_turn(lambda: time.monotonic())
             done = []
@@ -84,7 +84,7 @@ def test_a_killed_rank_is_named_by_the_others_at_once(together, victim: int):
     def work():
         with joined(60.0, CPU) as ranks:
             ranks.highest(0.0)
-            if ranks.place.rank == victim:
+            if ranks.here.rank == victim:
                 os.kill(os.getpid(), signal.SIGKILL)
             ranks.highest(0.0)
 
@@ -112,7 +112,7 @@ def test_a_frozen_rank_is_named_after_the_timeout(together):
     def work():
         with joined(2.0, CPU) as ranks:
             ranks.highest(0.0)
-            if ranks.place.rank == 1:
+            if ranks.here.rank == 1:
                 os.kill(os.getpid(), signal.SIGSTOP)
             ranks.highest(0.0)
 
@@ -129,8 +129,8 @@ def test_a_stopped_rank_is_named_and_ends_when_a_signal_comes(together, tmp_path
         signal.signal(signal.SIGTERM, lambda number, frame: None)
         with joined(60.0, CPU) as ranks:
             ranks.highest(0.0)
-            (tmp_path / f"joined-{ranks.place.rank}").touch()
-            if ranks.place.rank == 1:
+            (tmp_path / f"joined-{ranks.here.rank}").touch()
+            if ranks.here.rank == 1:
                 os.kill(os.getpid(), signal.SIGSTOP)
             while True:
                 ranks.highest(0.0)
@@ -218,7 +218,7 @@ def test_processes_that_do_not_find_each_other_say_so(monkeypatch):
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_PORT", "9")
-    assert place().rank == 1
+    assert current_rank().rank == 1
     with pytest.raises(LostRankError, match=r"rank 1 did not find the other 1 within 1 s"), joined(1.0, CPU):
         pass
 

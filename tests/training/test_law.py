@@ -82,7 +82,7 @@ def test_short_grids_have_a_band_a_level():
 
 @pytest.mark.parametrize("record", [None, {}, {"moment": [1.0], "visits": [1.0]}, {"moment": "no", "visits": []}])
 def test_what_is_no_record_is_refused(record):
-    with pytest.raises(ValueError, match="its law of levels has no moment for 65 bands"):
+    with pytest.raises(ValueError, match="its distribution of levels has no moment for 65 bands"):
         ImportanceDistribution(BOUND).restore(record)
 
 

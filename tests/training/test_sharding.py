@@ -160,7 +160,7 @@ def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny
             run = training(config, tiny_data, ranks)
             run.advance()
             run.advance()
-            if ranks.place.rank == 1:
+            if ranks.here.rank == 1:
                 if what in ("weight", "average"):
                     stem = run.model.network.stem.weight.detach()
                     held = local_shard(stem) if what == "weight" else run.average.held["network.stem.weight"]

@@ -148,7 +148,7 @@ def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny
             run = training(tiny_config, tiny_data, ranks)
             run.advance()
             run.advance()
-            if ranks.place.rank == 1:
+            if ranks.here.rank == 1:
                 poisoned(run, what)
             before = copy.deepcopy([w.tolist() for w in run.model.parameters()])
             said = ""

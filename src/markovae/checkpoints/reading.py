@@ -251,7 +251,7 @@ def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
             return read_checkpoint(path, trust)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a run or one of its checkpoints") from None
-    raise UserError(f"{path} is no run: it holds neither {CHECKPOINTS}/ nor {MANIFEST}")
+    raise UserError(f"{path} is not a run: it holds neither {CHECKPOINTS}/ nor {MANIFEST}")
 
 
 def newest_checkpoint(run: Path, trust: Sequence[str] = ()) -> Checkpoint:
@@ -338,7 +338,7 @@ def load_run(
         trust: networks of your own that may be imported, each "package.module:Class".
     Raises:
         CheckpointError: where nothing verifies.
-        UserError: for a path that is no run, an unknown precision, or a device that is not there or has no float64.
+        UserError: for a path that is not a run, an unknown precision, or a device that is not there or has no float64.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")

@@ -38,7 +38,7 @@ def require_fit(
         folder: of the bundle.   contents: its files, by name.   config: of the run.
         shape, bins, num_classes, text_conditioner, trust: of the model, as for `create`.
     Raises:
-        CheckpointError: naming the file and the first thing that does not fit, or is no number.
+        CheckpointError: naming the file and the first thing that does not fit, or is NaN or Inf.
     """
     entries = {
         name: entries_of(content, folder / name) for name, content in contents.items() if name.endswith(".safetensors")

@@ -37,7 +37,7 @@ from markovae.cli import (
 from markovae.errors import StoppedRun, UserError
 from markovae.log import printable, tell
 from markovae.system.memory import memory_sentence, out_of_memory, require_address_space
-from markovae.system.processes import hangup, place
+from markovae.system.processes import current_rank, hangup
 
 DESCRIPTION = "Diffusion models as Markovian VAEs: train on your own images, sample, and measure in bits/dim."
 EPILOG = """\
@@ -134,7 +134,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _report_error(what: object, code: int) -> int:
     text = " ".join(str(what).split())
     with suppress(UserError):
-        text = text if place().alone else f"rank {place().rank}: {text}"
+        text = text if current_rank().alone else f"rank {current_rank().rank}: {text}"
     tell(f"markovae: {text}")
     return code
 
@@ -203,7 +203,7 @@ def command_line(arguments: Sequence[str]) -> argparse.Namespace:
     options, left = parser.parse_known_args(arguments)
     if left:
         _refuse(left, commands[options.command])
-    if options.command not in TOGETHER and not place().alone:
+    if options.command not in TOGETHER and not current_rank().alone:
         raise UserError(f"markovae {options.command} is one process: start it without torchrun")
     return options
 

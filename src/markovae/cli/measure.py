@@ -14,7 +14,7 @@ from markovae.cli.running import open_run
 from markovae.errors import UserError
 from markovae.log import log, show, show_json
 from markovae.report.words import TERMS, bound_in_words
-from markovae.system.processes import place
+from markovae.system.processes import current_rank
 
 if TYPE_CHECKING:
     from markovae.checkpoints.reading import LoadedRun
@@ -358,7 +358,7 @@ def require_alone(what: str) -> None:
     Raises:
         UserError: under torchrun.
     """
-    if not place().alone:
+    if not current_rank().alone:
         raise UserError(f"{what} are measured by one process: leave them out, or start without torchrun")
 
 

@@ -139,7 +139,7 @@ def _are_samples(options: argparse.Namespace) -> bool:
     if not path.exists() or any((path / name).exists() for name in ("config.toml", "checkpoints", "manifest.json")):
         return False
     if options.data is None:
-        raise UserError(f"{path} holds no run: to measure samples, name the images that they imitate after it")
+        raise UserError(f"{path} is not a run: to measure samples, name the images that they imitate after it")
     named = ("steps", "spacing", "threshold", "guidance", "guidance_interval", "autoguide", "batch", "precision")
     given = [name for name in named if getattr(options, name) is not None]
     if given:

@@ -185,7 +185,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _free_place(opened: LoadedRun, options: argparse.Namespace) -> Path:
     if not (opened.path / "checkpoints").is_dir():
-        raise UserError(f"{opened.path} is a checkpoint and no run: name a folder for the samples with --out")
+        raise UserError(f"{opened.path} is a checkpoint, not a run: name a folder for the samples with --out")
     name = f"{options.sampler}-{options.steps or 'auto'}-seed{options.seed}"
     name += f"-class{options.label}" if (options.label or "").isalnum() else ""
     return free_place(opened.path / "samples", name)

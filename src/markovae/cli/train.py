@@ -14,7 +14,7 @@ from markovae.errors import UserError
 from markovae.log import log, show_json
 from markovae.system.device import device_named
 from markovae.system.lock import hold
-from markovae.system.processes import place
+from markovae.system.processes import current_rank
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     # Before torch is loaded, so that a second process on the folder ends at once. A run to resume that is not there is
     # left to be refused.
-    with hold(out) if place().first and (out.is_dir() or not options.resume) else nullcontext() as lock:
+    with hold(out) if current_rank().first and (out.is_dir() or not options.resume) else nullcontext() as lock:
         from markovae.run.start import resume, train
 
         device, source = device_named(options.device), options.data
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             config = configuration(options)
             source = config.data.source
             train(None, out, config, init=options.init, loggers=options.log, device=device, held=lock)
-        if place().first and not options.no_report:
+        if current_rank().first and not options.no_report:
             record = finished(out, device, source)
             if options.json:
                 show_json(record)

@@ -15,7 +15,7 @@ _HALVINGS = 60
 
 @cache
 def student_quantile(dof: float) -> float:
-    """t with P(|T| ≤ t) = 0.95, for dof ≥ 1 degrees of freedom; infinitely many are the normal law (to 3e-6).
+    """t with P(|T| ≤ t) = 0.95, for dof ≥ 1 degrees of freedom; infinitely many are the normal distribution (to 3e-6).
 
     T = √ν tan θ turns the density into cos^{ν−1} θ · Γ((ν+1)/2)/(√π Γ(ν/2)) on (−π/2, π/2).
 
@@ -54,7 +54,7 @@ class Estimate:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """value ± t stderr, t the 97.5 % quantile of Student's law: 1.96 for many values, 12.7 for two."""
+        """value ± t stderr, t the 97.5 % quantile of Student's distribution: 1.96 for many values, 12.7 for two."""
         if math.isnan(self.stderr):
             return math.nan, math.nan
         reach = student_quantile(self.dof) * self.stderr

@@ -1,7 +1,7 @@
-r"""What training minimises: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with the law p of levels and the weights w as tables.
+r"""What training minimises: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with p and w of the levels as tables.
 
 "Simple" (Ho et al.) is p uniform, w = 1; the bound is w = (the factor that turns a level's error to nats)/p, whatever
-p, which is then an importance law: it changes the variance of a step's gradient and not its mean.
+p, which is then an importance distribution: it changes the variance of a step's gradient and not its mean.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class Objective:
             raise ValueError(f"an objective over {len(self.weight)} levels for a schedule of {num_levels}: one each")
 
     def drawn_by(self, probability: Tensor) -> Objective:
-        """The same objective with its levels drawn by another law, p' > 0 where p > 0: w' = w p/p'."""
+        """The same objective with its levels drawn by another distribution, p' > 0 where p > 0: w' = w p/p'."""
         return Objective(probability, self.weight * self.probability / probability, self.nats)
 
     def draw(self, u: Tensor) -> Tensor:
-        """Levels 1…L at the quantiles u ∈ [0, 1) of the law, (B,), int64."""
+        """Levels 1…L at the quantiles u ∈ [0, 1) of the distribution, (B,), int64."""
         edges = self.probability.double().cumsum(0)
         return 1 + torch.searchsorted(edges, u.double() * edges[-1], right=True).clamp(max=len(edges) - 1)
 
@@ -148,17 +148,17 @@ def scatter(target: Target, schedule: NoiseSchedule) -> Tensor:
 def bound_objective(
     probability: Tensor, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance
 ) -> Objective:
-    """The bound itself, levels drawn by any law that leaves none out, scaled to a mean weight of 1 under it.
+    """The bound itself, levels drawn by any distribution that leaves none out, scaled to a mean weight of 1 under it.
 
     With the variance σ² a level's nats are β̃_ℓ/σ_ℓ² of those with β̃, and a constant; all else counts with β̃, since
     fitted, learned and full variances follow the errors that this leaves. Level 1 is the decoder's (see `bound_loss`).
 
     Raises:
-        ValueError: for a law that leaves a level out.
+        ValueError: for a distribution that leaves a level out.
     """
     if not bool((probability > 0).all()):
         level = 1 + int((probability <= 0).nonzero()[0])
-        raise ValueError(f"the law of levels never draws level {level}, and the bound counts every level")
+        raise ValueError(f"the distribution of levels never draws level {level}, and the bound counts every level")
     nats = nats_weight(target, schedule)
     if isinstance(reverse, StepVariance):
         prev, now = schedule.logsnr.detach()[1:-1], schedule.logsnr.detach()[2:]
@@ -254,7 +254,7 @@ class RawNoise(NoiseSampling):
 
 @final
 class LiteralNoise(NoiseSampling):
-    """The lecture's (z_0, ℓ, z_{ℓ−1}, ε) as it stands; the law is that of `RawNoise`.
+    """The lecture's (z_0, ℓ, z_{ℓ−1}, ε) as it stands; the distribution is that of `RawNoise`.
 
     Args:
         schedule: the grid of levels.

@@ -44,7 +44,7 @@ def at_least_one(**values: int | None) -> None:
 
 
 def checked_model(model: Diffusion) -> None:
-    """Refuse weights that are no numbers.
+    """Refuse weights with NaN or Inf.
 
     Raises:
         UserError: naming the first such tensor.
@@ -58,7 +58,7 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
     """The first `limit` images as a tensor: digits for a model of pixels, floats for one of continuous data.
 
     Raises:
-        UserError: for no images, another shape, type or number of digits than the model's, or data that are no numbers.
+        UserError: for no images, another shape, type or number of digits than the model's, or data with NaN or Inf.
     """
     images = as_tensor(images[:limit])
     if not len(images):
@@ -81,7 +81,7 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
 
 
 def require_numbers(nats: Tensor, images: Tensor) -> None:
-    """Refuse nats that are no numbers.
+    """Refuse nats with NaN or Inf.
 
     Args:
         nats: (..., B).   images: the images' places in the data, (B,).

@@ -39,7 +39,7 @@ def run_folder(path: str) -> Path:
     """The run of a path that names it or one of its checkpoints.
 
     Raises:
-        UserError: for a checkpoint that lies in no run.
+        UserError: for a checkpoint that does not lie in a run.
     """
     folder = Path(path)
     if (folder / CHECKPOINTS).is_dir():

@@ -354,7 +354,7 @@ def measure_alike(
     found = []
     for number, (prepared, known) in enumerate(zip(ready, each, strict=True)):
         model, estimator = prepared.model, prepared.estimator
-        place = None if ranks is None else ranks.place
+        place = None if ranks is None else ranks.here
         work = measuring(model, images, known, estimator=estimator, limit=limit, seed=seed, batch=batch, place=place)
         task = estimator.task(model.num_levels, len(images), seed)
         if progress:

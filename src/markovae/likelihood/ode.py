@@ -116,7 +116,7 @@ class DormandPrince(Integrator):
         """Steps, accepted or shortened example by example.
 
         Raises:
-            ValueError: where an example needs more than `max_calls` calls, or its derivative is no number.
+            ValueError: where an example needs more than `max_calls` calls, or its derivative is NaN or Inf.
         """
         state = state.clone()
         time = torch.full((len(state),), start, dtype=torch.float64)

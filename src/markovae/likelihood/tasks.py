@@ -86,7 +86,7 @@ def task_nats(model: Diffusion, x: Tensor, task: Task, condition: Condition | No
     Args:
         x: data of the draws on the model's scale, (B, *D).   condition: theirs.
     Raises:
-        UserError: where a draw is no number.
+        UserError: where a draw is NaN or Inf.
     """
     nats = torch.zeros(len(task), dtype=torch.float64)
     for first in (True, False):

@@ -180,7 +180,7 @@ def measured_part(subject: Subject) -> Measurement:
     """The bound on as many test images as the time allows, then with as many draws.
 
     Raises:
-        UserError: where it is no number.
+        UserError: where it is NaN or Inf.
     """
     test = subject.splits.test
     calls = MEASURE_SECONDS * subject.pace

@@ -34,7 +34,7 @@ def write_report(run: str | Path, device: str | torch.device = "cpu", source: st
     Args:
         source: of the run's images, as the person named it: a URL that the run alone names is not opened.
     Raises:
-        UserError: for a path that is no run, links in it, or data that are missing or changed.
+        UserError: for a path that is not a run, links in it, or data that are missing or changed.
         StoppedRun: when the disk refuses.
     """
     require_plain(Path(run))
@@ -53,7 +53,7 @@ def current_report(run: str | Path) -> dict[str, Any] | None:
     """What report.json says, where it is whole and of the newest checkpoint; else None.
 
     Raises:
-        UserError: for a path that is no run, or where the report is a link.
+        UserError: for a path that is not a run, or where the report is a link.
     """
     path = Path(run)
     require_plain(path)

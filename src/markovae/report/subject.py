@@ -69,7 +69,7 @@ def open_subject(run: str | Path, device: torch.device, source: str | None = Non
     Args:
         source: of its images, where the person named it: only then is it opened where it is a URL.
     Raises:
-        UserError: for a path that is no run, or data that are missing or changed.
+        UserError: for a path that is not a run, or data that are missing or changed.
     """
     path = Path(run)
     checkpoint = open_checkpoint(path)

@@ -51,7 +51,7 @@ class RunFolder:
             UserError: where it is none.
         """
         if not self.path.is_dir() or not self.checkpoints.is_dir():
-            raise UserError(f"{self.path} is no run: it holds no {CHECKPOINTS}/; leave --resume out to start one there")
+            raise UserError(f"{self.path} is not a run: it has no {CHECKPOINTS}/: leave --resume out to start there")
 
     def clear(self) -> None:
         """Delete what an interrupted write left behind."""

@@ -36,7 +36,7 @@ from markovae.system.device import device_named
 from markovae.system.distributed import joined
 from markovae.system.files import SYSTEM, Disk, replace_file
 from markovae.system.lock import Lock, hold
-from markovae.system.processes import place
+from markovae.system.processes import current_rank
 from markovae.text.conditioner import EncoderConditioner, attach_conditioning
 from markovae.training.train_config import TrainConfig
 from markovae.training.trainer import Training
@@ -112,7 +112,7 @@ def resume(
         data: where its images are now, where they were moved.
         loggers, progress, device, held: as for `train`.
     Raises:
-        UserError: where `out` is no run, the data changed, or the new budget is spent already.
+        UserError: where `out` is not a run, the data changed, or the new budget is spent already.
         CheckpointError: where no checkpoint verifies.
         StoppedRun, SystemExit: as `train`.
     """
@@ -126,7 +126,7 @@ def resume(
 
 def _restarted(out: Path) -> bool:
     """Whether torchrun starts the job anew (--max-restarts) and there is a checkpoint to continue from."""
-    return place().restarts > 0 and (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step-*"))
+    return current_rank().restarts > 0 and (out / "checkpoints").is_dir() and any((out / "checkpoints").glob("step-*"))
 
 
 def train_run(
@@ -200,7 +200,7 @@ def resume_run(
     folder = RunFolder(out, disk)
     folder.open()
     with closing(Loggers(loggers)) as opened, _locked(folder, held) as folder.lock:
-        if place().first:
+        if current_rank().first:
             folder.clear()
         checkpoint = newest_checkpoint(folder.path)
         record = checkpoint.split_record
@@ -253,7 +253,7 @@ def resume_run(
 
 def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock | None]:
     """The folder's lock, which the first of several processes holds for all."""
-    return hold(folder.path) if held is None and place().first else nullcontext(held)
+    return hold(folder.path) if held is None and current_rank().first else nullcontext(held)
 
 
 def _warn_without_lock(folder: RunFolder) -> None:

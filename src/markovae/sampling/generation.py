@@ -234,7 +234,7 @@ def sample(
         chosen = ranks.in_turn(
             lambda: plan(model, sampler, steps, spacing, threshold=threshold, condition=few, guidance=chosen_guidance)
         )
-    rank = ranks.place
+    rank = ranks.here
     if shard is not None:
         if not ranks.alone:
             raise UserError("shard is for processes on their own: leave it out where several draw together")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from markovae.errors import UserError
-from markovae.system.processes import place
+from markovae.system.processes import current_rank
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,8 @@ def device_named(name: str | torch.device) -> torch.device:
     name = str(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not place().alone:
-        name = f"cuda:{place().local}"
+    if name == "cuda" and not current_rank().alone:
+        name = f"cuda:{current_rank().local}"
     try:
         device = torch.device(name)
         if device.type == "cpu" and device.index:

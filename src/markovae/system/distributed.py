@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from markovae.errors import StoppedRun, UserError
 from markovae.log import tell_at_once
-from markovae.system.processes import Rank, place
+from markovae.system.processes import Rank, current_rank
 
 # No deferred annotations in this file: DistributedDataParallel looks at those of its hook.
 
@@ -37,19 +37,19 @@ class RollCall:
     """The processes of a job, each known by its machine and number there.
 
     Args:
-        place: of this process.   store: what they meet in.
+        own: rank of this process.   store: what they meet in.
     """
 
-    def __init__(self, place: Rank, store: dist.Store) -> None:
-        self._place, self._store = place, store
+    def __init__(self, own: Rank, store: dist.Store) -> None:
+        self._own, self._store = own, store
 
     def register(self) -> None:
         """Register this process, and where it runs."""
-        self._store.set(f"process/{self._place.rank}", json.dumps([socket.gethostname(), os.getpid()]))
+        self._store.set(f"process/{self._own.rank}", json.dumps([socket.gethostname(), os.getpid()]))
 
     def answer(self) -> None:
         """Answer that this process is still there."""
-        self._store.set(f"here/{self._place.rank}", "yes")
+        self._store.set(f"here/{self._own.rank}", "yes")
 
     def absent(self) -> list[int]:
         """The ranks that never came."""
@@ -73,7 +73,7 @@ class RollCall:
         return missing
 
     def _without(self, what: str) -> list[int]:
-        return [rank for rank in range(self._place.size) if not self._store.check([f"{what}/{rank}"])]
+        return [rank for rank in range(self._own.size) if not self._store.check([f"{what}/{rank}"])]
 
     def _continue(self, rank: int) -> None:
         machine, process = json.loads(self._store.get(f"process/{rank}"))
@@ -196,18 +196,18 @@ class Ranks:
     once, also where gradients go through NCCL.
 
     Args:
-        place: of this process.   roll: of the processes that are there; None for one alone.
+        here: rank of this process.   roll: of the processes that are there; None for one alone.
         timeout: seconds after which a process that does not answer counts as lost.
     """
 
     def __init__(
         self,
-        place: Rank | None = None,
+        here: Rank | None = None,
         roll: RollCall | None = None,
         timeout: float = TIMEOUT,
         watch: Watchdog | None = None,
     ) -> None:
-        self.place = Rank() if place is None else place
+        self.here = Rank() if here is None else here
         self._roll, self._timeout, self._watch = roll, timeout, watch
         self._asks: tuple[float, ...] = ()
         self.asked: tuple[float, ...] = ()
@@ -215,17 +215,17 @@ class Ranks:
     @property
     def first(self) -> bool:
         """Whether this is rank 0, which alone writes and logs."""
-        return self.place.first
+        return self.here.first
 
     @property
     def alone(self) -> bool:
         """Whether there is one process only."""
-        return self.place.alone
+        return self.here.alone
 
     @property
     def size(self) -> int:
         """How many processes there are."""
-        return self.place.size
+        return self.here.size
 
     def require_work(self, batch: int) -> None:
         """Every rank must have an image of each batch.
@@ -270,7 +270,7 @@ class Ranks:
         if self.alone:
             self.asked = self._asks
             return rows
-        start, stop = self.place.share(count)
+        start, stop = self.here.share(count)
         table = rows.new_zeros(count, *rows.shape[1:])
         table[start:stop] = rows
         sent = torch.cat([table.flatten(), rows.new_tensor(self._asks)])
@@ -294,8 +294,8 @@ class Ranks:
         """Every rank does `work`, the first of each machine before the others (it may leave files for them)."""
         if self.alone:
             return work()
-        before = self._attempt(work if self.place.local == 0 else None)
-        after = self._attempt(work if self.place.local != 0 else None)
+        before = self._attempt(work if self.here.local == 0 else None)
+        after = self._attempt(work if self.here.local != 0 else None)
         return (before + after)[0]
 
     def _attempt(self, work: Callable[[], Result] | None) -> list[Result]:
@@ -387,7 +387,7 @@ class Ranks:
         what = f"did not answer for {self._timeout:g} s" if late else "ended"
         missing = [] if self._roll is None else self._roll.missing()
         who = rank_names(missing) if missing else "a process of the job"
-        return LostRankError(f"{who} {what}: rank {self.place.rank} stops too")
+        return LostRankError(f"{who} {what}: rank {self.here.rank} stops too")
 
 
 @contextmanager
@@ -401,7 +401,7 @@ def joined(timeout: float, device: torch.device) -> Iterator[Ranks]:
         UserError: for half an environment, or a torch without torch.distributed.
         LostRankError: where the processes do not find each other.
     """
-    here = place()
+    here = current_rank()
     if here.alone:
         yield Ranks(here)
         return

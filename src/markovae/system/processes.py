@@ -48,8 +48,8 @@ class Rank:
         return things[self.rank :: self.size]
 
 
-def place(environment: Mapping[str, str] | None = None) -> Rank:
-    """This process's place, from torchrun's environment variables; alone where there are none.
+def current_rank(environment: Mapping[str, str] | None = None) -> Rank:
+    """This process among those of its job, from torchrun's environment variables; alone where there are none.
 
     Raises:
         UserError: where some of them are missing, or they contradict each other.

@@ -131,7 +131,7 @@ class Batches:
     (seed, example and epoch, step).
 
     Args:
-        data: the training set, or any `Examples`.   pixels: the scale of its digits.   objective: the law of levels.
+        data: for training, or any `Examples`.   pixels: the scale of its digits.   objective: p and w of the levels.
         seed: of every draw.   batch: B.
         flip: mirror each image left-right with probability ½.   label_dropout: share of labels left out.
         draws: how the noise is drawn.

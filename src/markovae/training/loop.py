@@ -48,7 +48,7 @@ def fit(
     a keyed order, each image once an epoch; a stream as it comes, and again from its beginning where it ends.
     Raises:
         UserError: for data that do not fit the model, an unknown setting, or fewer images than a batch.
-        NonFiniteError: at a step whose loss or gradient is no number, before it is taken.
+        NonFiniteError: at a step whose loss or gradient is NaN or Inf, before it is taken.
     """
     if objective is not None and loss is not None:
         raise UserError("objective= and loss= both say what is minimised: give one of them")

@@ -45,19 +45,19 @@ from markovae.training.train_config import TrainConfig
 OwnFunction = Callable[[Diffusion, Tensor, Condition | None, torch.Generator], Tensor]
 BANDS = 64
 RATE = 0.01  # of the running means, once as many batches have fallen on a band
-EVEN = 0.1  # share of the uniform law: a level that looked free is still visited
+EVEN = 0.1  # share of the uniform distribution: a level that looked free is still visited
 
 
 @final
 class ImportanceDistribution:
-    r"""p_ℓ ∝ √E[share_ℓ²], the law of least variance for one draw, from a running estimate in 64 bands of levels.
+    r"""p_ℓ ∝ √E[share_ℓ²], of least variance for one draw, from a running estimate in 64 bands of levels.
 
     share_ℓ is what level ℓ adds to the loss. Over a band of neighbouring levels its ratio to the level's weight, the
     squared error, is taken to have one second moment; level 1, the decoder's, is a band of its own.
     Source: Nichol & Dhariwal 2021, section 3.3 (a history of ten draws a level there).
 
     Args:
-        objective: the bound, under any law; its weights are what shares are compared with.
+        objective: the bound, under any distribution; its weights are what shares are compared with.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -72,7 +72,7 @@ class ImportanceDistribution:
 
     @property
     def objective(self) -> Objective:
-        """The same bound, drawn by the present law."""
+        """The same bound, drawn by the present distribution."""
         root = self._weight * self._moment[self._band].sqrt()
         return self._bound.drawn_by((1 - EVEN) * root / root.sum() + EVEN / len(root))
 
@@ -105,10 +105,10 @@ class ImportanceDistribution:
         for name in ("moment", "visits"):
             values = record.get(name) if isinstance(record, dict) else None
             if not isinstance(values, list) or len(values) != len(self._moment):
-                raise ValueError(f"its law of levels has no {name} for {len(self._moment)} bands")
+                raise ValueError(f"its distribution of levels has no {name} for {len(self._moment)} bands")
             tables.append(torch.tensor(values, dtype=torch.float64))
             if not bool((tables[-1].isfinite() & (tables[-1] >= 0)).all()):
-                raise ValueError(f"its law of levels has a {name} that is no number of at least 0")
+                raise ValueError(f"its distribution of levels has a {name} that is negative, NaN or Inf")
         self._moment, self._visits = tables
 
 
@@ -128,12 +128,12 @@ class Losses:
 
 
 class Loss(ABC):
-    """What is minimised, and the law that levels are drawn by."""
+    """What is minimised, and the distribution that levels are drawn by."""
 
     @property
     @abstractmethod
     def objective(self) -> Objective:
-        """The law of the next step's levels, and their weights."""
+        """The distribution of the next step's levels, and their weights."""
 
     @abstractmethod
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
@@ -150,7 +150,7 @@ class Loss(ABC):
 
     @abstractmethod
     def capture(self) -> dict[str, Any] | None:
-        """What the law of levels has learnt, for JSON; None for one that learns nothing."""
+        """What the distribution of levels has learnt, for JSON; None for one that learns nothing."""
 
     @abstractmethod
     def restore(self, record: Any) -> None:
@@ -187,7 +187,7 @@ class LevelLoss(Loss):
 
     @property
     def objective(self) -> Objective:
-        """The law of levels and their weights; with an importance law the present one."""
+        """The distribution of levels and their weights; with an importance distribution the present one."""
         return self._objective
 
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
@@ -208,13 +208,13 @@ class LevelLoss(Loss):
         return Losses(losses.detach(), self._nats[place] / objective.probability[place] * plain)
 
     def note(self, level: Tensor, losses: Tensor) -> None:
-        """The importance law learns from the losses."""
+        """The importance distribution learns from the losses."""
         if self._level_distribution is not None:
             self._level_distribution.note(level, losses, self._objective)
             self._objective = self._level_distribution.objective
 
     def capture(self) -> dict[str, Any] | None:
-        """The running estimate of an importance law."""
+        """The running estimate of an importance distribution."""
         return None if self._level_distribution is None else self._level_distribution.capture()
 
     def restore(self, record: Any) -> None:
@@ -262,7 +262,7 @@ class ContinuousLoss(Loss):
         return Losses(losses, levels.detach().cpu())
 
     def note(self, level: Tensor, losses: Tensor) -> None:
-        """Nothing is learnt from losses: the schedule is the law."""
+        """Nothing is learnt from losses: the schedule is the distribution."""
 
     def capture(self) -> dict[str, Any] | None:
         """Nothing beside the schedule's own weights."""
@@ -354,8 +354,8 @@ def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunct
         raise UserError("schedule.kind=learned follows the bound: leave out the objective of your own")
     if config.objective != "bound" or config.resolved_level_sampling != "uniform" or config.draw != "rao_blackwell":
         raise UserError(
-            "schedule.kind=learned follows the bound and is itself the law of levels: set train.objective=bound, and "
-            "leave train.level_sampling and train.draw at their defaults"
+            "schedule.kind=learned is itself the distribution of levels and follows the bound: set train.objective="
+            "bound and leave train.level_sampling and train.draw at their defaults"
         )
     if model.target.needs_neighbour:
         raise UserError(
@@ -377,12 +377,12 @@ def _autocast(model: Diffusion, dtype: torch.dtype) -> torch.autocast:
 def create_objective(
     config: TrainConfig, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance | None = None
 ) -> Objective:
-    """What training minimises: the law of levels and their weights, scaled to a mean weight of 1 under the law.
+    """What training minimises: how levels are drawn and weighted, the mean weight scaled to 1.
 
     Args:
         reverse: the model's variance, for objective=bound; None is β̃.
     Raises:
-        UserError: for a law that misses the schedule, or, for the bound, one of its levels.
+        UserError: for a distribution that misses the schedule, or, for the bound, one of its levels.
     """
     distribution = _level_distribution(config, schedule)
     if config.objective == "bound":

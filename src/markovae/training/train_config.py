@@ -56,7 +56,7 @@ class TrainConfig:
         compile: whether the network is compiled first (torch.compile): for GPUs, on CPUs measure it first.
         save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
-        rollback: how often (up to 3) a run that meets a number that is none goes back to its last checkpoint and
+        rollback: how often (up to 3) a run that meets NaN or Inf goes back to its last checkpoint and
             leaves out the batches since then; 0 stops at once.
         evaluations: how often the held-out bound is taken.   eval_images, eval_draws: of each.
         fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to at the end;
@@ -195,7 +195,7 @@ class TrainConfig:
 
     @property
     def resolved_level_sampling(self) -> str:
-        """The law of the levels by name: what `auto` stands for here."""
+        """The distribution of the levels by name: what `auto` stands for here."""
         if self.level_sampling != "auto":
             return self.level_sampling
         return "middle" if self.objective == "weighted" else "uniform"

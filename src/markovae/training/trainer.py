@@ -147,7 +147,7 @@ class Training:
         """
         dtype = self.choose_precision().dtype
         started = self.seconds
-        number, share = self.step + self.skipped, self.ranks.place.share(self.config.batch)
+        number, share = self.step + self.skipped, self.ranks.here.share(self.config.batch)
         indices_of = self.batches.indices_of(number)
         batch = self.batches.at(number, share).to(self.model.device, self._type)
         held = {name: local_shard(weight) for name, weight in _weights(self.model).items()}
@@ -207,7 +207,7 @@ class Training:
         """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set.
 
         Args:
-            images: how many; None is train.fit_images.   Raises: NonFiniteError where the average's errors are none.
+            images: how many; None is train.fit_images.   Raises: NonFiniteError where its errors are NaN or Inf.
         """
         model, data = self.average.model, self.batches.data
         if not is_fitted_kind(model):
@@ -362,7 +362,7 @@ class Training:
         count, device = len(batch.example), self.model.device
         number = min(self.num_microbatches, count)
         edges = [count * i // number for i in range(number + 1)]
-        rank = () if self.ranks.first else (self.ranks.place.rank,)
+        rank = () if self.ranks.first else (self.ranks.here.rank,)
         made = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(generator(self.config.seed, "dropout", self.step + self.skipped, *rank).initial_seed())
