@@ -31,5 +31,8 @@ for step in mv.fit(model, digits, steps=20, precision="float32"):
 with tempfile.TemporaryDirectory() as folder:
     mv.save(model, f"{folder}/mine")
     again = mv.load(f"{folder}/mine", trust=(f"{__name__}:Net",))  # its code runs only where you name it
-print(mv.sample(again, 4, steps=5).shape)
-print(mv.measure(again, digits.test.images[:8], draws=2).bits_per_dim)
+    print(mv.sample(again, 4, steps=5).shape)
+    # A run with checkpoints, that resumes: on the command line, --trust MODULE:Net opens it everywhere.
+    config = mv.Config().with_settings(["train.steps=20", "train.evaluations=0"])
+    run = mv.train("digits", f"{folder}/run", config, network=Net(16), progress=False)
+    print(mv.measure(run.model, digits.test.images[:8], draws=2).bits_per_dim)

@@ -220,7 +220,7 @@ def own_network(options: OwnOptions, trust: Sequence[str]) -> nn.Module:
     if options.name not in trust:
         raise UntrustedNetworkError(
             f"the network of this model is {options.name}, a class outside markovae, and loading it runs its code: "
-            f'if you trust it, pass trust=("{options.name}",)'
+            f'if you trust it, pass trust=("{options.name}",), or --trust {options.name}'
         )
     module, _, name = options.name.partition(":")
     try:

@@ -119,6 +119,18 @@ def test_the_services_get_every_row_and_are_closed(quick: Config, tmp_path: Path
     assert wandb.closed
 
 
+def test_a_run_that_is_resumed_is_continued_at_the_service(quick: Config, tmp_path: Path, services: list[Service]):
+    out = tmp_path / "run"
+    mv.train(None, out, quick, loggers="wandb", progress=False)
+    mv.resume(out, steps=5, loggers="wandb", progress=False)
+    first, second = services
+    assert (first.options["id"], second.options["resume"]) == (second.options["id"], "allow")
+    assert len(first.options["id"]) == 16
+    assert min(step for step, _ in second.rows) > max(step for step, _ in first.rows)
+    mv.train(None, tmp_path / "other", quick, loggers="wandb", progress=False)
+    assert services[2].options["id"] != first.options["id"]
+
+
 def test_a_service_that_does_not_start_is_told_with_its_remedy(quick: Config, tmp_path: Path, services, monkeypatch):
     def refuse(**options: Any) -> None:
         raise RuntimeError("api_key not configured (no-tty)\ncall wandb.login()")

@@ -97,7 +97,7 @@ def describe(model: Diffusion) -> Config:
     for part, known in ((model.reverse, _REVERSES), (model.decoder, _DECODERS)):
         if type(part) not in known:
             raise UserError(f"{type(part).__name__} is a class outside markovae, which a saved model cannot name")
-    network = _network(model.network)
+    network = describe_network(model.network)
     text = model.text_conditioner
     kind = "text" if text is not None else "class"
     encoder = ConditionConfig.encoder if text is None else text.identity["encoder"]
@@ -129,7 +129,12 @@ def _schedule(schedule: NoiseSchedule) -> ScheduleConfig:
     return ScheduleConfig("table", logsnr=tuple(schedule.logsnr.detach()[1:].tolist()))
 
 
-def _network(network: nn.Module) -> NetworkConfig:
+def describe_network(network: nn.Module) -> NetworkConfig:
+    """The section [network] that this network is made from: its shape, or the class of the caller's own.
+
+    Raises:
+        UserError: for buffers that a checkpoint does not hold, or a `config` that JSON cannot hold.
+    """
     if isinstance(network, DDPMUNet):
         return NetworkConfig("ddpm", ddpm=network.config)
     if isinstance(network, DiT):

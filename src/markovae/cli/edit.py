@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markovae.cli.options import add_machine, one_of, whole
+from markovae.cli.options import add_machine, add_trust, one_of, whole
 from markovae.cli.output import counted, free_place
 from markovae.cli.running import open_run
 from markovae.cli.sampling_options import add_guidance, chosen_labels, chosen_prompts, require_free
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", metavar="N", type=whole(1), help="of the solver of moments (default: 5)")
     parser.add_argument("--quick", action="store_true", help="moments without the network's derivative: rougher")
     parser.add_argument("--out", metavar="DIR", help="a new folder (default: one in RUN/edits)")
+    add_trust(parser)
     add_machine(
         parser, batch="not used: the draws are one batch", precision="float32 (the default), bfloat16 or float64"
     )

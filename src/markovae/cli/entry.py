@@ -102,6 +102,8 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         options = command_line(arguments)
         require_address_space()
+        if getattr(options, "trust", None):
+            sys.path.insert(0, "")  # a network of one's own lies where one works, as it does for `python -m`
         return int(options.run(options))
     except UserError as error:
         return _report_error(error, 2)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, one_of, whole
+from markovae.cli.options import add_json, add_machine, add_trust, one_of, whole
 from markovae.cli.output import headline, table
 from markovae.cli.running import open_run
 from markovae.errors import UserError
@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "writes nothing into a run",
     )
     add_json(parser)
+    add_trust(parser)
     add_machine(
         parser,
         batch="draws a network call (default: 64); no figure depends on it beyond rounding",

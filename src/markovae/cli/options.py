@@ -78,3 +78,14 @@ def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """--trust."""
+    parser.add_argument(
+        "--trust",
+        metavar="CLASS",
+        action="append",
+        default=[],
+        help="package.module:Class of a network of your own that may be imported; repeatable",
+    )

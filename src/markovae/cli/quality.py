@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, one_of, whole
+from markovae.cli.options import add_json, add_machine, add_trust, one_of, whole
 from markovae.cli.output import tell_left_out
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampling_options import HELP, add_sampler, chosen_sampler
@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--varying", metavar="NAMES", default="", help="conditions that --compare lets differ, such as steps,sampler"
     )
     add_json(parser)
+    add_trust(parser)
     add_machine(
         parser,
         batch="images drawn at a time (default: 64)",

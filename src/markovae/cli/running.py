@@ -23,4 +23,4 @@ def open_run(options: argparse.Namespace, trained_in: bool) -> Opened:
     precision = options.precision or "auto"
     if precision == "auto" and not trained_in:
         precision = "float32"
-    return load_run(options.run_path, device=options.device, precision=precision)
+    return load_run(options.run_path, device=options.device, precision=precision, trust=options.trust)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae import __version__
-from markovae.cli.options import add_json, add_machine, part_of, whole
+from markovae.cli.options import add_json, add_machine, add_trust, part_of, whole
 from markovae.cli.output import counted, free_place
 from markovae.cli.running import open_run
 from markovae.cli.sampling_options import (
@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: a new one in RUN/samples)")
     add_json(parser)
+    add_trust(parser)
     add_machine(
         parser,
         batch="images at a time (default: 64)",

@@ -110,7 +110,9 @@ def _weaker(opened: LoadedRun, options: argparse.Namespace) -> LoadedRun | None:
 
     if options.autoguide is None:
         return None
-    weaker = load_run(options.autoguide, device=options.device, precision=options.precision or "auto")
+    weaker = load_run(
+        options.autoguide, device=options.device, precision=options.precision or "auto", trust=options.trust
+    )
     if weaker.checkpoint.digest == opened.checkpoint.digest:
         raise UserError(f"--autoguide {options.autoguide} is the run itself: name a smaller or less trained one")
     if weaker.class_names != opened.class_names:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, one_of, positive, whole
+from markovae.cli.options import add_json, add_machine, add_trust, one_of, positive, whole
 from markovae.config import PRESETS, preset_settings
 from markovae.errors import UserError
 from markovae.log import log, show_json
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tensorboard or wandb, besides metrics.jsonl; repeatable",
     )
     add_json(parser)
+    add_trust(parser)
     add_machine(
         parser,
         batch="images a step (default: 32); the same as --set train.batch=N",
@@ -97,32 +99,33 @@ def run(options: argparse.Namespace) -> int:
         if options.resume:
             _require_alone(options)
             budget = {"steps": options.steps, "minutes": options.minutes}
-            resume(out, **budget, data=source, loggers=options.log, device=device, held=lock)
+            resume(out, **budget, data=source, trust=options.trust, loggers=options.log, device=device, held=lock)
         else:
             config = configuration(options)
             source = config.data.source
-            train(None, out, config, init=options.init, loggers=options.log, device=device, held=lock)
+            own: dict[str, Any] = {"trust": options.trust, "init": options.init}
+            train(None, out, config, **own, loggers=options.log, device=device, held=lock)
         if current_rank().first and not options.no_report:
-            record = finished(out, device, source)
+            record = finished(out, device, source, options.trust)
             if options.json:
                 show_json(record)
     return 0
 
 
-def finished(path: Path, device: torch.device, source: str | None = None) -> dict[str, Any]:
+def finished(path: Path, device: torch.device, source: str | None = None, trust: Sequence[str] = ()) -> dict[str, Any]:
     """Write the report of a run that has just ended, unless the one there is of the same step; its record.
 
     Args:
-        source: of the run's images, as the command named it.
+        source: of the run's images, as the command named it.   trust: of --trust.
     Raises:
         KeyboardInterrupt: after saying how to get the report later.
     """
     from markovae.report.report_writing import current_report, write_report
 
-    record = current_report(path)
+    record = current_report(path, trust)
     if record is None:
         try:
-            record = write_report(path, device, source)
+            record = write_report(path, device, source, trust)
         except KeyboardInterrupt:
             log(f"no report written; for one:  markovae train --resume --out {path}")
             raise
@@ -138,7 +141,7 @@ def configuration(options: argparse.Namespace) -> Config:
     """
     from markovae.config import Config
 
-    config = _imported(options.init) if options.config is None else Config.from_toml(options.config)
+    config = _imported(options.init, options.trust) if options.config is None else Config.from_toml(options.config)
     settings = list(options.set)
     if options.data is not None:
         config = replace(config, data=replace(config.data, source=options.data))
@@ -154,7 +157,7 @@ def configuration(options: argparse.Namespace) -> Config:
     return config.with_settings(settings)
 
 
-def _imported(init: str | None) -> Config:
+def _imported(init: str | None, trust: Sequence[str]) -> Config:
     """The configuration of an imported model that a run starts from, else the defaults."""
     from markovae.config import Config
 
@@ -162,7 +165,7 @@ def _imported(init: str | None) -> Config:
         return Config()
     from markovae.checkpoints.reading import open_checkpoint
 
-    checkpoint = open_checkpoint(init)
+    checkpoint = open_checkpoint(init, trust)
     if not checkpoint.imported:
         return Config()
     rate = checkpoint.config.train.adamw_lr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,21 @@ PARTS = {
 }
 
 
-def write_report(run: str | Path, device: str | torch.device = "cpu", source: str | None = None) -> dict[str, Any]:
+def write_report(
+    run: str | Path, device: str | torch.device = "cpu", source: str | None = None, trust: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write a run's report and return what report.json says.
 
     Rows of metrics.jsonl that cannot be read are left out, which the report says.
     Args:
         source: of the run's images, as the person named it: a URL that the run alone names is not opened.
+        trust: networks of the caller's own that may be imported, each "package.module:Class".
     Raises:
         UserError: for a path that is not a run, links in it, or data that are missing or changed.
         StoppedRun: when the disk refuses.
     """
     require_plain(Path(run))
-    subject = open_subject(run, torch.device(device), source)
+    subject = open_subject(run, torch.device(device), source, trust)
     disk = SYSTEM.inside(subject.path)
     found = find(subject)
     sheet = png(tile(viewable(found.samples, found.bins), found.record["samples"]["columns"]))
@@ -49,9 +53,11 @@ def write_report(run: str | Path, device: str | torch.device = "cpu", source: st
     return found.record
 
 
-def current_report(run: str | Path) -> dict[str, Any] | None:
+def current_report(run: str | Path, trust: Sequence[str] = ()) -> dict[str, Any] | None:
     """What report.json says, where it is whole and of the newest checkpoint; else None.
 
+    Args:
+        trust: as for `write_report`.
     Raises:
         UserError: for a path that is not a run, or where the report is a link.
     """
@@ -67,7 +73,7 @@ def current_report(run: str | Path) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION or not _whole(record):
         return None
-    return record if record["run"].get("step") == open_checkpoint(path).step else None
+    return record if record["run"].get("step") == open_checkpoint(path, trust).step else None
 
 
 def _whole(record: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,19 @@ class Subject:
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
 
-def open_subject(run: str | Path, device: torch.device, source: str | None = None) -> Subject:
+def open_subject(
+    run: str | Path, device: torch.device, source: str | None = None, trust: Sequence[str] = ()
+) -> Subject:
     """Open a run for its report.
 
     Args:
+        trust: networks of the caller's own that may be imported, each "package.module:Class".
         source: of its images, where the person named it: only then is it opened where it is a URL.
     Raises:
         UserError: for a path that is not a run, or data that are missing or changed.
     """
     path = Path(run)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, trust)
     data = checkpoint.config.data
     if source is not None and is_elsewhere(source):
         data = replace(data, source=source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -12,6 +14,7 @@ from typing import Any, Protocol, final
 from markovae.config import Config
 from markovae.errors import UserError
 from markovae.log import warn
+from markovae.system.files import SYSTEM, replace_file
 from markovae.tables import to_table
 
 
@@ -117,11 +120,29 @@ class _TensorBoard:
 
 @final
 class _WandB:
-    """A run of Weights & Biases; its files lie in RUN/wandb. WANDB_MODE, WANDB_PROJECT and the like are wandb's."""
+    """A run of Weights & Biases; its files lie in RUN/wandb. WANDB_MODE, WANDB_PROJECT and the like are wandb's.
+
+    Its id is kept in RUN/wandb/id, so that a run that is resumed here is continued there.
+    """
 
     def __init__(self, folder: Path, config: Config) -> None:
-        shown = to_table(config.shareable())
-        self._run = import_module("wandb").init(name=folder.resolve().name, dir=str(folder), config=shown)
+        self._run = import_module("wandb").init(
+            id=self._id(folder / "wandb" / "id"),
+            resume="allow",
+            name=folder.resolve().name,
+            dir=str(folder),
+            config=to_table(config.shareable()),
+        )
+
+    @staticmethod
+    def _id(path: Path) -> str:
+        """The id in a file, which is written where there is none."""
+        if path.is_file() and re.fullmatch("[0-9a-f]{16}", text := path.read_text("ascii", "replace").strip()):
+            return text
+        made = secrets.token_hex(8)
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, made.encode(), SYSTEM.inside(path.parent.parent))
+        return made
 
     def log(self, values: dict[str, float], step: int) -> None:
         self._run.log(values, step=step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,7 @@ class Session:
         folder: of the run, held.   config: of the run.   splits: its data.   record: of the split.
         training: at the step to continue from; its timer times everything here.
         loggers: of the figures, besides metrics.jsonl.   progress: show a bar, and remarks on stderr.
+        trust: networks of the caller's own that may be imported.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Session:
         training: Training,
         loggers: Loggers,
         progress: bool = True,
+        trust: Sequence[str] = (),
     ) -> None:
         self.folder, self.config, self.splits, self.record = folder, config, splits, record
-        self.training, self.loggers, self._progress = training, loggers, progress
+        self.training, self.loggers, self._progress, self._trust = training, loggers, progress, trust
         self._rows: list[TrainStep] = []
         self._saved_step, self._saved_at = -1, training.seconds
         self._save_seconds = 0.0
@@ -231,7 +234,7 @@ class Session:
 
     def _roll_back(self, error: NonFiniteError) -> None:
         training, failed = self.training, self.training.step
-        checkpoint = newest_checkpoint(self.folder.path)
+        checkpoint = newest_checkpoint(self.folder.path, self._trust)
         training.ranks.require_same(checkpoint.step, f"{self.folder.path} shows each process another newest checkpoint")
         training.roll_back(checkpoint.all_tensors(), checkpoint.state)
         self._saved_step, self._fitted_step = training.step, -1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from markovae.build import create
 from markovae.checkpoints.manifest import CheckpointError
 from markovae.checkpoints.reading import Checkpoint, LoadedRun, load_run, newest_checkpoint, open_checkpoint
+from markovae.checkpoints.saving import describe_network
 from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
@@ -47,6 +49,8 @@ def train(
     out: str | Path,
     config: Config | None = None,
     *,
+    network: nn.Module | None = None,
+    trust: Sequence[str] = (),
     init: str | Path | None = None,
     loggers: Iterable[Logger | str] = (),
     progress: bool = True,
@@ -64,6 +68,9 @@ def train(
         data: faces, digits, an image folder, an array file or shards; None is config.data.source.
         out: the run's folder, new or empty.
         config: of the run; None is the default, which trains for five minutes.
+        network: of your own, network(z, logsnr, condition) -> out, with its weights as they are; the run records its
+            class and `network.config`, the arguments of its constructor, and trusts it.
+        trust: classes that network.own of the configuration may name, each "package.module:Class": they are imported.
         init: a run or checkpoint whose averaged weights are the first ones.
         loggers: objects with `log(values, step)`, "tensorboard" or "wandb", besides metrics.jsonl.
         progress: show a bar and remarks on stderr; warnings are shown either way.
@@ -83,13 +90,16 @@ def train(
     config = Config() if config is None else config
     if data is not None:
         config = replace(config, data=replace(config.data, source=str(data)))
+    if network is not None:
+        config = replace(config, network=describe_network(network))
+        trust = trust if config.network.own is None else (*trust, config.network.own.name)
+    options: dict[str, Any] = {"trust": trust, "loggers": loggers, "progress": progress, "held": held}
     if _restarted(Path(out)):
         named = is_elsewhere(config.data.source) and not isinstance(config.data.source, FromFile)
-        source = config.data.source if named else None
-        return resume(out, data=source, loggers=loggers, progress=progress, device=device, held=held)
+        return resume(out, data=config.data.source if named else None, device=device, **options)
     place = device_named(device)
-    path = train_run(config, out, init=init, loggers=loggers, progress=progress, device=place, held=held)
-    return load_run(path, device=place)
+    path = train_run(config, out, network=network, init=init, device=place, **options)
+    return load_run(path, device=place, trust=trust)
 
 
 def resume(
@@ -98,6 +108,7 @@ def resume(
     steps: int | None = None,
     minutes: float | None = None,
     data: str | Path | None = None,
+    trust: Sequence[str] = (),
     loggers: Iterable[Logger | str] = (),
     progress: bool = True,
     device: str | torch.device = "auto",
@@ -110,7 +121,7 @@ def resume(
     Args:
         steps, minutes: a new budget, counted from the run's beginning.
         data: where its images are now, where they were moved.
-        loggers, progress, device, held: as for `train`.
+        trust, loggers, progress, device, held: as for `train`; a network of your own must be named in `trust`.
     Raises:
         UserError: where `out` is not a run, the data changed, or the new budget is spent already.
         CheckpointError: where no checkpoint verifies.
@@ -119,9 +130,9 @@ def resume(
     if _restarted(Path(out)):
         steps = minutes = None  # the first start of the job has stored them
     place, source = device_named(device), None if data is None else str(data)
-    options: dict[str, Any] = {"loggers": loggers, "progress": progress, "device": place, "held": held}
+    options: dict[str, Any] = {"trust": trust, "loggers": loggers, "progress": progress, "device": place, "held": held}
     path = resume_run(out, steps=steps, minutes=minutes, data=source, **options)
-    return load_run(path, device=place)
+    return load_run(path, device=place, trust=trust)
 
 
 def _restarted(out: Path) -> bool:
@@ -133,6 +144,8 @@ def train_run(
     config: Config,
     out: str | Path,
     *,
+    network: nn.Module | None = None,
+    trust: Sequence[str] = (),
     init: str | Path | None = None,
     loggers: Iterable[Logger | str] = (),
     progress: bool = True,
@@ -156,12 +169,12 @@ def train_run(
     ):
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
-        config, model = _create(config, splits, init)
+        config, model = _create(config, splits, init, network, trust)
         model = model.to(device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
         training = Training(model, data, config.train, config.data.flip, clock, ranks)
         record = splits.record()
-        session = Session(folder, config, splits, record, training, opened, progress)
+        session = Session(folder, config, splits, record, training, opened, progress, trust)
         gathered = [training.gathered()]  # taken out below: of a spread model it is the whole, which must not stay
 
         def begin() -> None:
@@ -189,6 +202,7 @@ def resume_run(
     steps: int | None = None,
     minutes: float | None = None,
     data: str | None = None,
+    trust: Sequence[str] = (),
     loggers: Iterable[Logger | str] = (),
     progress: bool = True,
     device: str | torch.device = "cpu",
@@ -202,7 +216,7 @@ def resume_run(
     with closing(Loggers(loggers)) as opened, _locked(folder, held) as folder.lock:
         if current_rank().first:
             folder.clear()
-        checkpoint = newest_checkpoint(folder.path)
+        checkpoint = newest_checkpoint(folder.path, trust)
         record = checkpoint.split_record
         stored, config = checkpoint.config, _moved(_extended(checkpoint, steps, minutes), data)
         with joined(config.train.timeout, torch.device(device)) as ranks:
@@ -214,6 +228,7 @@ def resume_run(
                 bins=splits.train.bins,
                 num_classes=len(checkpoint.class_names),
                 text_conditioner=checkpoint.text_conditioner,
+                trust=trust,
             )
             checkpoint.require_same_words(splits)
             known = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
@@ -224,7 +239,7 @@ def resume_run(
             if training.budget.total is None and training.budget.seconds is None:
                 raise CheckpointError(f"{checkpoint.path} has no total_steps, and its budget is no time")
             gathered = [] if config == stored else [training.gathered()]
-            session = Session(folder, config, splits, record, training, opened, progress)
+            session = Session(folder, config, splits, record, training, opened, progress, trust)
             path = checkpoint.path
             del checkpoint  # its bytes, weights and averages and the optimizer's, would stay for the whole run
 
@@ -263,9 +278,11 @@ def _warn_without_lock(folder: RunFolder) -> None:
         )
 
 
-def _create(config: Config, splits: Splits, init: str | Path | None) -> tuple[Config, Diffusion]:
+def _create(
+    config: Config, splits: Splits, init: str | Path | None, network: nn.Module | None, trust: Sequence[str]
+) -> tuple[Config, Diffusion]:
     """The model, and the configuration with the text encoder that its weights read."""
-    train, source, text_conditioner = splits.train, None if init is None else open_checkpoint(init), None
+    train, source, text_conditioner = splits.train, None if init is None else open_checkpoint(init, trust), None
     if source is not None and source.text_conditioner is not None and config.condition.kind == "text":
         # Weights that read one encoder's features mean nothing on another's.
         if config.condition.encoder == ConditionConfig.encoder:
@@ -274,7 +291,13 @@ def _create(config: Config, splits: Splits, init: str | Path | None) -> tuple[Co
             config.condition.encoder, source.text["sha256"], source.text_conditioner.width
         )
     model = create(
-        config, train.shape, bins=train.bins, num_classes=len(train.class_names), text_conditioner=text_conditioner
+        config,
+        train.shape,
+        bins=train.bins,
+        num_classes=len(train.class_names),
+        text_conditioner=text_conditioner,
+        network=network,
+        trust=trust,
     )
     if source is not None:
         try:
