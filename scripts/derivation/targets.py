@@ -11,8 +11,9 @@ from scripts.derivation.store import Result, Unit
 
 import markovae as mv
 from markovae.diffusion.bound import estimate_mean
-from markovae.diffusion.target import TARGETS
+from markovae.diffusion.target import DATA, MEAN, NOISE, SCORE, STEP_NOISE, VELOCITY
 
+TARGETS = (NOISE, DATA, VELOCITY, SCORE, STEP_NOISE, MEAN)  # the literature's on one grid; flow is velocity, rescaled
 LEVELS = 6
 SCHEDULE = (f"schedule.num_levels={LEVELS}", "schedule.start=4.0", "schedule.end=-4.0")
 STEPS = {"nats": 4000, "own": 1500}

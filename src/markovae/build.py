@@ -286,10 +286,10 @@ def _beta_schedule(config: ScheduleConfig, levels: int) -> NoiseSchedule:
 def _check_together(config: Config, schedule: NoiseSchedule) -> None:
     """What the sections refuse of each other."""
     blind = float(schedule.logsnr.detach()[-1]) <= schedules.NO_SIGNAL
-    if blind and config.target.name not in ("data", "velocity"):
+    if blind and config.target.name not in ("data", "velocity", "flow"):
         raise UserError(
             f"target.name={config.target.name} says nothing about the data where no signal is left, and this schedule "
-            "ends so: take target.name=velocity or data, or a schedule that keeps some signal"
+            "ends so: take target.name=velocity, flow or data, or a schedule that keeps some signal"
         )
     if config.network.kind == "ddpm" and config.condition.kind == "text":
         raise UserError("network.kind=ddpm reads no captions: take network.kind=unet or dit, or condition.kind=class")

@@ -26,7 +26,7 @@ variances = pytest.mark.parametrize("reverse", [StepVariance(), PosteriorVarianc
 
 
 class Exact(torch.nn.Module):
-    """E[x|z] of x ~ N(m, v) in the place of a network, told in any of the six parameterisations of its grid."""
+    """E[x|z] of x ~ N(m, v) in the place of a network, told in any of the parameterisations of its grid."""
 
     def __init__(self, target: Target = DATA, grid: torch.Tensor | None = None, variance: float = VARIANCE) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def test_digits_with_an_untrained_network_agree_in_all_forms() -> None:
 
 
 @variances
-def test_with_exact_networks_all_six_targets_give_the_same_nats(reverse: ReverseVariance) -> None:
+def test_with_exact_networks_all_targets_give_the_same_nats(reverse: ReverseVariance) -> None:
     x = data(20)
     for schedule in (SCHEDULE, constant(num_levels=15, delta=0.05)):
         totals = [

@@ -43,6 +43,7 @@ def design_formula(name: str, z: float, out: float, prev: float, now: float) -> 
         "noise": lambda: (z - s * out) / a,
         "data": lambda: mpmath.mpf(out),
         "velocity": lambda: a * z - s * out,
+        "flow": lambda: (z - s * out) / (a + s),
         "score": lambda: (z + s**2 * out) / a,
         "step_noise": lambda: (z - s**2 / sigma * out) / a,
         "mean": lambda: (z - s**2 / sigma**2 * (z - alpha * out)) / a,
@@ -52,7 +53,7 @@ def design_formula(name: str, z: float, out: float, prev: float, now: float) -> 
 
 @by_name
 @given(now=levels, fall=falls, z=st.floats(-3, 3), out=st.floats(-3, 3))
-def test_the_six_maps_against_their_formulas(target: Target, now: float, fall: float, z: float, out: float) -> None:
+def test_the_maps_against_their_formulas(target: Target, now: float, fall: float, z: float, out: float) -> None:
     prev = float(scalar(now) + fall)
     got = target.to_x(scalar(out).reshape(1, 1), scalar(z).reshape(1, 1), scalar(now), scalar(prev))
     with mpmath.workdps(50):

@@ -43,7 +43,7 @@ def assert_same(one: Affine, other: Affine) -> None:
 
 
 @schedules
-def test_all_six_targets_imply_the_exact_denoiser(schedule: NoiseSchedule) -> None:
+def test_all_targets_imply_the_exact_denoiser(schedule: NoiseSchedule) -> None:
     """E[x|z] = m + a S (a² S + s² I)⁻¹ (z − a m) for Gaussian data."""
     distribution = data()
     for prev, now in pairs(schedule)[:: max(1, schedule.num_levels // 40)]:

@@ -2,11 +2,12 @@ r"""What the network's output means: each parameterisation is one pair (t_x, t_�
 
 With z = a x + s ε̄ both unknowns follow from (z, out) by one 2×2 solve, D = a t_ε − s t_x:
     x̂ = (t_ε z − s out)/D,      ε̂ = (a out − t_x z)/D.
-The six affine maps of the literature are these six pairs:
-    noise (0, 1); data (1, 0); velocity (−s, a); score (0, −1/s);
+The affine maps of the literature are these pairs:
+    noise (0, 1); data (1, 0); velocity (−s, a); flow (−1, 1); score (0, −1/s);
     step noise (0, ρ), ρ = σ_ℓ/s_ℓ, the conditional mean ρ ε̄ of one step's noise given z_0 and z_ℓ;
     mean (c_x + a c_z, s c_z), the posterior mean of z_{ℓ−1}.
-The last two need the log-SNR of the level before, on the grid the network was trained on. They are conditional
+Flow is the velocity ε̄ − x of x_t = (1−t) x + t ε̄, which is z·√((1−t)² + t²) at log-SNR 2 ln((1−t)/t): a diffusion on
+another clock (Lipman et al. 2023; Liu et al. 2023). The last two need the log-SNR of the level before, on the grid the network was trained on. They are conditional
 means given (z_0, z_ℓ); the lecture regresses onto the sample itself, which adds t_ξ ξ with a fresh ξ ~ N(0, I):
     ε_ℓ = ρ ε̄ + √(1−ρ²) ξ,      z_{ℓ−1} = (posterior mean) − √β̃ ξ.
 Regression onto the mean (Rao–Blackwell) has the same optimum and less noise.
@@ -121,6 +122,11 @@ def _velocity(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
     return -noise_scale(logsnr), signal_scale(logsnr)
 
 
+def _flow(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
+    one = torch.ones_like(logsnr, dtype=torch.float64)
+    return -one, one
+
+
 def _score(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
     s = noise_scale(logsnr)
     return torch.zeros_like(s), -1 / s
@@ -162,10 +168,11 @@ def _mean_spread(logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
 NOISE = Target("noise", _noise)
 DATA = Target("data", _data)
 VELOCITY = Target("velocity", _velocity)
+FLOW = Target("flow", _flow)
 SCORE = Target("score", _score)
 STEP_NOISE = Target("step_noise", _step_noise, True, _step_spread)
 MEAN = Target("mean", _mean, True, _mean_spread)
-TARGETS = (NOISE, DATA, VELOCITY, SCORE, STEP_NOISE, MEAN)
+TARGETS = (NOISE, DATA, VELOCITY, FLOW, SCORE, STEP_NOISE, MEAN)
 
 
 def target_named(name: str) -> Target:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markovae.tables import one_of, within
 
-TARGET_NAMES = ("noise", "data", "velocity", "score", "step_noise", "mean")
+TARGET_NAMES = ("noise", "data", "velocity", "flow", "score", "step_noise", "mean")
 REVERSES = ("posterior", "step", "isotropic", "diagonal", "learned", "full")
 DECODERS = ("step", "ho_small", "ho_large", "softmax")
 PIXELS = ("ends", "centres")
@@ -20,7 +20,7 @@ class TargetConfig:
     """What the network's output means and how the prior's steps end.
 
     Args:
-        name: noise, data, velocity, score, step_noise or mean.
+        name: noise, data, velocity, flow (ε − x, flow matching's), score, step_noise or mean.
         reverse: variance of P_pri(z_{ℓ−1}|z_ℓ): posterior (β̃_ℓ); step (σ_ℓ²); isotropic or diagonal, fitted to
             training images, one number a level, or a level and coordinate; learned, a head of the network; or full,
             from its Jacobian, up to 1,024 dimensions.

@@ -81,7 +81,7 @@ def wrap(
     Args:
         denoiser: f(z, t), or f(z, t, label) with `num_classes`; a module is moved and switched with the model.
         shape: of one image, (C, H, W).   schedule: the grid it was trained on.
-        predicts: noise, data, velocity, score, step_noise or mean; with twice the channels the second half is the
+        predicts: noise, data, velocity, flow, score, step_noise or mean; with twice the channels the second half is the
             head of a learned variance.
         time: log-SNR, (B,), float64 -> the second argument; None is the step t = ℓ − 1 of the grid, linear in log-SNR
             between its levels. A denoiser D(x; σ) that is given x = z/a: wrap

@@ -20,7 +20,7 @@ from markovae.diffusion.forward import (
 from markovae.diffusion.objective import literal_sample
 from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear, constant
-from markovae.diffusion.target import DATA, MEAN, STEP_NOISE, TARGETS, noise_ratio, one_step_noise
+from markovae.diffusion.target import DATA, FLOW, MEAN, STEP_NOISE, TARGETS, noise_ratio, one_step_noise
 from markovae.randomness import generator
 from markovae.theory.check_steps import _apart, _draws, _steps, grid
 from markovae.theory.regression import (
@@ -83,12 +83,13 @@ def mean_from_noise() -> Pair:
     Line("map.noise", "x̂ = (z − s ε̄)/a", _ROUNDING),
     Line("map.data", "x̂ = out", _ROUNDING),
     Line("map.velocity", "x̂ = a z − s v", _ROUNDING),
+    Line("map.flow", "x̂ = (z − s (ε − x))/(a + s)", _ROUNDING),
     Line("map.score", "x̂ = (z + s² ∇ln p)/a", _ROUNDING),
     Line("map.step-noise", "x̂ = (z − (s²/σ) ε_ℓ)/a", _ROUNDING),
     Line("map.mean", "x̂ = (z − (s²/σ²)(z − α μ))/a", _ROUNDING),
 )
-def six_maps() -> Sequence[Pair]:
-    """x̂ of each target's output by its own formula: the largest difference is 0 for each of the six."""
+def maps() -> Sequence[Pair]:
+    """x̂ of each target's output by its own formula: the largest difference is 0 for each."""
     z, out = torch.randn(2, 4, 3, generator=generator(0, "maps"), dtype=torch.float64)
     grid = LogSNRLinear(5, 3.0, -3.0).logsnr[1:]
     before, now = (part.unsqueeze(1) for part in (grid[:-1], grid[1:]))
@@ -99,6 +100,7 @@ def six_maps() -> Sequence[Pair]:
         "noise": (z - s * out) / a,
         "data": out,
         "velocity": a * z - s * out,
+        "flow": (z - s * out) / (a + s),
         "score": (z + s**2 * out) / a,
         "step_noise": (z - (s**2 / sigma) * out) / a,
         "mean": (z - (s**2 / sigma**2) * (z - alpha * out)) / a,
@@ -106,6 +108,24 @@ def six_maps() -> Sequence[Pair]:
     return [
         (0.0, float((target.to_x(out, z, grid[1:], grid[:-1]) - wanted[target.name]).abs().max())) for target in TARGETS
     ]
+
+
+@row(EPSILON, "flow-matching", "λ = 2 ln((1−t)/t): an Euler step of dx_t/dt = ε̂ − x̂ is the step a'x̂ + s'ε̂", _ROUNDING)
+def flow_is_on_another_clock() -> Pair:
+    """x_t + (t'−t)(ε̂ − x̂) over √((1−t')² + t'²) against a'x̂ + s'ε̂ at log-SNR 2 ln((1−t')/t'): the largest
+    difference is 0."""
+    x, noise, out = _draws(3)
+    worst = 0.0
+    for start, end in ((0.99, 0.7), (0.6, 0.5), (0.3, 0.001)):
+        t, later = torch.tensor([start, end], dtype=torch.float64)
+        now, after = (2 * torch.log((1 - time) / time) for time in (t, later))
+        mixed = (1 - t) * x + t * noise
+        z = mixed / (t**2 + (1 - t) ** 2).sqrt()
+        x_hat = FLOW.to_x(out, z, now)
+        noise_hat = (z - signal_scale(now) * x_hat) / noise_scale(now)
+        euler = (mixed + (later - t) * out) / (later**2 + (1 - later) ** 2).sqrt()
+        worst = max(worst, _apart(z, noised(x, noise, now)), _apart(euler, noised(x_hat, noise_hat, after)))
+    return 0.0, worst
 
 
 @row(EPSILON, "rho", "ρ_ℓ = σ_ℓ/s_ℓ", _ROUNDING)
@@ -160,8 +180,8 @@ def sampled_targets(seed: int = 0, count: int = 1_000_000, level: int = 10) -> P
     return 0.0, float(fit.deviation(on_step_noise(data, prev, now)).abs().max())
 
 
-@row(EPSILON, "targets.denoiser", "six targets, one best affine x̂", _ROUNDING)
-def six_targets_one_denoiser() -> Pair:
+@row(EPSILON, "targets.denoiser", "all targets, one best affine x̂", _ROUNDING)
+def targets_one_denoiser() -> Pair:
     """x̂ of the best affine predictor of each target against that of the data: the largest difference is 0."""
     data = gaussian_data()
     return 0.0, max(
@@ -171,9 +191,9 @@ def six_targets_one_denoiser() -> Pair:
     )
 
 
-@row(EPSILON, "targets.nats", "six targets, one x̂, one number of nats", _ROUNDING)
-def six_targets_one_nats() -> Pair:
-    """Nats of the levels ℓ ≥ 2 with one x̂ in six parameterizations: of the data target, and the farthest other."""
+@row(EPSILON, "targets.nats", "all targets, one x̂, one number of nats", _ROUNDING)
+def targets_one_nats() -> Pair:
+    """Nats of the levels ℓ ≥ 2 with one x̂ in all parameterizations: of the data target, and the farthest other."""
     totals = dict.fromkeys([target.name for target in TARGETS], 0.0)
     for prev, now in _steps():
         x, x_hat, noise = _draws(3)
@@ -272,14 +292,15 @@ CHECKS = (
     mean_onto_a_sample,
     mean_of_a_step_sample,
     mean_from_noise,
-    six_maps,
+    maps,
+    flow_is_on_another_clock,
     ratio_of_noises,
     chain_makes_the_raw_targets,
     noise_onto_a_sample,
     scatter_of_one_noise,
     sampled_targets,
-    six_targets_one_denoiser,
-    six_targets_one_nats,
+    targets_one_denoiser,
+    targets_one_nats,
     step_noise_of_the_chain,
     output_gradients,
     parameter_gradients,

@@ -360,7 +360,7 @@ def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunct
     if model.target.needs_neighbour:
         raise UserError(
             f"target.name={model.target.name} is defined by the steps of a grid, and schedule.kind=learned moves its "
-            "grid: take velocity, noise, data or score"
+            "grid: take velocity, flow, noise, data or score"
         )
     if isinstance(model.reverse, LearnedVariance):
         raise UserError(
