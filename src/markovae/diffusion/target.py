@@ -7,8 +7,9 @@ The affine maps of the literature are these pairs:
     step noise (0, ρ), ρ = σ_ℓ/s_ℓ, the conditional mean ρ ε̄ of one step's noise given z_0 and z_ℓ;
     mean (c_x + a c_z, s c_z), the posterior mean of z_{ℓ−1}.
 Flow is the velocity ε̄ − x of x_t = (1−t) x + t ε̄, which is z·√((1−t)² + t²) at log-SNR 2 ln((1−t)/t): a diffusion on
-another clock (Lipman et al. 2023; Liu et al. 2023). The last two need the log-SNR of the level before, on the grid the network was trained on. They are conditional
-means given (z_0, z_ℓ); the lecture regresses onto the sample itself, which adds t_ξ ξ with a fresh ξ ~ N(0, I):
+another clock (Lipman et al. 2023; Liu et al. 2023). The last two need the log-SNR of the level before, on the grid the
+network was trained on. They are conditional means given (z_0, z_ℓ); the lecture regresses onto the sample itself, which
+adds t_ξ ξ with a fresh ξ ~ N(0, I):
     ε_ℓ = ρ ε̄ + √(1−ρ²) ξ,      z_{ℓ−1} = (posterior mean) − √β̃ ξ.
 Regression onto the mean (Rao–Blackwell) has the same optimum and less noise.
 """
