@@ -20,7 +20,7 @@ SOURCE = Path(markovae.__file__).parent
 # Top first: a package may import only what stands before it. A new package gets its place here.
 ORDER = """
     locations errors strict_json log system randomness tables networks diffusion data text likelihood sampling quality
-    training config build checkpoints run interop report theory cli __main__
+    training config build checkpoints run interop report theory course cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ("randomness", "networks", "diffusion")
 MODEL = ("networks", "diffusion", "likelihood", "sampling", "training", "build")
@@ -136,10 +136,12 @@ def test_opening_a_run_does_not_import_the_report() -> None:
     assert not [name for name, home in homes.items() if any("report" in m for m in reached(f"markovae.{home}"))]
 
 
-def test_only_verify_reaches_the_theory() -> None:
-    outside = {name for name in MODULES if package_of(name) != "theory"}
+def test_only_verify_and_the_course_reach_the_theory() -> None:
+    outside = {name for name in MODULES if package_of(name) not in ("theory", "course")}
     users = {n for n in outside if any(package_of(m) == "theory" for m in imported(MODULES[n]) if m in MODULES)}
     assert users == {"markovae.cli.verify"}
+    students = {n for n in outside if any(package_of(m) == "course" for m in imported(MODULES[n]) if m in MODULES)}
+    assert students == {"markovae.cli.verify"}
 
 
 def test_no_two_modules_have_one_name() -> None:
