@@ -10,7 +10,7 @@ from markovae.data import cache, folder
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import classes_of, read_folder
 from markovae.data.image_files import header_of
-from markovae.data.loading import splits_of
+from markovae.data.loading import load_data, splits_of
 from markovae.errors import UserError
 
 RNG = np.random.default_rng(7)
@@ -96,15 +96,136 @@ def test_loose_images_beside_folders_mean_no_classes():
     assert classes_of(["a/x.png", "a/y.png"]) == (None, (), ())
 
 
-def test_parts_of_a_data_set_are_no_classes(tmp_path: Path):
-    fill(tmp_path / "set" / "test" / "cat", 2)
-    fill(tmp_path / "set" / "Train" / "cat", 3)
-    fill(tmp_path / "set" / "Train" / "dog", 3)
-    with pytest.raises(UserError, match=r"holds Train, test, which are the parts .* give .*/set/Train, from which"):
-        read_folder(config(tmp_path / "set"))
-    assert read_folder(config(tmp_path / "set" / "Train")).data.class_names == ("cat", "dog")
-    fill(tmp_path / "set" / "zebra", 2)
-    assert read_folder(config(tmp_path / "set")).data.class_names == ("Train", "test", "zebra")
+def test_the_parts_that_people_made_are_respected(tmp_path: Path):
+    place = tmp_path / "set"
+    for part, name, count in (("Train", "cat", 4), ("Train", "dog", 3), ("val", "dog", 2), ("test", "cat", 2)):
+        fill(place / part / name, count)
+    fill(place / "extra", 2)
+    fill(place, 1)
+    reading = read_folder(config(place))
+    assert reading.data.class_names == ("cat", "dog")
+    assert [len(part) for part in (reading.split.train, reading.split.validation, reading.split.test)] == [7, 2, 2]
+    assert "train from Train, validation from val, test from test" in reading.summary.notes[0]
+    assert "3 images lie in no part and are left out (00.png, extra/00.png, extra/01.png)" in reading.summary.notes
+    assert reading.split.method == "the source's own validation and test parts"
+    tested = {image.tobytes() for image in splits_of(reading).test.images}
+    assert tested == {
+        np.moveaxis(np.asarray(Image.open(f)), -1, 0).tobytes() for f in (place / "test" / "cat").iterdir()
+    }
+    joined = read_folder(config(place, split="content"))
+    assert (joined.data.class_names, len(joined.data), joined.split.left_out) == ((), 14, 0)
+    assert any("lies beside the sub-folders" in note for note in joined.summary.notes)
+    assert read_folder(config(place / "Train")).data.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("names", "counts", "classes"),
+    [
+        ("train2017 val2017", (2, 2, 1), ()),
+        ("training_set/x training_set/y test_set/x", (3, 1, 2), ("x", "y")),
+        ("trainA trainB testA testB", (3, 1, 4), ("A", "B")),
+        ("train holdout", (1, 1, 2), ()),
+        ("train dev eval", (1, 4, 1), ()),
+        ("train valid unlabeled", (1, 2, 1), ()),
+        ("around/train around/validation around/testing", (2, 2, 2), ()),
+        ("cat/train cat/test dog/train dog/test", (3, 1, 4), ("cat", "dog")),
+        ("images_train images_val", (1, 2, 1), ()),
+    ],
+)
+def test_parts_by_every_name_that_people_give_them(
+    tmp_path: Path, names: str, counts: tuple[int, int, int], classes: tuple[str, ...]
+):
+    for name in names.split():
+        fill(tmp_path / name, 3 if name == "train2017" else 2)
+    reading = read_folder(config(tmp_path))
+    split = reading.split
+    assert (len(split.train), len(split.validation), len(split.test)) == counts
+    assert reading.data.class_names == classes
+    assert "the folders are the parts of a data set" in reading.summary.notes[0]
+
+
+def test_folders_may_be_called_so_and_be_classes(tmp_path: Path):
+    for name in ("train", "bus", "car"):
+        fill(tmp_path / name, 2)
+    assert read_folder(config(tmp_path)).data.class_names == ("bus", "car", "train")
+    fill(tmp_path / "test", 2)
+    assert read_folder(config(tmp_path, split="folders")).data.class_names == ("bus", "car", "test", "train")
+    named = read_folder(config(tmp_path, split="train:bus+car, test:test"))
+    assert (len(named.split.train), len(named.split.validation), len(named.split.test)) == (3, 1, 2)
+    assert "2 images lie in no part and are left out (train/00.png, train/01.png)" in named.summary.notes
+    with pytest.raises(UserError, match=r"data.split names the folder lorry, and .* has no images there"):
+        read_folder(config(tmp_path, split="train:bus,test:lorry"))
+    with pytest.raises(UserError, match="names no folder that trains"):
+        config(tmp_path, split="test:bus")
+
+
+def test_held_out_parts_alone_are_refused(tmp_path: Path):
+    fill(tmp_path / "test", 2)
+    fill(tmp_path / "val", 2)
+    with pytest.raises(UserError, match=r"holds test, val, held-out parts .* none that trains"):
+        read_folder(config(tmp_path))
+
+
+def test_copies_of_held_out_images_do_not_train(tmp_path: Path):
+    fill(tmp_path / "train", 4)
+    fill(tmp_path / "test", 1)
+    (tmp_path / "train" / "copy.png").write_bytes((tmp_path / "test" / "00.png").read_bytes())
+    reading = read_folder(config(tmp_path))
+    assert (len(reading.split.train), len(reading.split.validation), len(reading.split.test)) == (3, 1, 1)
+    note = "1 image is left out of training or validation, as copies of held-out images"
+    assert note in reading.summary.notes
+
+
+def test_prefixes_of_names_are_classes_where_asked_and_are_told_where_not(tmp_path: Path):
+    for n in range(3):
+        for name in (f"cat.{n}.png", f"dog_{n}.png"):
+            Image.fromarray(RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / name)
+    plain = read_folder(config(tmp_path))
+    assert plain.data.labels is None
+    assert (
+        "the names begin with cat (3), dog (3): set data.classes=prefix to take these as classes" in plain.summary.notes
+    )
+    asked = read_folder(config(tmp_path, classes="prefix")).data
+    assert asked.class_names == ("cat", "dog")
+    assert asked.labels is not None
+    assert asked.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    Image.new("RGB", (8, 8)).save(tmp_path / "7.png")
+    with pytest.raises(UserError, match=r"1 have no such prefix \(7.png\)"):
+        read_folder(config(tmp_path, classes="prefix"))
+
+
+def test_every_file_is_accounted_for(tmp_path: Path):
+    fill(tmp_path / "cat", 3)
+    fill(tmp_path / "dog", 3)
+    (tmp_path / "cow").mkdir()
+    for name in (
+        "cow/a.heic",
+        "cow/b.HEIC",
+        "film.mp4",
+        "boxes.json",
+        "cat/Thumbs.db",
+        ".x.png",
+        "cat/00.txt",
+        "LICENSE",
+    ):
+        (tmp_path / name).write_bytes(b"1")
+    summary = read_folder(config(tmp_path)).summary
+    assert [name for name, _ in summary.unreadable] == ["cow/a.heic", "cow/b.HEIC"]
+    assert "HEIC is not read: save it as PNG or JPEG" in dict(summary.unreadable).values()
+    for note in (
+        "1 sub-folder holds no readable image and is not a class (cow)",
+        "3 other files are not read (no ending 1, .json 1, .mp4 1; LICENSE, boxes.json, film.mp4)",
+        "1 hidden or special files or folders passed over (.x.png)",
+    ):
+        assert note in summary.notes
+
+
+def test_kinds_that_are_not_read_count_towards_the_limit(tmp_path: Path):
+    fill(tmp_path, 20)
+    for n in range(11):
+        (tmp_path / f"{n}.heic").write_bytes(b"1")
+    with pytest.raises(UserError, match=r"11 of 31 files are unreadable \(0.heic: HEIC is not read"):
+        load_data(config(tmp_path))
 
 
 def test_one_folder_around_the_classes_is_told(tmp_path: Path):
@@ -190,8 +311,6 @@ def test_worker_processes_decode_the_same(tmp_path: Path, own_cache: Path, monke
 
 
 def test_large_sets_stay_on_disk_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from markovae.data.loading import splits_of
-
     made = np.stack(fill(tmp_path, 10))
     small = splits_of(read_folder(config(tmp_path)))
     monkeypatch.setattr(cache, "LARGE_BYTES", 100)

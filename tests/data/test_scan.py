@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data.image_files import FoundFile, find_files, read_header
+from markovae.data.image_files import FoundFile, FoundFiles, find_files, read_header
 from markovae.data.image_reader import open_image
 
 
@@ -32,10 +32,11 @@ def test_images_are_found_in_any_case_and_depth_and_others_counted(tmp_path: Pat
         (tmp_path / name).write_bytes(b"1")
     for name in ("notes.txt", ".hidden.png", "a/._mac.jpg"):
         (tmp_path / name).write_bytes(b"1")
-    found, refused, others = find_files(tmp_path)
-    assert [file.path for file in found] == ["a/b/z.TIFF", "a/y.JpG", "x.PNG"]
-    assert refused == []
-    assert others == 1
+    found = find_files(tmp_path)
+    assert [file.path for file in found.files] == ["a/b/z.TIFF", "a/y.JpG", "x.PNG"]
+    assert found.refused == []
+    assert found.others == ["notes.txt"]
+    assert found.hidden == [".hidden.png"]
 
 
 def test_a_folder_keeps_its_own_name_whatever_links_to_it(tmp_path: Path):
@@ -44,7 +45,7 @@ def test_a_folder_keeps_its_own_name_whatever_links_to_it(tmp_path: Path):
         (tmp_path / name / "x.png").write_bytes(b"1")
     (tmp_path / "b" / "more").symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "z").symlink_to(tmp_path / "a", target_is_directory=True)
-    assert [file.path for file in find_files(tmp_path)[0]] == ["a/x.png", "b/x.png"]
+    assert [file.path for file in find_files(tmp_path).files] == ["a/x.png", "b/x.png"]
 
 
 def test_links_pipes_and_loops_never_hang(tmp_path: Path):
@@ -61,12 +62,37 @@ def test_links_pipes_and_loops_never_hang(tmp_path: Path):
     elsewhere.mkdir()
     (elsewhere / "y.png").write_bytes(b"1")
     (folder / "more").symlink_to(elsewhere, target_is_directory=True)
-    found, refused, _ = find_files(folder)
-    assert [file.path for file in found] == ["linked.png", "more/y.png", "x.png"]
-    reasons = dict(refused)
+    found = find_files(folder)
+    assert [file.path for file in found.files] == ["linked.png", "more/y.png", "x.png"]
+    reasons = dict(found.refused)
     assert set(reasons) == {"gone.png", "pipe.png", "self.png"}
     assert reasons["pipe.png"] == "not a regular file"
     assert "No such file" in reasons["gone.png"]
+    assert found.hidden == ["pipe"]
+
+
+@pytest.mark.parametrize("name", ["x.heic", "X.HEIF", "a/x.jxl", "x.jp2", "x.DNG", "x.cr2", "x.psd", "x.svg", "x.tga"])
+def test_kinds_that_are_not_read_are_named(tmp_path: Path, name: str):
+    (tmp_path / "a").mkdir()
+    (tmp_path / name).write_bytes(b"1")
+    found = find_files(tmp_path)
+    assert [path for path, _ in found.refused] == [name]
+    assert "is not read: save it as PNG or JPEG" in found.refused[0][1]
+
+
+def test_what_systems_leave_behind_is_passed_over(tmp_path: Path):
+    for name in (
+        ".DS_Store",
+        "Thumbs.db",
+        "desktop.ini",
+        "._x.png",
+        "__MACOSX/x.png",
+        "@eaDir/x.jpg",
+        "$RECYCLE.BIN/x.gif",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    assert find_files(tmp_path) == FoundFiles([], [], [], [])
 
 
 def test_headers_say_mode_format_and_upright_size(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_a_given_test_part_stays_whole_and_is_never_trained_on(values: list[int]
     every = values + tested
     left = set(values) - set(tested)
     if len(left) < 2:
-        with pytest.raises(UserError, match="at least 2 and 1"):
+        with pytest.raises(UserError, match="at least 2 are needed"):
             split_with_test(hashes_of(every), len(values), DataConfig("x"), "x")
         return
     parts = split_with_test(hashes_of(every), len(values), DataConfig("x"), "x")

@@ -13,6 +13,7 @@ from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY
 
 from markovae.data.captions import NAMES, read_captions
+from markovae.data.image_files import find_files
 
 PATHS = ("a.png", "b.png", "cats/c.png", "cats/d.e.png", "\udcff.png")
 TEXTS: tuple[Any, ...] = (
@@ -105,7 +106,7 @@ def test_captions_are_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
     (tmp_path / "outside.txt").write_text("not theirs")
     for path in PATHS:
         (folder / path).touch()
-    makers = {NAMES[0]: table, NAMES[1]: lines}
+    makers = {name: lines if "json" in name else table for name in NAMES}
     names = (*NAMES, "a.txt", "b.txt", "cats/c.txt", "cats/d.e.txt", "\udcff.txt")
 
     def make(chance: random.Random) -> Path:
@@ -128,7 +129,7 @@ def test_captions_are_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         return folder
 
     def door(case: Path) -> None:
-        captions, notes = read_captions(case, PATHS)
+        captions, notes = read_captions(case, PATHS, find_files(case).others)
         assert captions is None or len(captions) == len(PATHS)
         assert not any("\n" in note for note in notes)
 

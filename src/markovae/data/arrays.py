@@ -14,7 +14,8 @@ import numpy as np
 
 from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, DataConfig
-from markovae.data.image_files import ENDINGS, reason_of, to_channels, to_size
+from markovae.data.file_names import ENDINGS
+from markovae.data.image_files import reason_of, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.npy import npz_names, read_exactly, read_npy, read_npz, require_plausible
 from markovae.data.source import DatasetSummary, Source

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markovae.data.faces import combinations
+from markovae.data.file_names import parts_named
 from markovae.errors import UserError
 from markovae.strict_json import shown
 
@@ -23,6 +24,8 @@ ANY_SOURCE = f"{', '.join([*KINDS.values()][:-1])} or {[*KINDS.values()][-1]}"
 CHANNELS = ("auto", "grey", "rgb")
 FITS = ("crop", "pad", "resize")
 LAYOUTS = ("auto", "nhw", "nhwc", "nchw")
+CLASSES = ("auto", "prefix", "none")
+SPLITS = ("auto", "content", "folders")
 MAX_SIDE = 4096
 
 
@@ -41,6 +44,11 @@ class DataConfig:
         fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
             fit inside, fill with `background`) or "resize" (stretch).
         layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
+        classes: of the images of a folder: "auto" (its sub-folders), "prefix" (what a file's name says before its
+            number, such as cat_0.png) or "none".
+        split: "auto" (the parts that a source brings: folders called train, val, test and the like, official test
+            files; else by content), "content" (by content, whatever parts there are), "folders" (folders of such
+            names are classes) or folders for each part, such as "train:a+b, validation:c, test:d".
         flip: mirror training images left-right at random. Only training looks at it; a mirrored digit is
             another digit, so it is off by default.
         split_seed: chooses which images are held out (of sources that bring no split of their own).
@@ -58,6 +66,8 @@ class DataConfig:
     background: str = "white"
     fit: str = "crop"
     layout: str = "auto"
+    classes: str = "auto"
+    split: str = "auto"
     flip: bool = False
     split_seed: int = 0
     validation_fraction: float = 0.1
@@ -71,6 +81,11 @@ class DataConfig:
         _one_of("data.channels", self.channels, CHANNELS)
         _one_of("data.fit", self.fit, FITS)
         _one_of("data.layout", self.layout, LAYOUTS)
+        _one_of("data.classes", self.classes, CLASSES)
+        if ":" in self.split:
+            parts_named(self.split)
+        else:
+            _one_of("data.split", self.split, SPLITS)
         for name, value in (("data.size", self.size), ("data.width", self.width)):
             if not 0 <= value <= MAX_SIDE:
                 raise UserError(f"{name}={value} must lie in 0…{MAX_SIDE} pixels (0 = the source's own)")
@@ -119,9 +134,9 @@ class DataConfig:
     def for_images_like(self, shape: Sequence[int], source: str) -> DataConfig:
         """Other data, brought to this shape, (C, H, W), as these settings bring their own."""
         channels, height, width = shape
-        # What is said of the former source alone: attributes of the faces, the axes of its array.
+        # What is said of the former source alone: attributes of the faces, the axes of its array, its folders.
         hold_out = self.hold_out if source == "faces" else ()
-        config = replace(self, source=source, size=height, layout="auto", hold_out=hold_out)
+        config = replace(self, source=source, size=height, layout="auto", hold_out=hold_out, split="auto")
         if source in ("faces", "digits"):
             return config
         grey_or_rgb = "grey" if channels == 1 else "rgb"

@@ -11,15 +11,24 @@ import numpy as np
 import PIL
 
 from markovae.data import cache
-from markovae.data.captions import NAMES, read_captions, sidecar
+from markovae.data.captions import is_table, is_text_file, read_captions
 from markovae.data.data_config import DataConfig
+from markovae.data.file_names import (
+    by_ending,
+    class_folders,
+    class_prefixes,
+    hidden,
+    prefixes_note,
+    some,
+    understand,
+)
 from markovae.data.image_files import (
     FoundFile,
+    FoundFiles,
     Header,
     Plan,
     decode,
     find_files,
-    hidden,
     may_pass,
     plan,
     read_header,
@@ -27,36 +36,36 @@ from markovae.data.image_files import (
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.source import DatasetSummary, Source, counted
-from markovae.data.split import split_by_content
+from markovae.data.split import chosen_split, copies_note
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import printable, track
 
-RECIPE = "folder-3"
+RECIPE = "folder-4"
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
-PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 def read_folder(config: DataConfig) -> Source:
     """The images of a folder at one shape, decoded in worker processes once and then cached.
 
-    Unreadable files are listed in the summary. The cache entry is keyed by each file's path, size
-    and time of change and by the options that touch pixels; it is not kept where a file failed for another reason than
-    its bytes.
+    Unreadable files are listed in the summary, and those of kinds that are not read with them; each other file is
+    accounted for in a note. The cache entry is keyed by each file's path, size and time of change and by the options
+    that touch pixels; it is not kept where a file failed for another reason than its bytes.
 
     Raises: UserError for a folder without images, with no readable one, or with too few different ones, or whose
-        folders are the parts of a data set.
+        folders are the held-out parts of a data set.
     """
     folder = config.path
-    files, refused, others = find_files(folder)
-    if not files and not refused:
+    found = find_files(folder)
+    if not found.files and not found.refused:
         raise UserError(
-            f"{folder} holds no images ({others} other files): give a folder with .png, .jpg, .webp, .gif, "
+            f"{folder} holds no images ({len(found.others)} other files): give a folder with .png, .jpg, .webp, .gif, "
             ".tif, .avif or .bmp files"
         )
-    _refuse_parts(folder, [file.path for file in files])
+    layout = understand([file.path for file in found.files], config.split, str(folder))
+    files = [file for file, part in zip(found.files, layout.part, strict=True) if part is not None]
     recipe = {
         "recipe": RECIPE,
         "pillow": PIL.__version__,
@@ -64,14 +73,18 @@ def read_folder(config: DataConfig) -> Source:
         "files": [[file.path, file.size, file.modified] for file in files],
         "options": [config.size, config.width, config.channels, config.background, config.fit],
     }
-    make = partial(_make, folder=folder, files=files, refused=refused, config=config)
+    make = partial(_make, folder=folder, files=files, refused=found.refused, config=config)
     name = f"folder-{cache.key_of(recipe)}"
     stored, images, digests = cache.entry(name, make, _read)
     if stored["passing"]:
         cache.forget(cache.cache_folder() / name)
-    labels, class_names, class_notes = classes_of(stored["paths"])
-    class_notes += _bare_folders(folder, stored["paths"])
-    captions, caption_notes = read_captions(folder, stored["paths"])
+    paths = stored["paths"]
+    place = {file.path: number for number, file in enumerate(found.files)}
+    part = [layout.part[place[path]] or "" for path in paths]
+    labels, class_names, class_notes = classes_of([layout.rest[place[path]] for path in paths], config.classes)
+    if not layout.given:
+        class_notes += _bare_folders(folder, paths)
+    captions, caption_notes = read_captions(folder, paths, found.others)
     data = ImageData(
         images=images,
         labels=labels,
@@ -81,59 +94,56 @@ def read_folder(config: DataConfig) -> Source:
         digests=digests,
         files=tuple(map(printable, stored["paths"])),
     )
-    notes = (*stored["notes"], *class_notes, *caption_notes)
-    others -= sum((folder / name).is_file() for name in NAMES)
-    others -= len({sidecar(folder, path) for path in stored["paths"]} - {None}) if others > 0 else 0
-    if others > 0:
-        notes += ("1 other file was skipped" if others == 1 else f"{others:,} other files were skipped",)
-    unreadable = sorted((printable(path), reason) for path, reason in [*refused, *stored["unreadable"]])
-    summary = DatasetSummary("folder", stored["modes"], stored["formats"], stored["sizes"], tuple(unreadable), notes)
-    return Source(data, split_by_content(data.content_hashes(), config, data.name), summary)
+    split = chosen_split(data, part, config)
+    notes = (*layout.notes, *stored["notes"], *class_notes, *caption_notes, *copies_note(split), *_passed_over(found))
+    unreadable = sorted([*found.refused, *map(tuple, stored["unreadable"])])
+    summary = DatasetSummary(
+        kind="folder",
+        modes=stored["modes"],
+        formats=stored["formats"],
+        sizes=stored["sizes"],
+        unreadable=tuple((printable(path), reason) for path, reason in unreadable),
+        notes=notes,
+    )
+    return Source(data, split, summary)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
     return kept.json("record.json"), kept.array("images.npy"), kept.array("digests.npy")
 
 
-def classes_of(paths: Sequence[str]) -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
-    """(labels, class names, notes) from the first folder of each path; no classes below two folders."""
-    tops = [path.split("/", 1)[0] if "/" in path else "" for path in paths]
-    names = sorted(set(tops) - {""})
-    loose = tops.count("")
-    if len(names) < 2:
-        return None, (), _wrapped(paths, names)
-    if loose:
-        them = "1 image lies" if loose == 1 else f"{loose} images lie"
-        note = f"{them} beside the sub-folders, so the sub-folders are not taken as classes"
-        return None, (), (note,)
-    number = {name: position for position, name in enumerate(names)}
-    return np.array([number[top] for top in tops], dtype=np.int64), tuple(map(printable, names)), ()
+def classes_of(paths: Sequence[str], how: str = "auto") -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
+    """(labels, class names, notes) by the first folder of each path, or by the prefix of each name.
 
-
-def _wrapped(paths: Sequence[str], tops: Sequence[str]) -> tuple[str, ...]:
-    """A sentence on the one folder around all others, if there is one: what lies in it would be classes."""
-    inner = {path.split("/")[1] for path in paths if path.count("/") > 1}
-    if len(tops) != 1 or len(inner) < 2 or any(path.count("/") < 2 for path in paths):
-        return ()
-    return (
-        f"all images lie in the folder {printable(tops[0])}, so there are no classes: "
-        "give that folder to take its sub-folders as classes",
-    )
-
-
-def _refuse_parts(folder: Path, paths: Sequence[str]) -> None:
-    """Refuse folders called train and test: they are not classes, and test images must not train.
-
-    Raises:
-        UserError: where all the first folders are called like that.
+    Args:
+        paths: of images, without the folder of their part.   how: see `DataConfig.classes`.
+    Raises: UserError for a name without a prefix, where prefixes are the classes.
     """
-    tops = sorted({path.split("/", 1)[0] for path in paths if "/" in path})
-    if len(tops) > 1 and all(top.lower() in PARTS for top in tops) and all("/" in path for path in paths):
-        first = next((top for top in tops if top.lower().startswith("train")), tops[0])
-        raise UserError(
-            f"{folder} holds {', '.join(tops)}, which are the parts of a data set, not classes: give {folder / first}, "
-            "from which validation and test images are split off, and measure on the others; or rename them"
-        )
+    if how == "none":
+        return None, (), ()
+    if how == "prefix":
+        found, notes = class_prefixes(paths)
+    else:
+        found, notes = class_folders(paths)
+        if found is None and not notes:
+            notes = prefixes_note(paths)
+    if found is None:
+        return None, (), notes
+    names = sorted(set(found))
+    number = {name: position for position, name in enumerate(names)}
+    return np.array([number[name] for name in found], dtype=np.int64), tuple(map(printable, names)), notes
+
+
+def _passed_over(found: FoundFiles) -> tuple[str, ...]:
+    """Sentences on the files that are neither images nor texts of images."""
+    notes = []
+    rest = [name for name in found.others if not is_table(name) and not is_text_file(name)]
+    if rest:
+        them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
+        notes.append(f"{them} not read ({by_ending(rest)})")
+    if found.hidden:
+        notes.append(f"{len(found.hidden):,} hidden or special files or folders passed over ({some(found.hidden)})")
+    return tuple(notes)
 
 
 def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
@@ -143,10 +153,9 @@ def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:
     bare = sorted(set(there) - filled)
     if not bare or not filled:
         return ()
-    shown = ", ".join(map(printable, bare[:3])) + (", …" if len(bare) > 3 else "")
     if len(bare) == 1:
-        return (f"1 sub-folder holds no readable image and is not a class ({shown})",)
-    return (f"{len(bare)} sub-folders hold no readable image and are not classes ({shown})",)
+        return (f"1 sub-folder holds no readable image and is not a class ({some(bare)})",)
+    return (f"{len(bare)} sub-folders hold no readable image and are not classes ({some(bare)})",)
 
 
 def _make(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from markovae.data.data_config import DataConfig, background_rgb
+from markovae.data.file_names import ENDINGS, hidden, is_litter, unread_kind
 from markovae.data.image_reader import MAX_PIXELS, open_image
 from markovae.data.images import ImageData, Pixels
 from markovae.errors import UserError
@@ -100,10 +101,6 @@ def channels_first(image: Image.Image) -> Pixels:
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
 
-ENDINGS = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
-    | {".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
-)
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I"})
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 ORIENTATION_TAG = 0x0112
@@ -140,15 +137,30 @@ class Header:
     passing: bool = False
 
 
-def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], int]:
-    """(image files below `folder` by path, those that are not regular files with reasons, how many other files).
+@dataclass(frozen=True)
+class FoundFiles:
+    """What lies in a folder, paths below it, each list in order.
 
-    Hidden files and folders are skipped. Linked folders are followed once each, so loops end, and after all others:
-    a folder that lies there itself keeps its own name.
+    Args:
+        files: the image files.
+        refused: (path, reason) of images of kinds that are not read, and of those that are not regular files.
+        others: regular files that are no images.
+        hidden: what is passed over though no system left it behind: hidden names, pipes, links that lead nowhere.
     """
-    found: list[FoundFile] = []
-    refused: list[tuple[str, str]] = []
-    others = 0
+
+    files: list[FoundFile]
+    refused: list[tuple[str, str]]
+    others: list[str]
+    hidden: list[str]
+
+
+def find_files(folder: Path) -> FoundFiles:
+    """All files below a folder.
+
+    Hidden files and folders, and what systems and archives leave behind, are passed over. Linked folders are followed
+    once each, so loops end, and after all others: a folder that lies there itself keeps its own name.
+    """
+    found = FoundFiles([], [], [], [])
     visited: set[tuple[int, int]] = set()
     pending, linked = [folder], deque[Path]()
     while pending or linked:
@@ -157,36 +169,41 @@ def find_files(folder: Path) -> tuple[list[FoundFile], list[tuple[str, str]], in
             status = place.stat()
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            refused.append((_below(folder, place), reason_of(error)))
+            found.refused.append((_below(folder, place), reason_of(error)))
             continue
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
         for entry in entries:
+            path = _below(folder, Path(entry.path))
             if hidden(entry.name):
+                if not is_litter(entry.name):
+                    found.hidden.append(path)
                 continue
-            path = Path(entry.path)
-            is_image = path.suffix.lower() in ENDINGS
+            unread = unread_kind(path)
+            image = unread is not None or Path(path).suffix.lower() in ENDINGS
             try:
                 about = entry.stat()
             except OSError as error:
-                if is_image:
-                    refused.append((_below(folder, path), reason_of(error)))
+                if image:
+                    found.refused.append((path, reason_of(error)))
+                else:
+                    found.hidden.append(path)
                 continue
             if stat.S_ISDIR(about.st_mode):
-                (linked if entry.is_symlink() else pending).append(path)
-            elif not is_image:
-                others += 1
+                (linked if entry.is_symlink() else pending).append(Path(entry.path))
+            elif not image:
+                (found.others if stat.S_ISREG(about.st_mode) else found.hidden).append(path)
             elif not stat.S_ISREG(about.st_mode):
-                refused.append((_below(folder, path), "not a regular file"))
+                found.refused.append((path, "not a regular file"))
+            elif unread is not None:
+                found.refused.append((path, unread))
             else:
-                found.append(FoundFile(_below(folder, path), about.st_size, about.st_mtime_ns))
-    return sorted(found, key=lambda file: file.path), sorted(refused), others
-
-
-def hidden(name: str) -> bool:
-    """Whether a file or folder of that name is skipped."""
-    return name.startswith(".") or name == "__MACOSX"
+                found.files.append(FoundFile(path, about.st_size, about.st_mtime_ns))
+    found.files.sort(key=lambda file: file.path)
+    for paths in (found.refused, found.others, found.hidden):
+        paths.sort()
+    return found
 
 
 def read_header(folder: Path, file: FoundFile) -> Header:

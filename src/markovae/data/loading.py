@@ -12,8 +12,8 @@ import numpy as np
 from markovae.data import arrays, cache, faceset
 from markovae.data.data_config import ANY_SOURCE, DataConfig
 from markovae.data.digits import read_digits
+from markovae.data.file_names import ENDINGS
 from markovae.data.folder import read_folder
-from markovae.data.image_files import ENDINGS
 from markovae.data.images import ImageData, Indices, fingerprint
 from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import require_named

@@ -17,10 +17,10 @@ from PIL import Image
 
 from markovae.data.arrays import MAX_CLASSES
 from markovae.data.data_config import MAX_SIDE
+from markovae.data.file_names import PARTS
 from markovae.data.images import Digests, ImageData, Indices, Pixels
 from markovae.data.shard_store import beside
 from markovae.data.source import Source
-from markovae.data.split import PARTS
 from markovae.data.tars import LARGEST_IMAGE
 from markovae.errors import UserError
 from markovae.log import track

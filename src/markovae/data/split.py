@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from markovae.data.data_config import DataConfig
+from markovae.data.file_names import PARTS
 from markovae.data.images import ImageData, Indices, captions_digest, fingerprint
 from markovae.errors import UserError
 from markovae.strict_json import shown
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,27 +161,64 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
 
 
 def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> SplitIndices:
-    """The source's own test part (positions from `first_test` on); validation by content hash from the rest.
+    """The source's own test part (positions from `first_test` on), see `split_given`."""
+    return split_given(hashes, ["train"] * first_test + ["test"] * (len(hashes) - first_test), config, name)
 
-    Images outside the test part whose pixels also occur in it are left out of training and validation.
 
-    Raises: UserError where fewer than two different images are left beside the test part.
+def split_given(hashes: Sequence[bytes], part: Sequence[str], config: DataConfig, name: str) -> SplitIndices:
+    """The parts that the source brings; a held-out part that it lacks is drawn from training by content hash.
+
+    No image is in two parts: what is also tested on is left out of the others, and what validates out of training.
+
+    Args:
+        part: of each image, one of `PARTS`.   Others as for `split_by_content`.
+    Raises: UserError where too few different images are left to train on.
     """
-    test = set(hashes[first_test:])
-    keep = np.array([i for i in range(first_test) if hashes[i] not in test], dtype=np.int64)
-    ranked = _ranked([hashes[i] for i in keep], config.split_seed)
-    if len(ranked) < 2 or not test:
+    if config.split == "content":
+        return split_by_content(hashes, config, name)
+    places = {one: [i for i, own in enumerate(part) if own == one] for one in PARTS}
+    own = [one for one in PARTS[1:] if places[one]]
+    seen: set[bytes] = set()
+    for one in reversed(PARTS):
+        places[one] = [i for i in places[one] if hashes[i] not in seen]
+        seen |= {hashes[i] for i in places[one]}
+    left_out = len(hashes) - sum(map(len, places.values()))
+    ranked = [digest for _, digest in _ranked([hashes[i] for i in places["train"]], config.split_seed)]
+    missing = [one for one in PARTS[1:] if not places[one]]
+    if len(ranked) <= len(missing):
+        held = ", ".join(f"{len(places[one])} {one} images" for one in own)
         raise UserError(
-            f"{name} has {len(ranked)} different training images beside {len(test)} test images: "
-            "at least 2 and 1 are needed; add images"
+            f"{name} has {len(ranked)} different training images beside {held or 'no others'}: "
+            f"at least {len(missing) + 1} are needed; add images"
         )
-    held_out = min(max(1, round(len(ranked) * config.validation_fraction)), len(ranked) - 1)
-    chosen = {digest for rank, digest in ranked if rank < held_out}
-    is_held_out = np.array([hashes[i] in chosen for i in keep], dtype=bool)
-    method = f"the source's own test part; {config.validation_fraction:g} validation by content hash"
-    positions = np.arange(first_test, len(hashes), dtype=np.int64)
-    left_out = first_test - len(keep)
-    return SplitIndices(keep[~is_held_out], keep[is_held_out], positions, method, config.split_seed, left_out)
+    shares = {"validation": config.validation_fraction, "test": config.test_fraction}
+    total = len(ranked)
+    for position, one in enumerate(reversed(missing)):  # test before validation, as in `split_by_content`
+        most = len(ranked) - (len(missing) - position)
+        drawn = set(ranked[: min(max(1, round(total * shares[one])), most)])
+        ranked = ranked[len(drawn) :]
+        places[one] = [i for i in places["train"] if hashes[i] in drawn]
+        places["train"] = [i for i in places["train"] if hashes[i] not in drawn]
+    train, validation, test = (np.array(places[one], dtype=np.int64) for one in PARTS)
+    method = f"the source's own {' and '.join(own) or 'training'} part{'s' if len(own) > 1 else ''}"
+    if missing:
+        method += "; " + ", ".join(f"{shares[one]:g} {one}" for one in missing) + " by content hash"
+    return SplitIndices(train, validation, test, method, config.split_seed if missing else None, left_out)
+
+
+def chosen_split(data: ImageData, part: Sequence[str], config: DataConfig) -> SplitIndices:
+    """`split_given` where the source brings parts, and `split_by_content` where `part` names none."""
+    if any(part):
+        return split_given(data.content_hashes(), part, config, data.name)
+    return split_by_content(data.content_hashes(), config, data.name)
+
+
+def copies_note(parts: SplitIndices) -> tuple[str, ...]:
+    """A sentence on the images that are left out as copies of held-out ones, if there are any."""
+    if not parts.left_out:
+        return ()
+    them = "1 image is" if parts.left_out == 1 else f"{parts.left_out:,} images are"
+    return (f"{them} left out of training or validation, as copies of held-out images",)
 
 
 def _ranked(hashes: Sequence[bytes], seed: int) -> list[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Self
 
-from markovae.data.image_files import ENDINGS
+from markovae.data.file_names import ENDINGS
 
 BLOCK = 512
 SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block

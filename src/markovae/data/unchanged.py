@@ -30,8 +30,10 @@ def read_unchanged(sources: Sequence[str | Path], shape: Sequence[int]) -> tuple
         if not source.exists():
             raise UserError(f"{source} does not exist: name images, a folder of them, or an array file")
         if source.is_dir():
-            found, _, _ = find_files(source)
-            files = sorted((source / file.path, file.path) for file in found)
+            found = find_files(source)
+            if found.refused:
+                raise UserError(f"{source / found.refused[0][0]} cannot be read: {found.refused[0][1]}")
+            files = sorted((source / file.path, file.path) for file in found.files)
         elif source.name.endswith(ARRAYS):
             held = np.asarray(read_array_file(DataConfig(str(source))).data.images)
             if held.shape[1:] != tuple(shape):

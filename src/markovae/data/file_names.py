@@ -1,0 +1,307 @@
+"""What names of files and folders say: litter, kinds that are read or not, the parts of a data set, classes."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from markovae.errors import UserError
+from markovae.log import printable
+
+ENDINGS = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
+    | {".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
+# Images of kinds that are not read, by what they are called.
+_UNREAD = {
+    "HEIC": ".heic .heif .hif",
+    "JPEG XL": ".jxl",
+    "JPEG 2000": ".jp2 .j2k .j2c .jpf .jpx",
+    "a camera's raw": ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw",
+    "Photoshop": ".psd .psb",
+    "GIMP": ".xcf",
+    "a vector drawing": ".svg .svgz .eps .ai",
+    "Targa": ".tga",
+    "an icon": ".ico .icns",
+    "high dynamic range": ".exr .hdr",
+    "DirectDraw": ".dds",
+    "PCX": ".pcx",
+    "medical": ".dcm .nii",
+}
+UNREAD = {ending: kind for kind, endings in _UNREAD.items() for ending in endings.split()}
+TEXT_ENDINGS = (".txt", ".caption")
+# What systems and archives leave behind; whatever begins with a full stop is passed over too.
+LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"})
+LITTER |= {"$recycle.bin", "system volume information", ".ds_store", ".localized", ".spotlight-v100", ".trashes"}
+LITTER |= {".fseventsd", ".git", ".gitattributes", ".gitignore", ".ipynb_checkpoints", ".cache"}
+
+PARTS = ("train", "validation", "test")
+_PARTS = {
+    "train": "train training",
+    "validation": "val valid validation dev development eval evaluation",
+    "test": "test testing holdout heldout",
+    "": "unlabeled unlabelled",  # in no part
+}
+_PART_OF = {name: part for part, names in _PARTS.items() for name in names.split()}
+_DOMAIN = re.compile(r"(train|val|test)([AB])")  # of unpaired sets: trainA, trainB
+_AROUND = re.compile(r"^(?:images?|imgs?)[-_ ]+|[-_ ]*(?:sets?|data|images?|imgs?|split|part|\d{4})$")
+_PREFIX = re.compile(r"(.*?[^\W\d_].*?)[-_. ]*\(?\d+\)?")
+CAMERAS = frozenset(
+    [
+        "img",
+        "image",
+        "images",
+        "dsc",
+        "dscn",
+        "dscf",
+        "pxl",
+        "pic",
+        "picture",
+        "photo",
+        "frame",
+        "screenshot",
+        "scan",
+        "sample",
+    ]
+)
+MAX_SHOWN = 3
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of that name is passed over, in folders and in tars alike."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def is_litter(name: str) -> bool:
+    """Whether it is what a system left behind, and not a file of somebody's that begins with a full stop."""
+    return name.startswith("._") or name.lower() in LITTER
+
+
+def unread_kind(name: str) -> str | None:
+    """Why an image file of that name is not read, or None for a kind that is, and for other files."""
+    kind = UNREAD.get(PurePosixPath(name).suffix.lower())
+    return None if kind is None else f"{kind} is not read: save it as PNG or JPEG"
+
+
+def is_image(name: str) -> bool:
+    """Whether it has the ending of an image, of a kind that is read or not."""
+    ending = PurePosixPath(name).suffix.lower()
+    return ending in ENDINGS or ending in UNREAD
+
+
+def comparable(path: str) -> str:
+    """A path as it is compared with another: "/" between names, composed characters (NFC), "./" left out."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/").removeprefix("./"))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of some names, fit to be shown."""
+    return ", ".join(map(printable, names[:MAX_SHOWN])) + (", …" if len(names) > MAX_SHOWN else "")
+
+
+def by_ending(names: Sequence[str]) -> str:
+    """How many there are of each ending, the most frequent first: ".mp4 9, .json 2 (a.json, …)"."""
+    counts = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in names)
+    kinds = ", ".join(f"{printable(ending)} {count:,}" for ending, count in counts.most_common(6))
+    return f"{kinds}{', …' if len(counts) > 6 else ''}; {some(sorted(names))}"
+
+
+def part_of(name: str) -> tuple[str, str] | None:
+    """(part, domain) that a folder of that name is by custom: train2017, training_set, val, trainA; or None.
+
+    The part is one of `PARTS`, or "" for images that are in none; the domain is A or B, else "".
+    """
+    if domain := _DOMAIN.fullmatch(name):
+        return _PART_OF[domain[1]], domain[2]
+    bare = _AROUND.sub("", _AROUND.sub("", name.lower())).replace("_", "").replace("-", "")
+    part = _PART_OF.get(bare)
+    return None if part is None else (part, "")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the folders of a data set were understood.
+
+    Args:
+        part: of each path, "" where nobody made parts, None where it is in none.
+        rest: each path without the folder of its part, from which classes are read.
+        notes: sentences.
+    """
+
+    part: tuple[str | None, ...]
+    rest: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether there are parts that people made."""
+        return any(self.part)
+
+
+def understand(paths: Sequence[str], split: str, name: str) -> Layout:
+    """The parts that the folders of some images are, by their names.
+
+    The folders at the top are parts where one of them trains and another does not, or where they hold nothing but a
+    training part and images without labels; so are those one below, in one folder around all or in each class.
+
+    Args:
+        paths: of images, "/" between names.   split: see `DataConfig`.   name: of the source, for messages.
+    Raises: UserError for parts none of which trains, and for a `split` that names a folder that is not there.
+    """
+    if ":" in split:
+        return _named(paths, split, name)
+    if split == "folders" or not paths:
+        return Layout(("",) * len(paths), tuple(paths))
+    for depth in (0, 1):
+        found = _parts_at(paths, depth)
+        kinds = {part for part, _ in found.values()}
+        if "train" in kinds and len(kinds) > 1:
+            return _with_parts(paths, depth, found, split)
+        if depth == 0 and len(found) > 1 and all(path.split("/")[0] in found for path in paths) and kinds - {""}:
+            if "train" not in kinds:
+                raise UserError(
+                    f"{name} holds {some(sorted(found))}, held-out parts of a data set, and none that trains: "
+                    "add a folder called train, or set data.split=folders to take them as classes"
+                )
+            return _with_parts(paths, depth, found, split)
+    return Layout(("",) * len(paths), tuple(paths))
+
+
+def _parts_at(paths: Sequence[str], depth: int) -> dict[str, tuple[str, str]]:
+    """The names of folders at a depth that are parts; below the top, only where all images lie in such ones."""
+    names = {folders[depth] for path in paths if len(folders := path.split("/")[:-1]) > depth}
+    found = {name: part for name in names if (part := part_of(name)) is not None}
+    if depth and (len(found) < len(names) or any(path.count("/") <= depth for path in paths)):
+        return {}
+    return found
+
+
+def _with_parts(paths: Sequence[str], depth: int, found: dict[str, tuple[str, str]], split: str) -> Layout:
+    domains = len({domain for _, domain in found.values() if domain}) > 1
+    one_around = depth > 0 and len({path.split("/")[0] for path in paths}) == 1
+    parts: list[str | None] = []
+    rest = []
+    for path in paths:
+        folders = path.split("/")
+        part = found.get(folders[depth]) if len(folders) > depth + 1 else None
+        if part is not None:
+            del folders[0 if one_around else depth : depth + 1]
+        rest.append("/".join([part[1], *folders] if part and domains else folders))
+        parts.append((part[0] or None) if part else None)
+    if split == "content":
+        return Layout(("",) * len(paths), tuple(rest), (f"the parts {some(sorted(found))} are joined (data.split)",))
+    count = Counter(part for part in parts if part)
+    words = ", ".join(
+        f"{part} from {some(sorted(n for n, (p, _) in found.items() if p == part))}" for part in PARTS if count[part]
+    )
+    notes = [f"the folders are the parts of a data set: {words}; set data.split=content to split by content instead"]
+    left = [path for path, part in zip(paths, parts, strict=True) if part is None]
+    if left:
+        notes.append(f"{len(left):,} images lie in no part and are left out ({some(left)})")
+    return Layout(tuple(parts), tuple(rest), tuple(notes))
+
+
+def parts_named(split: str) -> dict[str, str]:
+    """{folder: part} of a `data.split` such as "train:a+b, test:c". Raises: UserError for anything else."""
+    folders: dict[str, str] = {}
+    for text in split.split(","):
+        part, colon, names = (piece.strip() for piece in text.partition(":"))
+        named = [name.strip().strip("/") for name in names.split("+")]
+        if not colon or part not in PARTS or not all(named) or any(name in folders for name in named):
+            raise UserError(
+                f"data.split={printable(split)!r} must be auto, content, folders, or folders for each part, such as "
+                "'train:images+more, validation:val, test:held'"
+            )
+        folders |= dict.fromkeys(named, part)
+    if "train" not in folders.values():
+        raise UserError(f"data.split={printable(split)!r} names no folder that trains: add train:FOLDER")
+    return folders
+
+
+def _named(paths: Sequence[str], split: str, name: str) -> Layout:
+    folders = parts_named(split)
+    parts: list[str | None] = []
+    rest = []
+    for path in paths:
+        folder = next((one for one in folders if comparable(path).startswith(f"{comparable(one)}/")), None)
+        parts.append(None if folder is None else folders[folder])
+        rest.append(path if folder is None else "/".join(path.split("/")[folder.count("/") + 1 :]))
+    empty = [one for one in folders if not any(comparable(path).startswith(f"{comparable(one)}/") for path in paths)]
+    if empty:
+        raise UserError(
+            f"data.split names the folder {printable(empty[0])}, and {name} has no images there: correct it"
+        )
+    left = [path for path, part in zip(paths, parts, strict=True) if part is None]
+    notes = [f"the parts are {split} (data.split)"]
+    if left:
+        notes.append(f"{len(left):,} images lie in no part and are left out ({some(left)})")
+    return Layout(tuple(parts), tuple(rest), tuple(notes))
+
+
+def prefix_of(path: str) -> str:
+    """What a file's name says before its number: cat_0.png, cat.0.jpg, cat (1).png → cat; "" where it has none."""
+    found = _PREFIX.fullmatch(PurePosixPath(path).stem)
+    return "" if found is None else unicodedata.normalize("NFC", found[1])
+
+
+def class_folders(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ...]]:
+    """The class of each image: its first folder, where there are at least two and each image lies in one.
+
+    Args:
+        paths: of images, without the folder of their part.
+    Returns: the classes or None, and sentences.
+    """
+    tops = [unicodedata.normalize("NFC", path.split("/")[0]) if "/" in path else "" for path in paths]
+    names = sorted(set(tops) - {""})
+    loose = [path for path, top in zip(paths, tops, strict=True) if not top]
+    if len(names) < 2:
+        return None, _wrapped(paths, names)
+    if loose:
+        them = f"1 image lies beside the sub-folders ({some(loose)})"
+        if len(loose) > 1:
+            them = f"{len(loose):,} images lie beside the sub-folders ({some(loose)})"
+        return None, (f"{them}, so the sub-folders are not taken as classes: move each image into one",)
+    return tops, ()
+
+
+def class_prefixes(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ...]]:
+    """The class of each image by its name's prefix. Raises: UserError for a name without one."""
+    prefixes = list(map(prefix_of, paths))
+    bare = [path for path, prefix in zip(paths, prefixes, strict=True) if not prefix]
+    if bare:
+        raise UserError(
+            f"data.classes=prefix takes the class from names such as cat_0.png, and {len(bare):,} have no such prefix "
+            f"({some(bare)}): rename them, or leave data.classes at auto"
+        )
+    counts = Counter(prefixes)
+    return prefixes, (f"classes by the names of files: {_counted(counts)} (data.classes=prefix)",)
+
+
+def prefixes_note(paths: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on names that may say the classes, where nothing else does and no option was set."""
+    counts = Counter(map(prefix_of, paths))
+    if not 2 <= len(counts) <= 1000 or "" in counts or min(counts.values()) < 2:
+        return ()
+    if any(name.lower() in CAMERAS for name in counts):
+        return ()
+    return (f"the names begin with {_counted(counts)}: set data.classes=prefix to take these as classes",)
+
+
+def _counted(counts: Counter[str]) -> str:
+    shown = [f"{printable(name)} ({count:,})" for name, count in counts.most_common(4)]
+    return ", ".join(shown) + (f", and {len(counts) - 4:,} more" if len(counts) > 4 else "")
+
+
+def _wrapped(paths: Sequence[str], tops: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on the one folder around all others, if there is one: what lies in it would be classes."""
+    inner = {path.split("/")[1] for path in paths if path.count("/") > 1}
+    if len(tops) != 1 or len(inner) < 2 or any(path.count("/") < 2 for path in paths):
+        return ()
+    return (
+        f"all images lie in the folder {printable(tops[0])}, so there are no classes: "
+        "give that folder to take its sub-folders as classes",
+    )
