@@ -21,7 +21,7 @@ def test_no_file_no_captions(tmp_path: Path):
 def test_csv_with_quotes_commas_and_a_byte_order_mark(tmp_path: Path):
     text = '\ufefffile_name,text,other\na\\x.png,"red, ""round""",1\n./y.png, two ,\n'
     (tmp_path / "captions.csv").write_text(text, encoding="utf-8")
-    notes = ("captions from captions.csv", "the column other of captions.csv condition no model")
+    notes = ("captions from captions.csv", "the column other of captions.csv is not used")
     assert read(tmp_path) == (('red, "round"', "two"), notes)
 
 
@@ -168,9 +168,9 @@ def test_tables_in_the_folders_of_their_images_and_of_other_names(tmp_path: Path
     assert captions == ("a, b", "c")
     assert notes == (
         "captions from a/metadata.csv (column caption)",
-        "the column age of a/metadata.csv condition no model",
+        "the column age of a/metadata.csv is not used",
         "captions from metadata.jsonl (column prompt)",
-        "the column boxes of metadata.jsonl condition no model",
+        "the column boxes of metadata.jsonl is not used",
     )
     (tmp_path / "a" / "metadata.csv").write_text("file_name,text\na/x.png,from above\n")
     assert read(tmp_path)[0] == ("from above", "c")
@@ -182,7 +182,7 @@ def test_a_table_without_captions_stops_nothing_and_is_told(tmp_path: Path):
         None,
         (
             "metadata.csv has no captions: none of the columns text, caption, captions, prompt, description",
-            "the column label of metadata.csv condition no model",
+            "the column label of metadata.csv is not used",
         ),
     )
     (tmp_path / "y.txt").write_text("beside")

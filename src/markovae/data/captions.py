@@ -231,8 +231,8 @@ class _Table:
             them = "1 row has" if len(bare) == 1 else f"{len(bare):,} rows have"
             self.notes.append(f"{them} no text in {self.name} (line {bare[0]})")
         if unused:
-            columns = "the column" if len(unused) == 1 else "the columns"
-            self.notes.append(f"{columns} {some(unused)} of {self.name} condition no model")
+            column, verb = ("column", "is") if len(unused) == 1 else ("columns", "are")
+            self.notes.append(f"the {column} {some(unused)} of {self.name} {verb} not used")
 
 
 @dataclass(frozen=True)
