@@ -49,6 +49,13 @@ class Streams:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def take(self, rows: Sequence[int]) -> Streams:
+        """The streams at `rows`, as far as they have been drawn from: what is drawn here moves these on as well."""
+        taken = Streams(self.seed, self.purpose, (), *self.key)
+        taken.indices = tuple(self.indices[row] for row in rows)
+        taken._generators = [self._generators[row] for row in rows]
+        return taken
+
     def check(self, batch: int) -> None:
         """Refuse, with a ValueError, a batch of another length."""
         if len(self) != batch:

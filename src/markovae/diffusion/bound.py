@@ -86,6 +86,19 @@ def estimate_mean(values: Tensor) -> Estimate:
 
 
 @dataclass(frozen=True)
+class Band:
+    """What one band of a cascade costs, nats, float64.
+
+    Args:
+        size: height and width of the band.   prior: its top level, (B,).   levels: all its levels, (B,).
+    """
+
+    size: tuple[int, ...]
+    prior: Tensor
+    levels: Tensor
+
+
+@dataclass(frozen=True)
 class Bound:
     """An upper bound on −ln P(z_0), example by example, in its terms (form E6), nats, float64.
 
@@ -95,6 +108,7 @@ class Bound:
         reconstruction: −ln P_pri(z_0|z_1), (B,).
         dims: number of data dimensions, for the per-dim figures.
         discrete: True where P_pri(z_0|z_1) is a probability; a density has no bits until a bin width is named.
+        bands: of a cascade, coarse first; they add up to `prior` and `levels`.
     """
 
     prior: Tensor
@@ -102,6 +116,7 @@ class Bound:
     reconstruction: Tensor
     dims: int
     discrete: bool = True
+    bands: tuple[Band, ...] = ()
 
     @property
     def total(self) -> Tensor:
@@ -129,7 +144,7 @@ def stack_bounds(bounds: list[Bound]) -> Bound:
     Raises:
         ValueError: for no bounds, or bounds of different models.
     """
-    kinds = {(b.dims, b.discrete, b.levels.shape[1]) for b in bounds}
+    kinds = {(b.dims, b.discrete, b.levels.shape[1], len(b.bands)) for b in bounds}
     if len(kinds) != 1:
         raise ValueError(f"bounds of {len(kinds)} kinds cannot be stacked: give batches of one model")
     return Bound(
@@ -138,4 +153,8 @@ def stack_bounds(bounds: list[Bound]) -> Bound:
         torch.cat([b.reconstruction for b in bounds]),
         bounds[0].dims,
         bounds[0].discrete,
+        tuple(
+            Band(one[0].size, torch.cat([band.prior for band in one]), torch.cat([band.levels for band in one]))
+            for one in zip(*(b.bands for b in bounds), strict=True)
+        ),
     )

@@ -88,6 +88,11 @@ class Diffusion(MarkovianVAE):
             raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
         return self.decoder.pixels
 
+    @property
+    def level_logsnr(self) -> Tensor:
+        """λ_0…λ_L, (L+1,), float64, on the CPU."""
+        return self.schedule.logsnr.detach()
+
     def on_grid(self, schedule: NoiseSchedule) -> Diffusion:
         """The same network on another grid of levels (a sub-grid, say); the training grid is kept."""
         model = Diffusion(
@@ -256,21 +261,7 @@ class Diffusion(MarkovianVAE):
         Raises:
             ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
         """
-        images = as_tensor(images)
-        if tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"data of shape {tuple(images.shape[1:])}: this model takes {self.shape}")
-        if not images.is_floating_point():
-            return self.pixels.to_x(images.to(self.device))
-        x = images.to(self.device, torch.float64)
-        if not self.decoder.discrete:
-            return x
-        off = float((x - self.pixels.to_x(self.pixels.to_pixel_values(x))).abs().max()) if x.numel() else 0.0
-        if not off < 1e-3 * self.pixels.half_width + 1e-6:
-            raise ValueError(
-                f"x lies up to {off:g} off the places of the {self.pixels.bins} digits: pass the integer images, "
-                "or scale them with pixels.to_x"
-            )
-        return x
+        return images_to_x(images, self.shape, self.decoder, self.device)
 
     def prior_nats(self, x: Tensor) -> Tensor:
         """KL(q(z_L|z_0) ‖ N(0, I)), (B,), nats; x from `to_x`."""
@@ -313,6 +304,28 @@ class Diffusion(MarkovianVAE):
 
     def _grid(self, like: Tensor) -> Tensor:
         return self.schedule.logsnr.to(like.device)
+
+
+def images_to_x(images: Any, shape: Sequence[int], decoder: Decoder, device: torch.device) -> Tensor:
+    """`Diffusion.to_x` for a model of this shape and decoder."""
+    images = as_tensor(images)
+    if tuple(images.shape[1:]) != tuple(shape):
+        raise ValueError(f"data of shape {tuple(images.shape[1:])}: this model takes {tuple(shape)}")
+    pixels = decoder.pixels
+    if pixels is None and not images.is_floating_point():
+        raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
+    if pixels is not None and not images.is_floating_point():
+        return pixels.to_x(images.to(device))
+    x = images.to(device, torch.float64)
+    if pixels is None or not decoder.discrete:
+        return x
+    off = float((x - pixels.to_x(pixels.to_pixel_values(x))).abs().max()) if x.numel() else 0.0
+    if not off < 1e-3 * pixels.half_width + 1e-6:
+        raise ValueError(
+            f"x lies up to {off:g} off the places of the {pixels.bins} digits: pass the integer images, "
+            "or scale them with pixels.to_x"
+        )
+    return x
 
 
 @torch.no_grad()

@@ -112,6 +112,8 @@ class Condition(Conditioning):
         vector: one feature vector, (B, C).
         image: of the latent's height and width, (B, C, H, W); a network sees it beside the latent.
         keep: (B,), bool; False replaces every field of that example by the learned null. None keeps all.
+        coarse: what a cascade's detail stage refines, (B, C + 1, h, w): the coarse image and a plane of its log-SNR.
+            It is no condition of the data, so `keep` leaves it alone.
     """
 
     label: Tensor | None = None
@@ -120,6 +122,7 @@ class Condition(Conditioning):
     vector: Tensor | None = None
     keep: Tensor | None = None
     image: Tensor | None = None
+    coarse: Tensor | None = None
 
     def __post_init__(self) -> None:
         given = [getattr(self, f.name) for f in fields(self)]
@@ -283,6 +286,8 @@ class ConditionEmbedding(nn.Module):
             raise ValueError("this network takes no tokens: give a label or a vector instead")
         if condition.image is not None and not self.image_channels:
             raise ValueError("this network takes no image: build it with image_channels, or drop the image")
+        if condition.coarse is not None:
+            raise ValueError("this network refines no coarse image: it is no detail stage of a cascade")
         if condition.tokens is not None and condition.tokens.shape[-1] != self.token_dim:
             raise ValueError(f"tokens of {condition.tokens.shape[-1]} features: this network reads {self.token_dim}")
 

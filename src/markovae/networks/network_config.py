@@ -27,6 +27,7 @@ class DataSpec:
         frequency: cycles per unit of data of the grid of pixel values; 127.5 is that of x/127.5 − 1.
         num_classes, vector_dim, token_dim, image_channels: the conditions taken, 0 for none. The condition's image is
             concatenated with the latent.
+        plain_channels: further channels behind those of the latent, seen as they are: no noise, no detail features.
     """
 
     in_channels: int = 3
@@ -37,6 +38,7 @@ class DataSpec:
     vector_dim: int = 0
     token_dim: int = 0
     image_channels: int = 0
+    plain_channels: int = 0
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels"):

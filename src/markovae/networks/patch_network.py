@@ -41,7 +41,7 @@ class PatchNetwork(Network, ABC):
             image_channels=data.image_channels,
         )
         where = (2 + 4 * config.octaves) * (config.octaves > 0)
-        self.inputs = (self.detail.channels + data.image_channels) * config.patch**2 + where
+        self.inputs = (self.detail.channels + data.plain_channels + data.image_channels) * config.patch**2 + where
 
     @property
     def stride(self) -> int:
@@ -59,8 +59,11 @@ class PatchNetwork(Network, ABC):
 
     def _patches(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> Tensor:
         """(B, C, H, W) -> (B, inputs, H/patch, W/patch): latent, detail, the condition's image, and where each lies."""
-        check_images(z, logsnr, self.data.in_channels, self.stride)
-        detail = self.detail(z.to(working_type(self.stem.weight)), logsnr)
+        channels, plain = self.data.in_channels, self.data.plain_channels
+        check_images(z, logsnr, channels + plain, self.stride)
+        z = z.to(working_type(self.stem.weight))
+        detail = self.detail(z[:, :channels] if plain else z, logsnr)
+        detail = torch.cat([detail, z[:, channels:]], 1) if plain else detail
         seen = F.pixel_unshuffle(self.condition.concat_image(detail, condition), self.config.patch)
         return torch.cat([seen, positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)], dim=1)
 
