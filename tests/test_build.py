@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from markovae.diffusion.schedule_config import ScheduleConfig
 from markovae.errors import UserError
 from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT
+from markovae.networks.network_config import DDPMConfig, NetworkConfig
 from markovae.sampling.generation import sample
 from markovae.training.losses import create_objective
 from markovae.training.train_config import TrainConfig
@@ -100,9 +104,26 @@ def test_a_schedule_that_does_not_exist_is_told_as_bad_input(config: ScheduleCon
         ((1, 1, 4), "heights 2 and widths 4|2x4"),
     ],
 )
-def test_sizes_off_the_stride_name_the_nearest_that_fit(tiny_config: Config, shape: tuple, message: str):
-    with pytest.raises(UserError, match=message):
-        create(tiny_config, shape)
+def test_sizes_off_the_stride_of_a_ddpm_name_the_nearest_that_fit(tiny_config: Config, shape: tuple, message: str):
+    family = NetworkConfig("ddpm", ddpm=DDPMConfig(widths=(32, 32)))
+    with pytest.raises(UserError, match=f"{message}.*network.kind=unet, which pads"):
+        create(dataclasses.replace(tiny_config, network=family), shape)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (50, 50), (90, 60), (150, 151), (250, 1), (63, 64), (1, 1)])
+def test_every_size_has_a_network_of_all_levels(size: tuple[int, int]):
+    """Never fewer levels than the next larger power of two has, unless a position would be larger than the image."""
+    model = create(Config(network=NetworkConfig(width=8, head_dim=8)), (1, *size))
+    whole = 2 ** math.ceil(math.log2(max(size)))
+    known = NetworkConfig().levels((whole, whole))[0]
+    assert len(model.network.config.levels(size)[0]) == len(known) or model.network.stride * 2 > min(size)
+    with torch.no_grad():
+        assert model.network(torch.zeros(1, 1, *size), torch.zeros(1)).shape == (1, 1, *size)
+
+
+def test_a_stride_beyond_the_image_is_refused(tiny_config: Config):
+    with pytest.raises(UserError, match="4x4 pixels are smaller than the network's stride of 8: lower network"):
+        create(tiny_config.with_settings(["network.patch=8"]), (1, 4, 4))
 
 
 def test_labels_are_taken_unless_the_configuration_says_no(tiny_config: Config):
@@ -270,7 +291,7 @@ def test_a_transformer_is_a_model_like_any_other(settings: list) -> None:
     bare = create(config.with_settings(["network.dit.detail=false", "target.reverse=learned"]), (1, 8, 12))
     assert (bare.network.data.out_channels, bare.network.detail.channels) == (2, 1)
     with pytest.raises(UserError, match=r"9x8 pixels .* lower network\.dit\.patch"):
-        create(config, (1, 9, 8))
+        create(config.with_settings(["network.dit.patch=16"]), (1, 9, 8))
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "betas"])

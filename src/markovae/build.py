@@ -35,11 +35,7 @@ from markovae.system.memory import machine_memory
 from markovae.text.conditioner import EncoderConditioner
 
 NetworkShape = NetworkConfig | DDPMConfig | DiTConfig
-_REMEDY = {
-    "unet": "lower network.patch, or shorten network.multipliers",
-    "ddpm": "shorten network.ddpm.widths",
-    "dit": "lower network.dit.patch",
-}
+_REMEDY = {"unet": "lower network.patch, or shorten network.multipliers", "dit": "lower network.dit.patch"}
 
 
 def outline_network(shape: NetworkShape, data: DataSpec, logsnr: Tensor) -> Network:
@@ -86,9 +82,18 @@ def _check_null(config: Config, classes: int) -> None:
         )
 
 
-def _check_stride(shape: Sequence[int], stride: int, remedy: str) -> None:
+def _check_stride(shape: Sequence[int], stride: int, kind: str) -> None:
+    """Our networks pad; those of the DDPM family, which other codes read, do not.
+
+    Raises:
+        UserError: for images that do not fit.
+    """
     height, width = shape[-2:]
-    if height % stride == 0 and width % stride == 0:
+    if kind in _REMEDY and stride > max(height, width, 2):
+        raise UserError(
+            f"images of {height}x{width} pixels are smaller than the network's stride of {stride}: {_REMEDY[kind]}"
+        )
+    if kind in _REMEDY or (height % stride == 0 and width % stride == 0):
         return
     fits = [sorted({max(side // stride, 1) * stride, math.ceil(side / stride) * stride}) for side in (height, width)]
     sizes = " or ".join(f"{h}x{w}" for h, w in zip(fits[0], fits[1], strict=False))
@@ -96,7 +101,7 @@ def _check_stride(shape: Sequence[int], stride: int, remedy: str) -> None:
         sizes = f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
     raise UserError(
         f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "
-        f"do are {sizes} (data.size, data.width); or {remedy}"
+        f"do are {sizes} (data.size, data.width); or shorten network.ddpm.widths, or take network.kind=unet, which pads"
     )
 
 
@@ -121,7 +126,7 @@ def create(
             taken where it has a number of them in `num_classes`.
         trust: classes that network.own may name, each "package.module:Class": they are imported.
     Raises:
-        UserError: for a shape that the network's stride does not divide, a schedule that does not exist, a full
+        UserError: for a shape that the network does not fit, a schedule that does not exist, a full
             covariance of more dimensions than it is worked out in, or a network larger than this machine's memory.
     """
     if isinstance(shape, ImageData):
@@ -195,7 +200,7 @@ def create_outline(
             token_dim=text,
         )
         made = config.network.shape
-        _check_stride(shape, made.stride(data.size), _REMEDY[config.network.kind])
+        _check_stride(shape, made.stride(data.size), config.network.kind)
         least = made.least_weights(data.size)
         if tensors is not None and least > tensors:
             raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")

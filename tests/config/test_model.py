@@ -62,7 +62,10 @@ def test_a_network_that_cannot_be_is_refused(settings: dict, message: str):
         ((8, 8), (1, 2), (1,)),
         ((28, 28), (1, 2), (1,)),
         ((32, 32), (1, 2), (1,)),
-        ((36, 36), (1, 2), (1,)),  # 36 cannot be halved three times, patch included
+        ((36, 36), (1, 2, 2), (2,)),  # padded to 40
+        ((250, 150), (1, 2, 2, 2, 2), (4,)),
+        ((200, 8), (1, 2, 2), (2,)),  # no position larger than the image
+        ((1, 3), (1,), (0,)),
         ((64, 64), (1, 2, 2), (2,)),
         ((64, 128), (1, 2, 2, 2), (3,)),
         ((256, 256), (1, 2, 2, 2, 2), (4,)),

@@ -51,18 +51,23 @@ def test_output_starts_at_zero_and_every_weight_gets_a_gradient_once_it_moves(fr
 
 
 @REUSED
-@given(rows=st.integers(1, 5), columns=st.integers(1, 5), patch=st.sampled_from([1, 2, 4]))
-def test_any_multiple_of_the_stride_fits(lively: Made, rows: int, columns: int, patch: int) -> None:
+@given(height=st.integers(1, 21), width=st.integers(1, 21), patch=st.sampled_from([1, 2, 4]))
+def test_any_size_fits(lively: Made, height: int, width: int, patch: int) -> None:
     network = lively(patch=patch, out_channels=6)
-    z = latent(2, rows * network.stride, columns * network.stride)
-    assert network(z, torch.zeros(2)).shape == (2, 6, *z.shape[2:])
+    z = latent(2, height, width)
+    out = network(z, torch.zeros(2))
+    assert out.shape == (2, 6, height, width)
 
 
-def test_sizes_that_do_not_fit_are_refused_in_a_sentence(lively: Made) -> None:
-    network = lively(patch=8 // lively(patch=2).stride)
-    assert network.stride == 4
-    with pytest.raises(ValueError, match=r"30x32 pixels .* multiples of 4"):
-        network(latent(1, 30, 32), torch.zeros(1))
+def test_a_size_off_the_stride_is_padded_with_zeros_and_cropped(lively: Made) -> None:
+    network, z = lively(detail=False, patch=4), latent(1, 7, 9)
+    assert network.stride >= 4
+    padded = F.pad(z, (0, -9 % network.stride, 0, -7 % network.stride))
+    assert torch.equal(network(z, torch.zeros(1)), network(padded, torch.zeros(1))[..., :7, :9])
+
+
+def test_latents_that_do_not_fit_are_refused_in_a_sentence(lively: Made) -> None:
+    network = lively()
     with pytest.raises(ValueError, match=r"must be \(B, 3, H, W\)"):
         network(latent(1, 8, 8, channels=1), torch.zeros(1))
     with pytest.raises(ValueError, match="one for each example"):

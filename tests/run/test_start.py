@@ -196,7 +196,7 @@ def test_bad_input_is_refused_before_anything_is_written(run_config: Config, tmp
     for settings, message in (
         (["data.source=/none/at/all"], "none"),
         (["train.batch=100"], r"train\.batch=100 but there are only \d+ images"),
-        (["network.patch=8"], "stride is 8"),
+        (["network.patch=8"], "stride of 8"),
         (
             ["schedule.kind=constant", "schedule.num_levels=none", "schedule.sigma=1e-7", "schedule.delta=0.01"],
             "schedule",

@@ -1,4 +1,4 @@
-"""The diffusion transformer: net(z, log-SNR, condition) -> out, for images whose sides its patch divides."""
+"""The diffusion transformer: net(z, log-SNR, condition) -> out, for images of any height and width."""
 
 from typing import final
 
@@ -122,4 +122,4 @@ class DiT(PatchNetwork):
         for block in self.blocks:
             h = self._run(block, h, embedding, angles, tokens)
         h = self.head(modulated(h, *self.modulation(embedding).chunk(2, dim=1)))
-        return self._pixels(h.transpose(1, 2).unflatten(2, (height, width)))
+        return self._pixels(h.transpose(1, 2).unflatten(2, (height, width)), z)

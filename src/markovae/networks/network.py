@@ -23,7 +23,7 @@ class Network(nn.Module, ABC):
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Height and width of the latent must be multiples of this (1 where it does not matter)."""
+        """Pixels a side of one position at the coarsest level; latents are padded, or must be, to multiples of it."""
 
     @property
     @abstractmethod
@@ -52,8 +52,8 @@ class Network(nn.Module, ABC):
         return block(*inputs)
 
 
-def check_images(z: Tensor, logsnr: Tensor, channels: int, stride: int) -> None:
-    """Refuse, with a ValueError, latents that are no images (B, channels, H, W) of sides that the stride divides, and
+def check_images(z: Tensor, logsnr: Tensor, channels: int, stride: int = 1) -> None:
+    """Refuse, with a ValueError, latents that are not images (B, channels, H, W) of sides that the stride divides, and
     log-SNRs that are not one for each."""
     if z.ndim != 4 or z.shape[1] != channels:
         raise ValueError(f"latent of shape {tuple(z.shape)} must be (B, {channels}, H, W)")

@@ -204,7 +204,7 @@ class DiTConfig:
             raise UserError(f"network.dit.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
 
     def stride(self, size: tuple[int, int]) -> int:
-        """The patch: height and width of the latent must be multiples of it."""
+        """The patch: height and width of the latent are padded to multiples of it."""
         return self.patch
 
     def least_weights(self, size: tuple[int, int]) -> int:
@@ -336,8 +336,8 @@ class NetworkConfig:
     def levels(self, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(multipliers, attention) for images of size (height, width).
 
-        Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels or more, as far as
-        the image can be halved (one where it cannot); attention is at the coarsest, where its reach is wanted and it
+        Left out, the factors are 1, 2, 2, … down to a level of at most 8 pixels a side, two levels or more, unless one
+        of its positions would be larger than the image; attention is at the coarsest, where its reach is wanted and it
         costs little.
 
         Raises:
@@ -347,14 +347,14 @@ class NetworkConfig:
         factors = self.multipliers
         if factors is None:
             count = max(2, math.ceil(math.log2(max(height, width) / (8 * self.patch))) + 1)
-            while count > 1 and (height % (stride := self.patch * 2 ** (count - 1)) or width % stride):
+            while count > 1 and self.patch * 2 ** (count - 1) > min(height, width):
                 count -= 1
             factors = (1, *(2,) * (count - 1))
         self._check_attention(len(factors))
         return factors, (len(factors) - 1,) if self.attention is None else self.attention
 
     def stride(self, size: tuple[int, int]) -> int:
-        """Height and width of the latent must be multiples of this, for images of size (height, width)."""
+        """Height and width of the latent are padded to multiples of this, for images of size (height, width)."""
         return int(self.patch * 2 ** (len(self.levels(size)[0]) - 1))
 
     def least_weights(self, size: tuple[int, int]) -> int:

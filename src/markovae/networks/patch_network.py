@@ -18,6 +18,9 @@ Tokens = tuple[Tensor, Tensor] | None
 class PatchNetwork(Network, ABC):
     """A network of the patches of an image, conditioned on log-SNR and condition through one embedding.
 
+    Images of any size: their features are padded with zeros to multiples of the stride, at the right and below, as
+    convolutions pad them at every side; the output is cropped.
+
     Attributes:
         config, data: its shape.   stem, head: its first and last layers, which each network makes.
         inputs: features of a patch.
@@ -45,7 +48,7 @@ class PatchNetwork(Network, ABC):
 
     @property
     def stride(self) -> int:
-        """Height and width of the latent must be multiples of this."""
+        """Height and width of the latent are padded to multiples of this."""
         return self.config.stride(self.data.size)
 
     @property
@@ -58,13 +61,15 @@ class PatchNetwork(Network, ABC):
         return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
 
     def _patches(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> Tensor:
-        """(B, C, H, W) -> (B, inputs, H/patch, W/patch): latent, detail, the condition's image, and where each lies."""
+        """(B, C, H, W), padded -> (B, inputs, H/patch, W/patch): latent, detail, the condition's image, positions."""
         channels, plain = self.data.in_channels, self.data.plain_channels
-        check_images(z, logsnr, channels + plain, self.stride)
+        check_images(z, logsnr, channels + plain)
         z = z.to(working_type(self.stem.weight))
         detail = self.detail(z[:, :channels] if plain else z, logsnr)
         detail = torch.cat([detail, z[:, channels:]], 1) if plain else detail
-        seen = F.pixel_unshuffle(self.condition.concat_image(detail, condition), self.config.patch)
+        seen = self.condition.concat_image(detail, condition)
+        below, right = (-side % self.stride for side in z.shape[2:])
+        seen = F.pixel_unshuffle(F.pad(seen, (0, right, 0, below)) if below or right else seen, self.config.patch)
         return torch.cat([seen, positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)], dim=1)
 
     def _embedding(self, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tokens]:
@@ -73,6 +78,7 @@ class PatchNetwork(Network, ABC):
         embedding = F.silu(self.level(logsnr) + self.condition(condition, examples))
         return embedding, self.condition.tokens(condition, examples)
 
-    def _pixels(self, out: Tensor) -> Tensor:
-        """(B, C_out·patch², H/patch, W/patch) -> (B, C_out, H, W), in the working type."""
-        return F.pixel_shuffle(out, self.config.patch).to(working_type(self.stem.weight))
+    def _pixels(self, out: Tensor, z: Tensor) -> Tensor:
+        """(B, C_out·patch², H/patch, W/patch) -> (B, C_out, H, W) of z's sides, in the working type."""
+        pixels = F.pixel_shuffle(out, self.config.patch)[..., : z.shape[2], : z.shape[3]]
+        return pixels.to(working_type(self.stem.weight))

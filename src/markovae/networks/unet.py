@@ -1,4 +1,4 @@
-"""The U-Net: net(z, log-SNR, condition) -> out, for images of any height and width that its stride divides."""
+"""The U-Net: net(z, log-SNR, condition) -> out, for images of any height and width."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -91,4 +91,4 @@ class UNet(PatchNetwork):
         for level in range(last, -1, -1):
             h = self.up[level](h, embedding, tokens, skips, self._run)
             h = self.grow[level - 1](h) if level > 0 else h
-        return self._pixels(self.head(F.silu(self.norm(h))))
+        return self._pixels(self.head(F.silu(self.norm(h))), z)
