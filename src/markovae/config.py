@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from markovae.data.data_config import DataConfig
@@ -16,12 +16,13 @@ from markovae.errors import UserError
 from markovae.locations import FromFile, without_secrets
 from markovae.networks.network_config import ConditionConfig, NetworkConfig
 from markovae.strict_json import shortened
-from markovae.tables import from_table, parse_setting, spelled, to_table
+from markovae.tables import explained, from_table, parse_setting, spelled, to_table
 from markovae.training.train_config import TrainConfig
 
 __all__ = ["ConditionConfig", "Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
 
 MAX_BYTES = 1 << 20
+WIDE = 160  # columns of a line of help
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,17 @@ class Config:
         return replace(self, data=replace(self.data, source=without_secrets(self.data.source)))
 
 
+SECTIONS = tuple(field.name for field in fields(Config))
 PRESETS = ("bound", "simple")
+
+
+def settings_help() -> str:
+    """Every setting with its default and what it is, a line each, for `markovae train --settings`."""
+    lines = []
+    for name, default, text in explained(Config):
+        value = "left out" if default is None else str(list(default) if isinstance(default, tuple) else default)
+        lines.append(f"{f'{name}={value}'.lower() if isinstance(default, bool) else f'{name}={value}':<40}  {text}")
+    return "\n".join(line if len(line) <= WIDE else f"{line[: WIDE - 2].rpartition(' ')[0]} …" for line in lines)
 
 
 def preset_settings(name: str, schedule: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from markovae.errors import UserError
 from markovae.strict_json import shortened, shown
+from markovae.synonyms import meant, nearest, suggestion
 
 MAX_WIDTH = 1 << 14  # channels, features, units of an embedding
 MAX_LEVELS = 12  # of a U-Net: 4,096 pixels halved to one
@@ -52,9 +52,7 @@ def above(name: str, value: float, limit: float, meaning: str) -> None:
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """A word from a list, or UserError naming the nearest one."""
     if value not in known:
-        near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{name}={shown(value)} must be one of {', '.join(known)}{hint}")
+        raise UserError(f"{name}={shown(value)} must be one of {', '.join(known)}{suggestion(value, known)}")
 
 
 def _told(value: float) -> str:
@@ -146,7 +144,14 @@ def unknown(name: str, known: list[str]) -> UserError:
     """The error for a setting that does not exist, naming the nearest one that does, or what it is called now."""
     if name in RENAMED:
         return UserError(f"unknown setting {name}: it is {RENAMED[name]}")
-    return UserError(f"{shortened(name)} is no setting: did you mean {_nearest(name[:MAX_NAME], known)}?")
+    near, text = _nearest(name[:MAX_NAME], known), meant(name[:MAX_NAME])
+    if near is not None:
+        hint = f"did you mean {near}?"
+    elif text is not None:
+        hint = text if " " in text.partition("(")[0].strip() else f"it is {text}"
+    else:
+        hint = "markovae train --settings lists them all"
+    return UserError(f"unknown setting {shortened(name)}: {hint}")
 
 
 def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
@@ -159,7 +164,7 @@ def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
     name = name.strip()
     known = names_of(kind)
     if not equals:
-        near = _nearest(name[:MAX_NAME], known)
+        near = _nearest(name[:MAX_NAME], known) or "train.batch"
         raise UserError(f"--set {shortened(text)}: write it as section.name=value, for instance {near}=...")
     if name not in known:
         raise unknown(name, known)
@@ -186,15 +191,40 @@ def _parse_value(raw: str, hint: Any) -> Any:
     return value
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    leaf = name.rpartition(".")[2]
+def _nearest(name: str, known: list[str]) -> str | None:
+    """The setting whose whole name, or else whose last part, is spelled almost like `name`; or the section."""
+    if (whole := nearest(name, known, 0.9)) is not None:
+        return whole
+    leaves = {candidate.rpartition(".")[2]: candidate for candidate in reversed(known)}
+    if (leaf := nearest(name.rpartition(".")[2], leaves)) is not None:
+        return leaves[leaf]
+    sections = {candidate.rpartition(".")[0] for candidate in known} - {name}
+    return nearest(name, sections)
 
-    def likeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
-        last = difflib.SequenceMatcher(None, leaf, candidate.rpartition(".")[2]).ratio()
-        return whole + last
 
-    return max(known, key=likeness)
+def explained(kind: type, where: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted name, default, what it is) of every setting below a dataclass, by the Args of its docstring."""
+    hints, told = typing.get_type_hints(kind), _entries(kind.__doc__ or "")
+    rows: list[tuple[str, Any, str]] = []
+    for field in fields(kind):
+        name = f"{where}.{field.name}" if where else field.name
+        section = _section(hints[field.name])
+        if section is None:
+            rows.append((name, field.default, told.get(field.name, "")))
+        else:
+            rows += explained(section, name)
+    return rows
+
+
+def _entries(docstring: str) -> dict[str, str]:
+    """The names under Args, each with its text: "name: text" on lines of their own, or three spaces apart."""
+    body = docstring.partition("Args:\n")[2].partition("\n\n")[0].partition("    Raises:")[0]
+    found = {}
+    heads = list(re.finditer(r"(?:^ {8}|(?<=\S) {3})(\w+(?:, \w+)*): ", body, re.MULTILINE))
+    for head, after in zip(heads, [*heads[1:], None], strict=True):
+        text = " ".join(body[head.end() : None if after is None else after.start()].split())
+        found.update(dict.fromkeys(head[1].split(", "), text))
+    return found
 
 
 def _convert(value: Any, hint: Any, name: str, default: Any) -> Any:

@@ -77,7 +77,7 @@ def test_a_checkpoint_that_lost_its_manifest_is_still_seen_as_one(saved: Path):
         ({"state__json": b"[]"}, r"state\.json is not a JSON object"),
         ({"state__json": b'{"format": 5}'}, r"state\.json has format 5"),
         ({"state__json": b'{"format": 4}'}, r"state\.json has no step"),
-        ({"config__toml": b"[trian]"}, r"config\.toml: trian is no setting"),
+        ({"config__toml": b"[trian]"}, r"config\.toml: unknown setting trian"),
         (
             {"config__toml": b"[network]\nwidth=16"},
             r"\.safetensors does not fit the configuration: its network has 64 weights or more, and here are 29",

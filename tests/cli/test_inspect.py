@@ -36,7 +36,7 @@ def test_text(capsys):
 def test_what_cannot_be_inspected_is_refused(tmp_path, refused):
     assert "there is no data source" in refused("inspect", tmp_path / "missing")
     assert "did you mean digits" in refused("inspect", "digit")
-    assert "data.sice is no setting: did you mean data.size" in refused("inspect", "digits", "--set", "data.sice=4")
+    assert "unknown setting data.sice: did you mean data.size" in refused("inspect", "digits", "--set", "data.sice=4")
     assert "DATA is missing" in refused("inspect")
 
 

@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, images, digits_run, r
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["digits", "--set", "network.widht=3"], "network.widht is no setting: did you mean network.width"),
+        (["digits", "--set", "network.widht=3"], "unknown setting network.widht: did you mean network.width"),
         (["digits", "--set", "train.lr"], "--set train.lr: write it as"),
         (["digits", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["digits", "--device", "cuda:77"], "device cuda:77 is not on this machine"),

@@ -79,7 +79,7 @@ def test_settings_are_checked_together_not_one_by_one():
     [
         (b"[train]\nbatch = ", "no TOML"),
         (b"\xff\xfe", "no TOML"),
-        (b"[train]\nbatsh = 3", r"c\.toml: train\.batsh is no setting: did you mean train\.batch"),
+        (b"[train]\nbatsh = 3", r"c\.toml: unknown setting train\.batsh: did you mean train\.batch"),
         (b"[train]\nbatch = -3", r"c\.toml: train\.batch=-3 must be at least 1"),
     ],
 )

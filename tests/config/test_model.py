@@ -140,7 +140,7 @@ def test_a_section_within_a_section_survives_toml_and_settings():
     assert config.network.ddpm == DDPMConfig(widths=(32, 64), attention_up=())
     assert Config.parse(config.to_toml().encode()) == config
     assert "ddpm]" not in Config().to_toml()
-    with pytest.raises(UserError, match=r"network\.ddpm\.width is no setting: did you mean network\.ddpm\.widths"):
+    with pytest.raises(UserError, match=r"unknown setting network\.ddpm\.width: did you mean network\.ddpm\.widths"):
         Config.parse(b"[network]\nkind = 'ddpm'\n[network.ddpm]\nwidth = 3\n")
     with pytest.raises(UserError, match=r"clip=0 must be at least 1e-06"):
         TargetConfig(clip=0.0)

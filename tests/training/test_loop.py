@@ -68,7 +68,7 @@ def test_images_that_do_not_fit_are_refused_before_the_first_step(tiny_config: C
 
 
 def test_an_unknown_setting_names_the_nearest(tiny_config: Config, tiny_data: ImageData):
-    with pytest.raises(UserError, match=r"train\.step is no setting: did you mean train\.steps"):
+    with pytest.raises(UserError, match=r"unknown setting train\.step: did you mean train\.steps"):
         fit(create(tiny_config, (1, 4, 4)), tiny_data, step=3)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import io
 import os
@@ -34,8 +33,11 @@ from markovae.cli import (
     train,
     verify,
 )
+from markovae.config import SECTIONS
 from markovae.errors import StoppedRun, UserError
 from markovae.log import printable, tell
+from markovae.synonyms import COMMANDS as COMMON
+from markovae.synonyms import meant, nearest
 from markovae.system.memory import memory_sentence, out_of_memory, require_address_space
 from markovae.system.processes import current_rank, hangup
 
@@ -104,6 +106,10 @@ def _run(arguments: Sequence[str]) -> int:
         require_address_space()
         if getattr(options, "trust", None):
             sys.path.insert(0, "")  # a network of one's own lies where one works, as it does for `python -m`
+        if getattr(options, "threads", None):
+            import torch
+
+            torch.set_num_threads(options.threads)
         return int(options.run(options))
     except UserError as error:
         return _report_error(error, 2)
@@ -201,10 +207,10 @@ def command_line(arguments: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(2)
     _check_command(arguments, commands)
     if arguments[0] in commands:
-        _check_options(arguments[1:], commands[arguments[0]])
+        _check_options(arguments[1:], commands[arguments[0]], commands)
     options, left = parser.parse_known_args(arguments)
     if left:
-        _refuse(left, commands[options.command])
+        _refuse(left, commands[options.command], commands)
     if options.command not in TOGETHER and not current_rank().alone:
         raise UserError(f"markovae {options.command} is one process: start it without torchrun")
     return options
@@ -244,30 +250,44 @@ def _check_command(arguments: Sequence[str], commands: dict[str, Parser]) -> Non
         return
     if first.startswith("-"):
         raise UserError(f"name a command before {first}: one of {', '.join(commands)}")
-    raise UserError(f"there is no command {first!r}: take one of {', '.join(commands)}{_hint(first, commands)}")
+    near = COMMON.get(first) or nearest(first, commands, 0.6)
+    hint = f"; did you mean {near}?" if near else ""
+    raise UserError(f"there is no command {first!r}: take one of {', '.join(commands)}{hint}")
 
 
-def _check_options(words: Sequence[str], command: Parser) -> None:
+def _check_options(words: Sequence[str], command: Parser, commands: dict[str, Parser]) -> None:
     """Misspelt options are named before argparse misses those that they were meant to be."""
     own = words[: words.index("--")] if "--" in words else words
     left = [word for word in own if word.startswith("--") and word.partition("=")[0] not in command.known]
     if left:
-        _refuse(left, command)
+        _refuse(left, command, commands)
 
 
-def _refuse(left: Sequence[str], command: Parser) -> NoReturn:
-    known = [name for name in command._option_string_actions if name.startswith("--")]
+def _refuse(left: Sequence[str], command: Parser, commands: dict[str, Parser]) -> NoReturn:
     for word in left:
         name = word.partition("=")[0]
         if name.startswith("-"):
-            hint = _hint(name, known) or f"; see {command.prog} --help"
-            raise UserError(f"{command.prog} has no option {name}{hint}")
+            raise UserError(f"{command.prog} has no option {name}{_hint(name, command, commands)}")
     raise UserError(f"{command.prog} does not take {left[0]!r} as well; see {command.prog} --help")
 
 
-def _hint(word: str, known: Sequence[str] | dict[str, Parser]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+def _hint(name: str, command: Parser, commands: dict[str, Parser]) -> str:
+    """What an unknown option may have meant: by another library's word, by spelling, or of another command."""
+    text = meant(name)
+    if text is None and (near := nearest(name, [option for option in command.known if option.startswith("--")])):
+        return f"; did you mean {near}?"
+    text = text or name
+    option = text.partition(" ")[0]
+    if option.startswith("--"):
+        owners = [command.prog] if option in command.known else [c.prog for c in commands.values() if option in c.known]
+        if option == name and owners:
+            return f": it is an option of {', '.join(owners)}"
+        if owners:
+            return f": it is {text}" + (f" of {owners[0]}" if owners[0] != command.prog else "")
+        return f"; see {command.prog} --help"
+    if option.partition(".")[0] in SECTIONS:
+        return f": it is a setting, --set {text}" if "--set" in command.known else f": it is set in training, {text}"
+    return f": {text}"
 
 
 def _sentence(message: str) -> str:

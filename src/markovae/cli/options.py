@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 from collections.abc import Callable
+
+from markovae.synonyms import suggestion
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -42,9 +43,7 @@ def one_of(*known: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in known:
             return text
-        near = difflib.get_close_matches(text, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(known)}{hint}")
+        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(known)}{suggestion(text, known)}")
 
     return parse
 
@@ -73,6 +72,7 @@ def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, 
     )
     group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
     group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
+    group.add_argument("--threads", metavar="N", type=whole(1), help="processors to use (default: torch's choice)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import add_json, add_machine, add_trust, one_of, positive, whole
-from markovae.config import PRESETS, preset_settings
+from markovae.config import PRESETS, preset_settings, settings_help
 from markovae.errors import UserError
-from markovae.log import log, show_json
+from markovae.log import log, show, show_json
 from markovae.system.device import device_named
 from markovae.system.lock import hold
 from markovae.system.processes import current_rank
@@ -61,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 5)")
     budget.add_argument("--steps", metavar="N", type=whole(1), help="train for so many steps")
+    parser.add_argument("--seed", metavar="N", type=whole(0), help="of every draw; the same as --set train.seed=N")
+    parser.add_argument("--settings", action=_ShowSettings, help="list every setting with its default, and exit")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--init", metavar="RUN", help="start from the averaged weights of another run")
     parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
@@ -79,6 +81,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         precision="auto (timed, the default), float32 or bfloat16; the same as --set train.precision=NAME",
         float64=False,
     )
+
+
+class _ShowSettings(argparse.Action):
+    """--settings: like --help, it needs nothing else."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        show(settings_help())
+        parser.exit()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -150,7 +163,7 @@ def configuration(options: argparse.Namespace) -> Config:
     if options.objective is not None:
         kinds = [text.partition("=")[2].strip() for text in settings if text.startswith("schedule.kind=")]
         settings = [*preset_settings(options.objective, [config.schedule.kind, *kinds][-1]), *settings]
-    for name in ("minutes", "steps", "batch", "precision"):
+    for name in ("minutes", "steps", "seed", "batch", "precision"):
         value = getattr(options, name)
         if value is not None:
             settings.append(f"train.{name}={value}")
@@ -175,6 +188,6 @@ def _imported(init: str | None, trust: Sequence[str]) -> Config:
 
 def _require_alone(options: argparse.Namespace) -> None:
     """--resume goes with nothing that a run has stored."""
-    stored = ("config", "objective", "init", "batch", "precision", "set")
+    stored = ("config", "objective", "init", "seed", "batch", "precision", "set")
     if given := [name for name in stored if getattr(options, name) not in (None, [])]:
         raise UserError(f"--{given[0]} does not go with --resume: a run continues with its own settings; leave it out")

@@ -11,6 +11,7 @@ from markovae.data.faces import combinations
 from markovae.data.file_names import parts_named
 from markovae.errors import UserError
 from markovae.strict_json import shown
+from markovae.tables import one_of
 
 # Every kind of source, and how help and messages name it; `loading` says which source is which and who reads it.
 KINDS = {
@@ -34,7 +35,7 @@ class DataConfig:
     """Where the images come from and how they are brought to one shape.
 
     Args:
-        source: one of `KINDS`: "faces", "digits", an image folder, an array file (.npy, .npz, idx, idx.gz) or a folder
+        source: "faces", "digits", an image folder, an array file (.npy, .npz, idx, idx.gz) or a folder
             of MNIST's idx files, or shards (a folder of them, one .tar, a pattern with {000..099}, or a URL).
         size: height in pixels; 0 = the source's own: faces 32, digits 8, arrays as they are; folders keep
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
@@ -78,14 +79,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.source.strip():
             raise UserError(f"data.source is empty: give {ANY_SOURCE}")
-        _one_of("data.channels", self.channels, CHANNELS)
-        _one_of("data.fit", self.fit, FITS)
-        _one_of("data.layout", self.layout, LAYOUTS)
-        _one_of("data.classes", self.classes, CLASSES)
+        one_of("data.channels", self.channels, CHANNELS)
+        one_of("data.fit", self.fit, FITS)
+        one_of("data.layout", self.layout, LAYOUTS)
+        one_of("data.classes", self.classes, CLASSES)
         if ":" in self.split:
             parts_named(self.split)
         else:
-            _one_of("data.split", self.split, SPLITS)
+            one_of("data.split", self.split, SPLITS)
         for name, value in (("data.size", self.size), ("data.width", self.width)):
             if not 0 <= value <= MAX_SIDE:
                 raise UserError(f"{name}={value} must lie in 0…{MAX_SIDE} pixels (0 = the source's own)")
@@ -158,10 +159,3 @@ def background_rgb(colour: str) -> tuple[int, int, int]:
     if len(rgb) != 3:
         raise UserError(f"data.background={shown(colour)} is itself transparent: give an opaque colour")
     return rgb
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(value.lower(), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{name}={shown(value)} must be one of {', '.join(known)}{hint}")

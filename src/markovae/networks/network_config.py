@@ -55,11 +55,12 @@ class DDPMConfig:
         blocks: residual blocks a level going down; one more going up.
         attention, attention_up: levels with self-attention, going down and going up; the latter left out: the same.
         residual_down, residual_up: levels whose change of resolution is a residual block instead of a convolution.
-        head_dim: of attention, 0 for one head.   groups: of every normalisation.   eps: added to its variance.
+        head_dim: size of a head of attention, 0 for one head.
+        groups: of every normalisation.   eps: added to its variance.
         scale_shift: whether the time scales and shifts the second normalisation, or is added before it.
         dropout: inside the residual blocks, in [0, 1).
         embedding: size of the time embedding; left out: four times the finest width.
-        sine_first: order of its features.   shift: in their frequencies.
+        sine_first: order of the features of time.   shift: of their frequencies.
         padding: of the convolutions that halve: 1 on each side, or 0: one at the right and below.
         middle_attention: whether the coarsest level attends.   middle_groups: of its normalisation, 0 for none; left
             out: as `groups`.   middle_scale: what the middle's residual sums are divided by.
@@ -166,7 +167,7 @@ class DiTConfig:
     """The diffusion transformer of Peebles and Xie.
 
     Args:
-        width: features of a patch.   depth: blocks.
+        width: features of a patch.   depth: how many blocks.
         head_dim: of attention, a multiple of 4 that divides the width.
         expansion: hidden units of a block's perceptron, in widths.
         patch: side of the squares of pixels that are one position.
@@ -265,14 +266,14 @@ class NetworkConfig:
         kind: unet, shaped by the settings below; ddpm, the family of Ho et al., shaped by [network.ddpm] alone;
             dit, a transformer, shaped by [network.dit] alone; or own, [network.own].
         width: channels at the finest level.
-        multipliers: of the width, one a level; each halves H and W; left out: as `levels` says.
+        multipliers: of the width, one a level, each half as large; left out: down to at most 8 positions a side.
         blocks: residual blocks a level, down and again up; captions are attended to after each of the coarsest level.
-        attention: levels with self-attention, 0 the finest; left out: as `levels` says.   head_dim: of attention.
+        attention: levels with self-attention, 0 the finest; left out: the coarsest.   head_dim: size of a head of it.
         patch: side of the squares of pixels folded into channels first.
         embedding: size of the embedding of log-SNR and condition.
-        dropout: inside the residual blocks, in [0, 1).
+        dropout: share left out inside the residual blocks, in [0, 1).
         detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
-        octaves: of the fixed features of the position in the image, 0 for none.
+        octaves: how many fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
         own: the section [network.own].

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from markovae.sampling.grids import nearest_levels, rho_grid, sampling_grid, uni
 from markovae.sampling.guidance import Guidance
 from markovae.sampling.sampler_table import SAMPLERS, SEARCHED, SPACINGS
 from markovae.sampling.samplers import Ancestral, Corrector, Stepper
+from markovae.synonyms import suggestion
 
 _WRAPPERS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
 NEAREST, FARTHEST = 13.3, -10.0
@@ -146,8 +146,7 @@ def make_grid(model: Diffusion, spacing: str, count: int, draws: bool = False) -
 def _require_known(what: str, word: str, known: Iterable[str]) -> None:
     known = list(known)
     if word not in known:
-        near = difflib.get_close_matches(str(word), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = suggestion(str(word), known)
         raise UserError(f"{what} {word!r} is unknown: take one of {', '.join(known)}{hint}")
 
 

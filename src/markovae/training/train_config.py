@@ -29,11 +29,12 @@ class TrainConfig:
     """How the network is trained.
 
     Args:
-        seed: of every draw.   batch: images a step.   accumulate: parts a batch is computed in.
+        seed: of every random draw.   batch: images a step.   accumulate: parts a batch is computed in.
         steps, minutes: the budget, one of them; neither is 5 minutes.
         optimizer: muon (with AdamW for what is no hidden matrix) or adamw.
-        lr, adamw_lr: rates of Muon and of AdamW, which has every weight where it is the optimizer.   momentum: of Muon.
-        beta1, beta2: of AdamW.   weight_decay: of every matrix, times its rate.
+        lr: rate of Muon.   momentum: of Muon.
+        adamw_lr: rate of AdamW, which has every weight where it is the optimizer.   beta1, beta2: of AdamW.
+        weight_decay: of every matrix, times its rate.
         warmup_steps: steps over which the rates rise, at most a fifth of the run.
         decay_start: share of the run after which the rates fall linearly to zero; 1 never.
         ema_horizon: steps the average of the weights looks back.   ema_warmup: it never looks back further
@@ -41,10 +42,10 @@ class TrainConfig:
         clip: largest norm of the gradient.
         objective: weighted, the squared error of `weighting` under `level_sampling`; or bound, the bound itself: each
             level's nats and the decoder's; `level_sampling` then only changes the noise of the gradient.
-        level_sampling: distribution of the levels: uniform; normal in log-SNR (level_center, level_width); middle, half
-            of each; table, a density that runs linearly between the points (level_logsnr, level_density), log-SNR
-            rising, and is 0 beyond; or, for the bound, importance: in proportion to the levels' nats. auto is middle,
-            and for the bound uniform.
+        level_sampling: distribution of the levels: uniform, normal, middle (half of each), table; or, for the bound,
+            importance: in proportion to the levels' nats. auto is middle, and for the bound uniform.
+        level_center, level_width: mean and standard deviation of the log-SNR, of normal and middle.
+        level_logsnr, level_density: of table: log-SNRs, rising, and a density that is linear between them, 0 beyond.
         weighting: whose squared error is minimised: own (the target's), another target's, or nats; of
             objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
@@ -54,11 +55,12 @@ class TrainConfig:
         checkpointing: whether activations inside the blocks of the network are computed again on the way back rather
             than kept: the same gradients in less memory and more time.
         compile: whether the network is compiled first (torch.compile): for GPUs, on CPUs measure it first.
-        save_minutes: between checkpoints.   keep: how many of the last checkpoints stay.
+        save_minutes: minutes between checkpoints.   keep: how many of the last checkpoints stay.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
         rollback: how often (up to 3) a run that meets NaN or Inf goes back to its last checkpoint and
             leaves out the batches since then; 0 stops at once.
-        evaluations: how often the held-out bound is taken.   eval_images, eval_draws: of each.
+        evaluations: how often the held-out bound is taken.
+        eval_images, eval_draws: held-out images, and draws of an image, of each held-out bound.
         fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to at the end;
             before each held-out bound it is fitted to `eval_images` of them.
         grids: how many sample grids are made on the way.
