@@ -167,7 +167,7 @@ def test_a_truncated_checkpoint_is_named(digits_run, tmp_path, refused):
 
 
 def test_an_interrupt_during_the_report_says_how_to_get_it(digits_run, tmp_path, monkeypatch, capsys):
-    def interrupted(path, device, source):
+    def interrupted(*asked):
         raise KeyboardInterrupt
 
     run = tmp_path / "copy"
