@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from markovae.diffusion.decoder import HoSmallDecoder
+from markovae.diffusion.decoder import HoSmallDecoder, StepDecoder
+from markovae.diffusion.forward import noise_scale, signal_scale
+from markovae.diffusion.gaussian import expand
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import PosteriorVariance, ReverseVariance
-from markovae.diffusion.schedule import NoiseSchedule
-from markovae.diffusion.target import TARGETS, target_named
+from markovae.diffusion.schedule import NoiseSchedule, Tabulated
+from markovae.diffusion.target import DATA
+from markovae.errors import UserError
+from markovae.interop.convention_check import require_fit
+from markovae.interop.conventions import CONVENTIONS, Convention, Number, convention_named
 from markovae.networks.conditioning import Condition
 from markovae.networks.ddpm import GridStep
 
 Denoiser = Callable[..., Any]
-Time = Callable[[Tensor], Tensor]
 
 
 @final
 class ForeignNetwork(nn.Module):
-    """A denoiser f(z, t) or f(z, t, label) in the place of a network of the prior.
+    """A denoiser f(c z, t), f(c z, t, label) or f(…, x̂) in the place of a network of the prior.
 
     Args:
         denoiser: gives a tensor, or an object with one in `sample`, or a tuple that begins with one.
-        time: log-SNR, (B,), float64 -> the denoiser's own time, (B,).
+        convention: what it is given and gives.   time: log-SNR, (B,), float64 -> its own time, (B,).
         num_classes: labels taken, which the denoiser is then given as its third argument; 0 is none.
+        data_range: what black and white are for it.   channels_last: it takes and gives (B, H, W, C).
+        self_conditioning: its last argument is x̂ of a first call, in which that is 0: two calls an evaluation.
     """
 
-    def __init__(self, denoiser: Denoiser, time: Time, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        convention: Convention,
+        time: Number,
+        num_classes: int = 0,
+        data_range: tuple[float, float] = (-1.0, 1.0),
+        channels_last: bool = False,
+        self_conditioning: bool = False,
+    ) -> None:
         super().__init__()
-        self.denoiser, self.time, self.num_classes = denoiser, time, num_classes
+        self.denoiser, self.convention, self.time, self.num_classes = denoiser, convention, time, num_classes
+        self.data_range, self.channels_last, self.self_conditioning = data_range, channels_last, self_conditioning
+        self._half, self._middle = (data_range[1] - data_range[0]) / 2, (data_range[1] + data_range[0]) / 2
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether its data lie elsewhere than on [−1, 1]: what `forward` gives is x̂ then, on our scale."""
+        return self.data_range != (-1.0, 1.0)
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """(B, *D), (B,) -> (B, C_out, *rest of D).
@@ -49,52 +72,136 @@ class ForeignNetwork(nn.Module):
                 if self.num_classes
                 else "this denoiser takes no labels: wrap it with num_classes, or leave them out"
             )
-        out = self.denoiser(z, self.time(logsnr).to(z.dtype), *(() if label is None else (label,)))
+        known: tuple[Tensor, ...] = ()
+        if label is not None:
+            known = (nn.functional.one_hot(label, self.num_classes).to(z) if self.convention.one_hot else label,)
+        theirs, u = self._their_latent(z, logsnr)
+        if self.self_conditioning:
+            first = self._call(u, theirs, (*known, torch.zeros_like(u)))[:, : z.shape[1]]
+            known = (*known, self.convention.target.to_x(first, u, theirs).detach())
+        out = self._call(u, theirs, known)
+        if not self.rescaled:
+            return out
+        x_hat = self.convention.target.to_x(out[:, : z.shape[1]], u, theirs)
+        return torch.cat([(x_hat - self._middle) / self._half, out[:, z.shape[1] :]], 1)
+
+    def _their_latent(self, z: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        """(λ', u) of data m + h x: u = a' (m + h x) + s' ε = a' m + √(a'²h² + s'²) z with λ' = λ − 2 ln h."""
+        if not self.rescaled:
+            return logsnr, z
+        theirs = logsnr - 2 * math.log(self._half)
+        a, s = signal_scale(theirs), noise_scale(theirs)
+        return theirs, _scaled(z, (a**2 * self._half**2 + s**2).sqrt()) + expand(a * self._middle, z).to(z)
+
+    def _call(self, u: Tensor, logsnr: Tensor, known: tuple[Tensor, ...]) -> Tensor:
+        """The value of the convention's target, and the head where there is one, (B, C_out, *rest of D)."""
+        convention = self.convention
+        given = u if convention.scale is None else _scaled(u, convention.scale(logsnr))
+        given = given.movedim(1, -1) if self.channels_last else given
+        out = self.denoiser(given, self.time(logsnr).to(u.dtype), *known)
         out = getattr(out, "sample", out) if not isinstance(out, Tensor) else out
         out = out[0] if isinstance(out, tuple) else out
-        shapes = (tuple(z.shape), (z.shape[0], 2 * z.shape[1], *z.shape[2:]))
+        if self.channels_last and isinstance(out, Tensor) and out.ndim == u.ndim:
+            out = out.movedim(-1, 1)
+        shapes = (tuple(u.shape), (u.shape[0], 2 * u.shape[1], *u.shape[2:]))
         if not isinstance(out, Tensor) or tuple(out.shape) not in shapes:
             shown = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"the denoiser gave {shown} for a latent {shapes[0]}: it must give a tensor of that shape")
-        if z.requires_grad and torch.is_grad_enabled() and not out.requires_grad:
+        if u.requires_grad and torch.is_grad_enabled() and not out.requires_grad:
             raise ValueError("the denoiser gives no derivatives, which this needs: take torch.no_grad off it")
-        return out.to(torch.float64 if out.dtype == torch.float64 else torch.float32)
+        out = out.to(torch.float64 if out.dtype == torch.float64 else torch.float32)
+        if convention.gain is None:
+            return out
+        value, head = out[:, : u.shape[1]], out[:, u.shape[1] :]
+        value = _scaled(value, convention.gain(logsnr))
+        value = value if convention.skip is None else value + _scaled(u, convention.skip(logsnr))
+        return torch.cat([value, head], 1) if head.shape[1] else value
+
+
+def _scaled(value: Tensor, factor: Tensor) -> Tensor:
+    return value * expand(factor, value).to(value)
 
 
 def wrap(
     denoiser: Denoiser,
     shape: Sequence[int],
-    schedule: NoiseSchedule,
+    schedule: NoiseSchedule | None = None,
     predicts: str = "noise",
     *,
-    time: Time | None = None,
+    time: Number | None = None,
     num_classes: int = 0,
+    data_range: tuple[float, float] = (-1.0, 1.0),
+    channels_last: bool = False,
+    self_conditioning: bool = False,
+    images: Any = None,
+    labels: Any = None,
     reverse: ReverseVariance | None = None,
     clip: float | None = None,
 ) -> Diffusion:
     """Any denoiser as a `Diffusion`: `mv.measure` and `mv.sample` take it like one of ours.
 
         unet = diffusers.UNet2DModel.from_pretrained(...)
-        model = mv.wrap(unet, (3, 32, 32), markovae.schedule.linear())
+        model = mv.wrap(unet, (3, 32, 32), markovae.diffusion.schedule.linear())
         mv.measure(model, images)
 
     Args:
         denoiser: f(z, t), or f(z, t, label) with `num_classes`; a module is moved and switched with the model.
-        shape: of one image, (C, H, W).   schedule: the grid it was trained on.
-        predicts: noise, data, velocity, flow, score, step_noise or mean; with twice the channels the second half is the
-            head of a learned variance.
-        time: log-SNR, (B,), float64 -> the second argument; None is the step t = ℓ − 1 of the grid, linear in log-SNR
-            between its levels. A denoiser D(x; σ) that is given x = z/a: wrap
-            `lambda z, s: D(z * (1 + s**2).sqrt().view(-1, 1, 1, 1), s)` with predicts="data" and
-            `time=lambda logsnr: (-logsnr / 2).exp()`.
+        shape: of one image, (C, H, W).
+        schedule: the grid it was trained on, in its own terms; None is 1,000 levels even in log-SNR, for the
+            conventions that count no steps.
+        predicts: the convention it is written in: noise, data, velocity, flow, edm, score_vp, … (docs/interop.md has
+            the table); with twice the channels the second half is the head of a learned variance.
+        time: log-SNR, (B,), float64 -> the second argument, where it is not the convention's own.
+        num_classes: labels it takes; edm's are given as vectors of zeros and a one.
+        data_range: what black and white are for it: (0, 1) or (-1, 1).   channels_last: it takes (B, H, W, C).
+        self_conditioning: its last argument is its own x̂, of a first call in which that is 0.
+        images: some it was trained on (8 will do), pixel values (N, C, H, W), and their labels: the convention is
+            checked on them.
         reverse: variance of the prior's steps; None is β̃.   clip: x̂ is held to [−clip, clip].
-    Level 1 has the decoder of Ho et al.'s code for 256 grey values; another one is set as `model.decoder`.
+    Level 1 has the decoder of Ho et al.'s code for 256 grey values where steps are counted, and `step` otherwise;
+    another one is set as `model.decoder`.
     Raises:
-        ValueError: for another word in `predicts`.
+        UserError: for an unknown convention, a grid that is missing, or images that say the convention is another.
     """
-    names = [target.name for target in TARGETS]
-    if predicts not in names:
-        raise ValueError(f"predicts={predicts!r} must be one of {', '.join(names)}")
-    network = ForeignNetwork(denoiser, GridStep(schedule.logsnr.detach()[1:]) if time is None else time, num_classes)
-    variance, decoder = reverse or PosteriorVariance(), HoSmallDecoder(Pixels())
-    return Diffusion(network, schedule, target_named(predicts), variance, decoder, shape, clip=clip).eval()
+    convention, low, high = convention_named(predicts), *map(float, data_range)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"data_range=({low:g}, {high:g}) must be what black and white are: (0, 1) or (-1, 1)")
+
+    def made(convention: Convention, low: float, high: float) -> Diffusion:
+        grid = convention.default_grid() if schedule is None else schedule
+        if grid is None:
+            raise UserError(
+                f"predicts={predicts!r} counts the steps of a grid: give the schedule it was trained on, such as "
+                "markovae.diffusion.schedule.linear()"
+            )
+        clock = time or convention.time or GridStep(grid.logsnr.detach()[1:])
+        network = ForeignNetwork(
+            denoiser, convention, clock, num_classes, (low, high), channels_last, self_conditioning
+        )
+        if (network.rescaled or self_conditioning) and convention.target.needs_neighbour:
+            raise UserError(f"predicts={predicts!r} is wrapped on [-1, 1] and without self-conditioning alone")
+        if network.rescaled:
+            grid = Tabulated(grid.logsnr.detach()[1:] + 2 * math.log((high - low) / 2))
+        pixels = Pixels()
+        decoder = HoSmallDecoder(pixels) if convention.time is None else StepDecoder(pixels)
+        target = DATA if network.rescaled else convention.target
+        return Diffusion(network, grid, target, reverse or PosteriorVariance(), decoder, shape, clip=clip).eval()
+
+    model = made(convention, low, high)
+    if images is not None:
+        # A time of the caller's own, and a grid, belong to the conventions that they were given for.
+        others = [
+            (each, *ends)
+            for each in CONVENTIONS
+            for ends in ((-1.0, 1.0), (0.0, 1.0))
+            if (each.name, *ends) != (convention.name, low, high)
+            and not each.target.needs_neighbour
+            and (each.time is None) <= (convention.time is None)
+        ]
+        named = {_told(each.name, ends): made(each, *ends) for each, *ends in others}
+        require_fit(model, _told(convention.name, [low, high]), named, images, labels)
+    return model
+
+
+def _told(name: str, ends: Sequence[float]) -> str:
+    return f"predicts={name!r}" + ("" if tuple(ends) == (-1.0, 1.0) else f", data_range=({ends[0]:g}, {ends[1]:g})")
