@@ -1,4 +1,4 @@
-"""The conventions of `mv.wrap`: the exact denoiser of a Gaussian costs the same nats in each, and a wrong one is told."""
+"""The conventions of `mv.wrap`: the exact denoiser of a Gaussian costs the same in each, and a wrong one is told."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from markovae.diffusion.conventions import CONVENTIONS, convention_named, conventions_markdown
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import LogSNRLinear, cosine, linear
 from markovae.errors import UserError
 from markovae.interop.convention_check import denoising_error
-from markovae.interop.conventions import CONVENTIONS, convention_named, conventions_markdown
 from markovae.interop.wrapping import wrap
 from markovae.networks.conditioning import Condition
 
@@ -29,7 +29,7 @@ def column(value: Tensor, like: Tensor) -> Tensor:
 
 
 class Gaussian:
-    """E[x | y] of x ~ N(m, v 11ᵀ + w I) and y = signal x + noise ε, and the noise it implies, in any range of the data."""
+    """E[x | y] of x ~ N(m, v 11ᵀ + w I) and y = signal x + noise ε, and the noise it implies, in any range."""
 
     def __init__(self, data_range: tuple[float, float] = (-1.0, 1.0)) -> None:
         half, middle = (data_range[1] - data_range[0]) / 2, (data_range[1] + data_range[0]) / 2
@@ -197,7 +197,7 @@ def test_another_range_is_told() -> None:
 def test_what_no_convention_explains_is_told() -> None:
     with pytest.raises(UserError, match="no other named convention fits better: check the schedule"):
         wrap(lambda z, t: 7 + 0 * z, SHAPE, GRID, "noise", images=IMAGES)
-    with pytest.raises(UserError, match="predicts='epsillon' must be one of noise, .*did you mean epsilon"):
+    with pytest.raises(UserError, match=r"predicts='epsillon' must be one of noise, .*did you mean epsilon"):
         wrap(denoiser("noise"), SHAPE, GRID, "epsillon")
     with pytest.raises(UserError, match=r"data_range=\(1, 0\) must be what black and white are"):
         wrap(denoiser("noise"), SHAPE, GRID, "noise", data_range=(1, 0))

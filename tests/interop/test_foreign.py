@@ -124,7 +124,7 @@ def test_what_is_no_denoiser_is_told(wrong) -> None:
 
 
 def test_an_unknown_prediction_is_told() -> None:
-    with pytest.raises(UserError, match="predicts='nosie' must be one of noise, .*; did you mean noise"):
+    with pytest.raises(UserError, match=r"predicts='nosie' must be one of noise, .*; did you mean noise"):
         wrap(lambda z, t: z, SHAPE, cosine(10), "nosie")
 
 

@@ -60,8 +60,8 @@ def require_fit(model: Diffusion, name: str, others: Mapping[str, Diffusion], im
     best = min(errors, key=errors.__getitem__, default=name)
     if errors.get(best, math.inf) < min(BETTER * own, BELIEVED):
         raise UserError(
-            f"{name} leaves {own:.2g} times the error of guessing on these images, and {best} {errors[best]:.2g} times: "
-            f"wrap it with {best}"
+            f"{name} leaves {own:.2g} times the error of guessing on these images, and {best} {errors[best]:.2g} "
+            f"times: wrap it with {best}"
         )
     if own > BELIEVED:
         raise UserError(

@@ -1,7 +1,7 @@
 """The conventions that denoisers are written in: what each is given at (z, log-SNR), and what its output means here.
 
-A network of any of them is f(c z, t) with a factor c and a time t of the log-SNR λ, and its output is one of our targets
-or an affine map of it. z = a x + s ε with a² + s² = 1; σ = s/a = e^(−λ/2); flow's time is t = s/(a + s).
+A network of any of them is f(c z, t) with a factor c and a time t of the log-SNR λ, and its output is one of our
+targets or an affine map of it. z = a x + s ε with a² + s² = 1; σ = s/a = e^(−λ/2); flow's time is t = s/(a + s).
 """
 
 from __future__ import annotations
