@@ -8,7 +8,8 @@ import pytest
 from markovae.data import cache
 from markovae.data.arrays import holds_idx_files, read_array_file, read_idx, read_idx_folder
 from markovae.data.data_config import DataConfig
-from markovae.data.loading import splits_of
+from markovae.data.inspecting import inspect
+from markovae.data.loading import load_data, read_source, splits_of
 from markovae.errors import UserError
 
 RNG = np.random.default_rng(3)
@@ -65,7 +66,7 @@ def test_an_idx_folder_keeps_its_test_part_and_drops_copies_from_training(tmp_pa
     assert splits.test.labels.tolist() == [0, 1, 2, 3]
     assert (len(splits.train), len(splits.validation), splits.left_out) == (10, 1, 1)
     assert not set(splits.train.content_hashes()) & set(splits.test.content_hashes())
-    assert "1 training images left out, as copies of test images" in reading.summary.notes
+    assert "1 image is left out of training or validation, as copies of held-out images" in reading.summary.notes
 
 
 def test_an_idx_folder_without_test_files_is_split_by_content(tmp_path: Path):
@@ -127,7 +128,8 @@ def test_arrays_can_be_scaled(tmp_path: Path):
         ("x.npz", lambda path: np.savez(path, a=GREYS, b=GREYS), "holds a, b: call the images `images`"),
         ("x.npz", lambda path: np.savez(path, images=GREYS, labels=np.arange(3)), "one each is needed"),
         ("x.png", lambda path: path.write_bytes(b""), "is a single image"),
-        ("x.zip", lambda path: path.write_bytes(b"PK"), "not an array file"),
+        ("x.zip", lambda path: path.write_bytes(b"PK"), "packed archive"),
+        ("x.dat", lambda path: path.write_bytes(b"PK"), "not an array file"),
     ],
 )
 def test_other_files_are_one_sentence(tmp_path: Path, name: str, write, sentence: str):
@@ -159,3 +161,57 @@ def test_every_flipped_byte_is_read_or_one_sentence(tmp_path: Path, name: str):
             refused.append(str(error))
     assert refused
     assert not any("\n" in sentence for sentence in refused)
+
+
+def test_parts_by_the_names_of_their_arrays(tmp_path: Path):
+    """Keras' mnist.npz, and MedMNIST's."""
+    train, val, test = (RNG.integers(0, 256, (n, 8, 8), dtype=np.uint8) for n in (9, 2, 3))
+    np.savez(tmp_path / "k.npz", x_train=train, y_train=np.arange(9) % 3, x_test=test, y_test=np.arange(3))
+    reading = read_array_file(DataConfig(str(tmp_path / "k.npz")))
+    assert (len(reading.split.train), len(reading.split.validation), len(reading.split.test)) == (8, 1, 3)
+    assert np.array_equal(reading.data.images[reading.split.test][:, 0], test)
+    assert reading.data.class_names == ("0", "1", "2")
+    np.savez(tmp_path / "m.npz", train_images=train, val_images=val, test_images=test, extra=np.arange(3))
+    reading = read_array_file(DataConfig(str(tmp_path / "m.npz")))
+    assert (len(reading.split.train), len(reading.split.validation), len(reading.split.test)) == (9, 2, 3)
+    assert "1 other arrays are not used (extra)" in reading.summary.notes
+
+
+def test_alpha_of_arrays_is_laid_on_the_background(tmp_path: Path):
+    pixels = RNG.integers(0, 256, (5, 6, 6, 4), dtype=np.uint8)
+    pixels[0, 0, 0] = [10, 20, 30, 0]
+    pixels[0, 0, 1] = [10, 20, 30, 51]
+    np.save(tmp_path / "x.npy", pixels)
+    reading = read_array_file(DataConfig(str(tmp_path / "x.npy"), background="#0064c8"))
+    assert reading.data.images[0, :, 0, :2].T.tolist() == [[0, 100, 200], [2, 84, 166]]
+    assert "5 images with transparency, laid on the background" in reading.summary.notes
+
+
+def test_a_range_that_looks_unused_is_a_warning(tmp_path: Path):
+    np.save(tmp_path / "x.npy", RNG.integers(0, 16, (9, 6, 6), dtype=np.uint8))
+    notes = load_data(str(tmp_path / "x.npy")).notes
+    assert "warning: all pixels lie in 0…15 of 0…255: if their scale is another, save them on it" in notes
+    assert any("0…15 of 0…255" in note for note in inspect(tmp_path / "x.npy").notes)
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.tar.gz", "x.7z"])
+def test_packed_archives_are_named(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(UserError, match="packed archive: unpack it"):
+        load_data(str(tmp_path / name))
+
+
+def test_idx_files_by_other_names(tmp_path: Path):
+    """EMNIST's prefixes, Kaggle's dots."""
+    for part, count in (("train", 9), ("test", 3)):
+        images = RNG.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        (tmp_path / f"emnist-letters-{part}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        (tmp_path / f"emnist-letters-{part}-labels.idx1-ubyte").write_bytes(idx_bytes(np.arange(count) % 2))
+    (tmp_path / "mapping.txt").write_text("1 a")
+    reading = read_source(DataConfig(str(tmp_path)))
+    assert (len(reading.split.train), len(reading.split.validation), len(reading.split.test)) == (8, 1, 3)
+    assert reading.data.class_names == ("0", "1")
+    assert "1 other files are not read (.txt 1; mapping.txt)" in reading.summary.notes
+    (tmp_path / "emnist-digits-train-images-idx3-ubyte").write_bytes(b"")
+    with pytest.raises(UserError, match="idx files of 2 sets"):
+        read_source(DataConfig(str(tmp_path)))

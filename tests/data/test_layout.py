@@ -35,8 +35,8 @@ def test_channels_last_moves_each_pixel_to_its_place():
         ((9, 784), "auto", r"reshape\(-1, 28, 28\)"),
         ((9, 3, 28, 3), "auto", "may be second or last"),
         ((64, 64, 3), "auto", "looks like one colour image"),
-        ((9, 4, 28, 28), "auto", "4 channels where 1 or 3 are read: lay the images on a background"),
-        ((9, 28, 28, 4), "auto", "4 channels where 1 or 3 are read: lay the images on a background"),
+        ((9, 5, 28, 28), "auto", "28 channels"),
+        ((9, 28, 28, 5), "auto", "5 channels"),
         ((9, 28, 28, 2), "auto", "2 channels"),
         ((9, 28, 28), "nhwc", "does not fit"),
         ((0, 28, 28), "auto", "it is empty"),
@@ -61,6 +61,18 @@ def test_grey_values(raw: np.ndarray, dtype: type, bins: int):
     pixels, found = as_pixels(raw, "x")
     assert (pixels.dtype, found) == (dtype, bins)
     assert pixels.tolist() == raw.astype(int).tolist()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_that_were_pixel_values_are_read_as_those(kind: type):
+    """x / 255, as of most loaders, and x / 127.5 − 1, as of most diffusion code."""
+    pixels = np.arange(256, dtype=np.uint8)
+    for scaled in (pixels / 255, pixels / 127.5 - 1):
+        read, bins = as_pixels(scaled.astype(kind), "x")
+        assert (read.dtype, bins) == (np.uint8, 256)
+        assert read.tolist() == pixels.tolist()
+    with pytest.raises(UserError, match="cannot be guessed"):
+        as_pixels((pixels / 256 + 0.001).astype(np.float32), "x")
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,12 @@ def test_a_tar_beside_images_is_not_read_in_their_place(tmp_path: Path):
     (tmp_path / "photos.tar").write_bytes(b"")
     with pytest.raises(UserError, match=r"beside photos\.tar: name the tar itself"):
         load_data(str(tmp_path))
+
+
+def test_a_source_is_a_path_or_text_with_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (9, 6, 6), dtype=np.uint8))
+    for source in (tmp_path / "x.npy", str(tmp_path / "x.npy"), "~/x.npy", Path("~/x.npy")):
+        assert len(load_data(source).train) == 7
+    with pytest.raises(UserError, match="a source of type ndarray names no images on disk"):
+        load_data(np.zeros((3, 8, 8), np.uint8))  # type: ignore[arg-type]

@@ -144,6 +144,15 @@ class DataConfig:
         return replace(config, width=0 if width == height else width, channels=grey_or_rgb)
 
 
+def as_config(source: DataConfig | str | Path) -> DataConfig:
+    """The section [data] of a source, or that of its name. Raises: UserError for what names no images on disk."""
+    if isinstance(source, DataConfig):
+        return source
+    if not isinstance(source, str | Path):
+        raise UserError(f"a source of type {type(source).__name__} names no images on disk: give {ANY_SOURCE}")
+    return DataConfig(str(source))
+
+
 def background_rgb(colour: str) -> tuple[int, int, int]:
     """(red, green, blue), 0…255, of a colour name or "#rrggbb". Raises: UserError for anything else."""
     from PIL import ImageColor

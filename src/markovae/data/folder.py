@@ -41,7 +41,7 @@ from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import printable, track
 
-RECIPE = "folder-4"
+RECIPE = "folder-5"
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300

@@ -2,14 +2,15 @@
 
 import os
 import stat
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from markovae.data.color import WORDS, color_of, to_srgb
 from markovae.data.data_config import DataConfig, background_rgb
 from markovae.data.file_names import ENDINGS, hidden, is_litter, unread_kind
 from markovae.data.image_reader import MAX_PIXELS, open_image
@@ -121,7 +122,8 @@ class FoundFile:
 class Header:
     """What the header of an image says; `problem` is a reason and the rest empty where it cannot be used.
 
-    `passing` is whether the problem may be the machine's (see `may_pass`).
+    `color` is how the pixels are stored where that is not sRGB (`color.WORDS`), `jpeg` the quality 1…100 of a JPEG by
+    its quantization. `passing` is whether the problem may be the machine's (see `may_pass`).
     """
 
     path: str
@@ -133,6 +135,8 @@ class Header:
     transparent: bool = False
     animated: bool = False
     sixteen_bit_colour: bool = False
+    color: str = ""
+    jpeg: int = 0
     problem: str = ""
     passing: bool = False
 
@@ -235,6 +239,8 @@ def header_from(image: Image.Image, path: str) -> Header:
         transparent=is_transparent(image),
         animated=bool(getattr(image, "is_animated", False)),
         sixteen_bit_colour=_has_sixteen_bit_colour(image),
+        color=color_of(image),
+        jpeg=jpeg_quality(image),
     )
 
 
@@ -262,6 +268,19 @@ def _has_sixteen_bit_colour(image: Image.Image) -> bool:
     """Whether pillow reads this file's 16-bit colour (or grey with alpha) by its high byte."""
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
     return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)
+
+
+# Sums of the tables of ITU-T T.81, annex K, at quality 50: of luma, and where the file has no other, of chroma.
+STANDARD_SUM = 3688
+
+
+def jpeg_quality(image: Image.Image) -> int:
+    """The quality 1…100 at which libjpeg would quantize luma as much as this JPEG does; 0 for any other format."""
+    tables = getattr(image, "quantization", None)
+    if image.format not in ("JPEG", "MPO") or not tables:
+        return 0
+    percent = 100 * sum(tables[min(tables)]) / STANDARD_SUM
+    return max(1, min(100, round(100 - percent / 2 if percent <= 100 else 5000 / percent)))
 
 
 def _below(folder: Path, path: Path) -> str:
@@ -323,14 +342,31 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
     grey = config.channels == "grey" or (config.channels == "auto" and greys == total)
     if config.channels == "auto" and 0 < greys < total:
         notes.append(f"{greys} grey images beside {total - greys} in colour: all become rgb")
-    kinds = (
+    kinds = [
         (count(lambda h: h.transparent), f"with transparency, laid on {config.background}"),
         (count(lambda h: h.animated), "with several frames, of which the first is taken"),
         (count(lambda h: h.mode.startswith("I")), "with 16 bits, scaled to 8"),
         (count(lambda h: h.sixteen_bit_colour), "with 16-bit colour, read by the high byte"),
-    )
+    ]
+    colors = Counter[str]()
+    for header, number in headers.items():
+        colors[header.color] += number
+    kinds += [(colors[color], words) for color, words in WORDS.items()]
     notes += [f"{number} images {what}" for number, what in kinds if number]
+    notes += _jpeg_note({h.jpeg: 0 for h in headers if h.jpeg}, count(lambda h: h.jpeg > 0), total)
     return Plan(shape, grey, config.fit, background_rgb(config.background), tuple(notes))
+
+
+def _jpeg_note(qualities: Collection[int], number: int, total: int) -> list[str]:
+    """A sentence on images that were JPEGs, if any were: their bits are not those of the originals."""
+    if not number:
+        return []
+    low, high = min(qualities), max(qualities)
+    quality = f"quality {low}" if low == high else f"quality {low}…{high}"
+    return [
+        f"{number} of {total} images are decoded from JPEG ({quality}): their bits/dim are not those of the originals, "
+        "and belong beside no figure of lossless images"
+    ]
 
 
 def _shape(headers: Mapping[Header, int], config: DataConfig) -> tuple[tuple[int, int], list[str]]:
@@ -361,8 +397,8 @@ def decode(
 def flat_picture(image: Image.Image, grey: bool, background: tuple[int, int, int]) -> Image.Image:
     """The pixels of an open image at its own size, mode L or RGB.
 
-    The order is: first frame, 16 bits to 8 by round(255 v / 65535), EXIF orientation, transparency laid on
-    `background`, one channel or three.
+    The order is: first frame, 16 bits to 8 by round(255 v / 65535), EXIF orientation, colors to sRGB (`to_srgb`),
+    transparency laid on `background`, one channel or three.
 
     Raises: OSError or ValueError with a reason where the image cannot be decoded.
     """
@@ -370,7 +406,7 @@ def flat_picture(image: Image.Image, grey: bool, background: tuple[int, int, int
     image.load()
     picture = eight_bits(image)
     ImageOps.exif_transpose(picture, in_place=True)  # in place: no copy where it lies upright
-    opaque, mode = flatten(picture, background), "L" if grey else "RGB"
+    opaque, mode = flatten(to_srgb(picture), background), "L" if grey else "RGB"
     return opaque if opaque.mode == mode else opaque.convert(mode)
 
 

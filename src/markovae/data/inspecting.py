@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from markovae.data.data_config import DataConfig
+from markovae.data.data_config import DataConfig, as_config
 from markovae.data.images import ImageData
-from markovae.data.loading import absent_classes, read_source, splits_of
+from markovae.data.loading import absent_classes, range_note, read_source, splits_of
 from markovae.data.source import Source
 
 # A channel mean this far from another, as a share of the range, is called a cast.
@@ -91,7 +91,7 @@ def inspect(source: DataConfig | str | Path) -> Inspection:
         source: faces, digits, a folder, an array file or shards; or the `[data]` section, which has settings too.
     Raises: UserError as `load_data`.
     """
-    config = source if isinstance(source, DataConfig) else DataConfig(str(source))
+    config = as_config(source)
     reading = read_source(config)
     data, found = reading.data, reading.summary
     mean, std = channel_moments(data)
@@ -152,6 +152,7 @@ def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
             "good samples have it too"
         )
     labels = None if data.labels is None else data.labels[reading.split.train]
+    notes += range_note(data)
     notes += absent_classes(labels, data.class_names)
     return notes
 

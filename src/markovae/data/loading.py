@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from markovae.data import arrays, cache, faceset
-from markovae.data.data_config import ANY_SOURCE, DataConfig
+from markovae.data.data_config import ANY_SOURCE, DataConfig, as_config
 from markovae.data.digits import read_digits
 from markovae.data.file_names import ENDINGS
 from markovae.data.folder import read_folder
@@ -27,14 +27,14 @@ BUILT_IN = ("faces", "digits")
 ALWAYS_ALLOWED = 10  # unreadable files
 
 
-def load_data(config: DataConfig | str) -> Splits:
+def load_data(config: DataConfig | str | Path) -> Splits:
     """The training, validation and test parts of a source; the same call gives the same parts.
 
     Args:
         config: the `[data]` section, or just its source ("faces", "digits", a folder, an array file).
     Raises: UserError where the source is missing, unreadable or too small, or has too many unreadable files.
     """
-    config = DataConfig(config) if isinstance(config, str) else config
+    config = as_config(config)
     reading = read_source(config)
     require_readable(reading, config)
     return splits_of(reading)
@@ -142,8 +142,21 @@ def splits_of(reading: Source) -> Splits:
         train, validation, test = (data.take(slice(a, b)) for a, b in itertools.pairwise(ends))
     else:
         train, validation, test = (data.take(part) for part in rows)
-    notes = (*reading.summary.notes, *absent_classes(train.labels, train.class_names))
+    notes = (*reading.summary.notes, *range_note(reading.data), *absent_classes(train.labels, train.class_names))
     return Splits(train, validation, test, parts.method, parts.seed, parts.left_out, reading.summary.unreadable, notes)
+
+
+def range_note(data: ImageData) -> tuple[str, ...]:
+    """A warning of pixel values that use less than half of what they may be; images that are not in memory pass.
+
+    Files that declare more bits than they use, and arrays on another scale, look so.
+    """
+    if type(data.images) is not np.ndarray or not len(data) or data.bins < 16:
+        return ()
+    low, high, most = int(data.images.min()), int(data.images.max()), data.bins - 1
+    if high - low > most // 2 or len(data) < 2:
+        return ()
+    return (f"warning: all pixels lie in {low}…{high} of 0…{most}: if their scale is another, save them on it",)
 
 
 def absent_classes(labels: Indices | None, class_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.data.image_files import channels_first, flat_picture, header_from
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion
@@ -21,6 +22,7 @@ from markovae.networks.conditioning import Condition, Conditioning, class_number
 from markovae.text.conditioner import attach_conditioning
 
 Transform = Callable[[Any], Any]
+WHITE = (255, 255, 255)
 ALLOWED = "pass integer pixel values, or floats in [0, 1]"
 
 
@@ -277,8 +279,8 @@ def as_pixel_values(image: Any, model: Diffusion) -> np.ndarray[Any, Any]:
     """
     bins, shape = model.pixels.bins, model.shape
     if hasattr(image, "getbands"):  # PIL's
-        values = np.asarray(image.convert("RGB") if image.mode == "P" else image)
-        values = np.moveaxis(values, -1, 0) if values.ndim == 3 else values
+        grey = shape[0] == 1 and header_from(image, "").grey
+        values = channels_first(flat_picture(image.copy(), grey, WHITE) if bins == 256 else image)
     else:
         values = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if values.ndim == 2 and shape[0] == 1:
