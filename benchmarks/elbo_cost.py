@@ -28,12 +28,11 @@ from markovae.data.loading import reopen
 from markovae.diffusion.bound import estimate_mean
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import PosteriorVariance
-from markovae.likelihood.comparison import NatsTable, cost_curve, noise_coverage, population_coverage
-from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.estimators import LevelDistribution
 from markovae.likelihood.statistics import LevelStatistics
 from markovae.log import log
 from markovae.system.files import make_folder, write_file
-from nats_table import Table, survey_of, table_of
+from nats_table import NatsTable, Table, cost_curve, noise_coverage, population_coverage, survey_of, table_of
 
 DRAWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64)
 COUNTS = (4, 8, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1000)

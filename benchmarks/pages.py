@@ -149,7 +149,7 @@ def bits_coverage(record: Record) -> str:
             *(percent(share) for share in population["share"].values()),
         ],
         [
-            f"the draws alone, of {noise['images']} fixed images ({noise['replicates']} randomisations, "
+            f"the draws alone, of {noise['images']} fixed images ({noise['replicates']} randomizations, "
             f"{noise['levels']} levels, truth from {noise['draws_a_level']} draws of each)",
             *(percent(share) for share in noise["share"].values()),
         ],

@@ -39,7 +39,7 @@ def test_tables_are_what_measuring_says_and_are_drawn_once(tmp_path, monkeypatch
     torch.testing.assert_close(table.draw().full()[:4], expected.total)
     assert not torch.equal(table.nats[0], table.nats[1])
 
-    monkeypatch.setattr(nats_table, "measuring", None)  # whatever is asked again comes from the cache
+    monkeypatch.setattr(nats_table, "evaluate_batches", None)  # whatever is asked again comes from the cache
     again = nats_table.table_of(model, "name", test.images[:6], tmp_path, labels=labels, depth=2)
     assert torch.equal(again.nats, table.nats)
     with pytest.raises(TypeError):
@@ -55,10 +55,10 @@ def test_costs_of_few_levels_are_what_measuring_says():
     labels = test.labels if getattr(model.network, "num_classes", 0) else None
     given = None if labels is None else labels[:5]
     grid = model.schedule.logsnr
-    from markovae.likelihood.estimators import Estimator, measuring
+    from markovae.likelihood.estimators import Estimator, evaluate_batches
 
-    drawn = list(measuring(model, test.images[:5], given, estimator=Estimator(None)))
-    level, nats = torch.cat([d.task.level for d in drawn]), torch.cat([d.nats for d in drawn])
+    drawn = list(evaluate_batches(model, test.images[:5], given, estimator=Estimator(None)))
+    level, nats = torch.cat([d.evaluations.level for d in drawn]), torch.cat([d.nats for d in drawn])
     squared = elbo_levels.squared_errors(nats[level > 1].reshape(5, -1), grid)
     found = collect_level_statistics(model, test.images[5:60], None if labels is None else labels[5:60])
     counts = [2, model.num_levels]

@@ -26,7 +26,7 @@ from markovae.report import page as sections
 from markovae.report.curves import heldout_curve, training_curve
 from markovae.report.report_data import run_facts
 from markovae.report.report_writing import current_report
-from markovae.report.subject import Subject, open_subject
+from markovae.report.reported_run import ReportedRun, load_reported_run
 from markovae.run.heldout import heldout_sentence
 from markovae.run.run_folder import RunFolder
 from markovae.system.jsonlines import read_rows
@@ -172,7 +172,7 @@ def make_run(chance: random.Random, run: Path, finished: Path, outside: Path) ->
     return run, state if isinstance(state, dict) else {}
 
 
-def read_all(base: Subject) -> Callable[[tuple[Path, dict[str, Any]]], None]:
+def read_all(base: ReportedRun) -> Callable[[tuple[Path, dict[str, Any]]], None]:
     """All that is done with a run's records: as it goes on, as its report is written, as that is taken up again."""
 
     def door(case: tuple[Path, dict[str, Any]]) -> None:
@@ -216,7 +216,7 @@ def test_records_of_a_run_are_read_or_left_out(
     (outside / "file").write_text("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
-        base = open_subject(finished, torch.device("cpu"))
+        base = load_reported_run(finished, torch.device("cpu"))
     door = read_all(base)
     shutil.copytree(finished, tmp_path / "good")
     door((tmp_path / "good", {}))

@@ -92,7 +92,7 @@ def test_outputs_that_are_no_numbers_are_told(gauss):
     with pytest.raises(UserError, match=r"image \d gave nan nats: the model's weights or outputs are not finite"):
         continuous_bound(model, x)
     x[1, 2] = torch.inf
-    with pytest.raises(UserError, match="the data hold NaN or infinity"):
+    with pytest.raises(UserError, match="the data hold NaN or Inf"):
         continuous_bound(model, x)
 
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from markovae.diffusion.bound import Estimate
-from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.estimators import LevelDistribution
 from markovae.likelihood.measurement import Measurement
 from markovae.randomness import generator
 
 REPEATS = 2000
 
 
-def measurement(total, randomisations=None) -> Measurement:
+def measurement(total, randomizations=None) -> Measurement:
     zero = torch.zeros_like(total)
-    return Measurement(zero, total, zero, (), 4, 33, 9, 0, discrete=False, randomisations=randomisations)
+    return Measurement(zero, total, zero, (), 4, 33, 9, 0, discrete=False, randomizations=randomizations)
 
 
 def holds(estimate: Estimate, truth: float) -> bool:

@@ -16,7 +16,7 @@ from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.likelihood.level_sampling import stratified_levels
+from markovae.likelihood.estimators import LevelDistribution, level_starts
 from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
 
@@ -54,8 +54,12 @@ def images(n: int) -> np.ndarray:
     return Pixels(256).to_pixel_values(x).to(torch.uint8).numpy()
 
 
+def stratified(num_levels: int, draws: int, n: int, seed: int) -> torch.Tensor:
+    return LevelDistribution.uniform(num_levels).draw(level_starts(torch.arange(n), seed), draws)[0]
+
+
 def test_every_level_equally_often():
-    levels = stratified_levels(33, 4, torch.arange(4000), seed=0)
+    levels = stratified(33, 4, 4000, seed=0)
     assert levels.min() == 2
     assert levels.max() == 33
     # Systematic draws: exactly one in each quarter of the 32 levels.
@@ -74,7 +78,7 @@ def test_stratified_draws_are_a_part_of_the_full_sum():
     assert torch.equal(full.prior, few.prior)
     torch.testing.assert_close(full.reconstruction, few.reconstruction, rtol=1e-12, atol=1e-12)
     single = [measure(model(), data[:1], draws=None).per_level]
-    chosen = stratified_levels(33, 8, torch.arange(1), seed=0)[0].tolist()
+    chosen = stratified(33, 8, 1, seed=0)[0].tolist()
     nats = sum(p.nats for p in single[0] if p.level in chosen) * 32 / 8
     assert float(few.levels[0]) == pytest.approx(nats, rel=1e-10)
 
@@ -84,7 +88,7 @@ def test_stratified_draws_are_unbiased():
     table = {p.level: p.nats for p in measure(model(), data, draws=None).per_level}
     estimates = []
     for seed in range(3000):
-        chosen = stratified_levels(33, 5, torch.arange(1), seed)[0].tolist()
+        chosen = stratified(33, 5, 1, seed)[0].tolist()
         estimates.append(sum(table[level] for level in chosen) * 32 / 5)
     stderr = np.std(estimates) / math.sqrt(len(estimates))
     assert np.mean(estimates) == pytest.approx(sum(table.values()), abs=4 * stderr)

@@ -14,7 +14,7 @@ from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.likelihood.fitting import (
-    fit_in_place,
+    fit_reverse,
     fitted_tensors,
     is_fitted_kind,
     load_fitted,
@@ -125,4 +125,4 @@ def test_what_makes_no_sense_is_one_sentence():
         with_reverse(large, "full")
     assert not is_fitted_kind(plain)
     with pytest.raises(UserError, match="not fitted to images"):
-        fit_in_place(plain, data(3, 0))
+        fit_reverse(plain, data(3, 0))

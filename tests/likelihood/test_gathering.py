@@ -4,7 +4,7 @@ import torch
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.likelihood.estimators import Estimator, finish, from_table, measuring, to_table
+from markovae.likelihood.estimators import Estimator, evaluate_batches, from_table, summarize, to_table
 from markovae.system.processes import Rank
 
 
@@ -24,17 +24,17 @@ def test_several_measure_what_one_does_and_every_image_once(double, tiny_data: I
     """To the last bit, at sizes that nothing divides: the batches are the same whoever takes them."""
     images = torch.from_numpy(tiny_data.images[:n])
     estimator = Estimator(draws=3, replicates=2)
-    whole = finish(double, list(measuring(double, images, estimator=estimator, batch=8)), 0, estimator)
-    task = estimator.task(double.num_levels, n, 0)
-    tables, visits = [], torch.zeros(len(task))
+    whole = summarize(double, list(evaluate_batches(double, images, estimator=estimator, batch=8)), 0, estimator)
+    every = estimator.evaluations(double.num_levels, n, 0)
+    tables, times = [], torch.zeros(len(every))
     for rank in range(size):
-        drawn = list(measuring(double, images, estimator=estimator, batch=8, place=Rank(rank, size)))
-        tables.append(to_table(drawn, len(task)))
-        for one in drawn:
-            visits[one.begin : one.begin + len(one.task)] += 1
-    assert bool((visits == 1).all())
-    shared = finish(double, [from_table(torch.stack(tables).sum(0), task)], 0, estimator)
+        batches = list(evaluate_batches(double, images, estimator=estimator, batch=8, rank=Rank(rank, size)))
+        tables.append(to_table(batches, len(every)))
+        for one in batches:
+            times[one.begin : one.begin + len(one.evaluations)] += 1
+    assert bool((times == 1).all())
+    shared = summarize(double, [from_table(torch.stack(tables).sum(0), every)], 0, estimator)
     assert torch.equal(shared.total, whole.total)
-    assert torch.equal(shared.randomisations, whole.randomisations)
+    assert torch.equal(shared.randomizations, whole.randomizations)
     assert shared.to_dict() == whole.to_dict()
     assert len(shared.total) == n

@@ -14,7 +14,7 @@ from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.likelihood.caption_information import block_partners, information_bound, shared_nats
-from markovae.likelihood.estimators import Estimator, measure_with
+from markovae.likelihood.estimators import Estimator, evaluate_batches, summarize
 from markovae.networks.conditioning import Condition
 from markovae.theory.mixture import Mixture
 
@@ -121,7 +121,7 @@ def test_shared_noise_is_that_of_measure_and_a_row_does_not_depend_on_the_others
     made = model()
     options = {"estimator": Estimator(5), "seed": 3}
     every = shared_nats(made, x, Condition(label=label), batch=7, **options)
-    measured = measure_with(made, x, label, **options)
+    measured = summarize(made, list(evaluate_batches(made, x, label, **options)), **options)
     torch.testing.assert_close(every, measured.total, atol=1e-9, rtol=0)
     rows = torch.tensor([1, 4, 11])
     some = shared_nats(made, x, Condition(label=label[rows]), rows, batch=5, **options)
@@ -141,5 +141,5 @@ def test_what_is_refused():
         block_partners(3, 5)
     with pytest.raises(UserError, match="3 conditions for 4 images"):
         shared_nats(model(), x, Condition(label=label[:3]))
-    with pytest.raises(ValueError, match="one randomisation"):
+    with pytest.raises(ValueError, match="one randomization"):
         shared_nats(model(), x, None, estimator=Estimator(4, replicates=2))

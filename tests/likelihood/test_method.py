@@ -10,14 +10,13 @@ from markovae.diffusion.bound import estimate_mean
 from markovae.diffusion.decoder import StepDecoder
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
-from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance, StepVariance
+from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, PosteriorVariance
 from markovae.diffusion.schedule import Tabulated
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.likelihood.comparison import compare
-from markovae.likelihood.estimators import measure_with
+from markovae.likelihood.estimators import evaluate_batches, summarize
 from markovae.likelihood.measuring import Method, measure, prepare, prepare_pair
-from markovae.likelihood.subgrid import isotropic_costs, posterior_costs, search, step_costs
 from markovae.randomness import generator
 
 
@@ -52,7 +51,8 @@ def test_the_distribution_over_levels_is_independent_of_the_draws_by_it():
     found = []
     for seed in range(60):
         ready = prepare(model, Method("importance", 16), fit, seed=seed, batch=1000)
-        found.append(float(measure_with(ready.model, image, estimator=ready.estimator, seed=seed).levels[0]) / truth)
+        batches = list(evaluate_batches(ready.model, image, estimator=ready.estimator, seed=seed))
+        found.append(float(summarize(ready.model, batches, seed, ready.estimator).levels[0]) / truth)
     mean = estimate_mean(torch.tensor(found, dtype=torch.float64))
     assert mean.value == pytest.approx(1, abs=4 * mean.stderr)
     assert mean.stderr < 0.08
@@ -123,7 +123,7 @@ def test_levels_by_number_and_all_levels(gauss):
     assert alone.model.num_levels == 1
 
 
-def test_compared_models_share_the_law_of_their_levels(gauss):
+def test_compared_models_share_the_distribution_of_their_levels(gauss):
     a, b = gauss.model(factor=0.9), gauss.model(factor=1.0)
     other = gauss.data(100, generator(1, "x"))
     first, second = prepare_pair(a, b, Method("importance", draws=4), other)
@@ -162,18 +162,3 @@ def test_refusals_are_one_sentence(gauss):
     for word in ("grid", "variance"):
         with pytest.raises(UserError, match=word):
             measure(gauss.model(), x, **{word: "odd"})
-
-
-def test_step_costs_are_the_expected_nats_with_the_steps_variance(gauss):
-    for levels in (33, 9):
-        model = gauss.model(factor=0.9, levels=levels, reverse=StepVariance())
-        grid = model.schedule.logsnr
-        error = gauss.errors(model, grid[1:]).mean(1)
-        steps = step_costs(error, grid, 4).diagonal(1)
-        found = measure(model, gauss.data(4000, generator(0, "x")), draws=None)
-        for expected, row in zip(steps.tolist(), found.per_level, strict=True):
-            assert row.nats == pytest.approx(expected, abs=5 * row.stderr)
-        assert bool((steps >= isotropic_costs(error, grid, 4).diagonal(1)).all())
-        assert float(search(posterior_costs(error, grid, 4), levels).nats[-1]) == pytest.approx(
-            float(posterior_costs(error, grid, 4).diagonal(1).sum())
-        )

@@ -7,8 +7,7 @@ from markovae.diffusion.decoder import StepDecoder
 from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
 from markovae.likelihood.measuring import measure
-from markovae.likelihood.rate import rate_distortion
-from markovae.likelihood.statistics import collect_level_statistics
+from markovae.likelihood.statistics import collect_level_statistics, rate_distortion
 from markovae.randomness import generator
 
 

@@ -1,4 +1,4 @@
-"""The measurement's table and extremes, and what a randomisation more tells."""
+"""The measurement's table and extremes, and what a randomization more tells."""
 
 import csv
 import io
@@ -11,8 +11,7 @@ import torch
 from markovae.diffusion.decoder import StepDecoder
 from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Estimator, measure_with
-from markovae.likelihood.level_sampling import LevelDistribution
+from markovae.likelihood.estimators import Estimator, LevelDistribution, evaluate_batches, summarize
 from markovae.likelihood.measurement import level_table
 from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
@@ -44,14 +43,14 @@ def test_extremes_are_the_ends_of_the_order(gauss):
 
 
 @pytest.mark.parametrize("draws", [None, 5])
-def test_randomisations_average_to_the_figure(gauss, draws):
+def test_randomizations_average_to_the_figure(gauss, draws):
     x = gauss.data(30, generator(0, "x"))
     measured = measure(gauss.model(), x, draws=draws, replicates=3)
-    assert measured.randomisations.shape == (30, 3)
-    torch.testing.assert_close(measured.randomisations.mean(1), measured.total)
-    assert not torch.equal(measured.randomisations[:, 0], measured.randomisations[:, 1])
+    assert measured.randomizations.shape == (30, 3)
+    torch.testing.assert_close(measured.randomizations.mean(1), measured.total)
+    assert not torch.equal(measured.randomizations[:, 0], measured.randomizations[:, 1])
     first = measure(gauss.model(), x, draws=draws)
-    torch.testing.assert_close(measured.randomisations[:, 0], first.total)
+    torch.testing.assert_close(measured.randomizations[:, 0], first.total)
     assert measured.noise_nats.value == pytest.approx(measured.density_nats.value)
     assert 0 < measured.noise_nats.stderr < measured.density_nats.stderr
     assert measured.to_dict()["noise_stderr_nats"] == measured.noise_nats.stderr
@@ -64,16 +63,17 @@ def test_importance_is_named_and_unbiased(gauss):
     model = gauss.model(factor=0.9)
     other, _ = gauss.table(model, gauss.data(500, generator(1, "x")), generator(1, "n"))
     x = gauss.data(1500, generator(0, "x"))
-    measured = measure_with(model, x, estimator=Estimator(6, LevelDistribution.importance((other**2).mean(0))))
+    estimator = Estimator(6, LevelDistribution.importance((other**2).mean(0)))
+    measured = summarize(model, list(evaluate_batches(model, x, estimator=estimator)), 0, estimator)
     assert measured.estimator == "importance"
     assert measured.density_nats.value == pytest.approx(gauss.truth(model), abs=4 * measured.density_nats.stderr)
     assert measure(model, x[:2], draws=None).to_dict()["estimator"] == "every level"
 
 
-def test_a_law_of_another_grid_is_refused(gauss):
+def test_a_distribution_of_another_grid_is_refused(gauss):
     x = gauss.data(2, generator(0, "x"))
-    with pytest.raises(UserError, match="law of 17 levels"):
-        measure_with(gauss.model(), x, estimator=Estimator(distribution=LevelDistribution.uniform(17)))
+    with pytest.raises(UserError, match="distribution over 17 levels"):
+        list(evaluate_batches(gauss.model(), x, estimator=Estimator(distribution=LevelDistribution.uniform(17))))
 
 
 def test_broken_weights_and_digits_are_one_sentence(gauss):
@@ -128,6 +128,6 @@ def test_unequal_draws_make_a_ratio_whose_error_is_calibrated():
 
 def test_one_image_of_two_draws_has_one_degree_of_freedom(gauss):
     repeats = torch.tensor([[108.97550972695163, 101.24722901973557]], dtype=torch.float64)
-    measured = replace(measure(gauss.model(), gauss.data(1, generator(0, "x"))), randomisations=repeats)
+    measured = replace(measure(gauss.model(), gauss.data(1, generator(0, "x"))), randomizations=repeats)
     assert measured.noise_nats.dof == pytest.approx(1.0)
     assert math.isfinite(measured.noise_nats.ci95[0])

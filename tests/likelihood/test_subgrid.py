@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from markovae.diffusion.reverse import IsotropicVariance
 from markovae.errors import UserError
+from markovae.likelihood.fitting import fit_reverse
 from markovae.likelihood.measuring import measure
-from markovae.likelihood.statistics import fit_reverse
-from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, posterior_costs, search
+from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
 from markovae.randomness import generator
 
 
@@ -40,7 +40,6 @@ def test_exact_denoiser_is_monotone_and_above_the_information(gauss):
     for costs in (
         isotropic_costs(errors.mean(1), model.schedule.logsnr, 4),
         diagonal_costs(errors, model.schedule.logsnr),
-        posterior_costs(errors.mean(1), model.schedule.logsnr, 4),
     ):
         nats = search(costs, 300).nats[1:]
         assert bool((nats.diff() <= 1e-12).all())
@@ -55,16 +54,17 @@ def test_excess_is_far_below_that_of_even_strides(gauss):
     model = gauss.model(levels=300, ends=(13.3, -10.0))
     logsnr = model.schedule.logsnr
     error = gauss.errors(model, logsnr[1:]).mean(1)
-    best, posterior = isotropic_costs(error, logsnr, 4), posterior_costs(error, logsnr, 4)
+    best = isotropic_costs(error, logsnr, 4)
     full = float(best.diagonal(1).sum())
     even = (model.schedule.sublevels(25) - 1).tolist()
-    strided = sum(float(posterior[a, b]) for a, b in pairwise(even))
+    snr = logsnr[1:].exp()
+    strided = sum(float(2 * (snr[a] - snr[b]) * error[b]) for a, b in pairwise(even))  # with the variance β̃
     assert (strided - full) / (float(search(best, 25).nats[-1]) - full) > 50
 
 
 def test_measuring_on_the_grid_costs_what_was_predicted(gauss):
     model = gauss.model(factor=0.9, levels=60, reverse=IsotropicVariance(60))
-    found = fit_reverse(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None)
+    found = fit_reverse(model, gauss.data(4000, generator(0, "x")), knots=60)
     grids = search(isotropic_costs(found.errors_at(model.schedule.logsnr[1:]), model.schedule.logsnr, 4), 12)
     levels = grids.levels(12).tolist()
     measured = measure(model, gauss.data(2500, generator(1, "x")), draws=None, levels=levels)
@@ -100,6 +100,11 @@ def test_levels_come_as_arrays_and_tensors_too(gauss):
     wanted = measure(model, x, levels=[2, 7, 33]).nats.value
     for levels in (torch.tensor([2, 7, 33]), np.array([2, 7, 33])):
         assert measure(model, x, levels=levels).nats.value == wanted
-    assert measure(model, x, levels=np.int64(5)).nats.value == measure(model, x, levels=5).nats.value
+    five = measure(model, x, levels=5).to_dict()
+    for number in (np.int64(5), torch.tensor(5)):
+        assert {**measure(model, x, levels=number).to_dict(), "seconds": five["seconds"]} == five
+    assert five["grid"] == {"kind": "even", "levels": [1, 9, 17, 25, 33]}
+    optimal = measure(model, x, levels=np.int32(5), grid="optimal", fit=gauss.data(20, generator(1, "x")))
+    assert optimal.grid == "optimal"
     with pytest.raises(UserError, match="whole numbers"):
         measure(model, x, levels=[1.5, 33.0])

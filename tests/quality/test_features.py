@@ -75,4 +75,4 @@ def test_without_a_cache_folder_it_works_and_says_so(
     blocked.write_text("in the way")
     monkeypatch.setenv("MARKOVAE_CACHE", str(blocked))
     assert len(cached_features(extractor, images, 256)) == 120
-    assert "not kept" in capsys.readouterr().err
+    assert "not cached" in capsys.readouterr().err

@@ -46,5 +46,5 @@ def test_what_is_no_image_is_refused(images: np.ndarray, bins: int, words: str) 
 
 
 def test_what_is_no_digit_is_refused_rather_than_cut() -> None:
-    with pytest.raises(ValueError, match="whole digits"):
+    with pytest.raises(ValueError, match="whole pixel values"):
         resized(np.full((1, 1, 4, 4), 0.5), 256, 4)

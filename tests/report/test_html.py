@@ -15,8 +15,8 @@ def test_texts_are_escaped_wherever_they_stand():
         html.figure(picture, "alt", (BAD,)),
         html.table((f"x{BAD}",), [[f"y{BAD}"]], ()),
         html.table(("",), [[BAD]], ()),
-        html.hero([(BAD, "text")]),
-        html.hero([("1", BAD)]),
+        html.headline([(BAD, "text")]),
+        html.headline([("1", BAD)]),
     ):
         assert ESCAPED in piece
         assert BAD not in piece

@@ -16,8 +16,8 @@ def test_plain_storage_is_the_log_of_the_bins():
 
 
 def test_what_the_codecs_were_given_is_said():
-    assert "digits" not in codecs_in_words(256)
-    assert "digits 0…16 as 8-bit grey values" in codecs_in_words(17)
+    assert "They were given" not in codecs_in_words(256)
+    assert "pixel values 0…16 as 8-bit grey values" in codecs_in_words(17)
     assert "left out" in codecs_in_words(65536)
 
 

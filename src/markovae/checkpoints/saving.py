@@ -16,20 +16,11 @@ from markovae.config import Config
 from markovae.diffusion.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
-from markovae.diffusion.reverse import (
-    DiagonalVariance,
-    FullVariance,
-    IsotropicVariance,
-    LearnedVariance,
-    PosteriorVariance,
-    ReverseVariance,
-    StepVariance,
-)
 from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
 from markovae.diffusion.schedule_config import DEFAULT_LEVELS, ScheduleConfig
 from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fitted_tensors
+from markovae.likelihood.fitting import REVERSE_CLASSES, fitted_tensors
 from markovae.log import log
 from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT
@@ -37,14 +28,7 @@ from markovae.networks.network_config import ConditionConfig, NetworkConfig, Own
 from markovae.networks.unet import UNet
 from markovae.training.train_config import TrainConfig
 
-_REVERSES: dict[type[ReverseVariance], str] = {
-    PosteriorVariance: "posterior",
-    StepVariance: "step",
-    IsotropicVariance: "isotropic",
-    DiagonalVariance: "diagonal",
-    LearnedVariance: "learned",
-    FullVariance: "full",
-}
+_REVERSES: dict[Any, str] = {made: name for name, made in REVERSE_CLASSES.items()}
 _DECODERS: dict[type[Decoder], str] = {
     StepDecoder: "step",
     HoSmallDecoder: "ho_small",

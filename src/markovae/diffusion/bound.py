@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -98,7 +100,13 @@ class Band:
     levels: Tensor
 
 
-@dataclass(frozen=True)
+def html_table(rows: Iterable[tuple[str, object]]) -> str:
+    """Names and figures as an HTML table: how records show themselves in notebooks."""
+    lines = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(figure))}</td></tr>" for name, figure in rows)
+    return f"<table>{''.join(lines)}</table>"
+
+
+@dataclass(frozen=True, repr=False)
 class Bound:
     """An upper bound on −ln P(z_0), example by example, in its terms (form E6), nats, float64.
 
@@ -117,6 +125,18 @@ class Bound:
     dims: int
     discrete: bool = True
     bands: tuple[Band, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Bound({self._figure}, {len(self.prior):,} examples)"
+
+    def _repr_html_(self) -> str:
+        """The terms as a table, for notebooks."""
+        terms = {"prior": self.prior, "levels": self.levels.sum(1), "reconstruction": self.reconstruction}
+        return html_table([("bound", self._figure), *((f"{k}, nats", f"{v.mean():.4f}") for k, v in terms.items())])
+
+    @property
+    def _figure(self) -> str:
+        return f"{self.bits_per_dim()} bits/dim" if self.discrete else f"{self.mean()} nats"
 
     @property
     def total(self) -> Tensor:

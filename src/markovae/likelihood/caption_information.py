@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 
 from markovae.data.faces import SWAPPED, Attributes, caption, phrases, read_face, sentence, swaps
-from markovae.diffusion.bound import Estimate, estimate_mean
+from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Estimator
+from markovae.likelihood.estimators import Estimator, Evaluations, evaluate_nats
 from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_model, require_condition
-from markovae.likelihood.measurement import finite
-from markovae.likelihood.tasks import Task, task_nats
+from markovae.likelihood.measurement import estimate_dict, finite
 from markovae.log import track
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.text.conditioner import captions_of
@@ -51,8 +50,8 @@ def shared_nats(
     Levels and noise are keyed by an image's place alone, so that two calls differ by what is given and nothing else.
 
     Args:
-        images: digits, (n, *D), or floats for a model of densities.   given: of the images at `rows`, R; None gives
-            none.   rows: which images, (R,), increasing; None is all.
+        images: pixel values, (n, *D), or floats for a model of densities.   given: of the images at `rows`, R; None is
+            no condition.   rows: which images, (R,), increasing; None is all.
         estimator: 16 stratified levels an image where left out; without replicates.
     Raises:
         UserError: as `measure`; or where `given` does not fit the rows.
@@ -62,35 +61,32 @@ def shared_nats(
     checked_model(model)
     estimator, data = Estimator() if estimator is None else estimator, checked_images(model, images)
     if estimator.replicates > 1:
-        raise ValueError("nats with shared noise are of one randomisation: leave replicates out")
+        raise ValueError("nats with shared noise are of one randomization: leave replicates out")
     rows = torch.arange(len(data)) if rows is None else rows
     if given is not None and len(given) != len(rows):
         raise UserError(f"{len(given)} conditions for {len(rows)} images: give one each")
     place = torch.full((len(data),), -1)
     place[rows] = torch.arange(len(rows))
-    tasks = estimator.task(model.num_levels, len(data), seed)
-    wanted = (place[tasks.image] >= 0).nonzero().flatten()
+    every = estimator.evaluations(model.num_levels, len(data), seed)
+    wanted = (place[every.image] >= 0).nonzero().flatten()
     total = torch.zeros(len(rows), dtype=torch.float64)
-    with evaluating(model):
-        for begin in range(0, len(wanted), batch):
-            task = _chosen(tasks, wanted[begin : begin + batch])
-            at = place[task.image]
-            total.index_add_(0, at, _counted(model, data[task.image], None if given is None else given[at], task, seed))
+    with evaluating(model), torch.no_grad():
+        for part in wanted.split(batch):
+            one = every[part]
+            at = place[one.image]
+            known = None if given is None else given[at]
+            total.index_add_(0, at, _weighted(model, data[one.image], known, one, seed))
     return total
 
 
-@torch.no_grad()
-def _counted(model: Diffusion, images: Tensor, given: Conditioning | None, task: Task, seed: int) -> Tensor:
-    """What each draw adds to its image's bound; the closed prior term comes with the reconstruction."""
+def _weighted(
+    model: Diffusion, images: Tensor, given: Conditioning | None, evaluations: Evaluations, seed: int
+) -> Tensor:
+    """What each evaluation adds to its image's bound; the closed prior term comes with the reconstruction."""
     x = model.to_x(images)
     condition = None if given is None else given.condition().to(model.device)
-    nats = task.share * task_nats(model, x, task, condition, seed)
-    return torch.where(task.level == 1, nats + model.prior_nats(x).cpu(), nats)
-
-
-def _chosen(task: Task, places: Tensor) -> Task:
-    fields = (task.image, task.level, task.share, task.replicate, task.visit)
-    return Task(*(field[places] for field in fields))
+    nats = evaluations.weight * evaluate_nats(model, x, evaluations, condition, seed)
+    return torch.where(evaluations.level == 1, nats + model.prior_nats(x).cpu(), nats)
 
 
 def block_partners(n: int, k: int) -> Tensor:
@@ -197,6 +193,11 @@ class CaptionInformation:
             f"CaptionInformation(difference {estimate_mean(self.difference)} nats, at least {lower} nats, {n:,} images)"
         )
 
+    def _repr_html_(self) -> str:
+        """The figures as a table, for notebooks."""
+        rows = [("bound difference, nats", estimate_mean(self.difference)), ("information at least", self.information)]
+        return html_table([*rows, ("images", f"{len(self.captions):,}")])
+
     @property
     def difference(self) -> Tensor:
         """The bound difference of each image, (n,), nats."""
@@ -227,18 +228,21 @@ class CaptionInformation:
             "device": self.device,
             "seconds": self.seconds,
             "bits_per_dim": {
-                "with_caption": _figure(estimate_mean(self.given).scaled(bit)),
-                "without_caption": _figure(estimate_mean(self.without).scaled(bit)),
+                "with_caption": estimate_dict(estimate_mean(self.given).scaled(bit)),
+                "without_caption": estimate_dict(estimate_mean(self.without).scaled(bit)),
             },
-            "bound_difference": {"nats": _figure(difference), "bits_per_dim": _figure(difference.scaled(bit))},
+            "bound_difference": {
+                "nats": estimate_dict(difference),
+                "bits_per_dim": estimate_dict(difference.scaled(bit)),
+            },
             "information_lower_bound": {
-                "nats": _figure(self.information),
+                "nats": estimate_dict(self.information),
                 "candidates": k,
                 "n": self.candidates.shape[1],
                 "ceiling_nats": math.log(k),
             },
             "phrases": [
-                {"phrase": name, "n": len(nats), "nats": _figure(estimate_mean(nats))}
+                {"phrase": name, "n": len(nats), "nats": estimate_dict(estimate_mean(nats))}
                 for name, nats in self.phrases.items()
             ],
             "attributes": [
@@ -254,17 +258,13 @@ class CaptionInformation:
         }
 
 
-def _figure(found: Estimate) -> dict[str, Any]:
-    return {"mean": finite(found.value), "stderr": finite(found.stderr), "ci95": [finite(end) for end in found.ci95]}
-
-
 class _Weigher:
     """A model, its images and how their bounds are drawn; it counts network calls."""
 
     def __init__(self, model: Diffusion, images: Any, estimator: Estimator, seed: int, batch: int) -> None:
         self.model, self.images, self.estimator = model, images, estimator
         self.seed, self.batch, self.calls = seed, batch, 0
-        self._each = len(estimator.task(model.num_levels, 1, seed))
+        self._each = len(estimator.evaluations(model.num_levels, 1, seed))
 
     def __call__(self, given: Condition | None, rows: Tensor | None = None) -> Tensor:
         self.calls += self._each * (len(self.images) if rows is None else len(rows))
@@ -293,7 +293,7 @@ def caption_information(
     """Weigh the captions of images, each image's first; those without any are left out.
 
     Args:
-        images: digits, (n, C, H, W).   texts: their captions, as `ImageData.captions`.
+        images: pixel values, (n, C, H, W).   texts: their captions, as `ImageData.captions`.
         candidates: k of the lower bound.   draws: levels per bound, stratified; None or "all" takes every level.
         limit: the first so many images only; None is all.
         attributes: whether phrases and attributes are weighed too, where the captions are those of the faces.

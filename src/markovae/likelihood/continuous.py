@@ -18,6 +18,7 @@ from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.errors import UserError
+from markovae.likelihood.estimators import level_starts
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -27,9 +28,8 @@ from markovae.likelihood.inputs import (
     checked_model,
     conditions,
     require_condition,
-    require_numbers,
+    require_finite,
 )
-from markovae.likelihood.level_sampling import level_starts
 from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.ode import refuse_steps
 from markovae.networks.conditioning import Condition, Conditioning
@@ -95,7 +95,7 @@ def continuous_bound(
             source = Streams(seed, "measure noise", (part * 2**20 + 1).tolist())
             reconstruction = model.reconstruction_nats(x, source, conditions(model, given))
             columns.append(torch.stack([model.prior_nats(x).cpu(), levels, reconstruction.cpu()]))
-            require_numbers(columns[-1], part)
+            require_finite(columns[-1], part)
     prior, levels, reconstruction = torch.cat(columns, 1)
     return Measurement(
         prior,

@@ -1,9 +1,14 @@
-r"""The bound E6 of many images, by draws of the level or by all levels; unbiased either way."""
+r"""The bound E6 of many images, by draws of the level or by all levels; unbiased either way.
+
+An `Estimator` says which levels each image is evaluated at: the list of single evaluations, one network evaluation
+each. They are made in batches, by one process or several, and summed up image by image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,14 +24,141 @@ from markovae.likelihood.inputs import (
     checked_labels,
     checked_model,
     conditions,
+    require_finite,
 )
-from markovae.likelihood.level_sampling import LevelDistribution
 from markovae.likelihood.measurement import Measurement, level_table
-from markovae.likelihood.tasks import Task, full_sum, sampled, task_nats
-from markovae.networks.conditioning import Conditioning
+from markovae.networks.conditioning import Condition
+from markovae.randomness import Streams
 from markovae.system.processes import Rank
 
 Levels = int | Sequence[int] | Tensor | None
+
+
+@dataclass(frozen=True)
+class LevelDistribution:
+    """p_ℓ > 0 for the levels ℓ = 2…L.
+
+    Args:
+        probability: (L−1,), float64, summing to 1.
+    Raises:
+        ValueError: for probabilities that do not sum to 1, or that leave a level out: its nats would never be counted.
+    """
+
+    probability: Tensor
+
+    def __post_init__(self) -> None:
+        total = float(self.probability.double().sum())
+        if not abs(total - 1) < 1e-9:
+            raise ValueError(f"the levels' probabilities sum to {total:.12g}: they must sum to 1")
+        if not bool((self.probability > 0).all()):
+            raise ValueError("every level needs a probability above 0: its nats would never be counted")
+
+    @classmethod
+    def uniform(cls, num_levels: int) -> Self:
+        """Every level 2…L alike: stratified sampling."""
+        return cls(torch.full((num_levels - 1,), 1 / (num_levels - 1), dtype=torch.float64))
+
+    @classmethod
+    def importance(cls, second_moment: Tensor, even: float = 0.05) -> Self:
+        r"""p_ℓ ∝ √E[nats_ℓ²], of least variance for one independent draw, mixed with a share of the uniform.
+
+        Args:
+            second_moment: E[nats²] of levels 2…L on other images than those measured, (L−1,), ≥ 0.
+            even: share of the uniform distribution, so that a level that looked free is still visited.
+        Source: Nichol & Dhariwal 2021, section 3.3 (with a history there, fitted once and frozen here).
+        """
+        root = second_moment.double().sqrt()
+        total = root.sum()
+        if not (bool(total > 0) and bool(total.isfinite())):
+            raise ValueError(
+                f"the levels' nats have a root second moment of {float(total):g} in all: no distribution follows"
+            )
+        return cls((1 - even) * root / total + even / len(root))
+
+    @property
+    def num_levels(self) -> int:
+        """L."""
+        return len(self.probability) + 1
+
+    def draw(self, start: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+        """Levels at the quantiles (m + start)/M, m = 0…M−1, and the share 1/(M p_ℓ) of each in the sum over levels.
+
+        Each quantile is uniform when `start` is, so Σ_m share·nats is unbiased; together they are evenly spread.
+
+        Args:
+            start: in [0, 1), (*S).   draws: M.
+        Returns: levels 2…L, (*S, M), int64; shares, (*S, M), float64.
+        """
+        quantile = (torch.arange(draws, dtype=torch.float64) + start.double()[..., None]) / draws
+        probability = self.probability.double()
+        edges = probability.cumsum(0)
+        place = torch.searchsorted(edges, quantile * edges[-1], right=True).clamp(max=len(edges) - 1)
+        return 2 + place, 1 / (draws * probability[place])
+
+
+def level_starts(images: Tensor, seed: int, replicate: int = 0) -> Tensor:
+    """A uniform start an image, keyed by (seed, image, replicate), (n,): images are independent of each other."""
+    key = (replicate,) if replicate else ()
+    return Streams(seed, "measure levels", images.tolist(), *key).uniform(())
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Single evaluations: of which image, at which level, for which of the independent randomizations.
+
+    Args:
+        image: place of the image in the data, (B,).   level: 2…L, (B,); 1 stands for the reconstruction.
+        weight: of the nats in their image's sum, (B,), float64.
+        replicate: number of the randomization, (B,).
+        repeat: how often this image was at this level before, (B,): a repetition takes other noise.
+    """
+
+    image: Tensor
+    level: Tensor
+    weight: Tensor
+    replicate: Tensor
+    repeat: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, which: Tensor | slice) -> Evaluations:
+        """Some of them."""
+        return Evaluations(*(field[which] for field in vars(self).values()))
+
+    @property
+    def first(self) -> Tensor:
+        """Which are the first of their image, with which its closed-form prior term is kept, (B,), bool."""
+        return (self.level == 1) & (self.replicate == 0)
+
+    def noise(self, seed: int) -> Streams:
+        """The noise of each, keyed by (seed, image, level) and the repetition."""
+        # One integer names the evaluation: a schedule has at most a million levels, which is below 2^20.
+        columns = (field.tolist() for field in (self.repeat, self.image, self.level))
+        names = [((repeat << 40) + image) * 2**20 + level for repeat, image, level in zip(*columns, strict=True)]
+        return Streams(seed, "measure noise", names)
+
+    @classmethod
+    def of(cls, levels: Tensor, weights: Tensor) -> Self:
+        """At levels (R, n, M) with their weights, after the R reconstructions of each image."""
+        replicates, n, draws = levels.shape
+        image = torch.arange(n).expand(replicates, n)
+        number = torch.arange(replicates)[:, None].expand(replicates, n)
+        image, number = (
+            torch.cat([v.flatten(), v[..., None].expand(-1, -1, draws).flatten()]) for v in (image, number)
+        )
+        level = torch.cat([torch.ones(replicates * n, dtype=torch.int64), levels.flatten()])
+        weight = torch.cat([torch.ones(replicates * n, dtype=torch.float64), weights.flatten()])
+        return cls(image, level, weight, number, _repeats(image * 2**20 + level))
+
+
+def _repeats(name: Tensor) -> Tensor:
+    """How many equal names stand before each, (B,)."""
+    ordered, order = name.sort(stable=True)
+    place = torch.arange(len(name))
+    changed = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
+    first = torch.cummax(torch.where(changed, place, torch.zeros_like(place)), 0).values
+    return torch.empty_like(place).index_copy_(0, order, place - first)
 
 
 @dataclass(frozen=True)
@@ -34,9 +166,9 @@ class Estimator:
     """How the sum over levels is estimated.
 
     Args:
-        draws: levels drawn an image, evenly spread from a random start; None takes every level once.
+        draws: levels drawn per image, evenly spread from a random start; None takes every level once.
         distribution: how likely each level is, fitted on other images; None is uniform (stratified).
-        replicates: independent randomisations of each image; with 2 or more the noise's own error is known.
+        replicates: independent randomizations of each image; with 2 or more the noise's own error is known.
     """
 
     draws: int | None = 16
@@ -46,20 +178,24 @@ class Estimator:
     def __post_init__(self) -> None:
         at_least_one(draws=self.draws, replicates=self.replicates)
 
-    def task(self, num_levels: int, n: int, seed: int) -> Task:
-        """Every draw of n images on a grid of `num_levels`.
+    def evaluations(self, num_levels: int, n: int, seed: int) -> Evaluations:
+        """Every evaluation of n images on a grid of `num_levels`; reconstructions first, then image by image.
 
         Raises:
-            UserError: for a law of another grid.
+            UserError: for a distribution over another grid's levels.
         """
         if self.distribution is not None and self.distribution.num_levels != num_levels:
             raise UserError(
-                f"a law of {self.distribution.num_levels} levels cannot draw from a grid of {num_levels}: refit it"
+                f"a distribution over {self.distribution.num_levels} levels cannot draw from a grid of {num_levels}: "
+                "refit it"
             )
         if self.draws is None or num_levels == 1 or (self.distribution is None and self.draws >= num_levels - 1):
-            return full_sum(num_levels, n, self.replicates)
+            every = torch.arange(2, num_levels + 1).expand(self.replicates, n, -1)
+            return Evaluations.of(every, torch.ones(every.shape, dtype=torch.float64))
         distribution = LevelDistribution.uniform(num_levels) if self.distribution is None else self.distribution
-        return sampled(distribution, self.draws, n, seed, self.replicates)
+        images = torch.arange(n)
+        pairs = [distribution.draw(level_starts(images, seed, r), self.draws) for r in range(self.replicates)]
+        return Evaluations.of(torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs]))
 
     @property
     def name(self) -> str:
@@ -67,46 +203,47 @@ class Estimator:
         return "every level" if self.draws is None else "stratified" if self.distribution is None else "importance"
 
 
-def measure_with(
-    model: Diffusion,
-    images: Array,
-    labels: Labels | None = None,
-    *,
-    estimator: Estimator,
-    levels: Levels = None,
-    limit: int | None = None,
-    seed: int = 0,
-    batch: int = 64,
-) -> Measurement:
-    """The bound on −ln P of integer images by an estimator; see `measure`.
+def evaluate_nats(
+    model: Diffusion, x: Tensor, evaluations: Evaluations, condition: Condition | None, seed: int
+) -> Tensor:
+    """Nats of each evaluation, (B,), float64, on the CPU.
 
     Args:
-        levels: measure on the sub-grid of so many levels, or of these levels; None is the model's own grid.
-        limit: the first so many images only.
+        x: data of the evaluations on the model's scale, (B, *D).   condition: theirs.
+    Raises:
+        UserError: where nats are NaN or Inf.
     """
-    model = on_levels(model, levels)
-    drawn = list(measuring(model, images, labels, estimator=estimator, limit=limit, seed=seed, batch=batch))
-    return finish(model, drawn, seed, estimator)
+    nats = torch.zeros(len(evaluations), dtype=torch.float64)
+    for first in (True, False):
+        chosen = ((evaluations.level == 1) == first).nonzero().flatten()
+        if not len(chosen):
+            continue
+        part, noise = x[chosen.to(x.device)], evaluations[chosen].noise(seed)
+        at = None if condition is None else condition.take(chosen)
+        if first:
+            nats[chosen] = model.reconstruction_nats(part, noise, at).cpu()
+        else:
+            nats[chosen] = model.level_nats(part, evaluations.level[chosen], noise, at).cpu()
+    require_finite(nats, evaluations.image, evaluations.level)
+    return nats
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The outcome of one batch of draws.
+class EvaluatedBatch:
+    """The nats of one batch of evaluations.
 
     Args:
-        task: image and level of each draw.   nats: of each draw, (B,), float64.
-        prior: closed-form prior term of the images this batch opens, by place.
-        total: the number of draws to come in all (for a progress bar).   begin: place of the first of these.
+        evaluations: image and level of each.   nats: of each, (B,), float64.
+        prior: closed-form prior term of the images whose first evaluation is here.   begin: place of the first.
     """
 
-    task: Task
+    evaluations: Evaluations
     nats: Tensor
     prior: Tensor
-    total: int
     begin: int = 0
 
 
-def measuring(
+def evaluate_batches(
     model: Diffusion,
     images: Array,
     labels: Labels | None = None,
@@ -115,53 +252,42 @@ def measuring(
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
-    place: Rank | None = None,
-) -> Iterator[Drawn]:
-    """The work of `measure_with`, batch by batch, for those who show progress; `finish` sums it up.
+    rank: Rank | None = None,
+) -> Iterator[EvaluatedBatch]:
+    """The nats of every evaluation, batch by batch; `summarize` makes a Measurement of them.
 
     Args:
-        place: of this process among several: of their batches, the same as one process makes, it takes every so many
-            (see `gathering`). None takes all.
+        images, labels, limit, seed, batch: as for `measure`.
+        rank: of this process among several: of the batches that one process makes it takes every size-th.
     """
     at_least_one(limit=limit, batch=batch)
     checked_model(model)
     images = checked_images(model, images, limit)
-    labels = checked_labels(labels, len(images), limit)
-    tasks = estimator.task(model.num_levels, len(images), seed)
+    known = checked_labels(labels, len(images), limit)
+    every = estimator.evaluations(model.num_levels, len(images), seed)
     with evaluating(model):
-        for begin in (Rank() if place is None else place).every(range(0, len(tasks), batch)):
-            drawn = _drawn(model, images, labels, tasks.part(begin, begin + batch), seed, len(tasks))
-            yield replace(drawn, begin=begin)
+        for begin in (Rank() if rank is None else rank).every(range(0, len(every), batch)):
+            part = every[begin : begin + batch]
+            with torch.no_grad():
+                x = model.to_x(images[part.image])
+                condition = conditions(model, None if known is None else known[part.image])
+                nats = evaluate_nats(model, x, part, condition, seed)
+                prior = model.prior_nats(x[part.first.to(x.device)]).cpu()
+            yield EvaluatedBatch(part, nats, prior, begin)
 
 
-@torch.no_grad()
-def _drawn(
-    model: Diffusion,
-    images: Tensor,
-    labels: Conditioning | None,
-    task: Task,
-    seed: int,
-    total: int,
-) -> Drawn:
-    x = model.to_x(images[task.image])
-    condition = conditions(model, None if labels is None else labels[task.image])
-    nats = task_nats(model, x, task, condition, seed)
-    opened = x[((task.level == 1) & (task.replicate == 0)).to(x.device)]
-    return Drawn(task, nats, model.prior_nats(opened).cpu(), total)
-
-
-def finish(model: Diffusion, drawn: list[Drawn], seed: int, estimator: Estimator) -> Measurement:
-    """Sum the draws of every image into a Measurement; model, seed and estimator as given to `measuring`."""
+def summarize(model: Diffusion, batches: Sequence[EvaluatedBatch], seed: int, estimator: Estimator) -> Measurement:
+    """Sum the nats of every image; model, seed and estimator as for `evaluate_batches`."""
     image, level, replicate = (
-        torch.cat([getattr(d.task, name) for d in drawn]) for name in ("image", "level", "replicate")
+        torch.cat([getattr(b.evaluations, name) for b in batches]) for name in ("image", "level", "replicate")
     )
-    nats, share = torch.cat([d.nats for d in drawn]), torch.cat([d.task.share for d in drawn])
+    nats, weight = torch.cat([b.nats for b in batches]), torch.cat([b.evaluations.weight for b in batches])
     n, times, first = int(image.max()) + 1, int(replicate.max()) + 1, level == 1
     assert torch.equal(image[first], torch.arange(n).repeat(times)), "every image exactly once"
     assert torch.bincount(image[~first], minlength=n).unique().numel() == 1, "every image as often as any other"
     sums = torch.zeros(times * n, dtype=torch.float64)
-    sums.index_add_(0, (replicate * n + image)[~first], (share * nats)[~first])
-    prior = torch.cat([d.prior for d in drawn])
+    sums.index_add_(0, (replicate * n + image)[~first], (weight * nats)[~first])
+    prior = torch.cat([b.prior for b in batches])
     each, reconstruction = sums.reshape(times, n), nats[first].reshape(times, n)
     return Measurement(
         prior=prior,
@@ -174,7 +300,7 @@ def finish(model: Diffusion, drawn: list[Drawn], seed: int, estimator: Estimator
         seed=seed,
         discrete=model.decoder.discrete,
         estimator=estimator.name,
-        randomisations=(prior + each + reconstruction).T if times > 1 else None,
+        randomizations=(prior + each + reconstruction).T if times > 1 else None,
     )
 
 
@@ -204,24 +330,19 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
         raise UserError(str(error)) from error
 
 
-def to_table(drawn: Iterable[Drawn], total: int) -> Tensor:
-    """The draws of one process in their places, zeros in those of the others, (2, total), float64.
+def to_table(batches: Sequence[EvaluatedBatch], total: int) -> Tensor:
+    """The nats of one process in their places, zeros in those of the others, (2, total), float64.
 
-    The tables of all processes add up to the table of all draws, to the last bit.
+    The tables of all processes add up to the table of all evaluations, to the last bit.
     """
     table = torch.zeros(2, total, dtype=torch.float64)
-    for one in drawn:
-        inside = slice(one.begin, one.begin + len(one.task))
+    for one in batches:
+        inside = slice(one.begin, one.begin + len(one.evaluations))
         table[0, inside] = one.nats
-        table[1, inside][_opening(one.task)] = one.prior.double()
+        table[1, inside][one.evaluations.first] = one.prior.double()
     return table
 
 
-def from_table(table: Tensor, task: Task) -> Drawn:
-    """All the draws of `task`, as if one process had made them in one batch."""
-    return Drawn(task, table[0], table[1][_opening(task)], len(task))
-
-
-def _opening(task: Task) -> Tensor:
-    """Which draws are the first of their image, with which its closed-form terms are kept, (B,), bool."""
-    return (task.level == 1) & (task.replicate == 0)
+def from_table(table: Tensor, evaluations: Evaluations) -> EvaluatedBatch:
+    """All the evaluations, as if one process had made them in one batch."""
+    return EvaluatedBatch(evaluations, table[0], table[1][evaluations.first])

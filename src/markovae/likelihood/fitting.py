@@ -7,6 +7,7 @@ The errors E(x − x̂)² belong to a log-SNR and not to a step, so one fit serv
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,16 @@ from markovae.diffusion.reverse import (
 from markovae.diffusion.target_config import REVERSES
 from markovae.errors import UserError
 from markovae.likelihood.inputs import Array, Labels
-from markovae.likelihood.statistics import KNOTS, fit_reverse, levels_each, surveyed_levels
+from markovae.likelihood.statistics import KNOTS, LevelStatistics, collect_level_statistics
+
+REVERSE_CLASSES: dict[str, Callable[..., ReverseVariance]] = {
+    "step": StepVariance,
+    "posterior": PosteriorVariance,
+    "isotropic": IsotropicVariance,
+    "diagonal": DiagonalVariance,
+    "learned": LearnedVariance,
+    "full": FullVariance,
+}
 
 
 def variance_named(kind: str, shape: Sequence[int]) -> ReverseVariance:
@@ -36,23 +46,18 @@ def variance_named(kind: str, shape: Sequence[int]) -> ReverseVariance:
     Raises:
         UserError: for a full covariance of more than 1024 dimensions, or another word.
     """
-    plain: dict[str, Callable[[], ReverseVariance]] = {
-        "step": StepVariance,
-        "posterior": PosteriorVariance,
-        "learned": LearnedVariance,
-    }
-    if kind in plain:
-        return plain[kind]()
+    if kind not in REVERSE_CLASSES:
+        raise UserError(f"reverse variance {kind!r} is unknown: take one of {', '.join(REVERSES)}")
     if kind == "isotropic":
         return IsotropicVariance(KNOTS)
     if kind == "diagonal":
         return DiagonalVariance(shape, KNOTS)
     if kind != "full":
-        raise UserError(f"reverse variance {kind!r} is unknown: take one of {', '.join(REVERSES)}")
+        return REVERSE_CLASSES[kind]()
     dims = torch.Size(shape).numel()
     if dims > MAX_DIMS:
         raise UserError(
-            f"a full reverse covariance costs a backward pass a dimension, and these images have {dims:,}: "
+            f"a full reverse covariance costs a backward pass per dimension, and these images have {dims:,}: "
             f"{MAX_DIMS:,} is the limit; take smaller images, or the diagonal or learned variance"
         )
     return FullVariance()
@@ -78,7 +83,7 @@ def with_reverse(
 
     Args:
         kind: step, posterior, isotropic, diagonal, full, or learned where the network has a head for it.
-        images, labels: digits to fit on, for isotropic and diagonal: training images, never those to be measured.
+        images, labels: pixel values to fit on, for isotropic and diagonal: training images, never those to be measured.
         seed: of the draws of the fit.   batch: of its network calls.
     Raises:
         UserError: for images that are missing or not asked for, an unknown kind, or a full one of large images.
@@ -90,24 +95,37 @@ def with_reverse(
         )
         raise UserError(f"the {kind} reverse variance {need}")
     if images is not None:
-        fit_in_place(made, images, labels, seed=seed, batch=batch)
+        fit_reverse(made, images, labels, seed=seed, batch=batch)
     return made
 
 
 @torch.no_grad()
-def fit_in_place(
-    model: Diffusion, images: Array, labels: Labels | None = None, *, seed: int = 0, batch: int = 64
-) -> None:
-    """Fit the model's isotropic or diagonal variance: 16 levels an image, or as many more as few images need.
+def fit_reverse(
+    model: Diffusion,
+    images: Array,
+    labels: Labels | None = None,
+    *,
+    knots: int = KNOTS,
+    seed: int = 0,
+    batch: int = 64,
+) -> LevelStatistics:
+    """Fit the model's isotropic or diagonal variance in place, in one pass; the table serves every sub-grid.
 
     Args:
-        images, labels, seed, batch: as for `with_reverse`.
+        images, labels, seed, batch: as for `with_reverse`.   knots: levels whose errors are averaged.
     Raises:
         UserError: for a model whose variance has nothing to fit, or images that do not fit the model.
     """
-    knots = len(surveyed_levels(model.schedule, KNOTS))
-    per_image = levels_each(knots, len(images))
-    fit_reverse(model, images, labels, per_image=per_image, knots=KNOTS, seed=seed, batch=batch)
+    variance = model.reverse
+    if not isinstance(variance, IsotropicVariance | DiagonalVariance):
+        raise UserError("this model's reverse variance is not fitted to images: choose isotropic or diagonal")
+    options: dict[str, Any] = {"knots": knots, "seed": seed, "batch": batch}
+    found = collect_level_statistics(model, images, labels, reverse=PosteriorVariance(), **options)
+    ends = model.schedule.logsnr[1], model.schedule.logsnr[-1]
+    share = torch.linspace(0, 1, len(variance.errors.logsnr), dtype=torch.float64)
+    grid = ends[0] + share * (ends[1] - ends[0])
+    variance.errors.fit(grid, found.errors_at(grid, isinstance(variance, DiagonalVariance)))
+    return found
 
 
 def fitted_tensors(model: Diffusion) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ Labels = Array | Conditioning  # classes, or whatever else is known of each imag
 
 
 def at_least_one(**values: int | None) -> None:
-    """Refuse numbers below 1, and what is no whole number.
+    """Refuse numbers below 1, and what is not a whole number.
 
     Raises:
         UserError: naming it.
@@ -44,21 +44,21 @@ def at_least_one(**values: int | None) -> None:
 
 
 def checked_model(model: Diffusion) -> None:
-    """Refuse weights with NaN or Inf.
+    """Refuse weights that are NaN or Inf.
 
     Raises:
         UserError: naming the first such tensor.
     """
     for name, value in model.network.named_parameters():
         if not bool(value.isfinite().all()):
-            raise UserError(f"the model's weights {name!r} hold NaN or infinity: this model cannot be measured")
+            raise UserError(f"the model's weights {name!r} hold NaN or Inf: this model cannot be measured")
 
 
 def checked_images(model: Diffusion, images: Array, limit: int | None = None) -> Tensor:
-    """The first `limit` images as a tensor: digits for a model of pixels, floats for one of continuous data.
+    """The first `limit` images as a tensor: pixel values for a model of pixels, floats for one of continuous data.
 
     Raises:
-        UserError: for no images, another shape, type or number of digits than the model's, or data with NaN or Inf.
+        UserError: for no images, another shape, type or number of bins than the model's, or data with NaN or Inf.
     """
     images = as_tensor(images[:limit])
     if not len(images):
@@ -69,31 +69,35 @@ def checked_images(model: Diffusion, images: Array, limit: int | None = None) ->
         if not images.is_floating_point():
             raise UserError("this model has no decoder for pixels: it gives the density of a continuous variable")
         if not bool(images.isfinite().all()):
-            raise UserError("the data hold NaN or infinity: they have no density")
+            raise UserError("the data hold NaN or Inf: they have no density")
         return images
     bins = model.pixels.bins
     if images.is_floating_point():
         raise UserError(f"images must be integers 0…{bins - 1}, not {images.dtype}: pass them unscaled")
     low, high = int(images.min()), int(images.max())
     if low < 0 or high >= bins:
-        raise UserError(f"images with digits {low}…{high} do not fit the model, which declares {bins} bins a pixel")
+        raise UserError(
+            f"images with pixel values {low}…{high} do not fit the model, which declares {bins} bins a pixel"
+        )
     return images
 
 
-def require_numbers(nats: Tensor, images: Tensor) -> None:
-    """Refuse nats with NaN or Inf.
+def require_finite(nats: Tensor, images: Tensor, levels: Tensor | None = None) -> None:
+    """Refuse nats that are NaN or Inf.
 
     Args:
-        nats: (..., B).   images: the images' places in the data, (B,).
+        nats: (..., B).   images: the images' places in the data, (B,).   levels: of each, (B,), where they have one.
     Raises:
         UserError: naming the first such image.
     """
-    bad = (~nats.isfinite()).reshape(-1, nats.shape[-1]).nonzero()
+    rows = nats.reshape(-1, nats.shape[-1])
+    bad = (~rows.isfinite()).nonzero()
     if len(bad):
         row, place = bad[0].tolist()
+        at = "" if levels is None else f" at level {int(levels[place])}"
         raise UserError(
-            f"image {int(images[place])} gave {float(nats.reshape(-1, nats.shape[-1])[row, place])} nats: the model's "
-            "weights or outputs are not finite"
+            f"image {int(images[place])}{at} gave {float(rows[row, place])} nats: the model's weights or outputs are "
+            "not finite"
         )
 
 
@@ -101,11 +105,11 @@ def refuse_shared(images: Tensor, fit: Tensor) -> None:
     """Refuse images that are measured and fitted on at once: what is fitted on them flatters them.
 
     Args:
-        images, fit: digits as from `checked_images`.
+        images, fit: pixel values as from `checked_images`.
     Raises:
         UserError: with how many there are.
     """
-    # Sums of digits times 63-bit numbers, modulo 2^64: different images share one once in 10^18 pairs.
+    # Sums of pixel values times 63-bit numbers, modulo 2^64: different images share one once in 10^18 pairs.
     keys = torch.randint(2**63 - 1, (images[0].numel(),), generator=generator(0, "image names"))
     whole = [part.float().view(torch.int32) if part.is_floating_point() else part for part in (images, fit)]
     names = [(part.flatten(1).long() * keys).sum(1) for part in whole]

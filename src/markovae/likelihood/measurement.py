@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from markovae.diffusion.bound import Estimate, estimate_mean
+from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,9 +44,9 @@ class Measurement:
         per_level: the levels' own figures.
         dims: dimensions of one image.   num_levels: L of the grid measured on.
         network_calls_per_example: network calls spent on an image.   seed: of every draw.
-        discrete: True for the code length of digits, False for the negative log-density of a continuous variable.
+        discrete: True for the code length of pixel values, False for the negative log-density of a continuous variable.
         estimator: what drew the levels, in words.
-        randomisations: each image's bound by independent randomisations, (n, R), or None where there was one.
+        randomizations: each image's bound by independent randomizations, (n, R), or None where there was one.
         grid, grid_levels: all, even, optimal or named, and which levels of the model's own grid, None for all.
         reverse_variance: step, posterior, isotropic, diagonal, learned or full.
         fit: images and network_calls of what was fitted before; None where nothing was.
@@ -66,7 +65,7 @@ class Measurement:
     seed: int
     discrete: bool = True
     estimator: str = "stratified"
-    randomisations: Tensor | None = None
+    randomizations: Tensor | None = None
     grid: str = "all"
     grid_levels: tuple[int, ...] | None = None
     reverse_variance: str = "posterior"
@@ -91,8 +90,8 @@ class Measurement:
 
     @property
     def replicates(self) -> int:
-        """Independent randomisations of each image."""
-        return 1 if self.randomisations is None else self.randomisations.shape[1]
+        """Independent randomizations of each image."""
+        return 1 if self.randomizations is None else self.randomizations.shape[1]
 
     @property
     def total(self) -> Tensor:
@@ -120,30 +119,30 @@ class Measurement:
         """Mean negative log-density in nats an example ± standard error over examples.
 
         Raises:
-            UserError: for digits, which have a probability and no density.
+            UserError: for pixel values, which have a probability and no density.
         """
         if self.discrete:
-            raise UserError("digits have a probability and no density: read `nats`")
+            raise UserError("pixel values have a probability and no density: read `nats`")
         return estimate_mean(self.total)
 
     @property
     def noise_nats(self) -> Estimate:
-        """The mean of these very images ± the standard error of the draws alone, from independent randomisations.
+        """The mean of these very images ± the standard error of the draws alone, from independent randomizations.
 
         Raises:
-            UserError: for a single randomisation, which cannot tell its own error.
+            UserError: for a single randomization, which cannot tell its own error.
         """
-        if self.randomisations is None:
-            raise UserError("one randomisation cannot tell the error of its draws: measure with replicates >= 2")
-        n, times = self.randomisations.shape
-        variance = self.randomisations.var(1) / times
+        if self.randomizations is None:
+            raise UserError("one randomization cannot tell the error of its draws: measure with replicates >= 2")
+        n, times = self.randomizations.shape
+        variance = self.randomizations.var(1) / times
         total = float(variance.sum())
         # Satterthwaite 1946: (R − 1) V²/Σv² with V = Σv. The variances are noisy themselves, and so are their squares:
         # put in as they are they make the interval of few images too wide, corrected for that too narrow; this is
         # half-way, and R − 1 for one image.
         squares = float((variance**2).sum())
         dof = max(times * total**2 / squares, times) - 1 if total > 0 else math.inf  # one image: R − 1, rounding apart
-        return Estimate(float(self.randomisations.mean()), math.sqrt(total) / n, dof)
+        return Estimate(float(self.randomizations.mean()), math.sqrt(total) / n, dof)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure --json`: the figures, how they were made, and of what."""
@@ -184,11 +183,7 @@ class Measurement:
             "network_calls_per_example": self.network_calls_per_example,
             "seed": self.seed,
             "estimator": self.estimator,
-            "bits_per_dim": {
-                "mean": finite(bits.value),
-                "stderr": finite(bits.stderr),
-                "ci95": [finite(end) for end in bits.ci95],
-            },
+            "bits_per_dim": estimate_dict(bits),
             "nats": {"mean": finite(nats.value), "stderr": finite(nats.stderr)},
             "terms_bits_per_dim": {
                 name: finite(self._per_dim(value).value) if self.discrete else None for name, value in terms.items()
@@ -201,7 +196,7 @@ class Measurement:
         if not self.discrete:
             density = self.density_nats
             record["density_nats"] = {"mean": finite(density.value), "stderr": finite(density.stderr)}
-        if self.randomisations is not None:
+        if self.randomizations is not None:
             record["noise_stderr_nats"] = finite(self.noise_nats.stderr)
             noise = self.noise_nats.scaled(self._bit)
             if self.discrete:
@@ -210,7 +205,7 @@ class Measurement:
         return record
 
     def rows(self) -> list[dict[str, float]]:
-        """One row an image, in their order: its place, its terms and total in nats, and bits/dim for digits."""
+        """One row an image, in their order: its place, its terms and total in nats, and bits/dim for pixel values."""
         names = (*TERMS, "total")
         columns = [getattr(self, name).tolist() for name in names]
         rows = []
@@ -218,8 +213,8 @@ class Measurement:
             row: dict[str, float] = {"image": i, **{f"{k}_nats": v for k, v in zip(names, values, strict=True)}}
             if self.discrete:
                 row["bits_per_dim"] = row["total_nats"] * self._bit
-            if self.randomisations is not None:
-                repeats = self.randomisations[i]
+            if self.randomizations is not None:
+                repeats = self.randomizations[i]
                 row["noise_stderr_nats"] = float(repeats.std()) / math.sqrt(len(repeats))
             rows.append(row)
         return rows
@@ -246,16 +241,15 @@ def _unit(found: Measurement) -> str:
     return f"{found.bits_per_dim} bits/dim" if found.discrete else f"{found.density_nats} nats per example"
 
 
-def html_table(rows: Sequence[tuple[str, str]]) -> str:
-    """Names and figures as an HTML table."""
-    lines = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(figure)}</td></tr>" for name, figure in rows)
-    return f"<table>{''.join(lines)}</table>"
-
-
 def csv_of(rows: list[dict[str, float]]) -> str:
     """Rows of one form as text: a header and a line each; numbers to their last digit."""
     lines = [",".join(rows[0]), *(",".join(repr(value) for value in row.values()) for row in rows)]
     return "\n".join(lines) + "\n"
+
+
+def estimate_dict(found: Estimate) -> dict[str, Any]:
+    """An estimate as in the records: mean, stderr and ci95."""
+    return {"mean": finite(found.value), "stderr": finite(found.stderr), "ci95": [finite(end) for end in found.ci95]}
 
 
 def finite(value: float) -> float | None:

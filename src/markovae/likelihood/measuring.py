@@ -1,7 +1,8 @@
-"""How a measurement is made, and what is fitted on other images before it: variance, grid, levels by importance."""
+"""`measure`: how, what is fitted on other images before it (variance, grid, levels by importance), and the record."""
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,24 +14,31 @@ from torch import Tensor
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Estimator, Levels, finish, from_table, measuring, on_levels, to_table
+from markovae.likelihood.estimators import (
+    Estimator,
+    LevelDistribution,
+    Levels,
+    evaluate_batches,
+    from_table,
+    on_levels,
+    summarize,
+    to_table,
+)
+from markovae.likelihood.fitting import fit_reverse
 from markovae.likelihood.inputs import (
     Array,
     Labels,
     at_least_one,
     checked_images,
-    checked_labels,
     checked_model,
     labels_taken,
     refuse_shared,
     require_condition,
 )
-from markovae.likelihood.level_sampling import LevelDistribution
 from markovae.likelihood.measurement import Measurement
-from markovae.likelihood.statistics import LevelStatistics, collect_level_statistics, fit_reverse, levels_each
+from markovae.likelihood.statistics import LevelStatistics, collect_level_statistics
 from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
 from markovae.log import log, track
-from markovae.networks.conditioning import Conditioning
 from markovae.system.distributed import Ranks
 
 ESTIMATORS = ("full", "stratified", "importance")
@@ -47,7 +55,7 @@ class Method:
     Args:
         estimator: full (every level), stratified, or importance (importance-sampled levels, p ∝ √E[nats²]).
         draws: levels drawn per image; auto is 16, or every level where the estimator is full; None or "all" is full.
-        replicates: independent randomisations of each image.
+        replicates: independent randomizations of each image.
         levels: measure on so many levels, or on these; None is all.
         grid: which, even strides or those of the least bound.
         variance: of the prior's steps: the model's own, or isotropic or diagonal, refitted. An optimal grid of a
@@ -81,8 +89,12 @@ class Method:
             object.__setattr__(self, "draws", None)
         elif self.draws == "auto":
             object.__setattr__(self, "draws", DRAWS)
-        number = self.levels if isinstance(self.levels, int | None) else 1
-        at_least_one(draws=self.number_of_draws, replicates=self.replicates, levels=number)
+        for name in ("draws", "replicates", "levels"):
+            # Numbers of numpy, and tensors of one, count like Python's.
+            if hasattr(value := getattr(self, name), "__index__") and not getattr(value, "ndim", 0):
+                object.__setattr__(self, name, operator.index(value))
+        count = self.levels if isinstance(self.levels, int) else None
+        at_least_one(draws=self.number_of_draws, replicates=self.replicates, levels=count)
         if self.grid == "optimal" and not isinstance(self.levels, int):
             raise UserError("grid='optimal' chooses some of the levels: say how many, levels=16 for instance")
 
@@ -127,7 +139,7 @@ def prepare(
     """Fit what the method needs on images that will not be measured; nothing of the model given is changed.
 
     Args:
-        fit, fit_labels: those images, digits as in `measure`; none for a method that needs none.
+        fit, fit_labels: those images, pixel values as in `measure`; none for a method that needs none.
         seed: of the draws of the fit.   batch: of its network calls.
     Raises:
         UserError: for images that are missing or do not fit the model, or more levels than the grid has.
@@ -137,19 +149,22 @@ def prepare(
         found = prepare(named, replace(method, levels=None), fit, fit_labels, seed=seed, batch=batch)
         return replace(found, levels=torch.as_tensor(method.levels).flatten(), grid="named")
     if not method.needs_fit:
-        chosen = None if method.levels in (None, model.num_levels) else method.levels
-        on = on_levels(model, chosen)
-        levels = None if chosen is None else model.schedule.sublevels(chosen)
-        return Prepared(on, _unfitted(method), levels)
+        levels = method.levels if method.levels is not None and method.levels < model.num_levels else None
+        grid = None if levels is None else model.schedule.sublevels(levels)
+        return Prepared(
+            on_levels(model, method.levels), Estimator(method.number_of_draws, None, method.replicates), grid
+        )
     if fit is None:
         raise UserError("this measurement is fitted on other images first: give images that will not be measured")
-    checked_model(model)
-    images = checked_images(model, fit)
-    labels = checked_labels(fit_labels, len(images))
-    stage = _Stage(images, labels, seed, batch)
-    varied, levels = _on_grid(model, method, stage)
-    estimator = _estimator(varied, method, stage)
-    return Prepared(varied, estimator, levels, method.grid, len(images), stage.calls)
+    fitted_on = checked_images(model, fit)
+    how: dict[str, Any] = {"seed": seed, "batch": batch}
+    model, levels, calls = _on_grid(model, method, fitted_on, fit_labels, how)
+    distribution = None
+    if method.estimator == "importance" and model.num_levels > 1:
+        found = collect_level_statistics(model, fitted_on, fit_labels, knots=KNOTS["diagonal"], **how)
+        distribution, calls = found.distribution(), calls + found.calls
+    estimator = Estimator(method.number_of_draws, distribution, method.replicates)
+    return Prepared(model, estimator, levels, method.grid, len(fitted_on), calls)
 
 
 def prepare_pair(
@@ -179,63 +194,28 @@ def same_levels(a: Diffusion, b: Diffusion) -> bool:
     return torch.equal(a.schedule.logsnr, b.schedule.logsnr)
 
 
-class _Stage:
-    """The images that are fitted on, and the network calls spent on them."""
-
-    def __init__(self, images: Tensor, labels: Conditioning | None, seed: int, batch: int) -> None:
-        self.images, self.labels, self.seed, self.batch = images, labels, seed, batch
-        self.calls = 0
-
-    def level_statistics(self, model: Diffusion, knots: int) -> LevelStatistics:
-        """One pass; every surveyed level is drawn."""
-        knots, per_image = self._size(model, knots)
-        return collect_level_statistics(
-            model,
-            self.images,
-            self.labels,
-            per_image=per_image,
-            knots=knots,
-            seed=self.seed,
-            batch=self.batch,
-        )
-
-    def fit(self, model: Diffusion, knots: int) -> LevelStatistics:
-        """One pass that fits the model's variance in place."""
-        knots, per_image = self._size(model, knots)
-        options = {"per_image": per_image, "knots": knots, "seed": self.seed, "batch": self.batch}
-        return fit_reverse(model, self.images, self.labels, **options)
-
-    def _size(self, model: Diffusion, knots: int) -> tuple[int, int]:
-        """Levels surveyed, and of each image; the calls are counted."""
-        knots = min(knots, model.num_levels)
-        per_image = levels_each(knots, len(self.images))
-        self.calls += len(self.images) * per_image
-        return knots, per_image
-
-
-def _unfitted(method: Method) -> Estimator:
-    return Estimator(method.number_of_draws, replicates=method.replicates)
-
-
-def _on_grid(model: Diffusion, method: Method, stage: _Stage) -> tuple[Diffusion, Tensor | None]:
-    """The model with the method's variance on the method's levels, and these levels."""
-    levels = method.levels if isinstance(method.levels, int) else None
-    optimal = method.grid == "optimal" and levels not in (None, model.num_levels)
-    kind = method.variance
+def _on_grid(
+    model: Diffusion, method: Method, images: Tensor, labels: Labels | None, how: dict[str, Any]
+) -> tuple[Diffusion, Tensor | None, int]:
+    """The model with the method's variance on the method's levels, these levels, and the NFE of fitting."""
+    assert isinstance(method.levels, int | None), "named levels are a grid of their own"
+    kind, found, calls = method.variance, None, 0
     if kind == "own" and method.grid == "optimal" and not _adapts(model.reverse):
         kind = "isotropic"
-    found = None
     if kind != "own" and model.num_levels > 1:  # a single level is the decoder's
         variance = IsotropicVariance(KNOTS[kind]) if kind == "isotropic" else DiagonalVariance(model.shape, KNOTS[kind])
         model = model.with_reverse(variance)
-        found = stage.fit(model, KNOTS[kind])
-    if levels is None or levels == model.num_levels:
-        return model, None
-    if not optimal:
-        return on_levels(model, levels), model.schedule.sublevels(levels)
-    found = stage.level_statistics(model, KNOTS["isotropic"]) if found is None else found
-    best = optimal_levels(model, found, levels)
-    return on_levels(model, best.tolist()), best
+        found = fit_reverse(model, images, labels, knots=KNOTS[kind], **how)
+        calls = found.calls
+    if method.levels in (None, model.num_levels):
+        return model, None, calls
+    if method.grid != "optimal":
+        return on_levels(model, method.levels), model.schedule.sublevels(method.levels), calls
+    if found is None:
+        found = collect_level_statistics(model, images, labels, knots=KNOTS["isotropic"], **how)
+        calls = found.calls
+    best = optimal_levels(model, found, method.levels)
+    return on_levels(model, best.tolist()), best, calls
 
 
 def _adapts(reverse: ReverseVariance) -> bool:
@@ -246,7 +226,7 @@ def _adapts(reverse: ReverseVariance) -> bool:
 
 
 def optimal_levels(model: Diffusion, found: LevelStatistics, num_levels: int) -> Tensor:
-    """The K levels of the least bound by a survey, (K,), int64, increasing: see `subgrid.search`.
+    """The K levels of the least bound by their statistics, (K,), int64, increasing: see `subgrid.search`.
 
     Raises:
         UserError: for more levels than the grid has.
@@ -257,14 +237,6 @@ def optimal_levels(model: Diffusion, found: LevelStatistics, num_levels: int) ->
     else:
         costs = isotropic_costs(found.errors_at(grid[1:]), grid, model.dims)
     return search(costs, num_levels).levels(num_levels)
-
-
-def _estimator(model: Diffusion, method: Method, stage: _Stage) -> Estimator:
-    if method.estimator in ("full", "stratified") or model.num_levels < 2:
-        return _unfitted(method)
-    return Estimator(
-        method.number_of_draws, stage.level_statistics(model, KNOTS["diagonal"]).distribution(), method.replicates
-    )
 
 
 def measure(
@@ -354,17 +326,19 @@ def measure_alike(
     found = []
     for number, (prepared, known) in enumerate(zip(ready, each, strict=True)):
         model, estimator = prepared.model, prepared.estimator
-        place = None if ranks is None else ranks.here
-        work = measuring(model, images, known, estimator=estimator, limit=limit, seed=seed, batch=batch, place=place)
-        task = estimator.task(model.num_levels, len(images), seed)
+        rank = None if ranks is None else ranks.here
+        work = evaluate_batches(
+            model, images, known, estimator=estimator, seed=seed, batch=batch, rank=rank, limit=limit
+        )
+        every = estimator.evaluations(model.num_levels, len(images), seed)
         if progress:
             processes = 1 if ranks is None else ranks.size
             label = "measuring" if number == 0 else "measuring the other model"
-            work = track(work, label, -(-len(task) // (batch * processes)))
-        drawn = list(work)
+            work = track(work, label, -(-len(every) // (batch * processes)))
+        batches = list(work)
         if ranks is not None and not ranks.alone:
-            drawn = [from_table(ranks.sum(to_table(drawn, len(task))), task)]
-        found.append(_described(finish(model, drawn, seed, estimator), prepared, time.monotonic() - began))
+            batches = [from_table(ranks.sum(to_table(batches, len(every))), every)]
+        found.append(_described(summarize(model, batches, seed, estimator), prepared, time.monotonic() - began))
     return found, same_levels(ready[0].model, ready[-1].model)
 
 

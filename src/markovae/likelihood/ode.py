@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from markovae.diffusion.bound import Estimate, estimate_mean
+from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.diffusion.derivatives import traces
 from markovae.diffusion.forward import signal_scale
 from markovae.diffusion.gaussian import Gaussian, sum_dims
@@ -32,9 +32,9 @@ from markovae.likelihood.inputs import (
     checked_model,
     conditions,
     require_condition,
-    require_numbers,
+    require_finite,
 )
-from markovae.likelihood.measurement import finite
+from markovae.likelihood.measurement import estimate_dict, finite
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
 
@@ -162,7 +162,7 @@ class DormandPrince(Integrator):
 
 
 class Dequantisation(ABC):
-    """A law q of the noise within a bin."""
+    """A distribution q of the noise within a bin."""
 
     @abstractmethod
     def noise(self, quantile: Tensor, pixels: Pixels) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ class UniformNoise(Dequantisation):
 
 @final
 class TruncatedNormalNoise(Dequantisation):
-    """N(0, τ²) held within (−h, h): with τ = s_1/a_1 dequantised digits look like the latents of level 1.
+    """N(0, τ²) held within (−h, h): with τ = s_1/a_1 dequantised pixel values look like the latents of level 1.
 
     Args:
         scale: τ > 0.
@@ -212,9 +212,9 @@ class OdeLikelihood:
     """The flow's own figures; the name says that they are not the bound's.
 
     Args:
-        nats: of each example, averaged over probes, (n,), float64: a bound on −ln P of digits, or −ln p of floats.
+        nats: of each example, averaged over probes, (n,), float64: a bound on −ln P, or −ln p of floats.
         probe_stderr: standard error that the trace's probes leave in each, (n,); nan for one probe, 0 if exact.
-        dims: d.   discrete: True for digits.   calls: network calls of each example, (n,).
+        dims: d.   discrete: True for pixel values.   calls: network calls of each example, (n,).
         first, last: the log-SNRs where the flow began and ended.
         probes: of the trace; None is exact.   dequantisation: uniform or normal.
     """
@@ -230,8 +230,16 @@ class OdeLikelihood:
     dequantisation: str = "uniform"
 
     def __repr__(self) -> str:
-        figure = f"{self.bits_per_dim} bits/dim" if self.discrete else f"{estimate_mean(self.nats)} nats"
-        return f"OdeLikelihood({figure}, {len(self.nats):,} images)"
+        return f"OdeLikelihood({self._figure}, {len(self.nats):,} images)"
+
+    def _repr_html_(self) -> str:
+        """The figures as a table, for notebooks."""
+        calls = f"{float(self.calls.double().mean()):,.0f}"
+        return html_table([("flow", self._figure), ("images", f"{len(self.nats):,}"), ("NFE per image", calls)])
+
+    @property
+    def _figure(self) -> str:
+        return f"{self.bits_per_dim} bits/dim" if self.discrete else f"{estimate_mean(self.nats)} nats"
 
     @property
     def bits_per_dim(self) -> Estimate:
@@ -241,7 +249,7 @@ class OdeLikelihood:
             UserError: for a density, which has no bits until a bin width is named.
         """
         if not self.discrete:
-            raise UserError("bits per dimension of a density depend on a bin width: dequantise digits")
+            raise UserError("bits per dimension of a density depend on a bin width: dequantise pixel values")
         return estimate_mean(self.nats / (self.dims * math.log(2)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -251,9 +259,7 @@ class OdeLikelihood:
             "nats" if self.discrete else "density_nats": {"mean": finite(nats.value), "stderr": finite(nats.stderr)}
         }
         if self.discrete:
-            bits = self.bits_per_dim
-            ends = [finite(end) for end in bits.ci95]
-            figures["bits_per_dim"] = {"mean": finite(bits.value), "stderr": finite(bits.stderr), "ci95": ends}
+            figures["bits_per_dim"] = estimate_dict(self.bits_per_dim)
         return {
             "model": "probability-flow ODE",
             "n": len(self.nats),
@@ -279,10 +285,10 @@ def ode_likelihood(
     seed: int = 0,
     batch: int = 64,
 ) -> OdeLikelihood:
-    """−ln of the flow's density at dequantised digits, less ln of the noise's: a bound on −ln P of the ODE model.
+    """−ln of the flow's density at dequantised pixel values, less ln of the noise's: a bound on −ln P of the ODE model.
 
     Args:
-        images: digits, or floats for a model of continuous data.
+        images: pixel values, or floats for a model of continuous data.
         integrator: None is `DormandPrince()`, each example on its own steps; a number is so many steps of order 4.
         probes: Rademacher probes of the trace, keyed by (seed, image, probe); None or "exact" is the exact trace.
         dequantisation: of pixel values: uniform (None) or normal, N(0, (s_1/a_1)²) truncated to the bin. Its noise is
@@ -316,7 +322,7 @@ def ode_likelihood(
             condition = conditions(model, None if labels is None else labels[part])
             log_density, used = flow.log_density(y, directions, condition)
             nats.append(offset.cpu() - log_density.cpu())
-            require_numbers(nats[-1], part)
+            require_finite(nats[-1], part)
             calls.append(used)
     each = torch.cat(nats, 1)
     stderr = each.std(0) / math.sqrt(len(each)) if len(each) > 1 else torch.full_like(each[0], math.nan)

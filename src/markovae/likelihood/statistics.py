@@ -1,7 +1,8 @@
-"""Noisy means along the log-SNR made a smooth curve."""
+r"""What levels cost on average: errors and nats against log-SNR, smoothed, and the rate-distortion curve they make."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,12 @@ from markovae.diffusion.gaussian import expand
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import (
-    DiagonalVariance,
     ErrorTable,
-    IsotropicVariance,
-    PosteriorVariance,
     ReverseVariance,
 )
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.errors import UserError
+from markovae.likelihood.estimators import LevelDistribution
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -30,7 +29,6 @@ from markovae.likelihood.inputs import (
     checked_model,
     conditions,
 )
-from markovae.likelihood.level_sampling import LevelDistribution
 from markovae.randomness import Streams
 
 
@@ -77,10 +75,15 @@ class LevelStatistics:
     nats_square: Tensor
     prior: float
 
+    @property
+    def calls(self) -> int:
+        """Network evaluations behind them."""
+        return int(self.count.sum())
+
     def errors_at(self, logsnr: Tensor, per_coordinate: bool = False, width: float = 0.7) -> Tensor:
         """E(x − x̂)² at any log-SNRs (N,): the mean over coordinates, (N,), or each, (N, *D).
 
-        The surveyed means are smoothed first: a search that picks levels would pick those that chance made look good.
+        The means are smoothed first: a search that picks levels would pick those that chance made look good.
 
         Args:
             width: of the smoothing in log-SNR; 0 takes the means as they are (see `smoothed`).
@@ -93,7 +96,7 @@ class LevelStatistics:
         return ErrorTable(len(self.level), error.shape[1:]).fit(knots, error).at(logsnr)
 
     def nats_of_levels(self) -> Tensor:
-        """Mean nats of levels 2…L, (L−1,): between surveyed levels the nats for one unit of SNR are interpolated."""
+        """Mean nats of levels 2…L, (L−1,): between those the nats for one unit of SNR are interpolated."""
         return self._spread(self.nats, half_snr_steps(self.logsnr))
 
     def distribution(self, even: float = 0.05) -> LevelDistribution:
@@ -101,7 +104,7 @@ class LevelStatistics:
         return LevelDistribution.importance(self._spread(self.nats_square, half_snr_steps(self.logsnr) ** 2), even)
 
     def _spread(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Values of the surveyed levels ≥ 2 to all, (L−1,), ln-interpolated after division by the weight."""
+        """Values of the levels ≥ 2 to all, (L−1,), ln-interpolated after division by the weight."""
         later = self.level > 1
         ratio = values[later] / weight[self.level[later] - 2]
         table = ErrorTable(max(len(ratio), 2))
@@ -115,36 +118,35 @@ def half_snr_steps(logsnr: Tensor) -> Tensor:
     return -0.5 * logsnr[1:-1].exp() * torch.expm1(logsnr[2:] - logsnr[1:-1])
 
 
-def levels_each(knots: int, images: int, least: int = PER_IMAGE) -> int:
-    """Of how many of the `knots` levels to survey each image: `least`, or what gives each level 16 draws."""
-    return min(knots, max(least, -(-knots * DRAWS_PER_KNOT // max(1, images))))
-
-
 def collect_level_statistics(
     model: Diffusion,
     images: Array,
     labels: Labels | None = None,
     *,
-    per_image: int = PER_IMAGE,
+    per_image: int | None = None,
+    least: int = PER_IMAGE,
     knots: int | None = KNOTS,
     reverse: ReverseVariance | None = None,
     seed: int = 0,
     batch: int = 64,
 ) -> LevelStatistics:
-    """One pass over images, each at `per_image` levels evenly spread from a random start: per_image network calls.
+    """One pass over images, each at `per_image` levels evenly spread from a random start: per_image NFE.
 
     Args:
-        images: digits as in `measure`; never those to be measured, where something is fitted.
-        knots: survey so many of the L levels, evenly spread in log-SNR; None takes all.
+        images: pixel values as in `measure`; never those to be measured, where something is fitted.
+        per_image: None is `least`, or as many as give each level 16 draws.
+        knots: of so many of the L levels, evenly spread in log-SNR; None takes all.
         reverse: count the nats with this variance; None is the model's own.
     Raises:
-        UserError: as `measure`; or where a surveyed level was never drawn: too few images.
+        UserError: as `measure`; or where a level was never drawn: too few images.
     """
     at_least_one(per_image=per_image, knots=knots, batch=batch)
     checked_model(model)
     images = checked_images(model, images)
     labels = checked_labels(labels, len(images))
     levels = surveyed_levels(model.schedule, knots)
+    if per_image is None:
+        per_image = min(len(levels), max(least, -(-len(levels) * DRAWS_PER_KNOT // len(images))))
     image, place = _assignments(len(images), len(levels), per_image, seed)
     totals = _Totals(len(levels), model)
     with torch.no_grad(), evaluating(model):
@@ -157,32 +159,6 @@ def collect_level_statistics(
             totals.add(p, error.cpu(), nats.cpu())
         prior = torch.cat([model.prior_nats(model.to_x(part)).cpu() for part in images.split(batch)])
     return totals.level_statistics(levels, model.schedule.logsnr.detach().cpu(), float(prior.mean()))
-
-
-def fit_reverse(
-    model: Diffusion,
-    images: Array,
-    labels: Labels | None = None,
-    **options: Any,
-) -> LevelStatistics:
-    """Fit the model's isotropic or diagonal reverse variance on training images, in place, in one pass.
-
-    The table holds errors by log-SNR, so every sub-grid is served by the same fit.
-
-    Args:
-        options: as for `collect_level_statistics`.
-    Raises:
-        UserError: for a model whose reverse variance has nothing to fit.
-    """
-    variance = model.reverse
-    if not isinstance(variance, IsotropicVariance | DiagonalVariance):
-        raise UserError("this model's reverse variance is not fitted to images: choose isotropic or diagonal")
-    found = collect_level_statistics(model, images, labels, reverse=PosteriorVariance(), **options)
-    ends = model.schedule.logsnr[1], model.schedule.logsnr[-1]
-    share = torch.linspace(0, 1, len(variance.errors.logsnr), dtype=torch.float64)
-    grid = ends[0] + share * (ends[1] - ends[0])
-    variance.errors.fit(grid, found.errors_at(grid, isinstance(variance, DiagonalVariance)))
-    return found
 
 
 def surveyed_levels(schedule: NoiseSchedule, knots: int | None) -> Tensor:
@@ -200,7 +176,7 @@ def _assignments(n: int, count: int, per_image: int, seed: int) -> tuple[Tensor,
     if per_image >= count:
         place = torch.arange(count).expand(n, -1)
     else:
-        # A stream of its own: a law that knew the starts it will be drawn with would be biased.
+        # A stream of its own: a distribution that knew the starts it will be drawn with would be biased.
         starts = Streams(seed, "survey levels", range(n)).uniform(())
         quantile = (torch.arange(per_image, dtype=torch.float64) + starts[:, None]) / per_image
         place = (quantile * count).long().clamp(max=count - 1)
@@ -243,11 +219,55 @@ class _Totals:
     def level_statistics(self, levels: Tensor, logsnr: Tensor, prior: float) -> LevelStatistics:
         if not bool((self.count > 0).all()):
             raise UserError(
-                f"level {int(levels[int((self.count == 0).nonzero()[0])])} was never drawn: survey more images, "
+                f"level {int(levels[int((self.count == 0).nonzero()[0])])} was never drawn: measure more images, "
                 "more levels an image, or fewer knots"
             )
         if not bool(self.error.isfinite().all()):
-            raise UserError("the model's outputs are not finite: this model cannot be surveyed")
+            raise UserError("the model's outputs are not finite: this model cannot be measured")
         error = self.error / expand(self.count, self.error)
         nats, square = self.nats / self.count, self.square / self.count
         return LevelStatistics(levels, logsnr, self.count.long(), error, nats, square, prior)
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """One level of the curve.
+
+    Args:
+        level: ℓ; 0 is the image itself.   logsnr: λ_ℓ, infinite at level 0.
+        rate_bits_per_dim: bits/dim sent by then.   rmse: root mean squared error of x̂, in grey levels.
+    """
+
+    level: int
+    logsnr: float
+    rate_bits_per_dim: float
+    rmse: float
+
+
+def rate_distortion(model: Diffusion, statistics: LevelStatistics) -> tuple[RatePoint, ...]:
+    """What an image costs when it is sent level by level, and how good it is by then, from level L to the exact image.
+
+    Whoever holds z_ℓ has been sent KL(q(z_L|x)‖P) + Σ_{k>ℓ} KL_k nats and can show x̂(z_ℓ). With level 0 come the
+    decoder's nats, and the image is exact.
+
+
+    Args:
+        statistics: of this model, on images it was not trained on.
+    Raises:
+        UserError: for a model of continuous data, or statistics without level 1.
+    Source: Ho et al. 2020, section 4.3 (progressive lossy compression).
+    """
+    bin_width = 2 * model.pixels.half_width
+    if int(statistics.level[0]) != 1:
+        raise UserError("the statistics lack level 1: the curve's last step is the decoder's")
+    nats = statistics.nats_of_levels() if len(statistics.logsnr) > 2 else torch.zeros(0, dtype=torch.float64)
+    # after[ℓ−1] = Σ_{k>ℓ} KL_k for ℓ = 1…L.
+    after = torch.cat([nats.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)]) + statistics.prior
+    bits = 1 / (model.dims * math.log(2))
+    rmse = statistics.error.flatten(1).mean(1).sqrt() / bin_width
+    points = [
+        RatePoint(level, float(statistics.logsnr[level]), float(after[level - 1]) * bits, float(rmse[k]))
+        for k, level in enumerate(statistics.level.tolist())
+    ]
+    exact = RatePoint(0, math.inf, float(after[0] + statistics.nats[0]) * bits, 0.0)
+    return (*reversed(points), exact)

@@ -35,19 +35,6 @@ def diagonal_costs(error: Tensor, logsnr: Tensor) -> Tensor:
     return _upper(costs)
 
 
-def posterior_costs(error: Tensor, logsnr: Tensor, dims: int) -> Tensor:
-    """(d/2) Δγ e_ℓ with the variance β̃. As `isotropic_costs`."""
-    return _upper(0.5 * dims * _snr_steps(logsnr) * error.double())
-
-
-def step_costs(error: Tensor, logsnr: Tensor, dims: int) -> Tensor:
-    """(d/2) [r − 1 − ln r + r Δγ e_ℓ], r = β̃/σ² = (1 + γ_ℓ)/(1 + γ_ℓ'), with the variance σ². As `isotropic_costs`."""
-    spread = torch.nn.functional.softplus(logsnr[1:].double())
-    log_ratio = (spread - spread[:, None]).clamp(max=0)
-    excess = torch.expm1(log_ratio)
-    return _upper(0.5 * dims * (excess - log_ratio + (1 + excess) * _snr_steps(logsnr) * error.double()))
-
-
 @dataclass(frozen=True)
 class Subgrids:
     """The best grids of 1…K levels that keep level L, and level 1 from two levels on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,21 @@ from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.split import Splits
-from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.log import track_inside
-from markovae.networks.conditioning import Condition, Conditioning
+from markovae.networks.conditioning import Condition
 from markovae.quality.convolutions import RESIZE
 from markovae.quality.distances import NEIGHBOURS, frechet_distance, kid, kid_difference, precision_recall
 from markovae.quality.extractors import DEFAULT_EXTRACTOR, Extractor, open_extractor
 from markovae.quality.features import cached_features, features
-from markovae.quality.memorization import Images, memorisation
+from markovae.quality.memorization import Images, measure_memorization
 from markovae.quality.quality_record import Conditions, Quality, check_conditions
 from markovae.quality.reference_set import ReferenceSet, choose_reference
 from markovae.sampling.conditions import num_classes
-from markovae.sampling.generation import batch_trajectories, final_images
+from markovae.sampling.generation import sample
 from markovae.sampling.guidance import Guidance
 from markovae.sampling.plans import Plan, default_spacing, plan
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
-from markovae.sampling.samplers import State
 from markovae.text.conditioner import attach_conditioning
 
 
@@ -96,7 +93,13 @@ def evaluate(
     if comparable_to is not None:
         check_conditions(asdict(conditions), comparable_to["conditions"], varying)
     if isinstance(model_or_samples, Diffusion):
-        samples = draw_samples(model, real, chosen, push, seed=seed, batch=batch, progress=progress)
+        known = real.labels
+        if known is None or isinstance(known, np.ndarray):  # labels, or each class in turn
+            condition = None if known is None or not num_classes(model) else Condition(label=torch.as_tensor(known))
+        else:
+            condition = known
+        drawing: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
+        samples = sample(model, real.n, sampler=chosen, condition=condition, guidance=push, **drawing)
     return compute_metrics(samples, real, opened, conditions, progress)
 
 
@@ -190,33 +193,6 @@ def conditions_of(real: ReferenceSet, extractor: Extractor, drawn_by: Mapping[st
     )
 
 
-def draw_samples(
-    model: Diffusion,
-    real: ReferenceSet,
-    chosen: Plan,
-    guidance: Guidance,
-    *,
-    seed: int = 0,
-    batch: int = 64,
-    progress: bool = False,
-) -> Images:
-    """As many samples as there are stand-ins, of their captions or classes (each in turn without any), (n, C, H, W)."""
-    condition: Conditioning | None = None
-    if isinstance(real.labels, Conditioning):
-        condition = real.labels
-    elif classes := num_classes(model):
-        labels = torch.arange(real.n) % classes if real.labels is None else torch.as_tensor(real.labels)
-        condition = Condition(label=labels)
-    trajectories: Iterable[Iterator[State]] = batch_trajectories(
-        model, real.n, chosen, seed=seed, batch=batch, condition=condition, guidance=guidance
-    )
-    if progress:
-        total = -(-real.n // batch) * len(chosen.grid)
-        trajectories = track_inside(trajectories, "sampling, step by step", total)
-    with evaluating(model):
-        return final_images(model, trajectories)
-
-
 def compute_metrics(
     samples: Images, real: ReferenceSet, extractor: Extractor, conditions: Conditions, progress: bool = False
 ) -> Quality:
@@ -236,9 +212,9 @@ def compute_metrics(
         kid_excess=kid_difference(ours, floor_samples, reference),
         frechet=frechet_distance(ours, reference),
         frechet_floor=frechet_distance(floor_samples, reference),
-        manifold=precision_recall(ours[:equal], reference[:equal]),
-        manifold_floor=precision_recall(floor_samples[:equal], reference[:equal]),
-        manifold_n=equal,
-        memory=memorisation(samples, real.heldout, real.training, real.bins),
+        precision_recall=precision_recall(ours[:equal], reference[:equal]),
+        precision_recall_floor=precision_recall(floor_samples[:equal], reference[:equal]),
+        precision_recall_n=equal,
+        memorization=measure_memorization(samples, real.heldout, real.training, real.bins),
         dims=extractor.dims,
     )

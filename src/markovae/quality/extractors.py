@@ -204,11 +204,11 @@ class Extractor:
     def __call__(self, images: np.ndarray[Any, Any], bins: int) -> Tensor:
         """Features of at most BATCH images, (n, d), float32.
 
-        They are always worked out on the CPU in float32 and in batches of BATCH, so that a record depends neither on
+        They are always computed on the CPU in float32 and in batches of BATCH, so that a record depends neither on
         the device nor on --batch.
 
         Args:
-            images: digits 0…bins−1, (n, C, H, W).
+            images: pixel values 0…bins−1, (n, C, H, W).
         """
         features: Tensor = self.network(resized(images, bins, self.side))
         return features

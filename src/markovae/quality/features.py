@@ -55,7 +55,8 @@ def features(extractor: Extractor, images: Images, bins: int, label: str | None 
     """Features of every image, (n, d), float32.
 
     Args:
-        images: digits 0…bins−1, (n, C, H, W), read batch by batch.   label: of the progress on stderr; None shows none.
+        images: pixel values 0…bins−1, (n, C, H, W), read batch by batch.
+        label: of the progress on stderr; None shows none.
     """
     starts = range(0, len(images), BATCH)
     parts = [
@@ -68,7 +69,7 @@ def features(extractor: Extractor, images: Images, bins: int, label: str | None 
 def cached_features(extractor: Extractor, images: Images, bins: int, label: str | None = "features") -> Tensor:
     """The same from the user's cache folder, under a hash of the images, the extractor and the resize rule.
 
-    An entry that is damaged is made anew; where the folder cannot be written, nothing is kept, and said so.
+    A damaged entry is computed again; where the folder cannot be written, nothing is kept, which is logged.
     """
     made: list[Tensor] = []
 
@@ -82,7 +83,7 @@ def cached_features(extractor: Extractor, images: Images, bins: int, label: str 
     try:
         return cache.entry(entry_of(extractor, images, bins), make, read)
     except UserError as error:
-        log(f"features are not kept for the next time: {error}")
+        log(f"the features are not cached: {error}")
         return made[0] if made else features(extractor, images, bins, label)
 
 

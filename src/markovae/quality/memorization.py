@@ -17,7 +17,7 @@ LARGEST_POOL = 50_000
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearestImages:
     """The nearest image of a pool to each of some images.
 
     Args:
@@ -28,11 +28,11 @@ class Neighbours:
     distance: Images
 
 
-def nearest(images: Images, pool: Images, bins: int) -> Neighbours:
+def nearest(images: Images, pool: Images, bins: int) -> NearestImages:
     """Nearest by pixel L2, d = √mean (x − y)², both scaled to 0…255.
 
     Args:
-        images: digits, (n, C, H, W).   pool: digits, (N, C, H, W), read block by block.
+        images: pixel values, (n, C, H, W).   pool: pixel values, (N, C, H, W), read block by block.
     """
     scale = 255 / (bins - 1)
     x = np.asarray(images, np.float64).reshape(len(images), -1) * scale
@@ -47,7 +47,7 @@ def nearest(images: Images, pool: Images, bins: int) -> Neighbours:
         nearer = least < best
         best[nearer], index[nearer] = least[nearer], start + place[nearer]
     # The difference of large sums may fall a rounding below zero for equal images.
-    return Neighbours(index, np.sqrt(np.maximum(best, 0) / x.shape[1]))
+    return NearestImages(index, np.sqrt(np.maximum(best, 0) / x.shape[1]))
 
 
 def pool_of(images: Images) -> Images:
@@ -60,7 +60,7 @@ COPY = 1.0
 
 
 @dataclass(frozen=True)
-class Memorisation:
+class Memorization:
     """Nearest training images of samples and of held-out images, in grey levels of 0…255 (root mean square).
 
     Args:
@@ -80,12 +80,12 @@ class Memorisation:
     searched: int
 
 
-def memorisation(samples: Images, heldout: Images, training: Images, bins: int) -> Memorisation:
+def measure_memorization(samples: Images, heldout: Images, training: Images, bins: int) -> Memorization:
     """Compare samples' distances to the training images with those of held-out images.
 
     Args:
-        samples, heldout, training: digits, (n, C, H, W) each; of 100,000 training images and more at least 50,000 are
-            searched.
+        samples, heldout, training: pixel values, (n, C, H, W) each; of 100,000 training images and more at least 50,000
+            are searched.
     Raises:
         ValueError: for fewer than two samples or held-out images.
     Source: Meehan et al. 2020 (the held-out yardstick); DeLong et al. 1988 (the standard error).
@@ -94,7 +94,7 @@ def memorisation(samples: Images, heldout: Images, training: Images, bins: int) 
         raise ValueError(f"{len(samples)} samples and {len(heldout)} held-out images: at least 2 of each are needed")
     pool = pool_of(training)
     ours, theirs = nearest(samples, pool, bins).distance, nearest(heldout, pool, bins).distance
-    return Memorisation(
+    return Memorization(
         samples_median=float(np.median(ours)),
         heldout_median=float(np.median(theirs)),
         nearer=share_below(ours, theirs),

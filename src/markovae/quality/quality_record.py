@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from markovae.diffusion.bound import Estimate
+from markovae.diffusion.bound import Estimate, html_table
 from markovae.errors import UserError
 from markovae.likelihood.measurement import finite
 from markovae.quality.distances import PrecisionRecall
-from markovae.quality.memorization import Memorisation
+from markovae.quality.memorization import Memorization
 
 SCHEMA_VERSION = 1
 
@@ -46,7 +46,7 @@ class Conditions:
     k: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quality:
     """How far samples lie from real images, each figure beside its floor.
 
@@ -55,11 +55,11 @@ class Quality:
 
     Args:
         conditions: what the figures hold for.
-        kid, kid_floor: kernel distance of samples and of stand-ins.   kid_excess: their difference, given the
+        kid, kid_floor: kernel distance of samples and of the floor samples.   kid_excess: their difference, given the
             reference.
         frechet, frechet_floor: Fréchet distance, comparable at equal n only.
-        manifold, manifold_floor: precision, recall, density, coverage, at `manifold_n` images of each kind.
-        memory: nearest training images.   dims: d, the features' number.
+        precision_recall, precision_recall_floor: with density and coverage, at `precision_recall_n` images of each.
+        memorization: nearest training images.   dims: d, how many features.
     """
 
     conditions: Conditions
@@ -68,16 +68,29 @@ class Quality:
     kid_excess: Estimate
     frechet: float
     frechet_floor: float
-    manifold: PrecisionRecall
-    manifold_floor: PrecisionRecall
-    manifold_n: int
-    memory: Memorisation
+    precision_recall: PrecisionRecall
+    precision_recall_floor: PrecisionRecall
+    precision_recall_n: int
+    memorization: Memorization
     dims: int
+
+    def __repr__(self) -> str:
+        drawn = f"{self.conditions.n:,} samples, extractor {self.conditions.extractor}"
+        return f"Quality(KID {self.kid}, floor {self.kid_floor}, {drawn})"
+
+    def _repr_html_(self) -> str:
+        """The figures beside their floors as a table, for notebooks."""
+        shares = [
+            (name, f"{value:.3f} (floor {getattr(self.precision_recall_floor, name):.3f})")
+            for name, value in _shares(self.precision_recall).items()
+        ]
+        frechet = f"{self.frechet:.2f} (floor {self.frechet_floor:.2f})"
+        rows = [("KID", f"{self.kid} (floor {self.kid_floor})"), ("Fréchet distance", frechet), *shares]
+        return html_table([*rows, ("samples", f"{self.conditions.n:,}"), ("extractor", self.conditions.extractor)])
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae quality --json`; numbers that do not exist are None."""
-        memory = asdict(self.memory)
-        memory["nearer"] = _estimate(self.memory.nearer)
+        memorization = asdict(self.memorization) | {"nearer": _estimate(self.memorization.nearer)}
         return {
             "schema_version": SCHEMA_VERSION,
             "conditions": asdict(self.conditions),
@@ -87,9 +100,9 @@ class Quality:
             "kid_excess": _estimate(self.kid_excess),
             "frechet_distance": finite(self.frechet),
             "frechet_distance_floor": finite(self.frechet_floor),
-            "precision_recall": {"n": self.manifold_n, **_shares(self.manifold)},
-            "precision_recall_floor": {"n": self.manifold_n, **_shares(self.manifold_floor)},
-            "memorisation": {name: finite(v) if isinstance(v, float) else v for name, v in memory.items()},
+            "precision_recall": {"n": self.precision_recall_n, **_shares(self.precision_recall)},
+            "precision_recall_floor": {"n": self.precision_recall_n, **_shares(self.precision_recall_floor)},
+            "memorisation": {name: finite(v) if isinstance(v, float) else v for name, v in memorization.items()},
         }
 
 

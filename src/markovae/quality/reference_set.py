@@ -1,4 +1,4 @@
-"""Which real images samples are measured against, and which stand in for samples to give the floor."""
+"""The real images that samples are measured against, and those that take the samples' place to give the floor."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ReferenceSet:
     Args:
         reference: what samples are compared with, (N, C, H, W).
         floor_samples: n training images, not of the reference, that take the samples' place for the floor.
-        labels: the classes of the stand-ins, (n,), or their captions, which the samples are given too, or None.
-        training, heldout: all images trained on; images not trained on, at most n.   bins: digits a pixel can show.
+        labels: the classes of the floor samples, (n,), or their captions, which the samples are given too, or None.
+        training, heldout: all images trained on; images not trained on, at most n.   bins: values of a pixel.
     """
 
     reference: Images
@@ -54,8 +54,7 @@ def choose_reference(data: Splits, n: int | None = None, against: ImageData | No
     """The real images for a figure of n samples.
 
     The reference are the images that were not trained on (test and validation part), at most 5,000 of them, or those
-    of `against`. The stand-ins are n images of the training part. Both choices are fixed: they depend on the data and
-    n alone.
+    of `against`. The floor samples are n images of the training part. Both choices are fixed by the data and n.
 
     Args:
         n: None is 1,000, or as many training images as there are.

@@ -14,8 +14,7 @@ from markovae.data.pictures import Images, viewable
 from markovae.diffusion.forward import step
 from markovae.diffusion.model import Diffusion
 from markovae.likelihood.measurement import Measurement, finite
-from markovae.likelihood.rate import RatePoint, rate_distortion
-from markovae.likelihood.statistics import collect_level_statistics, levels_each
+from markovae.likelihood.statistics import RatePoint, collect_level_statistics, rate_distortion
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.randomness import Streams
 from markovae.sampling.generation import to_images
@@ -26,7 +25,7 @@ FIGURES = ("mean", "stderr")
 
 
 def training_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Loss and nats against steps, averaged over at most POINTS stretches of the run."""
+    """Loss and nats against steps, averaged over at most POINTS intervals of the run."""
     train = [row for row in rows if row.get("kind") == "train"]
     curve = []
     for part in np.array_split(np.arange(len(train)), min(POINTS, len(train))) if train else []:
@@ -46,9 +45,9 @@ def heldout_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def level_curve(measured: Measurement) -> list[dict[str, Any]]:
-    """Mean nats of one level against log-SNR, in LEVEL_POINTS equal stretches of it, with standard errors.
+    """Mean nats of one level against log-SNR, in LEVEL_POINTS equal intervals of it, with standard errors.
 
-    A stretch averages its levels by their draws; its error takes the levels' scatter within it for noise.
+    An interval averages its levels by their draws; its error takes the scatter of its levels for noise.
     """
     levels = measured.per_level
     if not levels:
@@ -57,15 +56,15 @@ def level_curve(measured: Measurement) -> list[dict[str, Any]]:
     edges = np.linspace(logsnr.max(), logsnr.min(), LEVEL_POINTS + 1)
     place = np.clip(np.searchsorted(-edges, -logsnr, side="right") - 1, 0, LEVEL_POINTS - 1)
     curve = []
-    for stretch in np.unique(place):
-        inside = [levels[i] for i in np.flatnonzero(place == stretch).tolist()]
+    for interval in np.unique(place):
+        inside = [levels[i] for i in np.flatnonzero(place == interval).tolist()]
         draws = np.array([level.draws for level in inside], np.float64)
         nats = np.array([level.nats for level in inside])
         mean = float((nats * draws).sum() / draws.sum())
         # Var of the weighted mean from the scatter of the levels' own means.
         spread = float((draws**2 * (nats - mean) ** 2).sum()) / draws.sum() ** 2
         stderr = math.sqrt(spread * len(inside) / (len(inside) - 1)) if len(inside) > 1 else None
-        centre = float((logsnr[place == stretch] * draws).sum() / draws.sum())
+        centre = float((logsnr[place == interval] * draws).sum() / draws.sum())
         curve.append({"logsnr": centre, "nats": mean, "stderr": stderr, "levels": len(inside)})
     return curve
 
@@ -75,19 +74,19 @@ COLUMNS = 9
 
 
 @dataclass(frozen=True)
-class Progress:
-    """The curve, and images on their way along it.
+class RateCurve:
+    """Rate against distortion, and images along the curve.
 
     Args:
         points: from level L to the exact image.
-        shown: some of them.   pictures: the network's guesses there, then the images themselves, (n, H, W, C) each.
+        shown: some of them.   pictures: the network's predictions there, then the images themselves, (n, H, W, C) each.
     """
 
     points: tuple[RatePoint, ...]
     shown: tuple[RatePoint, ...]
     pictures: tuple[Images, ...]
 
-    def curve(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> list[dict[str, Any]]:
         """The points, JSON-able."""
         return [
             {
@@ -100,20 +99,19 @@ class Progress:
         ]
 
 
-def progress(model: Diffusion, images: Images, labels: Any, pictured: int, seed: int = 0) -> Progress:
-    """Survey images that were never trained on, and picture the first few.
+def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int, seed: int = 0) -> RateCurve:
+    """The curve of images that were never trained on, with pictures of the first few.
 
     Args:
-        images: digits, (n, C, H, W).   labels: theirs, where the model takes them.   pictured: how many.
+        images: pixel values, (n, C, H, W).   labels: theirs, where the model takes them.   pictured: how many.
     """
-    knots = min(KNOTS, model.num_levels)
-    per_image = levels_each(knots, len(images), LEAST_PER_IMAGE)
-    found = collect_level_statistics(model, np.asarray(images), labels, per_image=per_image, knots=knots, seed=seed)
+    options = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": seed}
+    found = collect_level_statistics(model, np.asarray(images), labels, **options)
     points = rate_distortion(model, found)
     shown = spread(points)
     some, given = np.asarray(images[:pictured]), None if labels is None else labels[:pictured]
-    pictures = guesses(model, some, given, [point.level for point in shown[:-1]], seed)
-    return Progress(points, shown, (*pictures, viewable(some, model.pixels.bins)))
+    pictures = predictions(model, some, given, [point.level for point in shown[:-1]], seed)
+    return RateCurve(points, shown, (*pictures, viewable(some, model.pixels.bins)))
 
 
 def spread(points: tuple[RatePoint, ...]) -> tuple[RatePoint, ...]:
@@ -126,9 +124,9 @@ def spread(points: tuple[RatePoint, ...]) -> tuple[RatePoint, ...]:
 
 
 @torch.no_grad()
-def guesses(model: Diffusion, digits: Images, labels: Any, levels: Sequence[int], seed: int) -> list[Images]:
+def predictions(model: Diffusion, images: Images, labels: Any, levels: Sequence[int], seed: int) -> list[Images]:
     """x̂ of each image at falling levels of one draw of its encoder's chain, as pictures."""
-    grid, x = model.schedule.logsnr.detach(), model.to_x(torch.as_tensor(digits)).cpu()
+    grid, x = model.schedule.logsnr.detach(), model.to_x(torch.as_tensor(images)).cpu()
     condition = None
     if labels is not None:
         known = labels if isinstance(labels, Conditioning) else Condition(label=torch.as_tensor(labels).long())

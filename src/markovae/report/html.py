@@ -134,7 +134,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
     return f'<div class="scroll"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
 
 
-def hero(entries: Sequence[tuple[str, str]]) -> str:
+def headline(entries: Sequence[tuple[str, str]]) -> str:
     """(figure, what it is) in large letters."""
     cells = "".join(f"<div><b>{text_of(figure)}</b><span>{text_of(text)}</span></div>" for figure, text in entries)
     return f'<div class="hero">{cells}</div>'

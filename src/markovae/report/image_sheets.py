@@ -1,4 +1,4 @@
-"""The two chains as pictures: the encoder's z_0…z_L, and the prior's way back."""
+"""The two chains as pictures: the encoder's z_0…z_L, and the prior's reverse chain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN = 7.0  # log-SNR beyond which a picture hardly changes, either way
 
 
 @dataclass(frozen=True)
-class Column:
+class Snapshot:
     """One moment of a chain.
 
     Args:
@@ -38,22 +38,22 @@ class Column:
     pictures: Images
 
 
-def encoder_strip(model: Diffusion, digits: Images, seed: int = 0) -> list[Column]:
+def encoder_strip(model: Diffusion, images: Images, seed: int = 0) -> list[Snapshot]:
     """One draw of the encoder's chain from each image, at levels 0, L and some between, evenly apart in log-SNR.
 
     Args:
-        digits: (n, C, H, W).
+        images: (n, C, H, W).
     """
     grid = model.schedule.logsnr
-    z = model.to_x(torch.as_tensor(digits)).cpu()
-    columns = [Column(float("inf"), 0, _pictures(model, z))]
+    z = model.to_x(torch.as_tensor(images)).cpu()
+    snapshots = [Snapshot(float("inf"), 0, _pictures(model, z))]
     previous = 0
     for level in shown_levels(grid):
         source = Streams(seed, "report encoder", range(len(z)), level)
         z = forward.step(z, grid[previous], grid[level]).sample(source)
-        columns.append(Column(float(grid[level]), level, _pictures(model, z)))
+        snapshots.append(Snapshot(float(grid[level]), level, _pictures(model, z)))
         previous = level
-    return columns
+    return snapshots
 
 
 def shown_levels(grid: Tensor) -> list[int]:
@@ -66,17 +66,17 @@ def shown_levels(grid: Tensor) -> list[int]:
 
 def reverse_strip(
     model: Diffusion, count: int, steps: int, seed: int = 0, condition: Condition | None = None
-) -> list[Column]:
-    """Samples 0…count−1 on their way from noise: of each, z above the network's guess of z_0 at that moment."""
+) -> list[Snapshot]:
+    """Samples 0…count−1 from noise to data: of each, z above the network's prediction of z_0 at that moment."""
     condition = None if condition is None else condition.to(model.device)
     states = list(sample_trajectory(model, range(count), plan(model, DEFAULT_SAMPLER, steps), seed, condition))
     chosen = np.unique(np.linspace(0, len(states) - 1, COLUMNS).round().astype(int))
-    columns = []
+    snapshots = []
     for index in chosen:
         state = states[index]
         pair = torch.stack([state.z.cpu(), state.x_hat.cpu()], 1).flatten(0, 1)
-        columns.append(Column(float(state.logsnr), None, _pictures(model, pair)))
-    return columns
+        snapshots.append(Snapshot(float(state.logsnr), None, _pictures(model, pair)))
+    return snapshots
 
 
 def _pictures(model: Diffusion, z: Tensor) -> Images:
@@ -98,7 +98,7 @@ def sheet(images: Images, places: Sequence[int], bins: int) -> Images:
     """The images at these places, in this order, row by row, large enough to see, (H, W, C) uint8.
 
     Args:
-        images: digits, (n, C, H, W).   bins: of a pixel.
+        images: pixel values, (n, C, H, W).   bins: of a pixel.
     """
     return enlarged(tile(viewable(np.asarray(images)[list(places)], bins)))
 

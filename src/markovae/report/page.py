@@ -12,7 +12,7 @@ from markovae.report import html
 from markovae.report.html import STYLE
 from markovae.report.plots import Line, plot
 from markovae.report.prompt_sheet import caption_section, prompt_section
-from markovae.report.report_data import Findings
+from markovae.report.report_data import ReportData
 from markovae.report.words import (
     CHANNELS,
     EXTREMES,
@@ -99,7 +99,7 @@ def levels(record: Record) -> str:
     return html.section("Where the bits go", drawing, html.paragraph(PER_LEVEL))
 
 
-def rate(record: Record) -> str:
+def rate_plot(record: Record) -> str:
     """RMSE against bits/dim, as a drawing; the exact image has no place on its logarithmic axis."""
     curve = [point for point in record["curves"]["rate"] if point["rmse"] > 0]
     line = Line([point["bits_per_dim"] for point in curve], [point["rmse"] for point in curve])
@@ -194,23 +194,23 @@ def facts(record: Record) -> str:
     return html.section("The run", html.table(("", "", ""), rows, numeric=(), meaning=2))
 
 
-def page(found: Findings) -> str:
+def page(data: ReportData) -> str:
     """The whole page."""
-    record = found.record
+    record = data.record
     name = f"{record['run']['name']}: a run of markovae"
     body = "".join(
         (
             _header(record),
-            _samples(found),
-            prompt_section(found.prompts, found.bins),
+            _samples(data),
+            prompt_section(data.prompts, data.bins),
             cost(record),
             caption_section(record["captions"]),
             f'<div class="pair">{levels(record)}{heldout(record)}</div>',
-            _progress(found),
-            _extremes(found),
-            _neighbours(found),
-            _encoder(found),
-            _reverse(found),
+            _rate(data),
+            _extremes(data),
+            _neighbours(data),
+            _encoder(data),
+            _reverse(data),
             f'<div class="pair">{training(record)}{channels(record)}</div>',
             facts(record),
         )
@@ -225,11 +225,11 @@ def page(found: Findings) -> str:
 
 
 def _header(record: dict[str, Any]) -> str:
-    run, data, measured = record["run"], record["data"], record["measurement"]
-    channels, height, width = data["shape"]
+    run, facts, measured = record["run"], record["data"], record["measurement"]
+    channels, height, width = facts["shape"]
     kind = "grey" if channels == 1 else "rgb"
     line = (
-        f"{data['source']}: {data['train']:,} {kind} training images of {width}×{height}; "
+        f"{facts['source']}: {facts['train']:,} {kind} training images of {width}×{height}; "
         f"{run['parameters'] / 1e6:.2f} M weights, {run['step']:,} steps"
     )
     near = record["neighbours"]
@@ -241,12 +241,12 @@ def _header(record: dict[str, Any]) -> str:
             f"grey levels from sample to training image (unseen: {near['real']['median']:.1f})",
         ),
     ]
-    return f"<header><h1>{html.text_of(run['name'])}</h1>{html.paragraph(line)}</header>{html.hero(figures)}"
+    return f"<header><h1>{html.text_of(run['name'])}</h1>{html.paragraph(line)}</header>{html.headline(figures)}"
 
 
-def _samples(found: Findings) -> str:
-    facts = found.record["samples"]
-    pictures = tile(viewable(found.samples, found.bins), facts["columns"], clear=True)
+def _samples(data: ReportData) -> str:
+    facts = data.record["samples"]
+    pictures = tile(viewable(data.samples, data.bins), facts["columns"], clear=True)
     sheet = html.image(pictures, f"{facts['n']} samples of the model")
     text = (
         f"Samples 0 to {facts['n'] - 1} of seed {facts['seed']}, {facts['network_calls_per_sample']} network calls "
@@ -254,15 +254,15 @@ def _samples(found: Findings) -> str:
     )
     if facts["column_classes"]:
         text += f" One class a column: {', '.join(facts['column_classes'])}."
-    if found.prompts is not None:
+    if data.prompts is not None:
         text += " Each was given the caption of the test image of its number, without guidance."
     return html.section("Samples", f'<div class="sheet">{sheet}</div>', html.paragraph(text))
 
 
-def _neighbours(found: Findings) -> str:
-    near, facts = found.neighbours, found.record["neighbours"]
-    own = viewable(found.samples[: len(near.index)], found.bins)
-    real = viewable(np.asarray(found.pool[near.index]), found.bins)
+def _neighbours(data: ReportData) -> str:
+    near, facts = data.neighbours, data.record["neighbours"]
+    own = viewable(data.samples[: len(near.index)], data.bins)
+    real = viewable(np.asarray(data.pool[near.index]), data.bins)
     figures = [
         html.figure(
             tile(np.stack([a, b]), 1, clear=True), f"sample {i} above its nearest training image", (f"{d:.1f}",)
@@ -272,52 +272,51 @@ def _neighbours(found: Findings) -> str:
     unseen = facts["real"]
     text = (
         "Top: samples. Below: the nearest training image, with the distance to it (root mean square, grey levels of "
-        f"0…255; median {facts['samples_median']:.1f}). The yardstick is how near images lie that were never trained "
+        f"0…255; median {facts['samples_median']:.1f}). Compare with images that were never trained "
         f"on: median {unseen['median']:.1f}, and 5 % of {unseen['n']:,} of them nearer than "
         f"{unseen['lowest_5_percent']:.1f}. Samples well below that would be copies of training images."
     )
     return html.section("Nearest training images", html.strip(figures), html.paragraph(text))
 
 
-def _progress(found: Findings) -> str:
-    way = found.progress
+def _rate(data: ReportData) -> str:
     figures = [
         html.figure(
             tile(pictures, 1, clear=True),
-            "the image itself" if point.level == 0 else f"the guess at level {point.level}",
+            "the image itself" if point.level == 0 else f"predicted at level {point.level}",
             (f"{point.rate_bits_per_dim:.3f} bits", "exact" if point.level == 0 else f"± {point.rmse:.1f}"),
         )
-        for point, pictures in zip(way.shown, way.pictures, strict=True)
+        for point, pictures in zip(data.rate.shown, data.rate.pictures, strict=True)
     ]
     return html.section(
         "Rate and distortion",
-        rate(found.record),
+        rate_plot(data.record),
         html.paragraph(RATE),
         html.strip(figures),
         html.paragraph(PROGRESS),
     )
 
 
-def _extremes(found: Findings) -> str:
+def _extremes(data: ReportData) -> str:
     parts = []
     for name, title in (("cheapest", "The cheapest:"), ("dearest", "The dearest:")):
-        rows = found.record["extremes"][name]
+        rows = data.record["extremes"][name]
         figures = [
             html.figure(picture, f"image {row['image']}", (f"{row['bits_per_dim']:.2f}",))
-            for row, picture in zip(rows, found.extremes[name], strict=True)
+            for row, picture in zip(rows, data.extremes[name], strict=True)
         ]
         parts += [html.paragraph(title), html.strip(figures)] if rows else []
     return html.section("The least and the most costly images", *parts, html.paragraph(EXTREMES))
 
 
-def _encoder(found: Findings) -> str:
+def _encoder(data: ReportData) -> str:
     figures = [
         html.figure(
             tile(column.pictures, 1, clear=True),
             f"level {column.level}",
             (f"ℓ = {column.level}", f"λ = {_logsnr(column.logsnr)}"),
         )
-        for column in found.encoder
+        for column in data.encoder
     ]
     text = (
         "Held-out images on their way to noise, z_0 to z_L: each level keeps a little less signal. λ is the log of "
@@ -326,13 +325,13 @@ def _encoder(found: Findings) -> str:
     return html.section("The encoder", html.strip(figures), html.paragraph(text))
 
 
-def _reverse(found: Findings) -> str:
+def _reverse(data: ReportData) -> str:
     figures = [
-        html.figure(tile(column.pictures, 1, clear=True), "z above its guess", (f"λ = {_logsnr(column.logsnr)}",))
-        for column in found.reverse
+        html.figure(tile(column.pictures, 1, clear=True), "z above its prediction", (f"λ = {_logsnr(column.logsnr)}",))
+        for column in data.reverse
     ]
     text = (
-        "The way back: in turn the latent z and, below it, the network's guess of z_0 at that moment. Shapes and "
+        "The way back: in turn the latent z and, below it, the network's prediction of z_0 at that moment. Shapes and "
         "colours are settled early, details last."
     )
     return html.section("The prior, backwards", html.strip(figures), html.paragraph(text))

@@ -6,24 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from markovae.data.pictures import tile, viewable
-from markovae.diffusion.markovian_vae import evaluating
 from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information
 from markovae.quality.memorization import Images
 from markovae.report import html
-from markovae.report.subject import Subject
-from markovae.sampling.conditions import prompt_condition
-from markovae.sampling.generation import batch_trajectories, final_images
-from markovae.sampling.guidance import TEXT_GUIDANCE, Guidance
-from markovae.sampling.plans import plan
+from markovae.report.reported_run import ReportedRun
+from markovae.sampling.generation import sample
+from markovae.sampling.guidance import TEXT_GUIDANCE
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.text.conditioner import captions_of
 
 SHEETS = ((6, 6), (4, 6), (4, 4), (3, 3))  # prompts and seeds, as the time allows
 SEED = 0
-CANDIDATES, DRAWS, MOST_WEIGHED = 8, 4, 256
+CANDIDATES, DRAWS, MOST_CAPTIONED = 8, 4, 256
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class PromptSheet:
     """Samples of several prompts, the same seeds for each.
 
     Args:
-        prompts: one a row.   samples: digits, (rows · columns, C, H, W), row by row.   columns: seeds 0, 1, …
+        prompts: one a row.   samples: pixel values, (rows · columns, C, H, W), row by row.   columns: seeds 0, 1, …
         steps: of the sampler.   guidance: its weight; 1, none, where no caption was ever left out in training.
     """
 
@@ -53,53 +49,49 @@ class PromptSheet:
         }
 
 
-def prompt_sheet(subject: Subject, steps: int, seconds: float) -> PromptSheet | None:
+def prompt_sheet(run: ReportedRun, steps: int, seconds: float) -> PromptSheet | None:
     """The first different captions of the test part, drawn; None for a model without captions.
 
     Args:
         steps: of the sampler; guidance takes two network calls each.   seconds: that it may take.
     """
-    model = subject.model
+    model = run.model
     if model.text_conditioner is None:
         return None
-    fits = [sheet for sheet in SHEETS if 2 * steps * sheet[0] * sheet[1] <= seconds * subject.pace]
+    fits = [sheet for sheet in SHEETS if 2 * steps * sheet[0] * sheet[1] <= seconds * run.pace]
     rows, columns = fits[0] if fits else SHEETS[-1]
-    captions = [first for text in subject.splits.test.captions or () for first in captions_of(text)[:1]]
+    captions = [first for text in run.splits.test.captions or () for first in captions_of(text)[:1]]
     prompts = tuple(dict.fromkeys(captions))[:rows]
     if not prompts:
         return None
-    condition = prompt_condition(model, prompts)
-    assert condition is not None, "captions_of gives no empty caption"
     n = len(prompts) * columns
     weight = TEXT_GUIDANCE if model.null_trained else 1.0
-    trajectories = batch_trajectories(
+    images = sample(
         model,
         n,
-        plan(model, DEFAULT_SAMPLER, steps),
+        steps=steps,
         seed=SEED,
-        condition=condition[torch.arange(len(prompts)).repeat_interleave(columns)],
-        guidance=Guidance(weight),
+        prompt=[prompt for prompt in prompts for _ in range(columns)],
+        guidance=weight,
         noise_indices=[i % columns for i in range(n)],
     )
-    with evaluating(model):
-        images = final_images(model, trajectories)
     return PromptSheet(prompts, images, columns, steps, weight)
 
 
-def caption_facts(subject: Subject, seconds: float) -> dict[str, Any] | None:
-    """The worth of the test images' captions, on as few images as the time allows; None without captions to weigh.
+def caption_facts(run: ReportedRun, seconds: float) -> dict[str, Any] | None:
+    """The information in the test images' captions, on as few images as the time allows; None without captions.
 
     Args:
-        seconds: that it may take; `markovae measure --captions` takes its time, and tells more.
+        seconds: that it may take; `markovae measure --captions` takes longer, and measures more.
     """
-    test = subject.splits.test
-    n = int(seconds * subject.pace / ((CANDIDATES + 1) * (DRAWS + 1))) // CANDIDATES * CANDIDATES
-    n = min(max(n, 2 * CANDIDATES), MOST_WEIGHED)
+    test = run.splits.test
+    n = int(seconds * run.pace / ((CANDIDATES + 1) * (DRAWS + 1))) // CANDIDATES * CANDIDATES
+    n = min(max(n, 2 * CANDIDATES), MOST_CAPTIONED)
     captions = test.captions or ()
-    if subject.model.text_conditioner is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
+    if run.model.text_conditioner is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
         return None
     found = caption_information(
-        subject.model,
+        run.model,
         np.asarray(test.images[:n]),
         captions[:n],
         candidates=CANDIDATES,
@@ -115,14 +107,14 @@ def caption_section(facts: dict[str, Any] | None) -> str:
         return ""
     difference, lower = facts["bound_difference"], facts["information_lower_bound"]
     rows = [
-        ["bound difference", _said(difference["nats"], 1), "nats an image"],
-        ["", _said(difference["bits_per_dim"], 3), "bits/dim"],
-        ["information, at least", _said(lower["nats"], 2), "nats an image"],
+        ["bound difference", _plus_minus(difference["nats"], 1), "nats an image"],
+        ["", _plus_minus(difference["bits_per_dim"], 3), "bits/dim"],
+        ["information, at least", _plus_minus(lower["nats"], 2), "nats an image"],
     ]
     meaning = INFORMATION.format(k=lower["candidates"], ceiling=lower["ceiling_nats"])
     text = (
         f"On the test part's first {facts['n']:,} images, {facts['draws']} levels each. {_sentence(DIFFERENCE)} "
-        f"{_sentence(meaning)} markovae measure RUN --captions takes more images, and tells phrases and attributes."
+        f"{_sentence(meaning)} markovae measure RUN --captions takes more images, and measures phrases and attributes."
     )
     return html.section(
         "What captions say", html.table(("", "", ""), rows, numeric=(1,), meaning=2), html.paragraph(text)
@@ -133,7 +125,7 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _said(figure: dict[str, Any], digits: int) -> str:
+def _plus_minus(figure: dict[str, Any], digits: int) -> str:
     error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.{digits}f}"
     return f"{figure['mean']:.{digits}f}{error}"
 

@@ -13,8 +13,8 @@ import torch
 from markovae.checkpoints.reading import open_checkpoint
 from markovae.data.pictures import png, tile, viewable
 from markovae.report.page import page
-from markovae.report.report_data import SCHEMA_VERSION, find
-from markovae.report.subject import open_subject
+from markovae.report.report_data import SCHEMA_VERSION, collect_report_data
+from markovae.report.reported_run import load_reported_run
 from markovae.system.files import SYSTEM, replace_file
 from markovae.system.jsonlines import is_count, is_figure
 from markovae.system.plain import open_plain, require_plain
@@ -34,6 +34,7 @@ def write_report(
     """Write a run's report and return what report.json says.
 
     Rows of metrics.jsonl that cannot be read are left out, which the report says.
+
     Args:
         source: of the run's images, as the person named it: a URL that the run alone names is not opened.
         trust: networks of the caller's own that may be imported, each "package.module:Class".
@@ -42,15 +43,15 @@ def write_report(
         StoppedRun: when the disk refuses.
     """
     require_plain(Path(run))
-    subject = open_subject(run, torch.device(device), source, trust)
-    disk = SYSTEM.inside(subject.path)
-    found = find(subject)
-    sheet = png(tile(viewable(found.samples, found.bins), found.record["samples"]["columns"]))
-    replace_file(subject.path / "samples" / "grid.png", sheet, disk)
-    replace_file(subject.path / PAGE, page(found).encode(), disk)
+    opened = load_reported_run(run, torch.device(device), source, trust)
+    disk = SYSTEM.inside(opened.path)
+    data = collect_report_data(opened)
+    sheet = png(tile(viewable(data.samples, data.bins), data.record["samples"]["columns"]))
+    replace_file(opened.path / "samples" / "grid.png", sheet, disk)
+    replace_file(opened.path / PAGE, page(data).encode(), disk)
     # Last, since its step says that the report is whole.
-    replace_file(subject.path / RECORD, (json.dumps(found.record, indent=1, allow_nan=False) + "\n").encode(), disk)
-    return found.record
+    replace_file(opened.path / RECORD, (json.dumps(data.record, indent=1, allow_nan=False) + "\n").encode(), disk)
+    return data.record
 
 
 def current_report(run: str | Path, trust: Sequence[str] = ()) -> dict[str, Any] | None:

@@ -6,28 +6,28 @@ import math
 
 TERMS = {
     "prior": "what level L still tells of the image: nothing, if the noise has drowned it",
-    "levels": "what the network's guesses leave to be said at levels 2 to L",
+    "levels": "what the network's predictions leave to be said at levels 2 to L",
     "reconstruction": "what it takes to name the exact grey values once z_1 is known",
 }
 
 
 PER_LEVEL = (
-    "Nats that one level costs, averaged over stretches of log-SNR, ± one standard error. Coarse structure is "
-    "paid for on the right, the grey values' last digits on the left: where the curve is high, a better network "
+    "Nats that one level costs, averaged over intervals of log-SNR, ± one standard error. Coarse structure is "
+    "paid for on the right, the last bits of the grey values on the left: where the curve is high, a better network "
     "would save most."
 )
 RATE = (
-    "An image sent level by level, noise first: how far the network's guess is off, root mean square in grey levels, "
+    "An image sent level by level, noise first: how far the prediction is off, root mean square in grey levels, "
     "once so many bits/dim have come. Where the curve is flat, bits buy details that the eye hardly sees; the last "
     "ones make the image exact."
 )
 PROGRESS = (
-    "Held-out images on that way: the guess at some levels, and the image itself. Below, the bits/dim it takes to get "
-    "there and the guess's error in grey levels, both means over images."
+    "Held-out images on that way: predictions at some levels, and the image itself. Below, the bits/dim it takes to "
+    "get there and the prediction's error in grey levels, both means over images."
 )
 EXTREMES = (
     "Of the images measured, those that cost the fewest and the most bits/dim, most extreme first. Each figure is "
-    "from a few drawn levels and so a little noisy. Simple images are cheap; what the model finds dear it has seldom "
+    "from a few drawn levels and so a little noisy. Simple images are cheap; what is costly the model has seldom "
     "seen, or it is full of detail."
 )
 HELDOUT = (
@@ -36,7 +36,7 @@ HELDOUT = (
 )
 TRAINING = (
     "The training loss, averaged over batches (thin) and smoothed (thick). It flattens early by its nature, since "
-    "most of the noise cannot be guessed; the held-out bound tells progress."
+    "most of the noise cannot be predicted; the held-out bound shows progress."
 )
 CHANNELS = (
     "Mean of each colour channel on 0…255, of the samples and of the training data. Differences of one sign in a "
@@ -44,7 +44,7 @@ CHANNELS = (
 )
 NEIGHBOURS = (
     "How far a sample lies from the nearest training image, beside how far images lie that were never trained on: "
-    "samples well below that yardstick would be copies of training images."
+    "samples well below that would be copies of training images."
 )
 
 
@@ -75,7 +75,7 @@ def codecs_in_words(bins: int) -> str:
     if bins == 256:
         return text
     return (
-        f"{text} They were given the digits 0…{bins - 1} as 8-bit grey values and must find out for themselves that no "
+        f"{text} They were given the pixel values 0…{bins - 1} as 8-bit grey values and must find out that no "
         f"others occur; the model knows that there are {bins}."
     )
 

@@ -17,7 +17,7 @@ from markovae.data import cache
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.statistics import KNOTS, collect_level_statistics, levels_each
+from markovae.likelihood.statistics import collect_level_statistics
 from markovae.likelihood.subgrid import isotropic_costs, search
 from markovae.log import log
 from markovae.networks.conditioning import Condition, Conditioning
@@ -136,7 +136,7 @@ def optimal_grid(
         with evaluating(model):
             trajectories = batch_trajectories(model, samples, twenty, seed=seed, condition=condition, start=_FIRST)
             images = torch.from_numpy(final_images(model, trajectories))
-    found = collect_level_statistics(model, images, labels, per_image=levels_each(KNOTS, len(images)), seed=seed)
+    found = collect_level_statistics(model, images, labels, seed=seed)
     logsnr = model.schedule.logsnr
     costs = isotropic_costs(found.errors_at(logsnr[1:]), logsnr, model.dims)
     return explicit_grid(logsnr[search(costs, count).levels(count)])

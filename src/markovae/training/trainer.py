@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from markovae.data.images import ImageData
 from markovae.diffusion.model import Diffusion, load_weights
 from markovae.diffusion.objective import Objective
-from markovae.likelihood.fitting import fit_in_place, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.likelihood.fitting import fit_reverse, fitted_tensors, is_fitted_kind, load_fitted
 from markovae.log import log
 from markovae.networks.embedding import working_type
 from markovae.randomness import generator
@@ -214,7 +214,7 @@ class Training:
             return
         some = data.spread(self.config.fit_images if images is None else images)
         labels = some.label if some.known is None else some.known
-        fit = partial(fit_in_place, model, some.images, labels, seed=self.config.seed)
+        fit = partial(fit_reverse, model, some.images, labels, seed=self.config.seed)
         with fitting_after(self.step):
             within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
         self._fitted_at = self.step

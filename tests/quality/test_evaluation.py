@@ -14,7 +14,7 @@ from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.quality.evaluation import draw_samples, evaluate, given_samples, reference_for
+from markovae.quality.evaluation import evaluate, given_samples, reference_for
 from markovae.quality.extractors import open_extractor
 from markovae.quality.quality_record import Conditions, Quality, compare
 from markovae.sampling.generation import sample
@@ -37,7 +37,10 @@ def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_mode
     assert found.kid.value - 4 * found.kid.stderr > found.kid_floor.value
     assert abs(found.kid_floor.value) < 4 * found.kid_floor.stderr
     assert found.frechet > found.frechet_floor > 0
-    assert found.memory.searched == 120
+    assert found.memorization.searched == 120
+    assert repr(found).startswith("Quality(KID ")
+    assert "\n" not in repr(found)
+    assert found._repr_html_().count("<tr>") == 8
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["conditions"]["n"] == 12
     assert evaluate(tiny_model, splits, 12, steps=3).to_dict() == found.to_dict()
@@ -48,7 +51,7 @@ def test_samples_are_evaluated_whoever_drew_them(splits: Splits, tmp_path: Path)
     same = evaluate(real, splits)
     assert same.conditions.sampler is None
     assert abs(same.kid_excess.value) < 4 * same.kid_excess.stderr
-    assert same.memory.copies == 20
+    assert same.memorization.copies == 20
     assert evaluate(torch.from_numpy(real), splits).to_dict() == same.to_dict()
     np.savez(tmp_path / "samples.npz", real.transpose(0, 2, 3, 1))
     for number, image in enumerate(real):
@@ -93,7 +96,7 @@ def test_conditions_that_differ_are_refused_before_anything_is_drawn(
 ) -> None:
     record = found.to_dict()
     assert evaluate(tiny_model, splits, 12, steps=3, comparable_to=record).to_dict() == record
-    monkeypatch.setattr("markovae.quality.evaluation.draw_samples", lambda *_, **__: pytest.fail("it was drawn"))
+    monkeypatch.setattr("markovae.quality.evaluation.sample", lambda *_, **__: pytest.fail("it was drawn"))
     with pytest.raises(UserError, match=r"differ in steps \(2 and 3\)"):
         evaluate(tiny_model, splits, 12, steps=2, comparable_to=record)
 
@@ -143,6 +146,6 @@ def test_samples_of_a_model_of_captions_are_given_those_of_the_stand_ins(text_mo
 
     data = Splits(*(captioned(part) for part in (splits.train, splits.validation, splits.test)), "by hand")
     real = reference_for(text_model, data, 30)
-    drawn = draw_samples(text_model, real, plan(text_model, "ddim", 3), Guidance(), batch=30)
     prompts = [told[int(image[0, :, 2:].mean() > image[0, :, :2].mean())] for image in real.floor_samples]
-    assert np.array_equal(drawn, sample(text_model, 30, steps=3, sampler="ddim", prompt=prompts, guidance=1, batch=30))
+    drawn = sample(text_model, 30, steps=3, sampler="ddim", prompt=prompts, guidance=1, batch=30)
+    assert evaluate(text_model, data, 30, steps=3, sampler="ddim", batch=30).kid == evaluate(drawn, data).kid

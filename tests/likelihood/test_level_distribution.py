@@ -1,4 +1,4 @@
-"""Laws of levels: unbiased for any curve of nats, whatever the law and the number of draws."""
+"""Distributions over levels: unbiased for any curve of nats, whatever the distribution and the number of draws."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from markovae.likelihood.level_sampling import LevelDistribution, level_starts, stratified_levels
+from markovae.likelihood.estimators import LevelDistribution, level_starts
 
 
 @settings(max_examples=40, deadline=None)
@@ -27,9 +27,9 @@ def test_shares_make_every_sum_unbiased(weights, draws, seed):
     assert mean == pytest.approx(float(nats.sum()), abs=2 * slack)
 
 
-def test_uniform_law_is_stratified():
+def test_uniform_distribution_is_stratified():
     level, share = LevelDistribution.uniform(33).draw(level_starts(torch.arange(100), 0), 4)
-    assert torch.equal(level, stratified_levels(33, 4, torch.arange(100), 0))
+    assert torch.equal((level - 2) // 8, torch.arange(4).expand(100, 4))
     torch.testing.assert_close(share, torch.full((100, 4), 8.0, dtype=torch.float64))
 
 
@@ -40,7 +40,7 @@ def test_importance_follows_the_root_of_the_second_moment():
     torch.testing.assert_close(mixed.probability, torch.tensor([0.05, 0.95], dtype=torch.float64))
 
 
-def test_importance_is_the_law_of_least_variance_for_one_draw():
+def test_importance_is_the_distribution_of_least_variance_for_one_draw():
     second = torch.tensor([1.0, 9.0, 0.25, 4.0], dtype=torch.float64)
     best = (second / LevelDistribution.importance(second, even=0.0).probability).sum()
     assert float(best) == pytest.approx(float(second.sqrt().sum() ** 2))
@@ -56,11 +56,11 @@ def test_starts_differ_by_image_seed_and_replicate():
 
 
 @pytest.mark.parametrize("probability", [[0.5, 0.4], [1.0, 0.0], [math.nan, 1.0]])
-def test_bad_laws(probability):
+def test_bad_distributions(probability):
     with pytest.raises(ValueError, match="probabilit"):
         LevelDistribution(torch.tensor(probability, dtype=torch.float64))
 
 
-def test_a_law_from_nothing():
-    with pytest.raises(ValueError, match="no law follows"):
+def test_a_distribution_from_nothing():
+    with pytest.raises(ValueError, match="no distribution follows"):
         LevelDistribution.importance(torch.zeros(4))

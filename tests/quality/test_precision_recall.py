@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from markovae.quality import distances as manifold
+from markovae.quality import distances
 from markovae.quality.distances import precision_recall, radii
 from markovae.randomness import generator
 
@@ -44,7 +44,7 @@ def test_equal_populations_and_dropped_modes() -> None:
 def test_blocks_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = draws(37, 3, "x"), draws(41, 3, "y")
     whole = precision_recall(x, y)
-    monkeypatch.setattr(manifold, "BLOCK", 8)
+    monkeypatch.setattr(distances, "BLOCK", 8)
     assert precision_recall(x, y) == whole
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.report.subject import open_subject
+from markovae.report.reported_run import load_reported_run
 
 
 def test_a_run_with_classes_and_one_without(digits_run: Path, colour_run: Path):
-    digits, colour = (open_subject(run, torch.device("cpu")) for run in (digits_run, colour_run))
+    digits, colour = (load_reported_run(run, torch.device("cpu")) for run in (digits_run, colour_run))
     assert (digits.bins, digits.num_classes, colour.bins, colour.num_classes) == (17, 10, 256, 0)
     assert digits.conditions(12).label.tolist() == [*range(10), 0, 1]
     assert colour.conditions(12) is None
@@ -23,4 +23,4 @@ def test_data_that_changed_are_refused(colour_run: Path, tmp_path: Path):
     for path in run.glob("checkpoints/*"):
         shutil.rmtree(path)
     with pytest.raises(UserError):
-        open_subject(run, torch.device("cpu"))
+        load_reported_run(run, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The survey against closed-form errors, and what is fitted from it."""
+"""Level statistics against closed-form errors, and what is fitted from it."""
 
 import pytest
 import torch
@@ -8,8 +8,9 @@ from markovae.diffusion.forward import posterior_variance
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance
 from markovae.diffusion.schedule import LogSNRLinear, constant
 from markovae.errors import UserError
+from markovae.likelihood.fitting import fit_reverse
 from markovae.likelihood.measuring import measure
-from markovae.likelihood.statistics import collect_level_statistics, fit_reverse, surveyed_levels
+from markovae.likelihood.statistics import collect_level_statistics, surveyed_levels
 from markovae.randomness import generator
 
 
@@ -46,7 +47,7 @@ def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
     totals = {}
     for name, reverse in (("isotropic", IsotropicVariance(33)), ("diagonal", DiagonalVariance((4,), 33))):
         model = gauss.model(reverse=reverse)
-        fit_reverse(model, other, per_image=8)
+        fit_reverse(model, other)
         exact = gauss.errors(model, model.schedule.logsnr[1:])
         now, prev = model.schedule.logsnr[9:10], model.schedule.logsnr[5:6]  # a stride of four levels
         width = prev.exp() - now.exp()

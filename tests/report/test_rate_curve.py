@@ -10,18 +10,18 @@ import markovae as mv
 from markovae.data.loading import load_data
 from markovae.data.pictures import viewable
 from markovae.likelihood.measuring import measure
-from markovae.report.curves import COLUMNS, progress
+from markovae.report.curves import COLUMNS, rate_curve
 from markovae.report.image_sheets import extreme_facts, pictured, sheet
 
 
 @pytest.fixture(scope="module")
 def way(digits_run):
     test = load_data("digits").test
-    return progress(mv.load(digits_run), test.images[:40], test.labels[:40], 2)
+    return rate_curve(mv.load(digits_run), test.images[:40], test.labels[:40], 2)
 
 
 def test_the_curve_runs_from_noise_to_the_exact_image(way):
-    curve = way.curve()
+    curve = way.to_dict()
     assert curve[0]["level"] == 50
     assert curve[-1] == {"level": 0, "logsnr": None, "bits_per_dim": way.points[-1].rate_bits_per_dim, "rmse": 0.0}
     assert all(a["bits_per_dim"] <= b["bits_per_dim"] for a, b in pairwise(curve))

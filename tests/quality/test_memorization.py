@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from markovae.quality.memorization import memorisation, share_below
+from markovae.quality.memorization import measure_memorization, share_below
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
@@ -11,7 +11,7 @@ def pictures(count: int, seed: int) -> np.ndarray:
 
 
 def test_fresh_images_are_no_copies() -> None:
-    found = memorisation(pictures(200, 1), pictures(200, 2), pictures(400, 3), 256)
+    found = measure_memorization(pictures(200, 1), pictures(200, 2), pictures(400, 3), 256)
     assert abs(found.nearer.value - 0.5) < 4 * found.nearer.stderr
     assert found.copies == 0
     assert found.suspicious <= 10
@@ -22,7 +22,7 @@ def test_copies_and_near_copies_are() -> None:
     training = pictures(400, 3)
     near = np.clip(training[:30].astype(int) + np.random.default_rng(0).integers(-2, 3, (30, 1, 6, 6)), 0, 255)
     samples = np.concatenate([training[40:60], near.astype(np.uint8), pictures(50, 1)])
-    found = memorisation(samples, pictures(100, 2), training, 256)
+    found = measure_memorization(samples, pictures(100, 2), training, 256)
     assert found.copies == 20
     assert 50 <= found.suspicious <= 54
     assert found.nearer.value - 4 * found.nearer.stderr > 0.5
@@ -42,4 +42,4 @@ def test_the_share_and_its_error_are_those_of_two_independent_samples() -> None:
 
 def test_one_image_tells_nothing() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        memorisation(pictures(1, 0), pictures(9, 1), pictures(9, 2), 256)
+        measure_memorization(pictures(1, 0), pictures(9, 1), pictures(9, 2), 256)

@@ -1,8 +1,9 @@
-"""What a report is about: a run's model, its data and its rows, and how fast the model is here."""
+"""A run with its data and its metrics, as a report needs them, and how fast the model is here."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from markovae.checkpoints.reading import Checkpoint, open_checkpoint
+from markovae.checkpoints.reading import LoadedRun, open_checkpoint
 from markovae.data.images import ImageData
 from markovae.data.loading import reopen
 from markovae.data.split import Splits
@@ -26,31 +27,22 @@ PACE_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run, opened.
+class ReportedRun(LoadedRun):
+    """A run with its data.
 
     Args:
-        path: the run's folder.   checkpoint: its newest that verifies.   model: with averaged weights, float32.
         splits: its data, checked against the stored split.   metrics: the rows of metrics.jsonl.
-        pace: images a second through the network, in float32.
+        pace: images per second through the network, in float32.
     """
 
-    path: Path
-    checkpoint: Checkpoint
-    model: Diffusion
     splits: Splits
     metrics: Rows
     pace: float
 
     @property
     def bins(self) -> int:
-        """Digits of a pixel."""
+        """Values of a pixel."""
         return self.splits.train.bins
-
-    @property
-    def num_classes(self) -> int:
-        """Classes the network takes, 0 for none."""
-        return int(getattr(self.model.network, "num_classes", 0))
 
     def labels(self, data: ImageData) -> Any:
         """Of the images, where the network takes them; captions, where it takes those."""
@@ -64,10 +56,10 @@ class Subject:
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None
 
 
-def open_subject(
+def load_reported_run(
     run: str | Path, device: torch.device, source: str | None = None, trust: Sequence[str] = ()
-) -> Subject:
-    """Open a run for its report.
+) -> ReportedRun:
+    """Open a run for its report, with averaged weights, float32.
 
     Args:
         trust: networks of the caller's own that may be imported, each "package.module:Class".
@@ -86,12 +78,12 @@ def open_subject(
     metrics = read_rows(path / "metrics.jsonl")
     if metrics.left_out:
         log(f"warning: {left_out_in_words(metrics.left_out)} left out of the report")
-    return Subject(path, checkpoint, model, splits, metrics, pace(model))
+    return ReportedRun(path, checkpoint, model, splits, metrics, measure_pace(model))
 
 
 @torch.no_grad()
-def pace(model: Diffusion) -> float:
-    """Images a second through the network: the second of two small batches, timed."""
+def measure_pace(model: Diffusion) -> float:
+    """Images per second through the network: the second of two small batches, timed."""
     z = torch.zeros(PACE_IMAGES, *model.shape, device=model.device)
     logsnr = model.schedule.logsnr[-1].detach().expand(PACE_IMAGES)
     for _ in range(2):
