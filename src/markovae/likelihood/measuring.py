@@ -149,8 +149,8 @@ def prepare(
         found = prepare(named, replace(method, levels=None), fit, fit_labels, seed=seed, batch=batch)
         return replace(found, levels=torch.as_tensor(method.levels).flatten(), grid="named")
     if not method.needs_fit:
-        levels = method.levels if method.levels is not None and method.levels < model.num_levels else None
-        grid = None if levels is None else model.schedule.sublevels(levels)
+        count = method.levels if method.levels is not None and method.levels < model.num_levels else None
+        levels = None if count is None else model.schedule.sublevels(count)
         return Prepared(
             on_levels(model, method.levels), Estimator(method.number_of_draws, None, method.replicates), grid
         )
@@ -161,8 +161,8 @@ def prepare(
     model, levels, calls = _on_grid(model, method, fitted_on, fit_labels, how)
     distribution = None
     if method.estimator == "importance" and model.num_levels > 1:
-        found = collect_level_statistics(model, fitted_on, fit_labels, knots=KNOTS["diagonal"], **how)
-        distribution, calls = found.distribution(), calls + found.calls
+        statistics = collect_level_statistics(model, fitted_on, fit_labels, knots=KNOTS["diagonal"], **how)
+        distribution, calls = statistics.distribution(), calls + statistics.calls
     estimator = Estimator(method.number_of_draws, distribution, method.replicates)
     return Prepared(model, estimator, levels, method.grid, len(fitted_on), calls)
 

@@ -17,7 +17,7 @@ from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition
+from markovae.networks.conditioning import Condition, Conditioning
 from markovae.quality.convolutions import RESIZE
 from markovae.quality.distances import NEIGHBOURS, frechet_distance, kid, kid_difference, precision_recall
 from markovae.quality.extractors import DEFAULT_EXTRACTOR, Extractor, open_extractor
@@ -93,13 +93,11 @@ def evaluate(
     if comparable_to is not None:
         check_conditions(asdict(conditions), comparable_to["conditions"], varying)
     if isinstance(model_or_samples, Diffusion):
-        known = real.labels
-        if known is None or isinstance(known, np.ndarray):  # labels, or each class in turn
-            condition = None if known is None or not num_classes(model) else Condition(label=torch.as_tensor(known))
-        else:
-            condition = known
+        known: Conditioning | np.ndarray | None = real.labels
+        if isinstance(known, np.ndarray):
+            known = Condition(label=torch.as_tensor(known)) if num_classes(model) else None
         drawing: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
-        samples = sample(model, real.n, sampler=chosen, condition=condition, guidance=push, **drawing)
+        samples = sample(model, real.n, sampler=chosen, condition=known, guidance=push, **drawing)
     return compute_metrics(samples, real, opened, conditions, progress)
 
 

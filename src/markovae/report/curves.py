@@ -105,7 +105,7 @@ def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int, see
     Args:
         images: pixel values, (n, C, H, W).   labels: theirs, where the model takes them.   pictured: how many.
     """
-    options = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": seed}
+    options: dict[str, Any] = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": seed}
     found = collect_level_statistics(model, np.asarray(images), labels, **options)
     points = rate_distortion(model, found)
     shown = spread(points)
