@@ -152,7 +152,7 @@ def prepare(
         count = method.levels if method.levels is not None and method.levels < model.num_levels else None
         levels = None if count is None else model.schedule.sublevels(count)
         return Prepared(
-            on_levels(model, method.levels), Estimator(method.number_of_draws, None, method.replicates), grid
+            on_levels(model, method.levels), Estimator(method.number_of_draws, None, method.replicates), levels
         )
     if fit is None:
         raise UserError("this measurement is fitted on other images first: give images that will not be measured")
