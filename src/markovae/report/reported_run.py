@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from markovae.checkpoints.reading import LoadedRun, open_checkpoint
+from markovae.checkpoints.reading import Checkpoint, open_checkpoint
 from markovae.data.images import ImageData
 from markovae.data.loading import reopen
 from markovae.data.split import Splits
@@ -19,6 +19,7 @@ from markovae.locations import is_elsewhere
 from markovae.log import log
 from markovae.networks.conditioning import Condition
 from markovae.report.words import left_out_in_words
+from markovae.sampling.conditions import num_classes
 from markovae.system.jsonlines import Rows, read_rows
 from markovae.text.conditioner import attach_conditioning
 
@@ -26,14 +27,18 @@ PACE_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class ReportedRun(LoadedRun):
+class ReportedRun:
     """A run with its data.
 
     Args:
+        path: the run's folder.   checkpoint: its newest that verifies.   model: with averaged weights, float32.
         splits: its data, checked against the stored split.   metrics: the rows of metrics.jsonl.
         pace: images per second through the network, in float32.
     """
 
+    path: Path
+    checkpoint: Checkpoint
+    model: Diffusion
     splits: Splits
     metrics: Rows
     pace: float
@@ -42,6 +47,11 @@ class ReportedRun(LoadedRun):
     def bins(self) -> int:
         """Values of a pixel."""
         return self.splits.train.bins
+
+    @property
+    def num_classes(self) -> int:
+        """Classes the network takes, 0 for none."""
+        return num_classes(self.model)
 
     def labels(self, data: ImageData) -> Any:
         """Of the images, where the network takes them; captions, where it takes those."""
