@@ -15,7 +15,9 @@ from torch.overrides import TorchFunctionMode
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion import schedule as schedules
+from markovae.diffusion.conventions import convention_named
 from markovae.diffusion.decoder import decoder_named
+from markovae.diffusion.foreign_network import ForeignNetwork
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
@@ -148,7 +150,7 @@ def create(
             fresh = (
                 initialized_network(model.network, model.schedule.logsnr[1:])
                 if own is None
-                else own_network(own, trust)
+                else _own(config, model.schedule, classes_of(config, num_classes), trust)
             )
             model.network = fresh
     model.reverse = variance_named(config.target.reverse, shape)
@@ -183,10 +185,10 @@ def create_outline(
     text_conditioner = (
         (text_conditioner or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
     )
-    classes = num_classes if config.condition.kind == "class" and config.network.classes else 0
+    classes = classes_of(config, num_classes)
     if network is None and config.network.own is not None:
         with torch.device("meta"):
-            network = own_network(config.network.own, trust)
+            network = _own(config, schedule, classes, trust)
     elif network is None:
         _check_null(config, classes)
         text = text_conditioner.width if text_conditioner else 0
@@ -213,6 +215,33 @@ def create_outline(
 
 class UntrustedNetworkError(UserError):
     """A model whose network is a class that the caller did not name as trusted; nothing of it was imported."""
+
+
+def classes_of(config: Config, num_classes: int) -> int:
+    """How many classes the network is told of, where the images have so many."""
+    return num_classes if config.condition.kind == "class" and config.network.classes else 0
+
+
+def _own(config: Config, schedule: NoiseSchedule, classes: int, trust: Sequence[str]) -> nn.Module:
+    """A network of the caller's own class; one in another convention is called in that.
+
+    Raises:
+        UserError: as `own_network`; or for a target that is not the convention's.
+    """
+    own = config.network.own
+    assert own is not None, "the configuration names a class"
+    network = own_network(own, trust)
+    if not own.predicts:
+        return network
+    convention, ends = convention_named(own.predicts), (own.data_range[0], own.data_range[1])
+    made = ForeignNetwork(
+        network, convention, schedule.logsnr.detach()[1:], None, classes, ends, own.channels_last, own.self_conditioning
+    )
+    if config.target.name != made.target.name:
+        raise UserError(
+            f"network.own.predicts={own.predicts} is target.name={made.target.name} here, not {config.target.name}"
+        )
+    return made
 
 
 def own_network(options: OwnOptions, trust: Sequence[str]) -> nn.Module:

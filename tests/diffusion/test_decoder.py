@@ -14,17 +14,19 @@ from markovae.diffusion.decoder import (
     DiscretisedGaussian,
     HoLargeDecoder,
     HoSmallDecoder,
+    LearnedDecoder,
     SoftmaxBins,
     SoftmaxDecoder,
     StepDecoder,
     log_difference,
 )
-from markovae.diffusion.forward import step_variance
+from markovae.diffusion.forward import noised, step_variance
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
-from markovae.diffusion.reverse import FullVariance
+from markovae.diffusion.reverse import FullVariance, LearnedVariance
 from markovae.diffusion.schedule import LogSNRLinear, linear
-from markovae.diffusion.target import DATA
+from markovae.diffusion.target import DATA, NOISE
+from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
 from markovae.likelihood.measuring import measure
 from markovae.randomness import Streams, generator
@@ -286,3 +288,31 @@ def test_digits_have_no_density():
     measured = measure(made, torch.full((2, 2), 100))
     with pytest.raises(UserError, match="no density"):
         _ = measured.density_nats
+
+
+def test_a_learned_width_lies_between_those_of_ho_and_is_read_from_the_head() -> None:
+    """Head −1 is √β̃_2, 1 is σ_1, 0 their geometric mean (Nichol & Dhariwal's code at t = 0), in the bound as well."""
+    grid, pixels = linear(40).logsnr, Pixels()
+    low, high = (float(decoder(pixels).scale(grid)) for decoder in (HoSmallDecoder, HoLargeDecoder))
+    head = torch.tensor([-1.0, 0.0, 1.0, 2.0]).reshape(1, 1, 2, 2)
+    wanted = torch.tensor([low, (low * high) ** 0.5, high, high * (high / low) ** 0.5]).double()
+    torch.testing.assert_close(LearnedDecoder(pixels).scale(grid, head).flatten(), wanted)
+    with pytest.raises(ValueError, match="needs the second half"):
+        LearnedDecoder(pixels).scale(grid)
+
+    def network(z: torch.Tensor, logsnr: torch.Tensor, condition: object = None) -> torch.Tensor:
+        return torch.cat([0.1 * z, head.expand_as(z).to(z)], 1)
+
+    class Net(torch.nn.Module):
+        forward = staticmethod(network)
+
+    model = Diffusion(Net(), linear(40), NOISE, LearnedVariance(), LearnedDecoder(pixels), (1, 2, 2))
+    images = torch.randint(0, 256, (3, 1, 2, 2), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    x, source = model.to_x(images), Streams(0, "r", range(3))
+    z = noised(x, Streams(0, "r", range(3)).normal((1, 2, 2), x.dtype), grid[1])
+    made = DiscretisedGaussian(model.denoise(z, grid[1]), wanted.reshape(1, 1, 2, 2), pixels)
+    torch.testing.assert_close(model.reconstruction_nats(x, source), -made.log_prob(x))
+    measured = measure(model, images, draws=None).nats
+    assert measured.value == pytest.approx(float(model.bound(images).total.mean()), abs=3 * measured.stderr)
+    with pytest.raises(UserError, match=r"target\.decoder=learned reads the head of target\.reverse=learned"):
+        TargetConfig(decoder="learned")

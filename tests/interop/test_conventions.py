@@ -209,3 +209,16 @@ def test_the_table_of_the_page_is_made_of_the_conventions() -> None:
     assert len({word for each in CONVENTIONS for word in (each.name, *each.also)}) == sum(
         1 + len(each.also) for each in CONVENTIONS
     )
+
+
+def test_a_network_kept_in_half_precision_is_called_in_it() -> None:
+    net = torch.nn.Conv2d(2, 2, 1).half()
+    z = torch.randn(2, *SHAPE, generator=G)
+    denoised = wrap(lambda z, t: net(z), SHAPE, GRID, "data")
+    with pytest.raises(RuntimeError):
+        denoised.denoise(z, GRID.logsnr[3])
+    module = torch.nn.Module()
+    module.net, module.forward = net, lambda z, t: net(z)
+    got = wrap(module, SHAPE, GRID, "data").denoise(z, GRID.logsnr[3])
+    assert got.dtype == torch.float32
+    assert torch.equal(got, net(z.half()).float())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.interop.pipelines import SCHEDULER, UNET, write_pipeline
@@ -57,16 +58,65 @@ def test_both_layouts_are_read(folder: Path) -> None:
         (lambda p: weights(p).write_bytes(b"no tensors"), "is no safetensors file that can be read"),
         (lambda p: weights(p).write_bytes(weights(p).read_bytes()[:-9]), "is no safetensors file"),
         (lambda p: weights(p).unlink(), r"diffusion_pytorch_model\.safetensors is missing"),
-        (lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model.bin"), r"are pickled \(diffusion_.*\.bin\)"),
+        (lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model.bin"), "is no zip-format file of torch"),
         (
-            lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model.safetensors.index.json"),
-            "split over several files",
+            lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors"),
+            "split over 2 files, and not all of them are there",
         ),
     ],
 )
 def test_a_folder_with_a_part_missing_or_broken(folder: Path, break_it, message: str) -> None:
     break_it(folder)
     refused(folder, message)
+
+
+def rename(folder: Path, name: str) -> None:
+    weights(folder).rename(folder / "unet" / name)
+
+
+def split(folder: Path) -> None:
+    state = safetensors.torch.load_file(weights(folder))
+    names = sorted(state)
+    for number, part in enumerate((names[:9], names[9:]), 1):
+        path = folder / "unet" / f"diffusion_pytorch_model-{number:05d}-of-00002.safetensors"
+        safetensors.torch.save_file({name: state[name] for name in part}, path)
+    weights(folder).unlink()
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": {"x": "/etc/x"}}')
+
+
+def pickled(folder: Path) -> None:
+    torch.save(safetensors.torch.load_file(weights(folder)), folder / "unet" / "diffusion_pytorch_model.bin")
+    weights(folder).unlink()
+
+
+def with_average(folder: Path) -> None:
+    shutil.copytree(folder / "unet", folder / "unet_ema")
+    rename(folder, "diffusion_pytorch_model.non_ema.safetensors")
+    table = json.loads((folder / "unet" / "config.json").read_text())
+    table |= {"decay": 0.9999, "power": 0.75, "inv_gamma": 1.0, "optimization_step": 9, "update_after_step": 0}
+    (folder / "unet_ema" / "config.json").write_text(json.dumps(table | {"use_ema_warmup": True, "min_decay": 0.0}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: rename(p, "diffusion_pytorch_model.fp16.safetensors"),
+        lambda p: rename(p, "diffusion_pytorch_model.bf16.safetensors"),
+        split,
+        pickled,
+        with_average,
+    ],
+    ids=["fp16", "bf16", "split", "pickled", "average"],
+)
+def test_weights_as_diffusers_leaves_them(folder: Path, change, tmp_path: Path, capsys) -> None:
+    expected = import_run(folder, tmp_path / "whole").network.state_dict()
+    change(folder)
+    found = import_run(folder, tmp_path / "run").network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    if (folder / "unet_ema").is_dir():
+        assert f"import {folder / 'unet_ema'} to take that one" in capsys.readouterr().err
+        average = import_run(folder / "unet_ema", tmp_path / "average").network.state_dict()
+        assert all(torch.equal(average[name], value) for name, value in expected.items())
 
 
 def weights(folder: Path) -> Path:

@@ -13,7 +13,14 @@ from markovae.build import create_outline
 from markovae.checkpoints.manifest import MANIFEST
 from markovae.checkpoints.writing import write_weights
 from markovae.config import Config
-from markovae.diffusion.decoder import Decoder, HoLargeDecoder, HoSmallDecoder, SoftmaxDecoder, StepDecoder
+from markovae.diffusion.decoder import (
+    Decoder,
+    HoLargeDecoder,
+    HoSmallDecoder,
+    LearnedDecoder,
+    SoftmaxDecoder,
+    StepDecoder,
+)
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
@@ -34,6 +41,7 @@ _DECODERS: dict[type[Decoder], str] = {
     HoSmallDecoder: "ho_small",
     HoLargeDecoder: "ho_large",
     SoftmaxDecoder: "softmax",
+    LearnedDecoder: "learned",
 }
 
 

@@ -1,19 +1,23 @@
-"""`markovae import`: a diffusers pipeline as a run."""
+"""`markovae import`: a diffusers pipeline, or a file of weights, as a run."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
+from markovae.cli.options import whole
+from markovae.errors import UserError
 from markovae.log import show
 
 if TYPE_CHECKING:
+    from markovae.config import Config
     from markovae.diffusion.model import Diffusion
 
-SUMMARY = "make a run of a diffusers pipeline"
+SUMMARY = "make a run of a diffusers pipeline, or of a file of weights"
 DESCRIPTION = """\
-Read the folder of a diffusers pipeline (UNet2DModel with DDPMScheduler or DDIMScheduler, weights as safetensors) and
-write it as a run, which can be sampled, measured and trained on. diffusers itself is not needed.
+Read the folder of a diffusers pipeline (UNet2DModel with DDPMScheduler or DDIMScheduler, weights as safetensors), or
+one file of weights (safetensors, or torch.save's, whose pickle is never executed), and write it as a run, which can be
+sampled, measured and trained on. diffusers itself is not needed.
 """
 EXAMPLES = """\
 examples:
@@ -21,12 +25,24 @@ examples:
   markovae sample runs/cifar --sampler ancestral          the pipeline's own chain
   markovae measure runs/cifar photos/ --split all         what images cost under it, in bits/dim
   markovae train photos/ --init runs/cifar --out runs/on  fine-tuning
+  markovae import model.pt --as nets:UNet --out runs/mine --set data.size=32 --set schedule.kind=linear \
+      --set network.own.arguments='{"dim": 64}' --set network.own.predicts=noise
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae import`."""
-    parser.add_argument("folder", metavar="DIR", help="the pipeline's folder, with unet/ and scheduler/")
+    parser.add_argument("source", metavar="SOURCE", help="the pipeline's folder, with unet/ and scheduler/; or a file")
+    parser.add_argument(
+        "--as",
+        dest="network",
+        metavar="NETWORK",
+        help="of a file: whose weights they are: ddpm, unet, dit, or package.module:Class, which is imported",
+    )
+    parser.add_argument("--classes", metavar="N", type=whole(0), default=0, help="of a file: labels that it takes")
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help="of a file: one setting, such as data.size=32"
+    )
     parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
 
 
@@ -38,10 +54,29 @@ def run(options: argparse.Namespace) -> int:
     """
     from markovae.interop.importing import import_run
 
-    model = import_run(options.folder, options.out)
+    config, trust = _configuration(options)
+    model = import_run(options.source, options.out, config, classes=options.classes, trust=trust)
     show(f"{options.out}: {described(model)}")
-    show(f"next:  markovae sample {options.out},  markovae measure {options.out} DATA")
+    also = "".join(f" --trust {name}" for name in trust)
+    show(f"next:  markovae sample {options.out}{also},  markovae measure {options.out} DATA{also}")
     return 0
+
+
+def _configuration(options: argparse.Namespace) -> tuple[Config | None, list[str]]:
+    """What --as and --set say of a file, and the class that they name; nothing of a folder.
+
+    Raises:
+        UserError: for a setting that does not exist or does not fit, or without --as.
+    """
+    from markovae.config import Config
+
+    if options.network is None:
+        if options.set:
+            raise UserError("--set belongs to a file of weights: name its network with --as")
+        return None, []
+    own = ":" in options.network
+    names = ["network.kind=own", f"network.own.name={options.network}"] if own else [f"network.kind={options.network}"]
+    return Config().with_settings([*names, *options.set]), [options.network] if own else []
 
 
 def described(model: Diffusion) -> str:

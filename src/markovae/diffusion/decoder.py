@@ -36,12 +36,15 @@ class Decoder(nn.Module, ABC):
         self.pixels = pixels
 
     @abstractmethod
-    def distribution(self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Distribution:
+    def distribution(
+        self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None, head: Tensor | None = None
+    ) -> Distribution:
         """P_pri(z_0 | z_1), over (B, *D).
 
         Args:
             x_hat: the network's x̂ at level 1, (B, *D).   logsnr: the chain's λ_0…λ_L, (L+1,), float64.
             z: the latent z_1, (B, *D); a decoder that reads it says so.
+            head: the second half of the network's output there, (B, *D); a decoder that reads it says so.
         """
 
 
@@ -54,7 +57,9 @@ class DensityDecoder(Decoder):
     def __init__(self) -> None:
         super().__init__(None)
 
-    def distribution(self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Gaussian:
+    def distribution(
+        self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None, head: Tensor | None = None
+    ) -> Gaussian:
         """N(x̂, s_1²/a_1²), over (B, *D); z_1 itself is not read."""
         scale = noise_scale(logsnr[1]) / signal_scale(logsnr[1])
         return Gaussian(x_hat, (scale**2).to(x_hat.device))
@@ -137,19 +142,21 @@ class DiscretisedDecoder(Decoder, ABC):
         self.bins = pixels
 
     @abstractmethod
-    def scale(self, logsnr: Tensor) -> Tensor:
-        """Standard deviation τ at the chain's log-SNRs λ_0…λ_L, (L+1,) -> (), float64."""
+    def scale(self, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
+        """Standard deviation τ at the chain's log-SNRs λ_0…λ_L, (L+1,) -> () or (B, *D), float64."""
 
-    def distribution(self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None) -> DiscretisedGaussian:
+    def distribution(
+        self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None, head: Tensor | None = None
+    ) -> DiscretisedGaussian:
         """P_pri(z_0 | z_1) at x̂, (B, *D), on the grid λ_0…λ_L; z_1 itself is not read."""
-        return DiscretisedGaussian(x_hat, self.scale(logsnr).to(x_hat.device), self.bins)
+        return DiscretisedGaussian(x_hat, self.scale(logsnr, head).to(x_hat.device), self.bins)
 
 
 @final
 class StepDecoder(DiscretisedDecoder):
     """τ = s_1/a_1: what z_1 alone leaves unknown of a pixel. The default."""
 
-    def scale(self, logsnr: Tensor) -> Tensor:
+    def scale(self, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
         """s_1/a_1."""
         return noise_scale(logsnr[1]) / signal_scale(logsnr[1])
 
@@ -158,7 +165,7 @@ class StepDecoder(DiscretisedDecoder):
 class HoLargeDecoder(DiscretisedDecoder):
     """τ = √β_1 = σ_1: level 1 with the step variance σ_t² = β_t of Ho et al.'s text."""
 
-    def scale(self, logsnr: Tensor) -> Tensor:
+    def scale(self, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
         """σ_1 = s_1, since level 0 is clean."""
         return noise_scale(logsnr[1])
 
@@ -170,7 +177,7 @@ class HoSmallDecoder(DiscretisedDecoder):
     Their code decodes so under its "fixedlarge" too.
     """
 
-    def scale(self, logsnr: Tensor) -> Tensor:
+    def scale(self, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
         """√β̃_2.
 
         Raises:
@@ -179,6 +186,29 @@ class HoSmallDecoder(DiscretisedDecoder):
         if len(logsnr) < 3:
             raise UserError("Ho's small decoder takes the variance of level 2: measure on at least 2 levels")
         return posterior_variance(logsnr[1], logsnr[2]).sqrt()
+
+
+@final
+class LearnedDecoder(DiscretisedDecoder):
+    r"""ln τ² = ln β̃_2 + f (ln β_1 − ln β̃_2), f = (1 + head)/2: geometric between `HoSmallDecoder` and `HoLargeDecoder`.
+
+    It is level 1 of a learned variance (`LearnedVariance`), with Ho et al.'s β̃_2 for the β̃_1 that is 0.
+    Source: Nichol & Dhariwal 2021, whose code decodes so.
+    """
+
+    def scale(self, logsnr: Tensor, head: Tensor | None = None) -> Tensor:
+        """τ, (B, *D).
+
+        Raises:
+            ValueError: without a head.   UserError: on a grid with one level.
+        """
+        if head is None:
+            raise ValueError("the learned decoder needs the second half of the network's output")
+        if len(logsnr) < 3:
+            raise UserError("the learned decoder takes the variance of level 2: measure on at least 2 levels")
+        low = posterior_variance(logsnr[1], logsnr[2]).log().to(head.device)
+        high = 2 * noise_scale(logsnr[1]).log().to(head.device)
+        return (0.5 * (low + 0.5 * (1 + head.double()) * (high - low))).exp()
 
 
 _MAX_TERMS = 2**24
@@ -253,7 +283,9 @@ class SoftmaxDecoder(Decoder):
         super().__init__(pixels)
         self.bins = pixels
 
-    def distribution(self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None) -> SoftmaxBins:
+    def distribution(
+        self, x_hat: Tensor, logsnr: Tensor, z: Tensor | None = None, head: Tensor | None = None
+    ) -> SoftmaxBins:
         """P(k | z_1), over (B, *D); x̂ is not read.
 
         Raises:
@@ -272,5 +304,6 @@ def decoder_named(name: str, pixels: Pixels) -> Decoder:
         "ho_small": HoSmallDecoder,
         "ho_large": HoLargeDecoder,
         "softmax": SoftmaxDecoder,
+        "learned": LearnedDecoder,
     }
     return made[name](pixels)

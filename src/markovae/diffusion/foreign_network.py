@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from markovae.diffusion.conventions import Convention, Number
 from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.diffusion.gaussian import expand
+from markovae.diffusion.target import DATA, Target
+from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
+from markovae.networks.ddpm import GridStep
 
 Denoiser = Callable[..., Any]
 
@@ -23,7 +26,9 @@ class ForeignNetwork(nn.Module):
 
     Args:
         denoiser: gives a tensor, or an object with one in `sample`, or a tuple that begins with one.
-        convention: what it is given and gives.   time: log-SNR, (B,), float64 -> its own time, (B,).
+        convention: what it is given and gives.
+        grid: λ_1…λ_L on our scale, (L,), of which a convention may count the steps.
+        time: log-SNR, (B,), float64 -> its own time, (B,), where that is not the convention's.
         num_classes: labels taken, which the denoiser is then given as its third argument; 0 is none.
         data_range: what black and white are for it.   channels_last: it takes and gives (B, H, W, C).
         self_conditioning: its last argument is x̂ of a first call, in which that is 0: two calls an evaluation.
@@ -33,21 +38,33 @@ class ForeignNetwork(nn.Module):
         self,
         denoiser: Denoiser,
         convention: Convention,
-        time: Number,
+        grid: Tensor,
+        time: Number | None = None,
         num_classes: int = 0,
         data_range: tuple[float, float] = (-1.0, 1.0),
         channels_last: bool = False,
         self_conditioning: bool = False,
     ) -> None:
         super().__init__()
-        self.denoiser, self.convention, self.time, self.num_classes = denoiser, convention, time, num_classes
+        low, high = data_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UserError(f"data_range=({low:g}, {high:g}) must be what black and white are: (0, 1) or (-1, 1)")
+        if (data_range != (-1.0, 1.0) or self_conditioning) and convention.target.needs_neighbour:
+            raise UserError(f"predicts={convention.name!r} is taken on [-1, 1] and without self-conditioning alone")
+        self.denoiser, self.convention, self.num_classes = denoiser, convention, num_classes
         self.data_range, self.channels_last, self.self_conditioning = data_range, channels_last, self_conditioning
-        self._half, self._middle = (data_range[1] - data_range[0]) / 2, (data_range[1] + data_range[0]) / 2
+        self._half, self._middle = (high - low) / 2, (high + low) / 2
+        self.time = time or convention.time or GridStep(grid.detach() - 2 * math.log(self._half))
 
     @property
     def rescaled(self) -> bool:
         """Whether its data lie elsewhere than on [−1, 1]: what `forward` gives is x̂ then, on our scale."""
         return self.data_range != (-1.0, 1.0)
+
+    @property
+    def target(self) -> Target:
+        """What `forward` gives."""
+        return DATA if self.rescaled else self.convention.target
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """(B, *D), (B,) -> (B, C_out, *rest of D).
@@ -89,7 +106,9 @@ class ForeignNetwork(nn.Module):
         convention = self.convention
         given = u if convention.scale is None else _scaled(u, convention.scale(logsnr))
         given = given.movedim(1, -1) if self.channels_last else given
-        out = self.denoiser(given, self.time(logsnr).to(u.dtype), *known)
+        kind = self._type(u.dtype)
+        known = tuple(part.to(kind) if part.is_floating_point() else part for part in known)
+        out = self.denoiser(given.to(kind), self.time(logsnr).to(u.dtype), *known)
         out = getattr(out, "sample", out) if not isinstance(out, Tensor) else out
         out = out[0] if isinstance(out, tuple) else out
         if self.channels_last and isinstance(out, Tensor) and out.ndim == u.ndim:
@@ -107,6 +126,12 @@ class ForeignNetwork(nn.Module):
         value = _scaled(value, convention.gain(logsnr))
         value = value if convention.skip is None else value + _scaled(u, convention.skip(logsnr))
         return torch.cat([value, head], 1) if head.shape[1] else value
+
+    def _type(self, given: torch.dtype) -> torch.dtype:
+        """What the denoiser computes in: float16 or bfloat16 where its weights are kept so, else what it is given."""
+        weights = self.denoiser.parameters() if isinstance(self.denoiser, nn.Module) else iter(())
+        kept = next((weight.dtype for weight in weights), given)
+        return kept if kept in (torch.float16, torch.bfloat16) else given
 
 
 def _scaled(value: Tensor, factor: Tensor) -> Tensor:

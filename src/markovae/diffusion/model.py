@@ -246,7 +246,8 @@ class Diffusion(MarkovianVAE):
         """P_pri(z_{ℓ−1} | z_ℓ); at ℓ = 1 the decoder."""
         logsnr = self._grid(z)
         if checked_level(level, self) == 1:
-            return self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z)
+            x_hat, head = self._guess(z, logsnr[1], condition)
+            return self.decoder.distribution(x_hat, logsnr, z, head)
         x_hat, head = self.predict(z, logsnr[level], condition)
         return self.reverse.step(x_hat, z, logsnr[level - 1], logsnr[level], head)
 
@@ -279,7 +280,8 @@ class Diffusion(MarkovianVAE):
         """One unbiased draw of −ln P_pri(z_0|z_1), (B,), nats."""
         logsnr = self._grid(x)
         z = forward.noised(x, normal_like(x, source), logsnr[1])
-        return -self.decoder.distribution(self.denoise(z, logsnr[1], condition), logsnr, z).log_prob(x)
+        x_hat, head = self._guess(z, logsnr[1], condition)
+        return -self.decoder.distribution(x_hat, logsnr, z, head).log_prob(x)
 
     @torch.no_grad()
     def bound(self, images: Any, source: Source | None = None, condition: Condition | None = None) -> Bound:

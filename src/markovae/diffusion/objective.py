@@ -322,7 +322,8 @@ def bound_loss(
     if len(first):
         x_hat = model.target.to_x(seen.out[first], seen.z[first], seen.now[first], seen.before[first])
         grid = model.schedule.logsnr.to(x.device)
-        nats = -model.decoder.distribution(x_hat, grid, seen.z[first]).log_prob(x[first])
+        head = None if seen.head is None else seen.head[first]
+        nats = -model.decoder.distribution(x_hat, grid, seen.z[first], head).log_prob(x[first])
         share = nats / (model.dims * objective.nats * float(objective.probability[0]))
         weighted = weighted.index_copy(0, first, share.to(weighted.dtype))
     if reverse is not None:

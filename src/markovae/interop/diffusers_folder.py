@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from markovae.build import outline_network
 from markovae.errors import UserError
 from markovae.interop.diffusers_scheduler import Rules, rules_from
 from markovae.interop.diffusers_unet import UNetShape, config_from
+from markovae.interop.weight_file import open_weights
 from markovae.interop.weights import checked_shapes, to_ours
+from markovae.log import log
 from markovae.networks.ddpm import DDPMUNet
 from markovae.strict_json import parse_object, shown
-from markovae.system.tensor_headers import TensorEntry, read_file_header
 
 MAX_JSON = 1 << 20
 AUTOENCODERS = ("vae", "vqvae", "movq")
 CLASSES = "markovae.json"  # beside what diffusers reads: names of the classes, and what "no class" is, if anything
 MAX_NAME = 1000
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+WEIGHTS = "diffusion_pytorch_model"
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})")
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,14 @@ class Folder:
     """What a folder of diffusers holds.
 
     Args:
-        shape: of the network and its images.   rules: of its scheduler.   weights: the safetensors file.
+        shape: of the network and its images.   rules: of its scheduler.   weights: its files.
         unet, scheduler: its two configurations as they stand.
         classes: their names.   null_learnt: whether "no class" is one more of them that was trained.
     """
 
     shape: UNetShape
     rules: Rules
-    weights: Path
+    weights: tuple[Path, ...]
     unet: dict[str, Any]
     scheduler: dict[str, Any]
     classes: tuple[str, ...]
@@ -48,7 +51,8 @@ class Folder:
 
 
 def read_folder(path: str | Path) -> Folder:
-    """The configurations of a pipeline's folder: unet/ and scheduler/ below it, or both files in it.
+    """The configurations of a pipeline's folder: unet/ and scheduler/ below it, or both files in it; or of its unet's
+    own folder, such as unet_ema/, with scheduler/ beside that.
 
     Nothing that a file says is used as a name of another file. Weights are only looked for, not read.
 
@@ -63,7 +67,12 @@ def read_folder(path: str | Path) -> Folder:
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (unet / "config.json").is_file():
         raise UserError(f"{folder} holds no diffusers model: there is neither unet/config.json nor config.json in it")
-    place = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    if unet != folder and (folder / "unet_ema").is_dir():
+        log(
+            f"{folder} holds an average of its weights as well, unet_ema: import {folder / 'unet_ema'} to take that one"
+        )
+    place = next((p for p in (folder / "scheduler", folder.resolve().parent / "scheduler") if p.is_dir()), folder)
+    place = folder if (folder / "scheduler_config.json").is_file() else place
     if not (place / "scheduler_config.json").is_file():
         raise UserError(
             f"{folder} holds no scheduler (scheduler/scheduler_config.json): without it nothing says which noise the "
@@ -89,23 +98,9 @@ def read_weights(folder: Folder, network: DDPMUNet) -> dict[str, Tensor]:
     Raises:
         UserError: for a file that is no safetensors file, or tensors that are not the network's.
     """
-    entries = _header(folder.weights)
-    checked_shapes(network, {name: entry.shape for name, entry in entries.items()})
-    try:
-        with safe_open(folder.weights, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in entries}
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"{folder.weights} is no safetensors file that can be read: {error}") from None
-    return to_ours(network, tensors)
-
-
-def _header(path: Path) -> dict[str, TensorEntry]:
-    try:
-        return read_file_header(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no safetensors file that can be read: it {error}") from None
+    with closing(open_weights(*folder.weights)) as file:
+        checked_shapes(network, file.shapes)
+        return to_ours(network, {name: file.read(name) for name in file.shapes})
 
 
 def _classes(folder: Path, shape: UNetShape) -> tuple[UNetShape, tuple[str, ...], bool]:
@@ -154,22 +149,32 @@ def _refuse_latent(folder: Path) -> None:
         )
 
 
-def _weights(unet: Path) -> Path:
-    for name in WEIGHTS:
-        if (unet / name).is_file():
-            return unet / name
-    if any(unet.glob("*.safetensors.index.json")):
-        raise UserError(
-            f"the weights in {unet} are split over several files: save them as one (max_shard_size='20GB' in "
-            "save_pretrained)"
-        )
-    pickled = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in unet.glob(f"*.{suffix}"))
-    if pickled:
-        raise UserError(
-            f"the weights in {unet} are pickled ({pickled[0]}), and reading a pickle can run any program: save them "
-            "with safe_serialization=True in save_pretrained, which is diffusers' default"
-        )
-    raise UserError(f"{unet} holds no weights: {WEIGHTS[0]} is missing")
+def _weights(unet: Path) -> tuple[Path, ...]:
+    """The files of its weights: full precision before fp16 and other variants, safetensors before torch's own.
+
+    Of several files by one name all must be there; the index beside them is not read.
+    """
+    for kind in (".safetensors", ".bin"):
+        found = sorted(unet.glob(f"{WEIGHTS}*{kind}"), key=lambda path: (path.name != WEIGHTS + kind, path.name))
+        whole = [path for path in found if not SPLIT.search(path.name)]
+        if found:
+            return (whole[0],) if whole else _every_part(unet, found)
+    raise UserError(f"{unet} holds no weights: {WEIGHTS}.safetensors is missing")
+
+
+def _every_part(unet: Path, parts: list[Path]) -> tuple[Path, ...]:
+    """All files of the first set that is split over several.
+
+    Raises:
+        UserError: where one is missing.
+    """
+    stem = SPLIT.sub("", parts[0].name)
+    found = {path: SPLIT.search(path.name) for path in parts if SPLIT.sub("", path.name) == stem}
+    numbers = sorted((int(match[2]), int(match[1])) for match in found.values() if match)
+    count = numbers[0][0]
+    if numbers != [(count, number) for number in range(1, count + 1)]:
+        raise UserError(f"the weights in {unet} are split over {count} files, and not all of them are there: fetch all")
+    return tuple(found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -194,11 +199,13 @@ def on_no_device(folder: Folder) -> DDPMUNet:
     Raises:
         UserError: for one of many more weights than the folder holds, or that cannot be.
     """
-    shape, there = folder.shape, len(_header(folder.weights))
+    shape = folder.shape
+    with closing(open_weights(*folder.weights)) as file:
+        there = len(file.shapes)
     least = shape.options.least_weights(shape.data.size)
     if least > there:
         raise UserError(
-            f"the unet's config.json makes {least:,} weights or more, and {folder.weights} has "
+            f"the unet's config.json makes {least:,} weights or more, and {folder.weights[0]} has "
             f"{there:,}: the two files do not belong together"
         )
     network = outline_network(shape.options, shape.data, _GRID)

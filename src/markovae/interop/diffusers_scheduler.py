@@ -47,7 +47,7 @@ class Rules:
 def rules_from(table: Mapping[str, Any]) -> Rules:
     """The rules that a scheduler_config.json tells; what is left out has diffusers' defaults.
 
-    The decoder, of which diffusers has none, is Ho et al.'s.
+    The decoder, of which diffusers has none, is Ho et al.'s, or with a learned variance Nichol & Dhariwal's.
 
     Raises:
         UserError: for another class than DDPMScheduler or DDIMScheduler, or a rule that has no place here.
@@ -68,7 +68,8 @@ def rules_from(table: Mapping[str, Any]) -> Rules:
     clip = limit if fields.take_flag("clip_sample", True) else None
     fields.leave(*SAMPLING)
     fields.end()
-    target = TargetConfig(name=PREDICTIONS[prediction], reverse=variance, decoder="ho_small", pixels="ends", clip=clip)
+    decoder = "learned" if variance == "learned" else "ho_small"
+    target = TargetConfig(name=PREDICTIONS[prediction], reverse=variance, decoder=decoder, pixels="ends", clip=clip)
     return Rules(schedule, target)
 
 

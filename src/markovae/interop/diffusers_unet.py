@@ -24,6 +24,11 @@ _FIXED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "act_fn": ("silu", ("silu", "swish")),
     "class_embed_type": (None, (None,)),
 }
+# What diffusers' EMAModel writes beside the shape: how the average was taken.
+_AVERAGE = (
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
+    *("foreach", "device"),
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def config_from(table: Mapping[str, Any]) -> UNetShape:
     )
     outputs = fields.take_whole("out_channels", 3, 1, MAX_WIDTH)
     size, classes = _size(fields), fields.take_perhaps("num_class_embeds", 1, MAX_CLASSES) or 0
-    fields.leave("num_train_timesteps")
+    fields.leave("num_train_timesteps", *_AVERAGE)
     fields.end()
     return UNetShape(options, DataSpec(channels, outputs, size, num_classes=classes))
 

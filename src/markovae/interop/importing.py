@@ -1,22 +1,36 @@
-"""`import_run`: a diffusers pipeline as a run."""
+"""`import_run`: a diffusers pipeline, or a file of weights, as a run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import markovae
-from markovae.build import create
+from markovae.build import create, create_schedule
 from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.data.data_config import DataConfig
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.conventions import convention_named
+from markovae.diffusion.foreign_network import ForeignNetwork
+from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.schedule_config import ScheduleConfig
+from markovae.diffusion.target_config import TargetConfig
+from markovae.errors import UserError
 from markovae.interop.diffusers_folder import Folder, on_no_device, read_folder, read_weights
+from markovae.interop.weight_file import WeightFile, as_float32, open_weights, prefix_of
+from markovae.interop.weights import diffusers_prefix, to_ours
+from markovae.interop.wrapping import on_our_scale
+from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.network_config import NetworkConfig
+from markovae.strict_json import shown
 from markovae.system.files import make_folder, refused, require_new_folder, staged_folder, write_synced
 from markovae.training.train_config import TrainConfig
 
@@ -24,18 +38,38 @@ FINE_TUNING = TrainConfig(optimizer="adamw", adamw_lr=1e-4, beta2=0.999, warmup_
 """How an imported model is trained on unless told otherwise: gently."""
 
 
-def import_run(folder: str | Path, out: str | Path) -> Diffusion:
-    """Read a diffusers pipeline's folder and write it as the run `out`; its model, float32, for evaluation.
+def import_run(
+    source: str | Path,
+    out: str | Path,
+    config: Config | None = None,
+    *,
+    classes: int = 0,
+    trust: Sequence[str] = (),
+) -> Diffusion:
+    """Read a diffusers pipeline's folder, or a file of weights, and write it as a run; its model, float32, to evaluate.
 
-    The model keeps its grid, its clip of x̂ and its variance. The decoder, of which diffusers has none, is that of Ho
-    et al.'s code; set target.decoder in a configuration to measure with another one.
+        mv.import_run("ddpm-cifar10-32", "runs/cifar")
+        config = mv.Config().with_settings(["network.kind=own", "network.own.name=nets:UNet", "data.size=32", …])
+        mv.import_run("model.pt", "runs/mine", config, trust=["nets:UNet"])
 
+    A pipeline keeps its grid, its clip of x̂ and its variance. A file is one of safetensors, or of torch.save, whose
+    pickle is never executed; the configuration says whose weights they are.
+
+    Args:
+        source: the pipeline's folder, or the file.   out: the run's folder, new or empty.
+        config: of a file: network, target, schedule, data.size and data.channels.
+        classes: of a file: how many labels its network takes.
+        trust: classes that network.own may name: they are imported.
     Raises:
-        UserError: for a folder that cannot be read or expressed, with the reason, or an `out` that is not empty.
+        UserError: for what cannot be read or expressed, with the reason, or an `out` that is not empty.
         StoppedRun: where the disk refuses; nothing is left then.
     """
     require_new_folder(Path(out))
-    found = read_folder(folder)
+    if Path(source).is_file():
+        return _import_file(Path(source), Path(out), config, classes, trust)
+    if config is not None or classes:
+        raise UserError(f"{source} is no file: a pipeline's folder says itself what it is, and takes no configuration")
+    found = read_folder(source)
     tensors = read_weights(found, on_no_device(found))
     config, shape = config_of(found), (found.shape.data.in_channels, *found.shape.data.size)
     model = create(config, shape, num_classes=len(found.classes))
@@ -52,6 +86,96 @@ def import_run(folder: str | Path, out: str | Path) -> Diffusion:
     }
     _write(Path(out), {f"network.{name}": value for name, value in tensors.items()}, state, config)
     return model.eval().requires_grad_(False)
+
+
+def _import_file(path: Path, out: Path, config: Config | None, classes: int, trust: Sequence[str]) -> Diffusion:
+    """The weights of a file as a run."""
+    if config is None or not config.data.size:
+        raise UserError(
+            f"{path} is a file of weights: say whose (network.kind, or network.own.name), and data.size, the height of "
+            "its images"
+        )
+    config = _completed(config)
+    shape = (1 if config.data.channels == "grey" else 3, config.data.size, config.data.width or config.data.size)
+    with closing(open_weights(path)) as file:
+        model = create(config, shape, num_classes=classes, trust=trust)
+        tensors = _weights_of(file, model)
+    load_weights(model.network, tensors)
+    state: dict[str, Any] = {
+        "kind": "imported",
+        "step": 0,
+        "shape": list(shape),
+        "bins": model.pixels.bins,
+        "class_names": [str(number) for number in range(classes)],
+        "precision": None,
+        "origin": {"format": "weights"},
+        "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
+    }
+    _write(out, {f"network.{name}": value for name, value in tensors.items()}, state, config)
+    return model.eval().requires_grad_(False)
+
+
+def _completed(config: Config) -> Config:
+    """With what the convention of a class of the caller's own settles: the target, the grid and the decoder.
+
+    Raises:
+        UserError: for one that counts the steps of a grid that nothing names.
+    """
+    config = replace(config, train=FINE_TUNING if config.train == TrainConfig() else config.train)
+    own = config.network.own
+    if own is None or not own.predicts:
+        return config
+    convention, (low, high) = convention_named(own.predicts), own.data_range
+    told = config.schedule != ScheduleConfig()
+    if convention.time is None and not told:
+        raise UserError(
+            f"network.own.predicts={own.predicts} counts the steps of a grid: set schedule.kind, the one it was "
+            "trained on, such as linear or cosine"
+        )
+    grid = convention.default_grid() if convention.time and not told else create_schedule(config.schedule, Pixels())
+    assert grid is not None, "a convention with a time of its own has a grid"
+    moved = on_our_scale(grid, low, high)
+    schedule = config.schedule
+    if not told or moved is not grid:
+        schedule = ScheduleConfig("table", logsnr=tuple(moved.logsnr.detach()[1:].tolist()))
+    name = "data" if moved is not grid else convention.target.name
+    decoder = "ho_small" if convention.time is None and config.target == TargetConfig() else config.target.decoder
+    return replace(config, schedule=schedule, target=replace(config.target, name=name, decoder=decoder))
+
+
+def _weights_of(file: WeightFile, model: Diffusion) -> dict[str, Tensor]:
+    """The weights of the model's network by their names in it, float32.
+
+    Raises:
+        UserError: for weights that are missing, left over or of another shape, or a buffer with other numbers.
+    """
+    network = model.network
+    if isinstance(network, DDPMUNet) and (prefix := diffusers_prefix(network, file.shapes)) is not None:
+        return to_ours(
+            network, {name.removeprefix(prefix): file.read(name) for name in file.shapes if name.startswith(prefix)}
+        )
+    inner = network.denoiser if isinstance(network, ForeignNetwork) else network
+    assert isinstance(inner, nn.Module), "it is made of a class below it"
+    before = "denoiser." if isinstance(network, ForeignNetwork) else ""
+    wanted = {name: tuple(weight.shape) for name, weight in inner.named_parameters()}
+    kept = inner.state_dict()
+    what = f"the network {type(inner).__name__}"
+    prefix = prefix_of(file.shapes, wanted, kept, what)
+    for name, shape in wanted.items():
+        if file.shapes[prefix + name] != shape:
+            raise UserError(
+                f"the weight {shown(prefix + name)} has shape {file.shapes[prefix + name]}, and {what} takes {shape}: "
+                "give the arguments that it was made with"
+            )
+    for name, buffer in kept.items():
+        if name not in wanted and prefix + name in file.shapes and buffer.is_floating_point():
+            theirs = file.read(prefix + name).to(buffer)
+            if theirs.shape != buffer.shape or not torch.allclose(theirs, buffer, rtol=1e-5, atol=1e-7):
+                raise UserError(
+                    f"the buffer {shown(name)} of {what} has numbers of its own, and a run keeps weights alone: make "
+                    "it a parameter"
+                )
+    return {before + name: as_float32(prefix + name, file.read(prefix + name)) for name in wanted}
 
 
 def config_of(folder: Folder) -> Config:

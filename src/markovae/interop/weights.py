@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -64,6 +64,11 @@ def checked_shapes(network: DDPMUNet, shapes: Mapping[str, tuple[int, ...]]) -> 
             raise UserError(
                 f"the weight {shown(key)} has shape {given[key]} where the unet's config.json makes it {shape}"
             )
+
+
+def diffusers_prefix(network: DDPMUNet, names: Iterable[str]) -> str | None:
+    """What stands before diffusers' names in a file that holds this network's weights so; None where none do."""
+    return next((name[: -len("conv_in.weight")] for name in names if name.endswith("conv_in.weight")), None)
 
 
 def to_ours(network: DDPMUNet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,10 +13,8 @@ from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import PosteriorVariance, ReverseVariance
 from markovae.diffusion.schedule import NoiseSchedule, Tabulated
-from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.interop.convention_check import require_fit
-from markovae.networks.ddpm import GridStep
 
 
 def wrap(
@@ -61,8 +59,6 @@ def wrap(
         UserError: for an unknown convention, a grid that is missing, or images that say the convention is another.
     """
     convention, low, high = convention_named(predicts), *map(float, data_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"data_range=({low:g}, {high:g}) must be what black and white are: (0, 1) or (-1, 1)")
 
     def made(convention: Convention, low: float, high: float) -> Diffusion:
         grid = convention.default_grid() if schedule is None else schedule
@@ -71,18 +67,14 @@ def wrap(
                 f"predicts={predicts!r} counts the steps of a grid: give the schedule it was trained on, such as "
                 "markovae.diffusion.schedule.linear()"
             )
-        clock = time or convention.time or GridStep(grid.logsnr.detach()[1:])
+        grid, pixels = on_our_scale(grid, low, high), Pixels()
         network = ForeignNetwork(
-            denoiser, convention, clock, num_classes, (low, high), channels_last, self_conditioning
+            denoiser, convention, grid.logsnr[1:], time, num_classes, (low, high), channels_last, self_conditioning
         )
-        if (network.rescaled or self_conditioning) and convention.target.needs_neighbour:
-            raise UserError(f"predicts={predicts!r} is wrapped on [-1, 1] and without self-conditioning alone")
-        if network.rescaled:
-            grid = Tabulated(grid.logsnr.detach()[1:] + 2 * math.log((high - low) / 2))
-        pixels = Pixels()
         decoder = HoSmallDecoder(pixels) if convention.time is None else StepDecoder(pixels)
-        target = DATA if network.rescaled else convention.target
-        return Diffusion(network, grid, target, reverse or PosteriorVariance(), decoder, shape, clip=clip).eval()
+        return Diffusion(
+            network, grid, network.target, reverse or PosteriorVariance(), decoder, shape, clip=clip
+        ).eval()
 
     model = made(convention, low, high)
     if images is not None:
@@ -98,6 +90,13 @@ def wrap(
         named = {_told(each.name, ends): made(each, *ends) for each, *ends in others}
         require_fit(model, _told(convention.name, [low, high]), named, images, labels)
     return model
+
+
+def on_our_scale(grid: NoiseSchedule, low: float, high: float) -> NoiseSchedule:
+    """A grid told in terms of data on [low, high], for data on [−1, 1]."""
+    if not low < high or (low, high) == (-1.0, 1.0):
+        return grid
+    return Tabulated(grid.logsnr.detach()[1:] + 2 * math.log((high - low) / 2))
 
 
 def _told(name: str, ends: Sequence[float]) -> str:

@@ -598,7 +598,7 @@ class _Chain:
         made = self._denoised(z, 1, condition)
         logsnr = self._model.schedule.logsnr.to(made.z.device)
         if not self._portable:
-            return self._model.decoder.distribution(made.tensor, logsnr, made.z), None
+            return self._model.decoder.distribution(made.tensor, logsnr, made.z, made.head), None
         x_hat, found = _settled(made.x_hat, self._fine(1), corrections)
         scale = torch.tensor(_short(float(self._decoder_sample().scale.max())), dtype=torch.float64)
         return DiscretisedGaussian(torch.from_numpy(x_hat), scale, self._model.pixels), found

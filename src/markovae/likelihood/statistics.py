@@ -199,7 +199,8 @@ def _errors_and_nats(
         at = level[later]
         nats[later] = reverse.kl(x[later], x_hat[later], grid[at - 1], grid[at], part)
     if len(first):
-        nats[first] = -model.decoder.distribution(x_hat[first], grid, z[first]).log_prob(x[first])
+        part = None if head is None else head[first]
+        nats[first] = -model.decoder.distribution(x_hat[first], grid, z[first], part).log_prob(x[first])
     return (x.double() - x_hat.double()) ** 2, nats
 
 

@@ -244,10 +244,17 @@ class OwnOptions:
     Args:
         name: "package.module:Class", a torch.nn.Module with forward(z, logsnr, condition).
         arguments: of its constructor, a JSON object.
+        predicts: the convention of one with another forward, as for `mv.wrap`: noise, velocity, edm, flow, …
+        data_range: what black and white are for that one.   channels_last: it takes (B, H, W, C).
+        self_conditioning: its last argument is its own x̂ of a first call.
     """
 
     name: str = ""
     arguments: str = "{}"
+    predicts: str = ""
+    data_range: tuple[float, ...] = (-1.0, 1.0)
+    channels_last: bool = False
+    self_conditioning: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name):
@@ -256,6 +263,11 @@ class OwnOptions:
             parse_object(self.arguments.encode())
         except ValueError as error:
             raise UserError(f"network.own.arguments must be a JSON object: it {error}") from None
+        if len(self.data_range) != 2 or not -1e6 <= self.data_range[0] < self.data_range[1] <= 1e6:
+            raise UserError(f"network.own.data_range={shown(list(self.data_range))} must be [0, 1] or [-1, 1]")
+        foreign = self.channels_last or self.self_conditioning or self.data_range != (-1.0, 1.0)
+        if foreign and not self.predicts:
+            raise UserError("network.own.predicts must name the convention of a network with a range of its own")
 
 
 @dataclass(frozen=True)
