@@ -11,7 +11,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import splits_of
 from markovae.data.source import DatasetSummary, Source
-from markovae.data.split import SplitIndices, Splits, split_by_content, split_with_test
+from markovae.data.split import SplitIndices, Splits, split_by_content, split_given
 from markovae.errors import UserError
 
 # Content values with many repeats; at least three different ones.
@@ -73,13 +73,13 @@ def test_too_few_different_images_is_one_sentence(values: list[int], start: str)
 
 @given(contents, st.lists(st.integers(40, 100), min_size=1, max_size=40))
 def test_a_given_test_part_stays_whole_and_is_never_trained_on(values: list[int], tested: list[int]):
-    every = values + tested
+    every, part = values + tested, ["train"] * len(values) + ["test"] * len(tested)
     left = set(values) - set(tested)
     if len(left) < 2:
         with pytest.raises(UserError, match="at least 2 are needed"):
-            split_with_test(hashes_of(every), len(values), DataConfig("x"), "x")
+            split_given(hashes_of(every), part, DataConfig("x"), "x")
         return
-    parts = split_with_test(hashes_of(every), len(values), DataConfig("x"), "x")
+    parts = split_given(hashes_of(every), part, DataConfig("x"), "x")
     assert parts.test.tolist() == list(range(len(values), len(every)))
     train, held_out, test = sets_of(parts, every)
     assert train | held_out == left

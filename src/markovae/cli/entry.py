@@ -19,6 +19,7 @@ from typing import NoReturn, final
 from markovae import __version__
 from markovae.cli import (
     compress,
+    data_,
     decompress,
     demo,
     doctor,
@@ -52,7 +53,7 @@ exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130
 """
 COMMANDS = (
     *(demo, train, sample, edit, measure, quality, compress, decompress),
-    *(import_, export, inspect, shard, verify, doctor),
+    *(import_, export, inspect, data_, shard, verify, doctor),
 )
 
 TOGETHER = ("train", "sample", "measure")  # what several processes do together

@@ -22,7 +22,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae inspect`."""
     parser.add_argument(
-        "data", metavar="DATA", help="faces, digits, an image folder, an .npz, .npy or idx file, or shards"
+        "data", metavar="DATA", help="faces, digits, cifar10, an image folder, an .npz, .npy or idx file, or shards"
     )
     parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
     parser.add_argument(

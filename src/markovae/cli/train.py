@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="?",
-        help="faces, digits, an image folder (sub-folders are classes), an .npz, .npy or idx file, or shards: a "
-        "folder, a pattern or a URL",
+        help="faces, digits, cifar10, an image folder (sub-folders are classes), an .npz, .npy or idx file, CIFAR's "
+        "binary files, or shards: a folder, a pattern or a URL",
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
     parser.add_argument("--config", metavar="F.toml", help="settings to start from")
@@ -159,7 +159,9 @@ def configuration(options: argparse.Namespace) -> Config:
     if options.data is not None:
         config = replace(config, data=replace(config.data, source=options.data))
     elif options.config is None and not any(text.startswith("data.source=") for text in settings):
-        raise UserError("DATA is missing: name faces, digits, an image folder or an array file; see markovae train -h")
+        raise UserError(
+            "DATA is missing: name faces, digits, cifar10, an image folder or an array file; see markovae train -h"
+        )
     if options.objective is not None:
         kinds = [text.partition("=")[2].strip() for text in settings if text.startswith("schedule.kind=")]
         settings = [*preset_settings(options.objective, [config.schedule.kind, *kinds][-1]), *settings]

@@ -17,10 +17,13 @@ from markovae.tables import one_of
 KINDS = {
     "faces": "faces",
     "digits": "digits",
+    "cifar10": "cifar10",
     "folder": "an image folder",
     "array": "an array file (.npy, .npz or idx)",
+    "cifar": "CIFAR's binary files",
     "shards": "shards",
 }
+BUILT_IN = ("faces", "digits", "cifar10")  # sources that a name alone says
 ANY_SOURCE = f"{', '.join([*KINDS.values()][:-1])} or {[*KINDS.values()][-1]}"
 CHANNELS = ("auto", "grey", "rgb")
 FITS = ("crop", "pad", "resize")
@@ -36,7 +39,7 @@ class DataConfig:
 
     Args:
         source: "faces", "digits", an image folder, an array file (.npy, .npz, idx, idx.gz) or a folder
-            of MNIST's idx files, or shards (a folder of them, one .tar, a pattern with {000..099}, or a URL).
+            of MNIST's idx files, CIFAR's binary files (a folder or .tar.gz), or shards (a folder of them, one .tar, a pattern with {000..099}, or a URL).
         size: height in pixels; 0 = the source's own: faces 32, digits 8, arrays as they are; folders keep
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
         width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from markovae.data import arrays, cache, faceset
-from markovae.data.data_config import ANY_SOURCE, DataConfig, as_config
+from markovae.data.cifar import is_cifar, read_cifar10, read_cifar_files
+from markovae.data.data_config import ANY_SOURCE, BUILT_IN, DataConfig, as_config
 from markovae.data.digits import read_digits
 from markovae.data.file_names import ENDINGS
 from markovae.data.folder import read_folder
@@ -22,8 +23,8 @@ from markovae.data.source import Source
 from markovae.data.split import Splits
 from markovae.errors import UserError
 from markovae.locations import is_elsewhere
+from markovae.log import log
 
-BUILT_IN = ("faces", "digits")
 ALWAYS_ALLOWED = 10  # unreadable files
 
 
@@ -60,6 +61,8 @@ def read_source(config: DataConfig) -> Source:
 READERS: dict[str, Callable[[DataConfig], Source]] = {
     "faces": lambda config: faceset.read_faces(config),
     "digits": read_digits,
+    "cifar10": read_cifar10,
+    "cifar": read_cifar_files,
     "shards": read_shards,
     "idx folder": arrays.read_idx_folder,
     "folder": read_folder,
@@ -72,9 +75,13 @@ def kind_of(config: DataConfig) -> str:
 
     Raises: UserError for one that does not exist, or is none of them.
     """
-    if config.source in BUILT_IN:
-        return config.source
     path = config.path
+    if config.source in BUILT_IN:
+        if path.exists():
+            log(f"{config.source} is the source of that name: give ./{config.source} for what lies here")
+        return config.source
+    if is_cifar(path):
+        return "cifar"
     if _names_shards(config.source, path):
         return "shards"
     if path.is_dir():

@@ -160,11 +160,6 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
     return SplitIndices(train, held_out, tested, method, config.split_seed)
 
 
-def split_with_test(hashes: Sequence[bytes], first_test: int, config: DataConfig, name: str) -> SplitIndices:
-    """The source's own test part (positions from `first_test` on), see `split_given`."""
-    return split_given(hashes, ["train"] * first_test + ["test"] * (len(hashes) - first_test), config, name)
-
-
 def split_given(hashes: Sequence[bytes], part: Sequence[str], config: DataConfig, name: str) -> SplitIndices:
     """The parts that the source brings; a held-out part that it lacks is drawn from training by content hash.
 

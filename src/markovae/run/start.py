@@ -20,6 +20,7 @@ from markovae.checkpoints.saving import describe_network
 from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
+from markovae.data.data_config import BUILT_IN
 from markovae.data.images import count_uncaptioned
 from markovae.data.loading import load_data, reopen
 from markovae.data.shard_format import RECORD
@@ -365,7 +366,7 @@ def _with_absolute_paths(config: Config) -> Config:
             f"unknown user in path {config.data.source} or {config.condition.encoder}: give the whole path"
         ) from None
     braces = not is_elsewhere(config.data.source) and BRACES.search(config.data.source) is not None
-    if config.data.source not in ("faces", "digits") and (source.exists() or braces):
+    if config.data.source not in BUILT_IN and (source.exists() or braces):
         config = replace(config, data=replace(config.data, source=str(source.resolve())))
     if encoder.is_dir():
         config = replace(config, condition=replace(config.condition, encoder=str(encoder.resolve())))
