@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 THREADS_PER_TEST ?= 1
 
-.PHONY: demo test version check soak offline reference fashion captions derivation release clean
+.PHONY: demo test docs version check soak offline reference fashion captions derivation release clean
 .DELETE_ON_ERROR:
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
@@ -31,6 +31,11 @@ demo: $(VENV)/.stamp
 test: $(VENV)/.encoder
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m "not slow"
 
+# The site of docs/, which works from the disk: site/index.html.
+docs: $(VENV)/.stamp
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # What depends on Python's version, on another one: make version PYTHON=python3.13 VENV=build/python3.13
 version: $(VENV)/.stamp
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -q -n 2 -m "not slow" tests/config tests/checkpoints \
@@ -50,8 +55,8 @@ offline: $(VENV)/.encoder
 	unshare -rn sh -c 'ip link set lo up; OMP_NUM_THREADS=$(THREADS_PER_TEST) exec $(PY) -m pytest -n 2 -m "not slow"'
 
 check: $(VENV)/.stamp
-	$(PY) -m ruff format --check src tests benchmarks scripts examples
-	$(PY) -m ruff check src tests benchmarks scripts examples
+	$(PY) -m ruff format --check src tests benchmarks scripts examples docs
+	$(PY) -m ruff check src tests benchmarks scripts examples docs
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_architecture.py tests/test_docs.py
 

@@ -1,0 +1,170 @@
+"""Hooks of mkdocs.yml: the reference pages, made from the code, and equations as MathML that needs no script.
+
+`make docs` builds the site into site/. The pages of docs/ are read as they are; what is made here is written nowhere.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import markovae
+from markovae.cli.entry import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+FOREIGN = "https://unpkg.com/iframe-worker/shim"
+GROUPS = {
+    "Train": ("train", "resume", "create", "fit", "TrainStep", "EMA", "Objective", "Config"),
+    "Models": ("load", "load_run", "LoadedRun", "save", "Diffusion", "MarkovianVAE", "Condition", "with_reverse"),
+    "Data": ("load_data", "inspect"),
+    "Sample": ("sample", "edit", "Edit", "grid"),
+    "Measure": (
+        "measure",
+        "Measurement",
+        "compare",
+        "Comparison",
+        "Bound",
+        "continuous_bound",
+        "ode_likelihood",
+        "caption_information",
+    ),
+    "Judge samples": ("evaluate", "Quality"),
+    "Move models": ("export", "import_run", "wrap"),
+    "Compress": ("compress", "decompress"),
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the reference pages, and the sources and examples that pages link to."""
+    made = {"reference/python.md": python_reference(), "reference/commands.md": command_reference()}
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if "solutions" not in path.parts]
+    for name in sorted({name for page in pages for name in linked_sources(page)}):
+        made[f"source/{name}.md"] = source_page(name)
+    for path in sorted((ROOT / "docs" / "course").glob("*.ipynb")):
+        files.remove(files.src_uris[f"course/{path.name}"])
+        made[f"course/{path.stem}.md"] = notebook_page(path)
+    for name, text in made.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def linked_sources(page: Path) -> set[str]:
+    """The files outside docs/ that a page links to, relative to the root; folders are not among them."""
+    targets = re.findall(r"\]\(((?:\.\./)+[^)#\s]+)", page.read_text(encoding="utf-8"))
+    paths = {(page.parent / target).resolve() for target in targets}
+    return {path.relative_to(ROOT).as_posix() for path in paths if path.is_file() and ROOT / "docs" not in path.parents}
+
+
+def source_page(name: str) -> str:
+    """A file of the repository as a page."""
+    kind = {".py": "python", ".toml": "toml", ".md": "markdown"}.get(Path(name).suffix, "text")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return f"# `{name}`\n\n`````{kind}\n{text}`````\n"
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook with what its cells printed and drew."""
+    parts = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        parts.append(cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = "".join(data["image/png"].split())
+                parts.append(f'<img alt="what this cell draws" src="data:image/png;base64,{picture}">')
+            elif words := output.get("text") or data.get("text/plain"):
+                parts.append(f"```text\n{words.rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def python_reference() -> str:
+    """Every public name, in groups."""
+    public = {name for name in markovae.__all__ if not name.startswith("__")}
+    grouped = {**GROUPS, "Others": tuple(sorted(public - {name for names in GROUPS.values() for name in names}))}
+    parts = ["# Python reference\n\nEvery public name of `import markovae as mv`.\n"]
+    for title, names in grouped.items():
+        known = [name for name in names if name in public]
+        if known:
+            parts += [f"\n## {title}\n", *(f"\n::: markovae.{markovae._HOME[name]}.{name}\n" for name in known)]
+    return "".join(parts)
+
+
+def command_reference() -> str:
+    """The help of every command, from the parser itself."""
+    parts = ["# Command line reference\n"]
+    for command in ("", *(name_of(module) for module in COMMANDS)):
+        text = help_of(command)
+        parts.append(f"\n## `markovae{' ' * bool(command)}{command}`\n\n```text\n{text}```\n")
+    return "".join(parts)
+
+
+def name_of(command: Any) -> str:
+    """The command's name on the command line."""
+    name = command if isinstance(command, str) else command.__name__
+    return str(name).split(".")[-1].rstrip("_")
+
+
+def help_of(command: str) -> str:
+    """What `markovae COMMAND --help` prints at 100 columns."""
+    os.environ["COLUMNS"] = "100"
+    out = io.StringIO()
+    with redirect_stdout(out):
+        try:
+            main([*([command] if command else []), "--help"])
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    return out.getvalue()
+
+
+def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
+    """Point links that leave docs/ at the pages made of those files."""
+    here = Path(page.file.src_uri).parent
+    folder = ROOT / "docs" / here
+
+    def led(match: re.Match[str]) -> str:
+        path = (folder / match[1]).resolve()
+        if ROOT / "docs" in path.parents or not path.is_relative_to(ROOT):
+            return match[0]
+        if path.is_dir() or not files.get_file_from_path(f"source/{path.relative_to(ROOT).as_posix()}.md"):
+            return "](" + os.path.relpath("index.md", here) + ")"
+        return "](" + os.path.relpath(f"source/{path.relative_to(ROOT).as_posix()}.md", here) + ")"
+
+    markdown = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", markdown)
+    return re.sub(r"\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)", led, markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    r"""Turn \(…\) and \[…\] into MathML."""
+    return re.sub(
+        r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
+        lambda match: convert(tagged(html.unescape(match[3])), display="inline" if match[2] == "(" else "block"),
+        content,
+        flags=re.DOTALL,
+    )
+
+
+def tagged(equation: str) -> str:
+    r"""LaTeX that the converter knows: \tag{E1} as text at the end, \big delimiters as they are."""
+    equation = re.sub(r"\\tag\{([^}]*)\}", r"\\qquad(\\text{\1})", equation)
+    return re.sub(r"\\[bB]igg?([lr])?(?=\W)", "", equation)
+
+
+def on_post_page(output: str, page: Any, config: MkDocsConfig) -> str:
+    """Take the script that lets the search work from the disk from here, not from another host."""
+    return output.replace(FOREIGN, os.path.relpath("assets/frame_worker.js", Path(page.file.dest_uri).parent))
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """The same for pages that are not of docs/."""
+    return output_content.replace(FOREIGN, "assets/frame_worker.js")
