@@ -132,12 +132,12 @@ def is_cifar(path: Path) -> bool:
         return False
     try:
         with open_regular(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            names = [PurePosixPath(entry.name) for _, entry in zip(range(4), archive, strict=False)]
+            inside = [PurePosixPath(entry.name) for _, entry in zip(range(4), archive, strict=False)]
     except (tarfile.TarError, OSError, EOFError, ValueError):
         return False
-    if any(str(name.parent) in ("cifar-10-batches-py", "cifar-100-python") for name in names):
+    if any(str(name.parent) in ("cifar-10-batches-py", "cifar-100-python") for name in inside):
         raise _pickled(path)
-    return any(str(name.parent) in INNER[:2] or name.name == SHEETS[0][0] for name in names)
+    return any(str(name.parent) in INNER[:2] or name.name == SHEETS[0][0] for name in inside)
 
 
 def _pickled(path: Path) -> UserError:
