@@ -550,3 +550,69 @@ def test_captions_that_cannot_be_read_are_told_and_marks_are_none_of_the_text(tm
         "a class or caption could not be read and is left empty: part-000.tar/01.txt is not UTF-8 text: save it as "
         "UTF-8, and 1 more"
     )
+
+
+def tar_with(path: Path, *files: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def picture(value: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(value).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_every_member_is_accounted_for(tmp_path: Path):
+    table = json.dumps({"caption": "from a table", "label": "cat", "url": "x"}).encode()
+    path = tar_with(
+        tmp_path / "x.tar",
+        *((f"{n}.png", picture(n)) for n in range(5)),
+        *((f"{n}.json", table) for n in range(5)),
+        ("0.txt", b"from a text"),
+        ("7.txt", b"orphan"),
+        ("8.heic", b"h"),
+        ("1.mask.npy", b"m"),
+    )
+    reading = read_source(DataConfig(str(path)))
+    assert reading.data.captions == ("from a text", *["from a table"] * 4)
+    assert reading.data.class_names == ("cat",)
+    assert reading.summary.unreadable == (("x.tar/8.heic", "HEIC is not read: save it as PNG or JPEG"),)
+    assert "1 members belong to no image (.txt 1; x.tar/7.txt)" in reading.summary.notes
+    assert "1 members beside images are not read (.npy 1; x.tar/1.mask.npy)" in reading.summary.notes
+
+
+def test_folders_in_tars_are_classes_and_parts(tmp_path: Path):
+    names = [
+        f"{part}/{name}/{n}.png"
+        for part, count in (("train", 3), ("val", 2))
+        for name in ("cat", "dog")
+        for n in range(count)
+    ]
+    path = tar_with(
+        tmp_path / "x.tar", *((name, picture(n)) for n, name in enumerate(names)), ("more.png", picture(99))
+    )
+    reading = read_source(DataConfig(str(path)))
+    split = reading.split
+    assert reading.data.class_names == ("cat", "dog")
+    assert (len(split.train), len(split.validation), len(split.test)) == (5, 4, 1)
+    assert "1 images lie in no part and are left out (more.png)" in reading.summary.notes
+    assert len(reading.data) == 10
+    prefixed = tar_with(
+        tmp_path / "p.tar", *((f"{name}_{n}.png", picture(n + len(name))) for name in ("a", "bird") for n in range(3))
+    )
+    assert read_source(DataConfig(str(prefixed), classes="prefix")).data.class_names == ("a", "bird")
+
+
+def test_tars_called_train_and_val_are_parts(tmp_path: Path):
+    for number, name in enumerate(("set-train-000", "set-train-001", "set-val-000", "set-test-000")):
+        tar_with(tmp_path / f"{name}.tar", *((f"{n}.png", picture(10 * number + n)) for n in range(number + 2)))
+    split = read_source(DataConfig(str(tmp_path))).split
+    assert (len(split.train), len(split.validation), len(split.test)) == (5, 4, 5)
+    split = read_source(DataConfig(str(tmp_path), split="content")).split
+    assert (len(split.train), len(split.validation), len(split.test)) == (12, 1, 1)

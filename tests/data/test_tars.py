@@ -46,7 +46,7 @@ def test_members_lie_where_they_say():
     assert [(m.name, content[m.offset : m.offset + m.size]) for m in found] == files
 
 
-def test_samples_are_consecutive_members_up_to_the_first_dot():
+def test_samples_are_members_up_to_the_first_dot():
     content = tar_of(
         ("x/1.seg.png", b"mask"),
         ("x/1.png", b"p"),
@@ -56,7 +56,7 @@ def test_samples_are_consecutive_members_up_to_the_first_dot():
         ("x.y/3.JPG", b"j"),
         ("x.y/3.cls", b"0" * (1 << 17)),
     )
-    made = list(samples(io.BytesIO(content), len(content)))
+    made = [one for one in samples(io.BytesIO(content), len(content)) if one.image]
     assert [s.image.name for s in made] == ["x/1.png", "x.y/3.JPG"]
     assert made[0].label is not None
     assert made[0].caption is not None
@@ -73,7 +73,7 @@ def test_names_with_dots_hold_images_too_and_what_is_not_taken_is_listed():
         ("2.depth.png", b"d"),
         ("3.cls", b"no image"),
     )
-    made = list(samples(io.BytesIO(content), len(content)))
+    made = [one for one in samples(io.BytesIO(content), len(content)) if one.image]
     assert [s.image.name for s in made] == ["Image 2021-05-03 at 10.11.12.jpeg", "2.rgb.jpg"]
     assert [[m.name for m in s.others] for s in made] == [[], ["2.depth.png"]]
     assert made[0].caption is not None
@@ -217,3 +217,29 @@ def test_names_without_end_are_refused_in_a_short_sentence():
     said = until_damage(one + header(b"a.png", b"00000000001\0") + bytes(512))[1]
     assert "a name has 60,000 characters" in said
     assert len(said) < 300
+
+
+def test_images_first_and_texts_after_are_joined_and_nothing_is_lost():
+    content = tar_of(
+        ("1.png", b"p"),
+        ("2.png", b"q"),
+        ("__MACOSX/._1.png", b"litter"),
+        ("._2.png", b"litter"),
+        ("1.cls", b"0"),
+        ("2.cls", b"1"),
+        ("2.png", b"again"),
+        ("2.depth.npy", b"d"),
+        ("3.txt", b"orphan"),
+        ("4.heic", b"h"),
+        ("5.input.png", b"i"),
+        ("5.outputs.txt", b"a cat"),
+        ("5.json", b"{}"),
+    )
+    made = list(samples(io.BytesIO(content), len(content)))
+    assert [s.image and s.image.name for s in made] == ["1.png", "2.png", "2.png", None, None, "5.input.png"]
+    assert [s.label and s.label.name for s in made] == ["1.cls", "2.cls", None, None, None, None]
+    assert [m.name for s in made for m in s.unused] == ["2.depth.npy", "3.txt"]
+    assert [m.name for s in made for m in s.unread] == ["4.heic"]
+    assert made[5].caption is not None
+    assert made[5].caption.name == "5.outputs.txt"
+    assert made[5].table is not None

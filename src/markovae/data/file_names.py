@@ -122,6 +122,18 @@ def part_of(name: str) -> tuple[str, str] | None:
     return None if part is None else (part, "")
 
 
+def parts_of_files(names: Sequence[str]) -> list[str]:
+    """The part that each file is by a word of its name, as in imagenet-val-000.tar; "" where they say no parts.
+
+    They do where one trains and another is held out, and each is one of the two.
+    """
+    found = [
+        next((_PART_OF[word] for word in re.split(r"[-_.\d]+", name.lower()) if _PART_OF.get(word)), "")
+        for name in names
+    ]
+    return found if "train" in found and len(set(found)) > 1 and all(found) else [""] * len(names)
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the folders of a data set were understood.

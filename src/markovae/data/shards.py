@@ -16,19 +16,22 @@ import PIL
 
 from markovae.data import cache
 from markovae.data.arrays import labels_of
-from markovae.data.captions import one_line_each
+from markovae.data.captions import TEXT_COLUMNS, is_text, one_line_each
 from markovae.data.data_config import DataConfig
+from markovae.data.file_names import by_ending, parts_of_files, understand, unread_kind
+from markovae.data.folder import classes_of
 from markovae.data.image_files import Header, Plan, decode, header_of, plan, reason_of
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.shard_format import Column, Index, ShardRecord, read_record
 from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
-from markovae.data.split import SplitIndices, split_by_content
+from markovae.data.split import SplitIndices, chosen_split, copies_note, split_by_content
 from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
 from markovae.data.workers import map_in_processes
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import is_elsewhere, without_secrets
 from markovae.log import printable, track
+from markovae.strict_json import parse_object
 
 
 @final
@@ -127,12 +130,15 @@ class Scan:
     Args:
         found: its images, in order.   headers: how many have each header, the name left out.
         unreadable: (shard/name, reason) of what is not an image.   unreadable_texts: the same of each class or caption.
+        orphans, unused: names of members without an image, and of those beside one that say nothing that is read.
     """
 
     found: tuple[FoundImage, ...]
     headers: Counter[Header]
     unreadable: tuple[tuple[str, str], ...]
     unreadable_texts: tuple[tuple[str, str], ...]
+    orphans: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 def scan(names: tuple[str, ...], number: int) -> Scan:
@@ -141,6 +147,7 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
     path = shards.path(number)
     shard = PurePosixPath(without_secrets(shards.names[number]).replace("\\", "/")).name
     found, unreadable, unreadable_texts, headers = [], [], [], Counter[Header]()
+    orphans, unused = list[str](), list[str]()
 
     def text(member: Member | None, longest: int) -> str:
         if member is None:
@@ -161,6 +168,12 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
         with path.open("rb") as handle:
             for sample in samples(handle, path.stat().st_size):
                 image = sample.image
+                for other in sample.unread:
+                    unreadable.append((f"{shard}/{other.name}", unread_kind(other.name) or ""))
+                if image is None:
+                    orphans += [f"{shard}/{member.name}" for member in sample.unused]
+                    continue
+                unused += [f"{shard}/{member.name}" for member in sample.unused]
                 name = f"{shard}/{image.name}"
                 for other in sample.others:
                     unreadable.append((f"{shard}/{other.name}", f"its name agrees with {image.name} to the first dot"))
@@ -173,14 +186,28 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                     unreadable.append((name, reason_of(error)))
                     continue
                 headers[replace(header, path="")] += 1
-                found.append(
-                    FoundImage(
-                        name, image.offset, image.size, text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
-                    )
-                )
+                label, caption = text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
+                if sample.table is not None and not (label and caption):
+                    said = _of_table(text(sample.table, SMALL))
+                    label, caption = label or said[0], caption or said[1]
+                found.append(FoundImage(name, image.offset, image.size, label, caption))
     except (ValueError, OSError) as error:
         unreadable.append((shard, f"{reason_of(error)}; {len(found):,} images before it are read, and none after it"))
-    return Scan(tuple(found), headers, tuple(unreadable), tuple(unreadable_texts))
+    return Scan(
+        tuple(found), headers, tuple(unreadable), tuple(unreadable_texts), tuple(orphans[:KEPT]), tuple(unused[:KEPT])
+    )
+
+
+def _of_table(content: str) -> tuple[str, str]:
+    """(class, caption) that a .json says, "" where it says none, or is none."""
+    try:
+        fields = parse_object(content)
+    except ValueError:
+        return "", ""
+    label = next((fields[name] for name in LABEL_FIELDS if isinstance(fields.get(name), str | int)), "")
+    caption = next((fields[name] for name in TEXT_COLUMNS if isinstance(fields.get(name), str | list)), "")
+    each = caption if isinstance(caption, list) else [caption]
+    return str(label), "\n".join(one_line_each([one for one in each if isinstance(one, str) and is_text(one)]))
 
 
 def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[FoundImage, ...]]) -> list[bytes | str]:
@@ -207,7 +234,9 @@ def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     return shards.read(number, image.offset, image.size)
 
 
-RECIPE = "shards-6"
+RECIPE = "shards-7"
+KEPT = 10_000  # names of members that are not read, of a shard
+LABEL_FIELDS = ("label", "cls", "class", "class_name")
 # Below this many shards the work takes less time than starting workers.
 SERIAL_SHARDS = 4
 LONGEST_NUMBER = 18  # digits of a class that counts as a number; longer ones are words
@@ -260,6 +289,8 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Source:
     )
     train, validation, test = (np.flatnonzero(record.part == number).astype(np.int64) for number in range(3))
     parts = SplitIndices(train, validation, test, record.method, record.seed, record.left_out)
+    if config.split == "content":
+        parts = split_by_content(data.content_hashes(), config, data.name)
     notes = (f"{len(shards)} shards written by markovae shard from {record.source}", *chosen.notes)
     size = f"{shape[1]}x{shape[0]}"
     if not as_stored:
@@ -289,8 +320,18 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
     make = partial(_make, shards=shards, config=config, source=shown)
     stored, index = cache.entry(f"shards-{cache.key_of(recipe)}", make, _read)
     chosen = Plan(tuple(stored["shape"]), stored["grey"], config.fit, tuple(stored["background"]))
-    labels, class_names, notes = _labels(stored["labels"], shown)
-    captions = tuple(stored["captions"]) if any(stored["captions"]) else None
+    inside = [name.partition("/")[2] for name in stored["files"]]  # without the shard's own name
+    layout = understand(inside, config.split, shown)
+    parts, rest = list(layout.part), list(layout.rest)
+    if config.split == "auto" and not layout.given:
+        parts = list(parts_of_files([name.partition("/")[0] for name in stored["files"]]))
+    rows = [row for row, part in enumerate(parts) if part is not None]
+    index = index.take(np.array(rows, dtype=np.int64))
+    given, texts, files = ([stored[name][row] for row in rows] for name in ("labels", "captions", "files"))
+    labels, class_names, notes = _labels(given, shown)
+    if not any(given):
+        labels, class_names, notes = classes_of([rest[row] for row in rows], config.classes)
+    captions = tuple(texts) if any(texts) else None
     data = ImageData(
         images=cast(Pixels, StoredImages(shards, index, chosen)),
         labels=labels,
@@ -298,17 +339,18 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         captions=captions,
         name=shown,
         digests=index.digest,
-        files=tuple(map(printable, stored["files"])),
+        files=tuple(map(printable, files)),
     )
+    split = chosen_split(data, [parts[row] or "" for row in rows], config)
     summary = DatasetSummary(
         "shards",
         stored["modes"],
         stored["formats"],
         stored["sizes"],
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
-        (f"{len(shards)} shards, read in place", *stored["notes"], *notes),
+        (f"{len(shards)} shards, read in place", *layout.notes, *stored["notes"], *notes, *copies_note(split)),
     )
-    return Source(data, split_by_content(data.content_hashes(), config, shown), summary)
+    return Source(data, split, summary)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Index]:
@@ -336,6 +378,11 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
                 kept.append((number, one, result))
     _store(stage, kept)
     notes = [*chosen.notes, *_unreadable_texts([bad for one in scans for bad in one.unreadable_texts])]
+    for names, what in (
+        ([name for one in scans for name in one.orphans], "belong to no image"),
+        ([name for one in scans for name in one.unused], "beside images are not read"),
+    ):
+        notes += [f"{len(names):,} members {what} ({by_ending(names)})"] if names else []
     record = {
         "shape": chosen.shape,
         "grey": chosen.grey,
@@ -383,7 +430,7 @@ def _labels(given: list[str], source: str) -> tuple[Indices | None, tuple[str, .
     if bare == len(given):
         return None, (), ()
     if bare:
-        return None, (), (f"{bare} of {len(given)} images have no .cls, so the classes are left out",)
+        return None, (), (f"{bare} of {len(given)} images have no .cls, so the classes are left out: give each one",)
     whole = all(text.isdecimal() and len(text) <= LONGEST_NUMBER for text in given)
     values = np.array([int(text) for text in given]) if whole else np.array(given)
     labels, names = labels_of(values, len(given), source)

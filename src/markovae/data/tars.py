@@ -1,7 +1,7 @@
 """Tar files as a row of samples (the WebDataset layout), read in place: nothing is ever extracted.
 
-Consecutive members whose names agree up to the first dot after the last slash are one sample: `0001.jpg`, `0001.cls`,
-`0001.txt`. A name is a label here and never a path on this machine.
+Members whose names agree up to the first dot after the last slash are one sample, wherever they stand: `0001.jpg`,
+`0001.cls`, `0001.txt`. A name is a label here and never a path on this machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Self
 
-from markovae.data.file_names import ENDINGS
+from markovae.data.file_names import ENDINGS, hidden, unread_kind
 
 BLOCK = 512
 SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block
@@ -33,20 +33,29 @@ class Member:
     size: int
 
 
+LABELS = (".cls", ".class", ".label")
+CAPTIONS = (".txt", ".caption", ".text")
+
+
 @dataclass(frozen=True)
 class Sample:
     """The files of one key.
 
     Args:
         image: the first member with the ending of an image, such as `0001.jpg`; or else the first whose last dot begins
-            one, such as `0001.rgb.jpg`.
-        label, caption: its .cls and .txt.   others: further images of the second kind, which are not taken.
+            one, such as `0001.rgb.jpg`; None where there is none.
+        label: its .cls.   caption: its .txt, or the one text there is, such as `0001.outputs.txt`.
+        table: its .json, which may have either.   others: further images of the second kind, which are not taken.
+        unread: images of kinds that are not read.   unused: all other members.
     """
 
-    image: Member
-    label: Member | None
-    caption: Member | None
+    image: Member | None
+    label: Member | None = None
+    caption: Member | None = None
+    table: Member | None = None
     others: tuple[Member, ...] = ()
+    unread: tuple[Member, ...] = ()
+    unused: tuple[Member, ...] = ()
 
 
 def members(handle: BinaryIO, size: int) -> Iterator[Member]:
@@ -84,17 +93,30 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
 
 
 def samples(handle: BinaryIO, size: int) -> Iterator[Sample]:
-    """The samples that hold an image. Raises: ValueError as `members`."""
-    key, held = "", dict[str, Member]()
-    for member in members(handle, size):
-        own, ending = _key(member.name)
-        if own != key:
-            if (made := _sample(held)) is not None:
-                yield made
-            key, held = own, {}
-        held.setdefault(ending, member)
-    if (made := _sample(held)) is not None:
-        yield made
+    """All members by their keys, in the order of the first of each; litter of systems and archives is passed over.
+
+    A second file of one name begins another sample of its key.
+
+    Raises: ValueError as `members`, after the samples before the damage.
+    """
+    groups: list[dict[str, Member]] = []
+    newest: dict[str, dict[str, Member]] = {}
+    damage = None
+    try:
+        for member in members(handle, size):
+            if any(map(hidden, member.name.split("/"))):
+                continue
+            key, ending = _key(member.name)
+            held = newest.get(key)
+            if held is None or ending in held:
+                held = newest[key] = {}
+                groups.append(held)
+            held[ending] = member
+    except ValueError as error:
+        damage = error
+    yield from map(_sample, groups)
+    if damage is not None:
+        raise damage
 
 
 class _Header(tarfile.TarInfo):
@@ -142,11 +164,27 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, (dot + ending).lower()
 
 
-def _sample(held: dict[str, Member]) -> Sample | None:
+def _sample(held: dict[str, Member]) -> Sample:
+    unread = {ending: member for ending, member in held.items() if unread_kind(member.name) is not None}
     exact = [ending for ending in held if ending in ENDINGS]
     loose = [ending for ending in held if "." + ending.rpartition(".")[2] in ENDINGS]
     if not loose:
-        return None
-    first, *rest = exact[:1] or loose
+        rest = tuple(member for ending, member in held.items() if ending not in unread)
+        return Sample(None, unread=tuple(unread.values()), unused=rest)
+    first, *others = exact[:1] or loose
     before = first.rpartition(".")[0]
-    return Sample(held[first], held.get(before + ".cls"), held.get(before + ".txt"), tuple(held[e] for e in rest))
+    texts = [ending for ending in held if "." + ending.rpartition(".")[2] in CAPTIONS]
+    own = [before + ending for ending in CAPTIONS if before + ending in held]
+    label = next((before + ending for ending in LABELS if before + ending in held), "")
+    caption = (own or (texts if len(texts) == 1 else []) or [""])[0]
+    table = next((ending for ending in (before + ".json", ".json") if ending in held), "")
+    used = {first, label, caption, table, *others, *unread}
+    return Sample(
+        held[first],
+        held.get(label),
+        held.get(caption),
+        held.get(table),
+        tuple(held[ending] for ending in others),
+        tuple(unread.values()),
+        tuple(member for ending, member in held.items() if ending not in used),
+    )
