@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import tomllib
@@ -95,7 +96,7 @@ def from_table(kind: type[Record], table: Mapping[str, Any], where: str = "") ->
     Raises:
         UserError: for an unknown key (the nearest known one is named) or a value of another type.
     """
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -123,9 +124,15 @@ def _unspelled(text: str) -> str:
     return re.sub("\0([89a-f][0-9a-f])", lambda byte: chr(0xDC00 + int(byte[1], 16)), text) if "\0" in text else text
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Types of a dataclass's fields, kept: Python evaluates their text anew at each call."""
+    return typing.get_type_hints(kind)
+
+
 def names_of(kind: type, where: str = "") -> list[str]:
     """Dotted names of every setting below a dataclass."""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     names = []
     for field in fields(kind):
         name = f"{where}.{field.name}" if where else field.name
@@ -171,7 +178,7 @@ def parse_setting(text: str, kind: type) -> tuple[list[str], Any]:
     path = name.split(".")
     hint: Any = kind
     for part in path:
-        hint = typing.get_type_hints(_section(hint) or hint)[part]
+        hint = _hints(_section(hint) or hint)[part]
     return path, _parse_value(raw.strip(), hint)
 
 

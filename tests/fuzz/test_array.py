@@ -118,7 +118,7 @@ def test_an_array_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         path = tmp_path / chance.choice(list(kinds))
         content = broken(kinds[path.name](chance), chance)
         if path.suffix == ".gz":
-            content = gzip.compress(content if chance.random() < 0.9 else content + bytes(1 << 24), mtime=0)
+            content = gzip.compress(content if chance.random() < 0.9 else content + bytes(1 << 24), 1, mtime=0)
             content = content if chance.random() < 0.6 else broken(content, chance)
         if chance.random() < 0.02:
             os.mkfifo(path)

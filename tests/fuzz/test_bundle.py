@@ -45,7 +45,8 @@ def forge(path: Path, **contents: bytes) -> None:
     files = {file.name: file.read_bytes() for file in path.iterdir() if file.name != MANIFEST}
     files |= {name.replace("__", "."): content for name, content in contents.items()}
     for name, content in {**files, MANIFEST: make_manifest(files)}.items():
-        (path / name).write_bytes(content)
+        if not (path / name).is_file() or (path / name).read_bytes() != content:
+            (path / name).write_bytes(content)
 
 
 def changed(state: dict[str, Any], chance: random.Random) -> bytes:

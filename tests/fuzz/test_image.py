@@ -46,11 +46,13 @@ PROGRAMS = (
     b"\x80\x02]q\x00.",  # a pickle
 )
 
+BOMBS = {size: zlib.compress(bytes(size), 1) for size in (0, 100, 1 << 20, 1 << 24)}
+
 
 def odd_png(chance: random.Random) -> bytes:
     """Claims, and few pixels or far too many behind them; interlaced, with profiles and texts that unpack to more."""
     depth, color = chance.choice([(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (4, 3), (8, 4), (16, 6), (3, 7)])
-    bomb = zlib.compress(bytes(chance.choice([0, 100, 1 << 20, 1 << 24])))
+    bomb = BOMBS[chance.choice([0, 100, 1 << 20, 1 << 24])]
     extra = chance.choice(
         [
             b"",
@@ -80,7 +82,7 @@ def odd_tiff(chance: random.Random) -> bytes:
     folder = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
     following = chance.choice([0, 8, 2**32 - 1, 12 + len(folder)])
     many = struct.pack("<HI", 0, 14 + len(folder)) * chance.choice([0, 1, 2000])
-    return b"II*\0\x08\0\0\0" + folder + struct.pack("<I", following) + many + zlib.compress(bytes(1 << 20))
+    return b"II*\0\x08\0\0\0" + folder + struct.pack("<I", following) + many + BOMBS[1 << 20]
 
 
 def odd_webp(chance: random.Random) -> bytes:

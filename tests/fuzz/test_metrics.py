@@ -208,7 +208,11 @@ def read_all(base: ReportedRun) -> Callable[[tuple[Path, dict[str, Any]]], None]
 
 
 def test_records_of_a_run_are_read_or_left_out(
-    fuzzer: Fuzzer, finished: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    fuzzer: Fuzzer,
+    finished: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     outside = tmp_path_factory.mktemp("outside")
     (outside / ".tmp-mine").mkdir()
@@ -217,6 +221,7 @@ def test_records_of_a_run_are_read_or_left_out(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARKOVAE_CACHE", str(tmp_path / "cache"))
         base = load_reported_run(finished, torch.device("cpu"))
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # which no record has a say in
     door = read_all(base)
     shutil.copytree(finished, tmp_path / "good")
     door((tmp_path / "good", {}))

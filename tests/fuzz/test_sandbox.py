@@ -207,6 +207,29 @@ def number(chance: random.Random) -> int:
     return chance.randrange(1000)
 
 
+@pytest.mark.parametrize(("door", "words"), [(lambda case: time.sleep(30), "0 of them"), (spin, "s of processor time")])
+def test_a_door_that_waits_or_works_without_end_is_ended(
+    door: Callable[[object], None], words: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tests.fuzz.sandbox.HANGS", 0.1)
+    with pytest.raises(AssertionError, match=f"_Hung: .*{words}"):
+        fuzz(door, number, 1)
+
+
+def test_a_door_that_works_on_a_busy_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch):
+    """Its clock runs on while others are served: here, while it sleeps most of the time."""
+    monkeypatch.setattr("tests.fuzz.sandbox.HANGS", 0.05)
+
+    def door(case: object) -> None:
+        for _ in range(20):
+            end = time.process_time() + 1e-3
+            while time.process_time() < end:
+                pass
+            time.sleep(0.01)
+
+    assert fuzz(door, number, 1).accepted == 1
+
+
 def test_cases_are_counted_and_each_can_be_repeated(tmp_path: Path):
     met: list[int] = []
 

@@ -52,6 +52,24 @@ def test_scale_of_the_gradient_does_not_matter_and_zero_stays_zero() -> None:
     assert orthogonalise(torch.zeros(4, 4)).eq(0).all()
 
 
+@pytest.mark.parametrize("power", [-149, -140, -126, -100, -70, -10, 10, 60, 100, 120])
+def test_gradients_that_vanish_or_are_huge_give_the_same_step(power: int):
+    """Powers of two change no digit until float32 ends; then few are left, and the step is still one."""
+    matrix = torch.randint(1, 64, (6, 9), generator=torch.Generator().manual_seed(4)).float()
+    scaled = torch.ldexp(matrix, torch.tensor(power // 2)).ldexp(torch.tensor(power - power // 2))
+    torch.testing.assert_close(orthogonalise(scaled), orthogonalise(matrix), atol=0, rtol=0)
+
+
+def test_a_weight_whose_gradient_vanishes_stays_finite():
+    weight, other = (torch.nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+    optimizer = MuonAdamW([weight], [other])
+    for size in (0.0, 1e-45, 1e-30, 1e-20, 1e30, 0.0):
+        weight.grad, other.grad = torch.full((4, 4), size), torch.full((4, 4), size)
+        optimizer.step()
+        assert weight.isfinite().all()
+        assert other.isfinite().all()
+
+
 def reference_step(weights, grads, state, lr, adamw_lr, momentum, betas, decay, count):
     """One step of both rules, written out a weight at a time."""
     for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):

@@ -39,6 +39,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = (matrices if wide else matrices.mT).float()
+    # By a power of two, which is exact: squares of what vanishes, or is huge, would leave float32.
+    exponent = torch.frexp(x.abs().amax(dim=(-2, -1), keepdim=True)).exponent
+    x = torch.ldexp(x, -exponent.clamp(-100, 100))
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-30)
     gram = x @ x.mT
     a, b, c = COEFFICIENTS
