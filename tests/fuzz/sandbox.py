@@ -54,8 +54,8 @@ TRUSTED = tuple(
 )
 # What Python, torch and this file ask of the system; /proc/self/environ is not among it.
 SYSTEM = (
-    *(f"/proc/self/{name}" for name in ("status", "statm", "stat", "maps", "task", "fd", "cgroup", "clear_refs")),
-    *("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/proc/mounts", "/sys/devices", "/sys/fs/cgroup"),
+    *(f"/proc/self/{name}" for name in ("status", "statm", "stat", "maps", "task", "fd", "cgroup", "clear_refs", "mounts")),
+    *("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices", "/sys/fs/cgroup"),
     *("/dev/null", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime", "/etc/mime.types", "/usr/share/locale"),
 )
 PROCESSES = (

@@ -1,4 +1,4 @@
-"""CLIP and T5 folders as transformers saves them: random ones of a few thousand weights."""
+"""Text encoders of other people: folders of a CLIP or T5 as transformers saves them."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.text.encoder_folders import KINDS, word_tokenizer, write_encoder
 
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.config import Config
@@ -17,9 +18,6 @@ from markovae.errors import UserError
 from markovae.run.start import resume_run, train_run
 from markovae.text.conditioner import EncoderConditioner
 from markovae.text.encoders import encoder_hash, load_encoder, token_width
-
-WORDS = ["<pad>", "<s>", "</s>", "a", "red", "barn", "in", "the", "snow", "<unk>"]
-KINDS = ("clip", "whole clip", "t5")
 
 
 @pytest.fixture(scope="module")
@@ -34,48 +32,10 @@ def made(transformers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     def make(kind: str) -> Path:
         if kind not in folders:
-            folders[kind] = tmp_path_factory.mktemp(kind.replace(" ", "-"))
-            torch.manual_seed(0)
-            _model(transformers, kind).save_pretrained(folders[kind])
-            _tokenizer(transformers).save_pretrained(folders[kind])
+            folders[kind] = write_encoder(tmp_path_factory.mktemp(kind.replace(" ", "-")), kind)
         return folders[kind]
 
     return make
-
-
-def _model(transformers: Any, kind: str) -> Any:
-    if kind == "t5":
-        sizes = {"vocab_size": len(WORDS), "d_model": 24, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_heads": 2}
-        return transformers.T5EncoderModel(transformers.T5Config(**sizes))
-    text = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 12,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    if kind == "clip":
-        return transformers.CLIPTextModel(transformers.CLIPTextConfig(**text))
-    image = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    image |= {"image_size": 8, "patch_size": 4}
-    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=image, projection_dim=8))
-
-
-def _tokenizer(transformers: Any) -> Any:
-    tokenizers = pytest.importorskip("tokenizers")
-    numbers = {word: number for number, word in enumerate(WORDS)}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +47,7 @@ def test_the_features_are_those_of_transformers(transformers: Any, made: Callabl
     assert mask.sum(1).tolist() == [5, 4, 8]
     assert not features[~mask].any()
     of = transformers.T5EncoderModel if kind == "t5" else transformers.CLIPTextModel
-    model, tokenizer = of.from_pretrained(folder).eval(), _tokenizer(transformers)
+    model, tokenizer = of.from_pretrained(folder).eval(), word_tokenizer(transformers)
     for row, caption in enumerate(captions):
         with torch.no_grad():
             alone = model(**tokenizer(caption, return_tensors="pt", return_token_type_ids=False)).last_hidden_state

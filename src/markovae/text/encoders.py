@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -318,6 +319,7 @@ LAYER = re.compile(r"\.(?:layers|block)\.(\d{1,4})\.")
 MAX_LAYERS = 256
 READ = ("*.safetensors", "*.json", "*.txt", "*.model")  # what the features depend on
 MAX_JSON = 1 << 24
+MAX_SAID = 300  # characters of a library's error
 LONGEST = 1 << 20  # tokens, and features of one
 # Keys by which a folder has transformers import, fetch or convert something else; empty, they ask for nothing.
 BEYOND = ("auto_map", "quantization_config", "use_kernels", "kernel_config", "adapter_path", "_adapter_path")
@@ -357,14 +359,23 @@ class TransformersEncoder(TextEncoder):
         if found["missing_keys"]:
             raise UserError(f"{folder} is not a text encoder: its weights lack {min(found['missing_keys'])!r}")
         self._model.float().eval().requires_grad_(False)
+        self._folder, self._tokens = folder, int(config.vocab_size)
         super().__init__(str(folder), foreign_width(folder), limit)
 
     def _numbers(self, caption: str) -> list[int]:
-        numbers: list[int] = self._tokenizer(caption, verbose=False)["input_ids"]
+        with _one_sentence(self._folder):
+            numbers: list[int] = self._tokenizer(caption, verbose=False)["input_ids"]
+        beyond = [number for number in numbers if not 0 <= number < self._tokens]
+        if beyond:
+            raise UserError(
+                f"{self._folder} is not a text encoder: its tokenizer gives token {beyond[0]:,} where its weights have "
+                f"{self._tokens:,}: save the two together"
+            )
         return numbers
 
     def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        features: Tensor = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        with _one_sentence(self._folder):
+            features: Tensor = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return features
 
 
@@ -391,11 +402,24 @@ def files_read(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(path for pattern in READ for path in folder.glob(pattern))
-    for file in files:
+    return sorted(path for pattern in READ for path in folder.glob(pattern))
+
+
+def _require_inside(folder: Path) -> None:
+    """Every file of the folder is a regular one that lies in it, or in the store that Hugging Face's cache links to.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    home = os.path.realpath(folder)
+    homes = (home, os.path.join(os.path.dirname(os.path.dirname(home)), "blobs"))
+    for file in sorted(folder.iterdir()):
+        if file.is_dir() and not file.is_symlink():
+            continue
         if not file.is_file():  # a pipe would be waited for
-            raise UserError(f"{file} of the text encoder is not a regular file: save the encoder again")
-    return files
+            raise UserError(f"{shown(str(file))} of the text encoder is not a regular file: save the encoder again")
+        if os.path.dirname(os.path.realpath(file)) not in homes:
+            raise UserError(f"{shown(str(file))} of the text encoder is a link out of its folder: put the file there")
 
 
 def _require_closed(folder: Path) -> None:
@@ -519,8 +543,9 @@ def _one_sentence(folder: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # it raises whatever its parts raise
-        raise UserError(f"{folder} is not a text encoder that transformers can read: {error}") from None
+    except Exception as error:  # it raises whatever its parts raise, in paragraphs
+        said = " ".join(str(error).split())[:MAX_SAID]
+        raise UserError(f"{folder} is not a text encoder that transformers can read: {said}") from None
 
 
 @contextmanager
@@ -585,6 +610,7 @@ def _folder(name: str) -> Path:
             f"text encoder {name!r} not found: give {DEFAULT_ENCODER}, or the folder of a CLIP or T5 saved by "
             "transformers; if a run's encoder was moved, put it or a link back there"
         )
+    _require_inside(folder)
     return folder
 
 
