@@ -60,6 +60,18 @@ def test_tiles_of_a_tall_image_join(tmp_path: Path, monkeypatch):
     assert np.array_equal(whole, (mixed + 127) // 255)
 
 
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (1, 77, 254)])
+def test_every_value_and_alpha_is_rounded_as_said(background: tuple[int, int, int]):
+    value, alpha = np.meshgrid(np.arange(256), np.arange(256))
+    pixels = np.stack([value, value, value, alpha], -1).astype(np.uint8)
+    expected = (value[..., None] * alpha[..., None] + np.array(background) * (255 - alpha[..., None]) + 127) // 255
+    found = np.asarray(decode_room.flatten(Image.fromarray(pixels), background))
+    assert np.array_equal(found, expected)
+    grey = Image.merge("LA", [Image.fromarray(pixels[..., 0]), Image.fromarray(pixels[..., 3])])
+    found = np.asarray(decode_room.flatten(grey, background))
+    assert np.array_equal(found, expected[..., 0] if len(set(background)) == 1 else expected)
+
+
 def test_grey_with_alpha_and_colour_keys(tmp_path: Path):
     la = np.array([[[40, 255], [40, 0], [40, 128]]], np.uint8)
     bands = [Image.fromarray(la[..., 0]), Image.fromarray(la[..., 1])]

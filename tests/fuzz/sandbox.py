@@ -54,7 +54,10 @@ TRUSTED = tuple(
 )
 # What Python, torch and this file ask of the system; /proc/self/environ is not among it.
 SYSTEM = (
-    *(f"/proc/self/{name}" for name in ("status", "statm", "stat", "maps", "task", "fd", "cgroup", "clear_refs", "mounts")),
+    *(
+        f"/proc/self/{name}"
+        for name in ("status", "statm", "stat", "maps", "task", "fd", "cgroup", "clear_refs", "mounts")
+    ),
     *("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices", "/sys/fs/cgroup"),
     *("/dev/null", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime", "/etc/mime.types", "/usr/share/locale"),
 )

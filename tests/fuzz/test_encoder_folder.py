@@ -92,13 +92,16 @@ def spoilt_weights(chance: random.Random, content: bytes) -> bytes:
 TYPES = ("F32", "F16", "BF16", "F64", "I64", "U8", "BOOL", "F8_E4M3", "C64", "x")
 
 
+OTHERS = (
+    *("modules.json", "added_tokens.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model"),
+    *("adapter_config.json", "generation_config.json", "model.safetensors.index.json", "other.safetensors"),
+    *("preprocessor_config.json", "chat_template.jinja", f"{CANARY}.py", "pytorch_model.bin", "tokenizer.model"),
+)
+
+
 def added(chance: random.Random, folder: Path) -> None:
     """A file, a pipe, a folder or a link that no encoder of ours has."""
-    name = chance.choice(
-        ("modules.json", "added_tokens.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model")
-        + ("adapter_config.json", "generation_config.json", "model.safetensors.index.json", "other.safetensors")
-        + ("preprocessor_config.json", "chat_template.jinja", f"{CANARY}.py", "pytorch_model.bin", "tokenizer.model")
-    )
+    name = chance.choice(OTHERS)
     path, way = folder / name, chance.randrange(8)
     if way == 0:
         os.mkfifo(path)

@@ -141,6 +141,7 @@ def test_an_image_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         return path
 
     def door(path: Path) -> None:
+        """Three readings, of a second each."""
         header = read_header(tmp_path, FoundFile(path.name, 1, 0))
         size = (3, header.height, header.width)
         for read in (lambda: read_picture(path, [size, (1, *size[1:])]), lambda: read_mask(path, *size[1:])):
@@ -166,7 +167,7 @@ def test_an_image_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         good.write_bytes(content)
         door_of(door, good)
     Image.init()
-    found = fuzzer("image", door, make, writable=[tmp_path], memory=MAX_MEMORY + 64 * MEGABYTE, seconds=4)
+    found = fuzzer("image", door, make, writable=[tmp_path], memory=MAX_MEMORY + 64 * MEGABYTE, seconds=3)
     assert found.accepted
     assert found.refused > found.accepted // 4
 

@@ -180,6 +180,55 @@ def test_a_folder_that_has_more_read_or_run_than_it_holds_is_refused_before_tran
         load_encoder(str(folder))
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "spiece.model", "extra.txt"])
+@pytest.mark.parametrize("target", ["/proc/self/environ", "/etc/passwd", "/dev/zero", "../outside.json", "nowhere"])
+def test_links_out_of_the_folder_are_refused_before_they_are_opened(
+    made: Callable[[str], Path], tmp_path: Path, name: str, target: str
+) -> None:
+    folder = shutil.copytree(made("clip"), tmp_path / "encoder")
+    (tmp_path / "outside.json").write_text("{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    for ask in (load_encoder, encoder_hash, token_width):
+        with pytest.raises(UserError, match=r"is not a regular file|is a link out of its folder"):
+            ask(str(folder))
+
+
+def test_the_cache_of_hugging_face_is_links(made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, blobs = tmp_path / "snapshots" / "0123", tmp_path / "blobs"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(made("clip").iterdir())):
+        shutil.copy(file, blobs / f"{number}")
+        (folder / file.name).symlink_to(f"../../blobs/{number}")
+    (tmp_path / "link").symlink_to(folder)
+    assert load_encoder(str(tmp_path / "link"))(["a red barn"])[0].shape == (1, 5, 32)
+
+
+def test_tokens_that_the_weights_do_not_have_are_one_sentence(made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(made("clip"), tmp_path / "encoder")
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"snow": 8', '"snow": 800'))
+    with pytest.raises(UserError, match="its tokenizer gives token 800 where its weights have 10: save the two"):
+        load_encoder(str(folder))(["the snow"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("clip", {"num_attention_heads": 3}), ("t5", {"dropout_rate": float("nan")}), ("t5", {"initializer_factor": "a"})],
+)
+def test_what_the_library_says_in_paragraphs_is_one_sentence(
+    made: Callable[[str], Path], tmp_path: Path, kind: str, change: dict[str, Any]
+) -> None:
+    folder = shutil.copytree(made(kind), tmp_path / "encoder")
+    table = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**table, **change}))
+    with pytest.raises(UserError) as raised:
+        load_encoder(str(folder))(["the snow"])
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500 + len(str(folder))
+
+
 def test_pipes_and_depths_in_a_folder_are_refused_at_once(made: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shutil.copytree(made("clip"), tmp_path / "encoder")
     __import__("os").mkfifo(folder / "added.json")

@@ -17,10 +17,10 @@ from markovae.system.regular import open_regular
 # Formats named on purpose: others (PostScript) would start outside programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM")
 MIB = 2**20
-MAX_PIXELS = 64 * MIB
+MAX_PIXELS = 48 * MIB  # what decoding, laying upright and scaling do in about a second: docs/reliability.md
 MAX_FILE = 512 * MIB
-# Bytes that decoding may take: 64 megapixels of RGB, four bytes each in pillow, and of all that `COPY` leaves room for.
-MAX_MEMORY = 9 * MAX_PIXELS
+# Bytes that decoding may take: more than as many pixels of RGB, four bytes each in pillow, and the `COPY` of them.
+MAX_MEMORY = 12 * MAX_PIXELS
 COPY = 5  # bytes per pixel of the picture turned upright or converted
 # Bytes per pixel that decoders with a canvas hold beside the picture.
 CANVAS_BYTES = {"WEBP": 8, "AVIF": 8, "GIF": 6}

@@ -411,14 +411,14 @@ def _require_inside(folder: Path) -> None:
     Raises:
         UserError: naming the first that is not.
     """
-    home = os.path.realpath(folder)
-    homes = (home, os.path.join(os.path.dirname(os.path.dirname(home)), "blobs"))
+    home = Path(os.path.realpath(folder))  # which says nothing of links in a circle
+    homes = (home, home.parent.parent / "blobs")
     for file in sorted(folder.iterdir()):
         if file.is_dir() and not file.is_symlink():
             continue
         if not file.is_file():  # a pipe would be waited for
             raise UserError(f"{shown(str(file))} of the text encoder is not a regular file: save the encoder again")
-        if os.path.dirname(os.path.realpath(file)) not in homes:
+        if Path(os.path.realpath(file)).parent not in homes:
             raise UserError(f"{shown(str(file))} of the text encoder is a link out of its folder: put the file there")
 
 
