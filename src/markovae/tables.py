@@ -96,7 +96,7 @@ def from_table(kind: type[Record], table: Mapping[str, Any], where: str = "") ->
     Raises:
         UserError: for an unknown key (the nearest known one is named) or a value of another type.
     """
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in table.items():

@@ -76,17 +76,9 @@ def test_no_command_asks_where_a_bundle_or_a_configuration_says(
     assert not (tmp_path / "new").exists()
 
 
-def test_commands_without_data_need_none_of_what_a_bundle_names(
-    digits_run: Path, tmp_path: Path, no_network: None
-) -> None:
-    run, picture = handed_over(digits_run, tmp_path / "run", REFERENCE), tmp_path / "picture.png"
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
-    for words in (
-        ("sample", run, "--n", "2", "--steps", "1", "--out", tmp_path / "samples"),
-        ("edit", run, picture, "--from-level", "0.5", "--steps", "2", "--out", tmp_path / "edits"),
-        ("inspect", tmp_path),
-    ):
-        assert main([str(word) for word in words]) == 0
+def test_sampling_needs_nothing_that_a_bundle_names(digits_run: Path, tmp_path: Path, no_network: None) -> None:
+    run = handed_over(digits_run, tmp_path / "run", REFERENCE)
+    assert main(["sample", str(run), "--n", "2", "--steps", "1", "--out", str(tmp_path / "samples")]) == 0
 
 
 def test_keys_in_a_url_are_used_and_written_nowhere(
