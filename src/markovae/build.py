@@ -131,8 +131,10 @@ def create(
         UserError: for a shape that the network does not fit, a schedule that does not exist, a full
             covariance of more dimensions than it is worked out in, or a network larger than this machine's memory.
     """
+    names: tuple[str, ...] = ()
     if isinstance(shape, ImageData):
-        bins, num_classes, shape = shape.bins, len(shape.class_names), shape.shape
+        bins, names, shape = shape.bins, shape.class_names, shape.shape
+        num_classes = len(names)
     model = create_outline(
         config,
         shape,
@@ -153,7 +155,7 @@ def create(
                 else _own(config, model.schedule, classes_of(config, num_classes), trust)
             )
             model.network = fresh
-    model.reverse = variance_named(config.target.reverse, shape)
+    model.reverse, model.class_names = variance_named(config.target.reverse, shape), names
     return model
 
 

@@ -7,13 +7,25 @@ its key is (seed, purpose, example, level or step), and the numbers are made on 
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from markovae.errors import UserError
+from markovae.strict_json import shown
+
 Key = int | str
+
+
+def whole_seed(seed: Any) -> int:
+    """A seed as a whole number. Raises: UserError for anything that is none, which would be cut to one."""
+    try:
+        return operator.index(seed)
+    except (TypeError, ValueError):
+        raise UserError(f"seed={shown(seed)} must be a whole number") from None
 
 
 def generator(seed: int, *key: Key) -> torch.Generator:
@@ -25,7 +37,7 @@ def generator(seed: int, *key: Key) -> torch.Generator:
         seed: any integer.
         key: what the stream is for, for instance ("train", example, step).
     """
-    text = repr((int(seed), *(part if isinstance(part, str) else int(part) for part in key))).encode()
+    text = repr((whole_seed(seed), *(part if isinstance(part, str) else int(part) for part in key))).encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
@@ -42,7 +54,7 @@ class Streams:
     """
 
     def __init__(self, seed: int, purpose: str, indices: Sequence[int], *key: Key) -> None:
-        self.seed, self.purpose, self.key = int(seed), purpose, key
+        self.seed, self.purpose, self.key = whole_seed(seed), purpose, key
         self.indices = tuple(int(i) for i in indices)
         self._generators = [generator(seed, purpose, i, *key) for i in self.indices]
 

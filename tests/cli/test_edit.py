@@ -1,6 +1,7 @@
 """`markovae edit` on a small colour model: files in, files out, and one sentence for what does not fit."""
 
 import argparse
+import io
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from markovae.build import create
 from markovae.checkpoints.reading import load
 from markovae.checkpoints.writing import save_checkpoint
 from markovae.cli import edit
+from markovae.data.fitted_pictures import read_mask, read_picture
+from markovae.data.image_files import decode
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.sampling.editor import edit as library_edit
@@ -171,10 +174,17 @@ def test_what_python_gives_wrongly_is_one_sentence(folder):
     for image, options, sentence in (
         (pixels, {}, "exactly one of mask, degrade"),
         (pixels, {"round_trip": True, "from_level": 0.5}, "exactly one of mask, degrade"),
-        (pixels[0], {"round_trip": True}, r"image has shape \(8, 8\)"),
-        (pixels / 255, {"round_trip": True}, "whole pixel values 0…255"),
+        (pixels[None], {"round_trip": True}, r"image has shape \(1, 3, 8, 8\)"),
+        (pixels / 100, {"round_trip": True}, "holds floats from"),
+        (3.5, {"round_trip": True}, "holds floats from 3.5 to 3.5"),
+        ([[1, 2], [3]], {"round_trip": True}, "rows differ in length"),
+        ({"a": 1}, {"round_trip": True}, "image of type dict is no picture"),
+        (pixels, {"mask": np.zeros((8, 8), bool)}, "is all black"),
+        (pixels, {"mask": np.ones((5, 5, 2), bool)}, "has 1, 3 or 4 channels"),
+        (pixels, {"mask": "nowhere.png"}, "cannot be read as an image"),
+        (pixels, {"from_level": 0.5, "seed": 1.5}, "seed=1.5 must be a whole number"),
+        (pixels, {"from_level": 0.5, "fit": "stretch"}, "fit='stretch' must be one of crop, pad, resize"),
         (pixels.astype(int) + 1000, {"round_trip": True}, "outside 0…255"),
-        (pixels, {"mask": pixels[0]}, "give bool of shape"),
         (pixels, {"degrade": "sr5"}, "degrade 'sr5' is unknown"),
         (pixels, {"from_level": 1.5}, r"must lie in \(0, 1\]"),
         (pixels, {"from_level": 0.5, "sampler": "heum"}, "did you mean heun"),
@@ -198,14 +208,11 @@ def test_draws_depend_on_seed_and_number_only(folder):
     ("words", "sentence"),
     [
         (["image.png", "--mask", "narrow.png"], "the mask .* is 7x8 but the image 8x8"),
-        (["image.png", "--mask", "soft.png"], "neither black nor white"),
+        (["image.png", "--mask", "soft.png"], "nowhere half white at the model's 8x8"),
+        (["image.png", "--mask", "image.png"], "in color and nothing in it is red"),
         (["image.png", "--mask", "black.png"], "all black"),
-        (["wide.png", "--from-level", "0.5"], "is 10x8: 8x8 is taken here"),
-        (["grey.png", "--from-level", "0.5"], "is grey: the model's images are colour"),
-        (["alpha.png", "--from-level", "0.5"], "transparent"),
         (["text.png", "--from-level", "0.5"], "cannot be read as an image"),
         (["nothing.png", "--from-level", "0.5"], "cannot be read as an image \\(No such file"),
-        (["wide.png", "--degrade", "sr4"], "8x8 or 2x2"),
         (["image.png", "--from-level", "0.5", "--class", "cow"], "cow is unknown: this run has cat, dog"),
         (["image.png", "--from-level", "0.5", "--guidance", "3"], "needs a condition"),
         (["image.png", "--from-level", "0.5", "--prompt", "a hat"], "--prompt needs a model of captions"),
@@ -261,3 +268,130 @@ def test_every_edit_has_a_folder_of_its_own_and_a_full_one_is_refused_first(fold
     monkeypatch.setattr("markovae.sampling.editor.edit", None)
     with pytest.raises(UserError, match=r"--out .* is not empty: name a new folder"):
         edit.run(parsed(folder, *words, "--out", str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("wide.png", "wide.png of 10x8 is scaled and cropped to 8x8, as in training"),
+        ("grey.png", "grey.png is grey and was made rgb"),
+        ("alpha.png", "alpha.png has transparency, laid on white"),
+        ("sixteen.png", "sixteen.png has 16 bits, scaled to 8"),
+        ("photo.jpg", "photo.jpg of 40x30 is scaled and cropped"),
+    ],
+)
+def test_pictures_are_read_as_training_reads_them(folder, name, note, capsys):
+    sixteen = np.random.default_rng(1).integers(0, 65536, (SIZE, SIZE)).astype(np.uint16)
+    Image.fromarray(sixteen).save(folder / "sixteen.png")
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(folder / "photo.jpg")
+    given = library_edit(load(folder / "run"), folder / name, from_level=0.5, steps=2, n=1).given[0]
+    trained = decode(folder / name, (SIZE, SIZE), False, "crop", (255, 255, 255))
+    assert np.array_equal(given, trained)
+    words = [str(folder / name), "--from-level", "0.5", "--steps", "2", "--n", "1", "--out", str(folder / "out")]
+    parser = argparse.ArgumentParser()
+    edit.add_arguments(parser)
+    assert edit.run(parser.parse_args([str(folder / "run"), *words])) == 0
+    assert note in capsys.readouterr().err
+
+
+def test_arrays_lists_and_tensors_are_pictures(folder):
+    model, pixels = load(folder / "run"), source(folder)
+    options = {"from_level": 0.5, "steps": 2, "n": 1}
+    expected = library_edit(model, folder / "image.png", **options).images
+    turned = pixels.transpose(2, 0, 1)
+    for image in (
+        turned.tolist(),
+        turned / np.float32(255),
+        torch.tensor(turned / np.float32(255)),
+        turned.astype(int),
+    ):
+        assert np.array_equal(library_edit(model, image, **options).images, expected)
+    wide = source(folder, "wide.png")
+    expected = library_edit(model, folder / "wide.png", **options).images
+    for image in (wide, wide.transpose(2, 0, 1), torch.tensor(wide)):
+        assert np.array_equal(library_edit(model, image, **options).images, expected)
+
+
+def test_a_draw_is_laid_into_a_larger_original_where_the_mask_is_white(folder, capsys):
+    photo = np.random.default_rng(3).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(photo).save(folder / "photo.png")
+    mask = np.zeros((40, 56), np.uint8)
+    mask[10:30, 16:40] = 255
+    mask[9, 16:40] = 100  # a soft edge
+    Image.fromarray(mask).save(folder / "brush.png")
+    files = edited(folder, "photo.png", "--mask", "brush.png", "--n", "2", "--steps", "3", "--quick")
+    assert list(files) == ["000000-original.png", "000000.png", "000001-original.png", "000001.png", "grid.png"]
+    laid = files["000001-original.png"]
+    assert laid.shape == photo.shape
+    assert np.array_equal(laid[mask == 0], photo[mask == 0])
+    assert (laid[mask == 255] != photo[mask == 255]).any()
+    told = capsys.readouterr()
+    assert "the same laid into the original of 56x40" in told.out
+    assert "white is drawn anew" in told.err
+
+
+def test_fits_lead_back_to_the_same_place(folder):
+    """A draw that is the fitted picture itself, enlarged, lies where it came from."""
+    across = np.linspace(0, 255, 64).round().astype(np.uint8)
+    smooth = np.stack([np.broadcast_to(across, (32, 64)), np.broadcast_to(across[::2, None], (32, 64))], -1)
+    smooth = np.concatenate([smooth, smooth[..., :1]], -1)
+    for fit in ("crop", "pad", "resize"):
+        picture = read_picture(Image.fromarray(np.ascontiguousarray(smooth)), (3, 16, 16), fit=fit)
+        laid = picture.laid_back(picture.pixels, np.full((32, 64), 255, np.uint8))
+        inside = slice(18, 46) if fit == "crop" else slice(4, 60)
+        assert np.abs(laid[4:28, inside].astype(int) - smooth[4:28, inside]).max() <= 10
+
+
+def test_masks_are_understood_as_people_make_them():
+    picture = read_picture(Image.new("RGB", (SIZE, SIZE), (90, 120, 30)), (3, SIZE, SIZE))
+    left = np.zeros((SIZE, SIZE), bool)
+    left[:, :3] = True
+
+    def colored(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
+        return Image.fromarray(np.where(left[..., None], inside, outside).astype(np.uint8))
+
+    for mask, words in (
+        (colored((255, 255, 255), (0, 0, 0)), "white is drawn anew"),
+        (colored((160,) * 3, (90,) * 3), "white is drawn anew"),
+        (colored((250, 10, 20), (90, 120, 30)), "what is red is drawn anew"),
+        (colored((250, 10, 20, 255), (0, 0, 0, 0)), "its red strokes are drawn anew"),
+        (colored((255, 255, 255, 255), (0, 0, 0, 0)), "its white strokes are drawn anew"),
+        (colored((0, 0, 0, 0), (90, 120, 30, 255)), "its transparent parts are drawn anew"),
+        (colored((0, 0, 0, 0), (0, 0, 0, 255)), "its transparent parts are drawn anew"),
+        (Image.fromarray(left), "white is drawn anew"),
+        (Image.fromarray((left * 65535).astype(np.uint16)), "white is drawn anew"),
+    ):
+        read = read_mask(mask, picture)
+        assert np.array_equal(read.unknown, left), words
+        assert read.notes[0] == f"the mask the image: {words}"
+
+
+def test_masks_of_other_sizes(folder):
+    picture = read_picture(Image.new("RGB", (80, 40), (90, 120, 30)), (3, SIZE, SIZE))
+    half = np.zeros((40, 80), bool)
+    half[:, :40] = True
+    expected = np.zeros((SIZE, SIZE), bool)
+    expected[:, : SIZE // 2] = True
+    for mask in (half, half.repeat(2, 0).repeat(2, 1), expected):
+        read = read_mask(Image.fromarray(mask), picture)
+        assert np.array_equal(read.unknown, expected)
+        assert read.strength.shape == (40, 80)
+    with pytest.raises(UserError, match="is 30x30 but the image 80x40: draw it on the image, or at the model's size"):
+        read_mask(Image.fromarray(np.ones((30, 30), bool)), picture)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(np.rot90(half).astype(np.uint8) * 255).save(
+        buffer, "PNG", exif=exif
+    )  # turned upright by 90 degrees
+    assert np.array_equal(read_mask(Image.open(buffer), picture).unknown, expected)
+
+
+def test_class_names_are_labels_in_python(folder):
+    model, image = load(folder / "run"), folder / "image.png"
+    named, numbered = (
+        library_edit(model, image, from_level=0.5, steps=2, n=1, labels=one).images for one in ("dog", 1)
+    )
+    assert np.array_equal(named, numbered)
+    with pytest.raises(UserError, match="cow is unknown: this model has cat, dog"):
+        library_edit(model, image, from_level=0.5, steps=2, labels="cow")

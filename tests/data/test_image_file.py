@@ -13,9 +13,9 @@ from PIL import Image
 
 import markovae
 from markovae.data.data_config import DataConfig
+from markovae.data.fitted_pictures import Picture, read_mask, read_picture
 from markovae.data.image_files import decode, fit_image, flat_picture
 from markovae.data.image_reader import open_image
-from markovae.data.pictures import read_mask, read_picture
 from markovae.errors import UserError
 
 from .garbage import chunk, encoded, exif, png, rgb, tiff_claiming
@@ -62,8 +62,11 @@ def test_another_opening_is_found(line: str):
     assert openings(Path("x.py"), line)
 
 
+BLANK = Picture(np.zeros((3, 9, 9), np.uint8), "blank")
+
+
 @pytest.mark.parametrize("content", [POSTSCRIPT, b"\xc5\xd0\xd3\xc6" + bytes(28) + POSTSCRIPT, b"%PDF-1.7\n"])
-@pytest.mark.parametrize("read", [lambda p: read_picture(p, [(3, 9, 9)]), lambda p: read_mask(p, 9, 9)])
+@pytest.mark.parametrize("read", [lambda p: read_picture(p, (3, 9, 9)), lambda p: read_mask(p, BLANK)])
 def test_edit_starts_no_program(tmp_path: Path, content: bytes, read):
     (tmp_path / "photo.png").write_bytes(content)
     with pytest.raises(UserError, match="not an image of a known format"):
@@ -74,7 +77,7 @@ def test_edit_starts_no_program(tmp_path: Path, content: bytes, read):
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, make):
     make(tmp_path / "photo.png")
     with pytest.raises(UserError, match=r"photo.png cannot be read as an image \((not a regular|Is a dir)"):
-        read_picture(tmp_path / "photo.png", [(3, 9, 9)])
+        read_picture(tmp_path / "photo.png", (3, 9, 9))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -83,13 +86,13 @@ def test_edit_turns_images_upright_as_training_does(tmp_path: Path, orientation:
     (tmp_path / "x.png").write_bytes(content)
     shape = (9, 6) if orientation > 4 else (6, 9)
     trained = decode(content, shape, False, "crop", (255, 255, 255))
-    assert np.array_equal(read_picture(tmp_path / "x.png", [(3, *shape)]), trained)
+    assert np.array_equal(read_picture(tmp_path / "x.png", (3, *shape)).pixels, trained)
 
 
 def test_a_palette_of_greys_is_grey_in_edit_as_in_training(tmp_path: Path):
     grey = rgb().convert("L")
     grey.convert("P").save(tmp_path / "x.png")
-    assert np.array_equal(read_picture(tmp_path / "x.png", [(1, 12, 10)])[0], np.asarray(grey))
+    assert np.array_equal(read_picture(tmp_path / "x.png", (1, 12, 10)).pixels[0], np.asarray(grey))
 
 
 def webp_claiming(width: int, height: int) -> bytes:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tests.data.garbage import (
     bmp_claiming,
@@ -26,10 +27,10 @@ from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY, MEGABYTE
 
 from markovae.data.data_config import DataConfig
+from markovae.data.fitted_pictures import Picture, read_mask, read_picture
 from markovae.data.folder import Failure, _decode_one
 from markovae.data.image_files import FoundFile, plan, read_header
 from markovae.data.image_reader import MAX_MEMORY
-from markovae.data.pictures import read_mask, read_picture
 from markovae.errors import UserError
 
 SIDES = (0, 1, 2, 8, 1000, 2049, 4096, 16_383, 32_768, 65_535, 2**24, 2**31 - 1, 2**32 - 1)
@@ -144,7 +145,8 @@ def test_an_image_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         """Three readings, of a second each."""
         header = read_header(tmp_path, FoundFile(path.name, 1, 0))
         size = (3, header.height, header.width)
-        for read in (lambda: read_picture(path, [size, (1, *size[1:])]), lambda: read_mask(path, *size[1:])):
+        blank = Picture(np.zeros(size, np.uint8), "x")
+        for read in (lambda: read_picture(path, size), lambda: read_mask(path, blank)):
             try:
                 read()
             except UserError as error:

@@ -194,6 +194,7 @@ class Checkpoint:
             raise
         except ValueError as error:
             raise CheckpointError(f"{self.path} describes no model: {error}") from None
+        model.class_names = self.class_names
         try:
             load_weights(model, self.tensors(weights))
         except ValueError as error:

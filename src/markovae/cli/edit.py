@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 SUMMARY = "inpaint, restore or vary an image with a run"
 DESCRIPTION = """\
-Edit one image of the model's size with the model as prior. Exactly one of --mask, --degrade, --from-level, --to and
---round-trip says how. The images go to the output folder, with grid.png: the input first, then the draws.
+Edit one image with the model as prior; of another size, it is fitted as in training. Exactly one of --mask, --degrade,
+--from-level, --to and --round-trip says how. The images go to the output folder, with grid.png: the input first, then
+the draws. With a mask, each draw is also laid into a larger original. All rules: docs/editing.md.
 """
 EXAMPLES = """\
 examples:
-  markovae edit runs/a face.png --mask mask.png          white pixels of the mask are drawn anew
+  markovae edit runs/a face.png --mask mask.png          white, red or transparent: drawn anew
   markovae edit runs/a face.png --degrade sr4            shrunk four times and restored; a small image is restored
   markovae edit runs/a face.png --from-level 0.6         image to image
   markovae edit runs/a face.png --to other.png           from one image to another in --n steps
@@ -39,9 +40,9 @@ GAP = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae edit`."""
     parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("image", metavar="IMAGE", help="an image of the model's size")
+    parser.add_argument("image", metavar="IMAGE", help="an image, of any size that training reads")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--mask", metavar="FILE", help="inpaint: white pixels are drawn anew, black ones are kept exactly")
+    how.add_argument("--mask", metavar="FILE", help="inpaint what is white, red or transparent; keep the rest exactly")
     how.add_argument("--degrade", metavar="HOW", type=one_of(*DEGRADATIONS), help=", ".join(DEGRADATIONS))
     how.add_argument("--from-level", metavar="F", type=_share, help="noise it to level F·L, in (0, 1], and draw again")
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
@@ -95,9 +96,12 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
     target = Path(options.out) if options.out else _default_folder(opened, options)
     names = "mask degrade from_level to round_trip level n sampler steps seed negative guidance method resampling"
+    data = opened.checkpoint.config.data
     made = edit(
         opened.model,
         options.image,
+        fit=data.fit,
+        background=data.background,
         labels=labels,
         prompt=prompts[0] if prompts else None,
         **{name: getattr(options, name) for name in (*names.split(), "iterations", "quick")},
@@ -121,10 +125,18 @@ def run(options: argparse.Namespace) -> int:
     rows = np.concatenate([given, blank[len(given) :], drawn, blank[len(drawn) :]])
     files = {f"{i:06d}.png": png(picture, {**about, "markovae:sample": str(i)}) for i, picture in enumerate(drawn)}
     files["grid.png"] = png(tile(rows, columns, gap=GAP), about)
+    for note in made.notes:
+        log(f"data: {note}")
+    if made.has_original:
+        for i in range(len(drawn)):
+            files[f"{i:06d}-original.png"] = png(made.at_original(i), {**about, "markovae:sample": str(i)})
     target = write_folder(target, files, SYSTEM if options.out else SYSTEM.inside(opened.path))
     if made.error is not None:
         log(f"round trip: root mean square error {made.error:.2f} grey levels")
     show(f"{counted(len(drawn), 'image')} and grid.png are in {target}")
+    if made.has_original and made.picture is not None:
+        width, height = made.picture.size
+        show(f"the same laid into the original of {width}x{height}: *-original.png")
     return 0
 
 

@@ -1,13 +1,11 @@
-"""Pixel values as pictures (8-bit arrays, sheets, PNG bytes), and single pictures read as a model sees them."""
+"""Pixel values as pictures: 8-bit arrays, sheets, PNG bytes."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,82 +89,3 @@ def png(picture: Images, text: Mapping[str, str] | None = None) -> bytes:
 def data_uri(content: bytes, kind: str = "image/png") -> str:
     """The bytes as an address that needs no file beside the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-KINDS = {1: "grey", 3: "colour"}
-BLACK = (0, 0, 0)
-
-
-def read_picture(source: str | Path | Image.Image, shapes: Sequence[tuple[int, ...]]) -> Images:
-    """A picture as (C, H, W) uint8, of one of these shapes, upright as training reads it.
-
-    Nothing is resized, recolored or cropped, and no pixel is decoded before the header fits.
-
-    Args:
-        source: a file, or an image of PIL.
-    Raises:
-        UserError: for no image, more than 8 bits, transparency, or another size or kind, with what would do.
-    """
-    from markovae.data.image_files import channels_first, flat_picture, header_from
-
-    with _opened(source) as (image, name):
-        header = header_from(image, name)
-        if header.mode.startswith(("I", "F")):
-            raise UserError(f"{name} has more than 8 bits a pixel: save it with 8")
-        if header.transparent:
-            raise UserError(f"{name} has transparent pixels: save it without an alpha channel")
-        fitting = [shape for shape in shapes if shape[1:] == (header.height, header.width)]
-        if not fitting:
-            sizes = " or ".join(dict.fromkeys(f"{width}x{height}" for _, height, width in shapes))
-            raise UserError(f"{name} is {header.width}x{header.height}: {sizes} is taken here; resize it first")
-        if (1 if header.grey else 3) not in {channels for channels, *_ in fitting}:
-            wanted = KINDS.get(fitting[0][0], f"of {fitting[0][0]} channels")
-            kind = "grey" if header.grey else "colour"
-            raise UserError(f"{name} is {kind}: the model's images are {wanted}; convert it first")
-        return channels_first(flat_picture(image, header.grey, BLACK))
-
-
-def read_mask(source: str | Path | Image.Image, height: int, width: int) -> Images:
-    """Where a mask is white, (H, W) bool; what is transparent counts as black.
-
-    Args:
-        source: a file, or an image of PIL.
-    Raises:
-        UserError: for no image, another size, or pixels that are neither black nor white.
-    """
-    from markovae.data.image_files import channels_first, flat_picture, header_from
-
-    with _opened(source) as (image, name):
-        header = header_from(image, name)
-        if (header.height, header.width) != (height, width):
-            size = f"{header.width}x{header.height}"
-            raise UserError(f"the mask {name} is {size} but the image {width}x{height}: match them")
-        pixels = channels_first(flat_picture(image, True, BLACK))[0]
-    between = int(((pixels > 0) & (pixels < 255)).sum())
-    if between:
-        raise UserError(f"the mask {name} has {between} pixels that are neither black nor white: save it as PNG in two")
-    if pixels.min() == pixels.max():
-        raise UserError(f"the mask {name} is all {'white' if pixels.max() else 'black'}: white pixels are drawn anew")
-    return pixels > 0
-
-
-@contextmanager
-def _opened(source: str | Path | Image.Image) -> Iterator[tuple[Image.Image, str]]:
-    """The image and its name. Raises: UserError for whatever a decoder finds wrong, then or later."""
-    from markovae.data.image_files import reason_of
-    from markovae.data.image_reader import open_image
-    from markovae.system.memory import out_of_memory
-
-    name = str(source) if isinstance(source, (str, Path)) else "the image"
-    try:
-        if isinstance(source, (str, Path)):
-            with open_image(Path(source)) as image:
-                yield image, name
-        else:
-            yield source.copy(), name
-    except UserError:
-        raise
-    except Exception as error:  # a decoder may raise anything on damaged bytes
-        if out_of_memory(error):
-            raise
-        raise UserError(f"{name} cannot be read as an image ({reason_of(error)}): give an intact PNG or JPEG") from None

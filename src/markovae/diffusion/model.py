@@ -43,6 +43,7 @@ class Diffusion(MarkovianVAE):
         clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
     Its `text_conditioner` turns captions into conditions, where it was trained with them; else None. `null_trained`
     says whether a conditional model was trained without its condition now and then, so that it may be used without.
+    `class_names` are those of its labels, where they are known.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Diffusion(MarkovianVAE):
         self.precision = torch.float32
         self.text_conditioner: TextConditioner | None = None
         self.null_trained = True
+        self.class_names: tuple[str, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -106,7 +108,7 @@ class Diffusion(MarkovianVAE):
             self.clip,
         )
         model.precision, model.text_conditioner = self.precision, self.text_conditioner
-        model.null_trained = self.null_trained
+        model.null_trained, model.class_names = self.null_trained, self.class_names
         return model.train(self.training)
 
     def with_reverse(self, reverse: ReverseVariance) -> Diffusion:

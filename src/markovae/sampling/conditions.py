@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning, class_numbers
 
-Labels = Sequence[int] | int | str | None
+Labels = Sequence[int | str] | int | str | None
 Prompts = Sequence[str] | str | None
 
 
@@ -26,8 +27,8 @@ def make_condition(
     """What n samples are conditioned on; None is no condition at all.
 
     Args:
-        labels: a class for all, or one a sample; "all": each class in turn; "none": the null. None is "all" where the
-            model has classes.
+        labels: a class by number or name for all, or one a sample; "all": each class in turn; "none": the null. None is
+            "all" where the model has classes.
         prompt: a text for all, or one a sample; a blank one is the null.
         condition: instead of both, of one for all or one a sample.
         cycle: repeat what is given in turn, whatever its number.
@@ -98,17 +99,29 @@ def num_classes(model: Diffusion) -> int:
     return int(getattr(model.network, "num_classes", 0))
 
 
-def _labels(model: Diffusion, n: int, labels: Sequence[int] | int | str) -> Condition | None:
+def _labels(model: Diffusion, n: int, labels: Labels) -> Condition | None:
     classes = num_classes(model)
-    if not isinstance(labels, str):
-        return Condition(label=class_numbers(labels).reshape(-1))
-    if labels == "none":
+    if isinstance(labels, str) and labels == "none":
         return None
-    if labels != "all":
-        raise UserError(f"labels={labels!r} must be all, none, or class numbers")
-    if not classes:
-        raise UserError("this model was trained without labels: leave the class out")
-    return Condition(label=torch.arange(n) % classes)
+    if isinstance(labels, str) and labels == "all":
+        if not classes:
+            raise UserError("this model was trained without labels: leave the class out")
+        return Condition(label=torch.arange(n) % classes)
+    named = [labels] if isinstance(labels, str) else list(labels) if isinstance(labels, Sequence) else []
+    if any(isinstance(one, str) for one in named):
+        labels = [_class_number(model, one) if isinstance(one, str) else one for one in named]
+    return Condition(label=class_numbers(labels).reshape(-1))
+
+
+def _class_number(model: Diffusion, name: str) -> int:
+    """The class of this name. Raises: UserError for a name that the model does not know."""
+    names = getattr(model, "class_names", ())
+    if name in names:
+        return names.index(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    known = f"this model has {', '.join(names[:12])}{', …' if len(names) > 12 else ''}" if names else "give its number"
+    raise UserError(f"the class {name} is unknown: {known}{hint}")
 
 
 def _untrained(model: Diffusion) -> str:

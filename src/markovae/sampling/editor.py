@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, TypeGuard, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from markovae.data.pictures import read_mask, read_picture
+from markovae.data.data_config import FITS
+from markovae.data.fitted_pictures import Mask, Picture, read_mask, read_picture
 from markovae.diffusion import forward
 from markovae.diffusion.forward import noised, signal_scale
 from markovae.diffusion.markovian_vae import evaluating
@@ -39,11 +40,12 @@ from markovae.sampling.inverse import (
 from markovae.sampling.plans import Plan, plan, where_defined
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_METHODS
 from markovae.sampling.samplers import Corrector, Evaluate, State, Stepper, trajectory
+from markovae.tables import one_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as PILImage
 
-Picture = str | Path | np.ndarray | Tensor
+Given = str | Path | np.ndarray | Tensor | Sequence[Any]
 BLUR = 1.5  # pixels
 QUICK_VARIANCE = 0.25
 
@@ -269,6 +271,7 @@ class Edit:
         images: pixel values, (n, C, H, W).   given: what it started from, to be shown above them, (·, C, H, W).
         name: of the edit.   plan, guidance: that it was drawn with.
         error: of a round trip, root mean square in pixel values before rounding; else None.
+        picture, mask: as they were read; None where they are not.
     """
 
     images: np.ndarray
@@ -277,16 +280,36 @@ class Edit:
     plan: Plan
     guidance: Guidance
     error: float | None = None
+    picture: Picture | None = None
+    mask: Mask | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the picture and its mask were understood, in sentences."""
+        return (*(self.picture.notes if self.picture else ()), *(self.mask.notes if self.mask else ()))
+
+    @property
+    def has_original(self) -> bool:
+        """Whether `at_original` has anything to lay into: a mask, and a picture of another size than the model's."""
+        return self.mask is not None and self.picture is not None and self.picture.original is not None
+
+    def at_original(self, number: int) -> np.ndarray:
+        """Draw `number` laid into the original by its mask, (H, W, C) uint8; what the mask keeps is kept exactly."""
+        if not self.has_original:
+            raise UserError("only an edit with a mask of a picture of another size is laid back: take images")
+        assert self.picture is not None
+        assert self.mask is not None
+        return self.picture.laid_back(self.images[number], self.mask.strength)
 
 
 def edit(
     model: Diffusion,
-    image: Picture | Image,
+    image: Given | PILImage,
     *,
-    mask: Picture | Image | None = None,
+    mask: Given | PILImage | None = None,
     degrade: str | LinearOperator | None = None,
     from_level: float | None = None,
-    to: Picture | Image | None = None,
+    to: Given | PILImage | None = None,
     round_trip: bool = False,
     level: float | None = None,
     n: int | None = None,
@@ -301,12 +324,19 @@ def edit(
     resampling: int | None = None,
     iterations: int | None = None,
     quick: bool = False,
+    fit: str = "crop",
+    background: str = "white",
 ) -> Edit:
     """Edit one image with the model as prior, in one of five ways; draw i depends on (seed, i) only.
 
+        made = mv.edit(run.model, "photo.jpg", mask="brushed.png")
+        mv.grid(made.images).save("draws.png")
+
     Args:
-        image: a file, an image of PIL, or pixel values (C, H, W).
-        mask: inpaint: True or white pixels are drawn anew, the others are kept exactly; (H, W), bool, or as `image`.
+        image: a file, an image of PIL, or an array: pixel values or floats in [0, 1], (C, H, W), (H, W, C) or (H, W).
+            Of another size than the model's it is fitted as training fits, see `fit`; `notes` of the result say so.
+        mask: inpaint: what is white, red or transparent is drawn anew (`read_mask`), the others are kept exactly; as
+            `image`, or bool (H, W).
         degrade: restore what this leaves of the image: sr2, sr4, sr8, blur, grey, or an operator; an image of the
             degraded size is restored itself.
         from_level: noise the image to level F·L, in (0, 1], and draw again.
@@ -318,6 +348,7 @@ def edit(
         labels: a class, or "none", the default: the learned null.   prompt, negative, guidance: as for `sample`.
         method: of `mask`: moments (default) or repaint.   resampling: of repaint (default 10).
         iterations: of the solver of moments (default 5).   quick: moments without the network's derivative.
+        fit, background: how images of another size are fitted, and what is under transparency: as in `[data]`.
     Raises:
         UserError: for pictures, words or values that do not go together or with the model.
     """
@@ -326,6 +357,7 @@ def edit(
     if len(asked) != 1:
         raise UserError(f"exactly one of {', '.join(ways)} says how to edit: {' and '.join(asked) or 'none'} is given")
     _require_together(asked[0], level, n, method, resampling, iterations, quick)
+    one_of("fit", fit, FITS)
     method = None if mask is None else method or "moments"
     repaint, count = method == "repaint", 1 if round_trip else 4 if n is None else n
     if count < 1:
@@ -347,15 +379,17 @@ def edit(
     editor = Editor(model, chosen, seed, condition, guided(model, condition, push))
     covariance = IsotropicCovariance(QUICK_VARIANCE) if quick else FullCovariance()
     solver = 5 if iterations is None else iterations
-    error = None
+    error = masked = None
     if degrade is not None:
-        y, shown, name = _observe(model, image, degrade)
+        picture, y, shown, name = _observe(model, image, degrade, fit, background)
         drawn = editor.restore(Observation(y[0], y[1].expand(count, *y[1].shape[1:])), covariance, solver)
     else:
-        x = _scaled(model, image, "image")
+        picture = _picture(model, image, "image", fit=fit, background=background)
+        x = _on_scale(model, picture)
         shown, many = x, x.expand(count, *model.shape)
         if mask is not None:
-            known = ~_mask(mask, model.shape)
+            masked = _mask(mask, picture)
+            known = ~torch.from_numpy(masked.unknown)
             shown = torch.cat([x, torch.where(known.to(x.device), x, torch.zeros_like(x))])
             name = f"inpainting by {method}"
             if repaint:
@@ -363,7 +397,7 @@ def edit(
             else:
                 drawn = editor.inpaint(many, known, covariance, solver)
         elif to is not None:
-            other = _scaled(model, to, "to")
+            other = _on_scale(model, _picture(model, to, "to", fit=fit, background=background))
             shown, name = torch.cat([x, other]), "interpolation"
             drawn = editor.interpolate(x[0], other[0], count, 0.5 if level is None else level)
         elif round_trip:
@@ -372,7 +406,7 @@ def edit(
         else:
             assert from_level is not None
             drawn, name = editor.vary(many, from_level), f"from level {from_level:g}"
-    return Edit(to_images(model, drawn), to_images(model, shown), name, chosen, push, error)
+    return Edit(to_images(model, drawn), to_images(model, shown), name, chosen, push, error, picture, masked)
 
 
 def _require_together(
@@ -402,21 +436,21 @@ def _require_together(
 
 
 def _observe(
-    model: Diffusion, image: Picture | Image, how: str | LinearOperator
-) -> tuple[tuple[LinearOperator, Tensor], Tensor, str]:
-    """(operator, observation), what is shown of both, and the edit's name."""
+    model: Diffusion, image: Given | PILImage, how: str | LinearOperator, fit: str, background: str
+) -> tuple[Picture, tuple[LinearOperator, Tensor], Tensor, str]:
+    """The picture, (operator, observation), what is shown of both, and the edit's name."""
     operator, shape, word = _operator(model, how)
-    values = _pixel_values(model, image, "image", (model.shape, shape))
-    if tuple(values.shape) == model.shape:
-        x = _on_scale(model, values)
+    picture = _picture(model, image, "image", (shape,), fit, background)
+    if tuple(picture.pixels.shape) == model.shape:
+        x = _on_scale(model, picture)
         y, given = operator.apply(x), [x]
     else:
-        y, given = _on_scale(model, values), []
+        y, given = _on_scale(model, picture), []
     shown = y
     if y.shape[2:] != model.shape[1:]:
         factor = model.shape[-1] // y.shape[-1]
         shown = y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    return (operator, y), torch.cat([*given, shown.expand(1, *model.shape)]), f"restoration of {word}"
+    return picture, (operator, y), torch.cat([*given, shown.expand(1, *model.shape)]), f"restoration of {word}"
 
 
 def _operator(model: Diffusion, how: str | LinearOperator) -> tuple[LinearOperator, tuple[int, ...], str]:
@@ -442,41 +476,78 @@ def _operator(model: Diffusion, how: str | LinearOperator) -> tuple[LinearOperat
     return BoxDown(factor), (channels, height // factor, width // factor), how
 
 
-def _scaled(model: Diffusion, picture: Picture | Image, name: str) -> Tensor:
-    return _on_scale(model, _pixel_values(model, picture, name, (model.shape,)))
+def _on_scale(model: Diffusion, picture: Picture) -> Tensor:
+    return model.pixels.to_x(as_tensor(picture.pixels))[None].to(model.device, torch.float32)
 
 
-def _on_scale(model: Diffusion, values: Tensor) -> Tensor:
-    return model.pixels.to_x(values)[None].to(model.device, torch.float32)
-
-
-def _pixel_values(model: Diffusion, picture: Picture | Image, name: str, shapes: Sequence[tuple[int, ...]]) -> Tensor:
-    """The pixel values of a picture, (C, H, W), of one of these shapes."""
-    bins = model.pixels.bins
-    if not isinstance(picture, (np.ndarray, Tensor)):
+def _picture(
+    model: Diffusion,
+    given: Given | PILImage,
+    name: str,
+    exact: Sequence[tuple[int, ...]] = (),
+    fit: str = "crop",
+    background: str = "white",
+) -> Picture:
+    """A picture as the model sees it, or of one of the `exact` shapes where it has that size."""
+    bins, shape = model.pixels.bins, model.shape
+    if _is_picture(given):
         if bins != 256:
             raise UserError(f"this model's pixels have {bins} values and pictures 256: give {name} as an array")
-        return torch.tensor(read_picture(picture, shapes))
-    values = as_tensor(picture)
-    if tuple(values.shape) not in {tuple(shape) for shape in shapes}:
-        wanted = " or ".join(str(tuple(shape)) for shape in dict.fromkeys(shapes))
+        return read_picture(given, shape, exact, fit, background)
+    values = _whole(given, name, bins)
+    if tuple(values.shape) in {tuple(one) for one in (shape, *exact)}:
+        return Picture(values, name)
+    if bins != 256 or values.ndim not in (2, 3):
+        wanted = " or ".join(str(tuple(one)) for one in dict.fromkeys((shape, *exact)))
         raise UserError(f"{name} has shape {tuple(values.shape)}: {wanted} is taken here")
-    if values.is_floating_point() or values.dtype == torch.bool:
-        raise UserError(f"{name} is of type {values.dtype}: give whole pixel values 0…{bins - 1}")
-    if int(values.min()) < 0 or int(values.max()) >= bins:
+    return read_picture(_as_pil(values, name), shape, exact, fit, background)
+
+
+def _is_picture(given: Given | PILImage) -> TypeGuard[str | Path | PILImage]:
+    """Whether it is a file or an image of PIL, and no array."""
+    return isinstance(given, str | Path) or hasattr(given, "getbands")
+
+
+def _whole(given: Any, name: str, bins: int) -> np.ndarray[Any, Any]:
+    """Whole pixel values 0…bins−1 of an array, a tensor or a list; floats in [0, 1] go to the nearest."""
+    try:
+        values = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    except ValueError:
+        raise UserError(f"{name} is a list whose rows differ in length: give an array") from None
+    if values.dtype.kind not in "biuf" or not values.size:
+        raise UserError(f"{name} of type {type(given).__name__} is no picture: give a file, an image or an array")
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"{name} holds floats from {low:g} to {high:g}: give pixel values 0…{bins - 1}, or 0…1")
+        return np.rint(values * (bins - 1)).astype(np.uint8 if bins <= 256 else np.int32)
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8) * np.uint8(min(bins - 1, 255))
+    if low < 0 or high >= bins:
         raise UserError(f"{name} holds values outside 0…{bins - 1}: those are this model's pixel values")
-    return values
+    return values.astype(np.uint8 if bins <= 256 else np.int32)
 
 
-def _mask(mask: Picture | Image, shape: tuple[int, ...]) -> Tensor:
-    """Where to draw anew, (H, W), bool."""
-    height, width = shape[-2:]
-    if not isinstance(mask, (np.ndarray, Tensor)):
-        return torch.from_numpy(read_mask(mask, height, width))
-    values = as_tensor(mask)
-    if values.dtype != torch.bool or tuple(values.shape) != (height, width):
+def _as_pil(values: np.ndarray[Any, Any], name: str) -> PILImage:
+    """An image of 8 bits from an array (H, W), (H, W, C) or (C, H, W)."""
+    from PIL import Image
+
+    if values.ndim == 3 and values.shape[-1] not in (1, 3, 4) and values.shape[0] in (1, 3, 4):
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim == 3 and values.shape[-1] not in (3, 4):
+        raise UserError(f"{name} has shape {tuple(values.shape)}: a picture has 1, 3 or 4 channels")
+    return Image.fromarray(np.ascontiguousarray(values))
+
+
+def _mask(mask: Given | PILImage, picture: Picture) -> Mask:
+    """Where to draw anew."""
+    if _is_picture(mask):
+        return read_mask(mask, picture)
+    values = _whole(mask, "mask", 256)
+    if values.ndim not in (2, 3):
         raise UserError(
-            f"the mask is {values.dtype} of shape {tuple(values.shape)}: give bool of shape {(height, width)}, True "
-            "where pixels are drawn anew"
+            f"the mask has shape {tuple(values.shape)}: give (H, W) of bool, True where pixels are drawn anew"
         )
-    return values
+    return read_mask(_as_pil(values, "the mask"), picture)
