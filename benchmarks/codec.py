@@ -1,9 +1,10 @@
-"""Compressed bytes beside the bound of the same images and levels: `python benchmarks/codec.py RUN --images 200`.
+"""Compressed bytes beside the bound of the same images and levels, and beside PNG, WebP and JPEG XL.
 
-    python benchmarks/codec.py tests/fixtures/reference --images 200 --levels 32 100 --out docs/results/codec.json
+    python benchmarks/codec.py tests/fixtures/reference --images 1000 --levels 32 --batch 2 --decode 16
+    python benchmarks/codec.py tests/fixtures/reference --images 192 --group 64 --out docs/results/codec.json
 
-Faces that no run was trained on are compressed in one group, with an isotropic reverse variance fitted to other faces.
-PNG and lossless WebP hold the same images, a file each.
+The images are faces that no run was trained on; the variance is fitted to other faces. Every
+record of `--out` is kept, so that runs with other options add theirs. JPEG XL needs the package pillow-jxl-plugin.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,70 +23,114 @@ from PIL import Image
 
 import markovae as mv
 from machine import processor
+from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress, describe
 from markovae.data.faceset import render
-from markovae.likelihood.codec import compress, decompress, describe
 
 UNSEEN, FITTED_ON = 20_000, 30_000  # numbers of faces beyond every split
-
-
-def file_bytes(images: np.ndarray, kind: str, **options: object) -> int:
-    total = 0
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image.transpose(1, 2, 0)).save(buffer, kind, **options)
-        total += len(buffer.getvalue())
-    return total
+FORMATS: dict[str, dict[str, Any]] = {
+    "PNG": {"optimize": True},
+    "WEBP": {"lossless": True, "quality": 100, "method": 6, "exact": True},
+    "JXL": {"lossless": True, "effort": 9},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--levels", type=int, nargs="+", default=[32, 100])
+    parser.add_argument("--levels", type=int, default=32)
+    parser.add_argument("--grid", default="even")
+    parser.add_argument("--group", type=int)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--fit", type=int, default=256)
+    parser.add_argument("--decode", type=int, help="images of which a file of their own is decoded (default: all)")
+    parser.add_argument("--replicates", type=int, default=2, help="passes over all levels for the bound")
+    parser.add_argument("--portable", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = mv.load(options.run)
     side = model.shape[1]
     images = np.stack([render(i, side) for i in range(UNSEEN, UNSEEN + options.images)])
     fit = np.stack([render(i, side) for i in range(FITTED_ON, FITTED_ON + options.fit)])
-    rows = []
-    for levels in options.levels:
-        began = time.perf_counter()
-        data = compress(model, images, levels=levels, fit=fit, verify=False)
-        encoded = time.perf_counter()
-        assert np.array_equal(decompress(model, data), images)
-        decoded = time.perf_counter()
-        bound = mv.measure(mv.with_reverse(model, "isotropic", fit), images, levels=levels, draws=16).bits_per_dim
-        plain = describe(data)["groups"][0]["plain"]
-        rows.append(
-            {
-                "levels": levels,
-                "bytes": len(data),
-                "plain_images": len(plain),
-                "plain_bytes": sum(plain),
-                "bits_per_dim": 8 * len(data) / images.size,
-                "bound": bound.value,
-                "bound_stderr": bound.stderr,
-                "encode_images_per_second": len(images) / (encoded - began),
-                "decode_images_per_second": len(images) / (decoded - encoded),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    record = {
+    how = {"levels": options.levels, "grid": options.grid}
+    coding = how | {name: getattr(options, name) for name in ("group", "batch", "portable")}
+    encoder = GroupEncoder(model, images, None, (), (fit, None), CodecSettings(verify=False, **coding))
+    network = Timed(encoder.network)
+    began = time.perf_counter()
+    records = [encoder.record(number, iter(())) for number in range(encoder.header.num_groups)]
+    seconds = time.perf_counter() - began
+    share = network.seconds / seconds
+    data = encoder.header.to_bytes() + b"".join(records)
+    facts = describe(data)
+    some = images[: options.decode]
+    part = data if len(some) == len(images) else compress(model, some, fit=fit, verify=False, **coding)
+    began = time.perf_counter()
+    assert np.array_equal(decompress(model, part), some)
+    decoding = time.perf_counter() - began
+    found = mv.measure(model, images, draws=None, replicates=options.replicates, variance="isotropic", fit=fit, **how)
+    bound = found.bits_per_dim
+    bits = facts["bits_per_dim"]
+    row = {
         "processor": processor(),
-        "threads": options.threads,
-        "images": options.images,
-        "raw_bytes": images.size,
-        "png_bytes": file_bytes(images, "PNG", optimize=True),
-        "webp_bytes": file_bytes(images, "WEBP", lossless=True, quality=100, method=6),
-        "rows": rows,
+        **{
+            name: getattr(options, name)
+            for name in ("images", "levels", "grid", "group", "batch", "portable", "threads")
+        },
+        "bytes": len(data),
+        "header_bytes": facts["header_bytes"],
+        "plain_images": [group["plain_images"] for group in facts["groups"]],
+        "bits_per_dim": bits,
+        "bound": bound.value,
+        "bound_stderr": bound.stderr,
+        "bound_noise": found.noise_nats.stderr / (model.dims * math.log(2)) if options.replicates > 1 else None,
+        "over_the_bound": bits / bound.value - 1,
+        "images_per_second": {"encoding": len(images) / seconds, "decoding": len(some) / decoding},
+        "share_of_time_in_the_network": share,
+        "bytes_of": {"raw": images.size, **others(images)},
     }
+    print(json.dumps(row, indent=1), flush=True)
     if options.out:
-        Path(options.out).write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps({name: record[name] for name in ("raw_bytes", "png_bytes", "webp_bytes")}))
+        rows = json.loads(options.out.read_text()) if options.out.exists() else []
+        options.out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
+class Timed:
+    """Seconds spent in a network."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.seconds = self._began = 0.0
+        network.register_forward_pre_hook(self._begin)
+        network.register_forward_hook(self._end)
+
+    def _begin(self, *call: object) -> None:
+        self._began = time.perf_counter()
+
+    def _end(self, *call: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+
+def others(images: np.ndarray) -> dict[str, Any]:
+    """Bytes of other lossless formats: a file an image, and all in one file, one below another."""
+    try:
+        import pillow_jxl  # noqa: F401 - it makes itself known to pillow
+    except ImportError:
+        print("without JPEG XL: the package pillow-jxl-plugin is missing")
+    Image.init()
+    kinds = {kind: options for kind, options in FORMATS.items() if kind in Image.SAVE}
+    pictures = images.transpose(0, 2, 3, 1)
+    columns = math.ceil(math.sqrt(len(pictures)))
+    filled = np.concatenate([pictures, pictures[:1].repeat(-len(pictures) % columns, 0)])
+    sheet = np.concatenate([np.concatenate(list(row), 1) for row in filled.reshape(-1, columns, *pictures.shape[1:])])
+    each = {kind: sum(saved(picture, kind, options) for picture in pictures) for kind, options in kinds.items()}
+    return {"one_file_each": each, "all_in_one": {kind: saved(sheet, kind, options) for kind, options in kinds.items()}}
+
+
+def saved(picture: np.ndarray, kind: str, options: dict[str, Any]) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(buffer, kind, **options)
+    return len(buffer.getvalue())
 
 
 if __name__ == "__main__":

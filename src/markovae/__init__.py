@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from markovae.build import create
     from markovae.checkpoints.reading import LoadedRun, load, load_run
     from markovae.checkpoints.saving import save
+    from markovae.compression.codec import compress, decompress
     from markovae.config import Config
     from markovae.data.inspecting import inspect
     from markovae.data.loading import load_data
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from markovae.interop.importing import import_run
     from markovae.interop.wrapping import wrap
     from markovae.likelihood.caption_information import caption_information
-    from markovae.likelihood.codec import compress, decompress
     from markovae.likelihood.comparison import Comparison, compare
     from markovae.likelihood.continuous import continuous_bound
     from markovae.likelihood.fitting import with_reverse
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from markovae.training.train_step import TrainStep
 
 _HOME = {
-    "compress": "likelihood.codec",
-    "decompress": "likelihood.codec",
+    "compress": "compression.codec",
+    "decompress": "compression.codec",
     "EMA": "training.ema",
     "Bound": "diffusion.bound",
     "Comparison": "likelihood.comparison",

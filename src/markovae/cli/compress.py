@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from markovae.cli.options import add_json, whole
+from markovae.cli.options import add_json, one_of, whole
 from markovae.errors import UserError
-from markovae.log import log, show, show_json
+from markovae.log import log, show, show_json, warn
+from markovae.system.processes import current_rank
 
 SUMMARY = "compress images losslessly with a run's model"
 DESCRIPTION = """\
 Write images as one file whose length is the bound that `markovae measure` gives, bit for bit recoverable by
-`markovae decompress` with the same run. Images must have the model's shape; nothing is resized.
+`markovae decompress` with the same run. Images must have the model's shape; nothing is resized. Interrupted, the same
+command continues with the next group.
 """
 EXAMPLES = """\
 examples:
   markovae compress photos32/ --model runs/photos --out photos.mvz
-  markovae compress test.npz --model runs/photos --out test.mvz --levels 256 --group 64
+  markovae compress test.npz --model runs/photos --out test.mvz --levels 256 --group all
+  markovae compress face.png --model runs/faces --out face.mvz --progressive   decoded in part by --stop-after
+  torchrun --nproc-per-node 2 -m markovae compress photos32/ --model runs/photos --out photos.mvz
   markovae decompress photos.mvz --model runs/photos --out restored/
 """
 FIT_IMAGES = 512
+GROUP = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae compress`."""
     parser.add_argument("images", metavar="IMAGES", nargs="+", help="image files, folders of them, or array files")
     parser.add_argument("--model", metavar="RUN", required=True, help="the run whose model codes")
-    parser.add_argument("--out", metavar="FILE.mvz", required=True, help="a new file")
+    parser.add_argument("--out", metavar="FILE.mvz", required=True, type=Path, help="a new file")
     parser.add_argument(
-        "--levels", metavar="K", type=_levels, default=100, help="of the chain: K or all (default: 100)"
+        "--levels", metavar="K", type=_or_all(2), default=100, help="how many levels code, or all (default: 100)"
     )
-    parser.add_argument("--group", metavar="G", type=whole(1), help="images decoded together (default: all)")
+    parser.add_argument(
+        "--grid",
+        metavar="NAME",
+        type=one_of("even", "optimal"),
+        default="even",
+        help="which K: even (default: even strides), or optimal (the least bound, fitted to training images)",
+    )
+    parser.add_argument(
+        "--group",
+        metavar="G",
+        type=_or_all(1),
+        default=GROUP,
+        help=f"images decoded together, or all (default: {GROUP}); fewer are longer",
+    )
     parser.add_argument("--batch", metavar="B", type=whole(1), default=1, help="images side by side (default: 1)")
     parser.add_argument("--portable", action="store_true", help="decodable on other kinds of machine; slower")
+    parser.add_argument(
+        "--progressive", action="store_true", help="each image by itself, decodable in part (--stop-after); longer"
+    )
+    parser.add_argument("--unconditional", action="store_true", help="leave classes and captions out")
     parser.add_argument("--no-verify", action="store_true", help="do not decode each group to compare")
     add_json(parser)
 
@@ -44,58 +68,85 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for images that do not fit the model, or an --out that exists.
     """
-    out = Path(options.out)
-    if out.exists():
-        raise UserError(f"--out {out} exists: name a new file")
+    if options.out.exists():
+        raise UserError(f"--out {options.out} exists: name a new file")
     from markovae.checkpoints.reading import load_run
+    from markovae.compression.codec import CodecSettings, GroupEncoder, describe
+    from markovae.compression.finished_groups import write_mvz
+    from markovae.compression.mvz_format import open_mvz
     from markovae.data.unchanged import read_unchanged
-    from markovae.likelihood.codec import compress, describe
-    from markovae.system.files import write_file
 
     loaded = load_run(options.model, device="cpu", precision="float32")
-    images, names = read_unchanged(options.images, loaded.model.shape)
-    data = compress(
-        loaded.model,
-        images,
+    images = read_unchanged(options.images, loaded.model.shape)
+    labels = None if options.unconditional else _labels(loaded, images)
+    settings = CodecSettings(
         levels=None if options.levels == "all" else options.levels,
-        group=options.group,
+        grid=options.grid,
+        group=None if options.group == "all" else options.group,
         batch=options.batch,
-        fit=_training_images(loaded),
-        names=names,
         portable=options.portable,
+        progressive=options.progressive,
         verify=not options.no_verify,
-        progress=True,
     )
-    write_file(out, data)
-    facts = describe(data)
+    fit = _training_images(loaded, options, conditional=labels is not None)
+    encoder = GroupEncoder(loaded.model, images, labels, images.names if any(images.names) else (), fit, settings)
+    size = write_mvz(options.out, encoder, current_rank())
+    if size is None:
+        log("this process's groups are finished; the last process writes the file")
+        return 0
+    facts = describe(open_mvz(options.out))
     if options.json:
-        show_json({"schema_version": 1, "out": str(out), **{name: facts[name] for name in REPORTED}})
+        show_json({"schema_version": 1, "out": str(options.out), **{name: facts[name] for name in REPORTED}})
     else:
-        show(f"{out}: {facts['count']:,} images in {len(data):,} bytes, {facts['bits_per_dim']:.4f} bits/dim")
+        show(f"{options.out}: {facts['count']:,} images in {size:,} bytes, {facts['bits_per_dim']:.4f} bits/dim")
     return 0
 
 
 REPORTED = ("count", "bytes", "bits_per_dim", "model", "shape", "bins", "batch", "portable", "precision", "threads")
 
 
-def _levels(text: str) -> int | str:
-    return text if text == "all" else whole(2)(text)
+def _or_all(minimum: int) -> Callable[[str], int | str]:
+    return lambda text: text if text == "all" else whole(minimum)(text)
 
 
-def _training_images(loaded):  # type: ignore[no-untyped-def]
-    """Images to fit the reverse variance to, where the run's own is no fitted or learned one and they are at hand."""
+def _labels(loaded: Any, images: Any) -> Any:
+    """What the model is told of the images: their classes, or captions, where it takes them and all have some."""
+    if loaded.model.text_conditioner is not None:
+        if images.captions is None:
+            return None
+        from markovae.text.conditioner import captions_of
+
+        return [next(iter(captions_of(text)), "") for text in images.captions]
+    if not loaded.num_classes or images.classes is None:
+        return None
+    names = list(loaded.checkpoint.class_names)
+    unknown = sorted(set(images.classes) - set(names))
+    if unknown:
+        raise UserError(
+            f"the images have a class {unknown[0]!r} and {loaded.path} only {', '.join(names[:12])}: rename "
+            "its folder, or leave classes out with --unconditional"
+        )
+    return [names.index(name) for name in images.classes]
+
+
+def _training_images(loaded: Any, options: argparse.Namespace, conditional: bool) -> tuple[Any, Any]:
+    """Images to fit the reverse variance to, and their labels, where the run's own is not fitted and they are there."""
     import numpy as np
 
     from markovae.data.loading import reopen
     from markovae.diffusion.reverse import PosteriorVariance, StepVariance
+    from markovae.text.conditioner import attach_conditioning
 
-    if not isinstance(loaded.model.reverse, PosteriorVariance | StepVariance):
-        return None
+    if options.grid == "even" and not isinstance(loaded.model.reverse, PosteriorVariance | StepVariance):
+        return None, None
     try:
         record = loaded.checkpoint.split_record
-        images = reopen(loaded.checkpoint.config.data, record).train.images
+        data = reopen(loaded.checkpoint.config.data, record).train
     except UserError as error:
-        log(f"warning: the run's training images are not at hand, so the file will be longer: {error}")
-        return None
-    chosen = np.linspace(0, len(images) - 1, min(FIT_IMAGES, len(images))).round().astype(np.int64)
-    return np.asarray(images[chosen])
+        if options.grid != "even":
+            raise
+        warn(f"the run's training images are not at hand, so the file will be longer: {error}")
+        return None, None
+    chosen = np.linspace(0, len(data) - 1, min(FIT_IMAGES, len(data))).round().astype(np.int64)
+    data = attach_conditioning(loaded.model, data.take(chosen), held_out=True)
+    return np.asarray(data.images), data.known if conditional else None

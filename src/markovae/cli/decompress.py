@@ -4,71 +4,133 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from markovae.cli.options import add_json
+from markovae.cli.options import add_json, whole
 from markovae.errors import UserError
 from markovae.log import show, show_json
 
 SUMMARY = "restore compressed images, bit for bit"
 DESCRIPTION = """\
-Decode a file of `markovae compress` with the run that it was written with. Everything is checked before a pixel is
-written.
+Decode a file of `markovae compress` with the run that it was written with. The file, the model and this machine are
+checked before a pixel is written. Images that came from files become PNGs of the same names, rows of arrays images.npy.
 """
 EXAMPLES = """\
 examples:
   markovae decompress photos.mvz --model runs/photos --out restored/
+  markovae decompress photos.mvz --model runs/photos --out some/ --images 300-310
+  markovae decompress face.mvz --model runs/faces --out rough/ --stop-after 500   what 500 bytes show
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae decompress`."""
-    parser.add_argument("file", metavar="FILE.mvz", help="written by `markovae compress`")
+    parser.add_argument("file", metavar="FILE.mvz", type=Path, help="written by `markovae compress`")
     parser.add_argument("--model", metavar="RUN", required=True, help="the run that it was compressed with")
-    parser.add_argument("--out", metavar="DIR", required=True, help="a new or empty folder")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--images", metavar="A[-B]", type=_span, help="only these, from 0; only their groups are decoded"
+    )
+    parser.add_argument(
+        "--stop-after",
+        metavar="BYTES",
+        type=whole(1),
+        help="of each image's data read so many bytes and write what they show (files of --progressive)",
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Decode, write PNGs and images.npy, and tell; exit code 0.
+    """Decode, write PNGs or images.npy, and tell; exit code 0.
 
     Raises:
         UserError: for a damaged file, another model, or an --out that is not empty.
     """
-    import io
-
-    import numpy as np
-
     from markovae.checkpoints.reading import load_run
-    from markovae.data.pictures import png
-    from markovae.likelihood.codec import decompress, describe
-    from markovae.system.files import write_folder
+    from markovae.compression.codec import GroupDecoder
+    from markovae.compression.mvz_format import open_mvz
+    from markovae.system.files import require_new_folder, write_folder
 
-    out = Path(options.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not a new or empty folder: name another")
-    try:
-        data = Path(options.file).read_bytes()
-    except OSError as error:
-        raise UserError(f"{options.file} cannot be read ({error.strerror})") from None
-    facts = describe(data)
+    require_new_folder(options.out)
+    file = open_mvz(options.file)
+    header = file.header
+    first, last = options.images or (0, header.count - 1)
+    if last >= header.count:
+        raise UserError(f"--images {first}-{last}: the file has images 0…{header.count - 1}")
     loaded = load_run(options.model, device="cpu", precision="float32")
-    images = decompress(loaded.model, data, progress=True)
-    buffer = io.BytesIO()
-    np.save(buffer, images)
-    files = {"images.npy": buffer.getvalue()}
-    if facts["bins"] == 256 and images.shape[1] in (1, 3):
-        for number, image in enumerate(images):
-            files[_file_name(facts["names"], number, files)] = png(image.transpose(1, 2, 0))
-    target = write_folder(out, files)
-    if options.json:
-        show_json({"schema_version": 1, "out": str(target), "count": len(images)})
+    decoder = GroupDecoder(loaded.model, file)
+    groups = range(first // header.group, last // header.group + 1)
+    restored = RestoredFiles(header.bins)
+    shown: list[dict[str, Any]] = []
+    if options.stop_after is None:
+        for number, images in zip(groups, decoder.groups(groups, progress=True), strict=True):
+            restored.add(images, file.record(number).names, number * header.group, range(first, last + 1))
     else:
-        show(f"{len(images):,} images\n{target}")
+        for number in groups:
+            views = list(decoder.views(number, options.stop_after // 4))
+            if not views:
+                raise UserError(f"--stop-after {options.stop_after} bytes show nothing of image {number}: read more")
+            best = views[-1]
+            restored.add(best.images.astype(header.dtype), file.record(number).names, number, range(first, last + 1))
+            shown.append({"image": number, "level": best.level, "bytes": 4 * best.words})
+    target = write_folder(options.out, restored.files())
+    if options.json:
+        show_json({"schema_version": 1, "out": str(target), "count": last - first + 1, "views": shown})
+        return 0
+    for view in shown:
+        what = "exact" if view["level"] == 0 else f"level {view['level']} of {len(header.levels)}"
+        show(f"image {view['image']}: {what} by {view['bytes']:,} bytes")
+    show(f"{last - first + 1:,} images\n{target}")
     return 0
 
 
-def _file_name(names: list[str], number: int, taken: dict[str, bytes]) -> str:
-    """The last part of the image's own name, where it is plain and free; else its number."""
-    stem = PurePosixPath(names[number]).stem if names else ""
-    name = f"{stem}.png" if stem.replace("-", "").replace("_", "").isalnum() else f"{number:05}.png"
-    return name if name not in taken else f"{number:05}.png"
+class RestoredFiles:
+    """Images as files: PNGs of those that came from files, and images.npy of those that did not.
+
+    Args:
+        bins: how many values a pixel has.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self._bins = bins
+        self._files: dict[str, bytes] = {}
+        self._rows: list[Any] = []
+
+    def add(self, images: Any, names: tuple[str, ...], start: int, wanted: range) -> None:
+        """Add the images of a group whose first is number `start`, as far as they are wanted."""
+        from markovae.data.pictures import png
+
+        for place, image in enumerate(images):
+            if start + place not in wanted:
+                continue
+            name = names[place] if names else ""
+            if name and self._bins == 256 and image.shape[0] in (1, 3):
+                self._files[self._file_name(name, start + place)] = png(image.transpose(1, 2, 0))
+            else:
+                self._rows.append(image)
+
+    def files(self) -> dict[str, bytes]:
+        """Every file by name."""
+        import io
+
+        import numpy as np
+
+        if not self._rows:
+            return self._files
+        buffer = io.BytesIO()
+        np.save(buffer, np.stack(self._rows), allow_pickle=False)
+        return {**self._files, "images.npy": buffer.getvalue()}
+
+    def _file_name(self, name: str, number: int) -> str:
+        """The last part of the image's own name, where it is plain and free; else its number."""
+        stem = PurePosixPath(name).stem
+        plain = stem.replace("-", "").replace("_", "").isalnum() and len(stem) <= 100
+        made = f"{stem}.png" if plain else f"{number:06}.png"
+        return made if made not in self._files else f"{number:06}.png"
+
+
+def _span(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
+        raise argparse.ArgumentTypeError(f"{text!r} must be A or A-B, for instance 300-310")
+    return int(first), int(last or first)

@@ -56,7 +56,7 @@ COMMANDS = (
     *(import_, export, inspect, data_, shard, verify, doctor),
 )
 
-TOGETHER = ("train", "sample", "measure")  # what several processes do together
+TOGETHER = ("train", "sample", "measure", "compress")  # what several processes do together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

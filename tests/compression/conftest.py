@@ -1,0 +1,78 @@
+"""Small images, and a model of them that is good and fast: the best one of a Gaussian population."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from markovae.build import create
+from markovae.config import Config
+from markovae.diffusion.decoder import decoder_named
+from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.target import DATA
+from markovae.likelihood.fitting import variance_named
+
+pytest.importorskip("constriction", reason="the extra codec is not installed")
+
+
+def pictures(count: int, channels: int = 1, seed: int = 0) -> Any:
+    """Smooth images of 8x8 pixels."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(128, 50, (count, channels, 2, 2))
+    fine = coarse.repeat(4, 2).repeat(4, 3) + rng.normal(0, 12, (count, channels, 8, 8))
+    return fine.round().clip(0, 255).astype(np.uint8)
+
+
+class GaussianDenoiser(nn.Module):
+    """E[x | z] for a Gaussian population with the mean and covariance of these images; and of no class."""
+
+    num_classes = 0
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        flat = x.flatten(1).double()
+        values, vectors = torch.linalg.eigh(torch.cov(flat.T))
+        self.mean, self.values, self.vectors = nn.Parameter(flat.mean(0).float()), values, vectors
+
+    def forward(self, z: Tensor, logsnr: Tensor, condition: object = None) -> Tensor:
+        level = logsnr.double().expand(len(z))[:, None]
+        signal, noise = torch.sigmoid(level).sqrt(), torch.sigmoid(-level)
+        shrunk = signal * self.values / (signal**2 * self.values + noise)
+        mean = self.mean.double()
+        x_hat = ((z.flatten(1).double() - signal * mean) @ self.vectors * shrunk) @ self.vectors.T + mean
+        return x_hat.view_as(z).to(z.dtype)
+
+
+@pytest.fixture
+def gaussian() -> Callable[..., Diffusion]:
+    """`gaussian(channels, reverse, decoder, levels)`: the best model of a Gaussian population like `pictures`."""
+
+    def make(channels: int = 1, reverse: str = "posterior", decoder: str = "step", levels: int = 64) -> Diffusion:
+        pixels, shape = Pixels(256), (channels, 8, 8)
+        network = GaussianDenoiser(pixels.to_x(torch.from_numpy(pictures(1000, channels, seed=9))))
+        parts = variance_named(reverse, shape), decoder_named(decoder, pixels)
+        return Diffusion(network, LogSNRLinear(levels), DATA, *parts, shape).eval()
+
+    return make
+
+
+@pytest.fixture
+def model_of(tiny_config: Config) -> Callable[..., Diffusion]:
+    """`model_of(num_classes, target__reverse="learned")`: the package's own network, which was never trained."""
+
+    def make(num_classes: int = 0, **settings: str) -> Diffusion:
+        named = [f"{name.replace('__', '.')}={value}" for name, value in settings.items()]
+        made = create(tiny_config.with_settings(named), (1, 8, 8), num_classes=num_classes)
+        torch.manual_seed(0)
+        for weight in made.network.parameters():  # a first output of zero would hide what the network says
+            torch.nn.init.normal_(weight, std=0.05)
+        return made
+
+    return make

@@ -1,0 +1,65 @@
+"""A file written group by group: interrupted, continued, shared by processes, and whole or absent."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.compression.conftest import pictures
+
+from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress
+from markovae.compression.finished_groups import write_mvz
+from markovae.diffusion.model import Diffusion
+from markovae.system.processes import Rank
+
+SETTINGS = CodecSettings(levels=4, group=3)
+
+
+def encoder(model: Diffusion, images: np.ndarray) -> GroupEncoder:
+    return GroupEncoder(model, images, None, (), (None, None), SETTINGS)
+
+
+def test_an_interrupted_command_continues(gaussian: Callable[..., Diffusion], tmp_path: Path, monkeypatch, capsys):
+    model, images, out, made = gaussian(), pictures(11), tmp_path / "a.mvz", []
+    record = GroupEncoder.record
+
+    def interrupted(self: GroupEncoder, number: int, ticks: object) -> bytes:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(number)
+        return record(self, number, ticks)
+
+    monkeypatch.setattr(GroupEncoder, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_mvz(out, encoder(model, images))
+    assert not out.exists()
+    assert "the same command continues" in capsys.readouterr().err
+    (tmp_path / "a.mvz.part" / "group-000001").write_bytes(b"damaged")
+    made.clear()
+    monkeypatch.setattr(GroupEncoder, "record", lambda *at: made.append(at[1]) or record(*at))
+    size = write_mvz(out, encoder(model, images))
+    assert made == [1, 2, 3], "group 0 was kept"
+    assert out.stat().st_size == size
+    assert out.read_bytes() == compress(model, images, levels=4, group=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mvz"]
+
+
+def test_groups_of_other_images_or_models_are_not_taken(gaussian: Callable[..., Diffusion], tmp_path: Path):
+    out, folder = tmp_path / "a.mvz", tmp_path / "a.mvz.part"
+    write_mvz(tmp_path / "b.mvz", encoder(gaussian(), pictures(6)))
+    assert write_mvz(out, encoder(gaussian(), pictures(6, seed=1)), Rank(0, 2)) is None
+    assert [path.name for path in folder.iterdir()] == ["group-000000"]
+    changed = pictures(6, seed=1)
+    changed[0, 0, 0, 0] ^= 1
+    for model, images in ((gaussian(), changed), (gaussian(levels=20), pictures(6, seed=1))):
+        write_mvz(out, encoder(model, images))
+        assert np.array_equal(decompress(model, out.read_bytes()), images)
+        out.unlink()
+
+
+def test_several_processes_share_the_groups(gaussian: Callable[..., Diffusion], tmp_path: Path):
+    model, images, out = gaussian(), pictures(11), tmp_path / "a.mvz"
+    assert write_mvz(out, encoder(model, images), Rank(1, 2)) is None
+    assert not out.exists()
+    assert write_mvz(out, encoder(model, images), Rank(0, 2)) == len(out.read_bytes())
+    assert out.read_bytes() == compress(model, images, levels=4, group=3)
