@@ -81,18 +81,30 @@ def test_all_images_of_other_data_are_measured_in_their_own_order(numbered_run, 
     np.savez(tmp_path / "some.npz", digits, labels)
     words = ["measure", numbered_run, tmp_path / "some.npz", "--draws", "1"]
     rows = tmp_path / "rows.csv"
-    json_of("measure", *words, "--split", "all", "--csv", rows)
+    assert json_of("measure", *words, "--csv", rows)["data"]["split"] == "all"
     with rows.open(newline="") as file:
         found = [float(row["total_nats"]) for row in csv.DictReader(file)]
     whole = measure(load(numbered_run), digits[:, None], np.array([0, 2] * 10), draws=1)
     assert found == pytest.approx(whole.total.tolist(), rel=1e-6)
-    few = json_of("measure", *words, "--split", "all", "--limit", "3")
+    few = json_of("measure", *words, "--limit", "3")
     assert few["nats"]["mean"] == pytest.approx(float(whole.total[:3].mean()), rel=1e-6)
     capsys.readouterr()
-    assert json_of("measure", *words)["n"] == 2
-    assert main([str(word) for word in words]) == 0
+    assert json_of("measure", *words, "--split", "test")["n"] == 2
+    assert main([*map(str, words), "--split", "test"]) == 0
     assert "the test part of" in (said := capsys.readouterr().err)
     assert "is 2 of 20 images: --split all has all" in said
+
+
+def test_rows_carry_the_names_of_files(numbered_run, json_of, tmp_path):
+    folder, rows = tmp_path / "pictures", tmp_path / "rows.csv"
+    folder.mkdir()
+    names = ["b, c.png", "a.png", "d.png"]
+    for shade, name in enumerate(names):
+        Image.fromarray(np.full((8, 8), 60 * shade, np.uint8)).save(folder / name)
+    words = ["measure", numbered_run, folder, "--draws", "1", "--csv", rows]
+    assert json_of("measure", *words)["n"] == 3
+    with rows.open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == sorted(names)
 
 
 def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path):

@@ -156,6 +156,7 @@ def test_captions_are_weighed(text_run: Path, json_of, capsys):
     lower = record["information_lower_bound"]
     assert (record["n"], lower["n"], lower["candidates"]) == (10, 8, 4)
     assert lower["nats"]["mean"] <= lower["ceiling_nats"]
+    assert lower["at_least_nats"] == max(0, lower["nats"]["mean"])
     assert record["network_calls"] == 3 * (2 * 10 + 3 * 8)
     assert [row["image"] for row in record["images"]] == list(range(10))
     mean = sum(row["nats"] for row in record["images"]) / 10
@@ -175,7 +176,7 @@ def test_what_does_not_go_with_captions_is_one_sentence(text_run: Path, digits_r
     for words, sentence in (
         (("--captions", "--ode"), "takes no --ode"),
         (("--captions", "--estimator", "importance"), "takes no --estimator"),
-        (("--captions", "--limit", "3"), "make no block of 16 candidate captions"),
+        (("--captions", "--limit", "3"), "at least 32 are needed"),
         (("--candidates", "4"), "add --captions"),
     ):
         assert sentence in refused("measure", text_run, "--split", "train", *words), words

@@ -11,6 +11,7 @@ import pytest
 import markovae as mv
 from markovae.checkpoints.reading import load_run
 from markovae.cli.entry import main
+from markovae.cli.quality_words import memorization_in_words
 from markovae.data.faceset import render
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
@@ -70,6 +71,25 @@ def test_in_words(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert words in out
     assert "FID" not in out
     assert "12 samples (sde-dpmpp2m, 2 network calls each, seed 0) against" in out
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "copies", "verdict"),
+    [
+        (0.19, 0.02, 0, "No memorization: samples lie farther"),
+        (0.51, 0.02, 0, "No memorization: samples lie as far"),
+        (0.7, 0.02, 0, "Memorization: samples lie nearer"),
+        (0.51, 0.02, 4, "Memorization: some samples are copies"),
+    ],
+)
+def test_memorization_is_said_in_words(value: float, stderr: float, copies: int, verdict: str) -> None:
+    pair = {"sample": 7, "file": None, "train_index": 3, "train_file": "cats/3.png", "distance": 0.1}
+    nearer = {"value": value, "stderr": stderr, "ci95": [value - 2 * stderr, value + 2 * stderr]}
+    memory = {"nearer": nearer, "copies": copies, "suspicious": copies, "expected": 1.0, "searched": 90}
+    said = memorization_in_words({**memory, "nearest": [pair] * 10}, 100)
+    assert said.startswith(verdict)
+    assert ("sample 7 of cats/3.png" in said) == bool(copies)
+    assert (", …" in said) == (copies > 3)
 
 
 def test_another_reference(json_of: Callable[..., Any], digits_run: Path) -> None:

@@ -1,6 +1,7 @@
 """What a condition is worth, where it is known: three clouds on a line, and their number as the condition."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.likelihood.caption_information import block_partners, information_bound, shared_nats
+from markovae.likelihood.caption_information import (
+    CaptionInformation,
+    block_partners,
+    information_bound,
+    lower_bound_in_words,
+    shared_nats,
+)
 from markovae.likelihood.estimators import Estimator, evaluate_batches, summarize
 from markovae.networks.conditioning import Condition
 from markovae.theory.mixture import Mixture
@@ -133,11 +140,28 @@ def test_partners_are_the_block_in_turn():
     assert partner.tolist() == [[0, 1, 2, 3, 4, 5], [1, 2, 0, 4, 5, 3], [2, 0, 1, 5, 3, 4]]
 
 
+def test_a_bound_below_zero_is_worth_zero_and_one_block_gives_no_number():
+    nats = torch.zeros(4, 8, dtype=torch.float64)
+    nats[0] = 3 + torch.arange(8)
+    known = torch.zeros(8)
+    found = CaptionInformation(("a",) * 8, tuple(range(8)), known, known, nats, 1)
+    lower = found.to_dict()["information_lower_bound"]
+    assert lower["nats"]["mean"] < -1
+    assert lower["at_least_nats"] == 0
+    assert lower_bound_in_words(lower)[0] == "0"
+    single = replace(found, candidates=nats[:, :4]).to_dict()["information_lower_bound"]
+    assert (single["nats"]["mean"], single["at_least_nats"]) == (None, None)
+    figure, words = lower_bound_in_words(single)
+    assert (figure, "at least 8 are needed, 32 are better" in words) == ("unknown", True)
+    sure = replace(found, candidates=-nats).to_dict()["information_lower_bound"]
+    assert lower_bound_in_words(sure)[0].startswith("1.3")
+
+
 def test_what_is_refused():
     x, label = drawn(4)
     with pytest.raises(UserError, match="take at least 2"):
         block_partners(10, 1)
-    with pytest.raises(UserError, match="3 images make no block of 5"):
+    with pytest.raises(UserError, match="3 images make no block of 5 candidate captions: at least 10"):
         block_partners(3, 5)
     with pytest.raises(UserError, match="3 conditions for 4 images"):
         shared_nats(model(), x, Condition(label=label[:3]))

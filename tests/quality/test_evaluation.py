@@ -46,6 +46,11 @@ def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_mode
     assert evaluate(tiny_model, splits, 12, steps=3).to_dict() == found.to_dict()
 
 
+def replace_files(splits: Splits) -> Splits:
+    files = tuple(f"{number}.jpg" for number in range(len(splits.train)))
+    return Splits(replace(splits.train, files=files), splits.validation, splits.test, splits.method)
+
+
 def test_samples_are_evaluated_whoever_drew_them(splits: Splits, tmp_path: Path) -> None:
     real = np.asarray(splits.train.images[-20:])
     same = evaluate(real, splits)
@@ -57,8 +62,16 @@ def test_samples_are_evaluated_whoever_drew_them(splits: Splits, tmp_path: Path)
     for number, image in enumerate(real):
         (tmp_path / "pictures").mkdir(exist_ok=True)
         Image.fromarray(image[0]).save(tmp_path / "pictures" / f"{number:02d}.png")
-    for source in (tmp_path, tmp_path / "samples.npz", str(tmp_path / "pictures")):
+    for source in (tmp_path, tmp_path / "samples.npz"):
         assert evaluate(source, splits).to_dict() == same.to_dict()
+    named = evaluate(str(tmp_path / "pictures"), replace_files(splits)).to_dict()
+    pairs, plain = named["memorisation"].pop("nearest"), same.to_dict()
+    assert [(pair["file"], pair["train_file"]) for pair in pairs] == [
+        (f"{pair.sample:02d}.png", f"{pair.train_index}.jpg") for pair in same.memorization.nearest
+    ]
+    assert [pair.train_index for pair in same.memorization.nearest] == list(range(100, 110))
+    plain["memorisation"].pop("nearest")
+    assert named == plain
     assert evaluate(tmp_path, splits, 12).conditions.n == 12
 
 
@@ -77,7 +90,7 @@ def test_a_folder_of_large_samples_is_not_resized(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 70, 80)).astype(np.uint8)
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number:02d}.png")
-    assert np.array_equal(given_samples(tmp_path)[:, 0], images)
+    assert np.array_equal(given_samples(tmp_path).images[:, 0], images)
 
 
 def test_a_plan_is_a_sampler_and_a_source_is_brought_to_the_model(

@@ -23,7 +23,7 @@ EXAMPLES = """\
 examples:
   markovae import ddpm-cifar10-32/ --out runs/cifar
   markovae sample runs/cifar --sampler ancestral          the pipeline's own chain
-  markovae measure runs/cifar photos/ --split all         what images cost under it, in bits/dim
+  markovae measure runs/cifar photos/         what images cost under it, in bits/dim
   markovae train photos/ --init runs/cifar --out runs/on  fine-tuning
   markovae import model.pt --as nets:UNet --out runs/mine --set data.size=32 --set schedule.kind=linear \
       --set network.own.arguments='{"dim": 64}' --set network.own.predicts=noise

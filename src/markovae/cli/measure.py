@@ -39,7 +39,7 @@ examples:
   markovae measure runs/faces --estimator importance --draws 9   importance-sampled levels
   markovae measure runs/faces --levels 32 --grid optimal   the best 32 levels, with variances refitted for them
   markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
-  markovae measure runs/faces photos/ --split all --csv costs.csv   other images, all of them, one row per image
+  markovae measure runs/faces photos/ --csv costs.csv   other images, all of them, one row per image
   markovae measure runs/text --captions             what captions say about images, in nats, attribute by attribute
   torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
 """
@@ -72,8 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         metavar="PART",
         type=one_of(*PARTS),
-        default="test",
-        help="test (default), validation, train or all",
+        help="test (default of the run's own data), validation, train or all (default of other data)",
     )
     parser.add_argument("--limit", metavar="N", type=whole(1), help="the first N images only")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
@@ -96,7 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions that an image's own is picked from (default: 16); one NFE per draw each",
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--csv", metavar="FILE", type=Path, help="write one row per image: its terms and total in nats")
+    files.add_argument(
+        "--csv", metavar="FILE", type=Path, help="write one row per image: its file, its terms and total in nats"
+    )
     files.add_argument(
         "--save",
         action="store_true",
@@ -278,7 +279,9 @@ def _measured(
         flow = {"integrator": options.ode_steps, "probes": options.probes or 4, "dequantisation": options.dequantise}
         found = replace(found, ode=ode_likelihood(opened.model, images, labels, limit=count, **flow, **sized))
     seconds = time.monotonic() - began
-    found = replace(found, data=chosen.to_dict(), checkpoint=_checkpoint(opened), seconds=seconds)
+    where = {"data": chosen.to_dict(), "checkpoint": _checkpoint(opened)}
+    files = chosen.data.files and chosen.data.files[: options.limit]
+    found = replace(found, **where, files=files, seconds=seconds)
     if pair is None or against is None:
         return found
     return replace(pair, a=found, b=replace(pair.b, checkpoint=_checkpoint(against)))
@@ -316,6 +319,8 @@ def _captions(options: argparse.Namespace) -> int:
     images = np.asarray(data.images[:limit])
     found = caption_information(opened.model, images, data.captions[:limit], seed=options.seed, **named)
     record = found.to_dict() | {"data": chosen.to_dict(), "checkpoint": _checkpoint(opened)}
+    for row in record["images"]:
+        row["file"] = data.files and data.files[row["image"]]
     if options.json:
         show_json(record)
     else:
@@ -461,7 +466,7 @@ def captions_in_words(record: dict[str, Any]) -> str:
     """The figures, each with what it means."""
     bits, lower = record["bits_per_dim"], record["information_lower_bound"]
     difference = record["bound_difference"]
-    from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION
+    from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, lower_bound_in_words
 
     lines = [
         f"{record['n']:,} captioned images ({record['data']['split']} part of {record['data']['source']})",
@@ -469,9 +474,9 @@ def captions_in_words(record: dict[str, Any]) -> str:
             [
                 ("with captions", _figure(bits["with_caption"], 4), "bits/dim"),
                 ("without", _figure(bits["without_caption"], 4), "bits/dim"),
-                ("bound difference", _figure(difference["nats"], 2), "nats an image"),
+                ("bound difference", _figure(difference["nats"], 2), "nats per image"),
                 ("", _figure(difference["bits_per_dim"], 4), "bits/dim"),
-                ("information, at least", _figure(lower["nats"], 3), f"nats an image, on {lower['n']:,} images"),
+                ("information, at least", *lower_bound_in_words(lower)),
             ]
         ),
         f"  {DIFFERENCE}.",

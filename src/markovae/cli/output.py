@@ -1,8 +1,7 @@
-"""What a person reads on stdout, in words; and what is said of data on stderr."""
+"""What a person reads on stdout, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,6 @@ def headline(bits: dict[str, Any]) -> str:
         return f"{bits['mean']:.3f} bits/dim"
     low, high = bits["ci95"]
     return f"{bits['mean']:.3f} ± {bits['stderr']:.3f} bits/dim (95 % interval {low:.3f} to {high:.3f})"
-
-
-def tell_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
-    """On stderr: how many files of the data gave no image, with the first and its reason, and what was decided."""
-    from markovae.log import log
-
-    for note in notes:
-        log(f"data: {note}")
-    if unreadable:
-        name, reason = unreadable[0]
-        count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
-        log(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")
 
 
 def counted(number: int, what: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import add_json, add_machine, add_trust, one_of, whole
-from markovae.cli.output import tell_left_out
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampling_options import HELP, add_sampler, chosen_sampler
 from markovae.errors import UserError
@@ -90,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.cli.quality_words import describe, difference
     from markovae.data.data_config import DataConfig
     from markovae.data.loading import load_data
+    from markovae.data.source import log_left_out
     from markovae.quality.evaluation import evaluate, given_samples
     from markovae.quality.extractors import open_extractor
 
@@ -100,9 +100,9 @@ def run(options: argparse.Namespace) -> int:
     checkpoint = None
     if _are_samples(options):
         samples, source, matches = given_samples(options.run_path), without_secrets(options.data), None
-        config = DataConfig().for_images_like(samples.shape[1:], options.data)
+        config = DataConfig().for_images_like(samples.shape, options.data)
         splits = load_data(config)
-        tell_left_out(options.data, splits.unreadable, splits.notes)
+        log_left_out(options.data, splits.unreadable, splits.notes)
         found = evaluate(samples, splits, against=_reference(config, options.against, splits.train), **how)
     else:
         opened = open_run(options, trained_in=True)
@@ -157,13 +157,14 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
         UserError: for data that are missing, or that have other classes than the run.
     """
     from markovae.data.loading import load_data
+    from markovae.data.source import log_left_out
     from markovae.likelihood.evaluation_data import labels_for, like, trained_on
     from markovae.log import log
 
     config = opened.checkpoint.config.data
     if source is not None:
         splits = load_data(like(config, source, opened))
-        tell_left_out(source, splits.unreadable, splits.notes)
+        log_left_out(source, splits.unreadable, splits.notes)
         if opened.num_classes and splits.train.labels is not None:
             own = {"labels": labels_for(opened, splits.train), "class_names": opened.checkpoint.class_names}
             splits = replace(splits, train=replace(splits.train, **own))
@@ -181,12 +182,13 @@ def _reference(config: DataConfig, against: str | None, training: ImageData) -> 
     if against is None:
         return None
     from markovae.data.loading import read_source, require_readable
+    from markovae.data.source import log_left_out
     from markovae.log import log
 
     config = config.for_images_like(training.shape, against)
     reading = read_source(config)
     require_readable(reading, config)
-    tell_left_out(against, reading.summary.unreadable, reading.summary.notes)
+    log_left_out(against, reading.summary.unreadable, reading.summary.notes)
     shared = len(set(reading.data.content_hashes()) & set(training.content_hashes()))
     if shared:
         log(f"warning: {shared:,} images of {against} are training images here: copies of them count as good")

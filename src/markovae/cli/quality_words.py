@@ -35,7 +35,7 @@ def describe(record: Mapping[str, Any]) -> str:
             if record["data"]["matches_run"] or record["checkpoint"] is None
             else [_not_its_own(record["data"]["source"])]
         ),
-        _memory_sentence(record["memorisation"], shown["n"]),
+        memorization_in_words(record["memorisation"], shown["n"]),
     ]
     if "compared" in record:
         compared = record["compared"]
@@ -85,16 +85,34 @@ def _verdict(excess: Mapping[str, Any]) -> str:
     return "the samples cannot be told from training images at this n"
 
 
-def _memory_sentence(memory: Mapping[str, Any], n: int) -> str:
-    share = memory["nearer"]
+def memorization_in_words(memory: Mapping[str, Any], n: int) -> str:
+    share, copies = memory["nearer"], memory["copies"]
+    low, high = share["ci95"]
+    if low > 0.5 or copies:
+        verdict = "Memorization: samples lie nearer to training images than held-out images do"
+        verdict = verdict if low > 0.5 else "Memorization: some samples are copies"
+    elif high < 0.5:
+        verdict = "No memorization: samples lie farther from the training images than held-out images do"
+    else:
+        verdict = "No memorization: samples lie as far from the training images as held-out images do"
     text = (
-        f"A sample lies nearer to the training images than a held-out image does with probability {_error(share)} "
-        f"(0.5: nothing is memorised); {memory['suspicious']} of {n:,} lie nearer than 99 % of the held-out images "
-        f"(about {memory['expected']:.0f} by chance)"
+        f"{verdict}. A sample is the nearer of the two with probability {_error(share)}: 0.5 and below is good, 1 is "
+        f"copying. {memory['suspicious']} of {n:,} lie nearer than 99 % of the held-out images (about "
+        f"{memory['expected']:.0f} by chance); "
     )
-    if memory["copies"]:
-        return f"{text}; {memory['copies']} are copies of a training image within one grey level."
-    return f"{text}; none is a copy of the {memory['searched']:,} training images searched."
+    if not copies:
+        return f"{text}none is a copy of the {memory['searched']:,} training images searched."
+    pairs = [f"{_sample(pair)} of {_training(pair)}" for pair in memory["nearest"][: min(copies, 3)]]
+    more = ", …" if copies > len(pairs) else ""
+    return f"{text}{copies} are copies of a training image within one grey level ({', '.join(pairs)}{more})."
+
+
+def _sample(pair: Mapping[str, Any]) -> str:
+    return pair["file"] or f"sample {pair['sample']}"
+
+
+def _training(pair: Mapping[str, Any]) -> str:
+    return pair["train_file"] or f"training image {pair['train_index']}"
 
 
 def _not_its_own(source: str) -> str:

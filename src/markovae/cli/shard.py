@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from markovae.cli.options import add_json, whole
-from markovae.cli.output import tell_left_out
 from markovae.data.data_config import ANY_SOURCE
 from markovae.errors import UserError
 from markovae.log import show, show_json
@@ -52,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.config import Config
     from markovae.data.loading import read_source, require_readable
     from markovae.data.shard_format import write_shards
+    from markovae.data.source import log_left_out
 
     out = Path(options.out)
     require_free(out)
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     require_readable(reading, data)
     if reading.split.refusal:
         raise UserError(reading.split.refusal)
-    tell_left_out(reading.data.name, reading.summary.unreadable, reading.summary.notes)
+    log_left_out(reading.data.name, reading.summary.unreadable, reading.summary.notes)
     record = write_shards(reading, out, options.per_shard)
     if options.json:
         show_json({"schema_version": 1, "out": str(out), **record})

@@ -1,11 +1,13 @@
 """What reading a source gives: images, split, summary."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from markovae.data.images import ImageData
 from markovae.data.split import SplitIndices
+from markovae.log import log
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,13 @@ class Source:
 def counted(values: list[str]) -> dict[str, int]:
     """How often each value occurs, the most frequent first."""
     return dict(Counter(values).most_common())
+
+
+def log_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequence[str] = ()) -> None:
+    """On stderr: how many files of the data gave no image, with the first and its reason, and what was decided."""
+    for note in notes:
+        log(f"data: {note}")
+    if unreadable:
+        name, reason = unreadable[0]
+        count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
+        log(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")

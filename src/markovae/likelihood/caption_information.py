@@ -98,7 +98,9 @@ def block_partners(n: int, k: int) -> Tensor:
     if k < 2:
         raise UserError(f"{k} candidate captions tell nothing apart: take at least 2")
     if n < k:
-        raise UserError(f"{n} images make no block of {k} candidate captions: take more images, or fewer candidates")
+        raise UserError(
+            f"{n} images make no block of {k} candidate captions: at least {2 * k} are needed, or fewer candidates"
+        )
     image = torch.arange(k * (n // k))
     start = image // k * k
     return start + (image - start + torch.arange(k)[:, None]) % k
@@ -130,6 +132,24 @@ INFORMATION = (
     "a true lower bound on the information between image and caption: how surely the bound picks an image's own "
     "caption among {k}; it cannot exceed ln {k} = {ceiling:.2f}"
 )
+
+
+def lower_bound_in_words(lower: Mapping[str, Any]) -> tuple[str, str]:
+    """The figure of an `information_lower_bound`, and what it is.
+
+    Args:
+        lower: as in the record of `CaptionInformation.to_dict`.
+    """
+    nats, k, n = lower["nats"], lower["candidates"], lower["n"]
+    if nats["mean"] is None:
+        return "unknown", (
+            f"nats per image: {n:,} captioned images make one block of {k} candidates, which has no error; at least "
+            f"{2 * k:,} are needed, {8 * k:,} are better (or fewer --candidates)"
+        )
+    figure = f"{nats['mean']:.3f} ± {nats['stderr']:.3f}"
+    if nats["mean"] <= 0:
+        return "0", f"nats per image, on {n:,} images: the estimate, {figure}, shows no information"
+    return figure, f"nats per image, on {n:,} images"
 
 
 @dataclass(frozen=True)
@@ -205,13 +225,15 @@ class CaptionInformation:
 
     @property
     def information(self) -> Estimate:
-        """The lower bound on the information between image and caption, nats."""
+        """The estimated lower bound on the information between image and caption, nats; below 0 it says nothing."""
         return information_bound(self.candidates)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure --captions --json`, nats per example."""
         bit = 1 / (self.dims * math.log(2))
         difference, k = estimate_mean(self.difference), len(self.candidates)
+        # One block has no error: its figure could be anything, and is none.
+        lower = self.information if self.candidates.shape[1] > k else Estimate(math.nan, math.nan)
         return {
             "schema_version": 1,
             "n": len(self.captions),
@@ -236,7 +258,8 @@ class CaptionInformation:
                 "bits_per_dim": estimate_dict(difference.scaled(bit)),
             },
             "information_lower_bound": {
-                "nats": estimate_dict(self.information),
+                "nats": estimate_dict(lower),
+                "at_least_nats": finite(max(0.0, lower.value) if math.isfinite(lower.value) else math.nan),
                 "candidates": k,
                 "n": self.candidates.shape[1],
                 "ceiling_nats": math.log(k),

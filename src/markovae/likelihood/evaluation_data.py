@@ -15,6 +15,7 @@ import numpy as np
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.loading import read_source, reopen, require_readable, splits_of
+from markovae.data.source import log_left_out
 from markovae.data.split import Splits
 from markovae.errors import UserError
 from markovae.likelihood.comparison import refuse_other_data
@@ -48,35 +49,31 @@ class EvaluationData:
 
 
 def evaluation_data(
-    opened: Any, source: str | None = None, split: str = "test", limit: int | None = None
+    opened: Any, source: str | None = None, split: str | None = None, limit: int | None = None
 ) -> EvaluationData:
     """The images to measure: a part of the run's own data, checked against what the run stored, or of other data.
 
     Args:
-        opened: the run.   source: other data than its own.   split: test, validation, train or all.
+        opened: the run.   source: other data than its own.
+        split: test, validation, train or all; None is the test part of the run's own data, and all of other data.
         limit: of all no more images than this are read.
     Raises:
         UserError: for data that are missing, or that do not fit the model.
     """
-    if split not in SPLITS:
+    if split not in (None, *SPLITS):
         raise UserError(f"split={split!r} must be one of {', '.join(SPLITS)}")
     config = opened.checkpoint.config.data
     if source is not None:
         config = like(config, source, opened)
     else:
         opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
+    own = opened.checkpoint.config.data.source in (config.source, str(Path(config.source).resolve()))
+    split = split or ("test" if own else "all")
     reading = read_source(config)
     require_readable(reading, config)
     splits = None if split == "all" and source is not None else splits_of(reading)
     notes = reading.summary.notes if splits is None else splits.notes
-    for note in () if source is None else notes:
-        log(f"data: {note}")
-    if bad := reading.summary.unreadable:
-        count = "1 file" if len(bad) == 1 else f"{len(bad):,} files"
-        log(
-            f"warning: {count} of {config.source} gave no image ({bad[0][0]}: {bad[0][1]}); markovae inspect "
-            f"{config.source} lists them"
-        )
+    log_left_out(config.source, reading.summary.unreadable, () if source is None else notes)
     matches = None
     if source is None and splits is not None:
         matches = trained_on(splits, opened)
@@ -90,7 +87,7 @@ def evaluation_data(
         log(
             f"the {split} part of {config.source} is {len(data):,} of {len(reading.data):,} images: --split all has all"
         )
-    if split == "all" and opened.checkpoint.config.data.source in (config.source, str(Path(config.source).resolve())):
+    if split == "all" and own:
         log(f"the images that {opened.path} was trained on are among these: --split test leaves them out")
     if split == "all" and limit is not None:
         data = data.take(slice(0, limit))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +55,7 @@ class Measurement:
         precision, device: of the network.   seconds: of fitting and measuring.
         continuous, ode: the other likelihoods of the same images, where they were asked for.
         data, checkpoint: where images and model are from, where a command knows it.
+        files: the names of the images' files, where they have some.
     """
 
     prior: Tensor
@@ -77,6 +80,7 @@ class Measurement:
     ode: OdeLikelihood | None = None
     data: Mapping[str, Any] | None = None
     checkpoint: Mapping[str, Any] | None = None
+    files: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         n = len(self.total)
@@ -204,13 +208,14 @@ class Measurement:
                 record["noise_bits_per_dim"] = {"stderr": finite(noise.stderr), "ci95": ends}
         return record
 
-    def rows(self) -> list[dict[str, float]]:
-        """One row an image, in their order: its place, its terms and total in nats, and bits/dim for pixel values."""
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per image, in order: place, file where it has one, terms and total in nats, bits/dim of pixels."""
         names = (*TERMS, "total")
         columns = [getattr(self, name).tolist() for name in names]
         rows = []
         for i, values in enumerate(zip(*columns, strict=True)):
-            row: dict[str, float] = {"image": i, **{f"{k}_nats": v for k, v in zip(names, values, strict=True)}}
+            row: dict[str, Any] = {"image": i} | ({} if self.files is None else {"file": self.files[i]})
+            row |= {f"{k}_nats": v for k, v in zip(names, values, strict=True)}
             if self.discrete:
                 row["bits_per_dim"] = row["total_nats"] * self._bit
             if self.randomizations is not None:
@@ -220,7 +225,7 @@ class Measurement:
         return rows
 
     def to_csv(self) -> str:
-        """The rows as text: a header and a line an image."""
+        """The rows as text: a header and a line per image."""
         return csv_of(self.rows())
 
     def extremes(self, count: int) -> tuple[Tensor, Tensor]:
@@ -241,10 +246,13 @@ def _unit(found: Measurement) -> str:
     return f"{found.bits_per_dim} bits/dim" if found.discrete else f"{found.density_nats} nats per example"
 
 
-def csv_of(rows: list[dict[str, float]]) -> str:
+def csv_of(rows: list[dict[str, Any]]) -> str:
     """Rows of one form as text: a header and a line each; numbers to their last digit."""
-    lines = [",".join(rows[0]), *(",".join(repr(value) for value in row.values()) for row in rows)]
-    return "\n".join(lines) + "\n"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def estimate_dict(found: Estimate) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source, require_readable
+from markovae.data.source import log_left_out
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
@@ -34,7 +35,7 @@ from markovae.text.conditioner import attach_conditioning
 
 
 def evaluate(
-    model_or_samples: Diffusion | Images | Tensor | str | Path,
+    model_or_samples: Diffusion | ImageData | Images | Tensor | str | Path,
     data: Splits | DataConfig | str | Path,
     n: int | None = None,
     *,
@@ -60,7 +61,7 @@ def evaluate(
         mv.evaluate("others/samples.npz", "photos/").kid
 
     Args:
-        model_or_samples: a model; or pixel values, (n, C, H, W), a folder of images, or a file of them.
+        model_or_samples: a model; or samples: pixel values, (n, C, H, W), a folder of images, or a file of them.
         data: the parts the model was trained with (`load_data`), or their source, brought to the samples' shape.
         n: samples. None is 1,000, or fewer where fewer images train; or all samples that are given.
         sampler, steps, spacing, guidance, seed, batch: as `sample` takes them.
@@ -75,6 +76,7 @@ def evaluate(
             conditions that differ from those of `comparable_to`; before anything is drawn.
     """
     opened = open_extractor(extractor) if isinstance(extractor, str) else extractor
+    files: Sequence[str] | None = None
     if isinstance(model_or_samples, Diffusion):
         model = model_or_samples
         real = reference_for(model, _shaped_like(data, model.shape), n, against)
@@ -85,7 +87,12 @@ def evaluate(
             drawn_by = {"sampler": names[0], "spacing": names[1], "guidance": push.weight}
         drawn_by = {**drawn_by, "steps": chosen.nfe, "seed": seed, "precision": str(model.precision)[len("torch.") :]}
     else:
-        samples = given_samples(model_or_samples)[:n]
+        given = model_or_samples
+        if isinstance(given, str | Path):
+            given = given_samples(given)
+        if isinstance(given, ImageData):
+            given, files = given.images, given.files
+        samples = np.asarray(given.cpu() if isinstance(given, Tensor) else given)[:n]
         splits = _shaped_like(data, samples.shape[1:])
         _require_same_kind(samples, splits.train)
         real, drawn_by = choose_reference(splits, len(samples), against), {}
@@ -98,22 +105,17 @@ def evaluate(
             known = Condition(label=torch.as_tensor(known)) if num_classes(model) else None
         drawing: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
         samples = sample(model, real.n, sampler=chosen, condition=known, guidance=push, **drawing)
-    return compute_metrics(samples, real, opened, conditions, progress)
+    return compute_metrics(samples, real, opened, conditions, files, progress)
 
 
-def given_samples(source: Images | Tensor | str | Path) -> Images:
-    """Samples that are there already, (n, C, H, W).
+def given_samples(source: str | Path) -> ImageData:
+    """Samples of any maker, with the names of their files.
 
     Args:
-        source: pixel values of that shape; or a folder of images of one size, of which `samples.npz` is taken where it
-            holds one; or a file of an array.
+        source: a folder of images of one size, of which `samples.npz` is taken where it holds one; or an array file.
     Raises:
         UserError: for a source that cannot be read, or holds images of several sizes.
     """
-    if isinstance(source, Tensor):
-        source = source.cpu().numpy()
-    if isinstance(source, np.ndarray):
-        return source
     path = Path(source)
     config = DataConfig(str(path / "samples.npz" if (path / "samples.npz").is_file() else path))
     reading = read_source(config)
@@ -123,7 +125,8 @@ def given_samples(source: Images | Tensor | str | Path) -> Images:
         raise UserError(f"{path} holds images of {len(stored)} sizes: evaluate samples of one size, as they were drawn")
     if stored and stored[0] != reading.data.shape[:0:-1]:  # a folder's images are not resized here
         reading = read_source(replace(config, width=stored[0][0], size=stored[0][1]))
-    return np.asarray(reading.data.images)
+    log_left_out(str(path), reading.summary.unreadable)
+    return reading.data
 
 
 def _shaped_like(data: Splits | DataConfig | str | Path, shape: Sequence[int]) -> Splits:
@@ -192,9 +195,14 @@ def conditions_of(real: ReferenceSet, extractor: Extractor, drawn_by: Mapping[st
 
 
 def compute_metrics(
-    samples: Images, real: ReferenceSet, extractor: Extractor, conditions: Conditions, progress: bool = False
+    samples: Images,
+    real: ReferenceSet,
+    extractor: Extractor,
+    conditions: Conditions,
+    files: Sequence[str] | None = None,
+    progress: bool = False,
 ) -> Quality:
-    """Every figure of n samples against these real images."""
+    """Every figure of n samples against these real images; `files` are the names of the samples'."""
 
     def label(what: str) -> str | None:
         return f"features of {what}" if progress else None
@@ -213,6 +221,8 @@ def compute_metrics(
         precision_recall=precision_recall(ours[:equal], reference[:equal]),
         precision_recall_floor=precision_recall(floor_samples[:equal], reference[:equal]),
         precision_recall_n=equal,
-        memorization=measure_memorization(samples, real.heldout, real.training, real.bins),
+        memorization=measure_memorization(
+            samples, real.heldout, real.training.images, real.bins, files, real.training.files
+        ),
         dims=extractor.dims,
     )

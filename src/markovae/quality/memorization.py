@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +53,32 @@ def nearest(images: Images, pool: Images, bins: int) -> NearestImages:
 
 def pool_of(images: Images) -> Images:
     """The images to search: all of fewer than twice LARGEST_POOL, or else at least LARGEST_POOL at even strides."""
-    return images[:: max(1, len(images) // LARGEST_POOL)]
+    return images[:: step_of(images)]
+
+
+def step_of(images: Images) -> int:
+    """Every how many images one is searched."""
+    return max(1, len(images) // LARGEST_POOL)
 
 
 RARE = 0.01
 COPY = 1.0
+PAIRS = 10  # of samples and training images that a record names
+
+
+@dataclass(frozen=True)
+class NearestPair:
+    """A sample and the training image nearest to it, each by number and, where it has one, by file.
+
+    Args:
+        distance: root mean square difference, in grey levels of 0…255.
+    """
+
+    sample: int
+    file: str | None
+    train_index: int
+    train_file: str | None
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class Memorization:
             learned and not stored, towards 1 for one that copies.
         suspicious: samples nearer than 99 % of the held-out images are.   expected: how many that makes by chance.
         copies: samples within COPY grey level of a training image.   searched: training images looked through.
+        nearest: the samples nearest to a training image, nearest first, at most PAIRS.
     """
 
     samples_median: float
@@ -78,14 +101,23 @@ class Memorization:
     expected: float
     copies: int
     searched: int
+    nearest: tuple[NearestPair, ...] = ()
 
 
-def measure_memorization(samples: Images, heldout: Images, training: Images, bins: int) -> Memorization:
+def measure_memorization(
+    samples: Images,
+    heldout: Images,
+    training: Images,
+    bins: int,
+    files: Sequence[str] | None = None,
+    training_files: Sequence[str] | None = None,
+) -> Memorization:
     """Compare samples' distances to the training images with those of held-out images.
 
     Args:
         samples, heldout, training: pixel values, (n, C, H, W) each; of 100,000 training images and more at least 50,000
             are searched.
+        files, training_files: the names of the samples' files and of the training images', where they have some.
     Raises:
         ValueError: for fewer than two samples or held-out images.
     Source: Meehan et al. 2020 (the held-out yardstick); DeLong et al. 1988 (the standard error).
@@ -93,7 +125,12 @@ def measure_memorization(samples: Images, heldout: Images, training: Images, bin
     if min(len(samples), len(heldout)) < 2:
         raise ValueError(f"{len(samples)} samples and {len(heldout)} held-out images: at least 2 of each are needed")
     pool = pool_of(training)
-    ours, theirs = nearest(samples, pool, bins).distance, nearest(heldout, pool, bins).distance
+    found, theirs = nearest(samples, pool, bins), nearest(heldout, pool, bins).distance
+    ours, rows = found.distance, found.index * step_of(training)
+    pairs = tuple(
+        NearestPair(i, files and files[i], int(rows[i]), training_files and training_files[rows[i]], float(ours[i]))
+        for i in ours.argsort(kind="stable")[:PAIRS].tolist()
+    )
     return Memorization(
         samples_median=float(np.median(ours)),
         heldout_median=float(np.median(theirs)),
@@ -102,6 +139,7 @@ def measure_memorization(samples: Images, heldout: Images, training: Images, bin
         expected=RARE * len(ours),
         copies=int((ours < COPY).sum()),
         searched=len(pool),
+        nearest=pairs,
     )
 
 

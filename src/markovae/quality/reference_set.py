@@ -29,13 +29,13 @@ class ReferenceSet:
         reference: what samples are compared with, (N, C, H, W).
         floor_samples: n training images, not of the reference, that take the samples' place for the floor.
         labels: the classes of the floor samples, (n,), or their captions, which the samples are given too, or None.
-        training, heldout: all images trained on; images not trained on, at most n.   bins: values of a pixel.
+        training: all images trained on.   heldout: images not trained on, at most n.   bins: values of a pixel.
     """
 
     reference: Images
     floor_samples: Images
     labels: np.ndarray | Conditioning | None
-    training: Images
+    training: ImageData
     heldout: Images
     bins: int
 
@@ -82,7 +82,7 @@ def choose_reference(data: Splits, n: int | None = None, against: ImageData | No
         reference=reference,
         floor_samples=np.asarray(data.train.images[rows]),
         labels=None if data.train.known is None else data.train.known[rows],
-        training=data.train.images,
+        training=data.train,
         heldout=_some([data.test, data.validation], n),
         bins=data.train.bins,
     )

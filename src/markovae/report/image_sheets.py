@@ -83,13 +83,16 @@ def _pictures(model: Diffusion, z: Tensor) -> Images:
     return viewable(to_images(model, z), model.pixels.bins)
 
 
-def extreme_facts(measured: Measurement, count: int) -> dict[str, list[dict[str, float]]]:
+def extreme_facts(measured: Measurement, count: int) -> dict[str, list[dict[str, Any]]]:
     """Place and bits/dim of the images that cost least and most, most extreme first; no image is in both."""
     count = min(count, len(measured.total) // 2)
     bits = measured.total / (measured.dims * math.log(2))
     names = ("cheapest", "dearest")
     return {
-        name: [{"image": i, "bits_per_dim": float(bits[i])} for i in places.tolist()]
+        name: [
+            {"image": i, "file": measured.files and measured.files[i], "bits_per_dim": float(bits[i])}
+            for i in places.tolist()
+        ]
         for name, places in zip(names, measured.extremes(count), strict=True)
     }
 

@@ -302,7 +302,7 @@ def _extremes(data: ReportData) -> str:
     for name, title in (("cheapest", "The cheapest:"), ("dearest", "The dearest:")):
         rows = data.record["extremes"][name]
         figures = [
-            html.figure(picture, f"image {row['image']}", (f"{row['bits_per_dim']:.2f}",))
+            html.figure(picture, row["file"] or f"image {row['image']}", (f"{row['bits_per_dim']:.2f}",))
             for row, picture in zip(rows, data.extremes[name], strict=True)
         ]
         parts += [html.paragraph(title), html.strip(figures)] if rows else []

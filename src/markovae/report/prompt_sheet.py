@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from markovae.data.pictures import tile, viewable
-from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information
+from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information, lower_bound_in_words
 from markovae.quality.memorization import Images
 from markovae.report import html
 from markovae.report.reported_run import ReportedRun
@@ -88,7 +88,7 @@ def caption_facts(run: ReportedRun, seconds: float) -> dict[str, Any] | None:
     n = int(seconds * run.pace / ((CANDIDATES + 1) * (DRAWS + 1))) // CANDIDATES * CANDIDATES
     n = min(max(n, 2 * CANDIDATES), MOST_CAPTIONED)
     captions = test.captions or ()
-    if run.model.text_conditioner is None or sum(bool(captions_of(text)) for text in captions[:n]) < CANDIDATES:
+    if run.model.text_conditioner is None or sum(bool(captions_of(text)) for text in captions[:n]) < 2 * CANDIDATES:
         return None
     found = caption_information(
         run.model,
@@ -107,9 +107,9 @@ def caption_section(facts: dict[str, Any] | None) -> str:
         return ""
     difference, lower = facts["bound_difference"], facts["information_lower_bound"]
     rows = [
-        ["bound difference", _plus_minus(difference["nats"], 1), "nats an image"],
+        ["bound difference", _plus_minus(difference["nats"], 1), "nats per image"],
         ["", _plus_minus(difference["bits_per_dim"], 3), "bits/dim"],
-        ["information, at least", _plus_minus(lower["nats"], 2), "nats an image"],
+        ["information, at least", *lower_bound_in_words(lower)],
     ]
     meaning = INFORMATION.format(k=lower["candidates"], ceiling=lower["ceiling_nats"])
     text = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from markovae.diffusion.schedule import first_level_warning
 from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.measuring import measure
 from markovae.log import log
-from markovae.quality.memorization import NearestImages, nearest, pool_of
+from markovae.quality.memorization import NearestImages, nearest, pool_of, step_of
 from markovae.report.curves import RateCurve, heldout_curve, level_curve, rate_curve, training_curve
 from markovae.report.image_codecs import codec_table
 from markovae.report.image_sheets import Snapshot, encoder_strip, extreme_facts, pictured, reverse_strip
@@ -95,7 +95,7 @@ def collect_report_data(run: ReportedRun) -> ReportData:
         "samples": sample_facts(run, len(samples), columns),
         "captions": captions,
         "prompts": None if sheet is None else sheet.facts(),
-        "neighbours": nearest_facts(near, real, len(pool)),
+        "neighbours": nearest_facts(run, near, real, len(pool)),
         "channels": channel_facts(run, samples),
         "curves": {
             "training": training_curve(run.metrics.rows),
@@ -125,7 +125,8 @@ def measure_test_images(run: ReportedRun) -> Measurement:
     calls = MEASURE_SECONDS * run.pace
     n = int(min(MOST_IMAGES, len(test), max(LEAST_IMAGES, calls / (LEAST_DRAWS + 1))))
     draws = int(min(MOST_DRAWS, max(LEAST_DRAWS, calls / n - 1)))
-    return measure(run.model, np.asarray(test.images[:n]), labels(run, n), draws=draws, seed=0, batch=MEASURE_BATCH)
+    found = measure(run.model, np.asarray(test.images[:n]), labels(run, n), draws=draws, seed=0, batch=MEASURE_BATCH)
+    return replace(found, files=test.files and test.files[:n])
 
 
 def labels(run: ReportedRun, n: int) -> Any:
@@ -227,13 +228,14 @@ def data_facts(run: ReportedRun) -> dict[str, Any]:
     }
 
 
-def nearest_facts(near: NearestImages, real: NearestImages, pool: int) -> dict[str, Any]:
+def nearest_facts(run: ReportedRun, near: NearestImages, real: NearestImages, pool: int) -> dict[str, Any]:
     """Distances of samples, and of unseen real images, to the nearest training image."""
+    train = run.splits.train
     return {
         "unit": "root mean square difference in grey levels of 0…255",
         "samples": [
-            {"sample": i, "train_index": int(place), "distance": float(distance)}
-            for i, (place, distance) in enumerate(zip(near.index, near.distance, strict=True))
+            {"sample": i, "train_index": int(row), "train_file": train.files and train.files[row], "distance": float(d)}
+            for i, (row, d) in enumerate(zip(near.index * step_of(train.images), near.distance, strict=True))
         ],
         "samples_median": float(np.median(near.distance)),
         "real": {
