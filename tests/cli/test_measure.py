@@ -110,10 +110,10 @@ def test_rows_carry_the_names_of_files(numbered_run, json_of, tmp_path):
 def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path):
     image = np.full((1, 8, 8), 7, dtype=np.uint8)
     np.savez(tmp_path / "one.npz", image, np.array([3]))
-    found = json_of("measure", "measure", numbered_run, tmp_path / "one.npz", "--split", "all", "--draws", "all")
+    found = json_of("measure", "measure", numbered_run, tmp_path / "one.npz", "--draws", "all")
     whole = measure(load(numbered_run), image[:, None], np.array([2]), draws="all")
     assert found["nats"]["mean"] == pytest.approx(float(whole.total[0]), rel=1e-6)
-    assert "at least 3 different images" in refused("measure", numbered_run, tmp_path / "one.npz")
+    assert "at least 3 different images" in refused("measure", numbered_run, tmp_path / "one.npz", "--split", "test")
     np.savez(tmp_path / "other.npz", image, np.array([4]))
     said = refused("measure", numbered_run, tmp_path / "other.npz", "--split", "all")
     assert "has a class '4' and" in said
@@ -184,7 +184,7 @@ def test_classes_are_found_by_name_whatever_their_order(numbered_run, tmp_path):
     """A run of classes 1, 2, 3 against data of 3 and 1: quality conditions on the run's own numbers."""
     rng = np.random.default_rng(2)
     np.savez(tmp_path / "other.npz", rng.integers(0, 256, (40, 8, 8)).astype(np.uint8), np.array([3, 1] * 20))
-    opened = open_run(SimpleNamespace(run_path=str(numbered_run), device="cpu", precision="float32"), trained_in=True)
+    opened = open_run(SimpleNamespace(run_path=str(numbered_run), device="cpu", precision="float32", trust=()), trained_in=True)
     _, splits, _ = own_data(opened, str(tmp_path / "other.npz"))
     plain = load_data(str(tmp_path / "other.npz")).train
     assert splits.train.class_names == ("1", "2", "3")

@@ -86,6 +86,11 @@ def _verdict(excess: Mapping[str, Any]) -> str:
 
 
 def memorization_in_words(memory: Mapping[str, Any], n: int) -> str:
+    """Whether samples copy training images.
+
+    Args:
+        memory: as in the record of `Quality.to_dict`.   n: samples.
+    """
     share, copies = memory["nearer"], memory["copies"]
     low, high = share["ci95"]
     if low > 0.5 or copies:

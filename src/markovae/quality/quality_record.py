@@ -90,7 +90,10 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae quality --json`; numbers that do not exist are None."""
-        memorization = asdict(self.memorization) | {"nearer": _estimate(self.memorization.nearer)}
+        memorization = asdict(self.memorization) | {
+            "nearer": _estimate(self.memorization.nearer),
+            "nearest": [asdict(pair) for pair in self.memorization.nearest],
+        }
         return {
             "schema_version": SCHEMA_VERSION,
             "conditions": asdict(self.conditions),
