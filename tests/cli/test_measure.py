@@ -184,7 +184,9 @@ def test_classes_are_found_by_name_whatever_their_order(numbered_run, tmp_path):
     """A run of classes 1, 2, 3 against data of 3 and 1: quality conditions on the run's own numbers."""
     rng = np.random.default_rng(2)
     np.savez(tmp_path / "other.npz", rng.integers(0, 256, (40, 8, 8)).astype(np.uint8), np.array([3, 1] * 20))
-    opened = open_run(SimpleNamespace(run_path=str(numbered_run), device="cpu", precision="float32", trust=()), trained_in=True)
+    opened = open_run(
+        SimpleNamespace(run_path=str(numbered_run), device="cpu", precision="float32", trust=()), trained_in=True
+    )
     _, splits, _ = own_data(opened, str(tmp_path / "other.npz"))
     plain = load_data(str(tmp_path / "other.npz")).train
     assert splits.train.class_names == ("1", "2", "3")
