@@ -279,7 +279,7 @@ def _measured(
         flow = {"integrator": options.ode_steps, "probes": options.probes or 4, "dequantisation": options.dequantise}
         found = replace(found, ode=ode_likelihood(opened.model, images, labels, limit=count, **flow, **sized))
     seconds = time.monotonic() - began
-    where = {"data": chosen.to_dict(), "checkpoint": _checkpoint(opened)}
+    where: dict[str, Any] = {"data": chosen.to_dict(), "checkpoint": _checkpoint(opened)}
     files = chosen.data.files and chosen.data.files[: options.limit]
     found = replace(found, **where, files=files, seconds=seconds)
     if pair is None or against is None:

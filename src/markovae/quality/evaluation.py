@@ -87,12 +87,11 @@ def evaluate(
             drawn_by = {"sampler": names[0], "spacing": names[1], "guidance": push.weight}
         drawn_by = {**drawn_by, "steps": chosen.nfe, "seed": seed, "precision": str(model.precision)[len("torch.") :]}
     else:
-        given = model_or_samples
-        if isinstance(given, str | Path):
-            given = given_samples(given)
+        given = given_samples(model_or_samples) if isinstance(model_or_samples, str | Path) else model_or_samples
         if isinstance(given, ImageData):
-            given, files = given.images, given.files
-        samples = np.asarray(given.cpu() if isinstance(given, Tensor) else given)[:n]
+            files = given.files
+        pixels = given.images if isinstance(given, ImageData) else given
+        samples = np.asarray(pixels.cpu() if isinstance(pixels, Tensor) else pixels)[:n]
         splits = _shaped_like(data, samples.shape[1:])
         _require_same_kind(samples, splits.train)
         real, drawn_by = choose_reference(splits, len(samples), against), {}

@@ -128,7 +128,7 @@ def measure_memorization(
     found, theirs = nearest(samples, pool, bins), nearest(heldout, pool, bins).distance
     ours, rows = found.distance, found.index * step_of(training)
     pairs = tuple(
-        NearestPair(i, files and files[i], int(rows[i]), training_files and training_files[rows[i]], float(ours[i]))
+        NearestPair(i, _name(files, i), int(rows[i]), _name(training_files, int(rows[i])), float(ours[i]))
         for i in ours.argsort(kind="stable")[:PAIRS].tolist()
     )
     return Memorization(
@@ -141,6 +141,10 @@ def measure_memorization(
         searched=len(pool),
         nearest=pairs,
     )
+
+
+def _name(files: Sequence[str] | None, index: int) -> str | None:
+    return None if files is None else files[index]
 
 
 def share_below(first: Images, second: Images) -> Estimate:
