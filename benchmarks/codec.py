@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from markovae.likelihood.rate import rate_distortion
 from PIL import Image
 
 import markovae as mv
 from machine import processor
-from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress, describe
+from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress, describe, reveal
 from markovae.data.faceset import render
+from markovae.likelihood.measuring import Method, prepare
+from markovae.likelihood.statistics import collect_level_statistics
 
 UNSEEN, FITTED_ON = 20_000, 30_000  # numbers of faces beyond every split
 FORMATS: dict[str, dict[str, Any]] = {
@@ -46,6 +49,7 @@ def main() -> None:
     parser.add_argument("--decode", type=int, help="images of which a file of their own is decoded (default: all)")
     parser.add_argument("--replicates", type=int, default=2, help="passes over all levels for the bound")
     parser.add_argument("--portable", action="store_true")
+    parser.add_argument("--progressive", type=int, default=0, help="images that are also decoded in part")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -90,10 +94,34 @@ def main() -> None:
         "share_of_time_in_the_network": share,
         "bytes_of": {"raw": images.size, **others(images)},
     }
+    if options.progressive:
+        row["progressive"] = progressive(model, images[: options.progressive], fit, how)
     print(json.dumps(row, indent=1), flush=True)
     if options.out:
         rows = json.loads(options.out.read_text()) if options.out.exists() else []
         options.out.write_text(json.dumps([*rows, row], indent=1) + "\n")
+
+
+def progressive(model: Any, images: np.ndarray, fit: np.ndarray, how: dict[str, Any]) -> list[dict[str, float]]:
+    """Real bytes and the report's nats by which each level of these images is known, and how good x̂ is there."""
+    data = compress(model, images, progressive=True, verify=False, fit=fit, **how)
+    views = [list(reveal(model, data, number)) for number in range(len(images))]
+    ready = prepare(model, Method(variance="isotropic", **how), fit).model
+    curve = rate_distortion(ready, collect_level_statistics(ready, images, knots=None, per_image=ready.num_levels - 1))
+    rows = []
+    for k, point in enumerate(curve):
+        at = [view[k] for view in views]
+        wrong = [np.square(view.images[0] - image.astype(float)).mean() for view, image in zip(at, images, strict=True)]
+        rows.append(
+            {
+                "level": at[0].level,
+                "bytes": float(np.mean([4 * view.words for view in at])),
+                "rmse": float(np.sqrt(np.mean(wrong))),
+                "expected_bytes": point.rate_bits_per_dim * model.dims / 8,
+                "expected_rmse": point.rmse,
+            }
+        )
+    return rows
 
 
 class Timed:

@@ -56,6 +56,18 @@ def test_an_array_comes_back_and_a_part_of_it(packed: Path, digits_run: Path, tm
     assert facts["model"] in said
 
 
+def test_processes_of_torchrun_share_the_groups(packed: Path, digits_run: Path, tmp_path: Path, monkeypatch, capsys):
+    out, told = tmp_path / "b.mvz", {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    words = ["compress", str(tmp_path / "a.npy"), "--model", str(digits_run), "--out", str(out), "--levels", "4"]
+    for rank in ("1", "0"):
+        assert not out.exists()
+        for name, value in {**told, "RANK": rank, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, value)
+        assert main([*words, "--group", "5"]) == 0
+    assert out.read_bytes() == packed.read_bytes()
+    assert "12 images" in capsys.readouterr().out
+
+
 def test_files_come_back_by_their_names(folder: Path, digits_run: Path, tmp_path: Path, capsys):
     out = tmp_path / "a.mvz"
     how = ["--levels", "4", "--grid", "optimal"]

@@ -50,17 +50,18 @@ class GaussianDenoiser(nn.Module):
         return x_hat.view_as(z).to(z.dtype)
 
 
+def gaussian_model(channels: int = 1, reverse: str = "posterior", decoder: str = "step", levels: int = 64) -> Diffusion:
+    """The best model of a Gaussian population like `pictures`."""
+    pixels, shape = Pixels(256), (channels, 8, 8)
+    network = GaussianDenoiser(pixels.to_x(torch.from_numpy(pictures(1000, channels, seed=9))))
+    parts = variance_named(reverse, shape), decoder_named(decoder, pixels)
+    return Diffusion(network, LogSNRLinear(levels), DATA, *parts, shape).eval()
+
+
 @pytest.fixture
 def gaussian() -> Callable[..., Diffusion]:
-    """`gaussian(channels, reverse, decoder, levels)`: the best model of a Gaussian population like `pictures`."""
-
-    def make(channels: int = 1, reverse: str = "posterior", decoder: str = "step", levels: int = 64) -> Diffusion:
-        pixels, shape = Pixels(256), (channels, 8, 8)
-        network = GaussianDenoiser(pixels.to_x(torch.from_numpy(pictures(1000, channels, seed=9))))
-        parts = variance_named(reverse, shape), decoder_named(decoder, pixels)
-        return Diffusion(network, LogSNRLinear(levels), DATA, *parts, shape).eval()
-
-    return make
+    """`gaussian_model`."""
+    return gaussian_model
 
 
 @pytest.fixture

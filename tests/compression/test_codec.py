@@ -1,13 +1,14 @@
 """Compression: files decode to the same pixels, are as long as the bound, and are refused where anything differs."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.compression.conftest import pictures
+from torch import Tensor, nn
 
 import markovae as mv
 from markovae.compression.bit_stack import BitStack
@@ -17,6 +18,7 @@ from markovae.compression.mvz_format import read_mvz
 from markovae.diffusion.decoder import DensityDecoder
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
+from markovae.networks.conditioning import Condition, TextConditioner
 
 Model = Callable[..., Diffusion]
 
@@ -93,6 +95,44 @@ def test_classes_and_single_groups(model_of: Model):
     ):
         with pytest.raises(UserError, match=said):
             compress(model, images, wrong, levels=3)
+
+
+class Brightness(TextConditioner):
+    """Of a caption it is read whether it says bright."""
+
+    identity = {"encoder": "brightness", "sha256": ""}  # noqa: RUF012
+    width = 1
+    shift = 0.0
+
+    def prompts(self, texts: Sequence[str]) -> Condition:
+        return Condition(vector=torch.tensor([[float("bright" in text) + self.shift] for text in texts]))
+
+    captions = prompts
+
+
+def test_captions_are_coded_too_and_their_features_compared(gaussian: Model):
+    class Told(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
+            told = 0.0 if condition is None else 0.1 * condition.vector[:, :, None, None].to(z.dtype)
+            return self.network(z, logsnr) + told
+
+    model, images = gaussian(), pictures(7)
+    model.network, model.text_conditioner = Told(model.network), Brightness()
+    captions = ["bright", "", "dark", "a bright one", "", "", "é\u202e"]
+    data = compress(model, images, captions, levels=6, group=4)
+    assert describe(data)["side_information"] == ["captions"]
+    assert read_mvz(data).record(1).captions == tuple(captions[4:])
+    assert np.array_equal(decompress(model, data), images)
+    model.text_conditioner.shift = 1e-3
+    with pytest.raises(UserError, match="makes other features of the captions"):
+        decompress(model, data)
+    model.text_conditioner = None
+    with pytest.raises(UserError, match="holds captions and this model takes none"):
+        decompress(model, data)
 
 
 @pytest.mark.parametrize("share", [pytest.param(1.0, marks=pytest.mark.slow), 0.3], ids=["fitted", "too-narrow"])

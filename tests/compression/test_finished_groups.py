@@ -1,15 +1,19 @@
 """A file written group by group: interrupted, continued, shared by processes, and whole or absent."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.compression.conftest import pictures
+from tests.reliability.disks import Failing, WatchedDisk
 
 from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress
 from markovae.compression.finished_groups import write_mvz
 from markovae.diffusion.model import Diffusion
+from markovae.errors import StoppedRun
+from markovae.system.files import SystemDisk
 from markovae.system.processes import Rank
 
 SETTINGS = CodecSettings(levels=4, group=3)
@@ -63,3 +67,19 @@ def test_several_processes_share_the_groups(gaussian: Callable[..., Diffusion], 
     assert not out.exists()
     assert write_mvz(out, encoder(model, images), Rank(0, 2)) == len(out.read_bytes())
     assert out.read_bytes() == compress(model, images, levels=4, group=3)
+
+
+def test_a_disk_that_fails_leaves_no_half_file(gaussian: Callable[..., Diffusion], tmp_path: Path):
+    made, images, said = encoder(gaussian(), pictures(4)), pictures(4), []
+    for number in range(1, 40):
+        out, watcher = tmp_path / f"{number}.mvz", Failing(number, errno.ENOSPC, lasting=True)
+        try:
+            write_mvz(out, made, disk=WatchedDisk(watcher, system=SystemDisk()))
+        except StoppedRun as error:
+            said.append(str(error))
+        if out.exists():  # written, or the disk failed after the rename
+            assert np.array_equal(decompress(gaussian(), out.read_bytes()), images)
+        if watcher.failed is None:
+            break
+    assert len(said) > 8
+    assert all("No space left" in sentence for sentence in said)

@@ -423,8 +423,8 @@ def _condition(
     if conditioner is None:
         raise UserError("the file holds captions and this model takes none: get it anew")
     made = conditioner.prompts(captions)
-    assert made.tokens is not None
-    return made, hashlib.sha256(made.tokens.numpy().tobytes()).hexdigest()[:16]
+    features = [value for value in (made.tokens, made.mask, made.vector, made.keep) if value is not None]
+    return made, hashlib.sha256(b"".join(value.numpy().tobytes() for value in features)).hexdigest()[:16]
 
 
 def _pixel_hash(images: Any) -> bytes:
