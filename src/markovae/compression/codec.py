@@ -20,6 +20,7 @@ import torch
 from markovae.compression.chain_coder import ChainCoder, View, model_hash
 from markovae.compression.mvz_format import (
     MAX_BATCH,
+    MAX_LEVELS,
     FileHeader,
     GroupRecord,
     MvzFile,
@@ -198,7 +199,7 @@ class GroupEncoder:
             model=model_hash(model),
             shape=tuple(model.shape),
             bins=model.pixels.bins,
-            dtype=str(np.dtype(images.dtype)),
+            dtype=np.dtype(images.dtype).newbyteorder("=").name,
             count=len(images),
             group=group,
             levels=tuple(levels.tolist()),
@@ -216,9 +217,10 @@ class GroupEncoder:
         """What codes: the model's own network, or a copy of it in float64."""
         return self._coder.model.network
 
-    def pixels(self, number: int) -> bytes:
-        """SHA-256 of the pixels of group `number`."""
-        return _pixel_hash(self._group(number))
+    def key(self, number: int) -> bytes:
+        """SHA-256 of all that the record of group `number` is made from."""
+        side = repr([column[self._rows(number)] for column in (self._names, self._labels, self._captions)])
+        return hashlib.sha256(self.header.to_bytes() + _pixel_hash(self._group(number)) + side.encode()).digest()
 
     def ticks(self, groups: Sequence[int]) -> Iterator[Any]:
         """What `record` advances for each image of these groups that it encodes or verifies, shown on stderr."""
@@ -236,8 +238,8 @@ class GroupEncoder:
         low, high = int(images.min()), int(images.max())
         if not 0 <= low <= high < self.header.bins:
             raise UserError(f"pixel values {low}…{high} must lie in 0…{self.header.bins - 1}, as the model's")
-        place = slice(number * self.header.group, number * self.header.group + len(images))
-        labels, captions = self._labels[place], self._captions[place]
+        rows = self._rows(number)
+        labels, captions = self._labels[rows], self._captions[rows]
         condition, check = _condition(self._conditioner, labels, captions)
         if self.header.progressive:
             words, plain = self._coder.encode_progressively(images, condition, ticks)
@@ -249,15 +251,18 @@ class GroupEncoder:
                 decoded = self._coder.decode(words, len(images), plain, condition, ticks)
             if decoded is None or not np.array_equal(decoded, images):
                 raise UserError(
-                    f"images {place.start}…{place.stop - 1} do not decode to themselves on this machine: its sums are "
+                    f"images {rows.start}…{rows.stop - 1} do not decode to themselves on this machine: its sums are "
                     "not repeatable; use fewer threads, or portable=True"
                 )
-        made = GroupRecord(_pixel_hash(images), words, plain, self._names[place], labels, captions, check)
+        made = GroupRecord(_pixel_hash(images), words, plain, self._names[rows], labels, captions, check)
         return made.to_bytes()
 
-    def _group(self, number: int) -> Any:
+    def _rows(self, number: int) -> slice:
         start = number * self.header.group
-        return np.asarray(self._images[start : start + self.header.in_group(number)])
+        return slice(start, start + self.header.in_group(number))
+
+    def _group(self, number: int) -> Any:
+        return np.asarray(self._images[self._rows(number)]).astype(self.header.dtype)
 
 
 @final
@@ -365,7 +370,9 @@ def _chosen_levels(model: Diffusion, settings: CodecSettings, fit: Any, labels: 
     """The levels that code, and the errors at them where a variance is fitted."""
     if model.num_levels < 2:
         raise UserError("this model has one level: compression needs a grid of at least 2")
-    count = model.num_levels if settings.levels is None else min(settings.levels, model.num_levels)
+    count = min(settings.levels or model.num_levels, model.num_levels)
+    if count > MAX_LEVELS:
+        raise UserError(f"{count:,} levels would code, at most {MAX_LEVELS:,} do: choose fewer with levels")
     if fit is None:
         if settings.grid != "even":
             raise UserError("grid='optimal' is fitted to images: give training images with fit")
@@ -428,7 +435,8 @@ def _condition(
 
 
 def _pixel_hash(images: Any) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).digest()
+    wire = images.dtype.newbyteorder("<")
+    return hashlib.sha256(np.ascontiguousarray(images, wire).tobytes()).digest()
 
 
 @contextmanager

@@ -261,11 +261,6 @@ def check_record(content: bytes) -> bool:
     return whole and _short_hash(content[: RECORD.size - 8] + content[RECORD.size :], 8) == check
 
 
-def pixels_of(content: bytes) -> bytes:
-    """SHA-256 of the pixels of a record."""
-    return bytes(RECORD.unpack_from(content)[2])
-
-
 def _header(packed: bytes) -> FileHeader:
     said = parse_object(_inflated(packed, MAX_HEADER))
     known = {entry.name for entry in fields(FileHeader)} | {"format"}
