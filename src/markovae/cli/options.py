@@ -56,10 +56,11 @@ def part_of(text: str) -> str:
     return text
 
 
-def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, float64: bool = True) -> None:
-    """--device, --precision and --batch, with what the command does where they are left out.
+def add_machine(parser: argparse.ArgumentParser, batch: str | None, precision: str, *, float64: bool = True) -> None:
+    """--device, --precision, --threads and --batch, with what the command does where they are left out.
 
     Args:
+        batch: help of --batch; None leaves it out.
         float64: whether the command also works in float64, which is for checking figures, not for speed.
     """
     known = (*PRECISIONS, "float64") if float64 else PRECISIONS
@@ -71,7 +72,8 @@ def add_machine(parser: argparse.ArgumentParser, batch: str, precision: str, *, 
         help="auto (a CUDA device, one for each process; else the CPU), cpu, cuda:1, mps",
     )
     group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
-    group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
+    if batch is not None:
+        group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
     group.add_argument("--threads", metavar="N", type=whole(1), help="processors to use (default: torch's choice)")
 
 
