@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from markovae.config import Config
 from markovae.data.images import ImageData
+from markovae.diffusion import haar
 from markovae.diffusion import schedule as schedules
+from markovae.diffusion.cascade import Cascade, Model, stages_of
+from markovae.diffusion.cascade_config import DETAIL_SCALE, LARGEST_BASE, MAX_STAGES
 from markovae.diffusion.conventions import convention_named
-from markovae.diffusion.decoder import decoder_named
+from markovae.diffusion.decoder import DensityDecoder, decoder_named
+from markovae.diffusion.detail_network import DetailNetwork
 from markovae.diffusion.foreign_network import ForeignNetwork
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
-from markovae.diffusion.schedule import NoiseSchedule
+from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
 from markovae.diffusion.schedule_config import BETA_SCHEDULES, DEFAULT_LEVELS, ScheduleConfig
 from markovae.diffusion.target import target_named
 from markovae.errors import UserError
@@ -97,14 +103,34 @@ def _check_stride(shape: Sequence[int], stride: int, kind: str) -> None:
         )
     if kind in _REMEDY or (height % stride == 0 and width % stride == 0):
         return
-    fits = [sorted({max(side // stride, 1) * stride, math.ceil(side / stride) * stride}) for side in (height, width)]
-    sizes = " or ".join(f"{h}x{w}" for h, w in zip(fits[0], fits[1], strict=False))
-    if len(fits[0]) != len(fits[1]):
-        sizes = f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
     raise UserError(
         f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "
-        f"do are {sizes} (data.size, data.width); or shorten network.ddpm.widths, or take network.kind=unet, which pads"
+        f"do are {_nearest_sizes(height, width, stride)} (data.size, data.width); or shorten network.ddpm.widths, or "
+        "take network.kind=unet, which pads"
     )
+
+
+def _nearest_sizes(height: int, width: int, stride: int) -> str:
+    """The sizes below and above whose sides a stride divides, in words."""
+    fits = [sorted({max(side // stride, 1) * stride, math.ceil(side / stride) * stride}) for side in (height, width)]
+    if len(fits[0]) != len(fits[1]):
+        return f"heights {' or '.join(map(str, fits[0]))} and widths {' or '.join(map(str, fits[1]))}"
+    return " or ".join(f"{h}x{w}" for h, w in zip(fits[0], fits[1], strict=True))
+
+
+def _check_octaves(size: Sequence[int], octaves: int) -> None:
+    """Each stage halves the sides of the next.
+
+    Raises:
+        UserError: for sides that cannot be halved so often.
+    """
+    height, width = size[-2:]
+    if height % (1 << octaves) or width % (1 << octaves):
+        raise UserError(
+            f"images of {height}x{width} pixels cannot be halved {octaves} times, as cascade.stages={octaves + 1} "
+            f"takes: the nearest sizes that can are {_nearest_sizes(height, width, 1 << octaves)} (data.size, "
+            "data.width); or lower cascade.stages"
+        )
 
 
 def create(
@@ -116,11 +142,12 @@ def create(
     text_conditioner: TextConditioner | None = None,
     network: nn.Module | None = None,
     trust: Sequence[str] = (),
-) -> Diffusion:
+) -> Model:
     """A fresh model; its first weights are a function of train.seed.
 
     Args:
-        config: the sections condition, schedule, network and target, train.seed and train.label_dropout are read.
+        config: the sections condition, schedule, network, target and cascade, train.seed and train.label_dropout are
+            read. With cascade.stages above 1 the model is a `Cascade`.
         shape: of one image, (C, H, W); or the training data, whose shape, digits and classes are taken.
         bins: digits of a pixel.   num_classes: of the labels, 0 for none.
         text_conditioner: of the captions, for condition.kind=text; None is the encoder of the configuration.
@@ -145,18 +172,24 @@ def create(
         trust=trust,
     )
     _require_memory(model)
-    if network is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
-            own = config.network.own
-            fresh = (
-                initialized_network(model.network, model.schedule.logsnr[1:])
-                if own is None
-                else _own(config, model.schedule, classes_of(config, num_classes), trust)
-            )
-            model.network = fresh
-    model.reverse, model.class_names = variance_named(config.target.reverse, shape), names
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(config.train.seed, "initial weights").initial_seed())
+        for stage in stages_of(model):
+            if network is None:
+                own = config.network.own
+                classes = classes_of(config, num_classes)
+                stage.network = _initialized(stage) if own is None else _own(config, stage.schedule, classes, trust)
+            stage.reverse = variance_named(config.target.reverse, stage.shape)
+    model.class_names = names
     return model
+
+
+def _initialized(stage: Diffusion) -> nn.Module:
+    """The network of an outline with newly drawn weights."""
+    outline = stage.network
+    if isinstance(outline, DetailNetwork):
+        return DetailNetwork(UNet(outline.inner.config, outline.inner.data), outline.scale)
+    return initialized_network(outline, stage.schedule.logsnr[1:])
 
 
 def create_outline(
@@ -169,7 +202,7 @@ def create_outline(
     tensors: int | None = None,
     network: nn.Module | None = None,
     trust: Sequence[str] = (),
-) -> Diffusion:
+) -> Model:
     """What `create` makes, its network and its variance on the meta device: names and shapes, which take no memory.
 
     Args:
@@ -180,39 +213,47 @@ def create_outline(
     """
     _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
-    with torch.device("meta"):
-        reverse = variance_named(config.target.reverse, shape)
-    schedule = create_schedule(config.schedule, pixels)
-    _check_together(config, schedule)
     text_conditioner = (
         (text_conditioner or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
     )
     classes = classes_of(config, num_classes)
-    if network is None and config.network.own is not None:
-        with torch.device("meta"):
-            network = _own(config, schedule, classes, trust)
-    elif network is None:
-        _check_null(config, classes)
-        text = text_conditioner.width if text_conditioner else 0
-        data = DataSpec(
-            in_channels=shape[0],
-            out_channels=reverse.channels * shape[0],
-            size=(shape[1], shape[2]),
-            frequency=0.5 / pixels.half_width,
-            num_classes=classes,
-            vector_dim=text,
-            token_dim=text,
-        )
-        made = config.network.shape
-        _check_stride(shape, made.stride(data.size), config.network.kind)
-        least = made.least_weights(data.size)
-        if tensors is not None and least > tensors:
-            raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")
-        network = outline_network(made, data, schedule.logsnr[1:])
-    target, decoder = target_named(config.target.name), decoder_named(config.target.decoder, pixels)
-    model = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
-    model.text_conditioner, model.null_trained = text_conditioner, config.train.label_dropout > 0
-    return model
+    text = text_conditioner.width if text_conditioner else 0
+    with torch.device("meta"):
+        reverse = variance_named(config.target.reverse, shape)
+    data = DataSpec(
+        in_channels=shape[0],
+        out_channels=reverse.channels * shape[0],
+        size=(shape[1], shape[2]),
+        frequency=0.5 / pixels.half_width,
+        num_classes=classes,
+        vector_dim=text,
+        token_dim=text,
+    )
+    if (config.cascade.stages or 1) > 1:
+        if network is not None:
+            raise UserError("a network of your own is one stage: leave cascade.stages out")
+        made: Model = _cascade_outline(config, data, pixels, tensors)
+    else:
+        schedule = create_schedule(config.schedule, pixels)
+        _check_together(config, schedule)
+        if network is None and config.network.own is not None:
+            with torch.device("meta"):
+                network = _own(config, schedule, classes, trust)
+        elif network is None:
+            _check_null(config, classes)
+            _check_stride(shape, config.network.shape.stride(data.size), config.network.kind)
+            network = _outlined(config.network.shape, data, schedule, tensors)
+        target, decoder = target_named(config.target.name), decoder_named(config.target.decoder, pixels)
+        made = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
+    made.text_conditioner, made.null_trained = text_conditioner, config.train.label_dropout > 0
+    return made
+
+
+def _outlined(shape: NetworkShape, data: DataSpec, schedule: NoiseSchedule, tensors: int | None) -> Network:
+    least = shape.least_weights(data.size)
+    if tensors is not None and least > tensors:
+        raise ValueError(f"its network has {least:,} weights or more, and here are {tensors:,}")
+    return outline_network(shape, data, schedule.logsnr[1:])
 
 
 class UntrustedNetworkError(UserError):
@@ -269,6 +310,112 @@ def own_network(options: OwnOptions, trust: Sequence[str]) -> nn.Module:
         return kind(**json.loads(options.arguments))
     except (TypeError, ValueError) as error:
         raise UserError(f"the network {options.name} cannot be made from {options.arguments}: {error}") from None
+
+
+def _cascade_outline(config: Config, data: DataSpec, pixels: Pixels, tensors: int | None) -> Cascade:
+    """The stages of a configuration, outlined.
+
+    Args:
+        data: of the images in full size.
+    Raises:
+        UserError: for what a stage cannot be, or sides that the stages cannot divide.
+    """
+    octaves, network, channels = (config.cascade.stages or 1) - 1, config.network, data.in_channels
+    for name, value, only in (
+        ("network.kind", network.kind, "unet"),
+        ("schedule.kind", config.schedule.kind, "logsnr_linear"),
+    ):
+        if value != only:
+            raise UserError(f"a cascade takes {name}={only}, not {value}: set that, or cascade.stages=1")
+    for name, value in (("reverse=full", config.target.reverse), ("decoder=learned", config.target.decoder)):
+        if name.endswith(f"={value}"):
+            raise UserError(f"target.{name} is for models of one stage: take another, or set cascade.stages=1")
+    _check_octaves(data.size, octaves)
+    height, width = data.size[0] >> octaves, data.size[1] >> octaves
+    base = network.shape
+    _check_stride((channels, height, width), base.stride((height, width)), network.kind)
+    grid = create_schedule(config.schedule, pixels)
+    assert isinstance(grid, LogSNRLinear), "the only kind that a cascade takes"
+    scales = config.cascade.scales or (DETAIL_SCALE,) * octaves
+    target, stages = target_named(config.target.name), []
+    for b in range(octaves + 1):
+        scale = scales[b - 1] if b else 1.0
+        unit = 2 * math.log(scale * 2.0 ** (octaves - b))
+        if not grid.start + unit > grid.end + 1:
+            raise UserError(
+                f"cascade.scales={scale:g} leaves details below the noise of level 1: leave cascade.scales out, or "
+                "lower cascade.stages"
+            )
+        schedule = LogSNRLinear(grid.num_levels, grid.start + unit, grid.end)
+        # Means of 4^k pixel values lie on a grid that is 4^k times as fine.
+        seen = replace(data, size=(height, width), frequency=data.frequency * 4.0 ** (octaves - b))
+        if b:
+            seen = replace(seen, plain_channels=channels + 1)
+            shape: tuple[int, ...] = (3 * channels, height // 2, width // 2)
+            inner = _outlined(_details_shape(config, seen.size), seen, schedule, tensors)
+            assert isinstance(inner, UNet), "a detail stage is a U-Net"
+            made: Network = DetailNetwork(inner, scale)
+        else:
+            shape, made = (channels, height, width), _outlined(base, seen, schedule, tensors)
+        with torch.device("meta"):
+            reverse = variance_named(config.target.reverse, shape)
+        clip = None if b else config.target.clip
+        stages.append(Diffusion(made, schedule, target, reverse, DensityDecoder(), shape, clip=clip))
+        height, width = 2 * height, 2 * width
+    return Cascade(stages, scales, decoder_named(config.target.decoder, pixels))
+
+
+def _details_shape(config: Config, size: tuple[int, int]) -> NetworkConfig:
+    """The U-Net of a detail stage: two levels, convolutions alone, so that it draws images of any size."""
+    network = config.network
+    halves = min(size) >= 2 * network.patch
+    width = config.cascade.details_width or network.width
+    return replace(network, width=width, multipliers=(1, 2) if halves else (1,), attention=(), octaves=0)
+
+
+def with_stages(config: Config, data: ImageData) -> Config:
+    """The configuration of a run on these images: the number of stages, and the scales of their details.
+
+    Where cascade.stages is left out: as many as bring the base to at most 48 pixels a side, each side divided; one
+    where the network, the schedule or the variance is none that a cascade takes.
+    """
+    found, (height, width) = config.cascade, data.shape[1:]
+    stages = found.stages
+    if stages is None:
+        fits = config.network.kind == "unet" and config.schedule.kind == "logsnr_linear"
+        stages = 1
+        while fits and max(height, width) >> (stages - 1) > LARGEST_BASE and stages < MAX_STAGES:
+            if height % (1 << stages) or width % (1 << stages) or config.target.reverse == "full":
+                break
+            stages += 1
+        if stages == 1:
+            return config
+    scales = found.scales
+    if stages > 1 and scales is None:
+        rows = np.unique(np.linspace(0, len(data) - 1, SCALE_IMAGES).astype(np.int64))
+        scales = detail_scales(data.images[rows], data.bins, stages - 1)
+    return replace(config, cascade=replace(found, stages=stages, scales=scales))
+
+
+SCALE_IMAGES = 128  # that the scale of details is worked out from
+
+
+def detail_scales(images: np.ndarray[Any, Any], bins: int, octaves: int) -> tuple[float, ...]:
+    """Standard deviation of the details of mean images, coarse to fine, on the scale [−1, 1], to three digits.
+
+    Args:
+        images: pixel values, (n, C, H, W).
+    Raises:
+        UserError: for sides that the stages cannot divide.
+    """
+    _check_octaves(images.shape, octaves)
+    x = Pixels(bins).to_x(torch.from_numpy(images.astype(np.int32)))
+    found: list[float] = []
+    for _ in range(octaves):
+        low, details = haar.split(x)
+        found.insert(0, float(f"{max(float(details.square().mean().sqrt()), 1e-3):.3g}"))
+        x = low / 2
+    return tuple(found)
 
 
 def create_schedule(config: ScheduleConfig, pixels: Pixels) -> NoiseSchedule:
@@ -336,15 +483,14 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
         )
 
 
-def _require_memory(model: Diffusion) -> None:
+def _require_memory(model: Model) -> None:
     """An outline whose weights this machine can hold.
 
     Raises:
         UserError: for a larger one.
     """
-    needed = sum(
-        value.nbytes for part in (model.network, model.reverse) for value in (*part.parameters(), *part.buffers())
-    )
+    parts = [part for stage in stages_of(model) for part in (stage.network, stage.reverse)]
+    needed = sum(value.nbytes for part in parts for value in (*part.parameters(), *part.buffers()))
     if needed > machine_memory():
         raise UserError(
             f"this network would have {needed:,} bytes of weights and tables, more than this machine's memory: lower "

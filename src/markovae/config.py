@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from markovae.data.data_config import DataConfig
+from markovae.diffusion.cascade_config import CascadeConfig
 from markovae.diffusion.schedule_config import ScheduleConfig
 from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
@@ -19,7 +20,15 @@ from markovae.strict_json import shortened
 from markovae.tables import explained, from_table, parse_setting, spelled, to_table
 from markovae.training.train_config import TrainConfig
 
-__all__ = ["ConditionConfig", "Config", "NetworkConfig", "ScheduleConfig", "TargetConfig", "TrainConfig"]
+__all__ = [
+    "CascadeConfig",
+    "ConditionConfig",
+    "Config",
+    "NetworkConfig",
+    "ScheduleConfig",
+    "TargetConfig",
+    "TrainConfig",
+]
 
 MAX_BYTES = 1 << 20
 WIDE = 160  # columns of a line of help
@@ -30,7 +39,7 @@ class Config:
     """Everything a run is made from, one section each.
 
     Args:
-        data, schedule, network, target, train, condition: the sections; each has defaults for all.
+        data, schedule, network, target, train, condition, cascade: the sections; each has defaults for all.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -39,6 +48,7 @@ class Config:
     target: TargetConfig = field(default_factory=TargetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    cascade: CascadeConfig = field(default_factory=CascadeConfig)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Config:
@@ -96,7 +106,9 @@ class Config:
 
     def hash(self) -> str:
         """16 hex digits that name this configuration: equal settings, equal hash, on any machine."""
-        text = json.dumps(to_table(self.shareable()), sort_keys=True, separators=(",", ":"))
+        # A section without a value is not there: configurations of before the section keep their name.
+        table = {name: section for name, section in to_table(self.shareable()).items() if section != {}}
+        text = json.dumps(table, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def shareable(self) -> Config:

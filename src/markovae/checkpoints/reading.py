@@ -27,7 +27,8 @@ from markovae.checkpoints.writing import checkpoints_in
 from markovae.config import Config
 from markovae.data.images import captions_digest
 from markovae.data.split import Splits
-from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.cascade import Model
+from markovae.diffusion.model import load_weights
 from markovae.errors import UserError
 from markovae.likelihood.fitting import load_fitted
 from markovae.log import log
@@ -173,7 +174,7 @@ class Checkpoint:
         """True where the bundle has all that training needs."""
         return {"model.safetensors", "ema.safetensors", "optimizer.safetensors"} <= set(self.contents)
 
-    def model(self, weights: str = "ema") -> Diffusion:
+    def model(self, weights: str = "ema") -> Model:
         """The model with its averaged weights (or the raw ones, `weights="model"`), float32, for evaluation.
 
         A reverse variance that was fitted belongs to the averaged weights; with the raw ones it is not fitted.
@@ -304,7 +305,7 @@ class LoadedRun:
 
     path: Path
     checkpoint: Checkpoint
-    model: Diffusion
+    model: Model
 
     @property
     def precision(self) -> str:
@@ -354,7 +355,7 @@ def load_run(
     return LoadedRun(Path(path), checkpoint, model)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Diffusion:
+def load(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Model:
     """The model of a run, or of one checkpoint, with its averaged (EMA) weights, ready to sample and to measure.
 
     Args:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from markovae.build import create_outline
 from markovae.checkpoints.manifest import MANIFEST
 from markovae.checkpoints.writing import write_weights
 from markovae.config import Config
+from markovae.diffusion.cascade import Cascade, Model, stages_of
+from markovae.diffusion.cascade_config import CascadeConfig
 from markovae.diffusion.decoder import (
     Decoder,
     HoLargeDecoder,
@@ -21,6 +24,7 @@ from markovae.diffusion.decoder import (
     SoftmaxDecoder,
     StepDecoder,
 )
+from markovae.diffusion.detail_network import DetailNetwork
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
@@ -45,7 +49,7 @@ _DECODERS: dict[type[Decoder], str] = {
 }
 
 
-def save(model: Diffusion, path: str | Path) -> Path:
+def save(model: Model, path: str | Path) -> Path:
     """Write a model with the weights it has; `mv.load(path)` gives it back.
 
         mv.save(step.ema, "faces-halfway")
@@ -78,36 +82,50 @@ def save(model: Diffusion, path: str | Path) -> Path:
     return write_weights(path, weights, state, config, fitted_tensors(model))
 
 
-def describe(model: Diffusion) -> Config:
+def describe(model: Model) -> Config:
     """The configuration that `create` makes this model from, its weights aside.
 
     Raises:
         UserError: where there is none, naming the part that no configuration describes.
     """
-    if model.schedule is not model.training_schedule:
+    base = stages_of(model)[0]
+    if any(stage.schedule is not stage.training_schedule for stage in stages_of(model)):
         raise UserError("this model is on a sub-grid: save it as model.on_grid(model.training_schedule)")
     for part, known in ((model.reverse, _REVERSES), (model.decoder, _DECODERS)):
         if type(part) not in known:
             raise UserError(f"{type(part).__name__} is a class outside markovae, which a saved model cannot name")
-    network = describe_network(model.network)
+    network = describe_network(base.network)
     text = model.text_conditioner
     kind = "text" if text is not None else "class"
     encoder = ConditionConfig.encoder if text is None else text.identity["encoder"]
     config = Config(
         network=network,
-        schedule=_schedule(model.schedule),
+        schedule=_schedule(base.schedule) if isinstance(model, Diffusion) else _cascade_schedule(model),
         target=TargetConfig(
             name=model.target.name,
             reverse=_REVERSES[type(model.reverse)],
             decoder=_DECODERS[type(model.decoder)],
             pixels="centres" if model.pixels.centred else "ends",
-            clip=model.clip,
+            clip=base.clip,
         ),
+        cascade=CascadeConfig() if isinstance(model, Diffusion) else _cascade(model),
         condition=ConditionConfig(kind=kind, encoder=encoder),
         train=TrainConfig(label_dropout=TrainConfig.label_dropout if model.null_trained else 0.0),
     )
     _require_same(model, config)
     return config
+
+
+def _cascade(model: Cascade) -> CascadeConfig:
+    details = model.stage(-1).network
+    width = details.inner.config.width if isinstance(details, DetailNetwork) else None
+    return CascadeConfig(model.octaves + 1, model.scales, width)
+
+
+def _cascade_schedule(model: Cascade) -> ScheduleConfig:
+    """By level 1 of the pixels and the end of every stage."""
+    grid = _schedule(model.base.schedule)
+    return replace(grid, start=round(float(model.first_logsnr), 12))
 
 
 def _schedule(schedule: NoiseSchedule) -> ScheduleConfig:
@@ -149,7 +167,7 @@ def describe_network(network: nn.Module) -> NetworkConfig:
         raise UserError(f"{name}.config must be a dict that JSON can hold: the arguments of its constructor") from None
 
 
-def _require_same(model: Diffusion, config: Config) -> None:
+def _require_same(model: Model, config: Config) -> None:
     """The configuration makes a model of the same shapes and levels.
 
     Raises:
@@ -165,8 +183,20 @@ def _require_same(model: Diffusion, config: Config) -> None:
         trust=() if own is None else (own.name,),
     )
     shapes = [{name: tuple(w.shape) for name, w in m.named_parameters()} for m in (model, made)]
-    configs = [(getattr(m.network, "config", None), getattr(m.network, "data", None)) for m in (model, made)]
-    levels = isinstance(model.schedule, LearnedLogSNR) or torch.equal(made.schedule.logsnr, model.schedule.logsnr.cpu())
+    configs = [[_shape_of(stage.network) for stage in stages_of(m)] for m in (model, made)]
+    levels = isinstance(model.schedule, LearnedLogSNR) or _same_levels(
+        made.level_logsnr, model.level_logsnr.cpu(), 0 if isinstance(model, Diffusion) else 1e-9
+    )
     if shapes[0] != shapes[1] or (own is None and configs[0] != configs[1]) or not levels:
         what = "schedule" if not levels else f"network {type(model.network).__name__}"
         raise UserError(f"no configuration describes the {what} of this model, so it cannot be saved")
+
+
+def _shape_of(network: nn.Module) -> tuple[Any, Any]:
+    network = network.inner if isinstance(network, DetailNetwork) else network
+    return getattr(network, "config", None), getattr(network, "data", None)
+
+
+def _same_levels(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """To the last bit; of a cascade to the rounding of its stages' units, which are logarithms."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=tolerance)

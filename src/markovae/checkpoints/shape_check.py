@@ -9,10 +9,11 @@ from markovae.build import UntrustedNetworkError, create_outline
 from markovae.checkpoints.manifest import CheckpointError
 from markovae.checkpoints.tensors import entries_of, read_tensors, require_finite
 from markovae.config import Config
+from markovae.diffusion.cascade import Model
 from markovae.diffusion.learned_schedule import LearnedLogSNR
-from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import check_errors
 from markovae.errors import UserError
+from markovae.likelihood.fitting import fitted_buffers
 from markovae.networks.conditioning import TextConditioner
 from markovae.system.tensor_headers import TensorEntry, compare_shapes
 from markovae.training.optimizers import split_model
@@ -65,9 +66,7 @@ def require_fit(
         raise CheckpointError(f"{folder / (fewest or 'config.toml')} does not fit the configuration: {error}") from None
     parameters = {name: tuple(weight.shape) for name, weight in outline.named_parameters()}
     wanted = dict.fromkeys(WEIGHTS, parameters)
-    wanted[FITTED] = {
-        name: tuple(table.shape) for name, table in outline.named_buffers() if name.startswith("reverse.")
-    }
+    wanted[FITTED] = {name: tuple(table.shape) for name, table in fitted_buffers(outline).items()}
     for name in wanted.keys() & shapes.keys():
         try:
             compare_shapes(wanted[name], shapes[name], what="fitted variance table" if name == FITTED else "weight")
@@ -86,7 +85,7 @@ def require_fit(
             _require_schedule(outline.schedule, contents[name], folder / name)
 
 
-def _require_moments(entries: Mapping[str, TensorEntry], outline: Diffusion, config: Config, path: Path) -> None:
+def _require_moments(entries: Mapping[str, TensorEntry], outline: Model, config: Config, path: Path) -> None:
     """Each weight's moments have its shape, and are those of its half of the optimizer, all of them or none."""
     if isinstance(outline.schedule, LearnedLogSNR):
         outline.schedule.requires_grad_(True)  # as in training
@@ -116,7 +115,9 @@ def _require_errors(content: bytes, path: Path) -> None:
     """The tables of a fitted variance hold errors at log-SNRs that fall."""
     tables = read_tensors(content, path)
     try:
-        check_errors(tables["reverse.errors.logsnr"], tables["reverse.errors.error"])
+        for name, table in tables.items():
+            if name.endswith("errors.logsnr"):
+                check_errors(table, tables[name.removesuffix("logsnr") + "error"])
     except UserError as error:
         raise CheckpointError(f"{path} is of no use: {error}") from None
 

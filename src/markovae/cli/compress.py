@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.compression.finished_groups import write_mvz
     from markovae.compression.mvz_format import open_mvz
     from markovae.data.unchanged import read_unchanged
+    from markovae.diffusion.cascade import one_stage
 
     loaded = load_run(options.model, device="cpu", precision="float32")
     images = read_unchanged(options.images, loaded.model.shape)
@@ -89,7 +90,8 @@ def run(options: argparse.Namespace) -> int:
         verify=not options.no_verify,
     )
     fit = _training_images(loaded, options, conditional=labels is not None)
-    encoder = GroupEncoder(loaded.model, images, labels, images.names if any(images.names) else (), fit, settings)
+    model, names = one_stage(loaded.model, "compression"), images.names if any(images.names) else ()
+    encoder = GroupEncoder(model, images, labels, names, fit, settings)
     size = write_mvz(options.out, encoder, current_rank())
     if size is None:
         log("this process's groups are finished; the last process writes the file")

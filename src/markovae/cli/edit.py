@@ -1,4 +1,4 @@
-"""`markovae edit`: one image inpainted, restored, varied, led to another, or encoded and decoded."""
+"""`markovae edit`: one image inpainted, restored, varied, enlarged, led to another, or encoded and decoded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from markovae.system.plain import require_plain
 if TYPE_CHECKING:
     from markovae.checkpoints.reading import LoadedRun
 
-SUMMARY = "inpaint, restore or vary an image with a run"
+SUMMARY = "inpaint, restore, vary or enlarge an image with a run"
 DESCRIPTION = """\
 Edit one image with the model as prior; of another size, it is fitted as in training. Exactly one of --mask, --degrade,
---from-level, --to and --round-trip says how. The images go to the output folder, with grid.png: the input first, then
-the draws. With a mask, each draw is also laid into a larger original. All rules: docs/editing.md.
+--from-level, --to, --round-trip and --enlarge says how. The images go to the output folder, with grid.png: the input
+first, then the draws. With a mask, each draw is also laid into a larger original. All rules: docs/editing.md.
 """
 EXAMPLES = """\
 examples:
@@ -32,6 +32,7 @@ examples:
   markovae edit runs/a face.png --from-level 0.6         image to image
   markovae edit runs/a face.png --to other.png           from one image to another in --n steps
   markovae edit runs/a face.png --round-trip             to noise and back, with the error
+  markovae edit runs/large small.png --enlarge           a cascade draws the details of an image of a stage's size
   markovae edit runs/text face.png --mask hair.png --prompt "a face with red hair"
 """
 GAP = 2
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--from-level", metavar="F", type=_share, help="noise it to level F·L, in (0, 1], and draw again")
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
+    how.add_argument("--enlarge", action="store_true", help="draw its details, by a cascade, up to the run's full size")
     parser.add_argument("--level", metavar="F", type=_share, help="where --to mixes (default: 0.5)")
     parser.add_argument("--n", metavar="N", type=whole(1), help="images drawn, --to at least 2 (default: 4)")
     parser.add_argument(
@@ -95,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     if len(prompts) > 1:
         raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
     target = Path(options.out) if options.out else _default_folder(opened, options)
-    names = "mask degrade from_level to round_trip level n sampler steps seed negative guidance method resampling"
+    names = "mask degrade from_level to round_trip enlarge level n sampler steps seed negative guidance method"
     data = opened.checkpoint.config.data
     made = edit(
         opened.model,
@@ -104,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         background=data.background,
         labels=labels,
         prompt=prompts[0] if prompts else None,
-        **{name: getattr(options, name) for name in (*names.split(), "iterations", "quick")},
+        **{name: getattr(options, name) for name in (*names.split(), "resampling", "iterations", "quick")},
     )
     asked = {"class": options.label, "prompt": prompts[0] if prompts else None, "negative": options.negative}
     facts = {
@@ -148,7 +150,7 @@ def _default_folder(opened: LoadedRun, options: argparse.Namespace) -> Path:
     elif options.to is not None:
         how = f"to-{Path(options.to).stem}"
     else:
-        how = "round-trip" if options.round_trip else f"level-{options.from_level:g}"
+        how = "round-trip" if options.round_trip else "enlarged" if options.enlarge else f"level-{options.from_level:g}"
     return free_place(opened.path / "edits", f"{Path(options.image).stem}-{how}-seed-{options.seed}")
 
 

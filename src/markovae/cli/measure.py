@@ -376,6 +376,7 @@ def describe(record: dict[str, Any], bins: int, options: argparse.Namespace) -> 
         f"{headline(bits)}, {images_in_words(record)}",
         f"  {bound_in_words(bins)}",
         table(rows),
+        *_bands(record),
         *_noise(record),
         *_grid(record),
         *_comparison(record, options),
@@ -385,6 +386,16 @@ def describe(record: dict[str, Any], bins: int, options: argparse.Namespace) -> 
     if "saved" in record:
         lines.append(f"saved in {record['saved']}")
     return "\n".join(lines)
+
+
+def _bands(record: dict[str, Any]) -> list[str]:
+    """The levels of a cascade by bands, coarse first."""
+    rows = []
+    for number, band in enumerate(record.get("bands", [])):
+        height, width = band["size"]
+        what = f"mean image of {width}x{height}" if number == 0 else f"details, drawn at {width}x{height}"
+        rows.append((f"stage {number}", f"{band['prior'] + band['levels']:.4f}", what))
+    return [table(rows)] if rows else []
 
 
 def images_in_words(record: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ examples:
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
   markovae sample runs/text --prompt "a person with red curly hair and round glasses" --n 16 --guidance 1.5
   markovae sample runs/text --prompts lines.txt --n 8 --negative "a beard"     a row of 8 for each line
+  markovae sample runs/large --stage 0     of a cascade the smallest images, before any details are drawn
   markovae sample runs/faces --n 50000 --shard 3/8 --out part3     every eighth batch, from the third on
   torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     eight processes, the same images
 
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prompts", metavar="FILE", type=Path, help="prompts from a text file, one per line")
     group.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
     add_sampler(parser)
+    parser.add_argument("--stage", metavar="N", type=whole(0), help="of a cascade: stop at this stage, 0 the smallest")
     parser.add_argument(
         "--shard", metavar="I/N", type=part_of, help="draw only every N-th batch from the I-th on; numbers stay"
     )
@@ -100,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         require_plain(Path(options.run_path))
     from markovae.sampling.conditions import make_condition
-    from markovae.sampling.generation import network_evaluations, sample, shard_indices
+    from markovae.sampling.generation import network_evaluations, sample, shard_indices, up_to_stage
     from markovae.system.distributed import joined
 
     opened = open_run(options, trained_in=True)
@@ -128,10 +130,12 @@ def run(options: argparse.Namespace) -> int:
             shard=shard,
             ranks=ranks,
             progress=True,
+            stage=options.stage,
         )
         seconds = time.monotonic() - began
     if not ranks.first:
         return 0
+    used = up_to_stage(model, made, options.stage)[0]
     classes = make_condition(model, n, labels=labels) if opened.num_classes else None
     drawn = None if classes is None else classes.condition().label
     record = {
@@ -144,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
         "labels": None if drawn is None else as_named(opened, drawn[rows]).tolist(),
         "prompts": list(prompts) or None,
         "negative": options.negative,
-        "network_calls_per_sample": network_evaluations(made, guidance),
+        "network_calls_per_sample": network_evaluations(used, guidance),
         **facts,
         "seed": options.seed,
         "precision": opened.precision,
@@ -159,14 +163,14 @@ def run(options: argparse.Namespace) -> int:
     searched = made.grid[1:].tolist() if made.spacing in SEARCHED else None
     about = [
         {
-            **_provenance(opened, record, made.nfe, searched),
+            **_provenance(opened, record, used.nfe, searched),
             **_prompt_facts(opened, options, (texts[row],) if texts else ()),
             "markovae:index": str(row),
             **({} if name is None else {"markovae:class": name}),
         }
         for row, name in zip(rows, names, strict=True)
     ]
-    whole_grid = {**_provenance(opened, record, made.nfe, searched), **_prompt_facts(opened, options, prompts)}
+    whole_grid = {**_provenance(opened, record, used.nfe, searched), **_prompt_facts(opened, options, prompts)}
     columns = each if len(prompts) > 1 and shard is None else None
     prompted = [texts[row] for row in rows] if texts else []
     files = _files(images, rows, record["labels"], prompted, about, whole_grid, model.pixels.bins, columns)

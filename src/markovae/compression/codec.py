@@ -29,6 +29,7 @@ from markovae.compression.mvz_format import (
     read_mvz,
     short_errors,
 )
+from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import IsotropicVariance
 from markovae.errors import UserError
@@ -75,7 +76,7 @@ class CodecSettings:
 
 
 def compress(
-    model: Diffusion,
+    model: Model,
     images: Any,
     labels: Any = None,
     *,
@@ -103,6 +104,7 @@ def compress(
         UserError: for images that do not fit the model, a model without a decoder for pixels or without a grid, or a
             missing package constriction (the extra `codec`).
     """
+    model = one_stage(model, "compression")
     encoder = GroupEncoder(model, images, labels, names, (fit, fit_labels), CodecSettings(**settings))
     groups = range(encoder.header.num_groups)
     ticks = encoder.ticks(groups) if progress else iter(())
@@ -111,7 +113,7 @@ def compress(
 
 
 def decompress(
-    model: Diffusion, data: bytes | MvzFile, *, groups: Sequence[int] | None = None, progress: bool = False
+    model: Model, data: bytes | MvzFile, *, groups: Sequence[int] | None = None, progress: bool = False
 ) -> Any:
     """The images that `compress` was given, bit for bit.
 
@@ -121,6 +123,7 @@ def decompress(
     Raises:
         UserError: for a damaged file, another model or version, or a machine whose sums differ; before any decoding.
     """
+    model = one_stage(model, "decompression")
     decoder = GroupDecoder(model, data)
     header = decoder.file.header
     chosen = range(header.num_groups) if groups is None else groups

@@ -28,6 +28,9 @@ from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.markovian_vae import Distribution, MarkovianVAE, checked_level, evaluating
 from markovae.diffusion.model import Diffusion, images_to_x
 from markovae.diffusion.pixels import Pixels
+from markovae.diffusion.reverse import ReverseVariance
+from markovae.diffusion.schedule import NoiseSchedule, Tabulated
+from markovae.diffusion.target import Target
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, TextConditioner
 from markovae.networks.network import Network
@@ -127,6 +130,7 @@ class Cascade(MarkovianVAE):
         if not max(firsts) - min(firsts) < 1e-6:
             raise ValueError(f"the stages end at log-SNRs {firsts} of the pixels: they must meet at one, level 1")
         self.first_logsnr = stages[-1].schedule.logsnr[1] - self.units[-1]
+        self._finest = Tabulated(stages[-1].schedule.logsnr[1:] - self.units[-1])
         self.num_levels = 1 + sum(stage.num_levels - 1 for stage in stages)
 
     # -- what it is ----------------------------------------------------------------------------------------------
@@ -156,11 +160,7 @@ class Cascade(MarkovianVAE):
     @property
     def network(self) -> StageNetworks:
         """The stages' networks."""
-        return StageNetworks(stage.network for stage in self._stages)
-
-    @property
-    def _stages(self) -> list[Diffusion]:
-        return [self.stage(b) for b in range(len(self.stages))]
+        return StageNetworks(stage.network for stage in stages_of(self))
 
     @property
     def dims(self) -> int:
@@ -185,8 +185,23 @@ class Cascade(MarkovianVAE):
 
     @precision.setter
     def precision(self, precision: torch.dtype) -> None:
-        for stage in self._stages:
+        for stage in stages_of(self):
             stage.precision = precision
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The finest band's levels, in units of the pixels: its level 1 is the cascade's."""
+        return self._finest
+
+    @property
+    def target(self) -> Target:
+        """What the networks' outputs mean, of all stages alike."""
+        return self.base.target
+
+    @property
+    def reverse(self) -> ReverseVariance:
+        """The variance of the base's steps; the other stages have one of the same kind."""
+        return self.base.reverse
 
     @property
     def text_conditioner(self) -> TextConditioner | None:
@@ -195,8 +210,18 @@ class Cascade(MarkovianVAE):
 
     @text_conditioner.setter
     def text_conditioner(self, conditioner: TextConditioner | None) -> None:
-        for stage in self._stages:
+        for stage in stages_of(self):
             stage.text_conditioner = conditioner
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the labels, where they are known."""
+        return self.base.class_names
+
+    @class_names.setter
+    def class_names(self, names: tuple[str, ...]) -> None:
+        for stage in stages_of(self):
+            stage.class_names = names
 
     @property
     def null_trained(self) -> bool:
@@ -205,18 +230,51 @@ class Cascade(MarkovianVAE):
 
     @null_trained.setter
     def null_trained(self, trained: bool) -> None:
-        for stage in self._stages:
+        for stage in stages_of(self):
             stage.null_trained = trained
 
     def with_stages(self, stages: Sequence[Diffusion]) -> Cascade:
         """The same bands with other stages: on other grids, or of other variances."""
         return Cascade(stages, self.scales, self.decoder).train(self.training)
 
+    def on_levels(self, num_levels: int) -> Cascade:
+        """The same stages on `num_levels` levels in all: of each stage even strides of its own, about as many.
+
+        Raises:
+            ValueError: for fewer than K + 2 levels, or more than there are.
+        """
+        return self.with_stages(
+            [
+                stage.on_grid(stage.schedule.subgrid(count))
+                for stage, count in zip(stages_of(self), self._counts(num_levels), strict=True)
+            ]
+        )
+
+    def sublevels(self, num_levels: int) -> Tensor:
+        """The levels that `on_levels` keeps, (num_levels,), int64, increasing."""
+        kept, begin = [torch.ones(1, dtype=torch.int64)], 0
+        for stage, count in reversed(list(zip(stages_of(self), self._counts(num_levels), strict=True))):
+            kept.append(begin + stage.schedule.sublevels(count)[1:])
+            begin += stage.num_levels - 1
+        return torch.cat(kept)
+
+    def _counts(self, num_levels: int) -> list[int]:
+        """Levels of each stage's own grid, of so many in all; as many steps for each as can be."""
+        most = [stage.num_levels - 1 for stage in stages_of(self)]
+        left, counts = num_levels - 1, [0] * len(most)
+        if not len(most) <= left <= sum(most):
+            raise ValueError(f"num_levels={num_levels} must lie in {len(most) + 1}…{sum(most) + 1}")
+        for place in sorted(range(len(most)), key=most.__getitem__):
+            rest = sum(1 for count in counts if not count)
+            counts[place] = min(most[place], left // rest)
+            left -= counts[place]
+        return [count + 1 for count in counts]
+
     # -- levels --------------------------------------------------------------------------------------------------
 
     def locate(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """(stage, its own level) that each level 1…L belongs to, (B,) int64 each; level 1 is the finest stage's."""
-        steps = torch.tensor([stage.num_levels - 1 for stage in reversed(self._stages)], device=level.device)
+        steps = torch.tensor([stage.num_levels - 1 for stage in reversed(stages_of(self))], device=level.device)
         ends = steps.cumsum(0)
         place = torch.searchsorted(ends, level - 1)
         return self.octaves - place, level - (ends - steps)[place]
@@ -224,7 +282,7 @@ class Cascade(MarkovianVAE):
     @property
     def level_logsnr(self) -> Tensor:
         """log-SNR of the band that moves to each level, in units of the pixels, λ_0…λ_L, (L+1,), float64."""
-        stages = [stage.schedule.logsnr[2:] - unit for stage, unit in zip(self._stages, self.units, strict=True)]
+        stages = [stage.schedule.logsnr[2:] - unit for stage, unit in zip(stages_of(self), self.units, strict=True)]
         first = self.stage(-1).schedule.logsnr[:2] - self.units[-1]
         return torch.cat([first, *reversed(stages)]).detach()
 
@@ -332,7 +390,7 @@ class Cascade(MarkovianVAE):
         """P_pri(z_L): N(0, I), in the units of the stages."""
         if not self.octaves:
             return self.base.prior_top(batch)
-        tops = [self._in_pixels(b, s.num_levels, s.prior_top(batch)) for b, s in enumerate(self._stages)]
+        tops = [self._in_pixels(b, s.num_levels, s.prior_top(batch)) for b, s in enumerate(stages_of(self))]
         return Bands(tuple(tops))
 
     def prior_step(self, z: Tensor, level: int, condition: Condition | None = None) -> Distribution:
@@ -430,12 +488,21 @@ class Cascade(MarkovianVAE):
             ]
             nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
             reconstruction = self.reconstruction_nats(x, source, condition)
-        tops, parts = self.band_tops(x), nats.split([s.num_levels - 1 for s in reversed(self._stages)], 1)
+        tops, parts = self.band_tops(x), nats.split([s.num_levels - 1 for s in reversed(stages_of(self))], 1)
         bands = tuple(Band(self.stage(b).shape[1:], tops[:, b], part.sum(1)) for b, part in enumerate(reversed(parts)))
         return Bound(tops.sum(1), nats, reconstruction, self.dims, self.decoder.discrete, bands)
 
 
-def one_stage(model: Diffusion | Cascade, what: str) -> Diffusion:
+Model = Diffusion | Cascade
+"""What is trained, sampled and measured."""
+
+
+def stages_of(model: Model) -> list[Diffusion]:
+    """The stages of a cascade, the base first; the model itself where it has one."""
+    return [model] if isinstance(model, Diffusion) else [model.stage(b) for b in range(model.octaves + 1)]
+
+
+def one_stage(model: Model, what: str) -> Diffusion:
     """The model, where it has one stage; a cascade of one stage is its base.
 
     Args:

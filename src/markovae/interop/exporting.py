@@ -10,6 +10,7 @@ import safetensors.torch
 
 from markovae import __version__
 from markovae.checkpoints.reading import Checkpoint, open_checkpoint
+from markovae.diffusion.cascade import one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.interop.diffusers_folder import CLASSES
@@ -110,7 +111,7 @@ def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str
 def _files(checkpoint: Checkpoint, run: Path, name: str) -> dict[str, bytes]:
     """The contents of the folder by place in it."""
     _check_expressible(checkpoint)
-    model = checkpoint.model()
+    model = one_stage(checkpoint.model(), "an export")
     warning = rounding_warning(model.schedule)
     if warning is not None:
         log(warning)

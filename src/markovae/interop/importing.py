@@ -17,6 +17,7 @@ from markovae.build import create, create_schedule
 from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.data.data_config import DataConfig
+from markovae.diffusion.cascade import one_stage
 from markovae.diffusion.conventions import convention_named
 from markovae.diffusion.foreign_network import ForeignNetwork
 from markovae.diffusion.model import Diffusion, load_weights
@@ -85,7 +86,7 @@ def import_run(
         "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
     }
     _write(Path(out), {f"network.{name}": value for name, value in tensors.items()}, state, config)
-    return model.eval().requires_grad_(False)
+    return one_stage(model, "an import").eval().requires_grad_(False)
 
 
 def _import_file(path: Path, out: Path, config: Config | None, classes: int, trust: Sequence[str]) -> Diffusion:
@@ -98,7 +99,7 @@ def _import_file(path: Path, out: Path, config: Config | None, classes: int, tru
     config = _completed(config)
     shape = (1 if config.data.channels == "grey" else 3, config.data.size, config.data.width or config.data.size)
     with closing(open_weights(path)) as file:
-        model = create(config, shape, num_classes=classes, trust=trust)
+        model = one_stage(create(config, shape, num_classes=classes, trust=trust), "an import")
         tensors = _weights_of(file, model)
     load_weights(model.network, tensors)
     state: dict[str, Any] = {

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from markovae.data.faces import SWAPPED, Attributes, caption, phrases, read_face, sentence, swaps
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
+from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
@@ -302,7 +303,7 @@ class _Weigher:
 
 
 def caption_information(
-    model: Diffusion,
+    model: Model,
     images: Any,
     texts: Sequence[str],
     *,
@@ -323,6 +324,7 @@ def caption_information(
     Raises:
         UserError: for a model without captions or that never trained without, too few images, or data that do not fit.
     """
+    model = one_stage(model, "caption information")
     if model.text_conditioner is None:
         raise UserError("this model was trained without captions: there is nothing to weigh")
     if isinstance(draws, str) and draws != "all":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Levels
 from markovae.likelihood.inputs import Array, Labels
@@ -80,8 +80,8 @@ class Comparison:
 
 
 def compare(
-    a: Diffusion,
-    b: Diffusion,
+    a: Model,
+    b: Model,
     images: Array,
     labels: Labels | None = None,
     *,
@@ -115,7 +115,7 @@ def compare(
     return Comparison(first, second, same)
 
 
-def refuse_other_data(a: Diffusion, b: Diffusion) -> None:
+def refuse_other_data(a: Model, b: Model) -> None:
     """Refuse two models that cannot be measured on one set of images, or not in one unit.
 
     Raises:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.forward import noised
 from markovae.diffusion.gaussian import sum_dims
 from markovae.diffusion.learned_schedule import slope
@@ -60,7 +61,7 @@ def continuous_draws(
 
 
 def continuous_bound(
-    model: Diffusion,
+    model: Model,
     images: Array,
     labels: Labels | None = None,
     *,
@@ -78,6 +79,7 @@ def continuous_bound(
     Raises:
         UserError: as `measure`; for a target that is defined by one step of a grid; for a schedule with other ends.
     """
+    model = one_stage(model, "the continuous bound")
     at_least_one(draws=draws, batch=batch)
     refuse_steps(model)
     checked_model(model)

@@ -13,8 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from markovae.diffusion.cascade import Cascade, Model
 from markovae.diffusion.markovian_vae import evaluating
-from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.inputs import (
     Array,
@@ -203,9 +203,7 @@ class Estimator:
         return "every level" if self.draws is None else "stratified" if self.distribution is None else "importance"
 
 
-def evaluate_nats(
-    model: Diffusion, x: Tensor, evaluations: Evaluations, condition: Condition | None, seed: int
-) -> Tensor:
+def evaluate_nats(model: Model, x: Tensor, evaluations: Evaluations, condition: Condition | None, seed: int) -> Tensor:
     """Nats of each evaluation, (B,), float64, on the CPU.
 
     Args:
@@ -244,7 +242,7 @@ class EvaluatedBatch:
 
 
 def evaluate_batches(
-    model: Diffusion,
+    model: Model,
     images: Array,
     labels: Labels | None = None,
     *,
@@ -276,7 +274,7 @@ def evaluate_batches(
             yield EvaluatedBatch(part, nats, prior, begin)
 
 
-def summarize(model: Diffusion, batches: Sequence[EvaluatedBatch], seed: int, estimator: Estimator) -> Measurement:
+def summarize(model: Model, batches: Sequence[EvaluatedBatch], seed: int, estimator: Estimator) -> Measurement:
     """Sum the nats of every image; model, seed and estimator as for `evaluate_batches`."""
     image, level, replicate = (
         torch.cat([getattr(b.evaluations, name) for b in batches]) for name in ("image", "level", "replicate")
@@ -293,7 +291,7 @@ def summarize(model: Diffusion, batches: Sequence[EvaluatedBatch], seed: int, es
         prior=prior,
         levels=each.mean(0),
         reconstruction=reconstruction.mean(0),
-        per_level=level_table(image[~first], level[~first], nats[~first], model.schedule.logsnr.detach()),
+        per_level=level_table(image[~first], level[~first], nats[~first], model.level_logsnr),
         dims=model.dims,
         num_levels=model.num_levels,
         network_calls_per_example=len(image) // n,
@@ -301,10 +299,20 @@ def summarize(model: Diffusion, batches: Sequence[EvaluatedBatch], seed: int, es
         discrete=model.decoder.discrete,
         estimator=estimator.name,
         randomizations=(prior + each + reconstruction).T if times > 1 else None,
+        band_levels=_band_levels(model, image[~first], level[~first], (weight * nats)[~first] / times, n),
     )
 
 
-def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
+def _band_levels(model: Model, image: Tensor, level: Tensor, nats: Tensor, n: int) -> Tensor | None:
+    """The levels' nats of each image by the bands of a cascade, coarse first, (n, K+1)."""
+    if not isinstance(model, Cascade):
+        return None
+    stage = model.locate(level)[0]
+    sums = torch.zeros(n * (model.octaves + 1), dtype=torch.float64)
+    return sums.index_add(0, image * (model.octaves + 1) + stage, nats).reshape(n, -1)
+
+
+def on_levels(model: Model, levels: Levels) -> Model:
     """The model on a sub-grid: of so many levels at even strides, or of these levels (increasing, L the last).
 
     Raises:
@@ -312,6 +320,8 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
     """
     if levels is None:
         return model
+    if isinstance(model, Cascade):
+        return model.on_levels(_number_of_levels(model, levels))
     if isinstance(levels, str):
         raise UserError(f"levels={levels!r} must be a whole number")
     chosen = torch.as_tensor(levels)
@@ -328,6 +338,22 @@ def on_levels(model: Diffusion, levels: Levels) -> Diffusion:
         return model.on_grid(model.schedule.only(chosen))
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _number_of_levels(model: Cascade, levels: Levels) -> int:
+    """K of a cascade's sub-grid.
+
+    Raises:
+        UserError: for levels by their numbers, or too few or too many.
+    """
+    if not isinstance(levels, int):
+        raise UserError("a cascade is measured on so many of its levels, and not on levels by name: give a number")
+    least = model.octaves + 2
+    if not least <= levels <= model.num_levels:
+        raise UserError(
+            f"levels={levels} must lie in {least}…{model.num_levels}: a cascade of {model.octaves + 1} stages has those"
+        )
+    return levels
 
 
 def to_table(batches: Sequence[EvaluatedBatch], total: int) -> Tensor:

@@ -6,12 +6,13 @@ The errors E(x − x̂)² belong to a log-SNR and not to a step, so one fit serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from markovae.diffusion.cascade import Model, stages_of
 from markovae.diffusion.derivatives import MAX_DIMS
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import (
@@ -25,8 +26,10 @@ from markovae.diffusion.reverse import (
 )
 from markovae.diffusion.target_config import REVERSES
 from markovae.errors import UserError
-from markovae.likelihood.inputs import Array, Labels
+from markovae.likelihood.inputs import Array, Labels, checked_images, checked_labels
 from markovae.likelihood.statistics import KNOTS, LevelStatistics, collect_level_statistics
+from markovae.networks.conditioning import RefiningConditioning
+from markovae.randomness import Streams
 
 REVERSE_CLASSES: dict[str, Callable[..., ReverseVariance]] = {
     "step": StepVariance,
@@ -63,8 +66,8 @@ def variance_named(kind: str, shape: Sequence[int]) -> ReverseVariance:
     return FullVariance()
 
 
-def is_fitted_kind(model: Diffusion) -> bool:
-    """Whether the model's reverse variance is one that images fit."""
+def is_fitted_kind(model: Model) -> bool:
+    """Whether the model's reverse variance is one that images fit; a cascade's stages are of one kind."""
     return isinstance(model.reverse, IsotropicVariance | DiagonalVariance)
 
 
@@ -128,31 +131,78 @@ def fit_reverse(
     return found
 
 
-def fitted_tensors(model: Diffusion) -> dict[str, Tensor]:
+def fit_stages(
+    model: Model, images: Array, labels: Labels | None = None, *, knots: int = KNOTS, seed: int = 0, batch: int = 64
+) -> list[LevelStatistics]:
+    """`fit_reverse` of every stage of a cascade, the base first; of the model itself, where it has one stage."""
+    how: dict[str, Any] = {"knots": knots, "seed": seed, "batch": batch}
+    return [fit_reverse(*stage, **how) for stage in stage_examples(model, images, labels, seed)]
+
+
+def stage_examples(
+    model: Model, images: Array, labels: Labels | None, seed: int
+) -> Iterator[tuple[Diffusion, Array, Labels | None]]:
+    """(stage, its data, what it is given) of images in full size; the model itself, where it has one stage.
+
+    A detail stage is given the coarse images at λ_1, with noise of their own, keyed by the seed and the place.
+    """
+    if isinstance(model, Diffusion):
+        yield model, images, labels
+        return
+    images = checked_images(model, images)
+    known = checked_labels(labels, len(images))
+    for b in range(model.octaves + 1):
+        pairs = []
+        for part in images.split(CHUNK):
+            mean = model.means(model.pixels.to_x(part, torch.float32), b)
+            pairs.append(model.stage_data(mean, b) if b else (mean, mean[:, :0]))
+        data, coarse = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        if not b:
+            yield model.base, data, known
+            continue
+        noise = Streams(seed, "coarse", range(len(coarse)), b).normal(coarse.shape[1:], coarse.dtype)
+        planes = model.refining(None, coarse, model.coarse_logsnr(b), noise).coarse
+        assert planes is not None, "refining gives them"
+        yield model.stage(b), data, RefiningConditioning(planes, known)
+
+
+CHUNK = 64  # images in full size that are held in floating point at a time
+
+
+def fitted_tensors(model: Model) -> dict[str, Tensor]:
     """The tables of the model's fitted variance, by name; none where there is nothing to fit, or no fit yet."""
-    if not isinstance(model.reverse, IsotropicVariance | DiagonalVariance) or not model.reverse.errors.fitted:
-        return {}
-    return {name: value for name, value in model.named_buffers() if name.startswith("reverse.")}
+    for stage in stages_of(model):
+        if not isinstance(stage.reverse, IsotropicVariance | DiagonalVariance) or not stage.reverse.errors.fitted:
+            return {}
+    return fitted_buffers(model)
+
+
+def fitted_buffers(model: Model) -> dict[str, Tensor]:
+    """The tables that a fit fills, by name, filled or not."""
+    return {name: value for name, value in model.named_buffers() if "reverse" in name.split(".")}
 
 
 @torch.no_grad()
-def load_fitted(model: Diffusion, tensors: Mapping[str, Tensor]) -> None:
+def load_fitted(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Take tables that `fitted_tensors` gave; no tables at all leave the variance unfitted.
 
     Raises:
         ValueError: for tables that are not those of this model's variance.
     """
     if not tensors:
-        if isinstance(model.reverse, IsotropicVariance | DiagonalVariance):
-            model.reverse.errors.forget()
+        for stage in stages_of(model):
+            if isinstance(stage.reverse, IsotropicVariance | DiagonalVariance):
+                stage.reverse.errors.forget()
         return
-    own = {name: value for name, value in model.named_buffers() if name.startswith("reverse.")}
+    own = fitted_buffers(model)
     for name in sorted(own.keys() ^ tensors.keys()):
         raise ValueError(f"table {name!r} is {'missing' if name in own else 'none of this reverse variance'}")
     for name, value in own.items():
         if tensors[name].shape != value.shape:
             raise ValueError(f"table {name!r} has shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}")
-    if not isinstance(model.reverse, IsotropicVariance | DiagonalVariance):
-        raise ValueError("this reverse variance has nothing to fit")
-    errors = model.reverse.errors
-    errors.fit(*(tensors[f"reverse.errors.{part}"].to(errors.logsnr.device) for part in ("logsnr", "error")))
+    for b, stage in enumerate(stages_of(model)):
+        if not isinstance(stage.reverse, IsotropicVariance | DiagonalVariance):
+            raise ValueError("this reverse variance has nothing to fit")
+        errors, prefix = stage.reverse.errors, "" if stage is model else f"stages.{b}."
+        tables = (tensors[f"{prefix}reverse.errors.{part}"] for part in ("logsnr", "error"))
+        errors.fit(*(table.to(errors.logsnr.device) for table in tables))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning, as_tensor, class_numbers
 from markovae.randomness import generator
@@ -43,7 +43,7 @@ def at_least_one(**values: int | None) -> None:
             raise UserError(f"{name}={value} must be at least 1")
 
 
-def checked_model(model: Diffusion) -> None:
+def checked_model(model: Model) -> None:
     """Refuse weights that are NaN or Inf.
 
     Raises:
@@ -54,7 +54,7 @@ def checked_model(model: Diffusion) -> None:
             raise UserError(f"the model's weights {name!r} hold NaN or Inf: this model cannot be measured")
 
 
-def checked_images(model: Diffusion, images: Array, limit: int | None = None) -> Tensor:
+def checked_images(model: Model, images: Array, limit: int | None = None) -> Tensor:
     """The first `limit` images as a tensor: pixel values for a model of pixels, floats for one of continuous data.
 
     Raises:
@@ -132,7 +132,7 @@ def checked_labels(labels: Labels | None, n: int, limit: int | None = None) -> C
     return known
 
 
-def require_condition(model: Diffusion, known: Labels | None) -> bool:
+def require_condition(model: Model, known: Labels | None) -> bool:
     """Whether images are measured under the learned null of a model of classes or captions, because nothing is known.
 
     Raises:
@@ -149,7 +149,7 @@ def require_condition(model: Diffusion, known: Labels | None) -> bool:
     return True
 
 
-def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
+def labels_taken(model: Model, labels: Labels | None) -> Labels | None:
     """The labels for a model that takes classes, captions for one that takes them; None for one that takes none."""
     if isinstance(labels, Condition):
         return labels
@@ -158,6 +158,6 @@ def labels_taken(model: Diffusion, labels: Labels | None) -> Labels | None:
     return None if getattr(model.network, "num_classes", None) == 0 else labels
 
 
-def conditions(model: Diffusion, known: Conditioning | None) -> Condition | None:
+def conditions(model: Model, known: Conditioning | None) -> Condition | None:
     """What is known of a batch as a condition on the model's device."""
     return None if known is None else known.condition().to(model.device)

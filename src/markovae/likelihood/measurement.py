@@ -56,6 +56,8 @@ class Measurement:
         continuous, ode: the other likelihoods of the same images, where they were asked for.
         data, checkpoint: where images and model are from, where a command knows it.
         files: the names of the images' files, where they have some.
+        band_levels, band_tops: of a cascade, what each image's bands cost, coarse first, (n, K+1), nats: they add up
+            to `levels` and `prior`.   band_sizes: height and width of each band.
     """
 
     prior: Tensor
@@ -81,6 +83,9 @@ class Measurement:
     data: Mapping[str, Any] | None = None
     checkpoint: Mapping[str, Any] | None = None
     files: tuple[str, ...] | None = None
+    band_levels: Tensor | None = None
+    band_tops: Tensor | None = None
+    band_sizes: tuple[tuple[int, ...], ...] = ()
 
     def __repr__(self) -> str:
         n = len(self.total)
@@ -197,6 +202,21 @@ class Measurement:
                 for p in self.per_level
             ],
         }
+        if self.band_levels is not None and self.band_tops is not None:
+            record["bands"] = [
+                {
+                    "size": list(size),
+                    "prior": finite(top.value),
+                    "levels": finite(levels.value),
+                    "stderr": finite(levels.stderr),
+                }
+                for size, top, levels in zip(
+                    self.band_sizes,
+                    map(self._per_dim, self.band_tops.T),
+                    map(self._per_dim, self.band_levels.T),
+                    strict=True,
+                )
+            ]
         if not self.discrete:
             density = self.density_nats
             record["density_nats"] = {"mean": finite(density.value), "stderr": finite(density.stderr)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Cascade, Model, one_stage, stages_of
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 from markovae.errors import UserError
 from markovae.likelihood.estimators import (
@@ -24,7 +24,7 @@ from markovae.likelihood.estimators import (
     summarize,
     to_table,
 )
-from markovae.likelihood.fitting import fit_reverse
+from markovae.likelihood.fitting import fit_stages, stage_examples
 from markovae.likelihood.inputs import (
     Array,
     Labels,
@@ -119,7 +119,7 @@ class Prepared:
         grid: even, optimal or named.   fitted_on: how many other images.   fit_calls: NFE spent on them.
     """
 
-    model: Diffusion
+    model: Model
     estimator: Estimator
     levels: Tensor | None = None
     grid: str = "even"
@@ -128,7 +128,7 @@ class Prepared:
 
 
 def prepare(
-    model: Diffusion,
+    model: Model,
     method: Method,
     fit: Array | None = None,
     fit_labels: Labels | None = None,
@@ -150,10 +150,9 @@ def prepare(
         return replace(found, levels=torch.as_tensor(method.levels).flatten(), grid="named")
     if not method.needs_fit:
         count = method.levels if method.levels is not None and method.levels < model.num_levels else None
-        levels = None if count is None else model.schedule.sublevels(count)
-        return Prepared(
-            on_levels(model, method.levels), Estimator(method.number_of_draws, None, method.replicates), levels
-        )
+        on = on_levels(model, method.levels)
+        levels = None if count is None else _sublevels(model, count)
+        return Prepared(on, Estimator(method.number_of_draws, None, method.replicates), levels)
     if fit is None:
         raise UserError("this measurement is fitted on other images first: give images that will not be measured")
     fitted_on = checked_images(model, fit)
@@ -161,15 +160,17 @@ def prepare(
     model, levels, calls = _on_grid(model, method, fitted_on, fit_labels, how)
     distribution = None
     if method.estimator == "importance" and model.num_levels > 1:
-        statistics = collect_level_statistics(model, fitted_on, fit_labels, knots=KNOTS["diagonal"], **how)
-        distribution, calls = statistics.distribution(), calls + statistics.calls
+        statistics = _stage_statistics(model, fitted_on, fit_labels, KNOTS["diagonal"], how)
+        squares = torch.cat([each.nats_squares() for each in reversed(statistics)])
+        distribution = LevelDistribution.importance(squares)
+        calls += sum(each.calls for each in statistics)
     estimator = Estimator(method.number_of_draws, distribution, method.replicates)
     return Prepared(model, estimator, levels, method.grid, len(fitted_on), calls)
 
 
 def prepare_pair(
-    a: Diffusion,
-    b: Diffusion,
+    a: Model,
+    b: Model,
     method: Method,
     fit: Array | None = None,
     fit_labels: Labels | None = None,
@@ -189,33 +190,57 @@ def prepare_pair(
     return first, second
 
 
-def same_levels(a: Diffusion, b: Diffusion) -> bool:
+def same_levels(a: Model, b: Model) -> bool:
     """Whether two models are measured at the same log-SNRs."""
-    return torch.equal(a.schedule.logsnr, b.schedule.logsnr)
+    return torch.equal(a.level_logsnr.cpu(), b.level_logsnr.cpu())
 
 
 def _on_grid(
-    model: Diffusion, method: Method, images: Tensor, labels: Labels | None, how: dict[str, Any]
-) -> tuple[Diffusion, Tensor | None, int]:
+    model: Model, method: Method, images: Tensor, labels: Labels | None, how: dict[str, Any]
+) -> tuple[Model, Tensor | None, int]:
     """The model with the method's variance on the method's levels, these levels, and the NFE of fitting."""
     assert isinstance(method.levels, int | None), "named levels are a grid of their own"
     kind, found, calls = method.variance, None, 0
     if kind == "own" and method.grid == "optimal" and not _adapts(model.reverse):
         kind = "isotropic"
     if kind != "own" and model.num_levels > 1:  # a single level is the decoder's
-        variance = IsotropicVariance(KNOTS[kind]) if kind == "isotropic" else DiagonalVariance(model.shape, KNOTS[kind])
-        model = model.with_reverse(variance)
-        found = fit_reverse(model, images, labels, knots=KNOTS[kind], **how)
-        calls = found.calls
+        model = _with_variance(model, kind)
+        found = fit_stages(model, images, labels, knots=KNOTS[kind], **how)
+        calls = sum(each.calls for each in found)
     if method.levels in (None, model.num_levels):
         return model, None, calls
     if method.grid != "optimal":
-        return on_levels(model, method.levels), model.schedule.sublevels(method.levels), calls
+        return on_levels(model, method.levels), _sublevels(model, method.levels), calls
+    alone = one_stage(model, "grid=optimal")
     if found is None:
-        found = collect_level_statistics(model, images, labels, knots=KNOTS["isotropic"], **how)
-        calls = found.calls
-    best = optimal_levels(model, found, method.levels)
-    return on_levels(model, best.tolist()), best, calls
+        found = _stage_statistics(alone, images, labels, KNOTS["isotropic"], how)
+        calls = found[0].calls
+    best = optimal_levels(alone, found[0], method.levels)
+    return on_levels(alone, best.tolist()), best, calls
+
+
+def _stage_statistics(
+    model: Model, images: Tensor, labels: Labels | None, knots: int, how: dict[str, Any]
+) -> list[LevelStatistics]:
+    """Of every stage, the base first; of the model itself, where it has one stage."""
+    stages = stage_examples(model, images, labels, how["seed"])
+    return [collect_level_statistics(*stage, knots=knots, **how) for stage in stages]
+
+
+def _with_variance(model: Model, kind: str) -> Model:
+    """The model, each of its stages, with an isotropic or diagonal variance that is not fitted yet."""
+    made = [
+        stage.with_reverse(
+            IsotropicVariance(KNOTS[kind]) if kind == "isotropic" else DiagonalVariance(stage.shape, KNOTS[kind])
+        )
+        for stage in stages_of(model)
+    ]
+    return model.with_stages(made) if isinstance(model, Cascade) else made[0]
+
+
+def _sublevels(model: Model, levels: int) -> Tensor:
+    """Which levels a sub-grid of so many has."""
+    return model.sublevels(levels) if isinstance(model, Cascade) else model.schedule.sublevels(levels)
 
 
 def _adapts(reverse: ReverseVariance) -> bool:
@@ -225,7 +250,7 @@ def _adapts(reverse: ReverseVariance) -> bool:
     return reverse.channels == 2 or reverse.needs_jacobian
 
 
-def optimal_levels(model: Diffusion, found: LevelStatistics, num_levels: int) -> Tensor:
+def optimal_levels(model: Model, found: LevelStatistics, num_levels: int) -> Tensor:
     """The K levels of the least bound by their statistics, (K,), int64, increasing: see `subgrid.search`.
 
     Raises:
@@ -240,7 +265,7 @@ def optimal_levels(model: Diffusion, found: LevelStatistics, num_levels: int) ->
 
 
 def measure(
-    model: Diffusion,
+    model: Model,
     images: Array,
     labels: Labels | None = None,
     *,
@@ -288,7 +313,7 @@ def measure(
 
 
 def measure_alike(
-    models: Sequence[Diffusion],
+    models: Sequence[Model],
     images: Array,
     labels: Labels | None,
     method: Method,
@@ -338,8 +363,18 @@ def measure_alike(
         batches = list(work)
         if ranks is not None and not ranks.alone:
             batches = [from_table(ranks.sum(to_table(batches, len(every))), every)]
-        found.append(_described(summarize(model, batches, seed, estimator), prepared, time.monotonic() - began))
+        result = _with_tops(summarize(model, batches, seed, estimator), model, images, batch)
+        found.append(_described(result, prepared, time.monotonic() - began))
     return found, same_levels(ready[0].model, ready[-1].model)
+
+
+def _with_tops(found: Measurement, model: Model, images: Tensor, batch: int) -> Measurement:
+    """A cascade's figures with what each band's top level costs."""
+    if not isinstance(model, Cascade):
+        return found
+    tops = torch.cat([model.band_tops(model.to_x(part)).cpu() for part in images.split(batch)])
+    sizes = tuple(stage.shape[1:] for stage in stages_of(model))
+    return replace(found, band_tops=tops, band_sizes=sizes)
 
 
 def _described(found: Measurement, prepared: Prepared, seconds: float) -> Measurement:

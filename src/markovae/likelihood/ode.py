@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
+from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.derivatives import traces
 from markovae.diffusion.forward import signal_scale
 from markovae.diffusion.gaussian import Gaussian, sum_dims
@@ -274,7 +275,7 @@ class OdeLikelihood:
 
 
 def ode_likelihood(
-    model: Diffusion,
+    model: Model,
     images: Array,
     labels: Labels | None = None,
     *,
@@ -297,6 +298,7 @@ def ode_likelihood(
     Raises:
         UserError: as `measure`; or for a target that is defined by one step of a grid.
     """
+    model = one_stage(model, "the likelihood of the flow")
     if isinstance(probes, str):
         if probes != "exact":
             raise UserError(f"probes={probes!r} must be a whole number or 'exact'")

@@ -101,7 +101,11 @@ class LevelStatistics:
 
     def distribution(self, even: float = 0.05) -> LevelDistribution:
         """The importance distribution of levels, p ∝ √E[nats²] (see `LevelDistribution.importance`)."""
-        return LevelDistribution.importance(self._spread(self.nats_square, half_snr_steps(self.logsnr) ** 2), even)
+        return LevelDistribution.importance(self.nats_squares(), even)
+
+    def nats_squares(self) -> Tensor:
+        """E[nats²] of levels 2…L, (L−1,), interpolated as `nats_of_levels`."""
+        return self._spread(self.nats_square, half_snr_steps(self.logsnr) ** 2)
 
     def _spread(self, values: Tensor, weight: Tensor) -> Tensor:
         """Values of the levels ≥ 2 to all, (L−1,), ln-interpolated after division by the weight."""

@@ -59,6 +59,32 @@ class RepeatedConditioning(Conditioning):
         return self._few[self._index].draw(uniform)
 
 
+@final
+class RefiningConditioning(Conditioning):
+    """What a detail stage of a cascade is given of N examples: their coarse images, and what else is known.
+
+    Args:
+        coarse: see `Condition.coarse`, (N, C + 1, h, w).   known: of the same examples, or None.
+    """
+
+    def __init__(self, coarse: Tensor, known: Conditioning | None) -> None:
+        self._coarse, self._known = coarse, known
+
+    def __len__(self) -> int:
+        return len(self._coarse)
+
+    def __getitem__(self, rows: Any) -> RefiningConditioning:
+        return RefiningConditioning(self._coarse[rows], None if self._known is None else self._known[rows])
+
+    def condition(self) -> Condition:
+        """All of it as a batch."""
+        return replace(Condition() if self._known is None else self._known.condition(), coarse=self._coarse)
+
+    def draw(self, uniform: Tensor) -> Condition:
+        """As a batch, one description of each drawn."""
+        return replace(Condition() if self._known is None else self._known.draw(uniform), coarse=self._coarse)
+
+
 class TextConditioner(ABC):
     """A text encoder as a model knows it: what it makes of captions is what the model was trained on."""
 

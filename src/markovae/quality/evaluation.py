@@ -16,6 +16,7 @@ from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.source import log_left_out
 from markovae.data.split import Splits
+from markovae.diffusion.cascade import Cascade, Model
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning
@@ -35,7 +36,7 @@ from markovae.text.conditioner import attach_conditioning
 
 
 def evaluate(
-    model_or_samples: Diffusion | ImageData | Images | Tensor | str | Path,
+    model_or_samples: Diffusion | Cascade | ImageData | Images | Tensor | str | Path,
     data: Splits | DataConfig | str | Path,
     n: int | None = None,
     *,
@@ -77,7 +78,7 @@ def evaluate(
     """
     opened = open_extractor(extractor) if isinstance(extractor, str) else extractor
     files: Sequence[str] | None = None
-    if isinstance(model_or_samples, Diffusion):
+    if isinstance(model_or_samples, Diffusion | Cascade):
         model = model_or_samples
         real = reference_for(model, _shaped_like(data, model.shape), n, against)
         push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
@@ -98,7 +99,7 @@ def evaluate(
     conditions = conditions_of(real, opened, drawn_by)
     if comparable_to is not None:
         check_conditions(asdict(conditions), comparable_to["conditions"], varying)
-    if isinstance(model_or_samples, Diffusion):
+    if isinstance(model_or_samples, Diffusion | Cascade):
         known: Conditioning | np.ndarray | None = real.labels
         if isinstance(known, np.ndarray):
             known = Condition(label=torch.as_tensor(known)) if num_classes(model) else None
@@ -146,9 +147,7 @@ def _require_same_kind(samples: Images, training: ImageData) -> None:
         )
 
 
-def reference_for(
-    model: Diffusion, data: Splits, n: int | None = None, against: ImageData | None = None
-) -> ReferenceSet:
+def reference_for(model: Model, data: Splits, n: int | None = None, against: ImageData | None = None) -> ReferenceSet:
     """The real images for n samples of this model.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from markovae.data.pictures import Images, enlarged, tile, viewable
 from markovae.diffusion import forward
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Cascade, Model
 from markovae.likelihood.measurement import Measurement
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
-from markovae.sampling.generation import sample_trajectory, to_images
+from markovae.sampling.generation import cascade_trajectory, sample_trajectory, to_images
 from markovae.sampling.plans import plan
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
+from markovae.sampling.samplers import State
 
 COLUMNS = 9
 SHOWN = 7.0  # log-SNR beyond which a picture hardly changes, either way
@@ -38,12 +39,14 @@ class Snapshot:
     pictures: Images
 
 
-def encoder_strip(model: Diffusion, images: Images, seed: int = 0) -> list[Snapshot]:
+def encoder_strip(model: Model, images: Images, seed: int = 0) -> list[Snapshot]:
     """One draw of the encoder's chain from each image, at levels 0, L and some between, evenly apart in log-SNR.
 
     Args:
         images: (n, C, H, W).
     """
+    if isinstance(model, Cascade):
+        return _cascade_strip(model, images, seed)
     grid = model.schedule.logsnr
     z = model.to_x(torch.as_tensor(images)).cpu()
     snapshots = [Snapshot(float("inf"), 0, _pictures(model, z))]
@@ -56,6 +59,15 @@ def encoder_strip(model: Diffusion, images: Images, seed: int = 0) -> list[Snaps
     return snapshots
 
 
+def _cascade_strip(model: Cascade, images: Images, seed: int) -> list[Snapshot]:
+    """A cascade's chain on few levels, each band's last among them."""
+    short = model.on_levels(1 + (model.octaves + 1) * max(1, (COLUMNS - 1) // (model.octaves + 1)))
+    grid, z = short.level_logsnr, model.to_x(torch.as_tensor(images)).cpu()
+    path = short.encode(z, Streams(seed, "report encoder", range(len(z))))
+    levels = [0, *model.sublevels(short.num_levels).tolist()]
+    return [Snapshot(float(grid[i]), levels[i], _pictures(model, step)) for i, step in enumerate(path) if i != 1]
+
+
 def shown_levels(grid: Tensor) -> list[int]:
     """Up to COLUMNS levels, increasing, the last one L."""
     first, last = min(float(grid[1]), SHOWN), max(float(grid[-1]), -SHOWN)
@@ -65,21 +77,45 @@ def shown_levels(grid: Tensor) -> list[int]:
 
 
 def reverse_strip(
-    model: Diffusion, count: int, steps: int, seed: int = 0, condition: Condition | None = None
+    model: Model, count: int, steps: int, seed: int = 0, condition: Condition | None = None
 ) -> list[Snapshot]:
     """Samples 0…count−1 from noise to data: of each, z above the network's prediction of z_0 at that moment."""
     condition = None if condition is None else condition.to(model.device)
+    if isinstance(model, Cascade):
+        return _cascade_samples(model, count, steps, seed, condition)
     states = list(sample_trajectory(model, range(count), plan(model, DEFAULT_SAMPLER, steps), seed, condition))
-    chosen = np.unique(np.linspace(0, len(states) - 1, COLUMNS).round().astype(int))
+    return _moments(model, states, COLUMNS)
+
+
+def _moments(model: Model, states: Sequence[State], columns: int) -> list[Snapshot]:
+    """So many of a trajectory's states, evenly apart, the first and the last among them."""
     snapshots = []
-    for index in chosen:
+    for index in np.unique(np.linspace(0, len(states) - 1, columns).round().astype(int)):
         state = states[index]
         pair = torch.stack([state.z.cpu(), state.x_hat.cpu()], 1).flatten(0, 1)
         snapshots.append(Snapshot(float(state.logsnr), None, _pictures(model, pair)))
     return snapshots
 
 
-def _pictures(model: Diffusion, z: Tensor) -> Images:
+def _cascade_samples(model: Cascade, count: int, steps: int, seed: int, condition: Condition | None) -> list[Snapshot]:
+    """The base from noise to its image as `reverse_strip` shows it, then the image of each stage, all in full size."""
+    whole = plan(model, DEFAULT_SAMPLER, steps)
+    snapshots: list[Snapshot] = []
+    for number in range(model.octaves + 1):
+        up_to = replace(whole, details=whole.details[:number])
+        states = list(cascade_trajectory(model, range(count), up_to, seed, condition))
+        snapshots += (
+            _moments(model, states, COLUMNS - model.octaves) if number == 0 else _moments(model, states[-1:], 1)
+        )
+    return [replace(one, pictures=_grown(one.pictures, model.shape[1])) for one in snapshots]
+
+
+def _grown(pictures: Images, height: int) -> Images:
+    times = height // pictures.shape[1]
+    return pictures.repeat(times, 1).repeat(times, 2)
+
+
+def _pictures(model: Model, z: Tensor) -> Images:
     return viewable(to_images(model, z), model.pixels.bins)
 
 

@@ -13,6 +13,7 @@ from markovae import __version__
 from markovae.build import create
 from markovae.config import Config
 from markovae.data.cache import cache_folder
+from markovae.diffusion.cascade import one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.randomness import Streams, generator
 from markovae.system.device import has_bfloat16
@@ -96,7 +97,7 @@ def agreement(device: torch.device, precision: torch.dtype, batch: int) -> list[
 def small_model() -> Diffusion:
     """A small model with weights that are a function of nothing; fresh networks end in zeros, which would agree."""
     settings = ["network.width=32", "network.embedding=64", "network.blocks=1", "schedule.num_levels=8"]
-    model = create(Config().with_settings(settings), (3, 16, 16)).eval()
+    model = one_stage(create(Config().with_settings(settings), (3, 16, 16)).eval(), "the doctor")
     for name, weight in model.named_parameters():
         if not bool(weight.any()):
             weight.copy_(0.05 * torch.randn(weight.shape, generator=generator(0, "doctor weights", name)))

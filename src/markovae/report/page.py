@@ -280,6 +280,8 @@ def _neighbours(data: ReportData) -> str:
 
 
 def _rate(data: ReportData) -> str:
+    if data.rate is None:
+        return ""
     figures = [
         html.figure(
             tile(pictures, 1, clear=True),

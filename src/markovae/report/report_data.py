@@ -12,6 +12,7 @@ import torch
 from markovae import __version__
 from markovae.data.inspecting import channel_moments
 from markovae.data.pictures import Images
+from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import first_level_warning
 from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.measuring import measure
@@ -24,12 +25,12 @@ from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_shee
 from markovae.report.reported_run import ReportedRun
 from markovae.report.words import meanings
 from markovae.sampling.generation import sample
+from markovae.sampling.plans import default_steps
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.system.jsonlines import is_count, is_figure
 
 SCHEMA_VERSION = 1
 LONGEST_VERSION = 200
-STEPS = 20
 GRIDS = (64, 36, 16)
 SAMPLE_SECONDS, MEASURE_SECONDS = 25.0, 25.0  # what looking may take; the figures say how much was looked at
 MOST_IMAGES, LEAST_IMAGES = 1000, 100
@@ -48,7 +49,7 @@ class ReportData:
     Args:
         record: the figures, JSON-able.   encoder, reverse: the chains.
         samples: pixel values, (n, C, H, W).   neighbours: of the first samples.   pool: where they were looked for.
-        rate: against distortion.   extremes: the images that cost least and most, pictures by name.
+        rate: against distortion, of one stage.   extremes: the images that cost least and most, pictures by name.
         bins: values of a pixel.   prompts: samples of captions, for a model of captions.
     """
 
@@ -58,7 +59,7 @@ class ReportData:
     samples: Images
     neighbours: NearestImages
     pool: Images
-    rate: RateCurve
+    rate: RateCurve | None
     extremes: dict[str, Images]
     bins: int
     prompts: PromptSheet | None = None
@@ -73,7 +74,9 @@ def collect_report_data(run: ReportedRun) -> ReportData:
     measured = measure_test_images(run)
     extremes, captions = extreme_facts(measured, EXTREMES), caption_facts(run, CAPTION_SECONDS)
     some = run.splits.test.images[:RATE_IMAGES]
-    rate = rate_curve(run.model, some, labels(run, len(some)), PROGRESS_IMAGES)
+    rate = None
+    if isinstance(run.model, Diffusion):
+        rate = rate_curve(run.model, some, labels(run, len(some)), PROGRESS_IMAGES)
     log("writing the report: sampling")
     run.model.precision = run.checkpoint.native_precision(run.model.device)
     samples, columns = draw_samples(run)
@@ -101,7 +104,7 @@ def collect_report_data(run: ReportedRun) -> ReportData:
             "training": training_curve(run.metrics.rows),
             "heldout": heldout_curve(run.metrics.rows),
             "levels": level_curve(measured),
-            "rate": rate.to_dict(),
+            "rate": [] if rate is None else rate.to_dict(),
         },
         "extremes": extremes,
         "meanings": meanings(run.bins),
@@ -112,7 +115,7 @@ def collect_report_data(run: ReportedRun) -> ReportData:
 
 def steps(run: ReportedRun) -> int:
     """NFE per sample."""
-    return min(STEPS, run.model.num_levels)
+    return default_steps(run.model)
 
 
 def measure_test_images(run: ReportedRun) -> Measurement:

@@ -12,21 +12,21 @@ import torch
 
 from markovae.data.images import ImageData
 from markovae.data.pictures import enlarged, png, tile, viewable
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Cascade, Model
 from markovae.likelihood.measurement import LevelNats, Measurement, finite
 from markovae.likelihood.measuring import measure
 from markovae.networks.conditioning import Condition
 from markovae.sampling.generation import sample
+from markovae.sampling.plans import default_steps
 from markovae.system.memory import within_memory
 from markovae.training.train_config import TrainConfig
 
 SEED = 20_240_229  # of the fixed draw: the same images, levels and noise in every run
 BANDS = 5
 GRID_SIDE = 4
-SAMPLE_STEPS = 20
 
 
-def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict[str, Any]:
+def held_out_row(model: Model, data: ImageData, config: TrainConfig) -> dict[str, Any]:
     """The bound on the first images of `data`, on a draw that never changes: a row of metrics.jsonl.
 
     Args:
@@ -43,7 +43,9 @@ def held_out_row(model: Diffusion, data: ImageData, config: TrainConfig) -> dict
         "n": record["n"],
         "bits_per_dim": {name: record["bits_per_dim"][name] for name in ("mean", "stderr")},
         "terms_bits_per_dim": record["terms_bits_per_dim"],
-        "bands": band_table(measured, model.schedule.logsnr),
+        "bands": stage_table(model, measured)
+        if isinstance(model, Cascade)
+        else band_table(measured, model.level_logsnr),
     }
 
 
@@ -68,11 +70,22 @@ def band_table(measured: Measurement, logsnr: torch.Tensor) -> list[dict[str, An
     return rows
 
 
+def stage_table(model: Cascade, measured: Measurement) -> list[dict[str, Any]]:
+    """`band_table` of a cascade: the levels' nats of each band, finest first, between its own log-SNRs."""
+    assert measured.band_levels is not None, "a cascade's are there"
+    means = (measured.band_levels.mean(0) / measured.dims / math.log(2)).tolist()
+    rows = []
+    for b in reversed(range(model.octaves + 1)):
+        levels = model.stage(b).schedule.logsnr[2:] - model.units[b]
+        rows.append({"logsnr": [float(levels[0]), float(levels[-1])], "bits_per_dim": finite(means[b])})
+    return rows
+
+
 def _within(level: LevelNats, upper: float, lower: float, first: bool, last: bool) -> bool:
     return (level.logsnr < upper or first) and (level.logsnr >= lower or last)
 
 
-def sample_grid(model: Diffusion, data: ImageData) -> bytes:
+def sample_grid(model: Model, data: ImageData) -> bytes:
     """PNG of a square of samples 0…15 of seed 0: their classes in turn, or the captions of the first such images.
 
     Args:
@@ -83,7 +96,7 @@ def sample_grid(model: Diffusion, data: ImageData) -> bytes:
         condition = data.conditioning[torch.arange(count) % len(data)].condition()
     elif data.class_names:
         condition = Condition(label=torch.arange(count) % len(data.class_names))
-    draw = partial(sample, model, count, steps=min(SAMPLE_STEPS, model.num_levels), seed=0, condition=condition)
+    draw = partial(sample, model, count, steps=default_steps(model), seed=0, condition=condition)
     images = within_memory(lambda size: draw(batch=size), count)
     return png(enlarged(tile(viewable(images, model.pixels.bins), GRID_SIDE)))
 

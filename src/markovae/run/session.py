@@ -26,12 +26,13 @@ from markovae.data.images import ImageData, captions_digest
 from markovae.data.split import Splits
 from markovae.errors import StoppedRun
 from markovae.log import log, warn
-from markovae.run.heldout import GRID_SIDE, SAMPLE_STEPS, held_out_row, heldout_sentence, sample_grid
+from markovae.run.heldout import GRID_SIDE, held_out_row, heldout_sentence, sample_grid
 from markovae.run.loggers import Loggers
 from markovae.run.progress import Progress, duration
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Coordinator, Interrupted, Interrupts
 from markovae.sampling.generation import NonFiniteSamples
+from markovae.sampling.plans import default_steps
 from markovae.system.distributed import LostRankError
 from markovae.system.files import replace_file, require_free_space
 from markovae.system.memory import kept_memory
@@ -165,7 +166,8 @@ class Session:
                 self._evaluate(training.step)
             once = training.seconds - started
             calls = config.eval_images * (config.eval_draws + 1)
-            cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * SAMPLE_STEPS / calls)
+            steps = default_steps(training.model)
+            cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * steps / calls)
         training.budget.reserve = min(cost, LARGEST_RESERVE * config.seconds)
 
     def _reached_end(self, interrupts: Interrupts, together: Coordinator) -> bool:

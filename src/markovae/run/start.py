@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from markovae.build import create
+from markovae.build import create, with_stages
 from markovae.checkpoints.manifest import CheckpointError
 from markovae.checkpoints.reading import Checkpoint, LoadedRun, load_run, newest_checkpoint, open_checkpoint
 from markovae.checkpoints.saving import describe_network
@@ -26,7 +26,8 @@ from markovae.data.loading import load_data, reopen
 from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import BRACES
 from markovae.data.split import Splits
-from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.cascade import Model
+from markovae.diffusion.model import load_weights
 from markovae.diffusion.schedule import first_level_warning
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
@@ -281,7 +282,7 @@ def _warn_without_lock(folder: RunFolder) -> None:
 
 def _create(
     config: Config, splits: Splits, init: str | Path | None, network: nn.Module | None, trust: Sequence[str]
-) -> tuple[Config, Diffusion]:
+) -> tuple[Config, Model]:
     """The model, and the configuration with the text encoder that its weights read."""
     train, source, text_conditioner = splits.train, None if init is None else open_checkpoint(init, trust), None
     if source is not None and source.text_conditioner is not None and config.condition.kind == "text":
@@ -291,6 +292,10 @@ def _create(
         text_conditioner = EncoderConditioner(
             config.condition.encoder, source.text["sha256"], source.text_conditioner.width
         )
+    if source is not None and source.config.cascade.scales is not None and config.cascade.scales is None:
+        # The stages' weights know details by the scale that they were trained at.
+        config = replace(config, cascade=source.config.cascade)
+    config = with_stages(config, train)
     model = create(
         config,
         train.shape,
@@ -318,14 +323,14 @@ def _require_same_meaning(config: Config, source: Checkpoint, name: str) -> None
     """Weights of the same shapes whose output says something else would be taken without a word.
 
     Raises:
-        UserError: for another target, or other places of the pixels.
+        UserError: for another target, other places of the pixels, or another scale of a cascade's details.
     """
-    for key in ("name", "pixels"):
-        here, there = getattr(config.target, key), getattr(source.config.target, key)
+    for section, key in (("target", "name"), ("target", "pixels"), ("cascade", "scales")):
+        here, there = (getattr(getattr(one, section), key) for one in (config, source.config))
         if here != there:
             raise UserError(
-                f"{name} has target.{key}={there} and this run {here}, so its weights mean something else: "
-                f"set target.{key}={there}, or leave --init out"
+                f"{name} has {section}.{key}={there} and this run {here}, so its weights mean something else: "
+                f"set {section}.{key}={there}, or leave --init out"
             )
 
 

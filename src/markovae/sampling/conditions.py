@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning, class_numbers
 
@@ -16,7 +16,7 @@ Prompts = Sequence[str] | str | None
 
 
 def make_condition(
-    model: Diffusion,
+    model: Model,
     n: int,
     *,
     labels: Labels = None,
@@ -62,7 +62,7 @@ def make_condition(
     return each
 
 
-def check_condition(model: Diffusion, condition: Condition | None) -> None:
+def check_condition(model: Model, condition: Condition | None) -> None:
     """Refuse what the model does not take, and the null of a model that was never trained on it.
 
     Raises:
@@ -83,7 +83,7 @@ def check_condition(model: Diffusion, condition: Condition | None) -> None:
         raise UserError(_untrained(model))
 
 
-def prompt_condition(model: Diffusion, prompts: Sequence[str]) -> Condition | None:
+def prompt_condition(model: Model, prompts: Sequence[str]) -> Condition | None:
     """The condition of each prompt; a blank one is the learned null, and None stands for nothing but blank ones.
 
     Raises:
@@ -94,12 +94,12 @@ def prompt_condition(model: Diffusion, prompts: Sequence[str]) -> Condition | No
     return model.text_conditioner.prompts(prompts) if any(text.strip() for text in prompts) else None
 
 
-def num_classes(model: Diffusion) -> int:
+def num_classes(model: Model) -> int:
     """Classes the model's network takes, 0 for none."""
     return int(getattr(model.network, "num_classes", 0))
 
 
-def _labels(model: Diffusion, n: int, labels: Labels) -> Condition | None:
+def _labels(model: Model, n: int, labels: Labels) -> Condition | None:
     classes = num_classes(model)
     if isinstance(labels, str) and labels == "none":
         return None
@@ -113,7 +113,7 @@ def _labels(model: Diffusion, n: int, labels: Labels) -> Condition | None:
     return Condition(label=class_numbers(labels).reshape(-1))
 
 
-def _class_number(model: Diffusion, name: str) -> int:
+def _class_number(model: Model, name: str) -> int:
     """The class of this name. Raises: UserError for a name that the model does not know."""
     names = getattr(model, "class_names", ())
     if name in names:
@@ -124,7 +124,7 @@ def _class_number(model: Diffusion, name: str) -> int:
     raise UserError(f"the class {name} is unknown: {known}{hint}")
 
 
-def _untrained(model: Diffusion) -> str:
+def _untrained(model: Model) -> str:
     if model.text_conditioner is not None:
         return "this model was never trained without captions (train.label_dropout=0): give a prompt"
     return "this model was never trained without classes (train.label_dropout=0): name a class"

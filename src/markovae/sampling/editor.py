@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, final
 
@@ -14,15 +14,23 @@ from torch import Tensor
 from markovae.data.data_config import FITS
 from markovae.data.fitted_pictures import Mask, Picture, read_mask, read_picture
 from markovae.diffusion import forward
+from markovae.diffusion.cascade import Cascade, Model, one_stage
 from markovae.diffusion.forward import noised, signal_scale
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, as_tensor
+from markovae.networks.conditioning import Condition, Conditioning, as_tensor
 from markovae.randomness import Source, Streams, normal_like
 from markovae.sampling.conditions import check_condition, make_condition
 from markovae.sampling.denoiser import Denoiser, MeanOnly
-from markovae.sampling.generation import final_latents, ignores_head, sample_trajectory, to_images, working_type
+from markovae.sampling.generation import (
+    cascade_trajectory,
+    final_latents,
+    ignores_head,
+    sample_trajectory,
+    to_images,
+    working_type,
+)
 from markovae.sampling.grids import partial_grid
 from markovae.sampling.guidance import Guidance, guided, make_guidance
 from markovae.sampling.inverse import (
@@ -303,7 +311,7 @@ class Edit:
 
 
 def edit(
-    model: Diffusion,
+    model: Model,
     image: Given | PILImage,
     *,
     mask: Given | PILImage | None = None,
@@ -311,6 +319,7 @@ def edit(
     from_level: float | None = None,
     to: Given | PILImage | None = None,
     round_trip: bool = False,
+    enlarge: bool = False,
     level: float | None = None,
     n: int | None = None,
     sampler: str | Plan | None = None,
@@ -327,7 +336,7 @@ def edit(
     fit: str = "crop",
     background: str = "white",
 ) -> Edit:
-    """Edit one image with the model as prior, in one of five ways; draw i depends on (seed, i) only.
+    """Edit one image with the model as prior, in one of six ways; draw i depends on (seed, i) only.
 
         made = mv.edit(run.model, "photo.jpg", mask="brushed.png")
         mv.grid(made.images).save("draws.png")
@@ -342,6 +351,8 @@ def edit(
         from_level: noise the image to level F·L, in (0, 1], and draw again.
         to: interpolate to this image; `level` in (0, 1] says where the latents are mixed (default 0.5).
         round_trip: encode to noise and decode again.
+        enlarge: of a cascade: draw the details of an image of the size of one of its stages; each square of pixels
+            drawn keeps the mean that the image has.
         n: images drawn; default 4, for a round trip 1.
         sampler, steps: as for `sample`; the default sampler is dpmpp2m for a round trip and ancestral for RePaint, in
             20 steps, RePaint 50.
@@ -352,7 +363,14 @@ def edit(
     Raises:
         UserError: for pictures, words or values that do not go together or with the model.
     """
-    ways = {"mask": mask, "degrade": degrade, "from_level": from_level, "to": to, "round_trip": round_trip or None}
+    ways = {
+        "mask": mask,
+        "degrade": degrade,
+        "from_level": from_level,
+        "to": to,
+        "round_trip": round_trip or None,
+        "enlarge": enlarge or None,
+    }
     asked = [name for name, value in ways.items() if value is not None]
     if len(asked) != 1:
         raise UserError(f"exactly one of {', '.join(ways)} says how to edit: {' and '.join(asked) or 'none'} is given")
@@ -362,9 +380,16 @@ def edit(
     repaint, count = method == "repaint", 1 if round_trip else 4 if n is None else n
     if count < 1:
         raise UserError(f"n={count} must be at least 1: it counts the images drawn")
+    if isinstance(sampler, Plan) and steps is not None:
+        raise UserError(f"steps={steps} and a plan are both given: leave steps out")
+    push = make_guidance(model, guidance, prompt=prompt, negative=negative)
+    what = None if prompt is not None else "none" if labels is None else labels
+    if enlarge:
+        given = make_condition(model, count, labels=what, prompt=prompt)
+        chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler or DEFAULT_SAMPLER, steps)
+        return _enlarge(model, image, count, chosen, seed, given, push)
+    model = one_stage(model, "an edit other than enlarge")
     if isinstance(sampler, Plan):
-        if steps is not None:
-            raise UserError(f"steps={steps} and a plan are both given: leave steps out")
         chosen = sampler
     else:
         default = "dpmpp2m" if round_trip else "ancestral" if repaint else DEFAULT_SAMPLER
@@ -372,8 +397,6 @@ def edit(
         chosen = plan(model, sampler or default, nfe)
     if round_trip and len(chosen.grid) < 3:
         raise UserError(f"steps={steps} leaves no step to noise and back: take more")
-    push = make_guidance(model, guidance, prompt=prompt, negative=negative)
-    what = None if prompt is not None else "none" if labels is None else labels
     given = make_condition(model, count, labels=what, prompt=prompt)
     condition = None if given is None else given.condition().to(model.device)
     editor = Editor(model, chosen, seed, condition, guided(model, condition, push))
@@ -407,6 +430,37 @@ def edit(
             assert from_level is not None
             drawn, name = editor.vary(many, from_level), f"from level {from_level:g}"
     return Edit(to_images(model, drawn), to_images(model, shown), name, chosen, push, error, picture, masked)
+
+
+def _enlarge(
+    model: Model,
+    image: Given | PILImage,
+    count: int,
+    steps_plan: Plan,
+    seed: int,
+    given: Conditioning | None,
+    push: Guidance,
+) -> Edit:
+    """Draws of the detail stages behind the one whose size the image has."""
+    if not isinstance(model, Cascade) or not model.octaves:
+        raise UserError(
+            "enlarge draws details by a cascade's stages, and this model has one stage: degrade=sr2 restores"
+        )
+    channels, height, width = model.shape
+    sizes = [(channels, height >> below, width >> below) for below in range(model.octaves, 0, -1)]
+    picture = _picture(model, image, "image", sizes)
+    if tuple(picture.pixels.shape) not in sizes:
+        known = " or ".join(f"{w}x{h}" for _, h, w in sizes)
+        raise UserError(f"enlarge takes an image of the size of one of the stages, {known}: resize it first")
+    below = model.octaves - sizes.index(tuple(picture.pixels.shape))
+    details = steps_plan.details[model.octaves - below :]
+    x = _on_scale(model, picture)
+    condition = None if given is None else given.condition().to(model.device)
+    used, many = replace(steps_plan, details=details), x.expand(count, *x.shape[1:])
+    with evaluating(model):
+        drawn = final_latents(cascade_trajectory(model, range(count), used, seed, condition, push, many))
+    shown = to_images(model, x).repeat(1 << below, -1).repeat(1 << below, -2)
+    return Edit(to_images(model, drawn), shown, f"enlarging {1 << below} times", used, push, picture=picture)
 
 
 def _require_together(
@@ -476,12 +530,12 @@ def _operator(model: Diffusion, how: str | LinearOperator) -> tuple[LinearOperat
     return BoxDown(factor), (channels, height // factor, width // factor), how
 
 
-def _on_scale(model: Diffusion, picture: Picture) -> Tensor:
+def _on_scale(model: Model, picture: Picture) -> Tensor:
     return model.pixels.to_x(as_tensor(picture.pixels))[None].to(model.device, torch.float32)
 
 
 def _picture(
-    model: Diffusion,
+    model: Model,
     given: Given | PILImage,
     name: str,
     exact: Sequence[tuple[int, ...]] = (),

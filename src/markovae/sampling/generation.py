@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.diffusion.cascade import Cascade, Model
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
@@ -33,18 +35,23 @@ def sample_trajectory(
     seed: int = 0,
     condition: Condition | None = None,
     denoiser: Denoiser | None = None,
+    stage: int = 0,
+    size: Sequence[int] | None = None,
 ) -> Iterator[State]:
     """The states of the samples with these numbers, from noise to data (see `trajectory`).
 
     Args:
+        stage: of a cascade, that the model is; each has noise of its own.
+        size: height and width of the latents, where they are not the model's.
         denoiser: what stands in for the model's own x̂ (guidance, a measurement); None is the model. The plan's
             threshold is put around it.
     Raises:
         UserError: see `check_condition`.
     """
     check_condition(model, condition)
-    source = Streams(seed, "sample", indices)
-    z = source.normal(model.shape, torch.float32).to(model.device, working_type(model))
+    source = Streams(seed, "sample", indices, *((stage,) if stage else ()))
+    shape = model.shape if size is None else (model.shape[0], *size)
+    z = source.normal(shape, torch.float32).to(model.device, working_type(model))
     if denoiser is None:
         denoiser = MeanOnly(model) if ignores_head(model, steps_plan) else model
     if steps_plan.threshold is not None:
@@ -62,8 +69,50 @@ def working_type(model: Diffusion) -> torch.dtype:
     return torch.float64 if model.precision == torch.float64 else torch.float32
 
 
+SAMPLE_LOGSNR = 8.0
+"""log-SNR of the coarse image that a detail stage is given: noise of two grey levels hides what a base gets wrong."""
+
+
+def cascade_trajectory(
+    model: Cascade,
+    indices: Sequence[int],
+    steps_plan: Plan,
+    seed: int = 0,
+    condition: Condition | None = None,
+    guidance: Guidance | None = None,
+    coarse: Tensor | None = None,
+) -> Iterator[State]:
+    """The states of the stages one after the other, and at the end the image: z of the last state.
+
+    Args:
+        steps_plan: with one for each detail stage that is run; fewer end at a smaller image.
+        coarse: a mean image to begin from, (B, C, h, w), as many stages below the full size as the plan has details;
+            None draws the base first.
+    """
+    guidance = guidance or Guidance()
+    first = 1 if coarse is None else model.octaves - len(steps_plan.details) + 1
+    image = coarse
+    if image is None:
+        denoiser = guided(model.base, condition, guidance)
+        for state in sample_trajectory(model.base, indices, steps_plan, seed, condition, denoiser):
+            image = state.z
+            yield state
+    assert image is not None, "a trajectory has a state"
+    for b, each in enumerate(steps_plan.details, first):
+        noise = Streams(seed, "coarse sample", indices, b).normal(image.shape[1:], image.dtype).to(image.device)
+        logsnr = model.coarse_logsnr(b).clamp(max=SAMPLE_LOGSNR)
+        stage, known = model.stage(b), model.refining(condition, image, logsnr, noise)
+        details, denoiser = image, guided(stage, known, guidance)
+        for state in sample_trajectory(stage, indices, each, seed, known, denoiser, b, image.shape[2:]):
+            details = state.z
+            yield state
+        image = model.refined(image, details, b)
+    if steps_plan.details:
+        yield State(steps_plan.grid[0], image, image)
+
+
 def batch_trajectories(
-    model: Diffusion,
+    model: Model,
     n: int,
     steps_plan: Plan,
     *,
@@ -91,9 +140,12 @@ def batch_trajectories(
         raise UserError(f"{len(condition)} conditions for n={n} samples: give one for all, or one a sample")
     for numbers in batches_of(n, batch, rank):
         part = None if condition is None else condition[torch.tensor(numbers)].condition().to(model.device)
-        denoiser = guided(model, part, guidance or Guidance())
         keys = [start + i if noise_indices is None else noise_indices[i] for i in numbers]
-        yield sample_trajectory(model, keys, steps_plan, seed, part, denoiser)
+        if isinstance(model, Cascade):
+            yield cascade_trajectory(model, keys, steps_plan, seed, part, guidance)
+        else:
+            denoiser = guided(model, part, guidance or Guidance())
+            yield sample_trajectory(model, keys, steps_plan, seed, part, denoiser)
 
 
 def batches_of(n: int, batch: int, rank: Rank | None = None) -> list[range]:
@@ -109,6 +161,10 @@ def network_evaluations(steps_plan: Plan, guidance: Guidance) -> int:
     """
     if guidance.weight == 1:
         return steps_plan.nfe
+    if steps_plan.details:
+        return sum(
+            network_evaluations(each, guidance) for each in (replace(steps_plan, details=()), *steps_plan.details)
+        )
     interval = guidance.interval or Interval()
     visited = steps_plan.grid[1:].tolist()
     if len(visited) != steps_plan.nfe:
@@ -160,18 +216,23 @@ def final_samples(trajectories: Iterable[Iterator[State]], shape: Sequence[int])
     return torch.cat([torch.empty(0, *shape), *(final_latents(states).float().cpu() for states in trajectories)])
 
 
-def final_images(model: Diffusion, trajectories: Iterable[Iterator[State]]) -> np.ndarray:
-    """The pixel values at the end of every trajectory, (n, C, H, W); only one batch is held in floating point.
+def final_images(
+    model: Model, trajectories: Iterable[Iterator[State]], shape: Sequence[int] | None = None
+) -> np.ndarray:
+    """The pixel values at the end of every trajectory, (n, *shape); only one batch is held in floating point.
+
+    Args:
+        shape: of an image; None is the model's.
 
     Raises:
         NonFiniteSamples: as `final_latents`.
     """
     made = [to_images(model, final_latents(states).float()) for states in trajectories]
-    return np.concatenate([to_images(model, torch.empty(0, *model.shape)), *made])
+    return np.concatenate([to_images(model, torch.empty(0, *(shape or model.shape))), *made])
 
 
 def sample(
-    model: Diffusion,
+    model: Model,
     n: int,
     *,
     steps: int | None = None,
@@ -186,12 +247,13 @@ def sample(
     guidance: float | Guidance | None = None,
     negative: str | None = None,
     interval: Interval | Sequence[float] | None = None,
-    autoguide: Diffusion | None = None,
+    autoguide: Model | None = None,
     noise_indices: Sequence[int] | None = None,
     shard: tuple[int, int] | None = None,
     ranks: Ranks | None = None,
     raw: bool = False,
     progress: bool = False,
+    stage: int | None = None,
 ) -> np.ndarray:
     """Draw n images: sample i depends on (seed, i) only.
 
@@ -213,6 +275,7 @@ def sample(
         ranks: processes that draw together; each returns all n images.
         raw: True returns float32 on the model's scale instead of pixel values.
         progress: whether to show progress on stderr.
+        stage: of a cascade, the last one that is run, from 0, the base; None is all, an image in full size.
     Returns: (n, C, H, W), uint8 (uint16 above 256 bins), or float32 with `raw`.
     Raises:
         UserError: for n, steps or batch below 1, an unknown word, a condition that the model does not take, a null
@@ -234,6 +297,7 @@ def sample(
         chosen = ranks.in_turn(
             lambda: plan(model, sampler, steps, spacing, threshold=threshold, condition=few, guidance=chosen_guidance)
         )
+    chosen, shape = up_to_stage(model, chosen, stage)
     rank = ranks.here
     if shard is not None:
         if not ranks.alone:
@@ -252,18 +316,35 @@ def sample(
         noise_indices=noise_indices,
     )
     if progress:
-        total = len(batches_of(n, batch, rank)) * len(chosen.grid)
+        total = len(batches_of(n, batch, rank)) * chosen.num_states
         trajectories = track_inside(trajectories, "sampling, step by step", total)
     with evaluating(model, chosen_guidance.weaker):
-        images = final_samples(trajectories, model.shape).numpy() if raw else final_images(model, trajectories)
+        images = final_samples(trajectories, shape).numpy() if raw else final_images(model, trajectories, shape)
     if ranks.alone:
         return images
     # Each rank adds its own images to zeros.
     rows = [number for numbers in batches_of(n, batch, rank) for number in numbers]
-    table = torch.zeros(n, *model.shape, dtype=torch.float32 if raw else torch.int32)
+    table = torch.zeros(n, *shape, dtype=torch.float32 if raw else torch.int32)
     table[rows] = torch.from_numpy(images.astype(np.float32 if raw else np.int32))
     gathered: np.ndarray = ranks.sum(table).numpy().astype(images.dtype)
     return gathered
+
+
+def up_to_stage(model: Model, steps_plan: Plan, stage: int | None) -> tuple[Plan, tuple[int, ...]]:
+    """The plan of a cascade up to a stage, and the shape of what it draws."""
+    if not isinstance(model, Cascade):
+        if stage is not None:
+            raise UserError(f"stage={stage} is for a cascade, and this model has one stage: leave it out")
+        return steps_plan, model.shape
+    if len(steps_plan.details) != model.octaves:
+        raise UserError("this plan is of another number of stages: make it with the model itself")
+    if stage is None:
+        return steps_plan, model.shape
+    if not 0 <= stage <= model.octaves:
+        raise UserError(f"stage={stage} must lie in 0…{model.octaves}: the stages of this cascade, the base first")
+    channels, height, width = model.shape
+    below = model.octaves - stage
+    return replace(steps_plan, details=steps_plan.details[:stage]), (channels, height >> below, width >> below)
 
 
 def shard_indices(n: int, batch: int, shard: tuple[int, int] | None = None) -> list[int]:
@@ -293,7 +374,7 @@ def _require_counts(n: int, batch: int) -> None:
         raise UserError(f"batch={batch} must be at least 1: it counts the images made at a time")
 
 
-def to_images(model: Diffusion, x: Tensor) -> np.ndarray:
+def to_images(model: Model, x: Tensor) -> np.ndarray:
     """Numbers on the model's scale to pixel values, uint8 up to 256 bins, uint16 above."""
     digits = model.pixels.to_pixel_values(x).cpu().numpy()
     return digits.astype(np.uint8 if model.pixels.bins <= 256 else np.uint16)

@@ -12,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from markovae.diffusion.cascade import Cascade, Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning, same_text_encoder
@@ -53,7 +54,8 @@ class Unconditional:
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         """(x̂, head) without the condition."""
-        return self.inner.predict(z, logsnr, None)
+        coarse = None if condition is None else condition.coarse
+        return self.inner.predict(z, logsnr, None if coarse is None else Condition(coarse=coarse))
 
 
 @final
@@ -69,7 +71,9 @@ class NegativePrompt:
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         """(x̂, head) under the fixed condition."""
-        return self.inner.predict(z, logsnr, self.condition.to(z.device)[torch.zeros(len(z), dtype=torch.int64)])
+        other = self.condition.to(z.device)[torch.zeros(len(z), dtype=torch.int64)]
+        coarse = None if condition is None else condition.coarse
+        return self.inner.predict(z, logsnr, other if coarse is None else replace(other, coarse=coarse))
 
 
 @final
@@ -118,13 +122,13 @@ class Guidance:
 
 
 def make_guidance(
-    model: Diffusion,
+    model: Model,
     weight: float | Guidance | None = None,
     *,
     prompt: Prompts = None,
     negative: str | None = None,
     interval: Interval | Sequence[float] | None = None,
-    autoguide: Diffusion | None = None,
+    autoguide: Model | None = None,
 ) -> Guidance:
     """The guidance asked for; its default is decided here.
 
@@ -146,7 +150,10 @@ def make_guidance(
         weight = (TEXT_GUIDANCE if prompted and away else 1.0) if weight is None else float(weight)
         if interval is not None and not isinstance(interval, Interval):
             interval = Interval(*interval)
-        made = Guidance(weight, interval, autoguide)
+        if isinstance(model, Cascade) and autoguide is not None:
+            raise UserError("autoguide is for models of one stage, and this is a cascade: leave it out")
+        weaker = None if autoguide is None else one_stage(autoguide, "autoguide")
+        made = Guidance(weight, interval, weaker)
     if negative is not None and not prompted:
         raise UserError("a negative prompt is what a prompt is guided away from: give a prompt")
     for name, value in (("interval", interval), ("autoguide", autoguide), ("negative", negative)):

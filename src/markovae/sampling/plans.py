@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from markovae.diffusion.cascade import Cascade, Model, stages_of
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.measurement import finite
@@ -36,6 +37,7 @@ class Plan:
         corrector: applied after each evaluation but the first, or None.
         threshold: what keeps x̂ within the pixels' range, `Clipped` or `DynamicallyClipped`; None leaves x̂ as it is.
         sampler, spacing: their names, where `plan` made it.
+        details: of a cascade's detail stages, coarse to fine; this plan itself is of the base.
     """
 
     stepper: Stepper
@@ -44,6 +46,7 @@ class Plan:
     threshold: Callable[[Denoiser], Denoiser] | None = None
     sampler: str | None = None
     spacing: str | None = None
+    details: tuple[Plan, ...] = ()
 
     @property
     def draws(self) -> bool:
@@ -54,11 +57,18 @@ class Plan:
     def nfe(self) -> int:
         """Network evaluations a sample: one at each log-SNR, and those within the steps and corrections."""
         within = self.stepper.evaluations_per_step - 1 + (self.corrector.calls if self.corrector else 0)
-        return len(self.grid) - 1 + (len(self.grid) - 2) * within
+        own = len(self.grid) - 1 + (len(self.grid) - 2) * within
+        return own + sum(stage.nfe for stage in self.details)
+
+    @property
+    def num_states(self) -> int:
+        """States of a trajectory; of a cascade, those of its stages and the whole image."""
+        details = sum(len(stage.grid) for stage in self.details)
+        return len(self.grid) + details + bool(self.details)
 
 
 def plan(
-    model: Diffusion,
+    model: Model,
     sampler: str,
     steps: int | None = None,
     spacing: str | None = None,
@@ -74,7 +84,8 @@ def plan(
 
     Args:
         sampler: one of SAMPLERS.   spacing: one of SPACINGS; None is the sampler's own.
-        steps: None is 20, or all L levels for `ancestral`.
+        steps: None is 20, or all L levels for `ancestral`. A cascade shares them out: two parts for the base, one for
+            each detail stage; None is 20 for the base and 10 for each of the others.
         threshold: static or dynamic; None leaves x̂ as it is.
         condition, guidance: what the spacing `tuned` is tuned for; condition of any number of samples.
     Raises:
@@ -84,8 +95,10 @@ def plan(
     _require_known("spacing", spacing or SAMPLERS[sampler].spacing, SPACINGS)
     if threshold is not None:
         _require_known("threshold", threshold, _WRAPPERS)
+    if isinstance(model, Cascade):
+        return _cascade_plan(model, sampler, steps, spacing, threshold)
     entry, levels, ancestral = SAMPLERS[sampler], model.num_levels, sampler == "ancestral"
-    steps = (levels if ancestral else min(20, levels)) if steps is None else steps
+    steps = (levels if ancestral else default_steps(model)) if steps is None else steps
     if not hasattr(steps, "__index__"):
         raise UserError(f"steps={steps!r} must be a whole number: it counts network evaluations")
     if steps < 1:
@@ -107,6 +120,43 @@ def plan(
 
         made = replace(made, grid=searched_grid(model, made, condition, guidance or Guidance()))
     return made
+
+
+def _cascade_plan(model: Cascade, sampler: str, steps: int | None, spacing: str | None, threshold: str | None) -> Plan:
+    """The plans of the stages, as one."""
+    if (spacing or SAMPLERS[sampler].spacing) in SEARCHED:
+        raise UserError(f"spacing {spacing!r} is searched for models of one stage: a cascade takes uniform or karras")
+    stages = stages_of(model)
+    shares: list[int | None] = [None] * len(stages)
+    if steps is None and sampler != "ancestral":
+        steps = default_steps(model)
+    if steps is not None:
+        shares = [*split_steps(steps, model.octaves)]
+    each = [
+        plan(stage, sampler, share, spacing, threshold=threshold if b == 0 else None)
+        for b, (stage, share) in enumerate(zip(stages, shares, strict=True))
+    ]
+    return replace(each[0], details=tuple(each[1:]))
+
+
+def default_steps(model: Model) -> int:
+    """Network evaluations a sample, where nobody names them: 20, and 10 for each detail stage of a cascade."""
+    details = stages_of(model)[1:]
+    return min(20, stages_of(model)[0].num_levels) + sum(min(10, stage.num_levels) for stage in details)
+
+
+def split_steps(steps: int, octaves: int) -> list[int]:
+    """Network evaluations of each stage, the base first: two parts for the base, one for each detail stage.
+
+    Raises:
+        UserError: for fewer than there are stages.
+    """
+    if not hasattr(steps, "__index__"):
+        raise UserError(f"steps={steps!r} must be a whole number: it counts network evaluations")
+    if steps < octaves + 1:
+        raise UserError(f"steps={steps} must be at least {octaves + 1}: a cascade evaluates each of its stages")
+    detail = max(1, round(steps / (octaves + 2))) if octaves else 0
+    return [steps - octaves * detail, *(detail,) * octaves]
 
 
 def describe_plan(steps_plan: Plan, guidance: Guidance) -> dict[str, Any]:

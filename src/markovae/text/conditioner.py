@@ -22,7 +22,7 @@ from markovae.networks.conditioning import Condition, Conditioning, TextConditio
 from markovae.text.encoders import TextEncoder, encoder_hash, load_encoder, sentence_vector, token_width
 
 if TYPE_CHECKING:
-    from markovae.diffusion.model import Diffusion
+    from markovae.diffusion.cascade import Model
 
 
 CHUNK = 64
@@ -225,7 +225,7 @@ def as_condition(features: Tensor, mask: Tensor) -> Condition:
     return Condition(tokens=features, mask=mask, vector=sentence_vector(features, mask), keep=keep)
 
 
-def attach_conditioning(model: Diffusion, data: ImageData, held_out: bool = False) -> ImageData:
+def attach_conditioning(model: Model, data: ImageData, held_out: bool = False) -> ImageData:
     """The images with what this model is conditioned on, and nothing that it does not take.
 
     Args:

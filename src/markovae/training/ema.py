@@ -9,7 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.cascade import Model
+from markovae.diffusion.model import load_weights
 from markovae.training.sharding import full_tensor, is_sharded, local_shard, shard_like, shard_tables
 
 
@@ -40,13 +41,13 @@ class EMA:
         warmup: it looks back no further than about 1/warmup of the updates so far; 0 is none (see `decay_at`).
     """
 
-    def __init__(self, model: Diffusion, horizon: float = 1000.0, warmup: float = 10.0) -> None:
+    def __init__(self, model: Model, horizon: float = 1000.0, warmup: float = 10.0) -> None:
         self.horizon, self.warmup, self._updates = horizon, warmup, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._averages: dict[str, Tensor] = dict(self.model.named_parameters())
         self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
 
-    def spread(self, model: Diffusion, first: bool) -> None:
+    def spread(self, model: Model, first: bool) -> None:
         """Hold the rows alone that this process holds of the weights of `model`; all but the first drop the copy."""
         self._weights = {name: weight.detach() for name, weight in model.named_parameters()}
         self._averages = {

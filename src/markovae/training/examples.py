@@ -15,7 +15,7 @@ from torch import Tensor
 from markovae.data.image_files import channels_first, flat_picture, header_from
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.log import log
 from markovae.networks.conditioning import Condition, Conditioning, class_numbers
@@ -79,7 +79,7 @@ class ArrayExamples(Examples):
         model: whose shape and pixel values a transformed image must have.
     """
 
-    def __init__(self, data: ImageData, model: Diffusion | None = None, transform: Transform | None = None) -> None:
+    def __init__(self, data: ImageData, model: Model | None = None, transform: Transform | None = None) -> None:
         self.data, self.count, self.shape, self.runs = data, len(data), data.shape, data.runs
         self._model, self._transform = model, transform
 
@@ -102,7 +102,7 @@ class ItemExamples(Examples):
         items: with a length, by index.   model: in training.   transform: of each image, as the item has it.
     """
 
-    def __init__(self, items: Any, model: Diffusion, transform: Transform | None) -> None:
+    def __init__(self, items: Any, model: Model, transform: Transform | None) -> None:
         self._items, self._model, self._transform = items, model, transform
         self.count, self.shape = len(items), model.shape
         self._dropped = _Dropped(model)
@@ -131,7 +131,7 @@ class StreamExamples(Examples):
         UserError: for a first item that is no image of the model.
     """
 
-    def __init__(self, source: Iterable[Any], model: Diffusion, transform: Transform | None, kept: int) -> None:
+    def __init__(self, source: Iterable[Any], model: Model, transform: Transform | None, kept: int) -> None:
         self._source, self._model, self._transform = source, model, transform
         self.count, self.shape = None, model.shape
         self._dropped, self._iterator = _Dropped(model), iter(source)
@@ -187,7 +187,7 @@ class StreamExamples(Examples):
 class _Dropped:
     """What is known of images as the model takes it; labels that it does not take are left out, said once."""
 
-    def __init__(self, model: Diffusion) -> None:
+    def __init__(self, model: Model) -> None:
         self._model, self._said = model, False
 
     def chunk(self, images: np.ndarray[Any, Any], known: Any) -> Chunk:
@@ -268,7 +268,7 @@ def _padded(value: Tensor, length: int) -> Tensor:
     return torch.cat([value, more], 1)
 
 
-def as_pixel_values(image: Any, model: Diffusion) -> np.ndarray[Any, Any]:
+def as_pixel_values(image: Any, model: Model) -> np.ndarray[Any, Any]:
     """An image, or many, as integer pixel values of the model's shape, (…, C, H, W).
 
     Integers are pixel values 0…bins−1; floats lie in [0, 1] and go to the nearest pixel value.
@@ -303,7 +303,7 @@ def as_pixel_values(image: Any, model: Diffusion) -> np.ndarray[Any, Any]:
     return values.astype(np.uint8 if bins <= 256 else np.uint16)
 
 
-def as_examples(model: Diffusion, data: Any, transform: Transform | None = None, kept: int = 0) -> Examples:
+def as_examples(model: Model, data: Any, transform: Transform | None = None, kept: int = 0) -> Examples:
     """Anything that holds images, as `fit` takes it.
 
     Args:
@@ -333,7 +333,7 @@ def as_examples(model: Diffusion, data: Any, transform: Transform | None = None,
     return StreamExamples(data, model, transform, kept)
 
 
-def _from_arrays(model: Diffusion, images: Any, known: Any) -> ImageData:
+def _from_arrays(model: Model, images: Any, known: Any) -> ImageData:
     values, bins = as_pixel_values(images, model), model.pixels.bins
     if values.ndim != 4:
         raise UserError(f"images of shape {tuple(values.shape)} are one image: pass (N, C, H, W)")
@@ -350,7 +350,7 @@ def _from_arrays(model: Diffusion, images: Any, known: Any) -> ImageData:
     return ImageData(values, labels, tuple(map(str, range(count))), bins=bins)
 
 
-def _from_image_data(model: Diffusion, data: ImageData, transform: Transform | None) -> ArrayExamples:
+def _from_image_data(model: Model, data: ImageData, transform: Transform | None) -> ArrayExamples:
     # A transform may crop: what it gives is looked at instead.
     if transform is None and data.shape != model.shape:
         raise UserError(f"images of shape {data.shape} do not fit the model, which takes {model.shape}")

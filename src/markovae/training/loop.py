@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Generator, Iterator
 from typing import Any, Self, final
 
-from markovae.diffusion.model import Diffusion, load_weights
+from markovae.diffusion.cascade import Model
+from markovae.diffusion.model import load_weights
 from markovae.diffusion.objective import Objective
 from markovae.errors import UserError
 from markovae.likelihood.fitting import fitted_tensors, is_fitted_kind, load_fitted
@@ -20,7 +21,7 @@ from markovae.training.trainer import Training
 
 
 def fit(
-    model: Diffusion,
+    model: Model,
     data: Any,
     config: TrainConfig | None = None,
     *,

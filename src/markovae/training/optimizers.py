@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.cascade import Model
 from markovae.training.sharding import full_tensor, local_shard, shard_like
 from markovae.training.train_config import TrainConfig
 
@@ -239,7 +239,7 @@ def _adam(entries: Sequence[tuple[Tensor, ...]], lr: float, betas: Any, decay: f
     )
 
 
-def create_optimizer(model: Diffusion, config: TrainConfig) -> MuonAdamW:
+def create_optimizer(model: Model, config: TrainConfig) -> MuonAdamW:
     """Muon for the hidden matrices and AdamW for the rest, or AdamW for all."""
     return MuonAdamW(
         *split_model(model, model.network, config.optimizer),

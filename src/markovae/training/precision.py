@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from markovae.diffusion.cascade import Model
 from markovae.diffusion.learned_schedule import LearnedLogSNR
-from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.network import Network
 from markovae.training.train_config import TrainConfig
 
 
-def prepared(model: Diffusion, config: TrainConfig) -> nn.Module:
+def prepared(model: Model, config: TrainConfig) -> nn.Module:
     """What the section [train] makes of the model's network; the weights stay those of the network itself.
 
     Raises:

@@ -10,8 +10,8 @@ from dataclasses import InitVar, dataclass
 import torch
 from torch import Tensor, nn
 
+from markovae.diffusion.cascade import Model
 from markovae.diffusion.learned_schedule import LearnedLogSNR
-from markovae.diffusion.model import Diffusion
 from markovae.errors import StoppedRun, UserError
 from markovae.training.batches import BatchIndices
 from markovae.training.sharding import full_tensor
@@ -44,19 +44,19 @@ class TrainStep:
     grad_norm: float
     seconds: float
     images_per_second: float
-    averaged: InitVar[Callable[[], Diffusion] | None] = None
+    averaged: InitVar[Callable[[], Model] | None] = None
 
-    def __post_init__(self, averaged: Callable[[], Diffusion] | None) -> None:
+    def __post_init__(self, averaged: Callable[[], Model] | None) -> None:
         object.__setattr__(self, "_averaged", averaged)  # no field, so that a step is a row of numbers
 
     @property
-    def ema(self) -> Diffusion:
+    def ema(self) -> Model:
         """The averaged model as it is now, to sample, measure and save in the middle of a training that goes on.
 
         It is the training's own average: it moves with the next step, so `copy.deepcopy` what is to stay.
         A reverse variance that images fit is fitted to it first.
         """
-        averaged: Callable[[], Diffusion] | None = getattr(self, "_averaged", None)
+        averaged: Callable[[], Model] | None = getattr(self, "_averaged", None)
         if averaged is None:
             raise UserError("this step has no averaged model: it was not yielded by mv.fit")
         return averaged()
@@ -95,7 +95,7 @@ def unfinite_weights(
     return not_taken(f"{listed(names)} {'is' if len(names) == 1 else 'are'} not finite", step, indices_of)
 
 
-def require_useful(model: Diffusion, step: int) -> None:
+def require_useful(model: Model, step: int) -> None:
     """A schedule that learns can be used after step number `step`: its numbers may be finite and say nothing.
 
     Raises:
@@ -108,7 +108,7 @@ def require_useful(model: Diffusion, step: int) -> None:
             raise NonFiniteError(f"{error}, after step {step}: it is not kept") from None
 
 
-def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collection[Diffusion], step: int) -> None:
+def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collection[Model], step: int) -> None:
     """What a checkpoint of this step would hold can be used.
 
     Args:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from markovae.data.images import ImageData
-from markovae.diffusion.model import Diffusion, load_weights
-from markovae.diffusion.objective import Objective
-from markovae.likelihood.fitting import fit_reverse, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.diffusion.cascade import Cascade, Model
+from markovae.diffusion.model import load_weights
+from markovae.diffusion.objective import MeanNoise, Objective
+from markovae.errors import UserError
+from markovae.likelihood.fitting import fit_stages, fitted_tensors, is_fitted_kind, load_fitted
 from markovae.log import log
 from markovae.networks.embedding import working_type
 from markovae.randomness import generator
@@ -23,9 +25,10 @@ from markovae.system.distributed import Ranks
 from markovae.system.memory import halved, out_of_memory, within_memory
 from markovae.training.batches import Batch, Batches, BatchIndices, draws_record
 from markovae.training.budget import Budget, Timer, rate_factor
+from markovae.training.cascade_loss import CascadeLoss
 from markovae.training.ema import EMA
 from markovae.training.examples import Examples
-from markovae.training.losses import LevelLoss, Losses, OwnFunction, create_loss, create_noise_sampling
+from markovae.training.losses import LevelLoss, Loss, Losses, OwnFunction, create_loss, create_noise_sampling
 from markovae.training.optimizers import create_optimizer
 from markovae.training.precision import Choice, dtype_named, prepared, probe
 from markovae.training.sharding import full_tensor, local_shard, require_shardable, shard_tables, sharded
@@ -60,7 +63,7 @@ class Training:
 
     def __init__(
         self,
-        model: Diffusion,
+        model: Model,
         data: ImageData | Examples,
         config: TrainConfig,
         flip: bool = False,
@@ -72,9 +75,10 @@ class Training:
         model.null_trained = config.label_dropout > 0
         self.ranks = Ranks() if ranks is None else ranks
         self.ranks.require_work(config.batch)
-        self.loss = create_loss(model, config, own)
+        self.loss = _loss(model, config, own)
         require_shardable(config, self.loss)
-        draws = create_noise_sampling(config, model.target, model.schedule)
+        cascaded = isinstance(model, Cascade)
+        draws = MeanNoise() if cascaded else create_noise_sampling(config, model.target, model.schedule)
         self.batches = Batches(
             data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
@@ -93,7 +97,7 @@ class Training:
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
         wrap = isinstance(self.loss, LevelLoss)
-        network = prepared(model, config)
+        network = model.network if isinstance(model, Cascade) else prepared(model, config)
         self._network = self.ranks.wrapped(network) if wrap and not self.spread else network
         reduced = set(model.network.parameters()) if wrap else set()
         self._unreduced = [weight for weight in model.parameters() if weight.requires_grad and weight not in reduced]
@@ -184,7 +188,7 @@ class Training:
             averaged=self.averaged,
         )
 
-    def averaged(self) -> Diffusion:
+    def averaged(self) -> Model:
         """The averaged model, its reverse variance fitted to the average of this very step."""
         if self._fitted_at != self.step:
             self.fit_variance()
@@ -214,7 +218,7 @@ class Training:
             return
         some = data.spread(self.config.fit_images if images is None else images)
         labels = some.label if some.known is None else some.known
-        fit = partial(fit_reverse, model, some.images, labels, seed=self.config.seed)
+        fit = partial(fit_stages, model, some.images, labels, seed=self.config.seed)
         with fitting_after(self.step):
             within_memory(lambda size: fit(batch=size), max(self.config.batch, 64))
         self._fitted_at = self.step
@@ -379,5 +383,13 @@ class Training:
             torch.cuda.synchronize(self.model.device)
 
 
-def _weights(model: Diffusion) -> dict[str, Tensor]:
+def _loss(model: Model, config: TrainConfig, own: Objective | OwnFunction | None) -> Loss:
+    if not isinstance(model, Cascade):
+        return create_loss(model, config, own)
+    if own is not None:
+        raise UserError("an objective or a loss of your own is for models of one stage: leave it out")
+    return CascadeLoss(model, config)
+
+
+def _weights(model: Model) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
