@@ -8,7 +8,10 @@ Processor time, not wall time: the figures hold on a machine that does other wor
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion.cascade import stages_of
 from markovae.sampling.generation import sample
+from markovae.training.cascade_loss import CascadeLoss
 from markovae.training.trainer import Training
 
 
@@ -36,22 +40,25 @@ def main() -> None:
     training = Training(model, data, config.train)
     batch = training.batches.at(0)
 
-    losses = getattr(training.loss, "_losses", None)
-    if losses is not None:
-        for b, (stage, loss) in enumerate(zip(stages_of(model), losses, strict=True)):
-            rows = torch.arange(0, 32, training.loss._crops[b][2])
-            part = training.loss._part(batch, rows, b, None if b == 0 else torch.rand(len(rows), dtype=torch.float64))
-            pixels = part.x.shape[2] * part.x.shape[3] * len(rows) * (4 if b else 1)
+    if isinstance(training.loss, CascadeLoss):
+        for b, stage in enumerate(stages_of(model)):
+            part = training.loss.part(batch, b, 32)
+            assert part is not None, "a whole batch has rows for every stage"
+            size = len(part.x)
+            pixels = part.x[0, 0].numel() * size * (4 if b else 1)
             count = sum(weight.numel() for weight in stage.network.parameters())
-            took = fastest(lambda: loss.backward(stage.network, part, len(rows), torch.float32), options.repeats)
-            print(f"stage {b}: {count / 1e6:.2f} M weights, {len(rows)} crops, {1e6 * took / pixels:.2f} µs a pixel")
-    took = fastest(lambda: training.advance(), options.repeats)
-    print(f"a training step of 32 images: {took:.2f} s of one core")
-    took = fastest(lambda: sample(model, options.images, batch=options.images), 1)
-    print(f"{options.images} samples of {options.size}x{options.size}: {took:.1f} s of one core")
+            step = partial(training.loss.stages[b].backward, stage.network, part, size, torch.float32)
+            took = fastest(step, options.repeats)
+            sys.stdout.write(
+                f"stage {b}: {count / 1e6:.2f} M weights, {size} crops, {1e6 * took / pixels:.2f} µs a pixel\n"
+            )
+    took = fastest(training.advance, options.repeats)
+    sys.stdout.write(f"a training step of 32 images: {took:.2f} s of one core\n")
+    took = fastest(partial(sample, model, options.images, batch=options.images), 1)
+    sys.stdout.write(f"{options.images} samples of {options.size}x{options.size}: {took:.1f} s of one core\n")
 
 
-def fastest(work, repeats: int) -> float:
+def fastest(work: Callable[[], object], repeats: int) -> float:
     """Seconds of processor time, the least of some repeats after one that is not counted."""
     found = []
     for _ in range(repeats + 1):

@@ -140,8 +140,8 @@ def test_details_are_trained_on_crops_of_twice_the_base():
     assert [loss._crop(b) for b in range(3)] == [(8, 8, 1), (16, 16, 4), (16, 16, 4)]
     data = ImageData(images(32, 32))
     batch = Training(model, data, config("train.batch=32").train).batches.at(0)
-    rows = torch.arange(0, 32, 4)
-    part = loss._part(batch, rows, 2, torch.linspace(0, 0.99, 8, dtype=torch.float64))
+    rows, part = torch.arange(0, 32, 4), loss.part(batch, 2, 32)
+    assert torch.equal(loss.part(batch, 0, 32).x, model.means(batch.x, 0))
     assert part.x.shape == (8, 9, 8, 8)
     full, coarse = model.stage_data(batch.x[rows], 2)
     planes = part.condition.coarse

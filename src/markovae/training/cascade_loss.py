@@ -34,6 +34,7 @@ class CascadeLoss(Loss):
 
     Args:
         model: in training.   config: the section [train].
+    Its `stages` are the losses of the stages, the base first.
     """
 
     def __init__(self, model: Cascade, config: TrainConfig) -> None:
@@ -46,7 +47,7 @@ class CascadeLoss(Loss):
             if wrong:
                 raise UserError(f"{name} is for models of one stage: leave it out, or set cascade.stages=1")
         self._model, self._seed = model, config.seed
-        self._losses = [LevelLoss(model.stage(b), config) for b in range(model.octaves + 1)]
+        self.stages = [LevelLoss(model.stage(b), config) for b in range(model.octaves + 1)]
         self._crops = [self._crop(b) for b in range(model.octaves + 1)]
         if config.checkpointing:
             for network in model.network:
@@ -57,24 +58,20 @@ class CascadeLoss(Loss):
     @property
     def objective(self) -> Objective:
         """That of the base, whose levels name a step that is not taken."""
-        return self._losses[0].objective
+        return self.stages[0].objective
 
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         """A pass of each stage; the networks are the model's own."""
         model = self._model
-        base = self._part(batch, torch.arange(len(batch.x)), 0, None)
-        found = self._losses[0].backward(model.base.network, base, size, dtype)
+        found = self.stages[0].backward(model.base.network, self._base_part(batch), size, dtype)
         loss, nats = found.loss, found.nats
-        # An image's place in the whole batch decides, so that parts of a batch add up to it.
-        place = (batch.quantile * size).long()
         for b in range(1, model.octaves + 1):
-            every = self._crops[b][2]
-            rows, count = (place % every == 0).nonzero().flatten(), -(-size // every)
-            if not len(rows):
+            part = self.part(batch, b, size)
+            if part is None:
                 continue
-            quantile = ((place[rows] // every + (batch.quantile[rows] * size) % 1) / count + b * GOLDEN) % 1
-            part = self._part(batch, rows, b, quantile)
-            found = self._losses[b].backward(model.stage(b).network, part, count, dtype)
+            count = -(-size // self._crops[b][2])
+            rows = self._rows(batch, b, size)
+            found = self.stages[b].backward(model.stage(b).network, part, count, dtype)
             loss = loss.index_add(0, rows.to(loss.device), found.loss * (size / count))
             nats = nats.index_add(0, rows, found.nats * (size / count))
         return Losses(loss, nats)
@@ -97,27 +94,44 @@ class CascadeLoss(Loss):
         every = max(1, height * width // math.prod(base))
         return height, width, every
 
-    def _part(self, batch: Batch, rows: Tensor, b: int, quantile: Tensor | None) -> Batch:
-        """The stage's data, level and noise of some images of the batch."""
+    def part(self, batch: Batch, b: int, size: int) -> Batch | None:
+        """What stage b takes of a part of a batch of `size`: its data, levels and noise; None where it takes none."""
+        if not b:
+            return self._base_part(batch)
+        rows, every = self._rows(batch, b, size), self._crops[b][2]
+        if not len(rows):
+            return None
         model, at = self._model, rows.to(batch.x.device)
-        image, noise = model.means(batch.x[at], b), batch.draw.noise[at]
-        for _ in range(model.octaves - b):
-            noise = haar.split(noise)[0]  # of unit variance, as W is orthonormal
-        condition = None if batch.condition is None else batch.condition.take(at)
-        if quantile is None:
-            return replace(batch, x=image, draw=NoiseSample(batch.draw.level, noise))
+        place = batch.quantile[rows] * size
+        quantile = ((place.long() // every + place % 1) / -(-size // every) + b * GOLDEN) % 1
         # The quantile names image and step: a source of its own for each.
         streams = Streams(self._seed, "cascade", [int(q * 2**53) for q in batch.quantile[rows].tolist()], b)
         chance = streams.uniform((4,))
-        image, noise = (self._cropped(part, b, chance[:, :2]) for part in (image, noise))
+        image, noise = model.means(batch.x[at], b), self._noise(batch.draw.noise[at], b)
+        image, noise = (self._cropped(each, b, chance[:, :2]) for each in (image, noise))
         band, coarse = model.stage_data(image, b)
         noise, band_noise = haar.split(noise)
         nearest = float(model.coarse_logsnr(b))
         logsnr = torch.where(chance[:, 2] < 0.5, nearest, NOISIEST + chance[:, 3] * (nearest - NOISIEST))
+        condition = None if batch.condition is None else batch.condition.take(at)
         known = model.refining(condition, coarse, logsnr.to(coarse.device), noise)
-        level = self._losses[b].objective.draw(quantile)
+        level = self.stages[b].objective.draw(quantile)
         keep = torch.ones(len(rows), dtype=torch.bool, device=band.device)
         return Batch(batch.example[rows], quantile, band, NoiseSample(level, band_noise), None, keep, known)
+
+    def _base_part(self, batch: Batch) -> Batch:
+        noise = NoiseSample(batch.draw.level, self._noise(batch.draw.noise, 0))
+        return replace(batch, x=self._model.means(batch.x, 0), draw=noise)
+
+    def _rows(self, batch: Batch, b: int, size: int) -> Tensor:
+        """Of a part of a batch of `size`: an image's place in the whole decides, so that parts add up to it."""
+        return ((batch.quantile * size).long() % self._crops[b][2] == 0).nonzero().flatten()
+
+    def _noise(self, noise: Tensor, b: int) -> Tensor:
+        """That of the mean image of stage b in that of the pixels: of unit variance, as W is orthonormal."""
+        for _ in range(self._model.octaves - b):
+            noise = haar.split(noise)[0]
+        return noise
 
     def _cropped(self, images: Tensor, b: int, chance: Tensor) -> Tensor:
         height, width = self._crops[b][:2]
