@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from markovae.data import faceset
+from markovae.data import drawn_faces, faceset
 from markovae.data.data_config import DataConfig
 from markovae.data.faces import attributes, caption, short_caption, values
 from markovae.data.faceset import render
@@ -113,7 +113,7 @@ def test_an_interrupted_drawing_leaves_no_entry(own_cache: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"size": 48}, "32x32 or 64x64, not 48x48"),
+        ({"size": 300}, "32 to 256 pixels, not 300x300"),
         ({"size": 32, "width": 64}, "not 64x32"),
         ({"channels": "grey"}, "faces are rgb"),
     ],
@@ -128,3 +128,36 @@ def test_an_unwritable_cache_is_one_sentence(own_cache: Path, monkeypatch: pytes
     own_cache.write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot be written.*set MARKOVAE_CACHE"):
         faceset.read_faces(DataConfig("faces"), COUNTS)
+
+
+def test_larger_faces_are_drawn_when_they_are_read(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(drawn_faces, "BLOCK", 8)
+    drawn: list[int] = []
+
+    def draw(index: int, size: int) -> np.ndarray:
+        drawn.append(index)
+        return render(index, size)
+
+    monkeypatch.setattr(faceset, "render", draw)
+    reading = faceset.read_faces(DataConfig("faces", size=72), COUNTS)
+    splits = splits_of(reading)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == list(COUNTS)
+    assert splits.train.shape == (3, 72, 72)
+    assert (splits.train.runs, splits.validation.runs) == (((0, 8), (8, 16), (16, 20)), ((0, 4), (4, 6)))
+    assert not drawn
+    assert np.array_equal(splits.train.images[3], render(3, 72))
+    assert drawn == list(range(8))
+    assert np.array_equal(np.asarray(splits.test.images[[4, 0]]), np.stack([render(30, 72), render(26, 72)]))
+    assert drawn == [*range(8), *range(24, 31)]
+    again = splits_of(faceset.read_faces(DataConfig("faces", size=72), COUNTS))
+    assert np.array_equal(again.train.images[:8], splits.train.images[:8])
+    assert len(drawn) == 15
+    assert again.record() == splits.record()
+    small = splits_of(faceset.read_faces(DataConfig("faces"), COUNTS))
+    assert again.train.captions == small.train.captions
+
+
+@pytest.mark.parametrize(("size", "width"), [(16, 0), (257, 0), (128, 64)])
+def test_faces_of_other_sizes_are_one_sentence(own_cache: Path, size: int, width: int):
+    with pytest.raises(UserError, match=r"faces are squares of 32 to 256 pixels"):
+        faceset.read_faces(DataConfig("faces", size=size, width=width), COUNTS)

@@ -41,7 +41,7 @@ class DataConfig:
         source: "faces", "digits", "cifar10", an image folder, an array file (.npy, .npz, idx, idx.gz) or a folder of
             MNIST's idx files, CIFAR's binary files (a folder or .tar.gz), or shards (a folder of them, one .tar, a
             pattern with {000..099}, or a URL).
-        size: height in pixels; 0 = the source's own: faces 32, digits 8, arrays as they are; folders keep
+        size: height in pixels; 0 = the source's own: faces 32 (at most 256), digits 8, arrays as they are; folders keep
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
         width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).
         channels: "auto" (grey stays one channel, anything in colour makes the set rgb), "grey" or "rgb".

@@ -13,12 +13,13 @@ from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from markovae.data import cache, faces
 from markovae.data.data_config import DataConfig
+from markovae.data.drawn_faces import DrawnFaces, FaceBlocks, digest_of
 from markovae.data.faces import RECIPE, Attributes, attributes, caption, combinations, short_caption, shows
 from markovae.data.image_reader import open_image
 from markovae.data.images import Digests, ImageData, Pixels, content_digests
@@ -28,7 +29,8 @@ from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import track
 
-SIZES = (32, 64)
+SIZES = (32, 64)  # that are drawn at once and compared by their pixels
+LARGEST = 256
 FRAME_COLOUR = "#262e33"
 
 
@@ -119,20 +121,27 @@ def _style() -> Any:
 def render(index: int, size: int = 32) -> Pixels:
     """Face `index` as (3, size, size) uint8.
 
-    Drawn at 64 x 64; size 32 is the mean of each 2 x 2 block per channel, (a + b + c + d + 2) // 4, which
-    rounds halves up.
+    Size 32 is drawn at 64 x 64, and is the mean of each 2 x 2 block per channel, (a + b + c + d + 2) // 4, which
+    rounds halves up; all others are drawn at their size.
 
-    Raises: UserError for a size that is neither 32 nor 64.
+    Raises: UserError for a size that is not in 32…256.
     """
     from resvg_py import svg_to_bytes
 
-    if size not in SIZES:
-        raise UserError(f"faces come in sizes {SIZES[0]} and {SIZES[1]}, not {size}: set data.size to one")
-    drawing = svg(attributes(index))
-    png = svg_to_bytes(svg_string=drawing, width=SIZES[1], height=SIZES[1], skip_system_fonts=True)
+    _check_size(size, size)
+    drawing, side = svg(attributes(index)), SIZES[1] if size == SIZES[0] else size
+    png = svg_to_bytes(svg_string=drawing, width=side, height=side, skip_system_fonts=True)
     with open_image(png) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels) if size == SIZES[1] else box_halve(pixels)
+    return box_halve(pixels) if size < side else np.ascontiguousarray(pixels)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height != width or not SIZES[0] <= height <= LARGEST:
+        raise UserError(
+            f"faces are squares of {SIZES[0]} to {LARGEST} pixels, not {width}x{height}: set data.size to one, such as "
+            "32, 64, 128 or 256"
+        )
 
 
 def box_halve(pixels: Pixels) -> Pixels:
@@ -149,20 +158,23 @@ CHUNK = 50
 
 
 def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Source:
-    """The faces at 32 x 32 (default) or 64 x 64, drawn in worker processes once and then cached.
+    """The faces at 32 x 32 (default), or at any size up to 256 x 256.
 
-    Faces 0, 1, 2, … are walked in order; one whose pixels, at this size, were already seen is dropped and
-    recorded. The first counts[0] that stay train, the next validate, the last test; of those that train, the ones
-    that show a combination of data.hold_out are left out. A face that trains has a second caption, which leaves things
-    out: a model that only ever met whole captions blends what a prompt leaves open.
+    At 32 and 64 they are drawn in worker processes once and then cached; at other sizes when they are first read, block
+    by block (`DrawnFaces`). Faces 0, 1, 2, … are walked in order; one whose pixels, at this size, were already seen is
+    dropped and recorded: at other sizes than 32 and 64, one whose drawing was. The first counts[0] that stay train, the
+    next validate, the last test; of those that train, the ones that show a combination of data.hold_out are left out.
+    A face that trains has a second caption, which leaves things out: a model that only ever met whole captions blends
+    what a prompt leaves open.
 
-    Raises: UserError for another size, for one channel, or where the cache folder cannot be written.
+    Raises: UserError for another size, for one channel, for another split, or where the cache folder cannot be written.
     """
     size = config.size or SIZES[0]
-    if size not in SIZES or config.shape not in (None, (size, size)):
-        raise UserError(f"faces come as 32x32 or 64x64, not {config.width or size}x{size}: set data.size to 32 or 64")
+    _check_size(size, config.width or size)
     if config.channels == "grey":
         raise UserError("faces are rgb, and their attributes include colours: leave data.channels at auto")
+    if config.split != "auto":
+        raise UserError(f"faces bring their own split: leave data.split={config.split} out")
     stored, images, digests = _kept(size, counts)
     captions = stored["captions"]
     captions[: counts[0]] = map("\n".join, zip(captions[: counts[0]], stored["short_captions"], strict=True))
@@ -189,10 +201,18 @@ def _kept(size: int, counts: tuple[int, int, int]) -> tuple[dict[str, Any], Pixe
         "packages": {name: version(name) for name in ("dicebear-core", "dicebear-styles", "resvg_py")},
     }
 
-    def read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
-        return kept.json("faces.json"), kept.array("images.npy"), kept.array("digests.npy")
+    make = partial(_make if size in SIZES else _make_undrawn, size=size, counts=counts)
 
-    return cache.entry(f"faces-{size}-{cache.key_of(recipe)}", partial(_make, size=size, counts=counts), read)
+    def read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels | None, Digests]:
+        images = kept.array("images.npy") if size in SIZES else None
+        return kept.json("faces.json"), images, kept.array("digests.npy")
+
+    stored, images, digests = cache.entry(f"faces-{size}-{cache.key_of(recipe)}", make, read)
+    if images is None:
+        numbers = stored["indices"]
+        blocks = FaceBlocks(numbers, size, [RECIPE, recipe["packages"]], render)
+        images = cast(Pixels, DrawnFaces(blocks, np.arange(len(numbers), dtype=np.int64)))
+    return stored, images, digests
 
 
 def _parts(counts: tuple[int, int, int], dropped: list[list[int]]) -> SplitIndices:
@@ -224,8 +244,8 @@ def _summary(size: int, stored: dict[str, list[int]]) -> DatasetSummary:
         modes={"RGB": len(stored["indices"])},
         sizes={f"{size}x{size}": len(stored["indices"])},
         notes=(
-            f"drawn from faces 0 … {walked - 1}; {len(stored['dropped'])} dropped because their pixels "
-            "repeated an earlier face",
+            f"drawn from faces 0 … {walked - 1}; {len(stored['dropped'])} dropped because their "
+            f"{'pixels' if size in SIZES else 'drawing'} repeated an earlier face",
         ),
     )
 
@@ -233,7 +253,30 @@ def _summary(size: int, stored: dict[str, list[int]]) -> DatasetSummary:
 def _make(folder: Path, size: int, counts: tuple[int, int, int]) -> None:
     images, indices, dropped = walk(size, sum(counts))
     np.save(folder / "images.npy", images, allow_pickle=False)
-    np.save(folder / "digests.npy", content_digests(images), allow_pickle=False)
+    _store(folder, indices, dropped, counts, content_digests(images))
+
+
+def _make_undrawn(folder: Path, size: int, counts: tuple[int, int, int]) -> None:
+    """All but the pixels: which faces there are, told apart by what is drawn."""
+    seen: dict[bytes, int] = {}
+    dropped: list[list[int]] = []
+    index = 0
+    while len(seen) < sum(counts):
+        face = attributes(index)
+        digest = digest_of((face.background, face.skin, components(face)), size)
+        if digest in seen:
+            dropped.append([index, seen[digest]])
+        else:
+            seen[digest] = index
+        index += 1
+    digests = np.frombuffer(b"".join(seen), dtype=np.uint8).reshape(-1, 32)
+    _store(folder, list(seen.values()), dropped, counts, digests)
+
+
+def _store(
+    folder: Path, indices: list[int], dropped: list[list[int]], counts: tuple[int, int, int], digests: Digests
+) -> None:
+    np.save(folder / "digests.npy", digests, allow_pickle=False)
     stored = {
         "indices": indices,
         "dropped": dropped,
