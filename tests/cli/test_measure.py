@@ -107,6 +107,18 @@ def test_rows_carry_the_names_of_files(numbered_run, json_of, tmp_path):
         assert [row["file"] for row in csv.DictReader(file)] == sorted(names)
 
 
+def test_a_test_file_that_is_also_trained_on_is_refused(numbered_run, refused, json_of, tmp_path):
+    trained = np.asarray(load_data(str(tmp_path / "run.npz")).train.images)[:3, 0]
+    fresh = np.random.default_rng(5).integers(0, 256, (9, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "test.npz", np.concatenate([fresh, trained]), np.array([1, 2, 3] * 4))
+    words = ["measure", numbered_run, tmp_path / "test.npz", "--split", "all", "--draws", "1"]
+    said = refused(*words)
+    assert "3 of the 12 images of" in said
+    assert "are among those that" in said
+    np.savez(tmp_path / "test.npz", fresh, np.array([1, 2, 3] * 3))
+    assert json_of("measure", *words)["n"] == 9
+
+
 def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path):
     image = np.full((1, 8, 8), 7, dtype=np.uint8)
     np.savez(tmp_path / "one.npz", image, np.array([3]))

@@ -59,7 +59,11 @@ def test_mixed_sizes_come_to_thirty_two_and_say_so(tmp_path: Path):
     assert reading.data.shape == (3, 32, 32)
     notes = " ".join(reading.summary.notes)
     assert "size 32x32 by default" in notes
-    assert "6 of 6 images scaled and cropped to 32x32 (data.fit = 'crop'), 3 of them smaller" in notes
+    assert "6 of 6 images scaled and cropped to 32x32 (data.fit = 'crop')" in notes
+    assert (
+        "3 of 6 images are smaller than 32x32 and are enlarged, which adds no detail: data.size=16 is the largest that "
+        "all have" in notes
+    )
 
 
 def test_grey_stays_one_channel_unless_asked(tmp_path: Path):

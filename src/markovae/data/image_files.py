@@ -332,11 +332,16 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
     shape, notes = _shape(headers, config)
     changed = count(lambda h: (h.height, h.width) != shape)
     if changed:
-        smaller = count(lambda h: h.height < shape[0] or h.width < shape[1])
         words = {"crop": "scaled and cropped", "pad": "scaled and padded", "resize": "stretched"}
         notes.append(
-            f"{changed} of {total} images {words[config.fit]} to {shape[0]}x{shape[1]} "
-            f"(data.fit = {config.fit!r}), {smaller} of them smaller than that"
+            f"{changed} of {total} images {words[config.fit]} to {shape[0]}x{shape[1]} (data.fit = {config.fit!r})"
+        )
+    enlarged = all if config.fit == "pad" else any  # of the sides that are too short
+    if smaller := count(lambda h: enlarged((h.height < shape[0], h.width < shape[1]))):
+        side = min(min(h.height, h.width) for h in headers)
+        notes.append(
+            f"{smaller} of {total} images are smaller than {shape[0]}x{shape[1]} and are enlarged, which adds no "
+            f"detail: data.size={side} is the largest that all have"
         )
     greys = count(lambda h: h.grey)
     grey = config.channels == "grey" or (config.channels == "auto" and greys == total)

@@ -14,7 +14,7 @@ import numpy as np
 
 from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData, count_uncaptioned
-from markovae.data.loading import read_source, reopen, require_readable, splits_of
+from markovae.data.loading import load_data, read_source, reopen, require_readable, splits_of
 from markovae.data.source import log_left_out
 from markovae.data.split import Splits
 from markovae.errors import UserError
@@ -96,7 +96,31 @@ def evaluation_data(
         raise UserError(
             f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
         )
+    if source is not None and not own and split != "train":
+        _require_unseen(opened, data)
     return EvaluationData(data, without_secrets(config.source), split, matches, splits)
+
+
+def _require_unseen(opened: Any, data: ImageData) -> None:
+    """Refuse other data that hold images which the run trained on, by their content hashes; where those cannot be asked
+    for, this is told.
+
+    Raises:
+        UserError: naming how many.
+    """
+    if not opened.checkpoint.state.get("data"):
+        return
+    try:
+        trained = set(load_data(opened.checkpoint.config.data).train.content_hashes())
+    except UserError as error:
+        log(f"whether {opened.path} trained on images of {data.name} cannot be told: {error}")
+        return
+    seen = sum(digest in trained for digest in data.content_hashes())
+    if seen:
+        raise UserError(
+            f"{seen:,} of the {len(data):,} images of {data.name} are among those that {opened.path} trained on: "
+            "measure without them, or a part of the run's own data (--split test)"
+        )
 
 
 def trained_on(splits: Splits, opened: Any) -> bool:
