@@ -13,7 +13,7 @@ from markovae.data.image_reader import open_image
 
 def header_of(path: Path):
     about = path.stat()
-    return read_header(path.parent, FoundFile(path.name, about.st_size, about.st_mtime_ns))
+    return read_header(path.parent, FoundFile(path.name, about.st_size))
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -147,7 +147,7 @@ def test_bad_headers_give_a_reason(tmp_path: Path, content: bytes, reason: str):
 
 
 def test_a_vanished_file_gives_a_reason(tmp_path: Path):
-    header = read_header(tmp_path, FoundFile("gone.png", 5, 0))
+    header = read_header(tmp_path, FoundFile("gone.png", 5))
     assert "No such file" in header.problem
 
 

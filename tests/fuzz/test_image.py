@@ -143,7 +143,7 @@ def test_an_image_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
 
     def door(path: Path) -> None:
         """Three readings, of a second each."""
-        header = read_header(tmp_path, FoundFile(path.name, 1, 0))
+        header = read_header(tmp_path, FoundFile(path.name, 1))
         size = (3, header.height, header.width)
         blank = Picture(np.zeros(size, np.uint8), "x")
         for read in (lambda: read_picture(path, size), lambda: read_mask(path, blank)):

@@ -334,7 +334,7 @@ def load_run(
 
     Args:
         path: a run's folder (its newest checkpoint that verifies is taken) or a checkpoint's.
-        device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1, mps.
+        device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1.
         precision: of the network: float32, bfloat16, float64; auto is that of the training where the device has it
             natively, else float32. Measure in float32.
         trust: networks of your own that may be imported, each "package.module:Class".
@@ -349,8 +349,6 @@ def load_run(
     model = checkpoint.model().to(place)
     model.precision = checkpoint.native_precision(place) if precision == "auto" else getattr(torch, precision)
     if model.precision == torch.float64:
-        if place.type == "mps":
-            raise UserError("the device mps has no float64: take device cpu")
         model.double()
     return LoadedRun(Path(path), checkpoint, model)
 

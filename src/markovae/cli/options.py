@@ -69,7 +69,7 @@ def add_machine(parser: argparse.ArgumentParser, batch: str | None, precision: s
         "--device",
         metavar="NAME",
         default="auto",
-        help="auto (a CUDA device, one for each process; else the CPU), cpu, cuda:1, mps",
+        help="auto (a CUDA device, one for each process; else the CPU), cpu, cuda:1",
     )
     group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
     if batch is not None:

@@ -40,8 +40,10 @@ from markovae.data.split import chosen_split, copies_note
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import printable, track
+from markovae.system.regular import glance
 
-RECIPE = "folder-5"
+RECIPE = "folder-6"
+GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
@@ -51,8 +53,9 @@ def read_folder(config: DataConfig) -> Source:
     """The images of a folder at one shape, decoded in worker processes once and then cached.
 
     Unreadable files are listed in the summary, and those of kinds that are not read with them; each other file is
-    accounted for in a note. The cache entry is keyed by each file's path, size and time of change and by the options
-    that touch pixels; it is not kept where a file failed for another reason than its bytes.
+    accounted for in a note. The cache entry is keyed by each file's path, size, times of change and inode, by some
+    bytes of some of them, and by the options that touch pixels; it is not kept where a file failed for another reason
+    than its bytes.
 
     Raises: UserError for a folder without images, with no readable one, or with too few different ones, or whose
         folders are the held-out parts of a data set.
@@ -70,7 +73,8 @@ def read_folder(config: DataConfig) -> Source:
         "recipe": RECIPE,
         "pillow": PIL.__version__,
         "folder": str(folder.resolve()),
-        "files": [[file.path, file.size, file.modified] for file in files],
+        "files": [[file.path, *file.mark] for file in files],
+        "glances": [glance(folder / file.path) for file in files[:: max(1, -(-len(files) // GLANCES))]],
         "options": [config.size, config.width, config.channels, config.background, config.fit],
     }
     make = partial(_make, folder=folder, files=files, refused=found.refused, config=config)
@@ -183,7 +187,10 @@ def _make(
                 kept.append(header)
         target.flush()
         np.save(stage / "digests.npy", content_digests(target[: len(kept)]), allow_pickle=False)
-        _shorten(path, target, len(kept))
+        count = len(target)
+        del target  # some systems replace no file that is mapped
+        if len(kept) < count:
+            _shorten(path, len(kept))
     if not kept:
         path_, reason = sorted([*refused, *unreadable])[0]
         raise UserError(
@@ -202,16 +209,15 @@ def _make(
     cache.write_json(stage / "record.json", record)
 
 
-def _shorten(path: Path, target: np.memmap[Any, Any], count: int) -> None:
-    """Keep the first `count` images of the file where some of those expected did not come."""
-    if count == len(target):
-        return
-    shape = (count, *target.shape[1:])
+def _shorten(path: Path, count: int) -> None:
+    """Keep the first `count` images of a file: some of those expected did not come."""
+    images = np.load(path, mmap_mode="r", allow_pickle=False)
     part = path.with_suffix(".part")
-    shorter = cache.new_array(part, target.dtype, shape)
+    shorter = cache.new_array(part, images.dtype, (count, *images.shape[1:]))
     for row in range(count):
-        shorter[row] = target[row]
+        shorter[row] = images[row]
     shorter.flush()
+    del images, shorter
     part.replace(path)
 
 

@@ -17,6 +17,7 @@ from markovae.data.image_reader import MAX_PIXELS, open_image
 from markovae.data.images import ImageData, Pixels
 from markovae.errors import UserError
 from markovae.system.memory import out_of_memory
+from markovae.system.regular import mark_of
 
 
 def fit_image(image: Image.Image, shape: tuple[int, int], fit: str, fill: tuple[int, int, int]) -> Image.Image:
@@ -111,11 +112,11 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 
 @dataclass(frozen=True)
 class FoundFile:
-    """An image file: its path below the folder ("/" between names), its size in bytes and its age (ns)."""
+    """An image file: its path below the folder ("/" between names), its size in bytes, and its `mark_of`."""
 
     path: str
     size: int
-    modified: int
+    mark: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def find_files(folder: Path) -> FoundFiles:
             elif unread is not None:
                 found.refused.append((path, unread))
             else:
-                found.files.append(FoundFile(path, about.st_size, about.st_mtime_ns))
+                found.files.append(FoundFile(path, about.st_size, mark_of(about)))
     found.files.sort(key=lambda file: file.path)
     for paths in (found.refused, found.others, found.hidden):
         paths.sort()

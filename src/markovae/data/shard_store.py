@@ -19,6 +19,7 @@ from markovae.errors import StoppedRun, UserError
 from markovae.locations import FromFile, is_elsewhere, refusal, without_secrets, without_secrets_of
 from markovae.log import log
 from markovae.system.files import remove
+from markovae.system.regular import glance, mark_of
 
 OPEN_FILES = 64
 FETCHED = 48  # shards from elsewhere that stay in the cache
@@ -111,7 +112,7 @@ class ShardStore:
         return len(self.names)
 
     def facts(self, shard: int) -> list[Any]:
-        """[name, size, age or mark] of a shard: what changes when it does. Raises: UserError where it is not there."""
+        """[name, size, marks…] of a shard: what changes when it does. Raises: UserError where it is not there."""
         return _facts(self.names[shard])
 
     def path(self, shard: int) -> Path:
@@ -139,6 +140,17 @@ class ShardStore:
         if len(content) != size:
             raise StoppedRun(f"{self.names[shard]} ends before byte {offset + size:,}: it was cut short; restore it")
         return content
+
+    def fetch_again(self, shard: int) -> bool:
+        """Drop the copy of a shard that lies elsewhere, so that it is fetched anew; False for one that lies here."""
+        if not is_elsewhere(self.names[shard]):
+            return False
+        log(f"{without_secrets(self.names[shard])} is damaged in the cache: it is fetched again")
+        with self._lock:
+            if shard in self._open:
+                os.close(self._open.pop(shard))
+        remove(_copy_of(self.names[shard])[0])
+        return True
 
     def close(self) -> None:
         """Close every file."""
@@ -175,7 +187,7 @@ def _facts(name: str) -> list[Any]:
             raise UserError(f"{name} cannot be read ({error.strerror}): give existing shards") from None
         if not stat.S_ISREG(about.st_mode):
             raise UserError(f"{name} is not a regular file: give existing shards")
-        return [str(Path(name).resolve()), about.st_size, about.st_mtime_ns]
+        return [str(Path(name).resolve()), *mark_of(about), glance(Path(name))]
     system, path = _system(name)
     try:
         about = system.info(path)
@@ -208,13 +220,18 @@ def _listed_elsewhere(source: str) -> list[str]:
     return [system.unstrip_protocol(name) for name in found]
 
 
-def _fetched(name: str) -> Path:
-    folder = cache.cache_folder() / "fetched"
+def _copy_of(name: str) -> tuple[Path, int | None]:
+    """Where the copy of a shard from elsewhere is kept, and its size in bytes if that is known."""
     facts = _facts(name)
-    target = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.tar"
+    return cache.cache_folder() / "fetched" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.tar", facts[1]
+
+
+def _fetched(name: str) -> Path:
+    target, size = _copy_of(name)
+    folder = target.parent
     with suppress(OSError):
         about = target.lstat()
-        if stat.S_ISREG(about.st_mode) and facts[1] in (None, about.st_size) and not folder.is_symlink():
+        if stat.S_ISREG(about.st_mode) and size in (None, about.st_size) and not folder.is_symlink():
             os.utime(target)
             return target
         log(f"the fetched shard {target} is damaged (a link, or cut): it is fetched again")

@@ -93,23 +93,29 @@ class StoredImages:
         return np.arange(len(self), dtype=np.int64)[chosen]
 
     def _read(self, row: int) -> np.ndarray[Any, Any]:
-        index = self.index
-        shard, offset = int(index.shard[row]), int(index.offset[row])
-        content = self.shards.read(shard, offset, int(index.size[row]))
-        plan = self.plan
-        try:
-            pixels = decode(content, plan.shape, plan.grey, fit=plan.fit, background=plan.background)
-            whole = not self.checked or hashlib.sha256(pixels.tobytes()).digest() == index.digest[row].tobytes()
-            reason = "holds other pixels than when it was indexed"
-            if self.bins < 256 and int(pixels.max()) >= self.bins:
-                whole, reason = False, f"has pixels of {int(pixels.max())} where its record says below {self.bins}"
-        except Exception as error:  # a decoder may raise anything on damaged bytes
-            whole, reason = False, f"cannot be decoded ({' '.join(str(error).split())})"
-        if not whole:
+        shard, offset = int(self.index.shard[row]), int(self.index.offset[row])
+        pixels, reason = self._decoded(row)
+        if pixels is None and self.shards.fetch_again(shard):  # its copy here may be what is damaged
+            pixels, reason = self._decoded(row)
+        if pixels is None:
             raise StoppedRun(
                 f"the image at byte {offset:,} of {self.shards.names[shard]} {reason}: restore the shard, then --resume"
             )
         return pixels
+
+    def _decoded(self, row: int) -> tuple[np.ndarray[Any, Any] | None, str]:
+        """The pixels of an image as they were indexed, or None and why there are none."""
+        index, plan = self.index, self.plan
+        content = self.shards.read(int(index.shard[row]), int(index.offset[row]), int(index.size[row]))
+        try:
+            pixels = decode(content, plan.shape, plan.grey, fit=plan.fit, background=plan.background)
+        except Exception as error:  # a decoder may raise anything on damaged bytes
+            return None, f"cannot be decoded ({' '.join(str(error).split())})"
+        if self.bins < 256 and int(pixels.max()) >= self.bins:
+            return None, f"has pixels of {int(pixels.max())} where its record says below {self.bins}"
+        if self.checked and hashlib.sha256(pixels.tobytes()).digest() != index.digest[row].tobytes():
+            return None, "holds other pixels than when it was indexed"
+        return pixels, ""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ class ScheduleConfig:
         count = len(self.logsnr or ())
         if self.logsnr and (self.num_levels not in (None, count) or not 2 <= count <= MAX_BETAS):
             raise UserError(f"schedule.logsnr has {count:,} levels: 2…{MAX_BETAS:,}, and leave num_levels out")
+        for value in self.logsnr or ():
+            between("schedule.logsnr", value, -100, 100, "it is a log-SNR")
 
     def _check_constant(self) -> None:
         given = {name: value for name, value in (("sigma", self.sigma), ("delta", self.delta)) if value is not None}

@@ -34,9 +34,8 @@ class LogSNREmbedding(nn.Module):
 
     def features(self, logsnr: Tensor) -> Tensor:
         """The fixed features, (B, features), in the working type, finite for every log-SNR."""
-        precise = torch.float32 if logsnr.device.type == "mps" else torch.float64
-        level = logsnr.to(precise).clamp(-LIMIT, LIMIT)[:, None]
-        phase = level * torch.tensor(self.frequencies, dtype=precise, device=logsnr.device)
+        level = logsnr.double().clamp(-LIMIT, LIMIT)[:, None]
+        phase = level * torch.tensor(self.frequencies, dtype=torch.float64, device=logsnr.device)
         return torch.cat([level / 10, phase.cos(), phase.sin()], dim=1).to(working_type(self.first.weight))
 
     def forward(self, logsnr: Tensor) -> Tensor:

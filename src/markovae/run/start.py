@@ -76,7 +76,7 @@ def train(
         init: a run or checkpoint whose averaged weights are the first ones.
         loggers: objects with `log(values, step)`, "tensorboard" or "wandb", besides metrics.jsonl.
         progress: show a bar and remarks on stderr; warnings are shown either way.
-        device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1, mps.
+        device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1.
         held: the folder's lock, where the caller holds it already (`lock.hold`).
     Returns: the finished run, its model with averaged weights.
     Raises:

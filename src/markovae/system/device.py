@@ -16,7 +16,7 @@ def device_named(name: str | torch.device) -> torch.device:
     the CPU.
 
     Raises:
-        UserError: for a device that is not on this machine.
+        UserError: for a device that is not on this machine, or has no float64.
     """
     import torch
 
@@ -33,6 +33,12 @@ def device_named(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise UserError(f"device {name} is not on this machine, which has {', '.join(there)}") from None
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):  # as mps
+        raise UserError(
+            f"device {name} has no float64, which log-SNRs and the bound are computed in: take --device cpu"
+        ) from None
     return device
 
 

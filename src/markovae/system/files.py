@@ -17,7 +17,11 @@ from typing import Self, final
 
 from markovae.errors import StoppedRun, UserError
 
+WINDOWS = os.name == "nt"  # where folders cannot be opened, nor files flushed that are open to be read
 FULL_SYNC = 51 if sys.platform == "darwin" else None  # F_FULLFSYNC
+# What a file system answers that cannot flush, and for folders: nothing more can be done there, and nothing is wrong.
+UNFLUSHED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
+UNFLUSHED_FOLDER = UNFLUSHED | {errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 # A folder that is gone through; a right to list it is not needed where the system says so.
 FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | NO_LINK
@@ -92,20 +96,33 @@ class SystemDisk(Disk):
     def open(self, path: Path, flags: int) -> int:
         """os.open, in binary."""
         with self._named(path, opened=True) as (name, folder):
-            return os.open(name, flags | getattr(os, "O_BINARY", 0) | self._no_link, 0o666, dir_fd=folder)
+            try:
+                return os.open(name, flags | getattr(os, "O_BINARY", 0) | self._no_link, 0o666, dir_fd=folder)
+            except PermissionError:
+                if flags != os.O_RDONLY or not path.is_dir():
+                    raise
+                return os.open(name, FOLDER, dir_fd=folder)  # one that may be written to and not listed
 
     def write(self, handle: int, content: memoryview) -> int:
         """os.write."""
         return os.write(handle, content)
 
     def sync(self, handle: int) -> None:
-        """os.fsync; on a Mac, where that stops at the drive's own memory, what goes beyond it."""
-        if FULL_SYNC is None:
-            os.fsync(handle)
-        else:
+        """os.fsync; on a Mac, where that stops at the drive's own memory, what goes beyond it, where the drive has it.
+
+        A drive that cannot flush is left alone: network drives refuse it for folders, some for everything.
+        """
+        if FULL_SYNC is not None:
             import fcntl
 
-            fcntl.fcntl(handle, FULL_SYNC)
+            with suppress(OSError):
+                fcntl.fcntl(handle, FULL_SYNC)
+                return
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (UNFLUSHED_FOLDER if stat.S_ISDIR(os.fstat(handle).st_mode) else UNFLUSHED):
+                raise
 
     def close(self, handle: int) -> None:
         """os.close."""
@@ -185,9 +202,9 @@ _REMEDIES = {
 
 def sync(path: Path, disk: Disk = SYSTEM) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # folders cannot be opened there
-    handle = disk.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():
+        return
+    handle = disk.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         disk.sync(handle)
     finally:

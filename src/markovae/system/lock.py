@@ -114,7 +114,9 @@ def _locked(folder: Path) -> tuple[list[Path], int, str]:
         _require_own(folder / LOCK, handle)
         taken, missing = _try(handle)
         if not taken:
-            holder = os.read(handle, 32).decode("ascii", "replace").strip()
+            holder = ""
+            with suppress(OSError):  # what is locked cannot be read everywhere
+                holder = os.read(handle, 32).decode("ascii", "replace").strip()
             os.close(handle)
             raise UserError(
                 f"another process ({holder or 'unknown'}) trains in {folder}: wait for it, or name another folder "
@@ -145,6 +147,8 @@ def _try(handle: int) -> tuple[bool, str]:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return True, "this system has no locks"
     except OSError as error:
         return error.errno not in TAKEN, error.strerror or "no locks"
     return True, ""
