@@ -4,23 +4,23 @@ from hypothesis import strategies as st
 
 from markovae import log as console
 from markovae.errors import UserError
-from markovae.system.processes import Rank, place
+from markovae.system.processes import Rank, current_rank
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
 
 
 def test_a_process_that_was_told_nothing_is_alone():
-    assert place({}) == Rank(0, 1, 0, 0)
-    assert place({"WORLD_SIZE": "1", "RANK": "0"}).alone
-    assert place({"WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "2"}).restarts == 2
+    assert current_rank({}) == Rank(0, 1, 0, 0)
+    assert current_rank({"WORLD_SIZE": "1", "RANK": "0"}).alone
+    assert current_rank({"WORLD_SIZE": "1", "TORCHELASTIC_RESTART_COUNT": "2"}).restarts == 2
 
 
 def test_torchrun_tells_rank_size_and_restarts():
-    here = place({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"})
+    here = current_rank({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"})
     assert here == Rank(3, 8, 1, 2)
     assert not here.first
     assert not here.alone
-    assert place({**TORCHRUN, "RANK": "0"}).first
+    assert current_rank({**TORCHRUN, "RANK": "0"}).first
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_torchrun_tells_rank_size_and_restarts():
 def test_half_an_environment_is_told(changed: dict[str, str | None], words: str):
     told = {name: value for name, value in {**TORCHRUN, **changed}.items() if value is not None}
     with pytest.raises(UserError, match=words):
-        place(told)
+        current_rank(told)
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
