@@ -268,3 +268,18 @@ def test_weights_of_another_cascade_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"cascade.scales=\(0.31,\) and this run \(0.2,\)"):
         begin("two", "cascade.scales=[0.2]")
     assert begin("two").model.scales == (0.31,)
+
+
+def test_fit_trains_every_stage_and_leaves_the_average():
+    made = config("train.batch=8", "train.precision=float32", "target.reverse=isotropic", "train.fit_images=16")
+    data = ImageData(images(16))
+    model = create(made, data)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    steps = list(mv.fit(model, data, made.train, steps=2))
+    assert [step.index for step in steps] == [1, 2]
+    assert all(math.isfinite(step.loss) and math.isfinite(step.nats) for step in steps)
+    moved = {name.split(".")[1] for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {"0", "1"}
+    assert fitted_tensors(model)
+    with pytest.raises(UserError, match="of your own is for models of one stage"):
+        mv.fit(model, data, made.train, steps=2, loss=lambda *_: None)

@@ -23,7 +23,7 @@ from markovae.diffusion import forward, haar
 from markovae.diffusion.bound import Band, Bound
 from markovae.diffusion.decoder import Decoder
 from markovae.diffusion.detail_network import coarse_planes
-from markovae.diffusion.gaussian import Gaussian
+from markovae.diffusion.gaussian import Gaussian, expand
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.markovian_vae import Distribution, MarkovianVAE, checked_level, evaluating
 from markovae.diffusion.model import Diffusion, images_to_x
@@ -295,20 +295,20 @@ class Cascade(MarkovianVAE):
         moving, own = self._place(level)
         return [1 if b < moving else own if b == moving else self.stage(b).num_levels for b in range(self.octaves + 1)]
 
-    def _ratio(self, b: int, own: int) -> tuple[Tensor, Tensor]:
-        """(s/s', λ'): pixels' units in stage b's at its own level, and its own log-SNR there."""
+    def _ratio(self, b: int, own: int) -> Tensor:
+        """s/s': the pixels' units in stage b's, at its own level."""
         logsnr = self.stage(b).schedule.logsnr[own]
-        return forward.noise_scale(logsnr - self.units[b]) / forward.noise_scale(logsnr), logsnr
+        return forward.noise_scale(logsnr - self.units[b]) / forward.noise_scale(logsnr)
 
     def _in_pixels(self, b: int, own: int, law: Distribution) -> Gaussian:
         """A stage's Gaussian at its own level, in the pixels' units."""
         assert isinstance(law, Gaussian), "the stages' steps are independent Gaussians"
-        ratio = self._ratio(b, own)[0].to(law.mean.device)
+        ratio = self._ratio(b, own).to(law.mean.device)
         return Gaussian(law.mean * ratio.to(law.mean), law.variance * ratio**2)
 
     def _of_stage(self, b: int, own: int, band: Tensor) -> Tensor:
         """The band of a latent at a stage's own level, in the stage's units."""
-        return band / self._ratio(b, own)[0].to(band)
+        return band / self._ratio(b, own).to(band)
 
     # -- bands ---------------------------------------------------------------------------------------------------
 
@@ -335,10 +335,9 @@ class Cascade(MarkovianVAE):
         low, details = haar.split(image)
         return details / self.scales[b - 1], low / 2
 
-    def coarse_logsnr(self, b: int, pixels: Tensor | float | None = None) -> Tensor:
-        """log-SNR of the mean image that stage b refines, where the pixels have λ_1, or this one."""
-        at = self.first_logsnr if pixels is None else torch.as_tensor(pixels, dtype=torch.float64)
-        return at + 2 * (self.octaves - b + 1) * math.log(2)
+    def coarse_logsnr(self, b: int) -> Tensor:
+        """log-SNR of the mean image that stage b refines, where the pixels have λ_1."""
+        return self.first_logsnr + 2 * (self.octaves - b + 1) * math.log(2)
 
     def refining(self, condition: Condition | None, image: Tensor, logsnr: Tensor, noise: Tensor) -> Condition:
         """The condition of a detail stage, with the coarse mean image at a log-SNR of its own.
@@ -346,9 +345,8 @@ class Cascade(MarkovianVAE):
         Args:
             image: (B, C, h, w).   logsnr: (B,) or ().   noise: of the image's shape.
         """
-        width = torch.exp(-0.5 * logsnr.to(image.device))
-        width = width if width.ndim == 0 else width[:, None, None, None]
-        coarse = coarse_planes(image + width.to(image) * noise, logsnr)
+        width = expand(torch.exp(-0.5 * logsnr.to(image.device)), image).to(image)
+        coarse = coarse_planes(image + width * noise, logsnr)
         return replace(condition or Condition(), coarse=coarse)
 
     # -- the chains ----------------------------------------------------------------------------------------------

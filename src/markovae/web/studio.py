@@ -17,6 +17,7 @@ from markovae.data.image_reader import open_image
 from markovae.data.images import Pixels
 from markovae.data.pictures import data_uri, png, viewable
 from markovae.diffusion.bound import estimate_mean
+from markovae.diffusion.cascade import one_stage
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.errors import UserError
 from markovae.likelihood.pixel_nats import PixelNats, pixel_nats
@@ -47,7 +48,7 @@ class Studio:
     """
 
     def __init__(self, run: LoadedRun, training: Any | None = None) -> None:
-        self.run, self.model = run, run.model
+        self.run, self.model = run, one_stage(run.model, "the page in the browser")
         self.pool = None if training is None else pool_of(training)
 
     def about(self) -> dict[str, Any]:
