@@ -7,10 +7,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from markovae.data.given import given_images
+from markovae.data.images import ImageData
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, Conditioning, as_tensor, class_numbers
+from markovae.networks.conditioning import Condition, Conditioning, as_tensor, class_numbers, named_classes
 from markovae.randomness import generator
+from markovae.text.conditioner import attach_conditioning
 
 
 class ArrayLike(Protocol):
@@ -54,13 +57,46 @@ def checked_model(model: Model) -> None:
             raise UserError(f"the model's weights {name!r} hold NaN or Inf: this model cannot be measured")
 
 
+def given(model: Model, images: Any, labels: Labels | None) -> tuple[Array, Labels | None]:
+    """Images and labels as people of Python have them (`given_images`), as arrays; class names as numbers.
+
+    Data that bring classes or captions which this model takes are measured given those, where no labels are named.
+    """
+    images = given_images(images, model.shape, "test")
+    if isinstance(images, ImageData):
+        if images.bins != model.pixels.bins:
+            raise UserError(
+                f"{images.name} has {images.bins} values a pixel and the model {model.pixels.bins}: bring data of its "
+                "kind"
+            )
+        labels = _labels_of(model, images) if labels is None else labels
+        images = images.images
+    if labels is not None and not isinstance(labels, Conditioning):
+        labels = torch.atleast_1d(class_numbers(named_classes(labels, model.class_names)))
+    return images, labels
+
+
+def _labels_of(model: Model, data: ImageData) -> Labels | None:
+    """The captions of data for a model of captions, their classes, by name, for one of classes."""
+    if model.text_conditioner is not None:
+        bare = data.captions is None or not any(map(str.strip, data.captions))
+        return None if bare else attach_conditioning(model, data).known
+    if data.labels is None or not getattr(model.network, "num_classes", 0):
+        return None
+    if not model.class_names:
+        return data.labels
+    return named_classes([data.class_names[number] for number in data.labels.tolist()], model.class_names)
+
+
 def checked_images(model: Model, images: Array, limit: int | None = None) -> Tensor:
     """The first `limit` images as a tensor: pixel values for a model of pixels, floats for one of continuous data.
 
     Raises:
         UserError: for no images, another shape, type or number of bins than the model's, or data with NaN or Inf.
     """
-    images = as_tensor(images[:limit])
+    images = as_tensor(images if limit is None else images[:limit])
+    if images.ndim == 0:
+        raise UserError("no images to measure: give (n, C, H, W)")
     if not len(images):
         raise UserError("no images to measure: the data are empty")
     if tuple(images.shape[1:]) != model.shape:

@@ -31,6 +31,7 @@ from markovae.likelihood.inputs import (
     at_least_one,
     checked_images,
     checked_model,
+    given,
     labels_taken,
     refuse_shared,
     require_condition,
@@ -290,9 +291,11 @@ def measure(
 
     Args:
         images: pixel values, (n, C, H, W), as the data hold them; never augmented, scaled or dropped. Floats on the
-            model's scale where the decoder is a density.
-        labels: classes, (n,), or conditioning of each image, for a model that was trained with it. Without, such a
-            model is measured under its learned null, if that was trained.
+            model's scale where the decoder is a density. Also a list of images, of PIL too; `ImageData` or `Splits`
+            (their test part), with what they know of each image; or a path, whose images are brought to the model's
+            shape.
+        labels: classes by number or name, (n,), or conditioning of each image, for a model that was trained with it.
+            Without, such a model is measured under its learned null, if that was trained.
         draws: levels drawn per image (cost: draws + 1 NFE); auto is 16, None or "all" takes every level (L NFE).
         levels: measure on the sub-grid of so many levels, or of these levels; None is the model's own grid.
         limit: the first so many images only.
@@ -335,6 +338,9 @@ def measure_alike(
     if fit is not None and not method.needs_fit:
         raise UserError("images to fit on are given and nothing is fitted: name an estimator, a grid or a variance")
     at_least_one(limit=limit, batch=batch)
+    images, labels = given(models[0], images, labels)
+    if fit is not None:
+        fit, fit_labels = given(models[0], fit, fit_labels)
     each = [labels_taken(model, labels) if len(models) > 1 else labels for model in models]
     for model, known in zip(models, each, strict=True):
         checked_model(model)

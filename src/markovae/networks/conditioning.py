@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -318,11 +319,32 @@ class ConditionEmbedding(nn.Module):
             raise ValueError(f"tokens of {condition.tokens.shape[-1]} features: this network reads {self.token_dim}")
 
 
+def named_classes(labels: Any, names: Sequence[str]) -> Any:
+    """Labels with the numbers of their classes where they are called by name; others untouched.
+
+    Args:
+        names: of the model's classes.
+    Raises: UserError for a name that is none of them.
+    """
+    each: Any = [labels] if isinstance(labels, str) else labels
+    if getattr(getattr(each, "dtype", None), "kind", "") == "U":  # numpy's
+        each = each.tolist()
+    if not isinstance(each, list | tuple) or not any(isinstance(one, str) for one in each):
+        return labels
+    unknown = [one for one in each if isinstance(one, str) and one not in names]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        known = f"this model has {', '.join(names[:12])}{', …' if len(names) > 12 else ''}" if names else "give numbers"
+        raise UserError(f"the class {unknown[0]} is unknown: {known}{hint}")
+    return [names.index(one) if isinstance(one, str) else one for one in each]
+
+
 def class_numbers(labels: Any) -> Tensor:
     """Class labels as int64.
 
     Raises:
-        UserError: for numbers that are not whole, which would be cut.
+        UserError: for numbers that are not whole, which would be cut, and for what are no numbers.
     """
     numbers = as_tensor(labels)
     if numbers.is_floating_point():
@@ -339,5 +361,11 @@ def as_tensor(values: Any) -> Tensor:
     if not isinstance(values, Tensor):
         if hasattr(values, "strides"):  # numpy's, which may be mirrored or of the other byte order
             values = values.astype(values.dtype.newbyteorder("="), order="C")
-        values = torch.tensor(values)
+        try:
+            values = torch.tensor(values)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            kind = type(values).__name__
+            raise UserError(
+                f"a value of type {kind} cannot be read as numbers: give an array, a tensor or a list with equal rows"
+            ) from None
     return values.to(_SIGNED.get(values.dtype, values.dtype))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import torch
 
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning, class_numbers
+from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning, class_numbers, named_classes
 
 Labels = Sequence[int | str] | int | str | None
 Prompts = Sequence[str] | str | None
@@ -107,21 +106,8 @@ def _labels(model: Model, n: int, labels: Labels) -> Condition | None:
         if not classes:
             raise UserError("this model was trained without labels: leave the class out")
         return Condition(label=torch.arange(n) % classes)
-    named = [labels] if isinstance(labels, str) else list(labels) if isinstance(labels, Sequence) else []
-    if any(isinstance(one, str) for one in named):
-        labels = [_class_number(model, one) if isinstance(one, str) else one for one in named]
-    return Condition(label=class_numbers(labels).reshape(-1))
-
-
-def _class_number(model: Model, name: str) -> int:
-    """The class of this name. Raises: UserError for a name that the model does not know."""
-    names = getattr(model, "class_names", ())
-    if name in names:
-        return names.index(name)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    known = f"this model has {', '.join(names[:12])}{', …' if len(names) > 12 else ''}" if names else "give its number"
-    raise UserError(f"the class {name} is unknown: {known}{hint}")
+    named = named_classes(labels, getattr(model, "class_names", ()))
+    return Condition(label=class_numbers(named).reshape(-1))
 
 
 def _untrained(model: Model) -> str:

@@ -6,14 +6,17 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from markovae.data.image_files import channels_first, flat_picture, header_from
+from markovae.data.data_config import DataConfig
+from markovae.data.given import as_array
 from markovae.data.images import ImageData
+from markovae.data.loading import load_data
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
@@ -22,7 +25,6 @@ from markovae.networks.conditioning import Condition, Conditioning, class_number
 from markovae.text.conditioner import attach_conditioning
 
 Transform = Callable[[Any], Any]
-WHITE = (255, 255, 255)
 ALLOWED = "pass integer pixel values, or floats in [0, 1]"
 
 
@@ -278,9 +280,9 @@ def as_pixel_values(image: Any, model: Model) -> np.ndarray[Any, Any]:
         UserError: for another type, range or shape.
     """
     bins, shape = model.pixels.bins, model.shape
-    if hasattr(image, "getbands"):  # PIL's
-        grey = shape[0] == 1 and header_from(image, "").grey
-        values = channels_first(flat_picture(image.copy(), grey, WHITE) if bins == 256 else image)
+    if hasattr(image, "getbands") and bins == 256:  # PIL's
+        values = as_array(image)
+        values = values.repeat(3, 0) if len(values) < shape[0] == 3 else values  # grey, for a model in color
     else:
         values = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if values.ndim == 2 and shape[0] == 1:
@@ -313,8 +315,10 @@ def as_examples(model: Model, data: Any, transform: Transform | None = None, kep
     Raises:
         UserError: for images that do not fit the model, or anything else.
     """
+    if isinstance(data, str | Path):
+        data = load_data(DataConfig(str(data)).for_images_like(model.shape, str(data)))
     data = data.train if isinstance(data, Splits) else data
-    if isinstance(data, str | bytes | dict):
+    if isinstance(data, bytes | dict):
         raise UserError(f"training data of type {type(data).__name__}: load a source with mv.load_data, or pass images")
     pair = isinstance(data, tuple) and len(data) == 2 and getattr(data[0], "ndim", 0) == 4
     if pair or isinstance(data, np.ndarray | Tensor):
