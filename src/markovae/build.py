@@ -145,6 +145,10 @@ def create(
 ) -> Model:
     """A fresh model; its first weights are a function of train.seed.
 
+        model = mv.create(mv.Config(), data.train)
+        for step in mv.fit(model, data.train, steps=2):
+            print(step.loss)
+
     Args:
         config: the sections condition, schedule, network, target and cascade, train.seed and train.label_dropout are
             read. With cascade.stages above 1 the model is a `Cascade`.

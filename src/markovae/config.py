@@ -38,6 +38,9 @@ WIDE = 160  # columns of a line of help
 class Config:
     """Everything a run is made from, one section each.
 
+        config = mv.Config().with_settings(["train.minutes=10", "data.size=64"])
+        print(config.train.minutes)
+
     Args:
         data, schedule, network, target, train, condition, cascade: the sections; each has defaults for all.
     """

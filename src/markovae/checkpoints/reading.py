@@ -299,6 +299,9 @@ def _first_good(paths: list[Path], trust: Sequence[str]) -> tuple[Checkpoint | N
 class LoadedRun:
     """A verified checkpoint and its model with averaged (EMA) weights; make one with `load_run`.
 
+        run = mv.load_run("runs/photos")
+        run.model, run.checkpoint.step
+
     Args:
         path: as asked for: a run, or one checkpoint.   checkpoint: the one that was taken.   model: its own.
     """
@@ -332,6 +335,9 @@ def load_run(
 ) -> LoadedRun:
     """Open a run, or one checkpoint, with its model ready to sample and to measure.
 
+        run = mv.load_run("runs/photos", device="cpu")
+        run.model, run.class_names
+
     Args:
         path: a run's folder (its newest checkpoint that verifies is taken) or a checkpoint's.
         device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1.
@@ -355,6 +361,9 @@ def load_run(
 
 def load(path: str | Path, device: str | torch.device = "cpu", *, trust: Sequence[str] = ()) -> Model:
     """The model of a run, or of one checkpoint, with its averaged (EMA) weights, ready to sample and to measure.
+
+        model = mv.load("runs/photos")
+        mv.sample(model, 4, steps=4)
 
     Args:
         path, device, trust: as for `load_run`; the network computes in float32.

@@ -117,6 +117,9 @@ def decompress(
 ) -> Any:
     """The images that `compress` was given, bit for bit.
 
+        data = mv.compress(model, images[:2], labels[:2])
+        assert (mv.decompress(model, data) == images[:2]).all()
+
     Args:
         data: the file's bytes.   groups: which groups to decode, in order; None is all.
     Returns: pixel values, (n, C, H, W).

@@ -31,6 +31,9 @@ ALWAYS_ALLOWED = 10  # unreadable files
 def load_data(config: DataConfig | str | Path) -> Splits:
     """The training, validation and test parts of a source; the same call gives the same parts.
 
+        data = mv.load_data("photos")
+        data.train.images.shape, data.train.class_names
+
     Args:
         config: the `[data]` section, or just its source ("faces", "digits", a folder, an array file).
     Raises: UserError where the source is missing, unreadable or too small, or has too many unreadable files.

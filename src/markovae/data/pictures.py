@@ -29,6 +29,8 @@ def viewable(images: Images, bins: int) -> Images:
 def grid(images: Any, columns: int | None = None, *, bins: int = 256) -> Image.Image:
     """Images as one picture, row by row, to look at in a notebook or to save.
 
+        mv.grid(images[:16]).save("grid.png")
+
     Args:
         images: pixel values 0…bins−1, an array or a tensor, (n, C, H, W), C = 1 or 3.
         columns: of the grid; None is nearly square.

@@ -110,6 +110,9 @@ def html_table(rows: Iterable[tuple[str, object]]) -> str:
 class Bound:
     """An upper bound on −ln P(z_0), example by example, in its terms (form E6), nats, float64.
 
+        bound = model.bound(images[:2])
+        bound.bits_per_dim(), bound.total
+
     Args:
         prior: KL(q(z_L|z_0) ‖ P_pri(z_L)), (B,).
         levels: KL at level ℓ = 2…L, (B, L−1); column ℓ−2.

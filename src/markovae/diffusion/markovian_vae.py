@@ -32,6 +32,8 @@ class Distribution(Protocol):
 class MarkovianVAE(nn.Module, ABC):
     """Two chains over the same latents; subclasses supply their steps. Levels are 0 (data) … L (`num_levels`).
 
+        path = model.encode(torch.zeros(2, *model.shape), torch.Generator())  # z_0 … z_L
+
     Source: lecture, "Markovian VAE".
     """
 

@@ -32,6 +32,9 @@ from markovae.system.tensor_headers import compare_shapes
 class Diffusion(MarkovianVAE):
     """The Markovian VAE with a fixed Gaussian encoder and a network in the prior.
 
+        model = mv.load("runs/photos")
+        bound = model.bound(images[:2], condition=mv.Condition(label=torch.tensor([0, 1])))
+
     Args:
         network: net(z, logsnr, condition) -> out, (B, C·k, *) with k = reverse.channels.
         schedule: the grid of levels.

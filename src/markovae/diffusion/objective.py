@@ -31,7 +31,7 @@ class Objective:
     """What is minimised: a distribution over levels and a weight for each, as tables or as functions of log-SNR.
 
         flat = mv.Objective.of(model.schedule, weight=lambda logsnr: (-logsnr / 2).sigmoid())
-        for step in mv.fit(model, images, objective=flat): ...
+        for step in mv.fit(model, data, objective=flat, steps=2): ...
 
     Args:
         probability: p_1…p_L, summing to 1, (L,), float64.

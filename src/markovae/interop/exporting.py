@@ -82,6 +82,8 @@ def _held_out(run: Path) -> list[tuple[str, str]]:
 def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str | None = None) -> Path:
     """Write the averaged weights of a run, or of one checkpoint, as a diffusers pipeline's folder; the folder.
 
+        mv.export("runs/photos", "pipeline", to="diffusers")
+
     A model that was imported and whose shape and rules are unchanged gets its own two configurations back.
 
     Args:

@@ -35,9 +35,9 @@ def wrap(
 ) -> Diffusion:
     """Any denoiser as a `Diffusion`: `mv.measure` and `mv.sample` take it like one of ours.
 
-        unet = diffusers.UNet2DModel.from_pretrained(...)
-        model = mv.wrap(unet, (3, 32, 32), markovae.diffusion.schedule.linear())
-        mv.measure(model, images)
+        schedule = markovae.diffusion.schedule.linear()
+        model = mv.wrap(lambda z, t: 0.1 * z, (3, 8, 8), schedule)  # a UNet2DModel of diffusers, say
+        mv.measure(model, images, draws=2)
 
     Args:
         denoiser: f(z, t), or f(z, t, label) with `num_classes`; a module is moved and switched with the model.

@@ -316,6 +316,9 @@ def caption_information(
 ) -> CaptionInformation:
     """Weigh the captions of images, each image's first; those without any are left out.
 
+        found = mv.caption_information(model, images, captions)
+        print(found)
+
     Args:
         images: pixel values, (n, C, H, W).   texts: their captions, as `ImageData.captions`.
         candidates: k of the lower bound.   draws: levels per bound, stratified; None or "all" takes every level.

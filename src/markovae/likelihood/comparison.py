@@ -21,6 +21,9 @@ from markovae.system.distributed import Ranks
 class Comparison:
     """A's and B's measurements, image by image in the same order.
 
+        found = mv.compare(model, model, images[:4])
+        found.difference_bits_per_dim
+
     Args:
         a, b: the measurements.   same_grid: True where levels and noise were common draw by draw; on different
             grids only the images and the quantiles of the levels are.

@@ -72,6 +72,8 @@ def continuous_bound(
 ) -> Measurement:
     """The continuous bound of many images, evenly spread draws of u from a random start an image; unbiased.
 
+        mv.continuous_bound(model, images[:4], labels[:4]).bits_per_dim
+
     Args:
         images, labels, seed, batch: as for `measure`.   draws: of u an image (cost: draws + 1 network calls).
         schedule: for the draws of u between the model's own ends; None is the model's own.

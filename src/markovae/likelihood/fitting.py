@@ -82,7 +82,8 @@ def with_reverse(
 ) -> Diffusion:
     """The same network with another reverse variance, fitted in one pass over images where it is one to fit.
 
-        better = with_reverse(model, "isotropic", data.train.images)
+        better = mv.with_reverse(model, "isotropic", images, labels)
+        mv.measure(better, data.test.images, levels=4)
 
     Args:
         kind: step, posterior, isotropic, diagonal, full, or learned where the network has a head for it.

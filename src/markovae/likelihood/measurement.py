@@ -41,6 +41,9 @@ class LevelNats:
 class Measurement:
     """An upper bound on the code length of images, in its terms.
 
+        record = mv.measure(model, images, labels, draws=4)
+        record.bits_per_dim.ci95, record.to_dict()["n"]
+
     Args:
         prior, levels, reconstruction: estimates of the three terms of each image, (n,), nats, float64.
         per_level: the levels' own figures.

@@ -286,7 +286,7 @@ def measure(
 ) -> Measurement:
     """Measure the bound on −ln P of integer images; every image counts exactly once.
 
-        found = mv.measure(mv.load("runs/faces"), mv.load_data("faces").test.images)
+        found = mv.measure(mv.load("runs/photos"), mv.load_data("photos").test.images)
         found.bits_per_dim, found.bits_per_dim.ci95
 
     Args:

@@ -288,6 +288,8 @@ def ode_likelihood(
 ) -> OdeLikelihood:
     """−ln of the flow's density at dequantised pixel values, less ln of the noise's: a bound on −ln P of the ODE model.
 
+        mv.ode_likelihood(model, images[:2], labels[:2]).bits_per_dim
+
     Args:
         images: pixel values, or floats for a model of continuous data.
         integrator: None is `DormandPrince()`, each example on its own steps; a number is so many steps of order 4.

@@ -133,6 +133,9 @@ def same_text_encoder(one: TextConditioner | None, other: TextConditioner | None
 class Condition(Conditioning):
     """A batch of conditions; every field is optional, and the network owns a learned null for each.
 
+        condition = mv.Condition(label=torch.tensor([0, 1]))
+        model.bound(images[:2], condition=condition)
+
     Attributes:
         label: class of each example, (B,), int64.
         tokens: a sequence of features, (B, T, C), with `mask`, (B, T), True where a token counts.

@@ -50,6 +50,9 @@ class Conditions:
 class Quality:
     """How far samples lie from real images, each figure beside its floor.
 
+        found = mv.evaluate(model, data, n=40, steps=4)
+        found.kid, found.kid_floor
+
     The floor is what n real training images, in the samples' place, get against the same reference: no model can be
     told from the data below it.
 

@@ -118,6 +118,8 @@ def resume(
 ) -> LoadedRun:
     """Continue the run in `out` from its newest checkpoint that verifies, bit by bit as if it had never stopped.
 
+        run = mv.resume("runs/photos")
+
     Without a new budget the run continues to its stored number of steps; a finished one is left as it is.
 
     Args:

@@ -275,6 +275,9 @@ class Editor:
 class Edit:
     """What an edit made.
 
+        made = mv.edit(model, images[0], from_level=0.5, n=2, steps=4)
+        mv.grid(made.images)
+
     Args:
         images: pixel values, (n, C, H, W).   given: what it started from, to be shown above them, (·, C, H, W).
         name: of the edit.   plan, guidance: that it was drawn with.

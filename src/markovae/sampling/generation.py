@@ -257,6 +257,9 @@ def sample(
 ) -> np.ndarray:
     """Draw n images: sample i depends on (seed, i) only.
 
+        images = mv.sample(model, 16, steps=20, seed=0)
+        mv.grid(images).save("samples.png")
+
     Args:
         steps: network evaluations a sample; None is 20, or all L levels for `ancestral`.
         sampler: one of SAMPLERS, or a plan, which has steps, a spacing and a threshold of its own.

@@ -34,8 +34,9 @@ def fit(
     """Train `model` in place and yield every step; when the iterator ends or is closed, the model holds the
     average of the weights (EMA), ready to sample and to measure; a reverse variance that images fit is fitted to it.
 
-        for step in fit(model, images, minutes=5):
-            print(step.index, step.loss)
+        for step in mv.fit(model, data, steps=2):
+            if step.index % 1000 == 0:
+                mv.save(step.ema, "model")
 
     Args:
         data: images (N, C, H, W), or (images, labels | captions | Condition); ImageData, or of what `load_data` gave

@@ -25,6 +25,9 @@ class NonFiniteError(StoppedRun):
 class TrainStep:
     """What one step of training did.
 
+        for step in mv.fit(model, data, steps=2):
+            print(step.index, step.loss)
+
     Args:
         index: steps done, this one included.   total: steps of the run, None while it is not fixed.
         images_seen: so far.
