@@ -74,8 +74,17 @@ def test_the_example_runs(name: str, folder: Path, tmp_path: Path, monkeypatch: 
     data = mv.load_data("photos")
     images, labels = np.asarray(data.test.images), data.test.labels
     scope: dict[str, Any] = {
-        **{"mv": mv, "torch": torch, "markovae": markovae, "run": run, "model": run.model, "data": data},
-        **{"images": images, "labels": labels, "loader": [images], "step": None, "optimizer": Optimizer()},
+        "mv": mv,
+        "torch": torch,
+        "markovae": markovae,
+        "run": run,
+        "model": run.model,
+        "data": data,
+        "images": images,
+        "labels": labels,
+        "loader": [images],
+        "step": None,
+        "optimizer": Optimizer(),
     }
     scope["step"] = next(iter(mv.fit(run.model, data, steps=1))) if name == "save" else None
     exec(compile(code_of(name), f"mv.{name}", "exec"), scope)
