@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from markovae.diffusion.gaussian import Gaussian, expand
+from markovae.diffusion.gaussian import Gaussian, expand, factor
 
 
 def signal_scale(logsnr: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def step(z_prev: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaussian:
     _check_falling(logsnr_prev, logsnr)
     _check_real(z_prev)
     alpha, variance = step_alpha(logsnr_prev, logsnr), step_variance(logsnr_prev, logsnr)
-    return Gaussian(expand(alpha, z_prev).to(z_prev) * z_prev, expand(variance, z_prev).to(z_prev.device))
+    return Gaussian(factor(alpha, z_prev) * z_prev, expand(variance, z_prev).to(z_prev.device))
 
 
 def marginal(x: Tensor, logsnr: Tensor) -> Gaussian:
@@ -74,12 +74,12 @@ def marginal(x: Tensor, logsnr: Tensor) -> Gaussian:
     """
     _check_real(x)
     variance = noise_scale(logsnr) ** 2
-    return Gaussian(expand(signal_scale(logsnr), x).to(x) * x, expand(variance, x).to(x.device))
+    return Gaussian(factor(signal_scale(logsnr), x) * x, expand(variance, x).to(x.device))
 
 
 def noised(x: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
     """z_ℓ = a_ℓ z_0 + s_ℓ ε̄ for a given cumulative noise ε̄, (B, *D), in the type of `x`."""
-    return expand(signal_scale(logsnr), x).to(x) * x + expand(noise_scale(logsnr), x).to(x) * noise
+    return factor(signal_scale(logsnr), x) * x + factor(noise_scale(logsnr), x) * noise
 
 
 def posterior(x: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaussian:
@@ -97,7 +97,7 @@ def posterior(x: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaus
     """
     _check_falling(logsnr_prev, logsnr)
     c_z, c_x = posterior_coefficients(logsnr_prev, logsnr)
-    mean = expand(c_z, z).to(z) * z + expand(c_x, z).to(z) * x
+    mean = factor(c_z, z) * z + factor(c_x, z) * x
     return Gaussian(mean, expand(posterior_variance(logsnr_prev, logsnr), z).to(z.device))
 
 

@@ -21,6 +21,14 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values if values.ndim in (0, like.ndim) else values.reshape(values.shape[0], *[1] * (like.ndim - 1))
 
 
+def factor(values: Tensor, like: Tensor) -> Tensor:
+    """`expand`, in the type of `like` and on its device; one number of the CPU's stays there, where a product takes it
+    up without a copy."""
+    if not values.ndim and values.device.type == "cpu":
+        return values.to(like.dtype)
+    return expand(values, like).to(like)
+
+
 def variance_cost(variance: Tensor, other: Tensor) -> Tensor:
     """r − 1 − ln r, r = variance/other, float64: twice the divergence of a Gaussian from one of the same mean.
 
@@ -51,7 +59,7 @@ class Gaussian:
         """
         if not bool((self.variance >= 0).all()):
             raise ValueError(f"variance={float(self.variance.min()):g} must not be negative")
-        return self.mean + self.variance.sqrt().to(self.mean) * normal_like(self.mean, source)
+        return self.mean + factor(self.variance.sqrt(), self.mean) * normal_like(self.mean, source)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln N(x; mean, variance) in nats, (B,), float64: a log-density.

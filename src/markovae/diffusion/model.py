@@ -147,11 +147,12 @@ class Diffusion(MarkovianVAE):
         return self._guess(z, logsnr, condition)[0]
 
     def _guess(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor | None]:
-        logsnr = logsnr.to(z.device).expand(z.shape[0])
-        out, head = self._run(z, logsnr, condition), None
+        each = _each(logsnr, z)
+        out, head = self._run(z, each, condition), None
         if out.shape[1] == 2 * z.shape[1]:  # a head for a learned variance, whether it is read or not
             out, head = out.chunk(2, dim=1)
-        x_hat = self.target.to_x(out, z, logsnr, self.neighbour(logsnr))
+        known = each if logsnr.requires_grad else logsnr
+        x_hat = self.target.to_x(out, z, known, self.neighbour(known))
         return x_hat if self.clip is None else x_hat.clamp(-self.clip, self.clip), head
 
     def loss(
@@ -207,7 +208,7 @@ class Diffusion(MarkovianVAE):
         """
         if not self.target.needs_neighbour:
             return None
-        grid = self.training_schedule.logsnr.to(logsnr.device)
+        grid = self.training_schedule.on(logsnr.device)
         wanted = logsnr.double().contiguous()
         level = torch.searchsorted(-grid[1:].contiguous(), -wanted - 1e-9).clamp(max=len(grid) - 2)
         off = float((grid[level + 1] - wanted).abs().max()) if wanted.numel() else 0.0
@@ -310,7 +311,14 @@ class Diffusion(MarkovianVAE):
         return Bound(self.prior_nats(x), nats, reconstruction, self.dims, self.decoder.discrete)
 
     def _grid(self, like: Tensor) -> Tensor:
-        return self.schedule.logsnr.to(like.device)
+        return self.schedule.on(like.device)
+
+
+def _each(logsnr: Tensor, z: Tensor) -> Tensor:
+    """The log-SNR of each example, (B,), on the device of z; one of the CPU's is filled in without a copy."""
+    if logsnr.ndim or logsnr.requires_grad or logsnr.device == z.device:
+        return logsnr.to(z.device).expand(len(z))
+    return torch.full((len(z),), float(logsnr), dtype=logsnr.dtype, device=z.device)
 
 
 def images_to_x(images: Any, shape: Sequence[int], decoder: Decoder, device: torch.device) -> Tensor:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from markovae.diffusion.forward import noise_scale, noised, posterior_variance, signal_scale, step_variance
-from markovae.diffusion.gaussian import expand
+from markovae.diffusion.gaussian import expand, factor
 from markovae.diffusion.reverse import LearnedVariance, ReverseVariance, StepVariance
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.diffusion.target import Target, noise_ratio
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
+from markovae.system.device import Constants
 
 if TYPE_CHECKING:
     from markovae.diffusion.model import Diffusion
@@ -42,6 +43,7 @@ class Objective:
     probability: Tensor
     weight: Tensor
     nats: float | None = None
+    _placed: Constants = field(default_factory=Constants, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.probability.shape != self.weight.shape:
@@ -76,6 +78,14 @@ class Objective:
         """Refuse, with a ValueError, a schedule of another number of levels."""
         if len(self.weight) != num_levels:
             raise ValueError(f"an objective over {len(self.weight)} levels for a schedule of {num_levels}: one each")
+
+    def weight_at(self, level: Tensor) -> Tensor:
+        """w of these levels 1…L, (B,), float64, on their device."""
+        return self._placed.get("weight", level.device, make=lambda: self.weight.to(level.device))[level - 1]
+
+    def probability_at(self, level: Tensor) -> Tensor:
+        """p of these levels 1…L, (B,), float64, on their device."""
+        return self._placed.get("probability", level.device, make=lambda: self.probability.to(level.device))[level - 1]
 
     def drawn_by(self, probability: Tensor) -> Objective:
         """The same objective with its levels drawn by another distribution, p' > 0 where p > 0: w' = w p/p'."""
@@ -186,7 +196,7 @@ class NoiseSample:
     """What one training step needs besides the images.
 
     Args:
-        level: 1…L, (B,), int64.   noise: ε̄, (B, *D).
+        level: 1…L, (B,), int64, on the CPU.   noise: ε̄, (B, *D).
         fresh: ξ, (B, *D), to regress onto the raw sample of one step; None regresses onto its conditional mean.
     """
 
@@ -200,9 +210,9 @@ class NoiseSample:
         return NoiseSample(self.level[cut], self.noise[cut], None if self.fresh is None else self.fresh[cut])
 
     def to(self, device: torch.device) -> NoiseSample:
-        """The same draw on another device."""
-        fresh = None if self.fresh is None else self.fresh.to(device)
-        return NoiseSample(self.level.to(device), self.noise.to(device), fresh)
+        """The same draw with its noise on another device; the levels stay where they can be asked for."""
+        fresh = None if self.fresh is None else self.fresh.to(device, non_blocking=True)
+        return NoiseSample(self.level, self.noise.to(device, non_blocking=True), fresh)
 
 
 def literal_sample(level: Tensor, noise_prev: Tensor, step_noise: Tensor, schedule: NoiseSchedule) -> NoiseSample:
@@ -215,9 +225,9 @@ def literal_sample(level: Tensor, noise_prev: Tensor, step_noise: Tensor, schedu
         level: 1…L, (B,), int64.   noise_prev: ε', (B, *D).   step_noise: ε, (B, *D).
     Source: lecture, "Training".
     """
-    logsnr = schedule.logsnr.to(noise_prev.device)
+    logsnr = schedule.on(noise_prev.device)
     level = level.to(noise_prev.device)
-    rho, rest = (expand(v, noise_prev).to(noise_prev) for v in noise_ratio(logsnr[level - 1], logsnr[level]))
+    rho, rest = (factor(v, noise_prev) for v in noise_ratio(logsnr[level - 1], logsnr[level]))
     return NoiseSample(level, rest * noise_prev + rho * step_noise, rest * step_noise - rho * noise_prev)
 
 
@@ -290,9 +300,9 @@ def loss(
         clip: of the model's x̂, whose error the head tells; the weighted error is of the network's own.
     """
     seen = _look(network, x, draw, condition, target, schedule, reverse is not None)
-    weighted = _weigh(seen, draw, objective)
+    weighted = _weigh(seen, objective)
     if reverse is not None:
-        weighted = weighted + schedule.num_levels / 1000 * _head_nats(reverse, x, target, seen, clip)
+        weighted = weighted + schedule.num_levels / 1000 * _head_nats(reverse, x, draw, target, seen, clip)
     return weighted, seen.error
 
 
@@ -317,17 +327,18 @@ def bound_loss(
     assert objective.nats is not None, "the objective is the bound's"
     reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
     seen = _look(network, x, draw, condition, model.target, model.schedule, reverse is not None, model.clip)
-    weighted = _weigh(seen, draw, objective)
-    first = (draw.level.to(x.device) == 1).nonzero().flatten()
+    weighted = _weigh(seen, objective)
+    first = (draw.level == 1).nonzero().flatten()
     if len(first):
+        first = first.to(x.device)
         x_hat = model.target.to_x(seen.out[first], seen.z[first], seen.now[first], seen.before[first])
-        grid = model.schedule.logsnr.to(x.device)
+        grid = model.schedule.on(x.device)
         head = None if seen.head is None else seen.head[first]
         nats = -model.decoder.distribution(x_hat, grid, seen.z[first], head).log_prob(x[first])
         share = nats / (model.dims * objective.nats * float(objective.probability[0]))
         weighted = weighted.index_copy(0, first, share.to(weighted.dtype))
     if reverse is not None:
-        weighted = weighted + model.num_levels / 1000 * _head_nats(reverse, x, model.target, seen)
+        weighted = weighted + model.num_levels / 1000 * _head_nats(reverse, x, draw, model.target, seen)
     return weighted, seen.error
 
 
@@ -336,6 +347,7 @@ class _Look:
     """What the network made of a draw, and the plain error of it per dim, (B,), float32."""
 
     z: Tensor
+    level: Tensor
     now: Tensor
     before: Tensor
     out: Tensor
@@ -353,8 +365,8 @@ def _look(
     has_head: bool,
     clip: float | None = None,
 ) -> _Look:
-    logsnr = schedule.logsnr.to(x.device)
-    level = draw.level.to(x.device)
+    logsnr = schedule.on(x.device)
+    level = draw.level.to(x.device, non_blocking=True)
     now, before = logsnr[level], logsnr[level - 1]
     z = noised(x, draw.noise, now)
     out = network(z, now, condition)
@@ -368,20 +380,21 @@ def _look(
         wanted = target.of(x, draw.noise, now, before)
     else:
         wanted = target.of_sample(x, draw.noise, draw.fresh, now, before)
-    return _Look(z, now, before, out, head, ((out - wanted) ** 2).flatten(1).mean(1))
+    return _Look(z, level, now, before, out, head, ((out - wanted) ** 2).flatten(1).mean(1))
 
 
-def _weigh(seen: _Look, draw: NoiseSample, objective: Objective) -> Tensor:
-    device = seen.error.device
-    weight = objective.weight.to(device)[draw.level.to(device) - 1]
-    return expand(weight, seen.error).to(seen.error.dtype) * seen.error
+def _weigh(seen: _Look, objective: Objective) -> Tensor:
+    return expand(objective.weight_at(seen.level), seen.error).to(seen.error.dtype) * seen.error
 
 
-def _head_nats(reverse: LearnedVariance, x: Tensor, target: Target, seen: _Look, clip: float | None = None) -> Tensor:
+def _head_nats(
+    reverse: LearnedVariance, x: Tensor, draw: NoiseSample, target: Target, seen: _Look, clip: float | None = None
+) -> Tensor:
     """The levels' KL per dim, 0 at level 1, whose step is the decoder's; (B,), float32."""
     nats = torch.zeros(len(x), device=x.device)
-    later = seen.before.isfinite().nonzero().flatten()
+    later = (draw.level > 1).nonzero().flatten()
     if seen.head is not None and len(later):
+        later = later.to(x.device)
         before, now = seen.before[later], seen.now[later]
         x_hat = target.to_x(seen.out[later], seen.z[later], now, before)
         x_hat = x_hat if clip is None else x_hat.clamp(-clip, clip)

@@ -158,9 +158,8 @@ class ErrorTable(nn.Module):
                 "the reverse variance is not fitted yet: a run fits it with every held-out bound and at its end; "
                 "fit it on training images with with_reverse"
             )
-        knots = self.logsnr.to(logsnr.device)
-        table = self.error.to(logsnr.device).clamp(min=_TINY).log()
-        return interpolate(-logsnr, -knots, table).exp()
+        table = self.error.clamp(min=_TINY).log()
+        return interpolate(-logsnr.to(self.logsnr.device), -self.logsnr, table).exp()
 
 
 def check_errors(logsnr: Tensor, error: Tensor) -> None:

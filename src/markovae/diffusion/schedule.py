@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from markovae.diffusion.forward import noise_scale, signal_scale
+from markovae.system.device import Constants
 
 MAX_LEVELS = 1_000_000
 _DIGITS = 100
@@ -113,6 +114,7 @@ class NoiseSchedule(nn.Module, ABC):
         super().__init__()
         _check_levels(num_levels)
         self.num_levels = num_levels
+        self._grids = Constants()
 
     @abstractmethod
     def at(self, u: Tensor) -> Tensor:
@@ -133,6 +135,12 @@ class NoiseSchedule(nn.Module, ABC):
         values = torch.cat([levels.new_full((1,), torch.inf), levels])
         _check_falling(levels)
         return values
+
+    def on(self, device: torch.device) -> Tensor:
+        """`logsnr` on this device, with gradients where the schedule learns; else made once, so write to none."""
+        if any(True for _ in self.parameters()):
+            return self.logsnr.to(device)
+        return self._grids.get(device, make=lambda: self.logsnr.to(device))
 
     def subgrid(self, num_levels: int) -> Tabulated:
         """`num_levels` of the L levels at even strides; levels 1 and L are kept.

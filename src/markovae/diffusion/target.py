@@ -30,7 +30,7 @@ from markovae.diffusion.forward import (
     step_alpha,
     step_variance,
 )
-from markovae.diffusion.gaussian import expand
+from markovae.diffusion.gaussian import factor
 
 Pair = tuple[Tensor, Tensor]
 
@@ -58,7 +58,7 @@ class Target:
     def of(self, x: Tensor, noise: Tensor, logsnr: Tensor, logsnr_prev: Tensor | None = None) -> Tensor:
         """The regression target t_x x + t_ε ε̄, (B, *D); logsnr: (B,)."""
         t_x, t_noise = self._pair(logsnr_prev, logsnr)
-        return expand(t_x, x).to(x) * x + expand(t_noise, x).to(x) * noise
+        return factor(t_x, x) * x + factor(t_noise, x) * noise
 
     def of_sample(
         self, x: Tensor, noise: Tensor, fresh: Tensor, logsnr: Tensor, logsnr_prev: Tensor | None = None
@@ -69,7 +69,7 @@ class Target:
             fresh: ξ ~ N(0, I), independent of (x, ε̄), (B, *D); see `one_step_noise`.
         """
         spread = self.spread(self._before(logsnr_prev, logsnr), logsnr)
-        return self.of(x, noise, logsnr, logsnr_prev) + expand(spread, x).to(x) * fresh
+        return self.of(x, noise, logsnr, logsnr_prev) + factor(spread, x) * fresh
 
     def residual(self, logsnr_prev: Tensor | None, logsnr: Tensor) -> Pair:
         """(|D|/a, |t_ξ|): how far the mean target moves with a unit error of ε̄, and how far its samples scatter.
@@ -87,12 +87,12 @@ class Target:
         a, s = signal_scale(logsnr), noise_scale(logsnr)
         determinant = a * t_noise - s * t_x
         c_z, c_out = t_noise / determinant, -s / determinant
-        return expand(c_z, z).to(z) * z + expand(c_out, z).to(z) * out.to(z.dtype)
+        return factor(c_z, z) * z + factor(c_out, z) * out.to(z.dtype)
 
     def of_x(self, x_hat: Tensor, z: Tensor, logsnr: Tensor, logsnr_prev: Tensor | None = None) -> Tensor:
         """The output that stands for x̂ at z: the inverse of `to_x`, (B, *D)."""
         s = noise_scale(logsnr)
-        noise = (z - expand(signal_scale(logsnr), z).to(z) * x_hat) / expand(s, z).to(z)
+        noise = (z - factor(signal_scale(logsnr), z) * x_hat) / factor(s, z)
         return self.of(x_hat, noise, logsnr, logsnr_prev)
 
     def _pair(self, logsnr_prev: Tensor | None, logsnr: Tensor) -> Pair:
@@ -155,7 +155,7 @@ def noise_ratio(logsnr_prev: Tensor, logsnr: Tensor) -> Pair:
 def one_step_noise(noise: Tensor, fresh: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
     """ε_ℓ = ρ ε̄ + √(1−ρ²) ξ, (B, *D): the noise of step ℓ, given the cumulative noise ε̄ and a fresh ξ."""
     rho, rest = noise_ratio(logsnr_prev, logsnr)
-    return expand(rho, noise).to(noise) * noise + expand(rest, noise).to(noise) * fresh
+    return factor(rho, noise) * noise + factor(rest, noise) * fresh
 
 
 def _step_spread(logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def _errors_and_nats(
     model: Diffusion, x: Tensor, noise: Tensor, level: Tensor, condition: Any, reverse: ReverseVariance | None
 ) -> tuple[Tensor, Tensor]:
     """(x − x̂)², (B, *D), and nats, (B,), of one draw each, from one network call."""
-    grid = model.schedule.logsnr.to(x.device)
+    grid = model.schedule.on(x.device)
     level = level.to(x.device)
     reverse = model.reverse if reverse is None else reverse
     z = noised(x, noise, grid[level])

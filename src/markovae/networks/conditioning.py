@@ -289,8 +289,9 @@ class ConditionEmbedding(nn.Module):
         return torch.cat([seen, image if keep is None else torch.where(keep[:, None, None, None], image, null)], 1)
 
     def _labels(self, condition: Condition, batch: int, device: torch.device) -> Tensor:
-        missing = condition.label is None or (condition.keep is not None and not bool(condition.keep.all()))
-        if missing and not self.null:
+        if not self.null and (
+            condition.label is None or (condition.keep is not None and not bool(condition.keep.all()))
+        ):
             raise UserError(
                 f"this network needs a class of every image, 0…{self.num_classes - 1}: it knows no 'none'; "
                 "give the labels, and train with train.label_dropout=0"

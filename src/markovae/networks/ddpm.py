@@ -17,6 +17,7 @@ from markovae.networks.kernels import arranged, doubled_convolution, normed
 from markovae.networks.layers import attend, zeroed
 from markovae.networks.network import Network, check_images
 from markovae.networks.network_config import DataSpec, DDPMConfig
+from markovae.system.device import Constants
 
 
 @final
@@ -271,12 +272,17 @@ class StepEmbedding(nn.Module):
         self.features_count, self.sine_first, self.shift = features, config.sine_first, config.shift
         self.first = nn.Linear(features, config.time_dim)
         self.second = nn.Linear(config.time_dim, config.time_dim)
+        self._constants = Constants()
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """10000^(−i/(n − shift)), (n,), float32."""
+        half = self.features_count // 2
+        exponent = -math.log(PERIOD) * torch.arange(half, dtype=torch.float32, device=device)
+        return torch.exp(exponent / (half - self.shift))
 
     def features(self, t: Tensor) -> Tensor:
         """The fixed features, (B, 2n), float32."""
-        half = self.features_count // 2
-        exponent = -math.log(PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device)
-        phase = t.float()[:, None] * torch.exp(exponent / (half - self.shift))
+        phase = t.float()[:, None] * self._constants.get(t.device, make=lambda: self.frequencies(t.device))
         pair = (phase.sin(), phase.cos())
         return F.pad(torch.cat(pair if self.sine_first else pair[::-1], dim=1), (0, self.features_count % 2))
 

@@ -118,7 +118,13 @@ class DiT(PatchNetwork):
         embedding, tokens = self._embedding(logsnr, condition)
         height, width = seen.shape[2:]
         h = self.stem(seen.flatten(2).transpose(1, 2))
-        angles = rotations(height, width, self.config.head_dim, seen)
+        angles = self._constants.get(
+            "angles",
+            seen.device,
+            seen.dtype,
+            (height, width),
+            make=lambda: rotations(height, width, self.config.head_dim, seen),
+        )
         for block in self.blocks:
             h = self._run(block, h, embedding, angles, tokens)
         h = self.head(modulated(h, *self.modulation(embedding).chunk(2, dim=1)))

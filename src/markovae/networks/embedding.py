@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from markovae.system.device import Constants
+
 LIMIT = 24.0  # beyond ±24 the latent is data or noise to float32 precision: the features stop there, ±inf included
 
 
@@ -31,11 +33,14 @@ class LogSNREmbedding(nn.Module):
         self.frequencies = tuple(2.0 ** (-4 + 5 * i / max(half - 1, 1)) for i in range(half))
         self.first = nn.Linear(2 * half + 1, width)
         self.second = nn.Linear(width, width)
+        self._constants = Constants()
 
     def features(self, logsnr: Tensor) -> Tensor:
         """The fixed features, (B, features), in the working type, finite for every log-SNR."""
-        level = logsnr.double().clamp(-LIMIT, LIMIT)[:, None]
-        phase = level * torch.tensor(self.frequencies, dtype=torch.float64, device=logsnr.device)
+        device, level = logsnr.device, logsnr.double().clamp(-LIMIT, LIMIT)[:, None]
+        phase = level * self._constants.get(
+            device, make=lambda: torch.tensor(self.frequencies, dtype=torch.float64, device=device)
+        )
         return torch.cat([level / 10, phase.cos(), phase.sin()], dim=1).to(working_type(self.first.weight))
 
     def forward(self, logsnr: Tensor) -> Tensor:
@@ -80,6 +85,8 @@ def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, 
     """
     height, width = z.shape[2:]
     scaled = z / noise
+    if z.device.type != "cpu":
+        return _in_rows(scaled, radius)
     total, weight = torch.zeros_like(scaled), torch.ones_like(scaled[:, :1])
     reach = min(radius, width - 1)
     # Each pair of pixels once: one of them is `here`, the other `there`, moved by (down, right).
@@ -95,6 +102,23 @@ def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, 
             pull = similar * apart
             total[here] += pull
             total[there] -= pull
+    return total / weight, (weight / (2 * radius + 1) ** 2).log()
+
+
+FAR = 1e18  # weighs nothing, and its square is a float32 still
+
+
+def _in_rows(scaled: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """`smoothed_difference` of z/s, a row of the window at a time: few large operations, twice the products."""
+    height, width = scaled.shape[2:]
+    around = F.pad(scaled, (radius,) * 4, value=FAR).unfold(3, width, 1).movedim(3, 1)
+    pulls, weights = [], []
+    for row in around.unfold(3, height, 1).unbind(3):
+        apart = scaled[:, None] - row.mT
+        similar = torch.exp(apart.square().mean(2, keepdim=True) * -0.25)
+        weights.append(similar.sum(1))
+        pulls.append((similar * apart).sum(1))
+    total, weight = torch.stack(pulls).sum(0), torch.stack(weights).sum(0)
     return total / weight, (weight / (2 * radius + 1) ** 2).log()
 
 

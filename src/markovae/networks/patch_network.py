@@ -10,6 +10,7 @@ from markovae.networks.conditioning import Condition, ConditionEmbedding
 from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
 from markovae.networks.network import Network, check_images
 from markovae.networks.network_config import DataSpec, DiTConfig, NetworkConfig
+from markovae.system.device import Constants
 
 Tokens = tuple[Tensor, Tensor] | None
 """Features of a text's tokens and which of them are there; None where no text is taken."""
@@ -33,6 +34,7 @@ class PatchNetwork(Network, ABC):
     def __init__(self, config: NetworkConfig | DiTConfig, data: DataSpec) -> None:
         super().__init__()
         self.config, self.data = config, data
+        self._constants = Constants()
         frequencies, radius = ((data.frequency,), config.radius) if config.detail else ((), 0)
         self.detail = Detail(data.in_channels, config.detail, frequencies, radius)
         self.level = LogSNREmbedding(config.embedding)
@@ -70,7 +72,13 @@ class PatchNetwork(Network, ABC):
         seen = self.condition.concat_image(detail, condition)
         below, right = (-side % self.stride for side in z.shape[2:])
         seen = F.pixel_unshuffle(F.pad(seen, (0, right, 0, below)) if below or right else seen, self.config.patch)
-        return torch.cat([seen, positions(seen.shape[2], seen.shape[3], self.config.octaves, seen)], dim=1)
+        if not self.config.octaves:
+            return seen
+        height, width, octaves = *seen.shape[2:], self.config.octaves
+        where = self._constants.get(
+            "where", seen.device, seen.dtype, height, width, make=lambda: positions(height, width, octaves, seen[:1])
+        )
+        return torch.cat([seen, where.expand(len(seen), -1, -1, -1)], dim=1)
 
     def _embedding(self, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tokens]:
         """The embedding of log-SNR and condition, (B, embedding), and the tokens to attend to."""

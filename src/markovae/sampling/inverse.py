@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from markovae.diffusion.forward import noise_scale, signal_scale
-from markovae.diffusion.gaussian import expand, sum_dims
+from markovae.diffusion.gaussian import expand, factor, sum_dims
 from markovae.networks.conditioning import Condition
 from markovae.sampling.denoiser import Denoiser
 
@@ -177,7 +177,7 @@ class FullCovariance(PosteriorCovariance):
         self, inner: Denoiser, z: Tensor, logsnr: Tensor, condition: Condition | None
     ) -> tuple[Tensor, Tensor | None, Product]:
         """(x̂, head, v ↦ (s²/a) (∂x̂/∂z)ᵀ v)."""
-        scale = expand(noise_scale(logsnr) ** 2 / signal_scale(logsnr), z).to(z)
+        scale = factor(noise_scale(logsnr) ** 2 / signal_scale(logsnr), z)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             x_hat, head = inner.predict(z, logsnr, condition)
@@ -207,7 +207,7 @@ class IsotropicCovariance(PosteriorCovariance):
         """(x̂, head, v ↦ r² v)."""
         x_hat, head = inner.predict(z, logsnr, condition)
         a2, s2 = signal_scale(logsnr) ** 2, noise_scale(logsnr) ** 2
-        width = expand(self.variance * s2 / (a2 * self.variance + s2), z).to(z)
+        width = factor(self.variance * s2 / (a2 * self.variance + s2), z)
         return x_hat, head, lambda v: width * v
 
 
@@ -238,7 +238,7 @@ class MomentMatched:
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         """(E[x|z, y], head); logsnr () or (B,)."""
         operator, noise = self.observation.operator, self.observation.noise
-        x_hat, head, product = self.covariance.at(self.inner, z, logsnr.to(z.device), condition)
+        x_hat, head, product = self.covariance.at(self.inner, z, logsnr, condition)
 
         def normal(w: Tensor) -> Tensor:
             return noise**2 * w + operator.apply(product(operator.transpose(w)))

@@ -95,8 +95,7 @@ class Ancestral(Stepper):
         self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
     ) -> Tensor:
         """P_pri(z_{ℓ−1}|z_ℓ).sample()."""
-        device = now.z.device
-        distribution = self.reverse.step(now.x_hat, now.z, logsnr_next.to(device), now.logsnr.to(device), now.head)
+        distribution = self.reverse.step(now.x_hat, now.z, logsnr_next, now.logsnr, now.head)
         return distribution.sample(source).to(now.z.dtype)
 
 

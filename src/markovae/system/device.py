@@ -1,8 +1,10 @@
-"""The device that a name means, and what it computes natively. torch is imported on the first call only."""
+"""The device that a name means, what it computes natively, and constants that stay on it. torch is imported on the
+first call only."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Self, final
 
 from markovae.errors import UserError
 from markovae.system.processes import current_rank
@@ -51,3 +53,31 @@ def has_bfloat16(device: torch.device) -> bool:
     # Absent in some builds of torch: then the processor counts as one without.
     tests = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return device.type == "cpu" and any(test() for test in tests if test is not None)
+
+
+KEPT_CONSTANTS = 8
+
+
+@final
+class Constants:
+    """Tensors that depend on a few words alone (a device, a type, sizes), each made once: a GPU would wait for each."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, torch.Tensor] = {}
+
+    def get(self, *key: Hashable, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The tensor of this key, which nobody may write to; only the last few are kept."""
+        import torch
+
+        if torch.compiler.is_compiling():
+            return make()
+        if key not in self._made:
+            with torch.inference_mode(False), torch.no_grad():
+                made = make()
+            while len(self._made) >= KEPT_CONSTANTS:
+                self._made.pop(next(iter(self._made)))
+            self._made[key] = made
+        return self._made[key]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)()

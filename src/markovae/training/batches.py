@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -98,13 +99,27 @@ class Batch:
         return Batch(self.example[cut], self.quantile[cut], self.x[cut], draw, label, self.keep[cut], text)
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-        """The same batch on another device, images and noise in another type."""
-        label = None if self.label is None else self.label.to(device)
+        """The same batch on another device, images and noise in another type; the levels stay on the CPU."""
+        label = None if self.label is None else self.label.to(device, non_blocking=True)
         draw = self.draw.to(device)
         fresh = None if draw.fresh is None else draw.fresh.to(dtype)
         draw = NoiseSample(draw.level, draw.noise.to(dtype), fresh)
         text = None if self.text is None else self.text.to(device)
-        return Batch(self.example, self.quantile, self.x.to(device, dtype), draw, label, self.keep.to(device), text)
+        known = label is not None or text is not None
+        keep = self.keep.to(device, non_blocking=True) if known else self.keep
+        x = self.x.to(device, dtype, non_blocking=True)
+        return Batch(self.example, self.quantile, x, draw, label, keep, text)
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU copies from while the host goes on, where such memory is to be had."""
+        draw = self.draw
+        try:
+            fresh = None if draw.fresh is None else draw.fresh.pin_memory()
+            draw = NoiseSample(draw.level.pin_memory(), draw.noise.pin_memory(), fresh)
+            label = None if self.label is None else self.label.pin_memory()
+            return replace(self, x=self.x.pin_memory(), draw=draw, label=label, keep=self.keep.pin_memory())
+        except RuntimeError:
+            return self
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,10 @@ class Batches:
 
     def at(self, step: int, share: tuple[int, int] | None = None) -> Batch:
         """The batch of a step, or the places `share` = (start, stop) of it, on the CPU."""
+        return self.with_indices(step, share)[1]
+
+    def with_indices(self, step: int, share: tuple[int, int] | None = None) -> tuple[BatchIndices, Batch]:
+        """`indices_of` and `at` at once."""
         cut, indices_of = slice(*(share or (0, self.batch))), self.indices_of(step)
         example, epoch, level = indices_of.example[cut], indices_of.epoch[cut], indices_of.level[cut]
         names = (epoch * (self.data.count or 0) + example).tolist()
@@ -195,10 +214,43 @@ class Batches:
         if read.known is not None:
             label, which = None, Streams(self.seed, "caption", names, step).uniform((1,))[:, 0]
             text = read.known.draw(which)
-        return Batch(example, indices_of.quantile[cut], x, draw, label, chance[:, 1] >= self.label_dropout, text)
+        keep = chance[:, 1] >= self.label_dropout
+        return indices_of, Batch(example, indices_of.quantile[cut], x, draw, label, keep, text)
 
     def _order(self, epoch: int, count: int) -> Order:
         return Order(count, self.seed, epoch, self.data.runs)
+
+
+@final
+class Ahead:
+    """Batches as `Batches` makes them; for a device that computes by itself, the next one meanwhile, by a thread.
+
+    On a CPU a second thread would only take the first one's time. Examples of the caller's own are read in the thread
+    of the caller, and none before it is asked for.
+
+    Args:
+        batches: what to make.   device: that they are for.
+    """
+
+    def __init__(self, batches: Batches, device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._thread = ThreadPoolExecutor(1) if device.type == "cuda" and batches.data.shareable else None
+        self._next: tuple[int, tuple[int, int], Objective, Future[tuple[BatchIndices, Batch]]] | None = None
+
+    def at(self, step: int, share: tuple[int, int]) -> tuple[BatchIndices, Batch]:
+        """Who takes part in a step, and what this process computes of it."""
+        ready, objective = self._next, self._batches.objective
+        if ready is not None and ready[:2] == (step, share) and ready[2] is objective:
+            made = ready[3].result()
+        else:  # the first, one after a rollback, or levels drawn by what the last step taught
+            made = self._make(step, share)
+        if self._thread is not None:
+            self._next = (step + 1, share, objective, self._thread.submit(self._make, step + 1, share))
+        return made
+
+    def _make(self, step: int, share: tuple[int, int]) -> tuple[BatchIndices, Batch]:
+        indices_of, batch = self._batches.with_indices(step, share)
+        return indices_of, batch.pinned() if self._device.type == "cuda" else batch
 
 
 def draws_record(seed: int, batch: int, images: int | None, step: int, skipped: int) -> dict[str, Any]:

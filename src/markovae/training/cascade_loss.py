@@ -73,7 +73,7 @@ class CascadeLoss(Loss):
             rows = self._rows(batch, b, size)
             found = self.stages[b].backward(model.stage(b).network, part, count, dtype)
             loss = loss.index_add(0, rows.to(loss.device), found.loss * (size / count))
-            nats = nats.index_add(0, rows, found.nats * (size / count))
+            nats = nats.index_add(0, rows.to(nats.device), found.nats * (size / count))
         return Losses(loss, nats)
 
     def note(self, level: Tensor, losses: Tensor) -> None:

@@ -56,11 +56,13 @@ class Examples(ABC):
     Attributes:
         count: how many there are, None for a stream without an end.   shape: of one, (C, H, W).
         runs: (start, stop) of rows that are stored and read together; None where all are alike.
+        shareable: whether another thread may read them, and some that are never asked for.
     """
 
     count: int | None
     shape: tuple[int, ...]
     runs: Sequence[tuple[int, int]] | None = None
+    shareable: bool = False
 
     @abstractmethod
     def read(self, rows: np.ndarray[Any, Any]) -> Chunk:
@@ -83,7 +85,7 @@ class ArrayExamples(Examples):
 
     def __init__(self, data: ImageData, model: Model | None = None, transform: Transform | None = None) -> None:
         self.data, self.count, self.shape, self.runs = data, len(data), data.shape, data.runs
-        self._model, self._transform = model, transform
+        self._model, self._transform, self.shareable = model, transform, transform is None
 
     def read(self, rows: np.ndarray[Any, Any]) -> Chunk:
         """Rows of the arrays."""

@@ -39,6 +39,7 @@ from markovae.errors import UserError
 from markovae.likelihood.continuous import continuous_draws
 from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
+from markovae.system.device import Constants
 from markovae.training.batches import Batch
 from markovae.training.train_config import TrainConfig
 
@@ -182,6 +183,7 @@ class LevelLoss(Loss):
         self._nats = model.dims * nats_weight(model.target, model.schedule)
         self._nats[0] = 0.0
         self._scatter = scatter(model.target, model.schedule)
+        self._placed = Constants()
         if self._level_distribution is not None:
             self._objective = self._level_distribution.objective
 
@@ -202,10 +204,12 @@ class LevelLoss(Loss):
                 parts = (objective, model.target, model.schedule, reverse)
                 losses, errors = loss(network, batch.x, batch.draw, condition, *parts, clip=model.clip)
         (losses.sum() / size).backward()
-        place, plain = batch.draw.level.cpu() - 1, errors.detach().cpu().double()
+        device, plain = errors.device, errors.detach().double()
+        level = batch.draw.level.to(device, non_blocking=True)
         if batch.draw.fresh is not None:
-            plain = plain - self._scatter[place]
-        return Losses(losses.detach(), self._nats[place] / objective.probability[place] * plain)
+            plain = plain - self._placed.get("scatter", device, make=lambda: self._scatter.to(device))[level - 1]
+        nats = self._placed.get("nats", device, make=lambda: self._nats.to(device))[level - 1]
+        return Losses(losses.detach(), nats / objective.probability_at(level) * plain)
 
     def note(self, level: Tensor, losses: Tensor) -> None:
         """The importance distribution learns from the losses."""
@@ -259,7 +263,7 @@ class ContinuousLoss(Loss):
         ends = self._prior(batch) + self._reconstruction(batch, size, dtype)
         (ends.sum() / self._unit / size).backward()
         losses = (levels.detach() + ends.detach()) / self._unit
-        return Losses(losses, levels.detach().cpu())
+        return Losses(losses, levels.detach())
 
     def note(self, level: Tensor, losses: Tensor) -> None:
         """Nothing is learnt from losses: the schedule is the distribution."""
@@ -283,7 +287,7 @@ class ContinuousLoss(Loss):
             return torch.zeros(len(batch.example), dtype=torch.float64, device=batch.x.device)
         x, noise, model = batch.x[chosen], batch.draw.noise[chosen], self._model
         condition = None if batch.condition is None else batch.condition.take(chosen)
-        grid = self._schedule.logsnr.to(x.device)
+        grid = self._schedule.on(x.device)
         z = noised(x, noise, grid[1])
         with _autocast(model, dtype):
             x_hat = model.denoise(z, grid[1], condition)
@@ -325,7 +329,7 @@ class OwnLoss(Loss):
             raise UserError(f"the loss of your own gave {shown}: it must give a tensor () or ({count},) with gradients")
         losses = found.expand(count)
         (losses.sum() / size).backward()
-        return Losses(losses.detach(), torch.full((count,), float("nan"), dtype=torch.float64))
+        return Losses(losses.detach(), torch.full_like(losses, torch.nan, dtype=torch.float64))
 
     def note(self, level: Tensor, losses: Tensor) -> None:
         """Nothing is learned from losses."""

@@ -22,6 +22,11 @@ ADAM_EPS = 1e-8
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
+    """`orthogonalise_all` of one shape, (..., rows, columns)."""
+    return orthogonalise_all([matrices.reshape(-1, *matrices.shape[-2:])])[0].reshape(matrices.shape)
+
+
+def orthogonalise_all(stacks: Sequence[Tensor]) -> list[Tensor]:
     r"""Nearest orthogonal matrices, roughly: U V' with singular values brought into `BAND`.
 
     Newton–Schulz on the Gram matrix: with X = M/‖M‖, G = X Xᵀ and Q = I, five rounds of
@@ -32,28 +37,42 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     r×r matrices only, so a flattened 3×3 convolution costs less than half. Float32 throughout, since the
     Gram matrix squares the condition number.
 
+    The Gram matrices of one size are one batch, whatever the shapes of their matrices.
+
     Args:
-        matrices: (..., rows, columns).
-    Returns: the same shape, float32.
+        stacks: of matrices of one shape, (n, rows, columns) each.
+    Returns: the same shapes, float32.
     Source: Jordan et al. 2024, "Muon".
     """
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = (matrices if wide else matrices.mT).float()
+    wide = [(stack if stack.shape[-2] <= stack.shape[-1] else stack.mT).float() for stack in stacks]
+    counts = [len(x) for x in wide]
     # By a power of two, which is exact: squares of what vanishes, or is huge, would leave float32.
-    exponent = torch.frexp(x.abs().amax(dim=(-2, -1), keepdim=True)).exponent
-    x = torch.ldexp(x, -exponent.clamp(-100, 100))
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-30)
-    gram = x @ x.mT
+    largest = torch.cat([torch.linalg.vector_norm(x, torch.inf, dim=(-2, -1), keepdim=True) for x in wide])
+    scales = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(-100, 100)).split(counts)
+    wide = [x * scale for x, scale in zip(wide, scales, strict=True)]
+    wide = [x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-30) for x in wide]
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for index, x in enumerate(wide):
+        sizes[x.shape[-2]].append(index)
+    for members in sizes.values():
+        products = _newton_schulz(torch.cat([wide[index] @ wide[index].mT for index in members]))
+        for index, product in zip(members, products.split([counts[index] for index in members]), strict=True):
+            wide[index] = product @ wide[index]
+    return [x if x.shape[-2:] == stack.shape[-2:] else x.mT for x, stack in zip(wide, stacks, strict=True)]
+
+
+def _newton_schulz(gram: Tensor) -> Tensor:
+    """Q after the rounds, from G = X Xᵀ, (n, r, r)."""
     a, b, c = COEFFICIENTS
-    identity = torch.eye(gram.shape[-1], device=gram.device).expand_as(gram)
-    product = identity
+    product = gram
     for index in range(ROUNDS):
-        step = a * identity + b * gram + c * (gram @ gram)
+        step = b * gram
+        step.diagonal(dim1=-2, dim2=-1).add_(a)
+        step.add_((gram @ gram).mul_(c))
         product = step @ product if index else step
         if index < ROUNDS - 1:
             gram = step @ gram @ step
-    x = product @ x
-    return x if wide else x.mT
+    return product
 
 
 def split_weights(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -162,7 +181,9 @@ class MuonAdamW(torch.optim.Optimizer):
                 raise ValueError(f"optimizer state {key!r} of shape {tuple(value.shape)} fits no weight here")
             weight = weights[int(index)]
             found[int(index)][name] = (
-                value.clone().cpu() if name == "step" else shard_like(value.to(weight.device), weight).clone()
+                value.to(weight.device).clone()
+                if name == "step"
+                else shard_like(value.to(weight.device), weight).clone()
             )
         self.state.clear()
         for number, state in found.items():
@@ -183,22 +204,27 @@ class MuonAdamW(torch.optim.Optimizer):
         shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, update in enumerate(updates):
             shapes[len(update), update[0].numel()].append(index)
-        for (rows, columns), members in shapes.items():
-            stack = torch.stack([updates[index].reshape(rows, columns) for index in members])
-            size = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-            for index, update in zip(members, orthogonalise(full_tensor(stack)), strict=True):
-                step = update.reshape(weights[index].shape).to(weights[index].dtype)
-                weights[index].sub_(shard_like(step, weights[index]), alpha=size)
+        stacks = [
+            full_tensor(torch.stack([updates[index].reshape(shape) for index in members]))
+            for shape, members in shapes.items()
+        ]
+        for (shape, members), stack in zip(shapes.items(), orthogonalise_all(stacks), strict=True):
+            size = group["lr"] * 0.2 * max(shape) ** 0.5
+            held = [local_shard(weights[index]) for index in members]
+            steps = [
+                local_shard(shard_like(update.reshape(weights[index].shape).to(weights[index].dtype), weights[index]))
+                for index, update in zip(members, stack, strict=True)
+            ]
+            torch._foreach_sub_(held, steps, alpha=size)
 
     def _step_others(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["first"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
                 self.state[weight]["second"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-                self.state[weight]["step"] = torch.zeros((), dtype=torch.float32)
+                self.state[weight]["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
         states = [self.state[weight] for weight in weights]
-        for state in states:
-            state["step"] += 1
+        torch._foreach_add_([state["step"] for state in states], 1)
         # Entry by entry, so of weights that are spread each process takes its own.
         entries = [
             (
@@ -228,7 +254,7 @@ def _adam(entries: Sequence[tuple[Tensor, ...]], lr: float, betas: Any, decay: f
         firsts,
         seconds,
         [],
-        [count.to(weight.device) for count, weight in zip(counts, weights, strict=True)],
+        counts,
         amsgrad=False,
         lr=lr,
         beta1=betas[0],

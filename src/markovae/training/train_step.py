@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
 
@@ -14,7 +14,7 @@ from markovae.diffusion.cascade import Model
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.errors import StoppedRun, UserError
 from markovae.training.batches import BatchIndices
-from markovae.training.sharding import full_tensor
+from markovae.training.sharding import full_tensor, is_sharded, local_shard
 
 
 class NonFiniteError(StoppedRun):
@@ -84,14 +84,21 @@ def listed(items: Sequence[object]) -> str:
     return ", ".join(str(item) for item in items[:8]) + (f" and {len(items) - 8} more" if len(items) > 8 else "")
 
 
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of all of them together, (), on their device; of tensors spread over processes every one must ask."""
+    values = list(tensors)
+    if any(is_sharded(value) for value in values):
+        return full_tensor(nn.utils.get_total_norm(values))
+    types = dict.fromkeys(value.dtype for value in values)
+    norms = [norm for dtype in types for norm in torch._foreach_norm([v for v in values if v.dtype == dtype])]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+
 def unfinite_weights(
     weights: Mapping[str, Tensor], averages: Mapping[str, Tensor], step: int, indices_of: BatchIndices
 ) -> NonFiniteError | None:
     """Why step number `step` cannot be taken from these weights, or this average; None where all are numbers."""
     guarded = {"weight": weights, "the average of": averages}
-    norms = [nn.utils.get_total_norm(list(table.values())) for table in guarded.values()]
-    if bool(torch.stack(norms).isfinite().all()):
-        return None
     names = [f"{what} {name}" for what, table in guarded.items() for name in unfinite(table)]
     if not names:
         return None
@@ -140,21 +147,19 @@ def fitting_after(step: int) -> Iterator[None]:
         raise NonFiniteError(f"the reverse variance cannot be fitted after step {step}: {error}") from None
 
 
-def clip(
-    parameters: Mapping[str, nn.Parameter], clipped: Collection[str], limit: float, step: int, indices_of: BatchIndices
-) -> float:
-    """Clip the gradient of those named in `clipped` to the norm `limit`; its norm before.
+def require_gradient(gradients: Mapping[str, Tensor], norm: float, step: int, indices_of: BatchIndices) -> None:
+    """The gradient of step number `step`, whose norm is known, can be followed.
 
     Raises:
-        NonFiniteError: where any gradient is NaN or Inf; nothing is clipped then.
+        NonFiniteError: where any of it is NaN or Inf.
     """
-    gradients = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
-    norm = nn.utils.get_total_norm(list(gradients.values()))
-    if not math.isfinite(float(full_tensor(norm))):
+    if not math.isfinite(norm):
         names = unfinite({name: full_tensor(gradient) for name, gradient in gradients.items()})
         raise not_taken(f"the gradient of {listed(names) if names else 'the weights'} is not finite", step, indices_of)
-    network = [weight for name, weight in parameters.items() if name in clipped]
-    if len(network) < len(parameters):
-        norm = nn.utils.get_total_norm([weight.grad for weight in network if weight.grad is not None])
-    nn.utils.clip_grads_with_norm_(network, limit, norm)
-    return float(full_tensor(norm))
+
+
+def clip(gradients: Collection[Tensor], norm: float, limit: float) -> None:
+    """Clip gradients of this norm to the norm `limit`, in place."""
+    share = float(limit / (torch.tensor(norm, dtype=torch.float32) + 1e-6))
+    if share < 1:
+        torch._foreach_mul_([local_shard(gradient) for gradient in gradients], share)

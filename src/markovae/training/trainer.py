@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
@@ -23,7 +24,7 @@ from markovae.networks.embedding import working_type
 from markovae.randomness import generator
 from markovae.system.distributed import Ranks
 from markovae.system.memory import halved, out_of_memory, within_memory
-from markovae.training.batches import Batch, Batches, BatchIndices, draws_record
+from markovae.training.batches import Ahead, Batch, Batches, BatchIndices, draws_record
 from markovae.training.budget import Budget, Timer, rate_factor
 from markovae.training.cascade_loss import CascadeLoss
 from markovae.training.ema import EMA
@@ -34,13 +35,14 @@ from markovae.training.precision import Choice, dtype_named, prepared, probe
 from markovae.training.sharding import full_tensor, local_shard, require_shardable, shard_tables, sharded
 from markovae.training.train_config import TrainConfig
 from markovae.training.train_step import (
-    NonFiniteError,
     TrainStep,
     clip,
     fitting_after,
     not_taken,
+    require_gradient,
     require_savable,
     require_useful,
+    total_norm,
     unfinite_weights,
 )
 
@@ -82,6 +84,7 @@ class Training:
         self.batches = Batches(
             data, model.pixels, self.loss.objective, config.seed, config.batch, flip, config.label_dropout, draws
         )
+        self._ahead = Ahead(self.batches, model.device)
         self.average = EMA(model, config.ema_horizon, config.ema_warmup)
         self.spread = config.parallel == "fsdp" and not self.ranks.alone
         if self.spread:
@@ -152,15 +155,9 @@ class Training:
         dtype = self.choose_precision().dtype
         started = self.seconds
         number, share = self.step + self.skipped, self.ranks.here.share(self.config.batch)
-        indices_of = self.batches.indices_of(number)
-        batch = self.batches.at(number, share).to(self.model.device, self._type)
-        held = {name: local_shard(weight) for name, weight in _weights(self.model).items()}
-        trouble = unfinite_weights(held, self.average.held, self.step + 1, indices_of)
-        if trouble is not None and self.ranks.alone:
-            raise trouble
-        losses, nats = self._gradient(batch, indices_of, dtype, trouble)
-        with self.ranks.guarded():
-            norm = clip(self._parameters, self._clipped, self.config.clip, self.step + 1, indices_of)
+        indices_of, batch = self._ahead.at(number, share)
+        batch = batch.to(self.model.device, self._type)
+        losses, nats, norm = self._gradient(batch, indices_of, dtype)
         factor = rate_factor(self.step, self.budget.expected, self.config.warmup_steps, self.config.decay_start)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -314,17 +311,34 @@ class Training:
 
     # -- one step -----------------------------------------------------------------------------------------------
 
-    def _gradient(
-        self, batch: Batch, indices_of: BatchIndices, dtype: torch.dtype, trouble: NonFiniteError | None
-    ) -> tuple[Tensor, float]:
-        """Leave the gradient of the mean loss in the parameters; (losses, (B,), on the CPU, and the mean nats).
+    def _gradient(self, batch: Batch, indices_of: BatchIndices, dtype: torch.dtype) -> tuple[Tensor, float, float]:
+        """Leave the clipped gradient of the mean loss in the parameters.
 
-        Every process learns every loss, and whether another is in trouble: all stop at one step, or none.
+        Every process learns every loss, and whether another is in trouble: all stop at one step, or none. What decides
+        that is read at once, the only moment of a step at which a device is waited for.
+
+        Returns: losses, (B,), on the CPU, the mean nats, and the gradient's norm before it was clipped.
         """
         with self.ranks.guarded():
             own = self._backward(self._network, batch, self.config.batch, dtype)
         self.ranks.sum_gradients(self._unreduced)
-        rows = torch.stack([own.loss.double(), own.nats.double(), torch.full_like(own.nats, trouble is not None)], 1)
+        held = {name: local_shard(weight) for name, weight in _weights(self.model).items()}
+        gradients = {name: weight.grad for name, weight in self._parameters.items() if weight.grad is not None}
+        clipped = [gradient for name, gradient in gradients.items() if name in self._clipped]
+        tables: list[Iterable[Tensor]] = [held.values(), self.average.held.values(), gradients.values()]
+        tables += [clipped] if len(clipped) < len(gradients) else []
+        with self.ranks.guarded():
+            norms = [total_norm(table) for table in tables]
+        values = [own.loss, own.nats, *(norm.to(own.loss.device).reshape(1) for norm in norms)]
+        read = torch.cat([value.double() for value in values]).cpu()
+        rows, (weight_norm, average_norm, *gradient_norms) = (
+            read[: -len(norms)].reshape(2, -1).T,
+            read[-len(norms) :].tolist(),
+        )
+        trouble = None
+        if not math.isfinite(weight_norm + average_norm):
+            trouble = unfinite_weights(held, self.average.held, self.step + 1, indices_of)
+        rows = torch.cat([rows, torch.full_like(rows[:, :1], trouble is not None)], 1)
         table = self.ranks.gather_rows(rows, self.config.batch)
         losses, nats, troubled = table[:, 0].to(own.loss.dtype), table[:, 1], table[:, 2] > 0
         if trouble is not None:
@@ -337,10 +351,12 @@ class Training:
         bad = ~losses.isfinite()
         if bool(bad.any()):
             raise not_taken(f"the loss is {float(losses[bad][0])}", self.step + 1, indices_of, bad)
-        return losses, float(nats.mean())
+        require_gradient(gradients, gradient_norms[0], self.step + 1, indices_of)
+        clip(clipped, gradient_norms[-1], self.config.clip)
+        return losses, float(nats.mean()), gradient_norms[-1]
 
     def _backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
-        """Add the gradient of the batch's losses over `size`, part by part; the losses, on the CPU.
+        """Add the gradient of the batch's losses over `size`, part by part; the losses, on the device.
 
         Where memory runs out, from then on in parts of half the size: the draws and the mean loss are the same.
 
@@ -373,7 +389,7 @@ class Training:
             for start, stop in pairwise(edges):
                 with self.ranks.gathering(network) if stop < count else nullcontext():
                     made.append(self.loss.backward(network, batch.part(start, stop), size, dtype))
-        return Losses(*(torch.cat([getattr(part, name) for part in made]).cpu() for name in ("loss", "nats")))
+        return Losses(*(torch.cat([getattr(part, name) for part in made]) for name in ("loss", "nats")))
 
     def _rehearse(self, batch: Batch, dtype: torch.dtype) -> None:
         """A step's forward and backward pass without consequences, and without other processes."""
