@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from markovae.networks.conditioning import Condition
     from markovae.quality.evaluation import evaluate
     from markovae.quality.quality_record import Quality
+    from markovae.run.distilling import distill
     from markovae.run.start import resume, train
     from markovae.sampling.editor import Edit, edit
     from markovae.sampling.generation import sample
@@ -63,6 +64,7 @@ _HOME = {
     "Objective": "diffusion.objective",
     "Quality": "quality.quality_record",
     "TrainStep": "training.train_step",
+    "distill": "run.distilling",
     "edit": "sampling.editor",
     "evaluate": "quality.evaluation",
     "create": "build",
@@ -104,6 +106,7 @@ __all__ = [
     "continuous_bound",
     "create",
     "decompress",
+    "distill",
     "edit",
     "evaluate",
     "export",

@@ -249,6 +249,7 @@ def create_outline(
             network = _outlined(config.network.shape, data, schedule, tensors)
         target, decoder = target_named(config.target.name), decoder_named(config.target.decoder, pixels)
         made = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
+        made.calls = None if config.distill is None else config.distill.calls
     made.text_conditioner, made.null_trained = text_conditioner, config.train.label_dropout > 0
     return made
 

@@ -18,6 +18,7 @@ from markovae.locations import FromFile, without_secrets
 from markovae.networks.network_config import ConditionConfig, NetworkConfig
 from markovae.strict_json import shortened
 from markovae.tables import explained, from_table, parse_setting, spelled, to_table
+from markovae.training.distillation_config import DistillConfig
 from markovae.training.train_config import TrainConfig
 
 __all__ = [
@@ -43,6 +44,7 @@ class Config:
 
     Args:
         data, schedule, network, target, train, condition, cascade: the sections; each has defaults for all.
+        distill: the section of a student, which is trained from another run (`markovae distill`).
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -52,6 +54,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     cascade: CascadeConfig = field(default_factory=CascadeConfig)
+    distill: DistillConfig | None = None
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Config:

@@ -37,6 +37,7 @@ from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT
 from markovae.networks.network_config import ConditionConfig, NetworkConfig, OwnOptions
 from markovae.networks.unet import UNet
+from markovae.training.distillation_config import DistillConfig
 from markovae.training.train_config import TrainConfig
 
 _REVERSES: dict[Any, str] = {made: name for name, made in REVERSE_CLASSES.items()}
@@ -110,6 +111,7 @@ def describe(model: Model) -> Config:
         ),
         cascade=CascadeConfig() if isinstance(model, Diffusion) else _cascade(model),
         condition=ConditionConfig(kind=kind, encoder=encoder),
+        distill=DistillConfig(model.calls) if isinstance(model, Diffusion) and model.calls is not None else None,
         train=TrainConfig(label_dropout=TrainConfig.label_dropout if model.null_trained else 0.0),
     )
     _require_same(model, config)

@@ -22,6 +22,7 @@ from markovae.cli import (
     data_,
     decompress,
     demo,
+    distill,
     doctor,
     edit,
     export,
@@ -53,7 +54,7 @@ start here:
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """
 COMMANDS = (
-    *(demo, train, sample, serve, edit, measure, quality, compress, decompress),
+    *(demo, train, distill, sample, serve, edit, measure, quality, compress, decompress),
     *(import_, export, inspect, data_, shard, verify, doctor),
 )
 

@@ -47,6 +47,7 @@ class Diffusion(MarkovianVAE):
     Its `text_conditioner` turns captions into conditions, where it was trained with them; else None. `null_trained`
     says whether a conditional model was trained without its condition now and then, so that it may be used without.
     `class_names` are those of its labels, where they are known.
+    `calls` is set for a student (`mv.distill`), which samples in so many evaluations and no other number.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Diffusion(MarkovianVAE):
         self.text_conditioner: TextConditioner | None = None
         self.null_trained = True
         self.class_names: tuple[str, ...] = ()
+        self.calls: int | None = None
 
     @property
     def dims(self) -> int:
@@ -111,7 +113,8 @@ class Diffusion(MarkovianVAE):
             self.clip,
         )
         model.precision, model.text_conditioner = self.precision, self.text_conditioner
-        model.null_trained, model.class_names = self.null_trained, self.class_names
+        model.null_trained, model.calls = self.null_trained, self.calls
+        model.class_names = self.class_names
         return model.train(self.training)
 
     def with_reverse(self, reverse: ReverseVariance) -> Diffusion:

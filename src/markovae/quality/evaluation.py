@@ -30,7 +30,7 @@ from markovae.quality.reference_set import ReferenceSet, choose_reference
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.generation import sample
 from markovae.sampling.guidance import Guidance
-from markovae.sampling.plans import Plan, default_spacing, plan
+from markovae.sampling.plans import Plan, plan
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.text.conditioner import attach_conditioning
 
@@ -84,7 +84,7 @@ def evaluate(
         push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps, spacing)
         if drawn_by is None:
-            names = (None, spacing) if isinstance(sampler, Plan) else (sampler, spacing or default_spacing(sampler))
+            names = (None, spacing) if isinstance(sampler, Plan) else (chosen.sampler, chosen.spacing)
             drawn_by = {"sampler": names[0], "spacing": names[1], "guidance": push.weight}
         drawn_by = {**drawn_by, "steps": chosen.nfe, "seed": seed, "precision": str(model.precision)[len("torch.") :]}
     else:

@@ -14,6 +14,8 @@ from markovae.system.jsonlines import backwards, has_figures
 from markovae.system.lock import LOCK, Lock
 from markovae.system.plain import open_plain
 
+TEACHER = "teacher"  # the weights that a student learns from, a bundle
+
 
 @final
 class RunFolder:

@@ -15,8 +15,8 @@ from torch import nn
 
 from markovae.build import create, with_stages
 from markovae.checkpoints.manifest import CheckpointError
-from markovae.checkpoints.reading import Checkpoint, LoadedRun, load_run, newest_checkpoint, open_checkpoint
-from markovae.checkpoints.saving import describe_network
+from markovae.checkpoints.reading import Checkpoint, LoadedRun, load, load_run, newest_checkpoint, open_checkpoint
+from markovae.checkpoints.saving import describe_network, save
 from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
@@ -27,14 +27,15 @@ from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import BRACES
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
-from markovae.diffusion.model import load_weights
+from markovae.diffusion.learned_schedule import LearnedLogSNR
+from markovae.diffusion.model import Diffusion, load_weights
 from markovae.diffusion.schedule import first_level_warning
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
 from markovae.log import log, warn
 from markovae.networks.network_config import ConditionConfig
 from markovae.run.loggers import Logger, Loggers
-from markovae.run.run_folder import RunFolder
+from markovae.run.run_folder import TEACHER, RunFolder
 from markovae.run.session import Session
 from markovae.system.device import device_named
 from markovae.system.distributed import joined
@@ -42,6 +43,8 @@ from markovae.system.files import SYSTEM, Disk, replace_file
 from markovae.system.lock import Lock, hold
 from markovae.system.processes import current_rank
 from markovae.text.conditioner import EncoderConditioner, attach_conditioning
+from markovae.training.distillation import Distillation
+from markovae.training.distillation_config import DistillConfig
 from markovae.training.train_config import TrainConfig
 from markovae.training.trainer import Training
 
@@ -176,7 +179,14 @@ def train_run(
         config, model = _create(config, splits, init, network, trust)
         model = model.to(device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
-        training = Training(model, data, config.train, config.data.flip, clock, ranks)
+        own = None
+        if config.distill is not None:
+            if init is None:
+                raise UserError(
+                    "[distill] makes a student, and names no teacher: use markovae distill RUN, or add --init RUN"
+                )
+            own = _distillation(model, load(init, trust=trust), config.distill, init)
+        training = Training(model, data, config.train, config.data.flip, clock, ranks, own)
         record = splits.record()
         session = Session(folder, config, splits, record, training, opened, progress, trust)
         gathered = [training.gathered()]  # taken out below: of a spread model it is the whole, which must not stay
@@ -188,6 +198,8 @@ def train_run(
             _warn_of_choices(training)
             for line in _introduction(folder, splits, training) if progress else ():
                 log(line)
+            if own is not None:
+                save(own.teacher, folder.path / TEACHER)
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
             session.save(gathered.pop())
             _describe(folder, config, record)
@@ -236,7 +248,11 @@ def resume_run(
             )
             checkpoint.require_same_words(splits)
             known = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
-            training = Training(model.to(device), known, config.train, config.data.flip, clock, ranks)
+            model, own = model.to(device), None
+            if config.distill is not None:
+                held_by = folder.path / TEACHER
+                own = _distillation(model, load(held_by, trust=trust), config.distill, held_by)
+            training = Training(model, known, config.train, config.data.flip, clock, ranks, own)
             _restore(training, checkpoint)
             if steps is not None or minutes is not None:
                 training.extend(steps=steps, minutes=minutes)
@@ -268,6 +284,29 @@ def resume_run(
             session.resumed(path)
             session.go()
     return folder.path
+
+
+def _distillation(student: Model, teacher: Model, config: DistillConfig, name: str | Path) -> Distillation:
+    """The loss of a student.
+
+    Args:
+        name: of the teacher, in the errors.
+    Raises:
+        UserError: for a teacher that is a student itself or of several stages, has other images, or is not defined
+            between its levels.
+    """
+    if not isinstance(teacher, Diffusion) or not isinstance(student, Diffusion):
+        raise UserError(f"{name} is a cascade, and a student has one stage: distill a model of one stage")
+    if teacher.calls is not None:
+        raise UserError(f"{name} is a student of {teacher.calls} evaluations itself: distill the run that it came from")
+    if teacher.target.needs_neighbour:
+        raise UserError(
+            f"{name} has target.name={teacher.target.name}, defined by the steps of its grid, and a student crosses "
+            "several at once: distill a model of velocity, flow, noise, data or score"
+        )
+    if isinstance(teacher.schedule, LearnedLogSNR):
+        raise UserError(f"{name} has schedule.kind=learned, which moves while it is trained: distill another schedule")
+    return Distillation(student, teacher.to(student.device), config)
 
 
 def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock | None]:

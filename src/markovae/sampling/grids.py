@@ -45,6 +45,34 @@ def rho_grid(first: float, last: float, steps: int, rho: float = 7.0) -> Tensor:
     return _with_clean(levels)
 
 
+def student_grid(schedule: NoiseSchedule, calls: int) -> Tensor:
+    """λ = ∞ and the log-SNRs where a student of so many calls is evaluated, (calls+1,), float64.
+
+    The last is level L; between are −2 ln tan(kπ/2K), even in the angle between signal and noise.
+    """
+    _check(calls)
+    first, last = _reached(schedule)
+    angle = torch.arange(1, calls, dtype=torch.float64) * (torch.pi / (2 * calls))
+    between = (-2 * angle.tan().log()).clamp(min=last + 0.1, max=first - 0.1)
+    return _with_clean(torch.cat([between, torch.tensor([last], dtype=torch.float64)]))
+
+
+def substep_grid(schedule: NoiseSchedule, calls: int, substeps: int) -> Tensor:
+    """λ = ∞ and the log-SNRs of a teacher's substeps, decreasing; those of `student_grid` are among them, float64."""
+    first, last = _reached(schedule)
+    nodes = torch.cat([rho_grid(first, last, substeps), student_grid(schedule, calls)[1:]])
+    nodes = nodes.unique().flip(0)
+    apart = torch.cat([torch.tensor([True]), nodes.diff().abs() > 1e-9])
+    return nodes[apart]
+
+
+def _reached(schedule: NoiseSchedule) -> tuple[float, float]:
+    """The log-SNRs that a student learns between: those of the schedule, cut to 13.3…−10."""
+    logsnr = schedule.logsnr.detach()
+    last = max(float(logsnr[-1]), -10.0)
+    return max(min(float(logsnr[1]), 13.3), last + 1.0), last
+
+
 def explicit_grid(logsnr: Tensor) -> Tensor:
     """λ = ∞ and the finite, decreasing log-SNRs given (K,), (K+1,): from a file, a search or dynamic programming.
 

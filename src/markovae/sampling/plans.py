@@ -15,10 +15,10 @@ from markovae.likelihood.measurement import finite
 from markovae.networks.conditioning import Conditioning
 from markovae.sampling import samplers
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
-from markovae.sampling.grids import nearest_levels, rho_grid, sampling_grid, uniform_grid
+from markovae.sampling.grids import nearest_levels, rho_grid, sampling_grid, student_grid, uniform_grid
 from markovae.sampling.guidance import Guidance
-from markovae.sampling.sampler_table import SAMPLERS, SEARCHED, SPACINGS
-from markovae.sampling.samplers import Ancestral, Corrector, Stepper
+from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS, SEARCHED, SPACINGS
+from markovae.sampling.samplers import DDIM, Ancestral, Corrector, Stepper
 from markovae.synonyms import suggestion
 
 _WRAPPERS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}
@@ -97,6 +97,8 @@ def plan(
         _require_known("threshold", threshold, _WRAPPERS)
     if isinstance(model, Cascade):
         return _cascade_plan(model, sampler, steps, spacing, threshold)
+    if model.calls is not None:
+        return _student_plan(model, model.calls, sampler, steps, spacing, threshold)
     entry, levels, ancestral = SAMPLERS[sampler], model.num_levels, sampler == "ancestral"
     steps = (levels if ancestral else default_steps(model)) if steps is None else steps
     if not hasattr(steps, "__index__"):
@@ -141,6 +143,8 @@ def _cascade_plan(model: Cascade, sampler: str, steps: int | None, spacing: str 
 
 def default_steps(model: Model) -> int:
     """Network evaluations a sample, where nobody names them: 20, and 10 for each detail stage of a cascade."""
+    if isinstance(model, Diffusion) and model.calls is not None:
+        return model.calls
     details = stages_of(model)[1:]
     return min(20, stages_of(model)[0].num_levels) + sum(min(10, stage.num_levels) for stage in details)
 
@@ -157,6 +161,25 @@ def split_steps(steps: int, octaves: int) -> list[int]:
         raise UserError(f"steps={steps} must be at least {octaves + 1}: a cascade evaluates each of its stages")
     detail = max(1, round(steps / (octaves + 2))) if octaves else 0
     return [steps - octaves * detail, *(detail,) * octaves]
+
+
+def _student_plan(
+    model: Diffusion, calls: int, sampler: str, steps: int | None, spacing: str | None, threshold: str | None
+) -> Plan:
+    """The deterministic steps of a student, at the log-SNRs it was distilled for.
+
+    Raises:
+        UserError: for another number of evaluations, another sampler, or a spacing.
+    """
+    if steps is not None and steps != calls:
+        raise UserError(f"steps={steps}: this student was distilled for {calls}: leave --steps out, or distill another")
+    if sampler not in (DEFAULT_SAMPLER, "ddim") or spacing is not None:
+        raise UserError(
+            f"this student was distilled for {calls} steps of its own and takes no other sampler or spacing: leave "
+            "--sampler and --spacing out"
+        )
+    wrapper = None if threshold is None else _WRAPPERS[threshold]
+    return Plan(DDIM(), student_grid(model.schedule, calls), None, wrapper, "ddim", "student")
 
 
 def describe_plan(steps_plan: Plan, guidance: Guidance) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class LevelLoss(Loss):
         """One forward and one backward pass."""
         model, objective = self._model, self._objective
         condition = batch.condition
-        with _autocast(model, dtype):
+        with autocast(model, dtype):
             if self._bound:
                 losses, errors = bound_loss(network, batch.x, batch.draw, condition, objective, model)
             else:
@@ -256,7 +256,7 @@ class ContinuousLoss(Loss):
 
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         """A pass at u, and one at level 1 for a quarter of the images."""
-        with _autocast(self._model, dtype):
+        with autocast(self._model, dtype):
             levels = continuous_draws(self._model, batch.x, batch.draw.noise, batch.quantile, batch.condition)
         # `backward` takes means: the part's mean square counts by its share of the batch.
         backward(levels / self._unit, self._schedule, len(batch.example) / size)
@@ -289,7 +289,7 @@ class ContinuousLoss(Loss):
         condition = None if batch.condition is None else batch.condition.take(chosen)
         grid = self._schedule.on(x.device)
         z = noised(x, noise, grid[1])
-        with _autocast(model, dtype):
+        with autocast(model, dtype):
             x_hat = model.denoise(z, grid[1], condition)
         nats = -model.decoder.distribution(x_hat, grid, z).log_prob(x)
         return nats.new_zeros(len(batch.example)).index_add(0, chosen, size / -(-size // RECONSTRUCTED) * nats)
@@ -321,7 +321,7 @@ class OwnLoss(Loss):
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         """One call of the function, and its backward pass."""
         source = generator(self._seed, "own loss", int(batch.example[0]), int(batch.quantile[0] * 2**53))
-        with _autocast(self._model, dtype):
+        with autocast(self._model, dtype):
             found = self._function(self._model, batch.x, batch.condition, source)
         count = len(batch.example)
         if not isinstance(found, Tensor) or tuple(found.shape) not in ((), (count,)) or not found.requires_grad:
@@ -342,7 +342,7 @@ class OwnLoss(Loss):
         """Nothing."""
 
 
-def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunction | None = None) -> Loss:
+def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunction | Loss | None = None) -> Loss:
     """What the configuration asks to minimise on this model.
 
     Args:
@@ -350,6 +350,8 @@ def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunct
     Raises:
         UserError: for an objective that does not go with the model's schedule, target or variance.
     """
+    if isinstance(own, Loss):
+        return own
     if own is not None and not isinstance(own, Objective):
         return OwnLoss(model, config, own)
     if not isinstance(model.schedule, LearnedLogSNR):
@@ -374,7 +376,8 @@ def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunct
     return ContinuousLoss(model, model.schedule)
 
 
-def _autocast(model: Diffusion, dtype: torch.dtype) -> torch.autocast:
+def autocast(model: Diffusion, dtype: torch.dtype) -> torch.autocast:
+    """Where matrix products are in this type."""
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 

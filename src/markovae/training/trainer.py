@@ -71,7 +71,7 @@ class Training:
         flip: bool = False,
         clock: Callable[[], float] = time.monotonic,
         ranks: Ranks | None = None,
-        own: Objective | OwnFunction | None = None,
+        own: Objective | OwnFunction | Loss | None = None,
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
         model.null_trained = config.label_dropout > 0
@@ -399,7 +399,7 @@ class Training:
             torch.cuda.synchronize(self.model.device)
 
 
-def _loss(model: Model, config: TrainConfig, own: Objective | OwnFunction | None) -> Loss:
+def _loss(model: Model, config: TrainConfig, own: Objective | OwnFunction | Loss | None) -> Loss:
     if not isinstance(model, Cascade):
         return create_loss(model, config, own)
     if own is not None:

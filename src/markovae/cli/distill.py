@@ -1,0 +1,87 @@
+"""`markovae distill`: a run's student, which samples in one, two or four network evaluations."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+
+from markovae.cli.options import add_json, add_machine, add_trust, positive, whole
+from markovae.cli.train import finished
+from markovae.errors import UserError
+from markovae.log import show_json
+from markovae.system.lock import hold
+from markovae.system.processes import current_rank
+
+SUMMARY = "train a student that samples in 1, 2 or 4 network evaluations"
+DESCRIPTION = """\
+Train a student of a run: it begins with the run's averaged weights, learns on the run's images to cross the way from
+noise to image in 1, 2 or 4 network evaluations, and is a run like any other. markovae train --resume continues it.
+"""
+EXAMPLES = """\
+examples:
+  markovae distill runs/faces --calls 2 --out runs/faces-2 --minutes 15
+  markovae sample runs/faces-2 --n 64
+  markovae measure runs/faces-2 --levels 4 --grid optimal --variance isotropic     its chain of 4 steps, in bits/dim
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `markovae distill`."""
+    parser.add_argument("run_path", metavar="RUN", help="the teacher: a run's folder, or one of its checkpoints")
+    parser.add_argument("--calls", metavar="K", type=whole(1), default=4, help="1, 2 or 4 (default: 4)")
+    parser.add_argument("--out", metavar="RUN2", required=True, help="the student's folder: new or empty")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 15)")
+    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for so many steps")
+    parser.add_argument(
+        "--guidance", metavar="W", type=positive, default=1.0, help="of the teacher, built in (default: 1, none)"
+    )
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as train.lr=0.001; repeatable"
+    )
+    parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
+    add_json(parser)
+    add_trust(parser)
+    add_machine(
+        parser,
+        batch="images a step (default: the teacher's); the same as --set train.batch=N",
+        precision="auto (timed), float32 or bfloat16 (default: the teacher's); the same as --set train.precision=NAME",
+        float64=False,
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Distill; exit code 0.
+
+    Raises:
+        UserError: for a run that is no teacher, or options that do not go together.   StoppedRun: see `distill`.
+    """
+    if options.json and options.no_report:
+        raise UserError("--json prints the report: leave --no-report out")
+    out = Path(options.out)
+    settings = [
+        *(f"train.{name}={getattr(options, name)}" for name in ("batch", "precision") if getattr(options, name))
+    ]
+    with hold(out) if current_rank().first and out.is_dir() else nullcontext() as lock:
+        from markovae.run.distilling import distill
+        from markovae.system.device import device_named
+
+        device = device_named(options.device)
+        distill(
+            options.run_path,
+            out,
+            options.calls,
+            minutes=options.minutes,
+            steps=options.steps,
+            guidance=options.guidance,
+            settings=[*settings, *options.set],
+            trust=options.trust,
+            device=device,
+            held=lock,
+        )
+        if current_rank().first and not options.no_report:
+            record = finished(out, device, None, options.trust)
+            if options.json:
+                show_json(record)
+    return 0
