@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 
 from markovae.cli.options import one_of
+from markovae.errors import UserError
 from markovae.log import show
 
-FORMATS = ("diffusers",)
-SUMMARY = "write a run in diffusers' layout"
+FORMATS = ("diffusers", "torch")
+SUMMARY = "write a run for diffusers, or for torch alone"
 DESCRIPTION = """\
-Write the averaged weights of a run as a folder that diffusers loads, with a model card. Only runs
-with network.kind=ddpm have a network that diffusers knows; whatever else it cannot express is told.
+Write the averaged weights of a run as a folder for others. diffusers: a pipeline with a model card; only runs with
+network.kind=ddpm have a network that diffusers knows, and whatever else it cannot express is told. torch: any network
+as a graph of torch.export, with a sampling loop of twenty lines.
 """
 EXAMPLES = """\
 examples:
   markovae train photos/ --set network.kind=ddpm --set target.name=noise --set schedule.kind=linear --out runs/a
   markovae export runs/a --to diffusers exported/
+  markovae export runs/b --to torch served/               then: python served/serve.py
   markovae export runs/a --to diffusers exported/ --push me/photos        needs pip install 'markovae[hub]'
 """
 
@@ -24,7 +27,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae export`."""
     parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--to", metavar="FORMAT", type=one_of(*FORMATS), required=True, help="diffusers")
+    parser.add_argument("--to", metavar="FORMAT", type=one_of(*FORMATS), required=True, help="diffusers or torch")
     parser.add_argument("folder", metavar="DIR", help="where to: a new or empty folder")
     parser.add_argument("--push", metavar="NAME", help="upload the folder to this model repository of the Hub as well")
 
@@ -41,8 +44,13 @@ def run(options: argparse.Namespace) -> int:
     from markovae.sampling.conditions import num_classes
 
     if options.push is not None:
+        if options.to != "diffusers":
+            raise UserError("--push uploads a diffusers pipeline: use --to diffusers, or leave --push out")
         require_hub()
     folder = export(options.run_path, options.folder, options.to, name=options.push)
+    if options.to == "torch":
+        show(f"{folder}: use it with\npython {folder / 'serve.py'}")
+        return 0
     model = load(options.run_path)
     show(f"{folder}: use it with\n{usage(str(folder), model.num_levels, num_classes(model) > 0)}")
     if options.push is not None:

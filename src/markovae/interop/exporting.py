@@ -16,13 +16,14 @@ from markovae.errors import UserError
 from markovae.interop.diffusers_folder import CLASSES
 from markovae.interop.diffusers_scheduler import rounding_warning, rules_from, rules_to
 from markovae.interop.diffusers_unet import config_from, config_to
+from markovae.interop.torch_export import torch_files
 from markovae.interop.weights import to_theirs
 from markovae.log import log, printable
 from markovae.networks.ddpm import DDPMUNet
 from markovae.system.files import make_folder, refused, require_new_folder, staged_folder, write_synced
 from markovae.system.jsonlines import read_rows
 
-FORMATS = ("diffusers",)
+FORMATS = ("diffusers", "torch")
 _FRONT = """\
 ---
 library_name: diffusers
@@ -80,25 +81,30 @@ def _held_out(run: Path) -> list[tuple[str, str]]:
 
 
 def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str | None = None) -> Path:
-    """Write the averaged weights of a run, or of one checkpoint, as a diffusers pipeline's folder; the folder.
+    """Write the averaged weights of a run, or of one checkpoint, as a folder for others; the folder.
 
         mv.export("runs/photos", "pipeline", to="diffusers")
 
-    A model that was imported and whose shape and rules are unchanged gets its own two configurations back.
+    diffusers: a pipeline, of network.kind=ddpm. torch: any network as a graph of torch.export, with a sampling loop of
+    twenty lines that needs torch alone. A model
 
     Args:
         run: a run's folder, or a checkpoint's.   out: a new or empty folder.   to: one of FORMATS.
         name: what the model card says to load: a repository of the Hub; None is the folder.
 
     Raises:
-        UserError: for what diffusers cannot express, with the reason, an unknown format, or an `out` that is not empty.
+        UserError: for what the format cannot express, with the reason; an unknown format; an `out` that is not empty.
         StoppedRun: where the disk refuses; nothing is left then.
     """
     if to not in FORMATS:
         raise UserError(f"to={to!r} must be one of {', '.join(FORMATS)}")
     folder = Path(out)
     require_new_folder(folder)
-    files = _files(open_checkpoint(run), Path(run), name or folder.name)
+    checkpoint = open_checkpoint(run)
+    if to == "torch":
+        files = torch_files(checkpoint.model(), checkpoint.class_names)
+    else:
+        files = _files(checkpoint, Path(run), name or folder.name)
     try:
         make_folder(folder.parent)
         with staged_folder(folder) as stage:
@@ -130,8 +136,8 @@ def _check_expressible(checkpoint: Checkpoint) -> None:
     if config.network.kind != "ddpm":
         raise UserError(
             f"{checkpoint.path} has network.kind={config.network.kind}, which is none of diffusers' networks (it reads "
-            "the log-SNR, folds pixels into channels and sees fixed features of the detail): train with "
-            "network.kind=ddpm to export"
+            "the log-SNR, folds pixels into channels and sees fixed features of the detail): export it --to torch, or "
+            "train with network.kind=ddpm"
         )
     if checkpoint.state["bins"] != 256:
         raise UserError(

@@ -299,7 +299,8 @@ class ConditionEmbedding(nn.Module):
         null = torch.full((batch,), self.num_classes, dtype=torch.int64, device=device)
         if condition.label is None:
             return null
-        if condition.label.device.type == "cpu" and batch:  # elsewhere the look would stall the device
+        if condition.label.device.type == "cpu" and batch and not torch.compiler.is_exporting():
+            # Elsewhere the look would stall the device, and an exported graph has no values to look at.
             low, high = int(condition.label.min()), int(condition.label.max())
             if low < 0 or high >= self.num_classes:
                 wrong = low if low < 0 else high
