@@ -67,7 +67,7 @@ def test_python_and_the_command_write_one_folder(theirs: Path, tmp_path: Path) -
     files = [path.relative_to(tmp_path / "a") for path in sorted((tmp_path / "a").rglob("*")) if path.is_file()]
     assert "back/README.md" in map(str, files)
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
-    with pytest.raises(UserError, match="to='onnx' must be one of diffusers"):
+    with pytest.raises(UserError, match="to='onnx' must be one of diffusers, torch"):
         mv.export(tmp_path / "python", tmp_path / "c", to="onnx")
 
 

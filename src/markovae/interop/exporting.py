@@ -86,7 +86,8 @@ def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str
         mv.export("runs/photos", "pipeline", to="diffusers")
 
     diffusers: a pipeline, of network.kind=ddpm. torch: any network as a graph of torch.export, with a sampling loop of
-    twenty lines that needs torch alone. A model
+    twenty lines that needs torch alone. A model that was imported and whose shape and rules are unchanged gets its own
+    two configurations of diffusers back.
 
     Args:
         run: a run's folder, or a checkpoint's.   out: a new or empty folder.   to: one of FORMATS.

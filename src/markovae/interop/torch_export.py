@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from markovae.diffusion.cascade import Model
 from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
@@ -53,12 +54,14 @@ class _Denoiser(nn.Module):
         return self._model[0].denoise(z, logsnr, None if label is None else Condition(label=label))
 
 
-def torch_files(model: Diffusion, class_names: tuple[str, ...]) -> dict[str, bytes]:
+def torch_files(model: Model, class_names: tuple[str, ...]) -> dict[str, bytes]:
     """network.pt2, sampler.json, serve.py and README.md: DDIM in 20 evaluations, or a student's own.
 
     Raises:
-        UserError: for a model of captions, or a network whose graph torch cannot write down.
+        UserError: for a model of captions or of several stages, or a network whose graph torch cannot write down.
     """
+    if not isinstance(model, Diffusion):
+        raise UserError("a cascade has several networks: --to torch writes models of one stage")
     if model.text_conditioner is not None:
         raise UserError(
             "a model of captions needs its text encoder as well: --to torch writes models of images and classes"
