@@ -22,11 +22,11 @@ from markovae.likelihood.fitting import variance_named
 pytest.importorskip("constriction", reason="the extra codec is not installed")
 
 
-def pictures(count: int, channels: int = 1, seed: int = 0) -> Any:
-    """Smooth images of 8x8 pixels."""
+def pictures(count: int, channels: int = 1, seed: int = 0, side: int = 8) -> Any:
+    """Smooth images of side x side pixels."""
     rng = np.random.default_rng(seed)
-    coarse = rng.normal(128, 50, (count, channels, 2, 2))
-    fine = coarse.repeat(4, 2).repeat(4, 3) + rng.normal(0, 12, (count, channels, 8, 8))
+    coarse = rng.normal(128, 50, (count, channels, side // 4, side // 4))
+    fine = coarse.repeat(4, 2).repeat(4, 3) + rng.normal(0, 12, (count, channels, side, side))
     return fine.round().clip(0, 255).astype(np.uint8)
 
 
@@ -50,10 +50,13 @@ class GaussianDenoiser(nn.Module):
         return x_hat.view_as(z).to(z.dtype)
 
 
-def gaussian_model(channels: int = 1, reverse: str = "posterior", decoder: str = "step", levels: int = 64) -> Diffusion:
+def gaussian_model(
+    channels: int = 1, reverse: str = "posterior", decoder: str = "step", levels: int = 64, side: int = 8
+) -> Diffusion:
     """The best model of a Gaussian population like `pictures`."""
-    pixels, shape = Pixels(256), (channels, 8, 8)
-    network = GaussianDenoiser(pixels.to_x(torch.from_numpy(pictures(1000, channels, seed=9))))
+    pixels, shape = Pixels(256), (channels, side, side)
+    known = pictures(max(1000, 5 * channels * side**2), channels, seed=9, side=side)
+    network = GaussianDenoiser(pixels.to_x(torch.from_numpy(known)))
     parts = variance_named(reverse, shape), decoder_named(decoder, pixels)
     return Diffusion(network, LogSNRLinear(levels), DATA, *parts, shape).eval()
 

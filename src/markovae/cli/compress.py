@@ -26,7 +26,7 @@ examples:
   torchrun --nproc-per-node 2 -m markovae compress photos32/ --model runs/photos --out photos.mvz
   markovae decompress photos.mvz --model runs/photos --out restored/
 """
-FIT_IMAGES = 512
+FIT_IMAGES = 128
 GROUP = 256
 
 
@@ -100,7 +100,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         show_json({"schema_version": 1, "out": str(options.out), **{name: facts[name] for name in REPORTED}})
     else:
-        show(f"{options.out}: {facts['count']:,} images in {size:,} bytes, {facts['bits_per_dim']:.4f} bits/dim")
+        what = "1 image" if facts["count"] == 1 else f"{facts['count']:,} images"
+        show(f"{options.out}: {what} in {size:,} bytes, {facts['bits_per_dim']:.4f} bits/dim")
     return 0
 
 
@@ -150,5 +151,6 @@ def _training_images(loaded: Any, options: argparse.Namespace, conditional: bool
         warn(f"the run's training images are not at hand, so the file will be longer: {error}")
         return None, None
     chosen = np.linspace(0, len(data) - 1, min(FIT_IMAGES, len(data))).round().astype(np.int64)
+    log(f"fitting the variance to {len(chosen):,} of the run's training images")
     data = attach_conditioning(loaded.model, data.take(chosen), held_out=True)
     return np.asarray(data.images), data.known if conditional else None

@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
     for view in shown:
         what = "exact" if view["level"] == 0 else f"level {view['level']} of {len(header.levels)}"
         show(f"image {view['image']}: {what} by {view['bytes']:,} bytes")
-    show(f"{last - first + 1:,} images\n{target}")
+    count = last - first + 1
+    show(f"{'1 image' if count == 1 else f'{count:,} images'}\n{target}")
     return 0
 
 

@@ -77,14 +77,14 @@ def compressed_in_words(facts: dict[str, Any]) -> str:
     channels, height, width = facts["shape"]
     groups, names = facts["groups"], [name for name in facts["names"] if name]
     plain = sum(group["plain_images"] for group in groups)
-    threads = "any number of threads" if facts["threads"] is None else f"{facts['threads']} threads"
+    threads = "any number of threads" if facts["threads"] is None else _count(facts["threads"], "thread")
     variance = "the model's own variance" if facts["errors"] is None else "a variance fitted to other images"
     kind = "on any machine (portable)" if facts["portable"] else "on the same kind of machine"
     known = "".join(f", coded with their {what}" for what in facts["side_information"])
     lines = [
-        f"{facts['count']:,} images of {channels} x {height} x {width}, {facts['bins']} values{known}",
+        f"{_count(facts['count'], 'image')} of {channels} x {height} x {width}, {facts['bins']} values{known}",
         f"{facts['bytes']:,} bytes, {facts['bits_per_dim']:.4f} bits/dim; header {facts['header_bytes']:,} bytes",
-        f"{len(groups):,} groups of {facts['group']:,}, {plain:,} images written plainly",
+        f"{_count(len(groups), 'group')} of {facts['group']:,}, {_count(plain, 'image')} written plainly",
         f"{len(facts['levels']):,} levels, {variance}, batch {facts['batch']}",
         f"model SHA-256 {facts['model']}",
         f"decodes {kind}: {facts['precision']}, {threads}, probe {facts['probe']}",
@@ -94,3 +94,7 @@ def compressed_in_words(facts: dict[str, Any]) -> str:
     if names:
         lines.append(f"names: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -67,7 +67,8 @@ def cost(record: Record) -> str:
     terms = [[name, f"{measured['terms_bits_per_dim'][name]:.4f}", text] for name, text in TERMS.items()]
     how = (
         f"The bound on the test part's first {measured['n']:,} images, {measured['network_calls_per_example']} network "
-        f"calls each, and what lossless files of the same images take. {bound_in_words(bins)} {codecs_in_words(bins)}"
+        f"calls each, and what lossless files of the same images take. {bound_in_words(bins)} {codecs_in_words(bins)} "
+        "`markovae compress` writes a file of the bound's length."
     )
     warning = record["run"]["warning"]
     return html.section(
