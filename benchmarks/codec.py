@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from markovae.likelihood.rate import rate_distortion
 from PIL import Image
 
 import markovae as mv
@@ -27,7 +26,7 @@ from machine import processor
 from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress, describe, reveal
 from markovae.data.faceset import render
 from markovae.likelihood.measuring import Method, prepare
-from markovae.likelihood.statistics import collect_level_statistics
+from markovae.likelihood.statistics import collect_level_statistics, rate_distortion
 
 UNSEEN, FITTED_ON = 20_000, 30_000  # numbers of faces beyond every split
 FORMATS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,40 @@
+"""The benchmarks of the codec, end to end on a few images."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("constriction", reason="the extra codec is not installed")
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+def test_files_of_an_exact_denoiser_are_beside_their_bound(monkeypatch, capsys):
+    import codec_exact
+
+    monkeypatch.setattr(sys, "argv", ["codec_exact.py", "files", "--images", "6", "--levels", "3"])
+    codec_exact.main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0]["bound"] > 0
+    assert [row.get("group") for row in rows[1:]] == [None, 64, None, 64]
+    assert all(row["header_bytes"] < 400 for row in rows[1:])
+
+
+@pytest.mark.slow
+def test_faces_beside_other_formats_and_in_parts(monkeypatch, tmp_path: Path, capsys):
+    import codec
+
+    words = ["--images", "3", "--levels", "3", "--fit", "4", "--progressive", "1", "--out", str(tmp_path / "a.json")]
+    monkeypatch.setattr(sys, "argv", ["codec.py", str(ROOT / "tests" / "fixtures" / "reference"), *words])
+    codec.main()
+    (row,) = json.loads((tmp_path / "a.json").read_text())
+    assert row["bytes_of"]["one_file_each"]["PNG"] > row["bytes"] > 0
+    assert [view["level"] for view in row["progressive"]] == [3, 2, 1, 0]
+    assert row["progressive"][-1]["rmse"] == 0
