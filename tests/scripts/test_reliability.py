@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from scripts.reliability import BEGIN, END, PAGE, main, table, with_table
+from scripts.reliability import BEGIN, END, PAGE, main, rows_of, table, with_table
 
 ROWS = [
     {"point": 10, "figure": "memory", "method": "a long run", "result": "flat"},
@@ -27,6 +27,13 @@ def test_only_what_is_between_the_marks_changes():
     assert with_table(once, table(ROWS)) == once
     with pytest.raises(ValueError, match="has no place for the table"):
         with_table("a page", "a table")
+
+
+def test_the_rows_of_the_page_are_read_as_they_were_written():
+    assert rows_of(f"{BEGIN}\n\n{table(ROWS)}\n\n{END}") == [ROWS[1], ROWS[0]]
+    page = PAGE.read_text(encoding="utf-8")
+    assert len(rows_of(page)) > 20
+    assert with_table(page, table(rows_of(page))) == page
 
 
 def test_the_doors_name_what_is_there():
@@ -51,3 +58,9 @@ def test_the_script_writes_what_the_soak_left(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "kills-0.json").write_text(json.dumps(ROWS[1]))
     assert main() == 0
     assert "| 200 of 200 |" in page.read_text()
+    (tmp_path / "kills-0.json").write_text(json.dumps({**ROWS[1], "result": "199 of 200"}))
+    (tmp_path / "memory-0.json").write_text(json.dumps(ROWS[0]))
+    assert main() == 0
+    (tmp_path / "kills-0.json").unlink()
+    assert main() == 0
+    assert [row["result"] for row in rows_of(page.read_text())] == ["199 of 200", "flat"]
