@@ -15,13 +15,15 @@ import pytest
 import torch
 from tests.reliability.disks import Recording, WatchedDisk
 
+from markovae.build import create
 from markovae.checkpoints.manifest import MANIFEST, CheckpointError, make_manifest, verify_bundle
 from markovae.checkpoints.reading import Checkpoint, load, open_checkpoint
 from markovae.cli.entry import main
 from markovae.config import Config
+from markovae.data.images import ImageData
 from markovae.errors import StoppedRun, UserError
 from markovae.run import session
-from markovae.run.start import resume_run, train_run
+from markovae.run.start import _unused, resume_run, train_run
 from markovae.sampling.generation import NonFiniteSamples
 from markovae.system.jsonlines import read_rows
 from markovae.training import trainer
@@ -180,6 +182,16 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
     with pytest.raises(UserError, match="is no"):
         train_run(run_config, tmp_path / "third", init=tmp_path / "nowhere")
     assert not (tmp_path / "third").exists()
+
+
+def test_what_is_known_and_does_not_reach_the_model_is_told(tiny_config: Config):
+    pixels = np.zeros((3, 3, 8, 8), np.uint8)
+    data = ImageData(pixels, np.array([0, 1, 0]), ("cat", "dog"), ("", "a red hat\na hat", "x"))
+    told = [list(_unused(create(tiny_config, data), data))]
+    told.append(list(_unused(create(tiny_config.with_settings(["condition.kind=none"]), data), data)))
+    captions = "the captions of 2 images do not reach the model (“a red hat”): --set condition.kind=text uses them"
+    assert told[0] == [captions]
+    assert told[1][1] == "the 2 classes (cat, dog) do not reach the model: --set condition.kind=class uses them"
 
 
 def test_a_rate_that_no_weight_has_is_told(run_config: Config, tmp_path: Path, capfd):

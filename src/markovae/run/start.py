@@ -21,7 +21,7 @@ from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
 from markovae.data.data_config import BUILT_IN
-from markovae.data.images import count_uncaptioned
+from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.loading import load_data, reopen
 from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import BRACES
@@ -37,6 +37,7 @@ from markovae.networks.network_config import ConditionConfig
 from markovae.run.loggers import Logger, Loggers
 from markovae.run.run_folder import TEACHER, RunFolder
 from markovae.run.session import Session
+from markovae.strict_json import shortened
 from markovae.system.device import device_named
 from markovae.system.distributed import joined
 from markovae.system.files import SYSTEM, Disk, replace_file
@@ -458,6 +459,23 @@ def _warn_of_choices(training: Training) -> None:
         warn(text)
 
 
+def _unused(model: Model, data: ImageData) -> Iterator[str]:
+    """What is known of the images and does not reach the model, with its first example and the option that uses it."""
+    text = next((caption for caption in data.captions or () if caption.strip()), "")
+    if text and model.text_conditioner is None:
+        given = len(data) - count_uncaptioned(data)
+        yield (
+            f"the captions of {given:,} images do not reach the model (“{shortened(text.splitlines()[0])}”): "
+            "--set condition.kind=text uses them"
+        )
+    if data.class_names and not getattr(model.network, "num_classes", 0):
+        names = ", ".join(data.class_names[:3]) + (", …" if len(data.class_names) > 3 else "")
+        yield (
+            f"the {len(data.class_names)} classes ({names}) do not reach the model: --set condition.kind=class "
+            "uses them"
+        )
+
+
 def _introduction(folder: RunFolder, splits: Splits, training: Training) -> Iterator[str]:
     """What is about to be trained, on what, and where it goes, a line each."""
     model = training.average.model
@@ -466,6 +484,7 @@ def _introduction(folder: RunFolder, splits: Splits, training: Training) -> Iter
     yield f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights"
     for note in splits.notes:
         yield f"data: {note}"
+    yield from _unused(model, splits.train)
     if model.text_conditioner is not None:
         bare = count_uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
