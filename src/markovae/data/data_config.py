@@ -21,6 +21,7 @@ KINDS = {
     "folder": "an image folder",
     "array": "an array file (.npy, .npz or idx)",
     "cifar": "CIFAR's binary files",
+    "parquet": "parquet files of images",
     "shards": "shards",
 }
 BUILT_IN = ("faces", "digits", "cifar10")  # sources that a name alone says
@@ -39,8 +40,8 @@ class DataConfig:
 
     Args:
         source: "faces", "digits", "cifar10", an image folder, an array file (.npy, .npz, idx, idx.gz) or a folder of
-            MNIST's idx files, CIFAR's binary files (a folder or .tar.gz), or shards (a folder of them, one .tar, a
-            pattern with {000..099}, or a URL).
+            MNIST's idx files, CIFAR's binary files (a folder or .tar.gz), parquet files of images, or shards (a folder
+            of them, one .tar, a pattern with {000..099}, or a URL).
         size: height in pixels; 0 = the source's own: faces 32 (at most 256), digits 8, arrays as they are; folders keep
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
         width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).

@@ -15,7 +15,10 @@ from markovae.data.data_config import ANY_SOURCE, BUILT_IN, DataConfig, as_confi
 from markovae.data.digits import read_digits
 from markovae.data.file_names import ENDINGS
 from markovae.data.folder import read_folder
+from markovae.data.image_files import find_files
 from markovae.data.images import ImageData, Indices, fingerprint
+from markovae.data.parquet import ENDING as PARQUET
+from markovae.data.parquet import parquet_files, read_parquet
 from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import require_named
 from markovae.data.shards import read_shards
@@ -68,6 +71,7 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
     "cifar": read_cifar_files,
     "shards": read_shards,
     "idx folder": arrays.read_idx_folder,
+    "parquet": read_parquet,
     "folder": read_folder,
     "array": arrays.read_array_file,
 }
@@ -87,6 +91,8 @@ def kind_of(config: DataConfig) -> str:
         return "cifar"
     if _names_shards(config.source, path):
         return "shards"
+    if path.suffix.lower() == PARQUET or _holds_parquet(path):
+        return "parquet"
     if path.is_dir():
         return "idx folder" if arrays.holds_idx_files(path) else "folder"
     if path.is_file():
@@ -115,6 +121,11 @@ def require_readable(reading: Source, config: DataConfig) -> None:
         f"{what} ({name}: {reason}); markovae inspect {config.source} lists them: repair them, or set "
         "data.bad_fraction=1 to train without them"
     )
+
+
+def _holds_parquet(path: Path) -> bool:
+    """Whether a folder holds parquet files, and no images."""
+    return path.is_dir() and bool(parquet_files(path)) and not find_files(path).files
 
 
 def _names_shards(source: str, path: Path) -> bool:

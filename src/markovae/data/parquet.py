@@ -1,0 +1,240 @@
+"""Parquet files of images, as hubs of data sets hold them: bytes in a column, with classes and captions beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from markovae.data import cache
+from markovae.data.captions import TEXT_COLUMNS, is_text, one_line_each
+from markovae.data.data_config import DataConfig
+from markovae.data.file_names import hidden, parts_of_files, some
+from markovae.data.image_files import Header, decode, header_of, plan, reason_of
+from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
+from markovae.data.source import DatasetSummary, Source, counted
+from markovae.data.split import chosen_split, copies_note
+from markovae.errors import UserError
+from markovae.log import printable, track
+from markovae.strict_json import parse_object
+from markovae.system.regular import open_regular
+
+RECIPE = "parquet-1"
+ENDING = ".parquet"
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes", "image_bytes")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls")
+BATCH = 64  # rows in memory
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: what it is called, its image's bytes or None, its class and caption or ""."""
+
+    name: str
+    content: bytes | None
+    label: str
+    caption: str
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The parquet files that a path is, or that lie in it, or in its folder `data` as hubs have them."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() == ENDING else []
+    found = next((found for folder in (path, path / "data") if (found := sorted(folder.glob(f"*{ENDING}")))), [])
+    return [file for file in found if file.is_file() and not hidden(file.name)]
+
+
+def read_parquet(config: DataConfig) -> Source:
+    """The images of parquet files at one shape, decoded once and then cached; files called train-…, test-… are parts.
+
+    Raises: UserError without pyarrow, for files that are damaged or of several columns, or without a readable image.
+    """
+    files = parquet_files(config.path)
+    about = [(str(file), file.stat()) for file in files]
+    recipe = {
+        "recipe": RECIPE,
+        "pillow": PIL.__version__,
+        "files": [[name, one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino] for name, one in about],
+        "options": [config.size, config.width, config.channels, config.background, config.fit],
+    }
+    make = partial(_make, files=files, config=config)
+    stored, images, digests = cache.entry(f"parquet-{cache.key_of(recipe)}", make, _read)
+    labels, class_names, notes = _labels(stored["labels"], stored["class_names"])
+    captions = tuple(stored["captions"]) if any(stored["captions"]) else None
+    names = stored["names"]
+    data = ImageData(images, labels, class_names, captions, name=str(config.path), digests=digests)
+    data = replace(data, files=tuple(map(printable, names)))
+    part = parts_of_files([name.partition(":")[0] for name in names])
+    split = chosen_split(data, part, config)
+    summary = DatasetSummary(
+        "parquet",
+        stored["modes"],
+        stored["formats"],
+        stored["sizes"],
+        tuple((printable(name), reason) for name, reason in stored["unreadable"]),
+        (*stored["notes"], *notes, *copies_note(split)),
+    )
+    return Source(data, split, summary)
+
+
+def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
+    return kept.json("record.json"), kept.array("images.npy"), kept.array("digests.npy")
+
+
+def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
+    columns = [_columns(file) for file in files]
+    headers: list[Header | None] = []
+    unreadable: list[tuple[str, str]] = []
+    rows = sum(one.count for one in columns)
+    for row in track(_rows(files, columns), "reading image headers", rows):
+        try:
+            headers.append(header_of(row.content or b"", row.name))
+        except Exception as error:  # a decoder may raise anything on damaged bytes
+            headers.append(None)
+            unreadable.append((row.name, reason_of(error) if row.content else "the row has no bytes of an image"))
+    good = Counter(replace(header, path="") for header in headers if header is not None)
+    if not good:
+        first = f" ({printable(unreadable[0][0])}: {unreadable[0][1]})" if unreadable else ""
+        raise UserError(f"{config.path} holds no readable image{first}")
+    chosen = plan(good, config)
+    target = cache.new_array(stage / "images.npy", np.dtype(np.uint8), (good.total(), chosen.channels, *chosen.shape))
+    kept: list[Row] = []
+    for row, header in zip(track(_rows(files, columns), "decoding images", rows), headers, strict=True):
+        if header is None:
+            continue
+        try:
+            target[len(kept)] = decode(
+                row.content or b"", chosen.shape, chosen.grey, fit=chosen.fit, background=chosen.background
+            )
+        except Exception as error:  # as above
+            unreadable.append((row.name, reason_of(error)))
+        else:
+            kept.append(replace(row, content=None))
+    if len(kept) < len(target):
+        short = np.array(target[: len(kept)])
+        target = cache.new_array(stage / "images.npy", short.dtype, short.shape)
+        target[:] = short
+    target.flush()
+    np.save(stage / "digests.npy", content_digests(target), allow_pickle=False)
+    shown = [header for header in headers if header is not None]
+    unused = sorted({name for one in columns for name in one.unused})
+    notes = [f"{len(files)} parquet files, images from the column {printable(columns[0].image)}", *chosen.notes]
+    notes += [f"the columns {some(unused)} are not used"] if unused else []
+    record = {
+        "names": [row.name for row in kept],
+        "labels": [row.label for row in kept],
+        "captions": [row.caption for row in kept],
+        "class_names": next((one.class_names for one in columns if one.class_names), []),
+        "modes": counted([header.mode for header in shown]),
+        "formats": counted([header.format for header in shown]),
+        "sizes": counted([f"{header.width}x{header.height}" for header in shown]),
+        "unreadable": sorted(unreadable),
+        "notes": notes,
+    }
+    cache.write_json(stage / "record.json", record)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a file are: of images, classes and captions ("" for none), their names, and all others."""
+
+    image: str
+    label: str
+    caption: str
+    class_names: tuple[str, ...]
+    unused: tuple[str, ...]
+    count: int
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The file, open. Raises: UserError without pyarrow, and for what is no parquet file."""
+    try:
+        library = import_module("pyarrow.parquet")
+    except ImportError:
+        raise UserError(f"{file} needs pyarrow: pip install 'markovae[parquet]'") from None
+    with ExitStack() as stack:
+        try:
+            parquet = library.ParquetFile(stack.enter_context(open_regular(file)))
+        except Exception as error:  # the library raises kinds of its own
+            raise UserError(f"{file} is not a readable parquet file ({reason_of(error)}): fetch it again") from None
+        yield parquet
+
+
+def _columns(file: Path) -> Columns:
+    with _opened(file) as parquet:
+        schema, count = parquet.schema_arrow, parquet.metadata.num_rows
+    names = list(schema.names)
+    image = next((name for name in (*IMAGE_COLUMNS, *names) if name in names and _holds_bytes(schema.field(name))), "")
+    if not image:
+        raise UserError(f"{file} has no column of image bytes (its columns are {some(names)}): call it image")
+    label = next((name for name in LABEL_COLUMNS if name in names), "")
+    caption = next((name for name in TEXT_COLUMNS if name in names), "")
+    unused = tuple(name for name in names if name not in (image, label, caption))
+    return Columns(image, label, caption, _class_names(schema, label), unused, count)
+
+
+def _holds_bytes(field: Any) -> bool:
+    """Whether a column holds bytes, or records with a field `bytes`."""
+    kind = str(field.type)
+    return kind in ("binary", "large_binary") or (kind.startswith("struct<") and "bytes: binary" in kind)
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """The names of the classes that the file's own note on its columns gives, or none."""
+    try:
+        info = parse_object((schema.metadata or {})[b"huggingface"])
+        names = info["info"]["features"][label]["names"]
+    except (ValueError, KeyError, TypeError):
+        return ()
+    fine = isinstance(names, list) and all(isinstance(name, str) and is_text(name) for name in names)
+    return tuple(names) if fine and len(set(names)) == len(names) else ()
+
+
+def _rows(files: list[Path], columns: list[Columns]) -> Iterator[Row]:
+    for file, names in zip(files, columns, strict=True):
+        wanted = [name for name in (names.image, names.label, names.caption) if name]
+        number = 0
+        with _opened(file) as parquet:
+            for held in _held(parquet, wanted, file):
+                image = held[names.image]
+                content = image.get("bytes") if isinstance(image, dict) else image
+                label, text = held.get(names.label), held.get(names.caption)
+                texts = [one for one in (text if isinstance(text, list) else [text]) if isinstance(one, str)]
+                yield Row(
+                    f"{file.name}:{number}",
+                    content if isinstance(content, bytes) else None,
+                    "" if label is None else str(label),
+                    "\n".join(one_line_each(texts)),
+                )
+                number += 1
+
+
+def _held(parquet: Any, columns: list[str], file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for batch in parquet.iter_batches(batch_size=BATCH, columns=columns):
+            yield from batch.to_pylist()
+    except Exception as error:  # the library raises kinds of its own on damaged bytes
+        raise UserError(f"{file} is damaged ({reason_of(error)}): fetch it again") from None
+
+
+def _labels(given: list[str], names: list[str]) -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
+    """(labels, class names, notes); the names are the file's own, else the different labels in order."""
+    bare = given.count("")
+    if bare:
+        note = f"{bare} of {len(given)} images have no class, so the classes are left out: give each one"
+        return None, (), () if bare == len(given) else (note,)
+    whole = all(text.isdecimal() and len(text) < 19 for text in given)
+    if whole and names and max(map(int, given)) < len(names):
+        return np.array(list(map(int, given)), dtype=np.int64), tuple(map(printable, names)), ()
+    values = sorted(set(given), key=int) if whole else sorted(set(given))
+    number = {value: place for place, value in enumerate(values)}
+    return np.array([number[value] for value in given], dtype=np.int64), tuple(map(printable, values)), ()
