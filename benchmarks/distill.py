@@ -25,7 +25,7 @@ SMALL = (
     *("network.embedding=64", "network.classes=false", "train.precision=float32"),
     *("train.evaluations=0", "train.grids=0"),
 )
-KNOWN = 4096  # training images that a variance is fitted to, at most
+KNOWN = 512  # training images that a variance is fitted to, at most
 
 
 def judged(model: mv.Diffusion, splits: Any, n: int, sampler: str, steps: int | None) -> dict[str, Any]:

@@ -128,3 +128,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["measure", out, "faces", "--trust", NAME]) == 2
     assert main(["import", str(tmp_path / "m.pt"), "--out", f"{out}2", *settings]) == 2
     assert "--set belongs to a file of weights: name its network with --as" in capsys.readouterr().err
+
+
+def test_labels_are_always_given_to_a_network_that_takes_them(tmp_path: Path) -> None:
+    torch.save(made(known=True).state_dict(), tmp_path / "m.pt")
+    arguments = 'network.own.arguments={"known": true}'
+    chosen = config(*GRID, arguments)
+    model = import_run(tmp_path / "m.pt", tmp_path / "run", chosen, classes=2, trust=[NAME])
+    assert not model.null_trained
+    with pytest.raises(UserError, match=r"label|class"):
+        mv.sample(model, 2, steps=2, labels="none")

@@ -16,6 +16,7 @@ from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear, Tabulated
 from markovae.diffusion.target import DATA, NOISE, VELOCITY, Target
 from markovae.errors import UserError
+from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams, generator, stratified
 from markovae.sampling.generation import sample
 from markovae.sampling.grids import student_grid, substep_grid
@@ -143,3 +144,19 @@ def test_the_nats_of_its_draws_are_the_bound_on_the_substeps() -> None:
     bound = teacher.on_grid(Tabulated(distill._nodes[1:])).bound(x)
     levels, expected = estimate_mean(nats), estimate_mean(bound.levels.sum(1))
     assert levels.value == pytest.approx(expected.value, abs=4 * math.hypot(levels.stderr, expected.stderr))
+
+
+def test_the_guidance_of_the_teacher_is_built_in() -> None:
+    class Shifted(nn.Module):
+        """x̂ = 1 of class 0, 0.25 of the null."""
+
+        def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
+            assert condition is not None
+            kept = torch.ones(len(z), dtype=torch.bool) if condition.keep is None else condition.keep
+            return torch.where(kept[:, None, None], 1.0, 0.25).expand_as(z).to(z)
+
+    teacher = Diffusion(Shifted(), GRID, DATA, PosteriorVariance(), DensityDecoder(), SHAPE)
+    distill = Distillation(teacher, teacher, DistillConfig(1, guidance=3.0))
+    z, condition = torch.zeros(2, *SHAPE), Condition(label=torch.zeros(2, dtype=torch.int64))
+    now, end = torch.full((2,), 12.0).double(), torch.full((2,), torch.inf).double()
+    assert torch.equal(distill._wanted(z, now, end, end, condition), torch.full((2, *SHAPE), 0.25 + 3 * 0.75))

@@ -96,7 +96,7 @@ def _import_file(path: Path, out: Path, config: Config | None, classes: int, tru
             f"{path} is a file of weights: say whose (network.kind, or network.own.name), and data.size, the height of "
             "its images"
         )
-    config = _completed(config)
+    config = _completed(config, classes)
     shape = (1 if config.data.channels == "grey" else 3, config.data.size, config.data.width or config.data.size)
     with closing(open_weights(path)) as file:
         model = one_stage(create(config, shape, num_classes=classes, trust=trust), "an import")
@@ -116,8 +116,9 @@ def _import_file(path: Path, out: Path, config: Config | None, classes: int, tru
     return model.eval().requires_grad_(False)
 
 
-def _completed(config: Config) -> Config:
-    """With what the convention of a class of the caller's own settles: the target, the grid and the decoder.
+def _completed(config: Config, classes: int) -> Config:
+    """With what the convention of a class of the caller's own settles: the target, the grid, the decoder, and that a
+    label is always given.
 
     Raises:
         UserError: for one that counts the steps of a grid that nothing names.
@@ -141,7 +142,8 @@ def _completed(config: Config) -> Config:
         schedule = ScheduleConfig("table", logsnr=tuple(moved.logsnr.detach()[1:].tolist()))
     name = "data" if moved is not grid else convention.target.name
     decoder = "ho_small" if convention.time is None and config.target == TargetConfig() else config.target.decoder
-    return replace(config, schedule=schedule, target=replace(config.target, name=name, decoder=decoder))
+    train = replace(config.train, label_dropout=0.0) if classes else config.train
+    return replace(config, schedule=schedule, target=replace(config.target, name=name, decoder=decoder), train=train)
 
 
 def _weights_of(file: WeightFile, model: Diffusion) -> dict[str, Tensor]:
@@ -151,7 +153,7 @@ def _weights_of(file: WeightFile, model: Diffusion) -> dict[str, Tensor]:
         UserError: for weights that are missing, left over or of another shape, or a buffer with other numbers.
     """
     network = model.network
-    if isinstance(network, DDPMUNet) and (prefix := diffusers_prefix(network, file.shapes)) is not None:
+    if isinstance(network, DDPMUNet) and (prefix := diffusers_prefix(file.shapes)) is not None:
         return to_ours(
             network, {name.removeprefix(prefix): file.read(name) for name in file.shapes if name.startswith(prefix)}
         )

@@ -66,8 +66,8 @@ def checked_shapes(network: DDPMUNet, shapes: Mapping[str, tuple[int, ...]]) -> 
             )
 
 
-def diffusers_prefix(network: DDPMUNet, names: Iterable[str]) -> str | None:
-    """What stands before diffusers' names in a file that holds this network's weights so; None where none do."""
+def diffusers_prefix(names: Iterable[str]) -> str | None:
+    """What stands before diffusers' names in a file that holds weights so, such as "unet."; None where none do."""
     return next((name[: -len("conv_in.weight")] for name in names if name.endswith("conv_in.weight")), None)
 
 

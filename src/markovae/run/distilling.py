@@ -37,7 +37,7 @@ def distill(
 ) -> LoadedRun:
     """Train a student of a run, from its averaged weights and on its images: a run like any other.
 
-        student = mv.distill("runs/faces", "runs/faces-2", 2, minutes=10)
+        student = mv.distill("runs/photos", "runs/photos-2", 2, minutes=10)
         images = mv.sample(student.model, 16)       # two network evaluations each
 
     The run in `out` holds its teacher's weights, so that `mv.resume(out)` needs nothing else.
