@@ -188,7 +188,7 @@ def test_the_last_fit_is_made_in_what_memory_there_is(tiny_config: Config, tiny_
         if batch > 16:
             raise RuntimeError(CPU)
 
-    monkeypatch.setattr(trainer, "fit_in_place", fit)
+    monkeypatch.setattr(trainer, "fit_stages", fit)
     config = tiny_config.with_settings(["target.reverse=isotropic"])
     run = Training(create(config, tiny_data.shape, num_classes=2), tiny_data, config.train)
     run.fit_variance()
