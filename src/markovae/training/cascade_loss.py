@@ -38,14 +38,18 @@ class CascadeLoss(Loss):
     """
 
     def __init__(self, model: Cascade, config: TrainConfig) -> None:
-        for name, wrong in (
-            ("train.level_sampling=importance", config.resolved_level_sampling == "importance"),
-            (f"train.draw={config.draw}", config.draw != "rao_blackwell"),
-            ("train.compile", config.compile),
-            ("train.parallel=fsdp", config.parallel == "fsdp"),
+        for name, value, instead in (
+            ("level_sampling", "importance", "auto"),
+            ("draw", "raw", "rao_blackwell"),
+            ("draw", "literal", "rao_blackwell"),
+            ("compile", True, "false"),
+            ("parallel", "fsdp", "ddp"),
         ):
-            if wrong:
-                raise UserError(f"{name} is for models of one stage: leave it out, or set cascade.stages=1")
+            if getattr(config, name) == value:
+                raise UserError(
+                    f"train.{name}={str(value).lower()} is for models of one stage: set train.{name}={instead}, or "
+                    "cascade.stages=1"
+                )
         self._model, self._seed = model, config.seed
         self.stages = [LevelLoss(model.stage(b), config) for b in range(model.octaves + 1)]
         self._crops = [self._crop(b) for b in range(model.octaves + 1)]
