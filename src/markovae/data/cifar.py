@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,7 @@ HUNDRED = ("train.bin",), "test.bin"
 SHEETS = tuple(f"data_batch_{number}.png" for number in range(1, 6)), "test_batch.png"
 SHEET_LABELS = ("train_lables.json", "test_lables.json")  # so spelled
 INNER = ("cifar-10-batches-bin", "cifar-100-binary", "package")  # the folder within each
+PEEKED = 1 << 20  # bytes of a file that is passed over to see the next name
 LARGEST = 1 << 28  # bytes of one file of any of them
 WAIT = 900  # seconds for the package
 
@@ -128,16 +130,26 @@ def is_cifar(path: Path) -> bool:
         inner = [path / name for name in INNER if name in names]
         known = (TEN[1], SHEETS[1], "fine_label_names.txt")
         return any(name in names for name in known) or any(folder.is_dir() and is_cifar(folder) for folder in inner)
-    if not path.name.lower().endswith((".tar.gz", ".tgz", ".tar")) or not path.is_file():
+    if not path.name.lower().endswith((".tar.gz", ".tgz")) or not path.is_file():
         return False
-    try:
-        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            inside = [PurePosixPath(entry.name) for _, entry in zip(range(4), archive, strict=False)]
-    except (tarfile.TarError, OSError, EOFError, ValueError):
-        return False
-    if any(str(name.parent) in ("cifar-10-batches-py", "cifar-100-python") for name in inside):
+    first = _first_names(path)
+    if any(name.parts[:1] in (("cifar-10-batches-py",), ("cifar-100-python",)) for name in first):
         raise _pickled(path)
-    return any(str(name.parent) in INNER[:2] or name.name == SHEETS[0][0] for name in inside)
+    return any(name.parts[:1] in ((INNER[0],), (INNER[1],)) or name.name == SHEETS[0][0] for name in first)
+
+
+def _first_names(path: Path) -> list[PurePosixPath]:
+    """The first few names in a packed archive; what lies behind a large file is not looked at."""
+    names: list[PurePosixPath] = []
+    try:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
+            for entry in archive:
+                names.append(PurePosixPath(entry.name))
+                if len(names) == 4 or not 0 <= entry.size <= PEEKED:
+                    break
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error):
+        return []
+    return names
 
 
 def _pickled(path: Path) -> UserError:
@@ -170,7 +182,7 @@ def _read(path: Path) -> _Cifar:
         return _of_files({item.name: partial(_content, item) for item in inner.iterdir() if item.is_file()}, path)
     try:
         files: dict[str, Callable[[], bytes]] = {}
-        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        with open_regular(path) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
             wanted = {*TEN[0], TEN[1], *HUNDRED[0], HUNDRED[1], *SHEETS[0], SHEETS[1], *SHEET_LABELS}
             wanted |= {"batches.meta.txt", "fine_label_names.txt"}
             for entry in archive:
@@ -185,7 +197,7 @@ def _read(path: Path) -> _Cifar:
                 files[name] = partial(bytes, content)
     except UserError:
         raise
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({reason_of(error)}): fetch it again") from None
     return _of_files(files, path)
 

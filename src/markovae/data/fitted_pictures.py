@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from markovae.data.color import WORDS
 from markovae.data.data_config import background_rgb
@@ -175,24 +175,28 @@ def read_mask(source: Source, picture: Picture) -> Mask:
 
 def _strength(image: Image.Image, name: str) -> tuple[Image.Image, str]:
     """How much of a mask is to be drawn anew, mode L, and by which rule. Raises: UserError for colors without red."""
+    rgb = image.convert("RGB")
+    channels = rgb.split()
+    brightest = ImageChops.lighter(ImageChops.lighter(channels[0], channels[1]), channels[2])
+    darkest = ImageChops.darker(ImageChops.darker(channels[0], channels[1]), channels[2])
+    others = np.asarray(ImageChops.lighter(channels[1], channels[2]))
+    red = (np.asarray(channels[0]) >= RED[0]) & (others <= RED[1])
     alpha = np.asarray(image.convert("RGBA").getchannel("A")) if is_transparent(image) else None
-    colors = np.asarray(image.convert("RGB"))
-    red = (colors[..., 0] >= RED[0]) & (colors[..., 1:].max(-1) <= RED[1])
     if alpha is not None and int(alpha.min()) < 255:
+        white = np.asarray(darkest)
         seen = alpha >= HALF
-        if seen.any() and bool(red[seen].all()):
-            return Image.fromarray(np.where(red, alpha, 0).astype(np.uint8)), "its red strokes are drawn anew"
-        if seen.any() and bool((colors[seen].min(-1) >= HALF).all()):
-            white = np.minimum(colors.min(-1), alpha).astype(np.uint8)
-            return Image.fromarray(white), "its white strokes are drawn anew"
+        if seen.any() and not bool((seen & ~red).any()):
+            return Image.fromarray(np.where(red, alpha, np.uint8(0))), "its red strokes are drawn anew"
+        if seen.any() and not bool((seen & (white < HALF)).any()):
+            return Image.fromarray(np.minimum(white, alpha)), "its white strokes are drawn anew"
         return Image.fromarray(255 - alpha), "its transparent parts are drawn anew"
-    if bool((colors.max(-1) - colors.min(-1) > COLOR).any()):
+    if int(np.asarray(ImageChops.subtract(brightest, darkest)).max()) > COLOR:
         if not red.any():
             raise UserError(
                 f"the mask {name} is in color and nothing in it is red: paint white on black, or red on the picture"
             )
-        return Image.fromarray((red * 255).astype(np.uint8)), "what is red is drawn anew"
-    return image.convert("RGB").convert("L"), "white is drawn anew"
+        return Image.fromarray(red.view(np.uint8) * np.uint8(255)), "what is red is drawn anew"
+    return rgb.convert("L"), "white is drawn anew"
 
 
 def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
