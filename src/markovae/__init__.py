@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from markovae.interop.exporting import export
     from markovae.interop.importing import import_run
     from markovae.interop.wrapping import wrap
+    from markovae.likelihood.anomalies import AnomalyRanking, rank_anomalies
     from markovae.likelihood.caption_information import caption_information
     from markovae.likelihood.comparison import Comparison, compare
     from markovae.likelihood.continuous import continuous_bound
@@ -50,6 +51,8 @@ _HOME = {
     "EMA": "training.ema",
     "Bound": "diffusion.bound",
     "Comparison": "likelihood.comparison",
+    "AnomalyRanking": "likelihood.anomalies",
+    "rank_anomalies": "likelihood.anomalies",
     "caption_information": "likelihood.caption_information",
     "compare": "likelihood.comparison",
     "continuous_bound": "likelihood.continuous",
@@ -87,6 +90,7 @@ _HOME = {
 
 __all__ = [
     "EMA",
+    "AnomalyRanking",
     "Bound",
     "Comparison",
     "Condition",
@@ -119,6 +123,7 @@ __all__ = [
     "load_run",
     "measure",
     "ode_likelihood",
+    "rank_anomalies",
     "resume",
     "sample",
     "save",

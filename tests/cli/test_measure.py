@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,6 +118,27 @@ def test_a_test_file_that_is_also_trained_on_is_refused(numbered_run, refused, j
     assert "are among those that" in said
     np.savez(tmp_path / "test.npz", fresh, np.array([1, 2, 3] * 3))
     assert json_of("measure", *words)["n"] == 9
+
+
+def test_odd_images_are_ranked_by_file(digits_run, json_of, refused, tmp_path, capsys):
+    rows = tmp_path / "rows.csv"
+    words = ["measure", digits_run, "--rank", "--draws", "2", "--limit", "30"]
+    record = json_of("rank", *words, "--csv", rows)
+    assert (record["n"], len(record["images"])) == (30, 30)
+    assert [row["rank"] for row in record["images"]] == list(range(1, 31))
+    with rows.open(newline="") as file:
+        assert [int(row["image"]) for row in csv.DictReader(file)] == [row["image"] for row in record["images"]]
+    capsys.readouterr()
+    assert main([*map(str, words), "--save"]) == 0
+    out = capsys.readouterr().out
+    saved = next((digits_run / "measurements").glob("test-*"))
+    assert f"saved in {saved}" in out
+    with Image.open(saved / "oddest.png") as sheet:
+        assert sheet.size[0] >= 256
+    shutil.rmtree(digits_run / "measurements")
+    assert "held-out images: none of 30" in out or "are odd" in out
+    assert "takes no --ode: leave it out" in refused("measure", digits_run, "--rank", "--ode")
+    assert "give --draws a number" in refused("measure", digits_run, "--rank", "--draws", "all")
 
 
 def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path):

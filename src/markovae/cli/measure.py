@@ -40,6 +40,7 @@ examples:
   markovae measure runs/faces --levels 32 --grid optimal   the best 32 levels, with variances refitted for them
   markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
   markovae measure runs/faces photos/ --csv costs.csv   other images, all of them, one row per image
+  markovae measure runs/faces inbox/ --rank --csv odd.csv   which images are odd, the oddest first
   markovae measure runs/text --captions             what captions say about images, in nats, attribute by attribute
   torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
 """
@@ -51,7 +52,7 @@ ESTIMATORS, GRIDS, VARIANCES = (
     ("even", "optimal"),
     ("own", "isotropic", "diagonal"),
 )
-ODE_IMAGES = 16
+ODE_IMAGES, HELDOUT = 16, 500
 
 
 def draws(text: str) -> int | str:
@@ -81,6 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_method(parser)
     _add_limits(parser)
+    parser.add_argument(
+        "--rank",
+        action="store_true",
+        help="rank images by oddness: bits less those of a lossless WebP, with p-values against held-out images",
+    )
     captions = parser.add_argument_group("captions")
     captions.add_argument(
         "--captions",
@@ -196,8 +202,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for options that do not go together, data that do not fit the model, or a file that cannot be.
     """
-    if options.captions:
-        return _captions(options)
+    if options.captions or options.rank:
+        return _captions(options) if options.captions else _rank(options)
     method = checked(options)
     from markovae.likelihood.evaluation_data import evaluation_data, require_comparable
     from markovae.likelihood.inputs import checked_model
@@ -294,13 +300,7 @@ def _checkpoint(opened: LoadedRun) -> dict[str, Any]:
 
 def _captions(options: argparse.Namespace) -> int:
     """--captions: what captions say about images, in nats."""
-    for name in ("against", "continuous", "ode", "csv", "save", "levels"):
-        if getattr(options, name) not in (None, False):
-            raise UserError(f"--captions weighs each image's own caption and takes no --{name}: leave it out")
-    for name, plain in (("estimator", "stratified"), ("grid", "even"), ("variance", "own"), ("replicates", 1)):
-        if getattr(options, name) != plain:
-            raise UserError(f"--captions draws levels evenly on the run's own grid and takes no --{name}: leave it out")
-    require_alone("--captions")
+    _refuse(options, "--captions", ("rank", "against", "continuous", "ode", "csv", "save", "levels"))
     import numpy as np
 
     from markovae.likelihood.caption_information import caption_information
@@ -326,6 +326,94 @@ def _captions(options: argparse.Namespace) -> int:
     else:
         show(captions_in_words(record))
     return 0
+
+
+def _rank(options: argparse.Namespace) -> int:
+    """--rank: which images are odd."""
+    _refuse(options, "--rank", ("against", "continuous", "ode", "levels", "fit_images", "candidates"))
+    import numpy as np
+
+    from markovae.likelihood.anomalies import rank_anomalies
+    from markovae.likelihood.evaluation_data import evaluation_data, images_to_fit_on, labels_for
+    from markovae.likelihood.measurement_files import require_csv_place, run_folder, save_measurement
+    from markovae.system.files import write_file
+
+    if options.draws == "all":
+        raise UserError("--rank draws some levels of each image: give --draws a number")
+    opened = open_run(options, trained_in=False)
+    if options.save:
+        run_folder(options.run_path)
+    if options.csv is not None:
+        require_csv_place(options.csv, (options.run_path,))
+    chosen = evaluation_data(opened, options.data, options.split, options.limit)
+    data = chosen.data.take(slice(0, options.limit))
+    heldout = images_to_fit_on(chosen, opened, HELDOUT, ("test", "validation"))
+    log(f"comparing with {len(heldout):,} held-out images of {heldout.name}")
+    sized = {"draws": options.draws or 16, "seed": options.seed, "batch": options.batch or 64}
+    labels = (labels_for(opened, some) for some in (data, heldout))
+    found = rank_anomalies(opened.model, data, heldout, *labels, progress=True, **sized)
+    found = replace(found, data=chosen.to_dict(), checkpoint=_checkpoint(opened))
+    record = found.to_dict()
+    if options.csv is not None:
+        write_file(options.csv, found.to_csv().encode())
+    if options.save:
+        bins = opened.model.pixels.bins
+        record["saved"] = str(save_measurement(found, record, options.run_path, np.asarray(data.images), bins))
+    if options.json:
+        show_json(record)
+    else:
+        show(ranking_in_words(record))
+    return 0
+
+
+def ranking_in_words(record: dict[str, Any], most: int = 10) -> str:
+    """The oddest images, and how many are odd."""
+    n, flagged = record["n"], record["flagged"]
+    rows = [("", "", "score", "p", "bits/dim", record["codec"], "unusual at")]
+    for row in record["images"][:most]:
+        deviations = [row[f"band_{number}_deviation"] for number in range(1, len(record["bands"]) + 1)]
+        place = max(range(len(deviations)), key=lambda i: abs(deviations[i]))
+        high, low = record["bands"][place]["logsnr"]
+        figures = (f"{row[name]:.3f}" for name in ("bits_per_dim", "codec_bits_per_dim"))
+        where = f"log-SNR {high:.1f} to {low:.1f} ({deviations[place]:+.1f} standard deviations)"
+        name = row.get("file", f"image {row['image']}")
+        rows.append(
+            (str(row["rank"]), name, f"{row['score_bits_per_dim']:+.3f}", f"{row['p_value']:.4f}", *figures, where)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    aligned = "<<>>>>"
+    lines = ["  ".join(f"{v:{a}{w}}" for v, a, w in zip(row, aligned, widths, strict=False)) for row in rows]
+    share = f"{flagged['false_discovery_rate']:.0%}"
+    verdict = (
+        f"{flagged['n']:,} of {n:,} are odd (at most {share} of these by chance)"
+        if flagged["n"]
+        else f"none of {n:,} stands out (at a false discovery rate of {share})"
+    )
+    saved = f"\nsaved in {record['saved']}, with a sheet of the oddest" if "saved" in record else ""
+    return "\n".join(
+        [
+            f"{images_in_words(record)} against {record['heldout']:,} held-out images: {verdict}",
+            *(f"  {line}  {row[6]}".rstrip() for line, row in zip(lines, rows, strict=True)),
+            f"score: bits/dim under the model less those of a lossless {record['codec']}; p: how often a held-out "
+            f"image scores as high. {record['draws']} levels drawn per image, seed {record['seed']}, "
+            f"{record['seconds']:.0f} s{saved}",
+        ]
+    )
+
+
+def _refuse(options: argparse.Namespace, what: str, names: tuple[str, ...]) -> None:
+    """Refuse options that a way of measuring does not take, and several processes.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"{what} takes no --{name.replace('_', '-')}: leave it out")
+    for name, plain in (("estimator", "stratified"), ("grid", "even"), ("variance", "own"), ("replicates", 1)):
+        if getattr(options, name) != plain:
+            raise UserError(f"{what} draws levels evenly on the run's own grid and takes no --{name}: leave it out")
+    require_alone(what)
 
 
 def checked(options: argparse.Namespace) -> Method:

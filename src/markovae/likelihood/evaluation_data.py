@@ -185,26 +185,30 @@ def require_comparable(opened: Any, against: Any, chosen: EvaluationData) -> Non
         log(f"{against.path} may have been trained on images of this part")
 
 
-def images_to_fit_on(chosen: EvaluationData, opened: Any, count: int = FIT_IMAGES) -> ImageData:
-    """Up to `count` images of other parts than the one measured: validation images before training ones.
+def images_to_fit_on(
+    chosen: EvaluationData, opened: Any, count: int = FIT_IMAGES, parts: tuple[str, ...] = ("validation", "train")
+) -> ImageData:
+    """Up to `count` images of other parts than the one measured.
 
+    Args:
+        parts: which, those to be taken first before the others.
     Raises:
         UserError: where every image is measured.
     """
-    splits, left = chosen.splits, [part for part in ("validation", "train") if part != chosen.split]
+    splits, left = chosen.splits, [part for part in parts if part != chosen.split]
     if chosen.split == "all":
         if chosen.matches_run is not None:
             raise UserError("--split all leaves no image to fit on: measure one part, or with --estimator stratified")
         splits = reopen(opened.checkpoint.config.data, opened.checkpoint.state["data"])
     assert splits is not None, "a part is one of the splits"
-    parts: list[ImageData] = [getattr(splits, name) for name in left]
-    parts = [parts[0].take(slice(0, count)), *(p.take(slice(0, max(0, count - len(parts[0])))) for p in parts[1:])]
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        raise UserError(f"{chosen.source} has no images beside its {chosen.split} part: there is nothing to fit on")
-    labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
-    images = np.concatenate([np.asarray(part.images) for part in parts])
-    return replace(parts[0], images=images, labels=labels, captions=_captions(parts), digests=None, files=None)
+    found: list[ImageData] = [getattr(splits, name) for name in left]
+    found = [found[0].take(slice(0, count)), *(p.take(slice(0, max(0, count - len(found[0])))) for p in found[1:])]
+    found = [part for part in found if len(part)]
+    if not found:
+        raise UserError(f"{chosen.source} has no images beside its {chosen.split} part: bring other data")
+    labels = None if found[0].labels is None else np.concatenate([part.labels for part in found])
+    images = np.concatenate([np.asarray(part.images) for part in found])
+    return replace(found[0], images=images, labels=labels, captions=_captions(found), digests=None, files=None)
 
 
 def like(config: DataConfig, source: str, opened: Any) -> DataConfig:

@@ -11,6 +11,7 @@ import numpy as np
 
 from markovae.data.pictures import Images, enlarged, png, tile, viewable
 from markovae.errors import UserError
+from markovae.likelihood.anomalies import AnomalyRanking
 from markovae.likelihood.comparison import Comparison
 from markovae.likelihood.measurement import Measurement
 from markovae.system.files import SYSTEM, make_folder, staged_folder, write_synced
@@ -52,7 +53,7 @@ def run_folder(path: str) -> Path:
 
 
 def save_measurement(
-    found: Measurement | Comparison, record: dict[str, Any], run: str, images: Images, bins: int
+    found: Measurement | Comparison | AnomalyRanking, record: dict[str, Any], run: str, images: Images, bins: int
 ) -> Path:
     """Write RUN/measurements/NAME: record.json, images.csv and the sheets of extreme images; its path.
 
@@ -61,7 +62,11 @@ def save_measurement(
     Raises:
         UserError: where it cannot be written.
     """
-    own = found if isinstance(found, Measurement) else found.a
+    if isinstance(found, AnomalyRanking):
+        sheets = {"oddest": found.order[:EXTREMES]}
+    else:
+        own = found if isinstance(found, Measurement) else found.a
+        sheets = dict(zip(("cheapest", "dearest"), own.extremes(EXTREMES), strict=True))
     folder = run_folder(run)
     target, disk = folder / FOLDER / name_of(record), SYSTEM.inside(folder)
     try:
@@ -70,7 +75,7 @@ def save_measurement(
             text = json.dumps({**record, "saved": str(target)}, indent=1, allow_nan=False)
             write_synced(stage / "record.json", f"{text}\n".encode(), disk)
             write_synced(stage / "images.csv", found.to_csv().encode(), disk)
-            for name, places in zip(("cheapest", "dearest"), own.extremes(EXTREMES), strict=True):
+            for name, places in sheets.items():
                 sheet = enlarged(tile(viewable(np.asarray(images)[places.tolist()], bins)))
                 write_synced(stage / f"{name}.png", png(sheet), disk)
     except OSError as error:
@@ -80,8 +85,11 @@ def save_measurement(
 
 def name_of(record: dict[str, Any]) -> str:
     """part-step-digest: another question, another name."""
-    question = {name: record[name] for name in QUESTION} | {"against": record.get("against", {}).get("checkpoint")}
+    question = {name: record.get(name) for name in QUESTION} | {"against": record.get("against", {}).get("checkpoint")}
     question |= {"checkpoint": record["checkpoint"]["digest"], "calls": record["network_calls_per_example"]}
-    question |= {"levels": record["levels"], "beyond": [name for name in ("continuous", "ode") if name in record]}
+    question |= {
+        "levels": record.get("levels"),
+        "beyond": [name for name in ("continuous", "ode", "heldout") if name in record],
+    }
     digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
     return f"{record['data']['split']}-{record['checkpoint']['step']:08d}-{digest}"

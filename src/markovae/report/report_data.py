@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from markovae import __version__
+from markovae.data.image_codecs import codec_table
 from markovae.data.inspecting import channel_moments
 from markovae.data.pictures import Images
 from markovae.diffusion.model import Diffusion
@@ -19,7 +20,6 @@ from markovae.likelihood.measuring import measure
 from markovae.log import log
 from markovae.quality.memorization import NearestImages, nearest, pool_of, step_of
 from markovae.report.curves import RateCurve, heldout_curve, level_curve, rate_curve, training_curve
-from markovae.report.image_codecs import codec_table
 from markovae.report.image_sheets import Snapshot, encoder_strip, extreme_facts, pictured, reverse_strip
 from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_sheet
 from markovae.report.reported_run import ReportedRun

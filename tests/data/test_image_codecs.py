@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.report.image_codecs import SETTINGS, codec_table
+from markovae.data.image_codecs import SETTINGS, codec_table
 
 
 def saved(picture: np.ndarray, name: str) -> bytes:

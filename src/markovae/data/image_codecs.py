@@ -12,6 +12,7 @@ import numpy as np
 
 from markovae.data.pictures import Images
 from markovae.data.workers import worker_count
+from markovae.errors import UserError
 
 LARGEST_SIDE = 16_383  # of a WebP
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -44,6 +45,22 @@ def codec_table(images: Images, bins: int) -> list[dict[str, Any]]:
             {"name": name, "per_image_bits_per_dim": single, "tiled_bits_per_dim": tiled, "tiled_images": count}
         )
     return rows
+
+
+def file_bits(images: Images, bins: int, name: str = "WebP") -> Images:
+    """Bits of each image as a lossless file of its own, (n,), float64.
+
+    Args:
+        images: pixel values, (n, C, H, W).
+    Raises:
+        UserError: for more than 256 bins, which these writers do not hold.
+    """
+    if bins > 256:
+        raise UserError(f"images of {bins} grey values do not fit {name}, which holds 8 bits a channel")
+    size = partial(_size, name=name, settings=SETTINGS[name])
+    with ThreadPoolExecutor(worker_count()) as pool:
+        each = pool.map(size, np.asarray(images, np.uint8).transpose(0, 2, 3, 1))
+        return 8.0 * np.fromiter(each, np.float64, len(images))
 
 
 def _size(picture: Images, name: str, settings: dict[str, Any]) -> int:
