@@ -1,10 +1,11 @@
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data.image_codecs import SETTINGS, codec_table
+from markovae.data.image_codecs import SETTINGS, codec_table, predictive_bits
 
 
 def saved(picture: np.ndarray, name: str) -> bytes:
@@ -59,3 +60,32 @@ def test_more_than_eight_bits_are_left_out():
         {"name": name, "per_image_bits_per_dim": None, "tiled_bits_per_dim": None, "tiled_images": 0}
         for name in ("PNG", "WebP")
     ]
+
+
+def test_what_is_simpler_takes_fewer_predictive_bits():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (3, 1, 24, 24), dtype=np.uint8)
+    ramps = np.broadcast_to(np.arange(24, dtype=np.uint8) * 7, (3, 1, 24, 24))
+    flat, grain = np.full((3, 1, 24, 24), 9, np.uint8), np.clip(ramps + rng.integers(0, 9, ramps.shape), 0, 255)
+    bits = [predictive_bits(images) / 24**2 for images in (flat, ramps, grain, noise)]
+    assert all(a.max() < b.min() for a, b in pairwise(bits))
+    assert bits[0].max() < 0.3
+    assert 8 < bits[-1].min() < bits[-1].max() < 9.5, "noise has no shorter code"
+
+
+def test_an_images_bits_depend_on_it_alone_and_colours_help_each_other():
+    images = smooth(5, 3, 256)
+    every = predictive_bits(images)
+    assert np.allclose(predictive_bits(images[2:3]), every[2:3])
+    grey = np.repeat(images[:, :1], 3, 1)
+    assert (predictive_bits(grey) < 1.5 * predictive_bits(images[:, :1])).all()
+
+
+def test_the_predictor_uses_what_came_before_only():
+    images = smooth(1, 1, 256)
+    other = images.copy()
+    other[0, 0, -1, -1] ^= 255
+    cut = images[:, :, :-1]
+    difference = predictive_bits(other) - predictive_bits(images)
+    assert difference[0] > 1
+    assert predictive_bits(cut)[0] < predictive_bits(images)[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import markovae as mv
-from markovae.data.image_codecs import file_bits
+from markovae.data.image_codecs import predictive_bits
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.likelihood.anomalies import AnomalyRanking, ScoredImages, rank_anomalies
@@ -18,7 +18,7 @@ from markovae.randomness import generator
 
 
 def scored(score: torch.Tensor, bands: torch.Tensor | None = None) -> ScoredImages:
-    """Images of these scores beyond 100 bits as a file."""
+    """Images of these scores beyond 100 bits of complexity."""
     bands = torch.randn(len(score), 4, generator=generator(0, "bands"), dtype=torch.float64) if bands is None else bands
     return ScoredImages(score + 100, torch.full_like(score, 100), bands)
 
@@ -61,13 +61,13 @@ def test_the_band_where_an_image_is_unusual_is_told():
     assert float(found.band_deviations[0, 2]) == pytest.approx(10, rel=0.1)
 
 
-def test_scores_are_the_bound_less_the_file(tiny_model, tiny_data: ImageData):
+def test_scores_are_the_bound_less_the_complexity(tiny_model, tiny_data: ImageData):
     images, labels = tiny_data.images, tiny_data.labels
     found = rank_anomalies(tiny_model, images, images, labels, labels, draws=3, seed=2, limit=5)
     own = measure(tiny_model, images, labels, draws=3, seed=2, limit=5)
     torch.testing.assert_close(found.images.bits * np.log(2), own.total, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.images.bands.sum(1), own.levels)
-    assert found.images.codec_bits.tolist() == file_bits(images[:5], tiny_data.bins).tolist()
+    assert found.images.complexity.tolist() == predictive_bits(images[:5]).tolist()
     again = mv.rank_anomalies(tiny_model, tiny_data, images, labels, labels, draws=3, seed=2, limit=5)
     assert {**again.to_dict(), "seconds": 0} == {**found.to_dict(), "seconds": 0}
     json.dumps(found.to_dict(), allow_nan=False)
@@ -78,5 +78,3 @@ def test_what_gives_no_ranks_is_one_sentence(tiny_model, tiny_data: ImageData, g
         rank_anomalies(tiny_model, tiny_data.images[:5], tiny_data.images[5:9])
     with pytest.raises(UserError, match="densities have no bits"):
         rank_anomalies(gauss.model(), torch.zeros(30, 4), torch.zeros(30, 4))
-    with pytest.raises(UserError, match="do not fit WebP"):
-        file_bits(tiny_data.images, 65536)

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank",
         action="store_true",
-        help="rank images by oddness: bits less those of a lossless WebP, with p-values against held-out images",
+        help="rank images by oddness: bits less their complexity, with p-values against held-out images",
     )
     captions = parser.add_argument_group("captions")
     captions.add_argument(
@@ -369,12 +369,12 @@ def _rank(options: argparse.Namespace) -> int:
 def ranking_in_words(record: dict[str, Any], most: int = 10) -> str:
     """The oddest images, and how many are odd."""
     n, flagged = record["n"], record["flagged"]
-    rows = [("", "", "score", "p", "bits/dim", record["codec"], "unusual at")]
+    rows = [("", "", "score", "p", "bits/dim", "complexity", "unusual at")]
     for row in record["images"][:most]:
         deviations = [row[f"band_{number}_deviation"] for number in range(1, len(record["bands"]) + 1)]
         place = max(range(len(deviations)), key=lambda i: abs(deviations[i]))
         high, low = record["bands"][place]["logsnr"]
-        figures = (f"{row[name]:.3f}" for name in ("bits_per_dim", "codec_bits_per_dim"))
+        figures = (f"{row[name]:.3f}" for name in ("bits_per_dim", "complexity_bits_per_dim"))
         where = f"log-SNR {high:.1f} to {low:.1f} ({deviations[place]:+.1f} standard deviations)"
         name = row.get("file", f"image {row['image']}")
         rows.append(
@@ -394,8 +394,8 @@ def ranking_in_words(record: dict[str, Any], most: int = 10) -> str:
         [
             f"{images_in_words(record)} against {record['heldout']:,} held-out images: {verdict}",
             *(f"  {line}  {row[6]}".rstrip() for line, row in zip(lines, rows, strict=True)),
-            f"score: bits/dim under the model less those of a lossless {record['codec']}; p: how often a held-out "
-            f"image scores as high. {record['draws']} levels drawn per image, seed {record['seed']}, "
+            "score: bits/dim under the model less those of a lossless coder of any image (complexity); p: how often a "
+            f"held-out image scores as high. {record['draws']} levels drawn per image, seed {record['seed']}, "
             f"{record['seconds']:.0f} s{saved}",
         ]
     )

@@ -33,13 +33,13 @@ examples:
   markovae quality runs/faces
   markovae quality runs/faces --sampler ancestral --steps 1000 --json > slow.json
   markovae quality runs/faces --steps 10 --compare slow.json --varying steps,sampler,spacing
-  markovae quality runs/faces --extractor lite0          features of a network trained on photographs
+  markovae quality runs/photos --extractor lite0         features of a network trained on photographs
   markovae quality runs/faces --against references.npz   another reference than the held-out images
   markovae quality others/samples.npz photos/            samples that are there already
 
 """
 EXAMPLES += HELP
-EXTRACTORS = ("small", "lite0", "inception")
+EXTRACTORS = ("auto", "small", "lite0", "inception")
 DEFAULT_BATCH = 64
 
 
@@ -58,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extractor",
         metavar="NAME",
         type=one_of(*EXTRACTORS),
-        default="small",
-        help="features: small (built in, the default), lite0 (needs the extra quality), inception (needs --weights)",
+        default="auto",
+        help="features: auto (the default: lite0 for photographs where it is installed, else small), small (built in, "
+        "trained on drawn images), lite0 (needs the extra quality), inception (needs --weights)",
     )
     group.add_argument("--weights", metavar="FILE", help="of --extractor inception: a safetensors file of them")
     group.add_argument(
@@ -95,7 +96,10 @@ def run(options: argparse.Namespace) -> int:
 
     earlier, varying = _earlier(options), [name for name in options.varying.split(",") if name]
     began = time.monotonic()
-    how: dict[str, Any] = {"n": options.n, "extractor": open_extractor(options.extractor, options.weights)}
+    how: dict[str, Any] = {"n": options.n, "extractor": options.extractor}
+    if options.extractor != "auto" or options.weights is not None:
+        name = "inception" if options.extractor == "auto" else options.extractor
+        how["extractor"] = open_extractor(name, options.weights)
     how |= {"comparable_to": earlier, "varying": varying}
     checkpoint = None
     if _are_samples(options):

@@ -35,6 +35,7 @@ def describe(record: Mapping[str, Any]) -> str:
             if record["data"]["matches_run"] or record["checkpoint"] is None
             else [_not_its_own(record["data"]["source"])]
         ),
+        *domain_in_words(record),
         memorization_in_words(record["memorisation"], shown["n"]),
     ]
     if "compared" in record:
@@ -83,6 +84,26 @@ def _verdict(excess: Mapping[str, Any]) -> str:
     if high < 0:
         return f"the samples are nearer to held-out images than training images are ({_error(excess)}), which asks why"
     return "the samples cannot be told from training images at this n"
+
+
+def domain_in_words(record: Mapping[str, Any]) -> list[str]:
+    """A warning for each figure that does not notice spoilt real images."""
+    check, extractor = record["extractor_check"], record["conditions"]["extractor"]
+    lines = []
+    if blind := check["precision_blind_to"]:
+        figures = ", ".join(f"{name} {check[name]['precision']:.3f}" for name in blind)
+        lines.append(
+            f"warning: precision by {extractor} does not fall for {' or '.join(blind)} real images ({figures}; as they "
+            f"are {check['precision']:.3f}): it says nothing of such faults here; read KID and recall"
+        )
+    if blind := check["kid_blind_to"]:
+        lines.append(
+            f"warning: KID by {extractor} does not rise for {' or '.join(blind)} real images ({check['n']:,} of them): "
+            "such faults are not seen at this n"
+        )
+    if lines and check["image_kind"] == "photographic" and extractor == "small":
+        lines[-1] += "; for photographs take --extractor lite0 (pip install 'markovae[quality]')"
+    return lines
 
 
 def memorization_in_words(memory: Mapping[str, Any], n: int) -> str:

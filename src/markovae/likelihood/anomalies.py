@@ -1,9 +1,9 @@
 r"""Which images are odd: their bits under the model, corrected for complexity, against held-out images.
 
 Raw bits fail at this: a model of pictures of clothes gives digits, which are simpler, fewer bits than clothes. Less the
-bits of a lossless codec, which knows no kind of image, they say how much worse than a stranger the model does,
+bits of a lossless coder that knows no kind of image, they say how much worse than a stranger the model does,
 
-    score(x) = bits of the bound on x − bits of x as a lossless WebP,
+    score(x) = bits of the bound on x − bits of x under `predictive_bits`,
 
 and p is the share of held-out images with a score at least as high, (1 + #)/(1 + m): under the model's own kind of
 image uniform, whatever the score. Sources: Nalisnick et al. 2019 (the failure); Serrà et al. 2020 (the correction);
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from markovae.data.image_codecs import file_bits
+from markovae.data.image_codecs import predictive_bits
 from markovae.data.images import ImageData
 from markovae.diffusion.bound import html_table
 from markovae.diffusion.model import Diffusion
@@ -32,7 +32,6 @@ from markovae.likelihood.inputs import Array, Labels, at_least_one, require_cond
 from markovae.likelihood.measurement import SCHEMA_VERSION, csv_of
 from markovae.log import track
 
-CODEC = "WebP"
 BANDS = 4  # of log-SNR, of which an image is told the one where it is most unusual
 LEAST_HELDOUT = 20
 DISCOVERY_RATE = 0.1
@@ -43,18 +42,18 @@ class ScoredImages:
     """Images with what their oddness is made of.
 
     Args:
-        bits: of the bound, (n,).   codec_bits: of lossless files, (n,).
+        bits: of the bound, (n,).   complexity: bits under the coder, (n,).
         bands: nats of the levels by band, (n, BANDS).
     """
 
     bits: Tensor
-    codec_bits: Tensor
+    complexity: Tensor
     bands: Tensor
 
     @property
     def score(self) -> Tensor:
-        """Bits beyond those of the codec, (n,)."""
-        return self.bits - self.codec_bits
+        """Bits beyond those of the coder, (n,)."""
+        return self.bits - self.complexity
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,7 +126,7 @@ class AnomalyRanking:
                 "score_bits_per_dim": float(self.images.score[i]) * bit,
                 "p_value": p[i],
                 "bits_per_dim": float(self.images.bits[i]) * bit,
-                "codec_bits_per_dim": float(self.images.codec_bits[i]) * bit,
+                "complexity_bits_per_dim": float(self.images.complexity[i]) * bit,
             }
             row |= {f"band_{number}_deviation": value for number, value in enumerate(deviations[i].tolist(), 1)}
             rows.append(row)
@@ -147,7 +146,6 @@ class AnomalyRanking:
             "draws": self.draws,
             "seed": self.seed,
             "network_calls_per_example": self.network_calls_per_example,
-            "codec": CODEC,
             "bands": [{"logsnr": pair} for pair in self.band_logsnr.tolist()],
             "flagged": {"n": self.flagged, "false_discovery_rate": DISCOVERY_RATE},
             "images": self.rows(),
@@ -181,11 +179,11 @@ def rank_anomalies(
         draws: levels per image, evenly spread.   limit: the first so many images only.   seed, batch: as for `measure`.
         progress: whether to show progress on stderr.
     Raises:
-        UserError: as `measure`; for fewer than 20 held-out images, or images that the codec does not hold.
+        UserError: as `measure`; for fewer than 20 held-out images, or a model of densities.
     """
     at_least_one(draws=draws, limit=limit, batch=batch)
     if not model.decoder.discrete:
-        raise UserError("densities have no bits to compare with a codec's: rank images of a model of pixels")
+        raise UserError("densities have no bits to compare with complexity: rank images of a model of pixels")
     if len(heldout) < LEAST_HELDOUT:
         raise UserError(f"{len(heldout)} held-out images give no p-values: at least {LEAST_HELDOUT} are needed")
     began = time.monotonic()
@@ -236,5 +234,4 @@ def _scored(
         later = one.evaluations[one.evaluations.level > 1]
         nats = (one.evaluations.weight * one.nats)[one.evaluations.level > 1]
         bands.index_put_((later.image, band[later.level - 2]), nats, accumulate=True)
-    codec = torch.from_numpy(file_bits(pixels, model.pixels.bins, CODEC))
-    return ScoredImages(found.total / math.log(2), codec, bands)
+    return ScoredImages(found.total / math.log(2), torch.from_numpy(predictive_bits(pixels)), bands)

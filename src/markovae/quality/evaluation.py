@@ -22,7 +22,8 @@ from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.quality.convolutions import RESIZE
 from markovae.quality.distances import NEIGHBOURS, frechet_distance, kid, kid_difference, precision_recall
-from markovae.quality.extractors import DEFAULT_EXTRACTOR, Extractor, open_extractor
+from markovae.quality.extractor_domain import check_extractor, suitable_extractor
+from markovae.quality.extractors import AUTO, Extractor, open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.memorization import Images, measure_memorization
 from markovae.quality.quality_record import Conditions, Quality, check_conditions
@@ -46,7 +47,7 @@ def evaluate(
     guidance: float | Guidance = 1.0,
     seed: int = 0,
     batch: int = 64,
-    extractor: Extractor | str = DEFAULT_EXTRACTOR,
+    extractor: Extractor | str = AUTO,
     against: ImageData | None = None,
     drawn_by: Mapping[str, Any] | None = None,
     comparable_to: Mapping[str, Any] | None = None,
@@ -66,7 +67,8 @@ def evaluate(
         data: the parts the model was trained with (`load_data`), or their source, brought to the samples' shape.
         n: samples. None is 1,000, or fewer where fewer images train; or all samples that are given.
         sampler, steps, spacing, guidance, seed, batch: as `sample` takes them.
-        extractor: small (built in), lite0, or one that was opened (`open_extractor`).
+        extractor: small (built in), lite0, or one that was opened (`open_extractor`); auto follows the images:
+            lite0 for photographs where it is installed, else small.
         against: a reference of its own; None is the test and validation part of the data.
         drawn_by: what the record says of a plan and its guidance: sampler, spacing, threshold, guidance,
             guidance_interval, autoguide.
@@ -76,7 +78,6 @@ def evaluate(
         UserError: for data of another kind than the samples', n that is too small or too large, an unknown name, or
             conditions that differ from those of `comparable_to`; before anything is drawn.
     """
-    opened = open_extractor(extractor) if isinstance(extractor, str) else extractor
     files: Sequence[str] | None = None
     if isinstance(model_or_samples, Diffusion | Cascade):
         model = model_or_samples
@@ -96,6 +97,9 @@ def evaluate(
         splits = _shaped_like(data, samples.shape[1:])
         _require_same_kind(samples, splits.train)
         real, drawn_by = choose_reference(splits, len(samples), against), {}
+    if extractor == AUTO:
+        extractor = suitable_extractor(real.training.images, real.bins)
+    opened = open_extractor(extractor) if isinstance(extractor, str) else extractor
     conditions = conditions_of(real, opened, drawn_by)
     if comparable_to is not None:
         check_conditions(asdict(conditions), comparable_to["conditions"], varying)
@@ -219,6 +223,7 @@ def compute_metrics(
         precision_recall=precision_recall(ours[:equal], reference[:equal]),
         precision_recall_floor=precision_recall(floor_samples[:equal], reference[:equal]),
         precision_recall_n=equal,
+        check=check_extractor(extractor, real, floor_samples, reference),
         memorization=measure_memorization(
             samples, real.heldout, real.training.images, real.bins, files, real.training.files
         ),

@@ -181,7 +181,7 @@ def open_lite0() -> tuple[Lite0, str]:
 
 
 EXTRACTORS = ("small", "lite0", "inception")
-DEFAULT_EXTRACTOR = "small"
+AUTO = "auto"  # the extractor follows the images
 BATCH = 50
 
 
@@ -214,7 +214,7 @@ class Extractor:
         return features
 
 
-def open_extractor(name: str = DEFAULT_EXTRACTOR, weights: str | Path | None = None) -> Extractor:
+def open_extractor(name: str = "small", weights: str | Path | None = None) -> Extractor:
     """The feature network of this name.
 
     Args:

@@ -11,6 +11,7 @@ from markovae.diffusion.bound import Estimate, html_table
 from markovae.errors import UserError
 from markovae.likelihood.measurement import finite
 from markovae.quality.distances import PrecisionRecall
+from markovae.quality.extractor_domain import ExtractorCheck
 from markovae.quality.memorization import Memorization
 
 SCHEMA_VERSION = 1
@@ -62,6 +63,7 @@ class Quality:
             reference.
         frechet, frechet_floor: Fréchet distance, comparable at equal n only.
         precision_recall, precision_recall_floor: with density and coverage, at `precision_recall_n` images of each.
+        check: whether the extractor notices spoilt images of this kind.
         memorization: nearest training images.   dims: d, how many features.
     """
 
@@ -74,6 +76,7 @@ class Quality:
     precision_recall: PrecisionRecall
     precision_recall_floor: PrecisionRecall
     precision_recall_n: int
+    check: ExtractorCheck
     memorization: Memorization
     dims: int
 
@@ -108,6 +111,7 @@ class Quality:
             "frechet_distance_floor": finite(self.frechet_floor),
             "precision_recall": {"n": self.precision_recall_n, **_shares(self.precision_recall)},
             "precision_recall_floor": {"n": self.precision_recall_n, **_shares(self.precision_recall_floor)},
+            "extractor_check": self.check.to_dict(),
             "memorisation": {name: finite(v) if isinstance(v, float) else v for name, v in memorization.items()},
         }
 
