@@ -104,7 +104,8 @@ def page(record: dict) -> str:
         "# Which images are odd?",
         "",
         "AUROC of telling images of another kind from held-out images of the model's own; 0.5 is chance, below it odd",
-        "images look *more* ordinary. Raw bits of the model of clothes fail in the classical way: digits are simpler. By",
+        "images look *more* ordinary. Raw bits of the model of clothes fail in the classical way, since digits are",
+        "simpler; less the bits of a lossless predictive coder they do not. By",
         f"`python benchmarks/anomalies.py`: {record['images']} images of each kind, {record['draws']} levels each, "
         f"models of {record['steps'][0]:,} and {record['steps'][1]:,} steps of 32 images. {record['machine']}",
         "",
