@@ -25,6 +25,7 @@ from torch import Tensor
 from markovae.data.image_codecs import predictive_bits
 from markovae.data.images import ImageData
 from markovae.diffusion.bound import html_table
+from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator, evaluate_batches, summarize
@@ -156,7 +157,7 @@ class AnomalyRanking:
 
 
 def rank_anomalies(
-    model: Diffusion,
+    model: Model,
     images: Array | ImageData,
     heldout: Array | ImageData,
     labels: Labels | None = None,
@@ -179,9 +180,10 @@ def rank_anomalies(
         draws: levels per image, evenly spread.   limit: the first so many images only.   seed, batch: as for `measure`.
         progress: whether to show progress on stderr.
     Raises:
-        UserError: as `measure`; for fewer than 20 held-out images, or a model of densities.
+        UserError: as `measure`; for fewer than 20 held-out images, a model of densities, or a cascade.
     """
     at_least_one(draws=draws, limit=limit, batch=batch)
+    model = one_stage(model, "ranking")
     if not model.decoder.discrete:
         raise UserError("densities have no bits to compare with complexity: rank images of a model of pixels")
     if len(heldout) < LEAST_HELDOUT:
