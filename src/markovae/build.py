@@ -267,7 +267,7 @@ class UntrustedNetworkError(UserError):
 
 def classes_of(config: Config, num_classes: int) -> int:
     """How many classes the network is told of, where the images have so many."""
-    return num_classes if config.condition.kind == "class" and config.network.classes else 0
+    return num_classes if config.condition.kind in ("auto", "class") and config.network.classes else 0
 
 
 def _own(config: Config, schedule: NoiseSchedule, classes: int, trust: Sequence[str]) -> nn.Module:

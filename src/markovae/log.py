@@ -176,3 +176,13 @@ def _plain(iterable: Iterable[Item], label: str, total: int | None) -> Iterator[
 def _rate(count: int, seconds: float) -> str:
     speed = count / max(seconds, 1e-9)
     return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

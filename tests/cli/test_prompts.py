@@ -60,7 +60,7 @@ def test_several_prompts_are_rows_with_the_same_noise_down_each_column(text_run:
         expected = sample(model, 3, steps=4, batch=3, prompt=prompt)
         assert np.array_equal(arrays["arr_0"][3 * row : 3 * row + 3], expected.transpose(0, 2, 3, 1))
     size, text = opened(out / "grid.png")
-    assert size == (3 * 9 - 1, 2 * 9 - 1)
+    assert size == (8 * (3 * 9 - 1), 8 * (2 * 9 - 1))
     assert text["markovae:prompt"] == "a hat\na beard é"
     _, text = opened(out / "00004.png")
     assert (text["markovae:prompt"], text["markovae:index"]) == ("a beard é", "4")

@@ -80,6 +80,26 @@ def test_classes_by_name_number_all_and_none(digits_run, tmp_path):
     assert drawn(digits_run, tmp_path / "c", *words, "--class", "none").files == ["arr_0"]
 
 
+def test_several_classes_are_rows_with_the_same_noise_down_each_column(digits_run, tmp_path):
+    arrays = drawn(digits_run, tmp_path / "out", "--n", "3", "--steps", "2", "--class", "4", "--class", "7")
+    assert arrays["arr_1"].tolist() == [4] * 3 + [7] * 3
+    expected = mv.sample(mv.load_run(digits_run).model, 3, steps=2, labels=7)
+    assert np.abs(arrays["arr_0"][3:].astype(int) - expected.transpose(0, 2, 3, 1)).max() <= 1
+    with Image.open(tmp_path / "out" / "grid.png") as picture:
+        assert picture.size == (8 * (3 * 9 - 1), 8 * (2 * 9 - 1)), "enlarged to 64 pixels a side"
+
+
+def test_the_guidance_that_a_run_chose_is_the_default_of_its_classes(digits_run):
+    model = mv.load_run(digits_run).model
+    plain, guided = mv.sample(model, 3, steps=3), mv.sample(model, 3, steps=3, guidance=3)
+    model.guidance = 3.0
+    assert np.array_equal(mv.sample(model, 3, steps=3), guided)
+    assert np.array_equal(mv.sample(model, 3, steps=3, guidance=1), plain)
+    unconditional = mv.sample(model, 3, steps=3, labels="none")
+    model.guidance = 1.0
+    assert np.array_equal(mv.sample(model, 3, steps=3, labels="none"), unconditional)
+
+
 def test_json_and_the_default_place(digits_run, json_of):
     words = ["sample", digits_run, "--n", "2", "--steps", "2", "--seed", "9"]
     first, second = (json_of("sample", *words) for _ in range(2))
@@ -100,6 +120,7 @@ def test_what_the_run_does_not_offer_is_refused(digits_run, tmp_path, refused):
     cases = [
         ([digits_run, "--sampler", "dmipp"], "'dmipp' is unknown"),
         ([digits_run, "--class", "eleven"], "--class eleven is unknown: this run has 0, 1, 2"),
+        ([digits_run, "--class", "all", "--class", "3"], "--class all and --class none stand alone"),
         ([digits_run, "--sampler", "ancestral", "--steps", "9"], "steps=9 exceeds"),
         ([digits_run, "--out", tmp_path / "full"], "is not empty: name a new folder"),
         ([digits_run, "--out", tmp_path / "full" / "a"], "is a file"),

@@ -371,7 +371,7 @@ def training_cases() -> Iterable[Case]:
     yield Case("train/resumed", resumed)
     yield Case("train/longer", longer, suite=False)
     yield Case("train/init", started)
-    yield Case("train/shards", lambda lab: (sharded(lab), from_command("shards")(lab))[1])
+    yield Case("train/shards", lambda lab: (sharded(lab), from_command("shards", "condition.kind=class")(lab))[1])
     yield Case("train/faces", from_command("faces", "network.patch=2", "train.batch=4"), suite=False)
     for parallel in ("ddp", "fsdp"):
         yield Case(f"train/together/{parallel}", together(parallel), suite=False)

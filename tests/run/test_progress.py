@@ -1,5 +1,6 @@
 import pytest
 
+from markovae.log import duration
 from markovae.run import progress
 from markovae.training.train_step import TrainStep
 
@@ -33,4 +34,4 @@ def test_nothing_is_promised_before_the_length_is_known(capsys: pytest.CaptureFi
     ("seconds", "words"), [(45.2, "45 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (59.7, "1 min 0 s")]
 )
 def test_durations_in_words(seconds: float, words: str):
-    assert progress.duration(seconds) == words
+    assert duration(seconds) == words

@@ -52,7 +52,8 @@ def test_a_run_leaves_everything_that_is_promised(run_config: Config, tmp_path: 
     run = train_run(run_config, tmp_path / "run")
     names = {path.name for path in run.iterdir()}
     assert {"config.toml", "checkpoints", "metrics.jsonl", "samples", "split.json"} <= names
-    assert Config.from_toml(run / "config.toml") == run_config
+    decided = ["condition.kind=class", "train.preset=none"]
+    assert Config.from_toml(run / "config.toml") == run_config.with_settings(decided)
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000000", "step-00000012"]
     assert [path.name for path in (run / "samples").iterdir()] == ["step-00000012.png"]
     rows = read_rows(run / "metrics.jsonl").rows

@@ -83,3 +83,44 @@ def test_a_fixed_length_is_never_changed_by_timing():
     for step in range(1, 50):
         budget.note(step, 5.0, 5.0 * step)
     assert budget.total == 7
+
+
+def driven(seconds: float, pace, reserve: float = 0.0) -> tuple[float, list[int]]:
+    """(seconds at the end, the totals in turn) where a step takes pace(elapsed) seconds and five looks the reserve."""
+    budget, elapsed, totals = Budget(None, seconds, reserve), 0.0, []
+    for step in range(1, 1_000_000):
+        took = pace(elapsed)
+        elapsed += took
+        budget.note(step, took, elapsed)
+        if budget.total is not None and budget.total not in totals[-1:]:
+            totals.append(budget.total)
+        if budget.due(5, step):
+            elapsed += reserve / 5
+        if budget.total is not None and step >= budget.total:
+            return elapsed, totals
+    raise AssertionError("never ended")
+
+
+@given(st.lists(st.floats(0.3, 4.0), min_size=1, max_size=6), st.floats(60, 3600), st.floats(0, 0.3))
+def test_a_budget_is_kept_within_a_tenth_whatever_the_pace_becomes(factors, seconds, reserve):
+    """The pace changes at even shares of the time, by up to thirteen times."""
+
+    def pace(elapsed: float) -> float:
+        return 0.05 * factors[min(int(elapsed / seconds * len(factors)), len(factors) - 1)]
+
+    ended, _ = driven(seconds, pace, reserve * seconds)
+    assert 0.9 * seconds <= ended <= 1.1 * seconds
+
+
+def test_a_steady_pace_changes_no_plan():
+    ended, totals = driven(600, lambda elapsed: 0.5 + 0.01 * (int(elapsed) % 2))
+    assert len(totals) == 1
+    assert ended == pytest.approx(600, rel=0.03)
+
+
+def test_a_run_that_continues_keeps_its_length():
+    budget = Budget(None, 60.0)
+    budget.restore({"total_steps": 100})
+    for step in range(50, 99):
+        budget.note(step, 100.0, 100.0 * step)
+    assert budget.total == 100

@@ -77,9 +77,14 @@ def test_a_run_in_minutes_replays_its_fixed_length(tiny_config: Config, tiny_dat
     total, saved = run.budget.total, snapshot(run)
     assert run.step < total
     assert saved[1]["total_steps"] == total
-    resumed = training(config, tiny_data, clock=lambda: 0.0)
-    resumed.restore(*saved)
-    assert_same(finish(resumed), finish(run))
+    ends = []
+    for pace in (0.0, 5.0):
+        ticks = iter(range(10**6))
+        resumed = training(config, tiny_data, clock=lambda pace=pace, ticks=ticks: pace * next(ticks))
+        resumed.restore(*saved)
+        ends.append(finish(resumed))
+        assert resumed.step == total
+    assert_same(*ends)
 
 
 def test_a_longer_budget_extends_a_finished_run(tiny_config: Config, tiny_data: ImageData):

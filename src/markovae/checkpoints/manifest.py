@@ -56,6 +56,10 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_COUNT
 
 
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= MAX_COUNT
+
+
 def _some(value: Any) -> bool:
     return _count(value) and value > 0
 
@@ -150,6 +154,8 @@ _PERHAPS: dict[str, Callable[[Any], bool]] = {
     "text": _text,
     "versions": _texts,
     "origin": _table,
+    "bits_per_dim": _number,
+    "guidance": _number,
 }
 
 

@@ -35,7 +35,7 @@ from markovae.log import log
 from markovae.system.device import device_named, has_bfloat16
 from markovae.text.conditioner import EncoderConditioner
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, BEST = "checkpoints", "best"
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 RETRIES = 3  # of a run whose trainer prunes while it is read
 
@@ -209,6 +209,7 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.path / FITTED} does not fit the configuration beside it: {error}"
                 ) from None
+        model.guidance = float(self.state.get("guidance", 1.0))
         return model.eval().requires_grad_(False)
 
     def native_precision(self, device: torch.device) -> torch.dtype:
@@ -237,7 +238,8 @@ def read_checkpoint(folder: Path, trust: Sequence[str] = ()) -> Checkpoint:
 
 
 def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
-    """The checkpoint at `path`: one checkpoint folder, or the newest of a run that verifies.
+    """The checkpoint at `path`: one checkpoint folder, or of a run its best, where it keeps one (train.keep_best), or
+    else the newest that verifies.
 
     Raises:
         CheckpointError: for a checkpoint folder that does not verify, or a run without one that does.
@@ -248,12 +250,26 @@ def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
         if not path.is_dir():
             raise UserError(f"{path} is no folder: name a run or one of its checkpoints")
         if (path / CHECKPOINTS).is_dir():
-            return newest_checkpoint(path, trust)
+            return _best_checkpoint(path, trust) or newest_checkpoint(path, trust)
         if (path / MANIFEST).exists() or (path / "config.toml").exists() or any(path.glob("*.safetensors")):
             return read_checkpoint(path, trust)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a run or one of its checkpoints") from None
     raise UserError(f"{path} is not a run: it holds neither {CHECKPOINTS}/ nor {MANIFEST}")
+
+
+def _best_checkpoint(run: Path, trust: Sequence[str]) -> Checkpoint | None:
+    """The checkpoint of the best held-out bound, where the run keeps one; one that is damaged is announced."""
+    path = run / CHECKPOINTS / BEST
+    if not path.is_dir():
+        return None
+    try:
+        return read_checkpoint(path, trust)
+    except (NewerFormatError, UntrustedNetworkError):
+        raise
+    except CheckpointError as error:
+        log(f"checkpoint skipped: {error}")
+        return None
 
 
 def newest_checkpoint(run: Path, trust: Sequence[str] = ()) -> Checkpoint:
@@ -339,7 +355,7 @@ def load_run(
         run.model, run.class_names
 
     Args:
-        path: a run's folder (its newest checkpoint that verifies is taken) or a checkpoint's.
+        path: a run's folder (its best checkpoint where it keeps one, else the newest that verifies) or a checkpoint's.
         device: auto (a CUDA device where there is one, else the CPU), cpu, cuda:1.
         precision: of the network: float32, bfloat16, float64; auto is that of the training where the device has it
             natively, else float32. Measure in float32.

@@ -96,6 +96,7 @@ def write_weights(
     state: Mapping[str, Any],
     config: Config,
     fitted: Mapping[str, Tensor] | None = None,
+    disk: Disk = SYSTEM,
 ) -> Path:
     """Write a bundle with the averaged weights alone, as they are: to load, not to resume.
 
@@ -109,7 +110,7 @@ def write_weights(
     }
     if fitted:
         contents["fitted.safetensors"] = _encode(fitted)
-    return _write(target, contents, SYSTEM)
+    return _write(target, contents, disk)
 
 
 def prune(folder: Path, keep: int, every: int = 0, disk: Disk = SYSTEM) -> None:

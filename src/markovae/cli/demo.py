@@ -76,7 +76,8 @@ def configuration(options: argparse.Namespace) -> Config:
     """
     from markovae.config import Config
 
-    settings = [f"train.minutes={options.minutes}", *options.set]
+    # What a run would choose for the faces, said here, so that a demo that was stopped is known again.
+    settings = [f"train.minutes={options.minutes}", "condition.kind=class", "train.preset=none", *options.set]
     for name in ("batch", "precision"):
         if getattr(options, name) is not None:
             settings.append(f"train.{name}={getattr(options, name)}")

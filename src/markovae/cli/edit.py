@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         require_plain(Path(options.run_path))
     import numpy as np
 
-    from markovae.data.pictures import png, tile, viewable
+    from markovae.data.pictures import png, readable, tile, viewable
     from markovae.sampling.editor import edit
 
     opened = open_run(options, trained_in=False)
@@ -125,13 +125,13 @@ def run(options: argparse.Namespace) -> int:
     columns = max(len(given), len(drawn))
     blank = np.full((columns, *drawn.shape[1:]), 255, np.uint8)
     rows = np.concatenate([given, blank[len(given) :], drawn, blank[len(drawn) :]])
-    files = {f"{i:06d}.png": png(picture, {**about, "markovae:sample": str(i)}) for i, picture in enumerate(drawn)}
-    files["grid.png"] = png(tile(rows, columns, gap=GAP), about)
+    files = {f"{i:05d}.png": png(picture, {**about, "markovae:sample": str(i)}) for i, picture in enumerate(drawn)}
+    files["grid.png"] = png(readable(tile(rows, columns, gap=GAP), rows), about)
     for note in made.notes:
         log(f"data: {note}")
     if made.has_original:
         for i in range(len(drawn)):
-            files[f"{i:06d}-original.png"] = png(made.at_original(i), {**about, "markovae:sample": str(i)})
+            files[f"{i:05d}-original.png"] = png(made.at_original(i), {**about, "markovae:sample": str(i)})
     target = write_folder(target, files, SYSTEM if options.out else SYSTEM.inside(opened.path))
     if made.error is not None:
         log(f"round trip: root mean square error {made.error:.2f} grey levels")

@@ -16,7 +16,7 @@ from markovae.cli.sampling_options import (
     HELP,
     add_sampler,
     as_named,
-    chosen_labels,
+    chosen_classes,
     chosen_prompts,
     chosen_sampler,
     require_free,
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 SUMMARY = "draw images from a run"
 DESCRIPTION = """\
 Draw images from a run's averaged weights. Image i depends on the seed and on i, not on how many are drawn.
-Writes 00000.png and so on, grid.png, and samples.npz (arr_0: images, N x H x W x C; arr_1: classes, and
-prompts: texts, if any). Of several prompts each has a row of grid.png, with the same noise down each column.
+Writes 00000.png and so on, grid.png (enlarged to be looked at), and samples.npz (arr_0: images, N x H x W x C; arr_1:
+classes, and prompts: texts, if any). Of several prompts or classes each has a row of grid.png, with the same noise
+down each column.
 """
 EXAMPLES = """\
 examples:
   markovae sample runs/faces
   markovae sample runs/digits --class 7 --n 16 --out sevens
+  markovae sample runs/pets --class cat --class dog --n 8                      a row of 8 for each class
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
   markovae sample runs/digits --class 3 --guidance 2 --guidance-interval -3 4
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
@@ -53,7 +55,7 @@ examples:
 EXAMPLES += HELP
 
 APART = 86_400.0  # seconds that processes may end apart: each draws its own batches
-DEFAULT_BATCH, DEFAULT_IMAGES, PROMPT_IMAGES = 64, 64, 8
+DEFAULT_BATCH, DEFAULT_IMAGES, ROW_IMAGES = 64, 64, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all noise (default: 0)")
     parser.add_argument(
         "--class",
-        dest="label",
+        dest="classes",
         metavar="K",
-        help="a class by name or number; all: each in turn (the default); none: unconditional",
+        action="append",
+        help="a class by name or number, repeatable: then --n images of each, a row of grid.png each; all: each in "
+        "turn (the default); none: unconditional",
     )
     group = parser.add_argument_group("a model of captions")
     group.add_argument(
@@ -107,10 +111,12 @@ def run(options: argparse.Namespace) -> int:
 
     opened = open_run(options, trained_in=True)
     model, batch = opened.model, options.batch or DEFAULT_BATCH
-    prompts, labels = chosen_prompts(opened, options), chosen_labels(opened, options.label)
-    each = options.n or (PROMPT_IMAGES if len(prompts) > 1 else DEFAULT_IMAGES)
-    n = each * max(1, len(prompts))
+    prompts, chosen = chosen_prompts(opened, options), chosen_classes(opened, options.classes)
+    rows_drawn = max(1, len(prompts), len(chosen))
+    each = options.n or (ROW_IMAGES if rows_drawn > 1 else DEFAULT_IMAGES)
+    n = each * rows_drawn
     texts = [prompt for prompt in prompts for _ in range(each)]
+    labels = [number for number in chosen for _ in range(each)] if len(chosen) > 1 else next(iter(chosen), None)
     part, _, count = (options.shard or "").partition("/")
     shard = (int(part), int(count)) if options.shard else None
     rows = shard_indices(n, batch, shard)
@@ -171,7 +177,7 @@ def run(options: argparse.Namespace) -> int:
         for row, name in zip(rows, names, strict=True)
     ]
     whole_grid = {**_provenance(opened, record, used.nfe, searched), **_prompt_facts(opened, options, prompts)}
-    columns = each if len(prompts) > 1 and shard is None else None
+    columns = each if rows_drawn > 1 and shard is None else None
     prompted = [texts[row] for row in rows] if texts else []
     files = _files(images, rows, record["labels"], prompted, about, whole_grid, model.pixels.bins, columns)
     target = Path(options.out) if options.out else _free_place(opened, options)
@@ -180,7 +186,7 @@ def run(options: argparse.Namespace) -> int:
         show_json({**record, "out": str(target)})
     else:
         evaluations = counted(record["network_calls_per_sample"], "network evaluation")
-        classes_drawn = _classes_drawn(opened, drawn is not None, len(images), options.label)
+        classes_drawn = _classes_drawn(opened, drawn is not None, len(images), options.classes)
         show(
             f"{counted(len(images), 'image')} in {seconds:.1f} s ({facts['sampler']}, {evaluations} each, seed "
             f"{options.seed}{classes_drawn})\n{target / 'grid.png'}"
@@ -192,13 +198,14 @@ def _free_place(opened: LoadedRun, options: argparse.Namespace) -> Path:
     if not (opened.path / "checkpoints").is_dir():
         raise UserError(f"{opened.path} is a checkpoint, not a run: name a folder for the samples with --out")
     name = f"{options.sampler}-{options.steps or 'auto'}-seed{options.seed}"
-    name += f"-class{options.label}" if (options.label or "").isalnum() else ""
+    asked = options.classes or []
+    name += f"-class{'-'.join(asked)}" if asked and all(map(str.isalnum, asked)) else ""
     return free_place(opened.path / "samples", name)
 
 
-def _classes_drawn(opened: LoadedRun, conditional: bool, n: int, asked: str | None) -> str:
+def _classes_drawn(opened: LoadedRun, conditional: bool, n: int, asked: list[str] | None) -> str:
     """What was done about classes, where the run has any and none was named."""
-    if not opened.num_classes or asked not in (None, "all", "none"):
+    if not opened.num_classes or asked not in (None, ["all"], ["none"]):
         return ""
     if not conditional or n < 2:
         return "" if conditional else ", without a class"
@@ -221,11 +228,11 @@ def _files(
     """Every file's bytes: the PNGs with what they say of themselves, grid.png, and samples.npz."""
     import numpy as np
 
-    from markovae.data.pictures import png, tile, viewable
+    from markovae.data.pictures import png, readable, tile, viewable
 
     pictures = viewable(images, bins)
     files = {f"{row:05d}.png": png(pictures[place], about[place]) for place, row in enumerate(rows)}
-    files["grid.png"] = png(tile(pictures, columns), about_all)
+    files["grid.png"] = png(readable(tile(pictures, columns), pictures), about_all)
     arrays = [np.ascontiguousarray(images.transpose(0, 2, 3, 1))]
     if labels is not None:
         arrays.append(np.array(labels, dtype=np.int64))

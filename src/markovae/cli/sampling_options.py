@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markovae.cli.options import one_of, positive, whole
 from markovae.errors import UserError
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SPACINGS, THRESHOLDS, samplers_help
+from markovae.synonyms import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,14 +56,14 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
         "--guidance",
         metavar="W",
         type=positive,
-        help="weight of guidance to the class or prompt; 1 is none (default: 1; 2 for a prompt)",
+        help="weight of guidance to the class or prompt; 1 is none (default: the run's for a class, 2 for a prompt)",
     )
 
 
 def chosen_sampler(
     opened: LoadedRun,
     options: argparse.Namespace,
-    labels: int | str | None = None,
+    labels: int | str | list[int] | None = None,
     prompts: tuple[str, ...] = (),
 ) -> tuple[Plan, Guidance, dict[str, Any]]:
     """The plan and the guidance of the options, and what a record says of both.
@@ -86,6 +87,7 @@ def chosen_sampler(
         negative=getattr(options, "negative", None),
         interval=options.guidance_interval,
         autoguide=None if weaker is None else weaker.model,
+        classes=opened.num_classes > 0 and labels != "none",
     )
     few = None
     if options.spacing == "tuned":
@@ -123,6 +125,18 @@ def _weaker(opened: LoadedRun, options: argparse.Namespace) -> LoadedRun | None:
 # -- classes ------------------------------------------------------------------------------------------------------
 
 
+def chosen_classes(opened: LoadedRun, texts: list[str] | None) -> list[Any]:
+    """Each --class as `chosen_labels` has it; empty where there is none.
+
+    Raises:
+        UserError: for what `chosen_labels` refuses, or all or none beside others.
+    """
+    chosen = [label for text in texts or () if (label := chosen_labels(opened, text)) is not None]
+    if len(chosen) > 1 and any(isinstance(label, str) for label in chosen):
+        raise UserError("--class all and --class none stand alone: name classes, or leave the others out")
+    return chosen
+
+
 def chosen_labels(opened: LoadedRun, text: str | None) -> int | str | None:
     """--class as `sample` takes it: a class's number, all, none, or None where it is not given.
 
@@ -141,8 +155,10 @@ def chosen_labels(opened: LoadedRun, text: str | None) -> int | str | None:
     numbered = any(map(_is_number, names))  # then a number names a class, and never another one's place
     if text.isdecimal() and int(text) < count and not numbered:
         return int(text)
+    near = nearest(text, names, 0.6)
+    also = f"; did you mean {near}?" if near else ""
     shown = ", ".join(names[:20]) + (", …" if count > 20 else "")
-    also = "" if numbered else f" (or their numbers 0…{count - 1})"
+    also = also if numbered else f" (or their numbers 0…{count - 1}){also}"
     raise UserError(f"--class {text} is unknown: this run has {shown}{also}")
 
 
@@ -183,7 +199,7 @@ def chosen_prompts(opened: LoadedRun, options: argparse.Namespace) -> tuple[str,
     for text in (*texts, options.negative or ""):
         if not is_text(text):
             raise UserError(f"the prompt {text!a} is not UTF-8 text: give it in UTF-8")
-    if texts and options.label is not None:
+    if texts and (getattr(options, "classes", None) or getattr(options, "label", None)) is not None:
         raise UserError("--class and a prompt are both given: a model of captions takes prompts alone")
     if opened.model.text_conditioner is not None and not any(text.strip() for text in texts):
         log(f"{'empty prompt' if texts else 'no --prompt'}: sampling unconditionally")

@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", action=_ShowSettings, help="list every setting with its default, and exit")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--init", metavar="RUN", help="start from the averaged weights of another run")
+    parser.add_argument(
+        "--report-minutes", metavar="M", type=positive, default=1.0, help="that the report may take, about (default: 1)"
+    )
     parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
     parser.add_argument(
         "--log",
@@ -119,17 +122,19 @@ def run(options: argparse.Namespace) -> int:
             own: dict[str, Any] = {"trust": options.trust, "init": options.init}
             train(None, out, config, **own, loggers=options.log, device=device, held=lock)
         if current_rank().first and not options.no_report:
-            record = finished(out, device, source, options.trust)
+            record = finished(out, device, source, options.trust, options.report_minutes)
             if options.json:
                 show_json(record)
     return 0
 
 
-def finished(path: Path, device: torch.device, source: str | None = None, trust: Sequence[str] = ()) -> dict[str, Any]:
+def finished(
+    path: Path, device: torch.device, source: str | None = None, trust: Sequence[str] = (), minutes: float = 1.0
+) -> dict[str, Any]:
     """Write the report of a run that has just ended, unless the one there is of the same step; its record.
 
     Args:
-        source: of the run's images, as the command named it.   trust: of --trust.
+        source: of the run's images, as the command named it.   trust: of --trust.   minutes: of --report-minutes.
     Raises:
         KeyboardInterrupt: after saying how to get the report later.
     """
@@ -138,7 +143,7 @@ def finished(path: Path, device: torch.device, source: str | None = None, trust:
     record = current_report(path, trust)
     if record is None:
         try:
-            record = write_report(path, device, source, trust)
+            record = write_report(path, device, source, trust, minutes)
         except KeyboardInterrupt:
             log(f"no report written; for one:  markovae train --resume --out {path}")
             raise

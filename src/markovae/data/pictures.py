@@ -75,6 +75,19 @@ def enlarged(sheet: Images, least: int = 256) -> Images:
     return sheet.repeat(factor, 0).repeat(factor, 1)
 
 
+READABLE, LARGEST_SHEET = 64, 4096
+
+
+def readable(sheet: Images, pictures: Images) -> Images:
+    """A sheet, (H, W, C), with every pixel repeated until its pictures have 64 a side or more, the sheet at most 4,096.
+
+    Args:
+        pictures: of the sheet, (n, H, W, C).
+    """
+    factor = max(1, min(-(-READABLE // min(pictures.shape[1:3])), LARGEST_SHEET // max(sheet.shape[:2])))
+    return sheet.repeat(factor, 0).repeat(factor, 1)
+
+
 def png(picture: Images, text: Mapping[str, str] | None = None) -> bytes:
     """Lossless PNG of (H, W, C): grey for 1 channel, rgb for 3, rgb and opacity for 4; with tEXt entries."""
     from PIL import Image, PngImagePlugin

@@ -73,6 +73,7 @@ class Diffusion(MarkovianVAE):
         self.null_trained = True
         self.class_names: tuple[str, ...] = ()
         self.calls: int | None = None
+        self.guidance = 1.0
 
     @property
     def dims(self) -> int:
@@ -114,7 +115,7 @@ class Diffusion(MarkovianVAE):
         )
         model.precision, model.text_conditioner = self.precision, self.text_conditioner
         model.null_trained, model.calls = self.null_trained, self.calls
-        model.class_names = self.class_names
+        model.class_names, model.guidance = self.class_names, self.guidance
         return model.train(self.training)
 
     def with_reverse(self, reverse: ReverseVariance) -> Diffusion:

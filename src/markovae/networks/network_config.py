@@ -213,7 +213,7 @@ class DiTConfig:
         return 10 * self.depth
 
 
-KINDS = ("class", "text", "none")
+KINDS = ("auto", "class", "text", "none")
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,14 @@ class ConditionConfig:
     """What conditions the network.
 
     Args:
-        kind: class, the labels of the data where there are any; text, their captions; or none.
+        kind: class, the labels of the data where there are any; text, their captions; none; or auto: in a run the
+            captions where most images have one and their encoder is installed, else class.
         encoder: of captions: all-MiniLM-L6-v2, or the folder of a CLIP or T5 as transformers saves it.
 
     train.label_dropout is the share of labels or captions left out in training.
     """
 
-    kind: str = "class"
+    kind: str = "auto"
     encoder: str = "all-MiniLM-L6-v2"
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from markovae.quality.quality_record import Conditions, Quality, check_condition
 from markovae.quality.reference_set import ReferenceSet, choose_reference
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.generation import sample
-from markovae.sampling.guidance import Guidance
+from markovae.sampling.guidance import Guidance, make_guidance
 from markovae.sampling.plans import Plan, plan
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
 from markovae.text.conditioner import attach_conditioning
@@ -44,7 +45,7 @@ def evaluate(
     sampler: str | Plan = DEFAULT_SAMPLER,
     steps: int | None = None,
     spacing: str | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | Guidance | None = None,
     seed: int = 0,
     batch: int = 64,
     extractor: Extractor | str = AUTO,
@@ -82,7 +83,7 @@ def evaluate(
     if isinstance(model_or_samples, Diffusion | Cascade):
         model = model_or_samples
         real = reference_for(model, _shaped_like(data, model.shape), n, against)
-        push = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        push = make_guidance(model, guidance, classes=num_classes(model) > 0)
         chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler, steps, spacing)
         if drawn_by is None:
             names = (None, spacing) if isinstance(sampler, Plan) else (chosen.sampler, chosen.spacing)
@@ -110,6 +111,22 @@ def evaluate(
         drawing: dict[str, Any] = {"seed": seed, "batch": batch, "progress": progress}
         samples = sample(model, real.n, sampler=chosen, condition=known, guidance=push, **drawing)
     return compute_metrics(samples, real, opened, conditions, files, progress)
+
+
+GUIDANCES = (1.0, 1.5, 2.0, 3.0)
+
+
+def choose_guidance(model: Diffusion, splits: Splits, n: int) -> tuple[float, dict[float, float]]:
+    """The weight of guidance to classes whose samples lie nearest to images that were not trained on, by KID.
+
+    Args:
+        n: samples of each weight, all of the same noise.
+    Returns: the weight, and the KID of each that was tried.
+    Raises: UserError where n is too small or too large for the data.
+    """
+    kid = partial(evaluate, model, splits, n, extractor=open_extractor(DEFAULT_EXTRACTOR), progress=False)
+    tried = {weight: kid(guidance=weight).kid.value for weight in GUIDANCES}
+    return min(tried, key=tried.__getitem__), tried
 
 
 def given_samples(source: str | Path) -> ImageData:

@@ -17,7 +17,7 @@ from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import first_level_warning
 from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.measuring import measure
-from markovae.log import log
+from markovae.log import duration, log
 from markovae.quality.memorization import NearestImages, nearest, pool_of, step_of
 from markovae.report.curves import RateCurve, heldout_curve, level_curve, rate_curve, training_curve
 from markovae.report.image_sheets import Snapshot, encoder_strip, extreme_facts, pictured, reverse_strip
@@ -31,9 +31,9 @@ from markovae.system.jsonlines import is_count, is_figure
 
 SCHEMA_VERSION = 1
 LONGEST_VERSION = 200
-GRIDS = (64, 36, 16)
+GRIDS, LEAST_GRID = (64, 36, 16), 4
 SAMPLE_SECONDS, MEASURE_SECONDS = 25.0, 25.0  # what looking may take; the figures say how much was looked at
-MOST_IMAGES, LEAST_IMAGES = 1000, 100
+MOST_IMAGES, LEAST_IMAGES, FEWEST_IMAGES = 1000, 100, 16
 LEAST_DRAWS, MOST_DRAWS = 4, 16
 CHAIN_IMAGES, REVERSE_IMAGES = 4, 2
 SHOWN_NEIGHBOURS, YARDSTICK = 8, 200
@@ -65,22 +65,25 @@ class ReportData:
     prompts: PromptSheet | None = None
 
 
-def collect_report_data(run: ReportedRun) -> ReportData:
-    """Measure, sample and compare: about a minute on two cores.
+def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
+    """Measure, sample and compare.
 
     The measurement is in float32; samples are drawn as `markovae sample` draws them.
+
+    Args:
+        minutes: that it may take, about; on a slow machine less is looked at.
     """
-    log("writing the report: measuring")
-    measured = measure_test_images(run)
-    extremes, captions = extreme_facts(measured, EXTREMES), caption_facts(run, CAPTION_SECONDS)
-    some = run.splits.test.images[:RATE_IMAGES]
+    log(f"writing the report, about {duration(60 * minutes)}: measuring")
+    measured = measure_test_images(run, minutes)
+    extremes, captions = extreme_facts(measured, EXTREMES), caption_facts(run, CAPTION_SECONDS * minutes)
+    some = run.splits.test.images[: min(RATE_IMAGES, len(measured.total))]
     rate = None
     if isinstance(run.model, Diffusion):
         rate = rate_curve(run.model, some, labels(run, len(some)), PROGRESS_IMAGES)
     log("writing the report: sampling")
     run.model.precision = run.checkpoint.native_precision(run.model.device)
-    samples, columns = draw_samples(run)
-    sheet = prompt_sheet(run, steps(run), SAMPLE_SECONDS)
+    samples, columns = draw_samples(run, minutes)
+    sheet = prompt_sheet(run, steps(run), SAMPLE_SECONDS * minutes)
     encoder = encoder_strip(run.model, run.splits.test.images[:CHAIN_IMAGES])
     condition = run.conditions(REVERSE_IMAGES)
     reverse = reverse_strip(run.model, REVERSE_IMAGES, steps(run), condition=condition)
@@ -118,15 +121,18 @@ def steps(run: ReportedRun) -> int:
     return default_steps(run.model)
 
 
-def measure_test_images(run: ReportedRun) -> Measurement:
+def measure_test_images(run: ReportedRun, minutes: float = 1.0) -> Measurement:
     """The bound on as many test images as the time allows, then with as many draws.
+
+    A hundred images where they take up to twice that time, at least sixteen.
 
     Raises:
         UserError: where it is NaN or Inf.
     """
     test = run.splits.test
-    calls = MEASURE_SECONDS * run.pace
-    n = int(min(MOST_IMAGES, len(test), max(LEAST_IMAGES, calls / (LEAST_DRAWS + 1))))
+    calls = MEASURE_SECONDS * minutes * run.pace
+    fits = calls / (LEAST_DRAWS + 1)
+    n = int(min(MOST_IMAGES, len(test), max(fits, min(LEAST_IMAGES, 2 * fits), FEWEST_IMAGES)))
     draws = int(min(MOST_DRAWS, max(LEAST_DRAWS, calls / n - 1)))
     found = measure(run.model, np.asarray(test.images[:n]), labels(run, n), draws=draws, seed=0, batch=MEASURE_BATCH)
     return replace(found, files=test.files and test.files[:n])
@@ -138,13 +144,13 @@ def labels(run: ReportedRun, n: int) -> Any:
     return None if found is None else found[:n]
 
 
-def draw_samples(run: ReportedRun) -> tuple[Images, int]:
-    """About 64, 36 or 16 samples as the time allows, and the columns of their sheet.
+def draw_samples(run: ReportedRun, minutes: float = 1.0) -> tuple[Images, int]:
+    """About 64, 36, 16 or 4 samples as the time allows, and the columns of their sheet.
 
     They are numbers 0, 1, … of seed 0, the classes in turn, whole rows.
     """
-    fits = [n for n in GRIDS if n * steps(run) <= SAMPLE_SECONDS * run.pace]
-    n = fits[0] if fits else GRIDS[-1]
+    most = SAMPLE_SECONDS * minutes * run.pace / steps(run)
+    n = next((n for n in GRIDS if n <= most), GRIDS[-1] if GRIDS[-1] <= 2 * most else LEAST_GRID)
     columns = sheet_columns(n, run.num_classes)
     n -= n % columns
     return sample(run.model, n, steps=steps(run), seed=0, condition=run.conditions(n)), columns

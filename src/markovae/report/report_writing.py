@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from markovae.checkpoints.reading import open_checkpoint
-from markovae.data.pictures import png, tile, viewable
+from markovae.data.pictures import png, readable, tile, viewable
 from markovae.report.page import page
 from markovae.report.report_data import SCHEMA_VERSION, collect_report_data
 from markovae.report.reported_run import load_reported_run
@@ -29,7 +29,11 @@ PARTS = {
 
 
 def write_report(
-    run: str | Path, device: str | torch.device = "cpu", source: str | None = None, trust: Sequence[str] = ()
+    run: str | Path,
+    device: str | torch.device = "cpu",
+    source: str | None = None,
+    trust: Sequence[str] = (),
+    minutes: float = 1.0,
 ) -> dict[str, Any]:
     """Write a run's report and return what report.json says.
 
@@ -38,6 +42,7 @@ def write_report(
     Args:
         source: of the run's images, as the person named it: a URL that the run alone names is not opened.
         trust: networks of the caller's own that may be imported, each "package.module:Class".
+        minutes: that it may take, about; where that is short, less is looked at, and the report says how much.
     Raises:
         UserError: for a path that is not a run, links in it, or data that are missing or changed.
         StoppedRun: when the disk refuses.
@@ -45,8 +50,9 @@ def write_report(
     require_plain(Path(run))
     opened = load_reported_run(run, torch.device(device), source, trust)
     disk = SYSTEM.inside(opened.path)
-    data = collect_report_data(opened)
-    sheet = png(tile(viewable(data.samples, data.bins), data.record["samples"]["columns"]))
+    data = collect_report_data(opened, minutes)
+    pictures = viewable(data.samples, data.bins)
+    sheet = png(readable(tile(pictures, data.record["samples"]["columns"]), pictures))
     replace_file(opened.path / "samples" / "grid.png", sheet, disk)
     replace_file(opened.path / PAGE, page(data).encode(), disk)
     # Last, since its step says that the report is whole.

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from markovae.data.images import ImageData
-from markovae.data.pictures import enlarged, png, tile, viewable
+from markovae.data.pictures import png, readable, tile, viewable
+from markovae.data.split import Splits
 from markovae.diffusion.cascade import Cascade, Model
 from markovae.likelihood.measurement import LevelNats, Measurement, finite
 from markovae.likelihood.measuring import measure
 from markovae.networks.conditioning import Condition
+from markovae.quality.memorization import measure_memorization
 from markovae.sampling.generation import sample
 from markovae.sampling.plans import default_steps
 from markovae.system.memory import within_memory
@@ -24,6 +26,7 @@ from markovae.training.train_config import TrainConfig
 SEED = 20_240_229  # of the fixed draw: the same images, levels and noise in every run
 BANDS = 5
 GRID_SIDE = 4
+COPIED = 0.8
 
 
 def held_out_row(model: Model, data: ImageData, config: TrainConfig) -> dict[str, Any]:
@@ -85,8 +88,8 @@ def _within(level: LevelNats, upper: float, lower: float, first: bool, last: boo
     return (level.logsnr < upper or first) and (level.logsnr >= lower or last)
 
 
-def sample_grid(model: Model, data: ImageData) -> bytes:
-    """PNG of a square of samples 0…15 of seed 0: their classes in turn, or the captions of the first such images.
+def sample_grid(model: Model, data: ImageData) -> tuple[bytes, np.ndarray[Any, Any]]:
+    """PNG and pixel values of a square of samples 0…15 of seed 0: classes in turn, or captions of the first images.
 
     Args:
         data: the validation part as the model knows it.
@@ -98,7 +101,18 @@ def sample_grid(model: Model, data: ImageData) -> bytes:
         condition = Condition(label=torch.arange(count) % len(data.class_names))
     draw = partial(sample, model, count, steps=default_steps(model), seed=0, condition=condition)
     images = within_memory(lambda size: draw(batch=size), count)
-    return png(enlarged(tile(viewable(images, model.pixels.bins), GRID_SIDE)))
+    pictures = viewable(images, model.pixels.bins)
+    return png(readable(tile(pictures, GRID_SIDE), pictures)), images
+
+
+def copying_sentence(samples: np.ndarray[Any, Any], splits: Splits) -> str:
+    """How near samples lie to training images, in words."""
+    found = measure_memorization(samples, np.asarray(splits.validation.images), splits.train.images, splits.train.bins)
+    said = "nothing is copied" if found.nearer.value < COPIED else "training images are being copied"
+    return (
+        f"P(copy) {found.nearer.value:.2f} ± {found.nearer.stderr:.2f}: {said} (0.5: samples are as near to training "
+        "images as held-out images are; 1: all are nearer)"
+    )
 
 
 def heldout_sentence(row: dict[str, Any], before: dict[str, Any] | None, bins: int) -> str:

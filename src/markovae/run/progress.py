@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self, final
 
-from markovae.log import bar, log, speaks
+from markovae.log import bar, duration, log, speaks
 from markovae.training.train_step import TrainStep
 
 PLAIN_LINES = 10
@@ -61,13 +61,3 @@ class Progress:
         done = step.index - self._first
         left = (time.monotonic() - self._began) / max(done, 1) * (total - step.index)
         log(f"step {step.index:,} of {total:,}, {note}, about {duration(left)} left")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any, final
 import torch
 
 import markovae
-from markovae.checkpoints.reading import newest_checkpoint
+from markovae.checkpoints.reading import BEST, newest_checkpoint, read_checkpoint
 from markovae.checkpoints.writing import (
     checkpoint_name,
     checkpoints_in,
@@ -20,15 +21,21 @@ from markovae.checkpoints.writing import (
     prune,
     save_checkpoint,
     set_newer_aside,
+    write_weights,
 )
 from markovae.config import Config
 from markovae.data.images import ImageData, captions_digest
 from markovae.data.split import Splits
-from markovae.errors import StoppedRun
-from markovae.log import log, warn
-from markovae.run.heldout import GRID_SIDE, held_out_row, heldout_sentence, sample_grid
+from markovae.diffusion.cascade import one_stage
+from markovae.diffusion.model import Diffusion
+from markovae.errors import StoppedRun, UserError
+from markovae.likelihood.fitting import fitted_tensors
+from markovae.log import duration, log, warn
+from markovae.quality.evaluation import GUIDANCES, choose_guidance
+from markovae.run.choices import forecast
+from markovae.run.heldout import GRID_SIDE, copying_sentence, held_out_row, heldout_sentence, sample_grid
 from markovae.run.loggers import Loggers
-from markovae.run.progress import Progress, duration
+from markovae.run.progress import Progress
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Coordinator, Interrupted, Interrupts
 from markovae.sampling.generation import NonFiniteSamples
@@ -41,6 +48,8 @@ from markovae.training.train_step import NonFiniteError, TrainStep
 from markovae.training.trainer import Tensors, Training
 
 LOG_STEPS = 10
+CHOICE, LONGEST_CHOICE = 0.1, 60.0  # share of a budget in minutes, and seconds, that choosing the guidance may take
+LEAST_CHOICE, MOST_CHOICE = 64, 500  # samples of each weight that is tried
 LARGEST_RESERVE = 0.3  # share of a budget in minutes that evaluations may cost
 
 
@@ -73,6 +82,8 @@ class Session:
         self._save_seconds = 0.0
         self._heldout: dict[str, Any] | None = None
         self._fitted_step = -1
+        self._best: float | None = None
+        self._guidance: dict[str, float] = {}
 
     @property
     def last_checkpoint(self) -> Path:
@@ -168,6 +179,8 @@ class Session:
             calls = config.eval_images * (config.eval_draws + 1)
             steps = default_steps(training.model)
             cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * steps / calls)
+        if self._chooses_guidance:
+            cost += self._guidance_seconds
         training.budget.reserve = min(cost, LARGEST_RESERVE * config.seconds)
 
     def _reached_end(self, interrupts: Interrupts, together: Coordinator) -> bool:
@@ -193,8 +206,8 @@ class Session:
             together.before_step(self._is_due)
             for step in training:
                 due = together.after_step(self._is_due)
-                if known is None and training.budget.total is not None:
-                    self._announce(training.budget.total)
+                if known != training.budget.total and training.budget.total is not None:
+                    self._announce(training.budget.total, known)
                 known = training.budget.total
                 if training.ranks.first:
                     self._log(step)
@@ -226,6 +239,39 @@ class Session:
             with interrupts.interruptible():
                 self._fit()
                 self._grid(training.step)
+        if training.done and not missing and self._chooses_guidance:
+            with interrupts.interruptible():
+                self._choose_guidance()
+
+    @property
+    def _chooses_guidance(self) -> bool:
+        """Whether the run ends with the choice of its guidance: a model of classes with time set aside."""
+        model, config = self.training.model, self.config.train
+        classes = int(getattr(model.network, "num_classes", 0))
+        takes = isinstance(model, Diffusion) and classes > 1 and model.null_trained
+        return takes and config.choose_guidance and config.seconds is not None
+
+    @property
+    def _guidance_seconds(self) -> float:
+        return min(LONGEST_CHOICE, CHOICE * (self.config.train.seconds or 0.0))
+
+    def _choose_guidance(self) -> None:
+        """Choose the weight of guidance with as many samples as the time allows, and say it."""
+        model, training = self.training.average.model, self.training
+        # Guidance takes two network evaluations a step, and an evaluation a third of a training step's time.
+        pace = 3 * training.step * self.config.train.batch / max(training.seconds, 1e-9)
+        fits = int(self._guidance_seconds * pace / (2 * default_steps(model) * len(GUIDANCES)))
+        n = min(fits, len(self.splits.train), len(self.splits.validation) + len(self.splits.test), MOST_CHOICE)
+        if n < LEAST_CHOICE:
+            return
+        try:
+            weight, tried = choose_guidance(one_stage(model, "guidance"), self.splits, n)
+        except (UserError, NonFiniteSamples) as error:  # of few images, or a young model; the run itself is sound
+            self.remark(f"no guidance was chosen: {error}")
+            return
+        self._guidance = {"guidance": weight}
+        table = ", ".join(f"{tried[w]:.3f} at {w:g}" for w in tried)
+        self.remark(f"guidance {weight:g} is the default of this run's classes (KID of {n} held-out images: {table})")
 
     def _fit(self) -> None:
         """Fit the average's reverse variance, where it is fitted to images: a few on the way, all at the end."""
@@ -261,9 +307,14 @@ class Session:
             f"look at those images{more}"
         )
 
-    def _announce(self, total: int) -> None:
-        left = (self.config.train.seconds or 0) - self.training.seconds
-        self.remark(f"{total:,} steps fit the budget, about {duration(max(left, 0))} from here")
+    def _announce(self, total: int, before: int | None) -> None:
+        left = duration(max((self.config.train.seconds or 0) - self.training.seconds, 0))
+        if before is not None:
+            self.remark(f"the pace has changed: {total:,} steps now fit the budget, about {left} from here")
+            return
+        pace = self.training.seconds / self.training.step
+        self.remark(f"{total:,} steps fit the budget, about {left} from here")
+        self.remark(forecast(total, self.config.train.batch, self.splits.train, pace))
 
     def _due(self, times: int) -> bool:
         return self.training.budget.due(times, self.training.step)
@@ -311,17 +362,21 @@ class Session:
         self._append(row)
         self.remark(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
         self._heldout = row
+        if self.config.train.keep_best:
+            self._keep_best(row)
 
     def _grid(self, step: int) -> None:
         if not self.config.train.grids:
             return
         try:
-            picture = sample_grid(self.training.average.model, self._validation)
+            picture, samples = sample_grid(self.training.average.model, self._validation)
         except NonFiniteSamples as error:  # of a young model; the run itself is sound
             self.remark(f"step {step:,}: no picture, {error}")
             return
         self.folder.require_held()
         replace_file(self._picture(step), picture, self.folder.disk)
+        if self.config.train.preset == "few" and len(self.splits.validation) > 1:
+            self.remark(f"step {step:,}: {copying_sentence(samples, self.splits)}")
 
     def _picture(self, step: int) -> Path:
         return self.folder.samples / f"{checkpoint_name(step)}.png"
@@ -352,17 +407,7 @@ class Session:
             return
         self.folder.require_held()
         tensors, position = training.capture(gathered)
-        train = self.splits.train
-        state = {
-            "kind": "training",
-            **position,
-            "shape": list(train.shape),
-            "bins": train.bins,
-            "class_names": list(train.class_names),
-            "data": self.record,
-            **self._text,
-            "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
-        }
+        state = {"kind": "training", **position, **self._facts, **self._guidance}
         # After a resume the next row begins behind this checkpoint: what came before it must be written by then.
         self._write_row()
         self.folder.flush()
@@ -371,6 +416,34 @@ class Session:
         self._saved_step, self._saved_at = training.step, training.seconds
         self._save_seconds = self._saved_at - started
         prune(folder, self.config.train.keep, self.config.train.keep_every, disk)
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        """What the state of every checkpoint of this run says of its data."""
+        train = self.splits.train
+        return {
+            "shape": list(train.shape),
+            "bins": train.bins,
+            "class_names": list(train.class_names),
+            "data": self.record,
+            **self._text,
+            "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
+        }
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        """Keep the averaged model, where the held-out bound is the lowest so far."""
+        now = row["bits_per_dim"]["mean"]
+        if self._best is None:
+            path = self.folder.checkpoints / BEST
+            self._best = read_checkpoint(path, self._trust).state["bits_per_dim"] if path.is_dir() else math.inf
+        if now >= self._best:
+            return
+        self._best, average = now, self.training.average.model
+        state = {"kind": "best", "bits_per_dim": now, **self.training.position(), **self._facts}
+        weights = {name: weight.detach() for name, weight in average.named_parameters()}
+        self.folder.require_held()
+        target = self.folder.checkpoints / BEST
+        write_weights(target, weights, state, self.config, fitted_tensors(average), self.folder.disk)
 
     def _save(self, together: Coordinator) -> None:
         """`save`, by the first process; the others know that it is done."""

@@ -34,6 +34,7 @@ from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
 from markovae.log import log, warn
 from markovae.networks.network_config import ConditionConfig
+from markovae.run.choices import choices
 from markovae.run.loggers import Logger, Loggers
 from markovae.run.run_folder import TEACHER, RunFolder
 from markovae.run.session import Session
@@ -177,6 +178,7 @@ def train_run(
     ):
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
+        config, chosen = choices(config, splits.train)
         config, model = _create(config, splits, init, network, trust)
         model = model.to(device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
@@ -197,7 +199,7 @@ def train_run(
             _warn_without_lock(folder)
             session.require_space()
             _warn_of_choices(training)
-            for line in _introduction(folder, splits, training) if progress else ():
+            for line in (*_introduction(folder, splits, training), *chosen) if progress else ():
                 log(line)
             if own is not None:
                 save(own.teacher, folder.path / TEACHER)

@@ -270,7 +270,7 @@ def sample(
         prompt: a text for all, or one a sample, for a model trained with captions; a blank one is the learned null.
         condition: what else the model takes (labels too, instead of `labels`), of one for all or one a sample.
         guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work. None is
-            TEXT_GUIDANCE where there is a prompt, else 1.
+            TEXT_GUIDANCE where there is a prompt, for classes what the model's run chose (`model.guidance`), else 1.
         negative: a prompt that guidance leads away from, instead of from no prompt.
         interval: the log-SNRs where guidance acts, (low, high).   autoguide: a weaker model that it leads away from.
         noise_indices: index of each sample's noise, (n,), where it is not 0…n−1; two may share one.
@@ -287,8 +287,15 @@ def sample(
     _require_counts(n, batch)
     ranks = ranks or Ranks()
     conditioned = partial(make_condition, model, labels=labels, prompt=prompt, condition=condition)
+    known = conditioned(n)
     chosen_guidance = make_guidance(
-        model, guidance, prompt=prompt, negative=negative, interval=interval, autoguide=autoguide
+        model,
+        guidance,
+        prompt=prompt,
+        negative=negative,
+        interval=interval,
+        autoguide=autoguide,
+        classes=isinstance(known, Condition) and known.label is not None,
     )
     if isinstance(sampler, Plan):
         for name, value in (("steps", steps), ("spacing", spacing), ("threshold", threshold)):
@@ -313,7 +320,7 @@ def sample(
         chosen,
         seed=seed,
         batch=batch,
-        condition=conditioned(n),
+        condition=known,
         guidance=chosen_guidance,
         rank=rank,
         noise_indices=noise_indices,

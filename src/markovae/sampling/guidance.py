@@ -129,12 +129,15 @@ def make_guidance(
     negative: str | None = None,
     interval: Interval | Sequence[float] | None = None,
     autoguide: Model | None = None,
+    classes: bool = False,
 ) -> Guidance:
     """The guidance asked for; its default is decided here.
 
     Args:
         weight: of the extrapolation, 1 is none. None is TEXT_GUIDANCE for a prompt that can be guided away from
-            something the model was trained on, else 1. A `Guidance` is taken as it is.
+            something the model was trained on, for classes the weight that the model's run chose, else 1. A
+            `Guidance` is taken as it is.
+        classes: whether classes are drawn.
         prompt: what is guided to.   negative: a prompt to be guided away from, in the place of no prompt.
         interval: log-SNRs where it acts.   autoguide: a weaker model to be guided away from.
     Raises:
@@ -147,7 +150,10 @@ def make_guidance(
         made = weight
     else:
         away = negative is not None or autoguide is not None or model.null_trained
-        weight = (TEXT_GUIDANCE if prompted and away else 1.0) if weight is None else float(weight)
+        if weight is None:
+            chosen = model.guidance if classes and away and isinstance(model, Diffusion) else 1.0
+            weight = TEXT_GUIDANCE if prompted and away else chosen
+        weight = float(weight)
         if interval is not None and not isinstance(interval, Interval):
             interval = Interval(*interval)
         if isinstance(model, Cascade) and autoguide is not None:

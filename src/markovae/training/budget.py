@@ -34,6 +34,11 @@ class Timer:
 TIMED_STEPS = 50
 TIMED_SECONDS = 15.0
 TIMED_SHARE = 0.125
+# Later the pace may change, since other programs come and go: the steps that are left are planned anew where they would
+# miss the time by more than this share of the budget. The pace is a running mean over an eighth of the steps left.
+AMISS = 0.03
+LOOKS = 200
+HORIZON, LEAST_HORIZON = 1 / 8, 5
 
 
 def rate_factor(step: int, total: int | None, warmup_steps: int, decay_start: float) -> float:
@@ -52,7 +57,7 @@ def rate_factor(step: int, total: int | None, warmup_steps: int, decay_start: fl
 @final
 @dataclass
 class Budget:
-    """A number of steps, or a time that becomes one after the first steps were timed.
+    """A number of steps, or a time that becomes one after the first steps were timed, and follows their pace.
 
     Args:
         total: number of steps, or None while it is not known.
@@ -60,6 +65,7 @@ class Budget:
         reserve: seconds to leave for what the caller does between steps (evaluations, checkpoints).
         guess: the number of steps as an earlier pace has it, which sets the learning rate until the total is known.
         spent: seconds of the run before this budget was given.
+        settled: whether the total stays whatever the pace: that of a run that continues does, so that it ends alike.
     """
 
     total: int | None = None
@@ -67,8 +73,15 @@ class Budget:
     reserve: float = 0.0
     guess: int | None = None
     spent: float = 0.0
+    settled: bool = False
     _times: list[float] = field(default_factory=list)
     _timed: float = 0.0
+    _pace: float = 0.0  # seconds a step, once the total is known
+    _before: tuple[int, int] = (0, 1)  # the largest share of a total that was reached before the step last noted
+    _reached: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        self.settled = self.settled or self.total is not None
 
     def renewed(self, steps: int | None, minutes: float | None, step: int, spent: float) -> Budget:
         """Another length of a run that took so many steps in `spent` seconds: their pace is the guess."""
@@ -86,6 +99,7 @@ class Budget:
         """Go on from what `capture` gave."""
         self.total, self.guess = record["total_steps"], record.get("guess")
         self.spent = float(record.get("spent", 0.0))
+        self.settled = self.total is not None
 
     @property
     def expected(self) -> int | None:
@@ -93,18 +107,29 @@ class Budget:
         return self.guess if self.total is None else self.total
 
     def due(self, times: int, step: int) -> bool:
-        """Whether one of `times` evenly spread looks, the last one at the end, falls on this step."""
-        total = self.total
-        return total is not None and times > 0 and step > 0 and step * times // total > (step - 1) * times // total
+        """Whether one of `times` evenly spread looks, the last one at the end, falls on this step; none comes again
+        where the total has grown."""
+        total, (steps, of) = self.total, self._before
+        if total is None or times < 1 or step < 1:
+            return False
+        return step * times // total > max((step - 1) * times // total, steps * times // of)
 
     def note(self, step: int, took: float, elapsed: float) -> None:
-        """Time one step; fixes `total` once enough steps were timed.
+        """Time one step; sets `total` once enough steps were timed, and again where the pace has changed.
 
         Args:
             step: steps done so far, this one included.   took: seconds of this step.
             elapsed: seconds of the run so far.
         """
-        if self.total is not None or self.seconds is None:
+        if self.seconds is None or self.settled:
+            return
+        if self.total is not None:
+            self._before = self._reached
+            if step * self._reached[1] > self._reached[0] * self.total:
+                self._reached = (step, self.total)
+            self._pace += (took - self._pace) / max(HORIZON * (self.total - step), LEAST_HORIZON)
+            if self.looks(step):
+                self._replan(step, elapsed)
             return
         self._times.append(took)
         self._timed += took  # added one by one: the built-in sum of floats rounds otherwise from Python 3.12 on
@@ -114,4 +139,18 @@ class Budget:
         left = self.seconds - elapsed - self.reserve
         if enough or scarce or left <= 0:
             pace = statistics.median(self._times[len(self._times) // 2 :])
-            self.total = step + max(0, int(left / max(pace, 1e-9)))
+            self.total, self._pace = step + max(0, int(left / max(pace, 1e-9))), pace
+
+    def looks(self, step: int) -> bool:
+        """Whether this step may change the total: the same ones in every process of a job."""
+        if self.seconds is None or self.settled:
+            return False
+        return self.total is None or step % max(1, self.total // LOOKS) == 0
+
+    def _replan(self, step: int, elapsed: float) -> None:
+        assert self.total is not None, "a number of steps"
+        assert self.seconds is not None, "which a time has become"
+        left = self.total - step
+        time = self.seconds - elapsed - self.reserve * left / max(self.total, 1)
+        if abs(left * self._pace - time) > AMISS * (self.seconds - self.spent):
+            self.total = step + max(0, int(time / max(self._pace, 1e-9)))

@@ -16,6 +16,7 @@ LEVEL_SAMPLINGS = ("auto", "middle", "uniform", "normal", "table", "importance")
 DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
 PARALLEL = ("ddp", "fsdp")
+PRESETS = ("auto", "few", "none")
 DEFAULT_MINUTES = 5.0
 MAX_BATCH = 1 << 24
 MAX_LOOKS = 1_000_000  # evaluations, grids, checkpoints kept
@@ -56,6 +57,7 @@ class TrainConfig:
             than kept: the same gradients in less memory and more time.
         compile: whether the network is compiled first (torch.compile): for GPUs, on CPUs measure it first.
         save_minutes: minutes between checkpoints.   keep: how many of the last checkpoints stay.
+        keep_best: whether the checkpoint of the best held-out bound is kept and is what the run is opened by.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
         rollback: how often (up to 3) a run that meets NaN or Inf goes back to its last checkpoint and
             leaves out the batches since then; 0 stops at once.
@@ -63,9 +65,12 @@ class TrainConfig:
         eval_images, eval_draws: held-out images, and draws of an image, of each held-out bound.
         fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to at the end;
             before each held-out bound it is fitted to `eval_images` of them.
+        choose_guidance: whether a model of classes gets the guidance of the best held-out KID at the end of a run in
+            minutes, of which it takes a tenth, at most a minute.
         grids: how many sample grids are made on the way.
         parallel: how several processes share the work: ddp, each holds all weights; fsdp, each holds its part of
             every weight, gradient, moment and average (torch's FSDP2).
+        preset: few, settings for fewer than about 2,000 images; none; or auto, which takes few for a folder of so few.
         timeout: seconds after which one of several processes that does not answer counts as lost.
     Raises: UserError for a value out of its range.
     """
@@ -101,14 +106,17 @@ class TrainConfig:
     compile: bool = False
     save_minutes: float = 5.0
     keep: int = 2
+    keep_best: bool = False
     keep_every: int = 0
     rollback: int = 0
     evaluations: int = 5
     eval_images: int = 64
     eval_draws: int = 4
     fit_images: int = 512
+    choose_guidance: bool = True
     grids: int = 2
     parallel: str = "ddp"
+    preset: str = "auto"
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
@@ -123,6 +131,9 @@ class TrainConfig:
         one_of("train.precision", self.precision, PRECISIONS)
         between("train.label_dropout", self.label_dropout, 0, 1, "it is a share of the labels or captions")
         one_of("train.parallel", self.parallel, PARALLEL)
+        one_of("train.preset", self.preset, PRESETS)
+        if self.keep_best and not self.evaluations:
+            raise UserError("train.keep_best=true needs a held-out bound to tell the best by: set train.evaluations")
         self._check_minutes("save_minutes", "it is the time between checkpoints")
         within("train.keep", self.keep, 1, MAX_LOOKS, "the last checkpoint must stay")
         within("train.keep_every", self.keep_every, 0, MAX_COUNT, "it counts steps; 0 means no milestones")

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from copy import copy
 from functools import partial
 from itertools import pairwise
 from typing import Any, final
@@ -193,9 +194,9 @@ class Training:
 
     def _note_time(self, took: float) -> None:
         """Let the budget know; several processes take the length that the first one finds."""
-        unknown = self.budget.total is None
+        looks = self.budget.looks(self.step)
         self.budget.note(self.step, took, self.seconds)
-        if unknown:
+        if looks and not self.ranks.alone:
             (total,) = self.ranks.firsts(-1 if self.budget.total is None else self.budget.total)
             self.budget.total = None if total < 0 else int(total)
 
@@ -256,6 +257,10 @@ class Training:
         if fitted := fitted_tensors(self.average.model):
             tensors["fitted"] = fitted
         require_savable(tensors, (self.model, self.average.model), self.step)
+        return tensors, self.position()
+
+    def position(self) -> dict[str, Any]:
+        """Where the training is: what `restore` needs besides tensors, for JSON."""
         draws = draws_record(self.config.seed, self.config.batch, self.batches.data.count, self.step, self.skipped)
         position = {
             "step": self.step,
@@ -269,7 +274,7 @@ class Training:
         }
         if (distribution := self.loss.capture()) is not None:
             position["law"] = distribution
-        return tensors, position
+        return position
 
     def restore(self, tensors: Tensors, position: dict[str, Any]) -> None:
         """Go back to a captured state, on the same model and data.
@@ -304,10 +309,10 @@ class Training:
 
         Source: Chowdhery et al. 2022, section 5.1, who met spikes of the loss in this way.
         """
-        batch, rollbacks, timer, total = self.step + self.skipped, self.rollbacks, self._timer, self.budget.total
+        batch, rollbacks, timer, budget = self.step + self.skipped, self.rollbacks, self._timer, copy(self.budget)
         self.restore(tensors, position)
         self.skipped = batch + 1 - self.step
-        self.rollbacks, self._timer, self.budget.total = rollbacks + 1, timer, total
+        self.rollbacks, self._timer, self.budget = rollbacks + 1, timer, budget
 
     # -- one step -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,185 @@
+"""What a run decides by its data and says: captions and classes that are there, few images, the forecast."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import markovae as mv
+from markovae.checkpoints.reading import BEST, newest_checkpoint, open_checkpoint
+from markovae.config import Config, NetworkConfig
+from markovae.data.images import ImageData
+from markovae.diffusion.bound import Estimate
+from markovae.errors import UserError
+from markovae.quality import evaluation
+from markovae.run.choices import choices, forecast, symmetric
+from markovae.run.start import train_run
+
+FOLDER = Config().with_settings(["data.source=photos"])
+
+
+def data(n: int = 100, captions: int = 0, classes: int = 0, files: bool = True) -> ImageData:
+    images = np.random.default_rng(0).integers(0, 256, (n, 1, 8, 8)).astype(np.uint8)
+    texts = tuple("a cat" if i < captions else "" for i in range(n)) if captions else None
+    labels = np.arange(n) % classes if classes else None
+    names = tuple(f"c{i}" for i in range(classes))
+    return ImageData(images, labels, names, texts, files=tuple(map(str, range(n))) if files else None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "captions", "classes", "kind", "said"),
+    [
+        ([], 80, 0, "text", []),
+        ([], 80, 3, "text", ["the 3 classes are not used: condition.kind=class uses them"]),
+        ([], 20, 3, "class", ["the captions of 20 images are not used: condition.kind=text uses them"]),
+        ([], 0, 3, "class", []),
+        ([], 0, 0, "class", []),
+        (["condition.kind=class"], 80, 3, "class", ["the captions of 80 images are not used: condition.kind=text"]),
+        (["condition.kind=none"], 80, 3, "none", ["the captions of 80", "the 3 classes are not used"]),
+        (["network.classes=false"], 0, 3, "class", ["the 3 classes are not used: network.classes=true uses them"]),
+        (["data.source=faces"], 100, 0, "class", ["the captions of 100 images are not used: condition.kind=text"]),
+        (["network.kind=ddpm"], 100, 0, "class", ["the captions of 100 images are not used"]),
+    ],
+)
+def test_what_is_there_is_used_or_said(settings, captions, classes, kind, said):
+    config, lines = choices(FOLDER.with_settings([*settings, "train.preset=none"]), data(100, captions, classes))
+    assert config.condition.kind == kind
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+def test_captions_without_their_encoder_are_said_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config, lines = choices(FOLDER, data(100, 100))
+    assert config.condition.kind == "class"
+    assert "pip install 'markovae[text]'" in lines[0]
+
+
+# -- few images -------------------------------------------------------------------------------------------------------
+
+
+def test_few_images_get_a_preset_that_is_said():
+    config, lines = choices(FOLDER, data(300))
+    assert (config.network.dropout, config.network.width, config.train.keep_best) == (0.1, 48, True)
+    assert (config.train.preset, config.train.evaluations, config.data.flip) == ("few", 10, True)
+    assert lines == [
+        "few images (300): dropout 0.1, width 48, flips, since the images are symmetric, the checkpoint of the best "
+        "held-out bound is used (train.keep_best); train.preset=none leaves this out"
+    ]
+    larger, _ = choices(FOLDER, data(1000))
+    assert larger.network.width == NetworkConfig.width
+    assert choices(config, data(300))[0] == config, "what was chosen once stays"
+
+
+@pytest.mark.parametrize(
+    ("settings", "n", "files"),
+    [
+        (["train.preset=none"], 300, True),
+        ([], 2000, True),
+        ([], 300, False),
+        (["network.width=32"], 300, True),
+        (["data.source=digits"], 300, True),
+    ],
+)
+def test_others_are_left_as_they_are(settings, n, files):
+    config = FOLDER.with_settings(settings)
+    chosen, lines = choices(config, data(n, files=files))
+    assert lines == []
+    assert (chosen.network, chosen.data, chosen.train.keep_best) == (config.network, config.data, False)
+
+
+def test_images_are_mirrored_only_where_mirror_images_look_alike():
+    assert not symmetric(mv.load_data("digits").train)
+    assert symmetric(data(300))
+    leaning = data(300).images // 8 + np.arange(0, 200, 25, dtype=np.uint8)  # brighter to the right
+    assert not symmetric(ImageData(leaning))
+    assert not symmetric(data(40)), "too few to tell"
+
+
+def test_the_best_checkpoint_is_what_the_run_is_opened_by(run_config: Config, tmp_path: Path, monkeypatch):
+    """The third of four held-out bounds is the best one."""
+    bounds = iter([3.0, 2.0, 1.0, 2.5])
+    row = {"n": 4, "terms_bits_per_dim": {}, "bands": []}
+    monkeypatch.setattr(
+        "markovae.run.session.held_out_row",
+        lambda *asked: {"kind": "heldout", **row, "bits_per_dim": {"mean": next(bounds), "stderr": 0.1}},
+    )
+    config = run_config.with_settings(["train.keep_best=true", "train.evaluations=4", "train.steps=8"])
+    run = mv.train(None, tmp_path / "run", config, progress=False)
+    assert (run.checkpoint.step, newest_checkpoint(run.path).step) == (6, 8)
+    bounds = iter([0.5, 2.0])
+    assert mv.resume(run.path, steps=12, progress=False).checkpoint.step == 9
+    (run.path / "checkpoints" / BEST / "ema.safetensors").write_bytes(b"broken")
+    assert open_checkpoint(run.path).step == 12
+
+
+def test_the_best_needs_something_to_tell_it_by(run_config: Config):
+    with pytest.raises(UserError, match=r"needs a held-out bound .*: set train\.evaluations"):
+        run_config.with_settings(["train.keep_best=true", "train.evaluations=0"])
+
+
+def test_a_folder_of_few_images_says_how_much_is_copied(run_config: Config, tmp_path: Path, capfd):
+    folder, chance = tmp_path / "few", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(40):
+        Image.fromarray(chance.integers(0, 256, (4, 4), dtype=np.uint8)).save(folder / f"{number}.png")
+    config = run_config.with_settings([f"data.source={folder}", "train.preset=few"])
+    mv.train(None, tmp_path / "run", config, device="cpu")
+    err = capfd.readouterr().err
+    assert "few images (3" in err
+    assert "P(copy) 0." in err
+    assert Config.from_toml(tmp_path / "run" / "config.toml").train.keep_best
+
+
+# -- guidance ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_in_minutes_chooses_the_guidance_of_its_classes(tiny_config: Config, tmp_path: Path, monkeypatch, capfd):
+    """The KID of guidance 2 is the best."""
+    labelled = tmp_path / "digits.npz"
+    images = np.random.default_rng(0).integers(0, 256, (400, 4, 4)).astype(np.uint8)
+    np.savez(labelled, images=images, labels=[0, 1] * 200)
+    monkeypatch.setattr("markovae.run.session.LEAST_CHOICE", 1)
+    monkeypatch.setattr(
+        "markovae.run.session.choose_guidance",
+        lambda model, splits, n: (2.0, {1.0: 0.5, 2.0: 0.25}),
+    )
+    ticks = itertools.count()
+    config = tiny_config.with_settings([f"data.source={labelled}", "train.minutes=0.02"])
+    run = mv.load_run(train_run(config, tmp_path / "run", clock=lambda: 0.01 * next(ticks)))
+    assert run.model.guidance == 2
+    said = capfd.readouterr().err
+    assert "guidance 2 is the default of this run's classes (KID of" in said
+    assert "held-out images: 0.500 at 1" in said
+    plain = config.with_settings(["train.steps=3"])
+    assert mv.load_run(train_run(plain, tmp_path / "plain")).model.guidance == 1
+
+
+def test_guidance_is_chosen_by_kid(monkeypatch):
+    class Found:
+        def __init__(self, value: float) -> None:
+            self.kid = Estimate(value, 0.1)
+
+    monkeypatch.setattr(evaluation, "evaluate", lambda *a, guidance, **more: Found(abs(guidance - 1.4)))
+    weight, tried = evaluation.choose_guidance(None, None, 64)
+    assert weight == 1.5
+    assert list(tried) == list(evaluation.GUIDANCES)
+
+
+# -- the forecast -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "side", "said"),
+    [
+        (100, 64, "32 passes over your images: expect noise; 64x64 pixels need about 1 h 25 min here (163,840 images"),
+        (2000, 64, "640 passes over your images: expect rough samples"),
+        (2000, 8, "640 passes over your images"),
+    ],
+)
+def test_a_forecast_is_plain(steps: int, side: int, said: str):
+    images = replace(data(100), images=np.zeros((100, 1, side, side), np.uint8))
+    assert forecast(steps, 32, images, 1.0).startswith(said)
