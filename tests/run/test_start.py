@@ -188,8 +188,8 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
 def test_what_is_known_and_does_not_reach_the_model_is_told(tiny_config: Config):
     pixels = np.zeros((3, 3, 8, 8), np.uint8)
     data = ImageData(pixels, np.array([0, 1, 0]), ("cat", "dog"), ("", "a red hat\na hat", "x"))
-    told = [list(_unused(create(tiny_config, data), data))]
-    told.append(list(_unused(create(tiny_config.with_settings(["condition.kind=none"]), data), data)))
+    configs = [tiny_config.with_settings([text]) for text in ("condition.kind=class", "condition.kind=none")]
+    told = [list(_unused(config, create(config, data), data)) for config in configs]
     captions = "the captions of 2 images do not reach the model (“a red hat”): --set condition.kind=text uses them"
     assert told[0] == [captions]
     assert told[1][1] == "the 2 classes (cat, dog) do not reach the model: --set condition.kind=class uses them"

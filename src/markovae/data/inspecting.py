@@ -154,7 +154,7 @@ def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
     labels = None if data.labels is None else data.labels[reading.split.train]
     notes += range_note(data)
     if data.captions is not None and any(map(str.strip, data.captions)):
-        notes.append("captions reach a model trained with --set condition.kind=text, and no other")
+        notes.append("captions condition a model where most images have one, or with condition.kind=text")
     notes += absent_classes(labels, data.class_names)
     return notes
 

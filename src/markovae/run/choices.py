@@ -12,7 +12,7 @@ from markovae.data.images import ImageData, count_uncaptioned
 from markovae.log import duration
 from markovae.networks.network_config import NetworkConfig
 from markovae.quality.memorization import nearest
-from markovae.text.encoders import INSTALL, PACKAGE
+from markovae.text.encoders import PACKAGE
 
 BUILT_IN = ("faces", "digits")
 
@@ -23,29 +23,19 @@ def choices(config: Config, data: ImageData) -> tuple[Config, list[str]]:
     Args:
         data: the training part.
     """
-    config, conditions = _condition(config, data)
-    config, few = _for_few(config, data)
-    return config, [*conditions, *few]
+    condition = replace(config.condition, kind=_condition_kind(config, data))
+    return _for_few(replace(config, condition=condition), data)
 
 
-def _condition(config: Config, data: ImageData) -> tuple[Config, list[str]]:
-    """What condition.kind=auto is for these images, and a line for everything known of them that is not used.
-
-    Captions of at least half of the images where their encoder is installed, else classes. The embedded faces, whose
-    captions are many and whose model is to be small, are conditioned on nothing.
+def _condition_kind(config: Config, data: ImageData) -> str:
+    """What condition.kind=auto is: text where half of the images have a caption and its encoder is installed, else
+    class. The embedded faces, whose model is to be small, are conditioned on nothing.
     """
-    captions, classes = len(data) - count_uncaptioned(data), len(data.class_names)
-    kind, lines = config.condition.kind, []
-    missing = "" if _encoder_is_there(config) else f" ({INSTALL})"
-    if kind == "auto":
-        reads = config.network.kind in ("unet", "dit") and config.data.source not in BUILT_IN and not missing
-        kind = "text" if reads and 2 * captions >= len(data) else "class"
-    if captions and kind != "text":
-        lines.append(f"the captions of {captions:,} images are not used: condition.kind=text uses them{missing}")
-    if classes and (kind != "class" or not config.network.classes):
-        remedy = "condition.kind=class" if kind != "class" else "network.classes=true"
-        lines.append(f"the {classes} classes are not used: {remedy} uses them")
-    return replace(config, condition=replace(config.condition, kind=kind)), lines
+    if config.condition.kind != "auto":
+        return config.condition.kind
+    captions = len(data) - count_uncaptioned(data)
+    reads = config.network.kind in ("unet", "dit") and config.data.source not in BUILT_IN
+    return "text" if reads and 0 < len(data) <= 2 * captions and _encoder_is_there(config) else "class"
 
 
 def _encoder_is_there(config: Config) -> bool:

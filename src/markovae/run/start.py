@@ -199,7 +199,7 @@ def train_run(
             _warn_without_lock(folder)
             session.require_space()
             _warn_of_choices(training)
-            for line in (*_introduction(folder, splits, training), *chosen) if progress else ():
+            for line in (*_introduction(config, folder, splits, training), *chosen) if progress else ():
                 log(line)
             if own is not None:
                 save(own.teacher, folder.path / TEACHER)
@@ -461,7 +461,7 @@ def _warn_of_choices(training: Training) -> None:
         warn(text)
 
 
-def _unused(model: Model, data: ImageData) -> Iterator[str]:
+def _unused(config: Config, model: Model, data: ImageData) -> Iterator[str]:
     """What is known of the images and does not reach the model, with its first example and the option that uses it."""
     text = next((caption for caption in data.captions or () if caption.strip()), "")
     if text and model.text_conditioner is None:
@@ -472,13 +472,11 @@ def _unused(model: Model, data: ImageData) -> Iterator[str]:
         )
     if data.class_names and not getattr(model.network, "num_classes", 0):
         names = ", ".join(data.class_names[:3]) + (", …" if len(data.class_names) > 3 else "")
-        yield (
-            f"the {len(data.class_names)} classes ({names}) do not reach the model: --set condition.kind=class "
-            "uses them"
-        )
+        uses = "condition.kind=class" if config.condition.kind != "class" else "network.classes=true"
+        yield f"the {len(data.class_names)} classes ({names}) do not reach the model: --set {uses} uses them"
 
 
-def _introduction(folder: RunFolder, splits: Splits, training: Training) -> Iterator[str]:
+def _introduction(config: Config, folder: RunFolder, splits: Splits, training: Training) -> Iterator[str]:
     """What is about to be trained, on what, and where it goes, a line each."""
     model = training.average.model
     count = sum(weight.numel() for weight in model.parameters())
@@ -486,7 +484,7 @@ def _introduction(folder: RunFolder, splits: Splits, training: Training) -> Iter
     yield f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights"
     for note in splits.notes:
         yield f"data: {note}"
-    yield from _unused(model, splits.train)
+    yield from _unused(config, model, splits.train)
     if model.text_conditioner is not None:
         bare = count_uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
