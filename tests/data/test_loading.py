@@ -113,3 +113,14 @@ def test_a_source_is_a_path_or_text_with_a_home(tmp_path: Path, monkeypatch: pyt
         assert len(load_data(source).train) == 7
     with pytest.raises(UserError, match="a source of type ndarray names no images on disk"):
         load_data(np.zeros((3, 8, 8), np.uint8))  # type: ignore[arg-type]
+
+
+def test_settings_of_names_are_refused_where_there_are_none_and_classes_can_be_left_out(greys: Path):
+    for options, sentence in (
+        ({"split": "train:a"}, "data.split=train:a"),
+        ({"classes": "prefix"}, "data.classes=prefix"),
+    ):
+        with pytest.raises(UserError, match=f"{sentence} is read from the names of folders and files"):
+            load_data(DataConfig(str(greys), **options))
+    assert load_data(DataConfig("digits", classes="none")).train.labels is None
+    assert len(load_data(DataConfig("digits")).train.class_names) == 10

@@ -19,6 +19,7 @@ EXAMPLES = """\
 examples:
   markovae inspect photos/
   markovae inspect photos/ --set data.size=64 --set data.fit=pad
+  markovae inspect photos/ --set data.split=content --set data.classes=prefix
   markovae inspect photos.mvz
 """
 
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="faces, digits, cifar10, an image folder, an .npz, .npy or idx file, shards, or FILE.mvz",
+        help="faces, digits, cifar10, an image folder, an .npz, .npy or idx file, CIFAR's binary or parquet files, shards, "
+        "or FILE.mvz",
     )
     parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
     parser.add_argument(

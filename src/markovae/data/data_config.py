@@ -142,7 +142,11 @@ class DataConfig:
         channels, height, width = shape
         # What is said of the former source alone: attributes of the faces, the axes of its array, its folders.
         hold_out = self.hold_out if source == "faces" else ()
-        config = replace(self, source=source, size=height, layout="auto", hold_out=hold_out, split="auto")
+        named = self.classes != "prefix" or source.endswith(".tar") or Path(source).is_dir()
+        classes = self.classes if named else "auto"
+        config = replace(
+            self, source=source, size=height, layout="auto", hold_out=hold_out, split="auto", classes=classes
+        )
         if source in ("faces", "digits"):
             return config
         grey_or_rgb = "grey" if channels == 1 else "rgb"

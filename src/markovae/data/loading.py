@@ -3,6 +3,7 @@
 import difflib
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,16 @@ def read_source(config: DataConfig) -> Source:
     Raises: UserError as `load_data`, and for a URL that a file gave (see `require_named`).
     """
     require_named(config.source)
-    return READERS[kind_of(config)](config)
+    kind = kind_of(config)
+    if kind not in WITH_FOLDERS and (config.split not in ("auto", "content") or config.classes == "prefix"):
+        what = "data.classes=prefix" if config.classes == "prefix" else f"data.split={config.split}"
+        raise UserError(
+            f"{what} is read from the names of folders and files, and {config.source} has none: leave it out"
+        )
+    reading = READERS[kind](config)
+    if config.classes == "none":
+        reading = replace(reading, data=replace(reading.data, labels=None, class_names=()))
+    return reading
 
 
 # Each reads the source that its configuration names: read(config) -> Source.
@@ -75,6 +85,9 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
     "folder": read_folder,
     "array": arrays.read_array_file,
 }
+
+
+WITH_FOLDERS = ("folder", "shards")  # whose names may say classes and parts
 
 
 def kind_of(config: DataConfig) -> str:
