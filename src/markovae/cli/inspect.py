@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="faces, digits, cifar10, an image folder, an .npz, .npy or idx file, CIFAR's binary or parquet files, shards, "
-        "or FILE.mvz",
+        help="faces, digits, cifar10, an image folder, an .npz, .npy or idx file, CIFAR's binary files, parquet files, "
+        "shards, or FILE.mvz",
     )
     parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
     parser.add_argument(
