@@ -124,7 +124,8 @@ def choose_guidance(model: Diffusion, splits: Splits, n: int) -> tuple[float, di
     Returns: the weight, and the KID of each that was tried.
     Raises: UserError where n is too small or too large for the data.
     """
-    kid = partial(evaluate, model, splits, n, extractor=open_extractor(DEFAULT_EXTRACTOR), progress=False)
+    extractor = open_extractor(suitable_extractor(splits.train.images, splits.train.bins))
+    kid = partial(evaluate, model, splits, n, extractor=extractor, progress=False)
     tried = {weight: kid(guidance=weight).kid.value for weight in GUIDANCES}
     return min(tried, key=tried.__getitem__), tried
 
