@@ -1,6 +1,6 @@
 """What the stages of a cascade cost: processor time per pixel of a training step and of a sample, and memory.
 
-    python -m benchmarks.cascade_cost --size 128
+    python -m benchmarks.cascade_cost --size 128 --images 16
 
 Processor time, not wall time: the figures hold on a machine that does other work beside it.
 """
@@ -8,6 +8,7 @@ Processor time, not wall time: the figures hold on a machine that does other wor
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -53,9 +54,15 @@ def main() -> None:
                 f"stage {b}: {count / 1e6:.2f} M weights, {size} crops, {1e6 * took / pixels:.2f} µs a pixel\n"
             )
     took = fastest(training.advance, options.repeats)
-    sys.stdout.write(f"a training step of 32 images: {took:.2f} s of one core\n")
+    sys.stdout.write(f"a training step of 32 images: {took:.2f} s of one core, {peak():.2f} GiB at most\n")
     took = fastest(partial(sample, model, options.images, batch=options.images), 1)
-    sys.stdout.write(f"{options.images} samples of {options.size}x{options.size}: {took:.1f} s of one core\n")
+    drawn = f"{options.images} samples of {options.size}x{options.size}"
+    sys.stdout.write(f"{drawn}: {took:.1f} s of one core, {peak():.2f} GiB at most\n")
+
+
+def peak() -> float:
+    """The most memory that this process has had, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def fastest(work: Callable[[], object], repeats: int) -> float:
