@@ -312,9 +312,8 @@ class Session:
         if before is not None:
             self.remark(f"the pace has changed: {total:,} steps now fit the budget, about {left} from here")
             return
-        pace = self.training.seconds / self.training.step
         self.remark(f"{total:,} steps fit the budget, about {left} from here")
-        self.remark(forecast(total, self.config.train.batch, self.splits.train, pace))
+        self.remark(forecast(total, self.config.train.batch, self.splits.train, self.training.budget.pace))
 
     def _due(self, times: int) -> bool:
         return self.training.budget.due(times, self.training.step)

@@ -65,6 +65,7 @@ class Budget:
         reserve: seconds to leave for what the caller does between steps (evaluations, checkpoints).
         guess: the number of steps as an earlier pace has it, which sets the learning rate until the total is known.
         spent: seconds of the run before this budget was given.
+        pace: seconds a step, once a time has become steps.
         settled: whether the total stays whatever the pace: that of a run that continues does, so that it ends alike.
     """
 
@@ -74,9 +75,9 @@ class Budget:
     guess: int | None = None
     spent: float = 0.0
     settled: bool = False
+    pace: float = 0.0
     _times: list[float] = field(default_factory=list)
     _timed: float = 0.0
-    _pace: float = 0.0  # seconds a step, once the total is known
     _before: tuple[int, int] = (0, 1)  # the largest share of a total that was reached before the step last noted
     _reached: tuple[int, int] = (0, 1)
 
@@ -127,7 +128,7 @@ class Budget:
             self._before = self._reached
             if step * self._reached[1] > self._reached[0] * self.total:
                 self._reached = (step, self.total)
-            self._pace += (took - self._pace) / max(HORIZON * (self.total - step), LEAST_HORIZON)
+            self.pace += (took - self.pace) / max(HORIZON * (self.total - step), LEAST_HORIZON)
             if self.looks(step):
                 self._replan(step, elapsed)
             return
@@ -139,7 +140,7 @@ class Budget:
         left = self.seconds - elapsed - self.reserve
         if enough or scarce or left <= 0:
             pace = statistics.median(self._times[len(self._times) // 2 :])
-            self.total, self._pace = step + max(0, int(left / max(pace, 1e-9))), pace
+            self.total, self.pace = step + max(0, int(left / max(pace, 1e-9))), pace
 
     def looks(self, step: int) -> bool:
         """Whether this step may change the total: the same ones in every process of a job."""
@@ -152,5 +153,5 @@ class Budget:
         assert self.seconds is not None, "which a time has become"
         left = self.total - step
         time = self.seconds - elapsed - self.reserve * left / max(self.total, 1)
-        if abs(left * self._pace - time) > AMISS * (self.seconds - self.spent):
-            self.total = step + max(0, int(time / max(self._pace, 1e-9)))
+        if abs(left * self.pace - time) > AMISS * (self.seconds - self.spent):
+            self.total = step + max(0, int(time / max(self.pace, 1e-9)))
