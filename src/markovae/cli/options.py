@@ -74,7 +74,7 @@ def add_machine(parser: argparse.ArgumentParser, batch: str | None, precision: s
     group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
     if batch is not None:
         group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
-    group.add_argument("--threads", metavar="N", type=whole(1), help="processors to use (default: torch's choice)")
+    group.add_argument("--threads", metavar="N", type=whole(1), help="threads at most (default: torch's choice)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from markovae.log import log
+from markovae.system.cores import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,8 +22,7 @@ MAX_WORKERS = 32
 
 def worker_count() -> int:
     """The cores this process may use, at most 32."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, MAX_WORKERS)
+    return min(usable_cores(), MAX_WORKERS)
 
 
 def map_in_processes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +15,7 @@ from markovae.data.cache import cache_folder
 from markovae.diffusion.cascade import one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.randomness import Streams, generator
+from markovae.system.cores import usable_cores
 from markovae.system.device import has_bfloat16
 from markovae.system.files import free_bytes
 
@@ -55,11 +55,10 @@ def examine(device: torch.device, bfloat16: bool, batch: int) -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What there is to calculate with and to write to."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cuda = device.type == "cuda"
     return {
         "system": platform.platform(terse=True),
-        "cores": cores,
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),

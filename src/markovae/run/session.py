@@ -130,7 +130,11 @@ class Session:
             SystemExit: 130 or 143 after a signal, the present step saved.
         """
         alone = self.training.ranks.alone
-        with kept_memory() if alone else nullcontext(), Interrupts(patient=not alone) as interrupts:
+        with (
+            kept_memory() if alone else nullcontext(),
+            self.training.threads.kept(),
+            Interrupts(patient=not alone) as interrupts,
+        ):
             together = Coordinator(self.training.ranks, interrupts)
             try:
                 self._train(interrupts, together)
@@ -158,6 +162,8 @@ class Session:
     def _choose_precision(self) -> None:
         if not self.training.done:
             self.remark(f"training in {self.training.choose_precision().reason}")
+            if self.training.threads.reason:
+                self.remark(f"computing with {self.training.threads.reason}")
 
     def _prepare(self, interrupts: Interrupts) -> None:
         """Time one evaluation, where the budget is a time: what all of them will cost is set aside."""

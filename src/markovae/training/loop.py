@@ -88,7 +88,7 @@ class _Fit(Iterator[TrainStep]):
 def _steps(training: Training) -> Generator[TrainStep, None, None]:
     failed = True
     try:
-        with kept_memory():
+        with kept_memory(), training.threads.kept():
             yield from training
         failed = False
     except GeneratorExit:

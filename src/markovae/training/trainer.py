@@ -25,6 +25,7 @@ from markovae.networks.embedding import working_type
 from markovae.randomness import generator
 from markovae.system.distributed import Ranks
 from markovae.system.memory import halved, out_of_memory, within_memory
+from markovae.system.threads import Threads
 from markovae.training.batches import Ahead, Batch, Batches, BatchIndices, draws_record
 from markovae.training.budget import Budget, Timer, rate_factor
 from markovae.training.cascade_loss import CascadeLoss
@@ -97,6 +98,7 @@ class Training:
         self.precision: Choice | None = None
         self.step, self.skipped, self.rollbacks, self.num_microbatches = 0, 0, 0, config.accumulate
         self._timer, self._fitted_at = Timer(clock), -1
+        self.threads = Threads(self.ranks.alone and model.device.type == "cpu", lambda: self.seconds)
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
         # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
@@ -124,8 +126,9 @@ class Training:
         return self.budget.total is not None and self.step >= self.budget.total
 
     def choose_precision(self) -> Choice:
-        """The precision of every step of the run: probed once, then kept (and replayed on resume)."""
+        """The precision of every step of the run: probed once, after the threads, and kept (replayed on resume)."""
         if self.precision is None:
+            self.threads.choose()
             name = self.config.precision
             if name == "auto" and self.spread:
                 self.precision = Choice(torch.float32, "float32: fsdp times nothing; see train.precision")
@@ -171,6 +174,7 @@ class Training:
         self.average.update(self.step)
         took = self.seconds - started
         self._note_time(took)
+        self.threads.note(took)
         value, rate = float(losses.mean()), self.optimizer.param_groups[0]["lr"]
         seen, size = self.step * self.config.batch, self.config.batch
         return TrainStep(
@@ -270,6 +274,7 @@ class Training:
             "images_seen": self.step * self.config.batch,
             **self.budget.capture(),
             "seconds": self.seconds,
+            "threads": self.threads.count,
             "precision": None if self.precision is None else str(self.precision.dtype).removeprefix("torch."),
         }
         if (distribution := self.loss.capture()) is not None:
@@ -300,6 +305,7 @@ class Training:
         )
         self._timer = Timer(self._clock, float(position["seconds"]))
         self.budget.restore(position)
+        self.threads.restore(int(position.get("threads", self.threads.count)))
         if position["precision"] is not None:
             name = position["precision"]
             self.precision = Choice(dtype_named(name), f"{name}, as when the run began")
