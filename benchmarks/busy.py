@@ -3,9 +3,9 @@
     python benchmarks/busy.py            prints a table
 
 Each row is a process of its own that repeats the work of `markovae.system.threads` for a few seconds, beside a loop
-that is pinned to the first core, or beside none: with one thread, with all of them, and with all of them while they wait
-in other ways (variables of libgomp, torch's OpenMP). Figures are medians over the rounds, as a ratio to one thread in
-the same round.
+that is pinned to the first core, or beside none: with one thread, with all, and with all while they wait
+in other ways (variables of libgomp, the OpenMP of torch). Figures are medians of the rounds, as a ratio to one thread
+in the same round.
 """
 
 from __future__ import annotations
