@@ -40,6 +40,35 @@ and the greatest of them in brackets. `python benchmarks/gpu.py` does the same o
 CPU in float64; `python benchmarks/time_to_bound.py` compares whole recipes by the bits/dim they reach.
 """
 
+BUSY = """\
+## A busy machine
+
+By `python benchmarks/busy.py --rounds 1` on 2 cores of an AMD EPYC (avx2) that about twenty other processes wanted at
+once, one round: the direction is to be trusted, the digits are not.
+
+| beside | threads | speed, of one thread's | switches against its will, a work |
+| --- | --- | ---: | ---: |
+| nothing of ours | all threads | 0.12 | 47.5 |
+| nothing of ours | all threads, GOMP_SPINCOUNT=0 | 1.86 | 44.3 |
+| nothing of ours | all threads, OMP_WAIT_POLICY=passive | 1.91 | 47.5 |
+| nothing of ours | as chosen | 1.17 | 3.4 |
+| a busy core | all threads | 0.09 | 59.0 |
+| a busy core | all threads, GOMP_SPINCOUNT=0 | 3.90 | 24.9 |
+| a busy core | all threads, OMP_WAIT_POLICY=passive | 5.48 | 20.2 |
+| a busy core | as chosen | 0.64 | 4.9 |
+
+An operation is cut into equal parts, one a thread, and ends with its last part. libgomp, which torch's builds for Linux
+use, lets the threads that are done spin at that barrier. Where another process shares a core, a spinning thread uses
+up its turn of a few milliseconds waiting, loses the core when its next part comes, and the others spin in their turn:
+an operation of a fraction of a millisecond takes a turn or two. That is the factor of ten between the rows with and
+without spinning. So the number of threads is timed (`src/markovae/system/threads.py`): several that spin are rarely
+chosen beside a neighbor. Without spinning two threads also get two shares of a crowded processor; how these variables do
+on a quiet machine was not measured, so they are not set for you.
+
+Not measured, for want of a quiet machine: the shares of a step on this kind of processor, memory formats, and whether
+half of the quiet speed of two threads is kept beside one busy core.
+"""
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table, with the first column to the left and the others to the right."""
@@ -904,7 +933,7 @@ def pages(records: Records) -> dict[Path, bytes]:
         files |= {RECORDS / name: svg.encode() for name, svg in pictures.items()}
     speed = [make(records[f"performance_{name}"]) for name, make in SPEED.items() if f"performance_{name}" in records]
     files[DOCS / "results.md"] = "\n".join(text).encode()
-    files[DOCS / "performance.md"] = "\n".join([PERFORMANCE, *speed]).encode()
+    files[DOCS / "performance.md"] = "\n".join([PERFORMANCE, *speed, BUSY]).encode()
     return files
 
 
