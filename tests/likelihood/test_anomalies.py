@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_scores_are_the_bound_less_the_complexity(tiny_model, tiny_data: ImageDa
     again = mv.rank_anomalies(tiny_model, tiny_data, images, labels, labels, draws=3, seed=2, limit=5)
     assert {**again.to_dict(), "seconds": 0} == {**found.to_dict(), "seconds": 0}
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_files_are_named_in_python_too(tiny_model, tiny_data: ImageData):
+    files = tuple(f"{number}.png" for number in range(len(tiny_data)))
+    named = replace(tiny_data, files=files)
+    ranked = rank_anomalies(tiny_model, named, tiny_data, draws=1, limit=3)
+    assert {row["file"] for row in ranked.rows()} == set(files[:3])
+    measured = measure(tiny_model, named, draws=1, limit=3)
+    assert [row["file"] for row in measured.rows()] == list(files[:3])
 
 
 def test_what_gives_no_ranks_is_one_sentence(tiny_model, tiny_data: ImageData, gauss):

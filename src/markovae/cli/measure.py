@@ -376,6 +376,7 @@ def ranking_in_words(record: dict[str, Any], most: int = 10) -> str:
         high, low = record["bands"][place]["logsnr"]
         figures = (f"{row[name]:.3f}" for name in ("bits_per_dim", "complexity_bits_per_dim"))
         where = f"log-SNR {high:.1f} to {low:.1f} ({deviations[place]:+.1f} standard deviations)"
+        where = where if abs(deviations[place]) >= 2 else ""  # less is usual
         name = row.get("file", f"image {row['image']}")
         rows.append(
             (str(row["rank"]), name, f"{row['score_bits_per_dim']:+.3f}", f"{row['p_value']:.4f}", *figures, where)

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.data.given import given_images
 from markovae.data.image_codecs import predictive_bits
 from markovae.data.images import ImageData
 from markovae.diffusion.bound import html_table
@@ -29,7 +29,7 @@ from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator, evaluate_batches, summarize
-from markovae.likelihood.inputs import Array, Labels, at_least_one, require_condition
+from markovae.likelihood.inputs import Array, Labels, at_least_one, checked_images, given, require_condition
 from markovae.likelihood.measurement import SCHEMA_VERSION, csv_of
 from markovae.log import track
 
@@ -158,8 +158,8 @@ class AnomalyRanking:
 
 def rank_anomalies(
     model: Model,
-    images: Array | ImageData,
-    heldout: Array | ImageData,
+    images: Any,
+    heldout: Any,
     labels: Labels | None = None,
     heldout_labels: Labels | None = None,
     *,
@@ -174,7 +174,7 @@ def rank_anomalies(
         mv.rank_anomalies(model, mv.load_data("inbox/").train, mv.load_data("faces").test).rows()[0]
 
     Args:
-        images: pixel values to rank, (n, C, H, W), or `ImageData`, whose files are named.
+        images: to rank, as `measure` takes them; `ImageData` and folders name their files.
         heldout: of the kind that the model was trained on, but not trained on; p is at least 1/(1 + their number).
         labels, heldout_labels: classes or conditioning, as for `measure`.
         draws: levels per image, evenly spread.   limit: the first so many images only.   seed, batch: as for `measure`.
@@ -186,6 +186,7 @@ def rank_anomalies(
     model = one_stage(model, "ranking")
     if not model.decoder.discrete:
         raise UserError("densities have no bits to compare with complexity: rank images of a model of pixels")
+    images, heldout = (given_images(some, model.shape, "test") for some in (images, heldout))
     if len(heldout) < LEAST_HELDOUT:
         raise UserError(f"{len(heldout)} held-out images give no p-values: at least {LEAST_HELDOUT} are needed")
     began = time.monotonic()
@@ -224,7 +225,8 @@ def _scored(
     batch: int,
     progress: bool,
 ) -> ScoredImages:
-    pixels = np.asarray((images.images if isinstance(images, ImageData) else images)[:limit])
+    images, labels = given(model, images, labels)
+    pixels = checked_images(model, images, limit)
     require_condition(model, labels)
     estimator = Estimator(draws)
     work = evaluate_batches(model, pixels, labels, estimator=estimator, limit=limit, seed=seed, batch=batch)
@@ -236,4 +238,4 @@ def _scored(
         later = one.evaluations[one.evaluations.level > 1]
         nats = (one.evaluations.weight * one.nats)[one.evaluations.level > 1]
         bands.index_put_((later.image, band[later.level - 2]), nats, accumulate=True)
-    return ScoredImages(found.total / math.log(2), torch.from_numpy(predictive_bits(pixels)), bands)
+    return ScoredImages(found.total / math.log(2), torch.from_numpy(predictive_bits(pixels.numpy())), bands)

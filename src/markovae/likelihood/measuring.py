@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from markovae.data.given import given_images
+from markovae.data.images import ImageData
 from markovae.diffusion.cascade import Cascade, Model, one_stage, stages_of
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 from markovae.errors import UserError
@@ -338,6 +340,8 @@ def measure_alike(
     if fit is not None and not method.needs_fit:
         raise UserError("images to fit on are given and nothing is fitted: name an estimator, a grid or a variance")
     at_least_one(limit=limit, batch=batch)
+    images = given_images(images, models[0].shape, "test")
+    files = images.files and images.files[:limit] if isinstance(images, ImageData) else None
     images, labels = given(models[0], images, labels)
     if fit is not None:
         fit, fit_labels = given(models[0], fit, fit_labels)
@@ -370,7 +374,7 @@ def measure_alike(
         if ranks is not None and not ranks.alone:
             batches = [from_table(ranks.sum(to_table(batches, len(every))), every)]
         result = _with_tops(summarize(model, batches, seed, estimator), model, images, batch)
-        found.append(_described(result, prepared, time.monotonic() - began))
+        found.append(replace(_described(result, prepared, time.monotonic() - began), files=files))
     return found, same_levels(ready[0].model, ready[-1].model)
 
 
