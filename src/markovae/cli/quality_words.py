@@ -94,7 +94,7 @@ def domain_in_words(record: Mapping[str, Any]) -> list[str]:
         figures = ", ".join(f"{name} {check[name]['precision']:.3f}" for name in blind)
         lines.append(
             f"warning: precision by {extractor} does not fall for {' or '.join(blind)} real images ({figures}; as they "
-            f"are {check['precision']:.3f}; {check['n']:,} images): it does not show such faults here; read KID and recall"
+            f"are {check['precision']:.3f}; {check['n']:,} images): it does not show such faults; read KID and recall"
         )
     if blind := check["kid_blind_to"]:
         lines.append(
