@@ -170,11 +170,11 @@ def test_a_learned_schedule_moves_and_the_networks_clipping_does_not_know(tiny_c
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["train.objective=weighted"], "set train.objective=bound, and leave train.level_sampling and train.draw"),
+        (["train.objective=weighted"], "set train.objective=bound and leave train.level_sampling and train.draw"),
         (["train.level_sampling=normal"], "and leave train.level_sampling and train.draw at their defaults"),
         (
             ["target.name=mean"],
-            r"target\.name=mean is defined by the steps of a grid, .* grid: take velocity, noise, data",
+            r"target\.name=mean is defined by the steps of a grid, .* grid: take velocity, flow, noise, data",
         ),
         (["target.reverse=learned"], "set target.reverse to posterior, isotropic or diagonal"),
     ],
