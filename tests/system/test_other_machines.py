@@ -18,6 +18,9 @@ from tests.cli.conftest import refused as refused  # a fixture
 from tests.cli.conftest import settings
 
 from markovae.cli.entry import main
+from markovae.data import cache
+from markovae.data.data_config import DataConfig
+from markovae.data.folder import read_folder
 from markovae.errors import StoppedRun, UserError
 from markovae.system import files, lock
 from markovae.system.device import device_named
@@ -214,3 +217,33 @@ def test_a_device_without_float64_is_refused_in_a_sentence(monkeypatch: pytest.M
         device_named("meta")
     assert "has no float64" in refused("train", "digits", "--out", tmp_path / "run", "--device", "meta")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the system says so", "only the write fails"])
+def test_a_home_that_is_read_only(told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Where the system says so the cache is a temporary one; a drive that says it can be written is named."""
+    home, mkdir, access = tmp_path / "home", os.mkdir, os.access
+    home.mkdir()
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        Image.new("L", (8, 8), number).save(tmp_path / "photos" / f"{number}.png")
+
+    def refuse(path: Any, *arguments: Any, **others: Any) -> None:
+        if str(path).startswith(str(home)):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        mkdir(path, *arguments, **others)
+
+    monkeypatch.setattr("os.mkdir", refuse)
+    monkeypatch.setattr("os.access", lambda path, mode: (not told or path != home) and access(path, mode))
+    monkeypatch.delenv("MARKOVAE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    cache._temporary_cache.cache_clear()
+    if told:
+        assert len(read_folder(DataConfig(str(tmp_path / "photos"))).data) == 4
+        assert "no home folder that can be written: the cache is" in capsys.readouterr().err
+    else:
+        with pytest.raises(UserError, match=r"cannot be written \(Read-only file system, .*: set MARKOVAE_CACHE"):
+            read_folder(DataConfig(str(tmp_path / "photos")))
+    cache._temporary_cache.cache_clear()
