@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from markovae.cli.entry import main
 from markovae.data import cache, cifar
 from markovae.data.cifar import fetch_cifar10, read_cifar10
 from markovae.data.data_config import DataConfig
@@ -182,3 +183,11 @@ def test_a_sheet_that_is_no_image_is_refused(binary: Path, tmp_path: Path):
         (package / "test_batch.png").write_bytes(content)
         with pytest.raises(UserError, match="fetch it again"):
             fetch_cifar10(package)
+
+
+def test_the_command_keeps_it_and_says_how_to_go_on(binary: Path, official: None, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "cifar10", "--from", str(binary)]) == 0
+    assert "train on it:  markovae train cifar10 --out RUN" in capsys.readouterr().out
+    assert main(["data", "cifar10", "--from", "nowhere"]) == 0
+    assert "CIFAR-10 is here already, checked: nowhere is not read" in capsys.readouterr().err
+    assert main(["data", "mnist"]) == 2

@@ -88,6 +88,8 @@ def fetch_cifar10(source: str | Path | None = None) -> Path:
         np.save(stage / "labels.npy", made.labels, allow_pickle=False)
         np.save(stage / "digests.npy", content_digests(made.images), allow_pickle=False)
 
+    if source is not None and cache.is_kept(ENTRY):
+        log(f"CIFAR-10 is here already, checked: {source} is not read")
     cache.entry(ENTRY, make, lambda kept: kept.array("labels.npy"))
     return cache.cache_folder() / ENTRY
 
