@@ -103,7 +103,7 @@ def windows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(files, "HANDLES", False)
     patch.setattr(files, "NO_LINK", 0)
     patch.setattr(lock, "NO_LINK", 0)
-    for name in ("O_NOFOLLOW", "O_PATH", "O_DIRECTORY", "O_NONBLOCK", "pread", "getuid", "fork", "posix_fallocate"):
+    for name in ("O_NOFOLLOW", "O_PATH", "O_DIRECTORY", "O_NONBLOCK", "pread", "fork", "posix_fallocate"):
         patch.delattr(os, name)
     patch.delattr("os.sched_getaffinity")
     patch.delattr("signal.SIGHUP")
