@@ -166,7 +166,7 @@ def test_the_command_edits_as_the_library_does_by_the_same_arguments(folder, wor
             options["mask"] = source(folder, "mask.png") > 0
         made = library_edit(model, image, **options)
         for number, picture in enumerate(made.images):
-            assert np.array_equal(files[f"{number:06d}.png"], picture.transpose(1, 2, 0))
+            assert np.array_equal(files[f"{number:05d}.png"], picture.transpose(1, 2, 0))
 
 
 def test_what_python_gives_wrongly_is_one_sentence(folder):
