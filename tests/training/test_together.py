@@ -118,14 +118,14 @@ def poisoned(run: Training, what: str) -> None:
     nan = float("nan")
     weight = run.model.network.stem.weight
     if what == "input":
-        at = run.batches.at
+        at = run.batches.with_indices
 
-        def bad(step: int, share=None) -> Batch:
-            made = at(step, share)
+        def bad(step: int, share=None) -> tuple[BatchIndices, Batch]:
+            indices_of, made = at(step, share)
             made.x[0, 0, 0, 0] = nan
-            return made
+            return indices_of, made
 
-        run.batches.at = bad
+        run.batches.with_indices = bad
     elif what == "gradient":
         weight.register_hook(lambda grad: grad * nan)
     else:
