@@ -60,7 +60,8 @@ def initialized_network(outline: nn.Module, logsnr: Tensor) -> Network:
     """A network like an outline, with newly drawn weights.
 
     Args:
-        outline: from `outline_network`.   logsnr: as there.
+        outline: from `outline_network`.
+        logsnr: as there.
     """
     assert isinstance(outline, UNet | DDPMUNet | DiT), "an outline is one of these"
     return _network(outline.config, outline.data, logsnr)
@@ -153,7 +154,8 @@ def create(
         config: the sections condition, schedule, network, target and cascade, train.seed and train.label_dropout are
             read. With cascade.stages above 1 the model is a `Cascade`.
         shape: of one image, (C, H, W); or the training data, whose shape, digits and classes are taken.
-        bins: digits of a pixel.   num_classes: of the labels, 0 for none.
+        bins: digits of a pixel.
+        num_classes: of the labels, 0 for none.
         text_conditioner: of the captions, for condition.kind=text; None is the encoder of the configuration.
         network: of your own, network(z, logsnr, condition) -> out, in the place of the section network; labels are
             taken where it has a number of them in `num_classes`.
@@ -213,7 +215,8 @@ def create_outline(
         config, shape, bins, num_classes, text_conditioner, network, trust: as for `create`.
         tensors: how many there are to become its weights; a network of many more is refused before it is outlined.
     Raises:
-        UserError: as `create`.   ValueError: for a network of more weights than `tensors`.
+        UserError: as `create`.
+        ValueError: for a network of more weights than `tensors`.
     """
     _check_shape(shape)
     pixels = Pixels(bins, centred=config.target.pixels == "centres")
@@ -296,7 +299,8 @@ def own_network(options: OwnOptions, trust: Sequence[str]) -> nn.Module:
     """A network of the caller's own class, fresh.
 
     Raises:
-        UntrustedNetworkError: where `trust` does not name it.   UserError: where it is no module, or takes other
+        UntrustedNetworkError: where `trust` does not name it.
+        UserError: where it is no module, or takes other
             arguments.
     """
     if options.name not in trust:

@@ -143,7 +143,8 @@ def preset_settings(name: str, schedule: str) -> list[str]:
     simple: the squared error of the noise, every level alike. Source: Ho et al. 2020, eq. 14.
 
     Args:
-        name: one of `PRESETS`.   schedule: its kind; a learned one is itself the distribution of levels.
+        name: one of `PRESETS`.
+        schedule: its kind; a learned one is itself the distribution of levels.
     """
     if name == "simple":
         return ["train.objective=weighted", "train.level_sampling=uniform", "train.weighting=noise"]

@@ -86,7 +86,8 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
     within ten seconds, otherwise at most ten plain lines and one at the end.
 
     Args:
-        iterable: what to walk through.   label: what is done, in a few words ("drawing faces").
+        iterable: what to walk through.
+        label: what is done, in a few words ("drawing faces").
         total: number of items; None takes len(iterable) where it has one.
     """
     if total is None and isinstance(iterable, Sized):

@@ -14,7 +14,8 @@ def parse_object(content: bytes | str, *, finite: bool = True, bits: int = 64) -
     """A JSON object whose whole numbers have `bits` bits, whose texts are UTF-8 and which nests at most 32 deep.
 
     Args:
-        finite: refuse NaN and infinities, which JSON itself lacks.   bits: of a whole number, its sign included.
+        finite: refuse NaN and infinities, which JSON itself lacks.
+        bits: of a whole number, its sign included.
     Raises:
         ValueError: for anything else, in one clause ("is not JSON: …").
     """

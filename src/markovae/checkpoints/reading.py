@@ -45,7 +45,8 @@ class Checkpoint:
     """A verified bundle; make one with `read_checkpoint`, `newest_checkpoint` or `open_checkpoint`.
 
     Args:
-        path: its folder.   contents: of its files, by name, as they were verified, in the present format.
+        path: its folder.
+        contents: of its files, by name, as they were verified, in the present format.
         trust: networks of the caller's own that may be imported, each "package.module:Class".
     """
 
@@ -319,7 +320,9 @@ class LoadedRun:
         run.model, run.checkpoint.step
 
     Args:
-        path: as asked for: a run, or one checkpoint.   checkpoint: the one that was taken.   model: its own.
+        path: as asked for: a run, or one checkpoint.
+        checkpoint: the one that was taken.
+        model: its own.
     """
 
     path: Path

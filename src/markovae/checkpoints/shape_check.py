@@ -36,7 +36,9 @@ def require_fit(
     """Compare the tensors of a bundle, by their headers, with the model that its configuration describes.
 
     Args:
-        folder: of the bundle.   contents: its files, by name.   config: of the run.
+        folder: of the bundle.
+        contents: its files, by name.
+        config: of the run.
         shape, bins, num_classes, text_conditioner, trust: of the model, as for `create`.
     Raises:
         CheckpointError: naming the file and the first thing that does not fit, or is NaN or Inf.

@@ -57,7 +57,8 @@ def save_checkpoint(
 
     Args:
         tensors: of each safetensors file: "model", "ema", "optimizer"; and "fitted", where images fitted something.
-        state: position, draws, data and whatever else JSON can hold.   config: of the run.
+        state: position, draws, data and whatever else JSON can hold.
+        config: of the run.
     Raises:
         StoppedRun: when the disk refuses, naming path, bytes needed and bytes free.
     """

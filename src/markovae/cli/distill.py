@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
     """Distill; exit code 0.
 
     Raises:
-        UserError: for a run that is no teacher, or options that do not go together.   StoppedRun: see `distill`.
+        UserError: for a run that is no teacher, or options that do not go together.
+        StoppedRun: see `distill`.
     """
     if options.json and options.no_report:
         raise UserError("--json prints the report: leave --no-report out")

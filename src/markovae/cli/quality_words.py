@@ -110,7 +110,8 @@ def memorization_in_words(memory: Mapping[str, Any], n: int) -> str:
     """Whether samples copy training images.
 
     Args:
-        memory: as in the record of `Quality.to_dict`.   n: samples.
+        memory: as in the record of `Quality.to_dict`.
+        n: samples.
     """
     share, copies = memory["nearer"], memory["copies"]
     low, high = share["ci95"]

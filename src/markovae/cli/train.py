@@ -101,7 +101,8 @@ def run(options: argparse.Namespace) -> int:
     """Train; exit code 0.
 
     Raises:
-        UserError: for options, data or settings that do not go together.   StoppedRun: see `run.start.train`.
+        UserError: for options, data or settings that do not go together.
+        StoppedRun: see `run.start.train`.
     """
     if options.json and options.no_report:
         raise UserError("--json prints the report: leave --no-report out")
@@ -134,7 +135,9 @@ def finished(
     """Write the report of a run that has just ended, unless the one there is of the same step; its record.
 
     Args:
-        source: of the run's images, as the command named it.   trust: of --trust.   minutes: of --report-minutes.
+        source: of the run's images, as the command named it.
+        trust: of --trust.
+        minutes: of --report-minutes.
     Raises:
         KeyboardInterrupt: after saying how to get the report later.
     """

@@ -31,7 +31,8 @@ class BitStack:
     """Whole numbers under distributions, on one stack: what is pushed last is popped first.
 
     Args:
-        words: uint32, the top last.   borrowed: True for bits of any kind, to be popped first and given back; False
+        words: uint32, the top last.
+        borrowed: True for bits of any kind, to be popped first and given back; False
             for what another stack's `words` gave.
     Raises:
         UserError: without the package constriction.

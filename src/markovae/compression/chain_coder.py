@@ -51,7 +51,8 @@ class View:
     """What is known of an image by the time a part of its words is read.
 
     Args:
-        level: ℓ of the latent that is known; 0 is the image itself.   words: read by then.
+        level: ℓ of the latent that is known; 0 is the image itself.
+        words: read by then.
         images: x̂(z_ℓ) as pixel values, (B, C, H, W), int64.
     """
 
@@ -65,7 +66,8 @@ class ChainCoder:
     """A model's chain with latents on grids: what is pushed and popped, in which order, by the same numbers.
 
     Args:
-        model: on the grid that codes.   batch: images side by side.
+        model: on the grid that codes.
+        batch: images side by side.
         portable: whether float64 outputs are rounded, so that another machine computes the same.
     Raises:
         UserError: for a model that cannot be coded, or not in the portable mode.
@@ -114,7 +116,9 @@ class ChainCoder:
         """(words, places of the images that are written plainly): those are what the first latents borrow.
 
         Args:
-            images: pixel values, (n, C, H, W).   condition: of the n images.   ticks: advanced once for each image.
+            images: pixel values, (n, C, H, W).
+            condition: of the n images.
+            ticks: advanced once for each image.
         """
         codes = [plain_code(image, self._pixels.bins) for image in images]
         cheapest = np.argsort([len(code) for code in codes], kind="stable")

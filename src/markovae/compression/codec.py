@@ -95,7 +95,8 @@ def compress(
         images: pixel values, (n, C, H, W), integers.
         labels: classes, (n,), for a model of classes; captions, n texts, for a model of captions. Coded too.
         fit: training images that an isotropic reverse variance is fitted to, for the levels that code; the file keeps
-            it. None codes with the model's own.   fit_labels: of those images.
+            it. None codes with the model's own.
+        fit_labels: of those images.
         names: of the images, n, kept in the file.
         progress: show it on stderr.
         settings: levels, grid, group, batch, portable, progressive, verify: see `CodecSettings`.
@@ -121,7 +122,8 @@ def decompress(
         assert (mv.decompress(model, data) == images[:2]).all()
 
     Args:
-        data: the file's bytes.   groups: which groups to decode, in order; None is all.
+        data: the file's bytes.
+        groups: which groups to decode, in order; None is all.
     Returns: pixel values, (n, C, H, W).
     Raises:
         UserError: for a damaged file, another model or version, or a machine whose sums differ; before any decoding.

@@ -25,7 +25,8 @@ def write_mvz(out: Path, encoder: GroupEncoder, rank: Rank | None = None, disk: 
         rank: of several processes, this one, which encodes its share; the last one writes the file. None is alone.
     Returns: bytes written; None where other processes have groups to finish.
     Raises:
-        UserError: as `compress`.   StoppedRun: where the disk refuses.
+        UserError: as `compress`.
+        StoppedRun: where the disk refuses.
     """
     folder = FinishedGroups(out.with_name(f"{out.name}.part"), disk)
     keys = [encoder.key(number) for number in range(encoder.header.num_groups)]

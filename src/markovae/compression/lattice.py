@@ -47,7 +47,8 @@ class LatticeGaussian:
     """P(k) ∝ exp(−(k − mean)²/2σ²).
 
     Args:
-        std: σ > 0; one number, or one each, (N,).   bins: k is one of 0…bins−1; None is any whole number.
+        std: σ > 0; one number, or one each, (N,).
+        bins: k is one of 0…bins−1; None is any whole number.
     """
 
     def __init__(self, std: Any, bins: int | None = None) -> None:
@@ -91,7 +92,8 @@ class RoundedGaussian:
     """P(k) = Φ((k + ½ − mean)/σ) − Φ((k − ½ − mean)/σ) for k = 0…bins−1, the two end bins open.
 
     Args:
-        std: σ > 0; one number, or one each, (N,).   bins: how many values.
+        std: σ > 0; one number, or one each, (N,).
+        bins: how many values.
     """
 
     def __init__(self, std: Any, bins: int) -> None:

@@ -42,13 +42,17 @@ class FileHeader:
     """How a file was coded: what must be the same where it is decoded.
 
     Args:
-        model: SHA-256 of the model.   shape, bins: of its images.   dtype: of the pixel values that were given.
+        model: SHA-256 of the model.
+        shape, bins: of its images.
+        dtype: of the pixel values that were given.
         count, group: images in all, and in each group but the last.
         levels: those of the model's that code, increasing.
         errors: E(x − x̂)² at each of them, float32 cut to 16 bits, base64: an isotropic variance fitted to other
             images; None for the model's own variance.
-        batch: images side by side.   precision, threads: of the network; threads is None where they do not matter.
-        portable: outputs are rounded.   progressive: a group is one image, which can be decoded in part.
+        batch: images side by side.
+        precision, threads: of the network; threads is None where they do not matter.
+        portable: outputs are rounded.
+        progressive: a group is one image, which can be decoded in part.
         probe: SHA-256 of network outputs on fixed latents, 16 digits.
     """
 
@@ -194,7 +198,9 @@ class MvzFile:
     """A file whose every part is there and matches its checksum; groups are read when asked for.
 
     Args:
-        header: what it says of itself.   content: all its bytes.   edges: where each record begins, and the end.
+        header: what it says of itself.
+        content: all its bytes.
+        edges: where each record begins, and the end.
     """
 
     header: FileHeader

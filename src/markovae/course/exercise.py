@@ -19,7 +19,8 @@ class Mistake:
     """A wrong answer that people give, and what to tell them.
 
     Args:
-        words: what is wrong, as an end of "check failed: …".   answer: the function that makes this mistake.
+        words: what is wrong, as an end of "check failed: …".
+        answer: the function that makes this mistake.
     """
 
     words: str
@@ -31,9 +32,13 @@ class Exercise:
     """A function to fill in.
 
     Args:
-        name: of the function.   chapter: of the course, from 1.
-        arguments: its arguments, as in a `def`.   task: what it returns, with shapes and units.
-        draw: random arguments from a `Draw`.   answer: the library's own.   mistakes: the usual ones, commonest first.
+        name: of the function.
+        chapter: of the course, from 1.
+        arguments: its arguments, as in a `def`.
+        task: what it returns, with shapes and units.
+        draw: random arguments from a `Draw`.
+        answer: the library's own.
+        mistakes: the usual ones, commonest first.
     """
 
     name: str

@@ -30,7 +30,9 @@ class Mark:
     """What a check found; true where the answer is right.
 
     Args:
-        name: of the exercise.   passed: right on every trial.   words: what was found, a sentence or two.
+        name: of the exercise.
+        passed: right on every trial.
+        words: what was found, a sentence or two.
     """
 
     name: str

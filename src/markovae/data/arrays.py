@@ -173,7 +173,9 @@ class _Parts:
     """Arrays of images, part after part.
 
     Args:
-        images: (N, …).   labels: (N,) or None.   part: of each image, one of `PARTS`, or "" where none are given.
+        images: (N, …).
+        labels: (N,) or None.
+        part: of each image, one of `PARTS`, or "" where none are given.
         notes: sentences.
     """
 

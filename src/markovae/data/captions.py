@@ -176,7 +176,9 @@ class _Table:
     """A table of captions, read whole.
 
     Args:
-        folder: of the data.   name: of the table's file, below it.   paths: of the images.
+        folder: of the data.
+        name: of the table's file, below it.
+        paths: of the images.
     Raises: UserError for a row that cannot be read, and where no row names an image.
     """
 

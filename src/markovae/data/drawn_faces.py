@@ -26,7 +26,9 @@ class FaceBlocks:
     """Faces of one size in the cache folder, block after block, each drawn when it is first asked for.
 
     Args:
-        numbers: of the faces, in their order.   size: pixels a side.   recipe: whatever else the pixels depend on.
+        numbers: of the faces, in their order.
+        size: pixels a side.
+        recipe: whatever else the pixels depend on.
         draw: draw(number, size=) -> (3, size, size) uint8, a function of a module.
     """
 
@@ -57,7 +59,8 @@ class DrawnFaces:
     """N faces; to its readers an array (N, 3, S, S) of uint8.
 
     Args:
-        blocks: all faces.   rows: the places of these among them, (N,).
+        blocks: all faces.
+        rows: the places of these among them, (N,).
     """
 
     def __init__(self, blocks: FaceBlocks, rows: Indices) -> None:

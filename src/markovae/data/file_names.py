@@ -161,7 +161,9 @@ def understand(paths: Sequence[str], split: str, name: str) -> Layout:
     training part and images without labels; so are those one below, in one folder around all or in each class.
 
     Args:
-        paths: of images, "/" between names.   split: see `DataConfig`.   name: of the source, for messages.
+        paths: of images, "/" between names.
+        split: see `DataConfig`.
+        name: of the source, for messages.
     Raises: UserError for parts none of which trains, and for a `split` that names a folder that is not there.
     """
     if ":" in split:

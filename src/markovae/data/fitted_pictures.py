@@ -41,7 +41,9 @@ class Picture:
     """A picture as a model sees it.
 
     Args:
-        pixels: (C, H, W) uint8.   name: for messages.   notes: sentences on what was done.
+        pixels: (C, H, W) uint8.
+        name: for messages.
+        notes: sentences on what was done.
         original: the whole picture, upright and opaque, where it was scaled or cut; else None.
         fit, background: how it was fitted.
     """
@@ -62,7 +64,8 @@ class Picture:
         """The original with a draw laid over it, as strongly as the mask is white there, (H, W, C) uint8.
 
         Args:
-            drawn: the draw, (C, H, W) of the model's size.   strength: of the mask, (H, W) of the original's, 0…255.
+            drawn: the draw, (C, H, W) of the model's size.
+            strength: of the mask, (H, W) of the original's, 0…255.
         """
         assert self.original is not None, "the draw is the picture"
         grey = len(drawn) == 1
@@ -81,7 +84,8 @@ class Mask:
     """What of a picture is drawn anew.
 
     Args:
-        unknown: (H, W) bool, of the model's size.   strength: 0…255, of the original's size.
+        unknown: (H, W) bool, of the model's size.
+        strength: 0…255, of the original's size.
         notes: sentences on how it was understood.
     """
 
@@ -101,7 +105,8 @@ def read_picture(
 
     Args:
         source: a file, or an image of PIL, of any size and kind that training reads.
-        shape: (C, H, W) of the model.   exact: further shapes that are taken as they are: of degraded pictures.
+        shape: (C, H, W) of the model.
+        exact: further shapes that are taken as they are: of degraded pictures.
         fit, background: as in `DataConfig`.
     Raises:
         UserError: for no image, or one that cannot be decoded.

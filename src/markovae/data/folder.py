@@ -120,7 +120,8 @@ def classes_of(paths: Sequence[str], how: str = "auto") -> tuple[Indices | None,
     """(labels, class names, notes) by the first folder of each path, or by the prefix of each name.
 
     Args:
-        paths: of images, without the folder of their part.   how: see `DataConfig.classes`.
+        paths: of images, without the folder of their part.
+        how: see `DataConfig.classes`.
     Raises: UserError for a name without a prefix, where prefixes are the classes.
     """
     if how == "none":

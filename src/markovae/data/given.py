@@ -23,7 +23,8 @@ def given_images(images: Any, shape: Sequence[int], part: str) -> Any:
     Images of PIL are read as files are, at their own size, and nothing is scaled; paths are brought to `shape`.
 
     Args:
-        shape: (C, H, W) of the model.   part: of `Splits`: train or test.
+        shape: (C, H, W) of the model.
+        part: of `Splits`: train or test.
     Raises: UserError for a list of images of several sizes, and as `read_source`.
     """
     if isinstance(images, Splits):

@@ -27,10 +27,14 @@ class Inspection:
         source, kind: as asked for, and what it is: a key of `KINDS`.
         count, shape, bins, bytes: images; (C, H, W) of each; grey values; memory of all pixels.
         modes, formats, sizes: how many images of each, as stored.
-        unreadable: (file, reason).   duplicates: images beyond the first of each content.
+        unreadable: (file, reason).
+        duplicates: images beyond the first of each content.
         channel_mean, channel_std: per channel over all pixels, in grey values 0 … bins - 1.
-        classes: images of each class.   captions: images with one.   caption_examples: the first few.
-        split: the record a run stores (`Splits.record`).   notes: sentences.
+        classes: images of each class.
+        captions: images with one.
+        caption_examples: the first few.
+        split: the record a run stores (`Splits.record`).
+        notes: sentences.
     """
 
     source: str

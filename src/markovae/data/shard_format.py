@@ -75,9 +75,14 @@ class ShardRecord:
     """A set of shards.
 
     Args:
-        names: of the tars.   bytes: of each.   index: of all images, part after part.
-        part: 0 train, 1 validation, 2 test, (N,).   labels, class_names, captions: as `ImageData`.
-        shape: (C, H, W).   bins: values of a pixel.   source: what was sharded, in words.
+        names: of the tars.
+        bytes: of each.
+        index: of all images, part after part.
+        part: 0 train, 1 validation, 2 test, (N,).
+        labels, class_names, captions: as `ImageData`.
+        shape: (C, H, W).
+        bins: values of a pixel.
+        source: what was sharded, in words.
         method, seed, left_out: of the split, as `SplitIndices`.
     """
 

@@ -39,7 +39,9 @@ class StoredImages:
     """N images in shards; to its readers an array (N, C, H, W) of uint8 that is read image by image.
 
     Args:
-        shards: where the bytes are.   index: of these images.   plan: what each is brought to.
+        shards: where the bytes are.
+        index: of these images.
+        plan: what each is brought to.
         checked: whether the index has the digests of these very pixels, so that each image read is compared.
         bins: values that a pixel may have, 0 … bins − 1.
     """
@@ -134,8 +136,10 @@ class Scan:
     """One shard.
 
     Args:
-        found: its images, in order.   headers: how many have each header, the name left out.
-        unreadable: (shard/name, reason) of what is not an image.   unreadable_texts: the same of each class or caption.
+        found: its images, in order.
+        headers: how many have each header, the name left out.
+        unreadable: (shard/name, reason) of what is not an image.
+        unreadable_texts: the same of each class or caption.
         orphans, unused: names of members without an image, and of those beside one that say nothing that is read.
     """
 

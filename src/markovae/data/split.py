@@ -25,7 +25,8 @@ class SplitIndices:
 
     Args:
         train, validation, test: positions, (n,) int64, each ascending.
-        method: how they were chosen, in words.   seed: the seed it used, or None.
+        method: how they were chosen, in words.
+        seed: the seed it used, or None.
         left_out: images of the source that are in no part (copies across given parts).
         refusal: why there are fewer than three parts, in a sentence; then all images are in `train`.
     """
@@ -44,7 +45,8 @@ class Splits:
     """The three parts of a data set and how they came about (see `SplitIndices`).
 
     Args:
-        unreadable: (file, reason) of each unreadable image.   notes: sentences on what was decided.
+        unreadable: (file, reason) of each unreadable image.
+        notes: sentences on what was decided.
     """
 
     train: ImageData
@@ -133,7 +135,8 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
     max(1, round(n·validation_fraction)), both less where that would leave nothing to train on.
 
     Args:
-        hashes: content hash of each image.   name: of the source, for messages.
+        hashes: content hash of each image.
+        name: of the source, for messages.
     Returns: parts with a refusal where there are fewer than three different images.
     """
     ranked = _ranked(hashes, config.split_seed)

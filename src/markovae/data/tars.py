@@ -44,9 +44,12 @@ class Sample:
     Args:
         image: the first member with the ending of an image, such as `0001.jpg`; or else the first whose last dot begins
             one, such as `0001.rgb.jpg`; None where there is none.
-        label: its .cls.   caption: its .txt, or the one text there is, such as `0001.outputs.txt`.
-        table: its .json, which may have either.   others: further images of the second kind, which are not taken.
-        unread: images of kinds that are not read.   unused: all other members.
+        label: its .cls.
+        caption: its .txt, or the one text there is, such as `0001.outputs.txt`.
+        table: its .json, which may have either.
+        others: further images of the second kind, which are not taken.
+        unread: images of kinds that are not read.
+        unused: all other members.
     """
 
     image: Member | None

@@ -28,7 +28,8 @@ class _Part:
     """The images of one source.
 
     Args:
-        names: of its files; "" for the rows of an array.   dtype: of the pixel values.
+        names: of its files; "" for the rows of an array.
+        dtype: of the pixel values.
         read: (start, stop) -> pixel values (n, C, H, W).
         classes: the class of each image by name; None where the source has none.
         captions: of each image, "" for none; None where the source has none.

@@ -92,7 +92,9 @@ class Band:
     """What one band of a cascade costs, nats, float64.
 
     Args:
-        size: height and width of the band.   prior: its top level, (B,).   levels: all its levels, (B,).
+        size: height and width of the band.
+        prior: its top level, (B,).
+        levels: all its levels, (B,).
     """
 
     size: tuple[int, ...]

@@ -343,7 +343,9 @@ class Cascade(MarkovianVAE):
         """The condition of a detail stage, with the coarse mean image at a log-SNR of its own.
 
         Args:
-            image: (B, C, h, w).   logsnr: (B,) or ().   noise: of the image's shape.
+            image: (B, C, h, w).
+            logsnr: (B,) or ().
+            noise: of the image's shape.
         """
         width = expand(torch.exp(-0.5 * logsnr.to(image.device)), image).to(image)
         coarse = coarse_planes(image + width * noise, logsnr)

@@ -29,7 +29,9 @@ class Convention:
     """What f(c z, t) = out is.
 
     Args:
-        name: the word for it.   call: f with its arguments, as a person would write it.   meaning: of its output.
+        name: the word for it.
+        call: f with its arguments, as a person would write it.
+        meaning: of its output.
         target: what `gain` · out + `skip` · z is.
         time: λ, (B,), float64 -> t, (B,); None is the step ℓ − 1 of a grid.
         scale, gain, skip: λ, (B,), float64 -> factors, (B,); None is 1, 1 and 0.

@@ -42,7 +42,8 @@ class Decoder(nn.Module, ABC):
         """P_pri(z_0 | z_1), over (B, *D).
 
         Args:
-            x_hat: the network's x̂ at level 1, (B, *D).   logsnr: the chain's λ_0…λ_L, (L+1,), float64.
+            x_hat: the network's x̂ at level 1, (B, *D).
+            logsnr: the chain's λ_0…λ_L, (L+1,), float64.
             z: the latent z_1, (B, *D); a decoder that reads it says so.
             head: the second half of the network's output there, (B, *D); a decoder that reads it says so.
         """
@@ -200,7 +201,8 @@ class LearnedDecoder(DiscretisedDecoder):
         """τ, (B, *D).
 
         Raises:
-            ValueError: without a head.   UserError: on a grid with one level.
+            ValueError: without a head.
+            UserError: on a grid with one level.
         """
         if head is None:
             raise ValueError("the learned decoder needs the second half of the network's output")
@@ -219,7 +221,9 @@ class SoftmaxBins:
     """P(k) ∝ exp(−(x_k − m)²/2τ²) over the values k of a pixel; each pixel by itself.
 
     Args:
-        mean: m on the pixel scale, (B, *D).   scale: τ > 0, ().   pixels: the pixel values and their scale.
+        mean: m on the pixel scale, (B, *D).
+        scale: τ > 0, ().
+        pixels: the pixel values and their scale.
     """
 
     mean: Tensor

@@ -18,7 +18,8 @@ def products(function: Callable[[Tensor], Tensor], z: Tensor, probes: Sequence[T
     One evaluation and a backward pass a probe; neither result carries a gradient.
 
     Args:
-        z: (B, *D).   probes: each (B, *D).
+        z: (B, *D).
+        probes: each (B, *D).
     """
     with torch.enable_grad():
         at = z.detach().requires_grad_()

@@ -75,7 +75,8 @@ def coarse_planes(image: Tensor, logsnr: Tensor) -> Tensor:
     """What `Condition.coarse` holds: the coarse image and a plane of its log-SNR, (B, C + 1, h, w).
 
     Args:
-        image: z/a of the coarse image, (B, C, h, w).   logsnr: its own, (B,) or ().
+        image: z/a of the coarse image, (B, C, h, w).
+        logsnr: its own, (B,) or ().
     """
     plane = expand(logsnr.to(image.device, torch.float64) / LOGSNR_UNIT, image).to(image)
     return torch.cat([image, plane.expand(len(image), 1, *image.shape[2:])], 1)

@@ -30,7 +30,8 @@ class ForeignNetwork(nn.Module):
         grid: λ_1…λ_L on our scale, (L,), of which a convention may count the steps.
         time: log-SNR, (B,), float64 -> its own time, (B,), where that is not the convention's.
         num_classes: labels taken, which the denoiser is then given as its third argument; 0 is none.
-        data_range: what black and white are for it.   channels_last: it takes and gives (B, H, W, C).
+        data_range: what black and white are for it.
+        channels_last: it takes and gives (B, H, W, C).
         self_conditioning: its last argument is x̂ of a first call, in which that is 0: two calls an evaluation.
     """
 

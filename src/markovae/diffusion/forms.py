@@ -152,7 +152,8 @@ def draw_form(
     """The bound by Monte Carlo in the given form: one value for each draw and example, (draws, B), nats.
 
     Args:
-        form: one of `FORMS`.   x: data, (B, *D); real numbers are promoted to float64.
+        form: one of `FORMS`.
+        x: data, (B, *D); real numbers are promoted to float64.
     Raises:
         ValueError: for draws < 1.
     """

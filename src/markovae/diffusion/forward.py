@@ -67,7 +67,8 @@ def marginal(x: Tensor, logsnr: Tensor) -> Gaussian:
     r"""q(z_ℓ | z_0) = N(a_ℓ z_0, s_ℓ²).
 
     Args:
-        x: data, (B, *D).   logsnr: (B,) or ().
+        x: data, (B, *D).
+        logsnr: (B,) or ().
     Raises:
         ValueError: for pixel values that were not converted to the model's scale.
     Source: Ho et al. 2020, eq. 4; lecture, "DDPM".
@@ -88,7 +89,8 @@ def posterior(x: Tensor, z: Tensor, logsnr_prev: Tensor, logsnr: Tensor) -> Gaus
     mean = [α_ℓ s_{ℓ−1}² z + a_{ℓ−1} σ_ℓ² x] / s_ℓ²,   variance = β̃_ℓ = σ_ℓ² s_{ℓ−1}² / s_ℓ²
 
     Args:
-        x: data, (B, *D).   z: latent at level ℓ, (B, *D).
+        x: data, (B, *D).
+        z: latent at level ℓ, (B, *D).
         logsnr_prev, logsnr: log-SNR at ℓ−1 and ℓ, (B,) or (), float64; logsnr_prev = inf is level 0,
             where the posterior is the point x (variance zero).
     Raises:

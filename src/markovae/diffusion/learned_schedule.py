@@ -26,7 +26,9 @@ class LearnedLogSNR(NoiseSchedule):
     It begins close to even steps in log-SNR. Parameters: `start` and `log_span` (the ends), and the shape's.
 
     Args:
-        num_levels: L of its grid.   start, end: log-SNR of levels 1 and L to begin with.   hidden: sigmoids in g.
+        num_levels: L of its grid.
+        start, end: log-SNR of levels 1 and L to begin with.
+        hidden: sigmoids in g.
     """
 
     def __init__(self, num_levels: int = 1000, start: float = 13.3, end: float = -10.0, hidden: int = 32) -> None:
@@ -112,7 +114,8 @@ def least_variance(logsnr: Tensor, second_moment: Tensor, num_levels: int) -> Ta
     |λ'| ∝ 1/√E[m²].
 
     Args:
-        logsnr: from level 1 to level L, falling, (K,).   second_moment: E[m²] > 0 there, (K,).
+        logsnr: from level 1 to level L, falling, (K,).
+        second_moment: E[m²] > 0 there, (K,).
         num_levels: of the grid to return; its ends are those given.
     Raises:
         ValueError: for moments that are not positive.

@@ -139,7 +139,8 @@ class Diffusion(MarkovianVAE):
         """(x̂, head) at z: the network's guess of z_0, (B, *D), in the type of `z`, and what the variance needs.
 
         Args:
-            z: (B, *D).   logsnr: (B,) or (), float64.
+            z: (B, *D).
+            logsnr: (B,) or (), float64.
         Returns: head is the network's second half, or ∂x̂/∂z, (B, d, d), or None (see `ReverseVariance`).
         """
         if not self.reverse.needs_jacobian:
@@ -178,9 +179,11 @@ class Diffusion(MarkovianVAE):
         Args:
             x: integer pixel values, or floats on the model's scale (pixels lie on [−1, 1]), (B, *D).
             condition: what is known of each example; class labels (B,) will do.
-            generator: of levels and noise; None is torch's own.   objective: other tables over the levels.
+            generator: of levels and noise; None is torch's own.
+            objective: other tables over the levels.
         Raises:
-            UserError: for a learned schedule, which `fit` alone trains.   ValueError: for another shape, or an
+            UserError: for a learned schedule, which `fit` alone trains.
+            ValueError: for another shape, or an
             objective of another number of levels.
         """
         if isinstance(self.schedule, LearnedLogSNR):

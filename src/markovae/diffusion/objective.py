@@ -64,7 +64,8 @@ class Objective:
         """Tables from functions of the log-SNR λ, (L,), float64.
 
         Args:
-            schedule: the model's grid.   weight: w(λ) ≥ 0; None is 1.
+            schedule: the model's grid.
+            weight: w(λ) ≥ 0; None is 1.
             density: of log-SNR, ≥ 0, of any scale; None draws every level alike.
         Raises:
             ValueError: for weights or densities that are negative, NaN or Inf, or a density that is 0 at every level.
@@ -196,7 +197,8 @@ class NoiseSample:
     """What one training step needs besides the images.
 
     Args:
-        level: 1…L, (B,), int64, on the CPU.   noise: ε̄, (B, *D).
+        level: 1…L, (B,), int64, on the CPU.
+        noise: ε̄, (B, *D).
         fresh: ξ, (B, *D), to regress onto the raw sample of one step; None regresses onto its conditional mean.
     """
 
@@ -222,7 +224,9 @@ def literal_sample(level: Tensor, noise_prev: Tensor, step_noise: Tensor, schedu
     ρ ε̄ + √(1−ρ²) ξ is ε again, and the regression is onto the very noise that was drawn.
 
     Args:
-        level: 1…L, (B,), int64.   noise_prev: ε', (B, *D).   step_noise: ε, (B, *D).
+        level: 1…L, (B,), int64.
+        noise_prev: ε', (B, *D).
+        step_noise: ε, (B, *D).
     Source: lecture, "Training".
     """
     logsnr = schedule.on(noise_prev.device)
@@ -239,7 +243,9 @@ class NoiseSampling(ABC):
         """The draw of a batch, float32, on the CPU.
 
         Args:
-            level: 1…L, (B,), int64.   streams: one an example.   shape: of one example, D.
+            level: 1…L, (B,), int64.
+            streams: one an example.
+            shape: of one example, D.
         """
 
 
@@ -321,7 +327,8 @@ def bound_loss(
     head's term.
 
     Args:
-        network: the model's own, perhaps wrapped.   x: data on the model's scale, (B, *D), float32.
+        network: the model's own, perhaps wrapped.
+        x: data on the model's scale, (B, *D), float32.
         objective: from `bound_objective`.
     """
     assert objective.nats is not None, "the objective is the bound's"

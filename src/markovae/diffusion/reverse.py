@@ -107,7 +107,8 @@ class ErrorTable(nn.Module):
     """E(x − x̂)² at some log-SNRs, ln-interpolated between them; buffers, so that it is saved with the model.
 
     Args:
-        knots: how many log-SNRs, K ≥ 2.   shape: of one error: () for one a level, D for one a coordinate.
+        knots: how many log-SNRs, K ≥ 2.
+        shape: of one error: () for one a level, D for one a coordinate.
     """
 
     logsnr: Tensor
@@ -130,7 +131,8 @@ class ErrorTable(nn.Module):
         """Take the errors, (K, *shape), at the decreasing log-SNRs, (K,), and return self.
 
         Raises:
-            ValueError: for another number or shape than declared.   UserError: as `check_errors`.
+            ValueError: for another number or shape than declared.
+            UserError: as `check_errors`.
         """
         if logsnr.shape != self.logsnr.shape or error.shape != self.error.shape:
             raise ValueError(
@@ -205,7 +207,8 @@ class DiagonalVariance(IndependentVariance):
     r"""v_{ℓ,i} = β̃_ℓ + c_x² E(x_i − x̂_i)²: the best variance that is one number a level and coordinate.
 
     Args:
-        shape: of one example, D.   knots: size of the table of errors (see `ErrorTable`).
+        shape: of one example, D.
+        knots: size of the table of errors (see `ErrorTable`).
     """
 
     def __init__(self, shape: Sequence[int], knots: int = 65) -> None:
@@ -255,7 +258,8 @@ class Shaped:
     """A Gaussian over vectors, seen over (*D).
 
     Args:
-        flat: over (d,), one for each example.   like: a tensor (B, *D) of the shape and type of its draws.
+        flat: over (d,), one for each example.
+        like: a tensor (B, *D) of the shape and type of its draws.
     """
 
     flat: FullGaussian

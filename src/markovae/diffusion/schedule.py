@@ -393,7 +393,9 @@ def interpolate(at: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     """Values linear between knots, and beyond them with the slope of the last two; float64.
 
     Args:
-        at: (*S).   knots: increasing, (K,), K ≥ 2.   values: (K, *V).
+        at: (*S).
+        knots: increasing, (K,), K ≥ 2.
+        values: (K, *V).
     Returns: (*S, *V).
     """
     below = torch.searchsorted(knots, at.double().contiguous()).clamp(1, len(knots) - 1) - 1

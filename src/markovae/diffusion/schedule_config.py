@@ -27,7 +27,8 @@ class ScheduleConfig:
         sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
             (sigma, delta, num_levels).
         beta_start, beta_end: first and last β of linear (left out: Ho et al.'s, scaled by 1000/L) and scaled_linear.
-        betas: β_1…β_L of betas.   logsnr: λ_1…λ_L of table, falling.
+        betas: β_1…β_L of betas.
+        logsnr: λ_1…λ_L of table, falling.
         zero_terminal: whether the signal scales of these three, or of cosine, are shifted and stretched so that
             nothing is left at level L (Lin et al. 2024); not for a target that is the noise.
     Raises: UserError for a value out of its range or one that the kind does not use.

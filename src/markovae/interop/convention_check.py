@@ -28,7 +28,8 @@ def denoising_error(model: Diffusion, images: Any, labels: Any = None) -> float:
     The geometric mean over a few log-SNRs that the grid reaches; 1 is guessing, and the exact denoiser of white noise.
 
     Args:
-        images: pixel values, (N, C, H, W).   labels: (N,), where the denoiser takes them.
+        images: pixel values, (N, C, H, W).
+        labels: (N,), where the denoiser takes them.
     """
     x = model.to_x(images[:MOST_IMAGES])
     condition = None if labels is None else Condition(label=class_numbers(labels[:MOST_IMAGES]).to(x.device))
@@ -50,7 +51,9 @@ def require_fit(model: Diffusion, name: str, others: Mapping[str, Diffusion], im
     """Refuse a denoiser whose error says that its convention is another.
 
     Args:
-        model: as it was wrapped.   name: of its convention.   others: the same denoiser in other conventions, by name.
+        model: as it was wrapped.
+        name: of its convention.
+        others: the same denoiser in other conventions, by name.
         images, labels: some that it was trained on, as for `denoising_error`.
     Raises:
         UserError: naming the convention that fits much better, or that none does.

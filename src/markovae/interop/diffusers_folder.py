@@ -36,9 +36,12 @@ class Folder:
     """What a folder of diffusers holds.
 
     Args:
-        shape: of the network and its images.   rules: of its scheduler.   weights: its files.
+        shape: of the network and its images.
+        rules: of its scheduler.
+        weights: its files.
         unet, scheduler: its two configurations as they stand.
-        classes: their names.   null_learnt: whether "no class" is one more of them that was trained.
+        classes: their names.
+        null_learnt: whether "no class" is one more of them that was trained.
     """
 
     shape: UNetShape

@@ -37,7 +37,8 @@ class Rules:
     """What a scheduler says about a model.
 
     Args:
-        schedule: the grid.   target: what the network's output means, the reverse variance, the decoder and the clip.
+        schedule: the grid.
+        target: what the network's output means, the reverse variance, the decoder and the clip.
     """
 
     schedule: ScheduleConfig
@@ -77,7 +78,8 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
     """scheduler_config.json of a model; a grid that diffusers has no name for becomes trained betas.
 
     Args:
-        schedule: as it was told.   made: the grid itself.
+        schedule: as it was told.
+        made: the grid itself.
     Raises:
         UserError: for a target, a variance or pixels that diffusers cannot express, with the reason.
     """

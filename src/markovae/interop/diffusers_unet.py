@@ -36,7 +36,8 @@ class UNetShape:
     """A network of the DDPM family and the images it is for.
 
     Args:
-        options: its section.   data: channels in and out, size of the images and classes.
+        options: its section.
+        data: channels in and out, size of the images and classes.
     """
 
     options: DDPMConfig

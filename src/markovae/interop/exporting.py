@@ -90,7 +90,9 @@ def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str
     two configurations of diffusers back.
 
     Args:
-        run: a run's folder, or a checkpoint's.   out: a new or empty folder.   to: one of FORMATS.
+        run: a run's folder, or a checkpoint's.
+        out: a new or empty folder.
+        to: one of FORMATS.
         name: what the model card says to load: a repository of the Hub; None is the folder.
 
     Raises:

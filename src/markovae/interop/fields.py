@@ -15,7 +15,8 @@ class Fields:
     """The fields of an object; a field that is missing has its default.
 
     Args:
-        table: the object.   name: of its file, for messages.
+        table: the object.
+        name: of its file, for messages.
     Raises (each method): UserError for a value of another kind or out of its range.
     """
 

@@ -57,7 +57,8 @@ def import_run(
     pickle is never executed; the configuration says whose weights they are.
 
     Args:
-        source: the pipeline's folder, or the file.   out: the run's folder, new or empty.
+        source: the pipeline's folder, or the file.
+        out: the run's folder, new or empty.
         config: of a file: network, target, schedule, data.size and data.channels.
         classes: of a file: how many labels its network takes.
         trust: classes that network.own may name: they are imported.

@@ -68,7 +68,9 @@ class StoredTensor:
     """A tensor of a file, not yet read.
 
     Args:
-        dtype: of its numbers.   storage: the name of its bytes.   count: of the storage's numbers.
+        dtype: of its numbers.
+        storage: the name of its bytes.
+        count: of the storage's numbers.
         offset, shape, stride: where in the storage it lies, in numbers.
     """
 
@@ -211,7 +213,8 @@ def _interpreted(pickle: bytes) -> Any:
     """What a pickle makes, where it makes dicts, lists, tuples, strings, numbers and tensors alone.
 
     Raises:
-        UserError: naming what else it asks for.   ValueError, IndexError, KeyError, TypeError: for what is no pickle.
+        UserError: naming what else it asks for.
+        ValueError, IndexError, KeyError, TypeError: for what is no pickle.
     """
     stack: list[Any] = []
     marks: list[list[Any]] = []

@@ -91,7 +91,10 @@ def prefix_of(names: Iterable[str], wanted: Mapping[str, tuple[int, ...]], known
     Where several parts of a file hold all of them an average is taken ("ema" in its name), else the shortest; said.
 
     Args:
-        names: in the file.   wanted: shapes of the network's weights.   known: its buffers' names too.   what: it is.
+        names: in the file.
+        wanted: shapes of the network's weights.
+        known: its buffers' names too.
+        what: it is.
     Raises:
         UserError: where no part of the file holds all of the weights, or one holds more of the same modules.
     """

@@ -48,11 +48,13 @@ def wrap(
             the table); with twice the channels the second half is the head of a learned variance.
         time: log-SNR, (B,), float64 -> the second argument, where it is not the convention's own.
         num_classes: labels it takes; edm's are given as vectors of zeros and a one.
-        data_range: what black and white are for it: (0, 1) or (-1, 1).   channels_last: it takes (B, H, W, C).
+        data_range: what black and white are for it: (0, 1) or (-1, 1).
+        channels_last: it takes (B, H, W, C).
         self_conditioning: its last argument is its own x̂, of a first call in which that is 0.
         images: some it was trained on (8 will do), pixel values (N, C, H, W), and their labels: the convention is
             checked on them.
-        reverse: variance of the prior's steps; None is β̃.   clip: x̂ is held to [−clip, clip].
+        reverse: variance of the prior's steps; None is β̃.
+        clip: x̂ is held to [−clip, clip].
     Level 1 has the decoder of Ho et al.'s code for 256 grey values where steps are counted, and `step` otherwise;
     another one is set as `model.decoder`.
     Raises:

@@ -43,7 +43,8 @@ class ScoredImages:
     """Images with what their oddness is made of.
 
     Args:
-        bits: of the bound, (n,).   complexity: bits under the coder, (n,).
+        bits: of the bound, (n,).
+        complexity: bits under the coder, (n,).
         bands: nats of the levels by band, (n, BANDS).
     """
 
@@ -62,10 +63,14 @@ class AnomalyRanking:
     """Images from the oddest to the most ordinary.
 
     Args:
-        images: that were ranked.   heldout: that they are compared with.
+        images: that were ranked.
+        heldout: that they are compared with.
         band_logsnr: the ends of each band, from data to noise, (BANDS, 2).
-        dims: of an image.   draws, seed: of each bound.   network_calls_per_example: of either.
-        files: the names of the images' files, where they have some.   seconds: in all.
+        dims: of an image.
+        draws, seed: of each bound.
+        network_calls_per_example: of either.
+        files: the names of the images' files, where they have some.
+        seconds: in all.
         data, checkpoint: where images and model are from, where a command knows it.
     """
 
@@ -177,7 +182,9 @@ def rank_anomalies(
         images: to rank, as `measure` takes them; `ImageData` and folders name their files.
         heldout: of the kind that the model was trained on, but not trained on; p is at least 1/(1 + their number).
         labels, heldout_labels: classes or conditioning, as for `measure`.
-        draws: levels per image, evenly spread.   limit: the first so many images only.   seed, batch: as for `measure`.
+        draws: levels per image, evenly spread.
+        limit: the first so many images only.
+        seed, batch: as for `measure`.
         progress: whether to show progress on stderr.
     Raises:
         UserError: as `measure`; for fewer than 20 held-out images, a model of densities, or a cascade.

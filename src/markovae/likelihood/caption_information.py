@@ -51,8 +51,10 @@ def shared_nats(
     Levels and noise are keyed by an image's place alone, so that two calls differ by what is given and nothing else.
 
     Args:
-        images: pixel values, (n, *D), or floats for a model of densities.   given: of the images at `rows`, R; None is
-            no condition.   rows: which images, (R,), increasing; None is all.
+        images: pixel values, (n, *D), or floats for a model of densities.
+        given: of the images at `rows`, R; None is
+            no condition.
+        rows: which images, (R,), increasing; None is all.
         estimator: 16 stratified levels an image where left out; without replicates.
     Raises:
         UserError: as `measure`; or where `given` does not fit the rows.
@@ -158,7 +160,9 @@ class Choice:
     """How often the bound tells an image's own value of an attribute from the others it could have.
 
     Args:
-        attribute: its name.   right: whether the own caption costs least, (R,).   options: how many there were, (R,).
+        attribute: its name.
+        right: whether the own caption costs least, (R,).
+        options: how many there were, (R,).
         log_prob: ln q of the own one, q ∝ e^{−nats}, (R,), nats.
     """
 
@@ -183,13 +187,18 @@ class CaptionInformation:
     """Captions weighed on n images, all with one noise an image.
 
     Args:
-        captions: n.   places: of their images among those asked for, n.
+        captions: n.
+        places: of their images among those asked for, n.
         given, without: each image's bound with its caption and with none, (n,), nats.
         candidates: nats of image i with the caption of image `block_partners(n, k)[j, i]` of its block, (k, m).
-        dims: of an image.   phrases: by name, the nats that leaving it out costs where it stands.
-        choices: attribute by attribute.   calls: of the network.
-        draws, seed: of each bound.   encoder: name and hash of the text encoder.
-        precision, device: of the network.   seconds: in all.
+        dims: of an image.
+        phrases: by name, the nats that leaving it out costs where it stands.
+        choices: attribute by attribute.
+        calls: of the network.
+        draws, seed: of each bound.
+        encoder: name and hash of the text encoder.
+        precision, device: of the network.
+        seconds: in all.
     """
 
     captions: tuple[str, ...]
@@ -320,8 +329,10 @@ def caption_information(
         print(found)
 
     Args:
-        images: pixel values, (n, C, H, W).   texts: their captions, as `ImageData.captions`.
-        candidates: k of the lower bound.   draws: levels per bound, stratified; None or "all" takes every level.
+        images: pixel values, (n, C, H, W).
+        texts: their captions, as `ImageData.captions`.
+        candidates: k of the lower bound.
+        draws: levels per bound, stratified; None or "all" takes every level.
         limit: the first so many images only; None is all.
         attributes: whether phrases and attributes are weighed too, where the captions are those of the faces.
     Raises:

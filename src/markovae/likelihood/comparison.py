@@ -25,7 +25,8 @@ class Comparison:
         found.difference_bits_per_dim
 
     Args:
-        a, b: the measurements.   same_grid: True where levels and noise were common draw by draw; on different
+        a, b: the measurements.
+        same_grid: True where levels and noise were common draw by draw; on different
             grids only the images and the quantiles of the levels are.
     """
 

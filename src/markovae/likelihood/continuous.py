@@ -48,7 +48,8 @@ def continuous_draws(
     """One draw each of the levels' sum in the limit, (B,), nats, float64; differentiable in network and schedule.
 
     Args:
-        x, noise: (B, *D).   quantile: of u between level 1 and L, in [0, 1), (B,).
+        x, noise: (B, *D).
+        quantile: of u between level 1 and L, in [0, 1), (B,).
         schedule: of the draws; None is the model's own.
     """
     schedule = model.schedule if schedule is None else schedule
@@ -75,7 +76,8 @@ def continuous_bound(
         mv.continuous_bound(model, images[:4], labels[:4]).bits_per_dim
 
     Args:
-        images, labels, seed, batch: as for `measure`.   draws: of u an image (cost: draws + 1 network calls).
+        images, labels, seed, batch: as for `measure`.
+        draws: of u an image (cost: draws + 1 network calls).
         schedule: for the draws of u between the model's own ends; None is the model's own.
     Returns: a Measurement whose `num_levels` is 0: the limit.
     Raises:

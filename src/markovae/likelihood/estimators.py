@@ -86,7 +86,8 @@ class LevelDistribution:
         Each quantile is uniform when `start` is, so Σ_m share·nats is unbiased; together they are evenly spread.
 
         Args:
-            start: in [0, 1), (*S).   draws: M.
+            start: in [0, 1), (*S).
+            draws: M.
         Returns: levels 2…L, (*S, M), int64; shares, (*S, M), float64.
         """
         quantile = (torch.arange(draws, dtype=torch.float64) + start.double()[..., None]) / draws
@@ -107,7 +108,8 @@ class Evaluations:
     """Single evaluations: of which image, at which level, for which of the independent randomizations.
 
     Args:
-        image: place of the image in the data, (B,).   level: 2…L, (B,); 1 stands for the reconstruction.
+        image: place of the image in the data, (B,).
+        level: 2…L, (B,); 1 stands for the reconstruction.
         weight: of the nats in their image's sum, (B,), float64.
         replicate: number of the randomization, (B,).
         repeat: how often this image was at this level before, (B,): a repetition takes other noise.
@@ -207,7 +209,8 @@ def evaluate_nats(model: Model, x: Tensor, evaluations: Evaluations, condition: 
     """Nats of each evaluation, (B,), float64, on the CPU.
 
     Args:
-        x: data of the evaluations on the model's scale, (B, *D).   condition: theirs.
+        x: data of the evaluations on the model's scale, (B, *D).
+        condition: theirs.
     Raises:
         UserError: where nats are NaN or Inf.
     """
@@ -231,8 +234,10 @@ class EvaluatedBatch:
     """The nats of one batch of evaluations.
 
     Args:
-        evaluations: image and level of each.   nats: of each, (B,), float64.
-        prior: closed-form prior term of the images whose first evaluation is here.   begin: place of the first.
+        evaluations: image and level of each.
+        nats: of each, (B,), float64.
+        prior: closed-form prior term of the images whose first evaluation is here.
+        begin: place of the first.
     """
 
     evaluations: Evaluations

@@ -32,7 +32,8 @@ class EvaluationData:
     """The images to measure.
 
     Args:
-        data: the images, with labels where they have them.   source, split: where they are from.
+        data: the images, with labels where they have them.
+        source, split: where they are from.
         matches_run: whether they are what the run stored; None for other data than the run's own.
         splits: the parts of this source; None of other data of which all is measured.
     """
@@ -54,7 +55,8 @@ def evaluation_data(
     """The images to measure: a part of the run's own data, checked against what the run stored, or of other data.
 
     Args:
-        opened: the run.   source: other data than its own.
+        opened: the run.
+        source: other data than its own.
         split: test, validation, train or all; None is the test part of the run's own data, and all of other data.
         limit: of all no more images than this are read.
     Raises:

@@ -88,7 +88,8 @@ def with_reverse(
     Args:
         kind: step, posterior, isotropic, diagonal, full, or learned where the network has a head for it.
         images, labels: pixel values to fit on, for isotropic and diagonal: training images, never those to be measured.
-        seed: of the draws of the fit.   batch: of its network calls.
+        seed: of the draws of the fit.
+        batch: of its network calls.
     Raises:
         UserError: for images that are missing or not asked for, an unknown kind, or a full one of large images.
     """
@@ -116,7 +117,8 @@ def fit_reverse(
     """Fit the model's isotropic or diagonal variance in place, in one pass; the table serves every sub-grid.
 
     Args:
-        images, labels, seed, batch: as for `with_reverse`.   knots: levels whose errors are averaged.
+        images, labels, seed, batch: as for `with_reverse`.
+        knots: levels whose errors are averaged.
     Raises:
         UserError: for a model whose variance has nothing to fit, or images that do not fit the model.
     """

@@ -122,7 +122,9 @@ def require_finite(nats: Tensor, images: Tensor, levels: Tensor | None = None) -
     """Refuse nats that are NaN or Inf.
 
     Args:
-        nats: (..., B).   images: the images' places in the data, (B,).   levels: of each, (B,), where they have one.
+        nats: (..., B).
+        images: the images' places in the data, (B,).
+        levels: of each, (B,), where they have one.
     Raises:
         UserError: naming the first such image.
     """

@@ -27,7 +27,10 @@ class LevelNats:
     """The KL of one level, averaged over the draws that fell on it.
 
     Args:
-        level: ℓ.   logsnr: λ_ℓ.   nats: per example; stderr is over images, nan for a single one.   draws: how many.
+        level: ℓ.
+        logsnr: λ_ℓ.
+        nats: per example; stderr is over images, nan for a single one.
+        draws: how many.
     """
 
     level: int
@@ -47,20 +50,24 @@ class Measurement:
     Args:
         prior, levels, reconstruction: estimates of the three terms of each image, (n,), nats, float64.
         per_level: the levels' own figures.
-        dims: dimensions of one image.   num_levels: L of the grid measured on.
-        network_calls_per_example: network calls spent on an image.   seed: of every draw.
+        dims: dimensions of one image.
+        num_levels: L of the grid measured on.
+        network_calls_per_example: network calls spent on an image.
+        seed: of every draw.
         discrete: True for the code length of pixel values, False for the negative log-density of a continuous variable.
         estimator: what drew the levels, in words.
         randomizations: each image's bound by independent randomizations, (n, R), or None where there was one.
         grid, grid_levels: all, even, optimal or named, and which levels of the model's own grid, None for all.
         reverse_variance: step, posterior, isotropic, diagonal, learned or full.
         fit: images and network_calls of what was fitted before; None where nothing was.
-        precision, device: of the network.   seconds: of fitting and measuring.
+        precision, device: of the network.
+        seconds: of fitting and measuring.
         continuous, ode: the other likelihoods of the same images, where they were asked for.
         data, checkpoint: where images and model are from, where a command knows it.
         files: the names of the images' files, where they have some.
         band_levels, band_tops: of a cascade, what each image's bands cost, coarse first, (n, K+1), nats: they add up
-            to `levels` and `prior`.   band_sizes: height and width of each band.
+            to `levels` and `prior`.
+        band_sizes: height and width of each band.
     """
 
     prior: Tensor
@@ -294,7 +301,8 @@ def level_table(image: Tensor, level: Tensor, nats: Tensor, logsnr: Tensor) -> t
     The mean is a ratio, Σ_i S_i/Σ_i c_i, S_i the sum of the c_i draws of image i; so is its error.
 
     Args:
-        image, level, nats: of every draw, (N,).   logsnr: the grid λ_0…λ_L.
+        image, level, nats: of every draw, (N,).
+        logsnr: the grid λ_0…λ_L.
     Source: Cochran 1977, section 6.4.
     """
     pairs, place = torch.stack([level, image]).unique(dim=1, return_inverse=True)

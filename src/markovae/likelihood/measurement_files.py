@@ -58,7 +58,9 @@ def save_measurement(
     """Write RUN/measurements/NAME: record.json, images.csv and the sheets of extreme images; its path.
 
     Args:
-        record: of `found`.   run: path of the run.   images: measured, (n, C, H, W), of `bins` values a channel.
+        record: of `found`.
+        run: path of the run.
+        images: measured, (n, C, H, W), of `bins` values a channel.
     Raises:
         UserError: where it cannot be written.
     """

@@ -117,9 +117,12 @@ class Prepared:
     """A model on the levels and with the variance it is measured with, and the estimator.
 
     Args:
-        model: this one.   estimator: with its distribution over levels.
+        model: this one.
+        estimator: with its distribution over levels.
         levels: which of the original grid's levels, (K,), int64; None for all.
-        grid: even, optimal or named.   fitted_on: how many other images.   fit_calls: NFE spent on them.
+        grid: even, optimal or named.
+        fitted_on: how many other images.
+        fit_calls: NFE spent on them.
     """
 
     model: Model
@@ -143,7 +146,8 @@ def prepare(
 
     Args:
         fit, fit_labels: those images, pixel values as in `measure`; none for a method that needs none.
-        seed: of the draws of the fit.   batch: of its network calls.
+        seed: of the draws of the fit.
+        batch: of its network calls.
     Raises:
         UserError: for images that are missing or do not fit the model, or more levels than the grid has.
     """

@@ -92,7 +92,8 @@ class DormandPrince(Integrator):
     """Order 5 with an embedded order 4: each example takes its own steps until its own error is small enough.
 
     Args:
-        tolerance: on the root mean square of error/(1 + |state|) a step.   max_calls: per example.
+        tolerance: on the root mean square of error/(1 + |state|) a step.
+        max_calls: per example.
     Source: Dormand & Prince 1980.
     """
 
@@ -215,9 +216,12 @@ class OdeLikelihood:
     Args:
         nats: of each example, averaged over probes, (n,), float64: a bound on −ln P, or −ln p of floats.
         probe_stderr: standard error that the trace's probes leave in each, (n,); nan for one probe, 0 if exact.
-        dims: d.   discrete: True for pixel values.   calls: network calls of each example, (n,).
+        dims: d.
+        discrete: True for pixel values.
+        calls: network calls of each example, (n,).
         first, last: the log-SNRs where the flow began and ended.
-        probes: of the trace; None is exact.   dequantisation: uniform or normal.
+        probes: of the trace; None is exact.
+        dequantisation: uniform or normal.
     """
 
     nats: Tensor

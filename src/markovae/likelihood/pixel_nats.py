@@ -39,7 +39,8 @@ def pixel_nats(
     """Estimates of one image's bound, each from `draws` levels with a new random start; endless.
 
     Args:
-        x: the image on the model's scale, (1, *D).   draws: levels an estimate, at most those of the model.
+        x: the image on the model's scale, (1, *D).
+        draws: levels an estimate, at most those of the model.
         condition: of one example, or None.
     Raises:
         UserError: for a model whose steps are no independent Gaussians, or that has no decoder for pixels.

@@ -38,7 +38,10 @@ def smoothed(logsnr: Tensor, error: Tensor, count: Tensor, width: float) -> Tens
     Where the log-SNRs lie further apart than the window, an error stays what it is.
 
     Args:
-        logsnr: (K,).   error: (K, *D), ≥ 0.   count: draws behind each, (K,).   width: of the window, > 0.
+        logsnr: (K,).
+        error: (K, *D), ≥ 0.
+        count: draws behind each, (K,).
+        width: of the window, > 0.
     Source: Fan & Gijbels 1996, section 3.2 (local polynomial regression).
     """
     offset = (logsnr - logsnr[:, None]).double() / width
@@ -61,7 +64,9 @@ class LevelStatistics:
     """Moments at K of the levels, each over the draws that fell on it.
 
     Args:
-        level: 1…L, increasing, (K,), int64.   logsnr: the whole grid λ_0…λ_L, (L+1,).   count: draws, (K,).
+        level: 1…L, increasing, (K,), int64.
+        logsnr: the whole grid λ_0…λ_L, (L+1,).
+        count: draws, (K,).
         error: E(x − x̂)² of each coordinate, (K, *D).
         nats, nats_square: first and second moment of the level's nats, (K,); level 1's are the reconstruction's.
         prior: mean closed-form prior term, nats.
@@ -239,8 +244,10 @@ class RatePoint:
     """One level of the curve.
 
     Args:
-        level: ℓ; 0 is the image itself.   logsnr: λ_ℓ, infinite at level 0.
-        rate_bits_per_dim: bits/dim sent by then.   rmse: root mean squared error of x̂, in grey levels.
+        level: ℓ; 0 is the image itself.
+        logsnr: λ_ℓ, infinite at level 0.
+        rate_bits_per_dim: bits/dim sent by then.
+        rmse: root mean squared error of x̂, in grey levels.
     """
 
     level: int

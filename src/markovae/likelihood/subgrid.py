@@ -20,7 +20,9 @@ def isotropic_costs(error: Tensor, logsnr: Tensor, dims: int) -> Tensor:
     """(d/2) ln(1 + Δγ e_ℓ): expected nats of every step, with the variance refitted for it, (L, L).
 
     Args:
-        error: e of levels 1…L, (L,).   logsnr: λ_0…λ_L.   dims: d.
+        error: e of levels 1…L, (L,).
+        logsnr: λ_0…λ_L.
+        dims: d.
     Returns: entry (i, j) is the step from level j+1 to level i+1 < j+1; the rest is infinite.
     """
     return _upper(0.5 * dims * torch.log1p(_snr_steps(logsnr) * error.double()))

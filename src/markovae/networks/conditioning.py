@@ -39,7 +39,8 @@ class RepeatedConditioning(Conditioning):
     """The conditioning of a few examples, repeated for many and looked up when asked.
 
     Args:
-        few: of K examples.   index: the row of `few` that each example has, (N,), int64.
+        few: of K examples.
+        index: the row of `few` that each example has, (N,), int64.
     """
 
     def __init__(self, few: Conditioning, index: Tensor) -> None:
@@ -65,7 +66,8 @@ class RefiningConditioning(Conditioning):
     """What a detail stage of a cascade is given of N examples: their coarse images, and what else is known.
 
     Args:
-        coarse: see `Condition.coarse`, (N, C + 1, h, w).   known: of the same examples, or None.
+        coarse: see `Condition.coarse`, (N, C + 1, h, w).
+        known: of the same examples, or None.
     """
 
     def __init__(self, coarse: Tensor, known: Conditioning | None) -> None:
@@ -217,7 +219,8 @@ class ConditionEmbedding(nn.Module):
     Args:
         width: size of the embedding.
         num_classes: labels run from 0 to num_classes − 1; 0 takes none.
-        vector_dim: size of the vector; 0 takes none.   token_dim: size of a token's features; 0 takes none.
+        vector_dim: size of the vector; 0 takes none.
+        token_dim: size of a token's features; 0 takes none.
         image_channels: of the image; 0 takes none.
         null: False for a network of others that never learned to do without a label.
     """

@@ -73,8 +73,11 @@ class DDPMAttention(nn.Module):
     """h + projection of softmax(q kᵀ/√d) v over all positions.
 
     Args:
-        channels: C, kept.   head_dim: size of a head; 0 is one head.   groups: of the normalisation; 0 is none.
-        eps: added to its variance.   scale: the sum is divided by it.
+        channels: C, kept.
+        head_dim: size of a head; 0 is one head.
+        groups: of the normalisation; 0 is none.
+        eps: added to its variance.
+        scale: the sum is divided by it.
     """
 
     def __init__(self, channels: int, head_dim: int, groups: int, eps: float, scale: float = 1.0) -> None:
@@ -102,7 +105,8 @@ class Halving(nn.Module):
     """A 3x3 convolution of stride 2, (B, C, H, W) -> (B, C, H/2, W/2).
 
     Args:
-        channels: C.   padding: 1 on every side, or 0: one at the right and below.
+        channels: C.
+        padding: 1 on every side, or 0: one at the right and below.
     """
 
     def __init__(self, channels: int, padding: int) -> None:
@@ -142,7 +146,9 @@ class DownStage(nn.Module):
     """The blocks of one level going down, and the step to the next coarser one.
 
     Args:
-        config: of the network.   level: 0 is the finest.   inputs: channels that come in.
+        config: of the network.
+        level: 0 is the finest.
+        inputs: channels that come in.
     """
 
     def __init__(self, config: DDPMConfig, level: int, inputs: int) -> None:
@@ -173,7 +179,9 @@ class UpStage(nn.Module):
     """The blocks of one level going up, each with a skip of the way down, and the step to the next finer level.
 
     Args:
-        config: of the network.   level: 0 is the finest.   inputs: channels that come from the coarser level.
+        config: of the network.
+        level: 0 is the finest.
+        inputs: channels that come from the coarser level.
     """
 
     def __init__(self, config: DDPMConfig, level: int, inputs: int) -> None:
@@ -263,7 +271,8 @@ class StepEmbedding(nn.Module):
     and other ones would be another network.
 
     Args:
-        features: 2n, the width of the finest level.   config: embedding, sine_first, shift.
+        features: 2n, the width of the finest level.
+        config: embedding, sine_first, shift.
     Source: Ho et al. 2020, appendix B; Vaswani et al. 2017, section 3.5.
     """
 
@@ -297,7 +306,8 @@ class DDPMUNet(Network):
     """The U-Net of Ho et al. (2020) and, with scale and shift, of Nichol and Dhariwal (2021) and their successors.
 
     Args:
-        config, data: its shape.   logsnr: λ_1…λ_T of the grid that its steps t = 0…T−1 count, (T,).
+        config, data: its shape.
+        logsnr: λ_1…λ_T of the grid that its steps t = 0…T−1 count, (T,).
     Source: Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, section 3.
     """
 

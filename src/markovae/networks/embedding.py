@@ -79,7 +79,9 @@ def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, 
     On a flat area D is the pixel's noise up to the window's mean, however small s; alone on an edge it is 0.
 
     Args:
-        z: (B, C, H, W).   noise: s, (B, 1, 1, 1).   radius: of the window.
+        z: (B, C, H, W).
+        noise: s, (B, 1, 1, 1).
+        radius: of the window.
     Returns: D, (B, C, H, W), and the log of the mean weight over the window, (B, 1, H, W).
     Source: Tomasi and Manduchi 1998, with the noise's own scale for the range.
     """

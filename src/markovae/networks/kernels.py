@@ -34,7 +34,8 @@ def doubled_convolution(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     products stand for 9.
 
     Args:
-        weight: (C', C, 3, 3).   bias: (C',).
+        weight: (C', C, 3, 3).
+        bias: (C',).
     """
     if h.device.type != "cpu":
         return F.conv2d(F.interpolate(h, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)

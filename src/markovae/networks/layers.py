@@ -24,7 +24,9 @@ def modulated_norm(h: Tensor, groups: int, scale: Tensor, shift: Tensor) -> Tens
     """GroupNorm with a gain and offset per example: GN(h)·(1 + scale) + shift.
 
     Args:
-        h: (B, C, H, W).   groups: divides C.   scale, shift: (B, C).
+        h: (B, C, H, W).
+        groups: divides C.
+        scale, shift: (B, C).
     Returns: (B, C, H, W) in the dtype of h.
     """
     if h.is_contiguous():
@@ -46,7 +48,9 @@ class ResidualBlock(nn.Module):
     """h + conv(silu(modulated GN(conv(silu(GN h))))): gain and offset come from the embedding.
 
     Args:
-        channels: C, kept.   embedding: size of the embedding.   dropout: before the second convolution.
+        channels: C, kept.
+        embedding: size of the embedding.
+        dropout: before the second convolution.
     """
 
     def __init__(self, channels: int, embedding: int, dropout: float = 0.0) -> None:
@@ -93,7 +97,8 @@ class SelfAttention(nn.Module):
     """h + projection of softmax(q kᵀ/√d) v over all positions, queries and keys normalised per head.
 
     Args:
-        channels: C, kept.   head_dim: size of a head, divides C.
+        channels: C, kept.
+        head_dim: size of a head, divides C.
     """
 
     def __init__(self, channels: int, head_dim: int = 64) -> None:
@@ -119,7 +124,9 @@ class CrossAttention(nn.Module):
     """h + projection of softmax(q kᵀ/√d) v: every position of the image asks the tokens of a text.
 
     Args:
-        channels: C, kept.   token_dim: features of a token.   head_dim: size of a head, divides C.
+        channels: C, kept.
+        token_dim: features of a token.
+        head_dim: size of a head, divides C.
     """
 
     def __init__(self, channels: int, token_dim: int, head_dim: int = 64) -> None:

@@ -22,7 +22,8 @@ class DataSpec:
     """What the data decide about a network of images.
 
     Args:
-        in_channels: channels of the latent.   out_channels: C, or 2C where the reverse variance is learned.
+        in_channels: channels of the latent.
+        out_channels: C, or 2C where the reverse variance is learned.
         size: height and width of the images, pixels: they decide how many levels a U-Net has.
         frequency: cycles per unit of data of the grid of pixel values; 127.5 is that of x/127.5 − 1.
         num_classes, vector_dim, token_dim, image_channels: the conditions taken, 0 for none. The condition's image is
@@ -56,14 +57,18 @@ class DDPMConfig:
         attention, attention_up: levels with self-attention, going down and going up; the latter left out: the same.
         residual_down, residual_up: levels whose change of resolution is a residual block instead of a convolution.
         head_dim: size of a head of attention, 0 for one head.
-        groups: of every normalisation.   eps: added to its variance.
+        groups: of every normalisation.
+        eps: added to its variance.
         scale_shift: whether the time scales and shifts the second normalisation, or is added before it.
         dropout: inside the residual blocks, in [0, 1).
         embedding: size of the time embedding; left out: four times the finest width.
-        sine_first: order of the features of time.   shift: of their frequencies.
+        sine_first: order of the features of time.
+        shift: of their frequencies.
         padding: of the convolutions that halve: 1 on each side, or 0: one at the right and below.
-        middle_attention: whether the coarsest level attends.   middle_groups: of its normalisation, 0 for none; left
-            out: as `groups`.   middle_scale: what the middle's residual sums are divided by.
+        middle_attention: whether the coarsest level attends.
+        middle_groups: of its normalisation, 0 for none; left
+            out: as `groups`.
+        middle_scale: what the middle's residual sums are divided by.
         null_class: whether one more class stands for "no class"; a network from elsewhere may lack it.
     """
 
@@ -167,13 +172,15 @@ class DiTConfig:
     """The diffusion transformer of Peebles and Xie.
 
     Args:
-        width: features of a patch.   depth: how many blocks.
+        width: features of a patch.
+        depth: how many blocks.
         head_dim: of attention, a multiple of 4 that divides the width.
         expansion: hidden units of a block's perceptron, in widths.
         patch: side of the squares of pixels that are one position.
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the perceptrons, in [0, 1).
-        detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
+        detail: whether the network sees fixed features of the finest detail.
+        radius: of their window, 0 for none.
         octaves: of the fixed features of the position in the image, 0 for none.
     """
 
@@ -246,7 +253,8 @@ class OwnOptions:
         name: "package.module:Class", a torch.nn.Module with forward(z, logsnr, condition).
         arguments: of its constructor, a JSON object.
         predicts: the convention of one with another forward, as for `mv.wrap`: noise, velocity, edm, flow, …
-        data_range: what black and white are for that one.   channels_last: it takes (B, H, W, C).
+        data_range: what black and white are for that one.
+        channels_last: it takes (B, H, W, C).
         self_conditioning: its last argument is its own x̂ of a first call.
     """
 
@@ -281,11 +289,13 @@ class NetworkConfig:
         width: channels at the finest level.
         multipliers: of the width, one a level, each half as large; left out: down to at most 8 positions a side.
         blocks: residual blocks a level, down and again up; captions are attended to after each of the coarsest level.
-        attention: levels with self-attention, 0 the finest; left out: the coarsest.   head_dim: size of a head of it.
+        attention: levels with self-attention, 0 the finest; left out: the coarsest.
+        head_dim: size of a head of it.
         patch: side of the squares of pixels folded into channels first.
         embedding: size of the embedding of log-SNR and condition.
         dropout: share left out inside the residual blocks, in [0, 1).
-        detail: whether the network sees fixed features of the finest detail.   radius: of their window, 0 for none.
+        detail: whether the network sees fixed features of the finest detail.
+        radius: of their window, 0 for none.
         octaves: how many fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.

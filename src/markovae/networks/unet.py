@@ -26,8 +26,11 @@ class _Level(nn.Module):
     """The blocks of one level, in one direction; going up, each first merges the skip of its partner.
 
     Args:
-        channels: C.   attend: whether self-attention follows each block.   token_dim: features of the tokens attended
-            to, 0 for none.   merge: whether the level goes up.
+        channels: C.
+        attend: whether self-attention follows each block.
+        token_dim: features of the tokens attended
+            to, 0 for none.
+        merge: whether the level goes up.
     """
 
     def __init__(self, config: NetworkConfig, channels: int, attend: bool, token_dim: int, merge: bool) -> None:

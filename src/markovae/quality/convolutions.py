@@ -46,7 +46,9 @@ class FoldedConv(nn.Module):
     """A convolution with a bias, for evaluation.
 
     Args:
-        weight: (out, in/groups, kh, kw).   bias: (out,).   stride: of both axes.
+        weight: (out, in/groups, kh, kw).
+        bias: (out,).
+        stride: of both axes.
         padding: (rows, columns) on both sides, or None for as little as keeps ⌈size/stride⌉ positions, an odd one
             on the right and lower side (TensorFlow's SAME).
         groups: as in torch.

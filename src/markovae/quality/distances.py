@@ -20,7 +20,8 @@ class Sums:
     """What the estimators need of a kernel matrix.
 
     Args:
-        rows, columns: sums of the entries, (m,), (n,).   squares: Σ k², all entries.
+        rows, columns: sums of the entries, (m,), (n,).
+        squares: Σ k², all entries.
     """
 
     rows: Tensor
@@ -63,7 +64,8 @@ def kid_difference(first: Array, second: Array, reference: Array) -> Estimate:
     with variance 4 Var[E g | w]/m + 2 E[g̃²]/(m(m−1)), g̃ the doubly centred g. The reference counts as given.
 
     Args:
-        first, second: features, (m, d).   reference: (n, d).
+        first, second: features, (m, d).
+        reference: (n, d).
     Raises:
         ValueError: for features that are no matrices of one width, too few, not finite, or not in pairs.
     """
@@ -185,7 +187,8 @@ def gaussian_distance(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tens
     arises where a covariance is singular.
 
     Args:
-        mean_x, mean_y: (d,).   cov_x, cov_y: symmetric, positive semi-definite, (d, d), float64.
+        mean_x, mean_y: (d,).
+        cov_x, cov_y: symmetric, positive semi-definite, (d, d), float64.
     """
     half = root(cov_x)
     product = half @ cov_y @ half
@@ -215,9 +218,11 @@ class PrecisionRecall:
     A ball reaches from a point to its k-th nearest neighbour of its own set.
 
     Args:
-        precision: samples within any real image's ball.   recall: real images within any sample's ball.
+        precision: samples within any real image's ball.
+        recall: real images within any sample's ball.
         density: real balls over a sample, divided by k, averaged; 1 in expectation for equal populations.
-        coverage: real images whose ball holds a sample.   k: as above.
+        coverage: real images whose ball holds a sample.
+        k: as above.
     """
 
     precision: float
@@ -233,7 +238,8 @@ def precision_recall(samples: Array, reference: Array, k: int = NEIGHBOURS) -> P
     All four depend on the two sizes: compare at equal n, beside the floor.
 
     Args:
-        samples, reference: features, (m, d) and (n, d).   k: neighbours, 1…min(m, n) − 1.
+        samples, reference: features, (m, d) and (n, d).
+        k: neighbours, 1…min(m, n) − 1.
     Raises:
         ValueError: for features that are no matrices of one width, not finite, or no more than k.
     Source: Kynkäänniemi et al. 2019 (precision, recall); Naeem et al. 2020 (density, coverage).

@@ -72,7 +72,8 @@ class DegradedFigures:
     """What real images get that were spoilt.
 
     Args:
-        kid_excess: their KID less that of the same images unspoilt.   precision: theirs.
+        kid_excess: their KID less that of the same images unspoilt.
+        precision: theirs.
     """
 
     kid_excess: Estimate
@@ -84,8 +85,10 @@ class ExtractorCheck:
     """Whether an extractor's figures fall for real images that are blurred or noised, as the eye's would.
 
     Args:
-        image_kind: drawn, photographic or unknown.   n: real images that were degraded.
-        precision: of them as they are.   blurred, noised: degraded.
+        image_kind: drawn, photographic or unknown.
+        n: real images that were degraded.
+        precision: of them as they are.
+        blurred, noised: degraded.
     """
 
     image_kind: str

@@ -190,8 +190,11 @@ class Extractor:
     """A feature network and what it is known by.
 
     Args:
-        name: one of EXTRACTORS.   digest: SHA-256 of its weights, hex.   side: of its square input, pixels.
-        dims: d, how many features it gives.   network: images on [0, 1], (B, 3, side, side) -> (B, d), on the CPU.
+        name: one of EXTRACTORS.
+        digest: SHA-256 of its weights, hex.
+        side: of its square input, pixels.
+        dims: d, how many features it gives.
+        network: images on [0, 1], (B, 3, side, side) -> (B, d), on the CPU.
     """
 
     name: str

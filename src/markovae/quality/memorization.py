@@ -22,7 +22,8 @@ class NearestImages:
     """The nearest image of a pool to each of some images.
 
     Args:
-        index: place in the pool, (n,).   distance: root mean square difference, in grey levels of 0…255, (n,).
+        index: place in the pool, (n,).
+        distance: root mean square difference, in grey levels of 0…255, (n,).
     """
 
     index: Images
@@ -33,7 +34,8 @@ def nearest(images: Images, pool: Images, bins: int) -> NearestImages:
     """Nearest by pixel L2, d = √mean (x − y)², both scaled to 0…255.
 
     Args:
-        images: pixel values, (n, C, H, W).   pool: pixel values, (N, C, H, W), read block by block.
+        images: pixel values, (n, C, H, W).
+        pool: pixel values, (N, C, H, W), read block by block.
     """
     scale = 255 / (bins - 1)
     x = np.asarray(images, np.float64).reshape(len(images), -1) * scale
@@ -89,8 +91,10 @@ class Memorization:
         samples_median, heldout_median: the middle distance of each.
         nearer: P(a sample lies nearer to the training images than a held-out image does); ½ for a model that has
             learned and not stored, towards 1 for one that copies.
-        suspicious: samples nearer than 99 % of the held-out images are.   expected: how many that makes by chance.
-        copies: samples within COPY grey level of a training image.   searched: training images looked through.
+        suspicious: samples nearer than 99 % of the held-out images are.
+        expected: how many that makes by chance.
+        copies: samples within COPY grey level of a training image.
+        searched: training images looked through.
         nearest: the samples nearest to a training image, nearest first, at most PAIRS.
     """
 

@@ -22,11 +22,14 @@ class Conditions:
     """What two figures must share to be compared.
 
     Args:
-        n: samples.   sampler, steps, spacing, threshold, guidance, guidance_interval, autoguide, seed: how they were
+        n: samples.
+        sampler, steps, spacing, threshold, guidance, guidance_interval, autoguide, seed: how they were
             drawn; steps are network calls a sample; all None where the images were given.
         precision: of the network that drew them.
-        extractor, extractor_sha256: the feature network.   resize: the rule that brings images to it.
-        reference_n, reference_sha256: the real images.   k: neighbours of precision and recall.
+        extractor, extractor_sha256: the feature network.
+        resize: the rule that brings images to it.
+        reference_n, reference_sha256: the real images.
+        k: neighbours of precision and recall.
     """
 
     n: int
@@ -59,12 +62,14 @@ class Quality:
 
     Args:
         conditions: what the figures hold for.
-        kid, kid_floor: kernel distance of samples and of the floor samples.   kid_excess: their difference, given the
+        kid, kid_floor: kernel distance of samples and of the floor samples.
+        kid_excess: their difference, given the
             reference.
         frechet, frechet_floor: Fréchet distance, comparable at equal n only.
         precision_recall, precision_recall_floor: with density and coverage, at `precision_recall_n` images of each.
         check: whether the extractor notices spoilt images of this kind.
-        memorization: nearest training images.   dims: d, how many features.
+        memorization: nearest training images.
+        dims: d, how many features.
     """
 
     conditions: Conditions
@@ -137,7 +142,8 @@ def compare(
     For samples at hand, `kid_difference` knows more.
 
     Args:
-        first, second: results, or their JSON objects.   varying: conditions that are meant to differ ("steps").
+        first, second: results, or their JSON objects.
+        varying: conditions that are meant to differ ("steps").
     Raises:
         UserError: for a condition that differs and is not named in `varying`, an unknown name there, or an object that
             is no record.

@@ -29,7 +29,9 @@ class ReferenceSet:
         reference: what samples are compared with, (N, C, H, W).
         floor_samples: n training images, not of the reference, that take the samples' place for the floor.
         labels: the classes of the floor samples, (n,), or their captions, which the samples are given too, or None.
-        training: all images trained on.   heldout: images not trained on, at most n.   bins: values of a pixel.
+        training: all images trained on.
+        heldout: images not trained on, at most n.
+        bins: values of a pixel.
     """
 
     reference: Images

@@ -79,7 +79,8 @@ class RateCurve:
 
     Args:
         points: from level L to the exact image.
-        shown: some of them.   pictures: the network's predictions there, then the images themselves, (n, H, W, C) each.
+        shown: some of them.
+        pictures: the network's predictions there, then the images themselves, (n, H, W, C) each.
     """
 
     points: tuple[RatePoint, ...]
@@ -103,7 +104,9 @@ def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int, see
     """The curve of images that were never trained on, with pictures of the first few.
 
     Args:
-        images: pixel values, (n, C, H, W).   labels: theirs, where the model takes them.   pictured: how many.
+        images: pixel values, (n, C, H, W).
+        labels: theirs, where the model takes them.
+        pictured: how many.
     """
     options: dict[str, Any] = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": seed}
     found = collect_level_statistics(model, np.asarray(images), labels, **options)

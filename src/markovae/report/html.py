@@ -116,7 +116,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
     """Rows of texts; those of `Markup` span a narrow screen, as explanations do.
 
     Args:
-        numeric: columns set to the right.   meaning: the column of explanations.
+        numeric: columns set to the right.
+        meaning: the column of explanations.
     """
 
     def cell(tag: str, column: int, text: str) -> str:

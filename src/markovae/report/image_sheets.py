@@ -31,7 +31,9 @@ class Snapshot:
     """One moment of a chain.
 
     Args:
-        logsnr: λ.   level: ℓ, or None between the schedule's levels.   pictures: (n, H, W, C), uint8.
+        logsnr: λ.
+        level: ℓ, or None between the schedule's levels.
+        pictures: (n, H, W, C), uint8.
     """
 
     logsnr: float
@@ -137,7 +139,8 @@ def sheet(images: Images, places: Sequence[int], bins: int) -> Images:
     """The images at these places, in this order, row by row, large enough to see, (H, W, C) uint8.
 
     Args:
-        images: pixel values, (n, C, H, W).   bins: of a pixel.
+        images: pixel values, (n, C, H, W).
+        bins: of a pixel.
     """
     return enlarged(tile(viewable(np.asarray(images)[list(places)], bins)))
 

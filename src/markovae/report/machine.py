@@ -40,7 +40,8 @@ def examine(device: torch.device, bfloat16: bool, batch: int) -> dict[str, Any]:
     """The record of `markovae doctor`.
 
     Args:
-        device: to compare with the CPU.   bfloat16: compare in bfloat16 rather than float32.
+        device: to compare with the CPU.
+        bfloat16: compare in bfloat16 rather than float32.
         batch: images of the comparison.
     """
     rows = agreement(device, torch.bfloat16 if bfloat16 else torch.float32, batch)

@@ -29,7 +29,9 @@ class Line:
     """One curve.
 
     Args:
-        x, y: its points.   error: half-heights of its error band, or None.   faint: drawn behind the others.
+        x, y: its points.
+        error: half-heights of its error band, or None.
+        faint: drawn behind the others.
         label: for the legend.
     """
 
@@ -45,7 +47,9 @@ class Axis:
     """From data to the picture, linearly.
 
     Args:
-        low, high: of the data.   start, end: in the picture.   logarithmic: the data are logarithms to base 10.
+        low, high: of the data.
+        start, end: in the picture.
+        logarithmic: the data are logarithms to base 10.
     """
 
     low: float
@@ -86,7 +90,8 @@ def plot(
     """The curves in one frame, with a legend above it where they have labels.
 
     Args:
-        summary: what is seen, for those who do not see it.   falling: the x axis runs from high to low.
+        summary: what is seen, for those who do not see it.
+        falling: the x axis runs from high to low.
         log_x, log_y: a logarithmic axis, of positive numbers without error bands.
     """
     lines = [_logarithmic(line, log_x, log_y) for line in lines]

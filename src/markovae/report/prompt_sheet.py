@@ -27,8 +27,11 @@ class PromptSheet:
     """Samples of several prompts, the same seeds for each.
 
     Args:
-        prompts: one a row.   samples: pixel values, (rows · columns, C, H, W), row by row.   columns: seeds 0, 1, …
-        steps: of the sampler.   guidance: its weight; 1, none, where no caption was ever left out in training.
+        prompts: one a row.
+        samples: pixel values, (rows · columns, C, H, W), row by row.
+        columns: seeds 0, 1, …
+        steps: of the sampler.
+        guidance: its weight; 1, none, where no caption was ever left out in training.
     """
 
     prompts: tuple[str, ...]
@@ -53,7 +56,8 @@ def prompt_sheet(run: ReportedRun, steps: int, seconds: float) -> PromptSheet | 
     """The first different captions of the test part, drawn; None for a model without captions.
 
     Args:
-        steps: of the sampler; guidance takes two network calls each.   seconds: that it may take.
+        steps: of the sampler; guidance takes two network calls each.
+        seconds: that it may take.
     """
     model = run.model
     if model.text_conditioner is None:

@@ -47,10 +47,15 @@ class ReportData:
     """What a report shows.
 
     Args:
-        record: the figures, JSON-able.   encoder, reverse: the chains.
-        samples: pixel values, (n, C, H, W).   neighbours: of the first samples.   pool: where they were looked for.
-        rate: against distortion, of one stage.   extremes: the images that cost least and most, pictures by name.
-        bins: values of a pixel.   prompts: samples of captions, for a model of captions.
+        record: the figures, JSON-able.
+        encoder, reverse: the chains.
+        samples: pixel values, (n, C, H, W).
+        neighbours: of the first samples.
+        pool: where they were looked for.
+        rate: against distortion, of one stage.
+        extremes: the images that cost least and most, pictures by name.
+        bins: values of a pixel.
+        prompts: samples of captions, for a model of captions.
     """
 
     record: dict[str, Any]

@@ -32,8 +32,11 @@ class ReportedRun:
     """A run with its data.
 
     Args:
-        path: the run's folder.   checkpoint: its newest that verifies.   model: with averaged weights, float32.
-        splits: its data, checked against the stored split.   metrics: the rows of metrics.jsonl.
+        path: the run's folder.
+        checkpoint: its newest that verifies.
+        model: with averaged weights, float32.
+        splits: its data, checked against the stored split.
+        metrics: the rows of metrics.jsonl.
         pace: images per second through the network, in float32.
     """
 

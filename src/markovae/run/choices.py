@@ -109,7 +109,9 @@ def forecast(total: int, batch: int, data: ImageData, pace: float) -> str:
     """How often a run of `total` steps sees each image, and whether that is enough.
 
     Args:
-        batch: images a step.   data: the training part.   pace: seconds a step.
+        batch: images a step.
+        data: the training part.
+        pace: seconds a step.
     """
     seen, (_, height, width) = total * batch, data.shape
     needed = max(LEAST_SEEN, SEEN_PER_PIXEL * height * width)

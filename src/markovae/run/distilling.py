@@ -43,7 +43,8 @@ def distill(
     The run in `out` holds its teacher's weights, so that `mv.resume(out)` needs nothing else.
 
     Args:
-        run: the teacher's run, or one of its checkpoints.   out: the student's folder, new or empty.
+        run: the teacher's run, or one of its checkpoints.
+        out: the student's folder, new or empty.
         calls: 1, 2 or 4 network evaluations a sample.
         minutes, steps: the budget; None is 15 minutes.
         guidance: of the teacher, built into the student; 1 is none.

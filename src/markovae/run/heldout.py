@@ -33,7 +33,8 @@ def held_out_row(model: Model, data: ImageData, config: TrainConfig) -> dict[str
     """The bound on the first images of `data`, on a draw that never changes: a row of metrics.jsonl.
 
     Args:
-        model: with averaged weights.   data: the validation part as the model knows it (`attach_conditioning`).
+        model: with averaged weights.
+        data: the validation part as the model knows it (`attach_conditioning`).
         config: eval_images and eval_draws are read.
     """
     images = np.asarray(data.images[: config.eval_images])

@@ -54,7 +54,8 @@ class Loggers:
         """Start those that were named.
 
         Args:
-            folder: of the run; what they write goes to a folder of theirs in it.   config: of the run.
+            folder: of the run; what they write goes to a folder of theirs in it.
+            config: of the run.
         Raises:
             UserError: where one does not start.
         """

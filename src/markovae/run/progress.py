@@ -19,7 +19,9 @@ class Progress:
     """A bar on a terminal, at most a dozen lines elsewhere; remarks made with `log` stay readable either way.
 
     Args:
-        step: done so far.   total: of the run, or None.   shown: False shows nothing.
+        step: done so far.
+        total: of the run, or None.
+        shown: False shows nothing.
     """
 
     def __init__(self, step: int, total: int | None, shown: bool = True) -> None:

@@ -22,7 +22,8 @@ class RunFolder:
     """Where the parts of a run lie.
 
     Args:
-        path: the run's folder, which may be a link; nothing in it is reached through one.   disk: where it lies.
+        path: the run's folder, which may be a link; nothing in it is reached through one.
+        disk: where it lies.
     """
 
     def __init__(self, path: str | Path, disk: Disk = SYSTEM) -> None:

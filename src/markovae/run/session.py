@@ -58,9 +58,13 @@ class Session:
     """Drives `Training` to the end of its budget: figures, held-out bounds, grids, checkpoints, signals.
 
     Args:
-        folder: of the run, held.   config: of the run.   splits: its data.   record: of the split.
+        folder: of the run, held.
+        config: of the run.
+        splits: its data.
+        record: of the split.
         training: at the step to continue from; its timer times everything here.
-        loggers: of the figures, besides metrics.jsonl.   progress: show a bar, and remarks on stderr.
+        loggers: of the figures, besides metrics.jsonl.
+        progress: show a bar, and remarks on stderr.
         trust: networks of the caller's own that may be imported.
     """
 

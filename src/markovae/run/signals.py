@@ -80,7 +80,8 @@ class Coordinator:
     """What the processes of a run agree on between two steps: signals, saves, and what the first alone does.
 
     Args:
-        ranks: the processes.   interrupts: of this one.
+        ranks: the processes.
+        interrupts: of this one.
     """
 
     def __init__(self, ranks: Ranks, interrupts: Interrupts) -> None:

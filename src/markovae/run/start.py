@@ -167,7 +167,8 @@ def train_run(
 
     Args:
         config: relative paths to its data and to its text encoder are made absolute.
-        disk: what is written to.   clock: seconds.   Others as for `train`.
+        disk: what is written to.
+        clock: seconds.   Others as for `train`.
     """
     folder, config = RunFolder(out, disk), _with_absolute_paths(config)
     _require_outside(folder.path, config.data.source)

@@ -25,7 +25,8 @@ class Clipped:
     """Static thresholding: x̂ held to [−limit, limit]. Off by default; it defines another model.
 
     Args:
-        inner: the denoiser.   limit: > 0, on the model's scale; 1 is the range of the pixels.
+        inner: the denoiser.
+        limit: > 0, on the model's scale; 1 is the range of the pixels.
     Source: Saharia et al. 2022 (Imagen), section 2.3.
     """
 
@@ -45,7 +46,8 @@ class DynamicallyClipped:
     """Dynamic thresholding: x̂ clipped to [−m, m] and divided by m, m = max(1, a quantile of |x̂|) an example.
 
     Args:
-        inner: the denoiser.   quantile: in (0, 1].
+        inner: the denoiser.
+        quantile: in (0, 1].
     Source: Saharia et al. 2022 (Imagen), section 2.3.
     """
 

@@ -67,7 +67,8 @@ class RePaint(Stepper):
 
     Args:
         inner: the unconditional step; its past is not read, for the latents it comes from are replaced.
-        x: the known image, (B, *D).   known: True where it is known, broadcastable to (B, *D).
+        x: the known image, (B, *D).
+        known: True where it is known, broadcastable to (B, *D).
         resampling: times that each step is taken, ≥ 1.
     Source: Lugmayr et al. 2022, algorithm 1.
     """
@@ -103,8 +104,11 @@ class Editor:
     Images are (B, *D) on the model's scale (`model.to_x` of digits). Edit i of a batch is a function of (seed, i).
 
     Args:
-        model: the prior.   plan: sampler and grid.   seed: of every draw.
-        condition: of the batch, or None.   denoiser: guidance around the model, or None.
+        model: the prior.
+        plan: sampler and grid.
+        seed: of every draw.
+        condition: of the batch, or None.
+        denoiser: guidance around the model, or None.
     """
 
     def __init__(
@@ -126,7 +130,8 @@ class Editor:
         """The unknown pixels drawn given the known ones by moment matching; known pixels are returned exactly.
 
         Args:
-            x: (B, *D); unknown pixels are not read.   known: bool, broadcastable to (B, *D).
+            x: (B, *D); unknown pixels are not read.
+            known: bool, broadcastable to (B, *D).
             covariance, iterations: see `MomentMatched`.
         """
         known = self._mask(known)
@@ -279,8 +284,10 @@ class Edit:
         mv.grid(made.images)
 
     Args:
-        images: pixel values, (n, C, H, W).   given: what it started from, to be shown above them, (·, C, H, W).
-        name: of the edit.   plan, guidance: that it was drawn with.
+        images: pixel values, (n, C, H, W).
+        given: what it started from, to be shown above them, (·, C, H, W).
+        name: of the edit.
+        plan, guidance: that it was drawn with.
         error: of a round trip, root mean square in pixel values before rounding; else None.
         picture, mask: as they were read; None where they are not.
     """
@@ -359,9 +366,12 @@ def edit(
         n: images drawn; default 4, for a round trip 1.
         sampler, steps: as for `sample`; the default sampler is dpmpp2m for a round trip and ancestral for RePaint, in
             20 steps, RePaint 50.
-        labels: a class, or "none", the default: the learned null.   prompt, negative, guidance: as for `sample`.
-        method: of `mask`: moments (default) or repaint.   resampling: of repaint (default 10).
-        iterations: of the solver of moments (default 5).   quick: moments without the network's derivative.
+        labels: a class, or "none", the default: the learned null.
+        prompt, negative, guidance: as for `sample`.
+        method: of `mask`: moments (default) or repaint.
+        resampling: of repaint (default 10).
+        iterations: of the solver of moments (default 5).
+        quick: moments without the network's derivative.
         fit, background: how images of another size are fitted, and what is under transparency: as in `[data]`.
     Raises:
         UserError: for pictures, words or values that do not go together or with the model.

@@ -263,7 +263,8 @@ def sample(
     Args:
         steps: network evaluations a sample; None is 20, or all L levels for `ancestral`.
         sampler: one of SAMPLERS, or a plan, which has steps, a spacing and a threshold of its own.
-        spacing: one of SPACINGS; None is the sampler's own.   threshold: static or dynamic.
+        spacing: one of SPACINGS; None is the sampler's own.
+        threshold: static or dynamic.
         batch: images made at a time; bitwise equal at one batch size, within a grey level across sizes.
         labels: a class for all, or one a sample; "all", the default of a model of classes: each in turn; "none": the
             learned null.
@@ -272,7 +273,8 @@ def sample(
         guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work. None is
             TEXT_GUIDANCE where there is a prompt, for classes what the model's run chose (`model.guidance`), else 1.
         negative: a prompt that guidance leads away from, instead of from no prompt.
-        interval: the log-SNRs where guidance acts, (low, high).   autoguide: a weaker model that it leads away from.
+        interval: the log-SNRs where guidance acts, (low, high).
+        autoguide: a weaker model that it leads away from.
         noise_indices: index of each sample's noise, (n,), where it is not 0…n−1; two may share one.
         shard: (i, N) draws every N-th batch from the i-th on, i = 1…N; `shard_indices` says which samples those are.
         ranks: processes that draw together; each returns all n images.

@@ -63,7 +63,8 @@ class NegativePrompt:
     """The same denoiser with one condition in the place of every other: what guidance leads away from.
 
     Args:
-        inner: a denoiser.   condition: of one example.
+        inner: a denoiser.
+        condition: of one example.
     """
 
     def __init__(self, inner: Denoiser, condition: Condition) -> None:
@@ -84,7 +85,8 @@ class Guided:
     with the same condition. It takes two network evaluations inside the interval, one outside.
 
     Args:
-        strong, weak: denoisers of one shape of data.   weight: w, finite; > 1 extrapolates.
+        strong, weak: denoisers of one shape of data.
+        weight: w, finite; > 1 extrapolates.
         interval: log-SNRs where the weight holds.
     Source: Ho & Salimans 2021; Karras et al. 2024 (autoguidance).
     """
@@ -109,7 +111,8 @@ class Guidance:
     """How far x̂ is pushed, where, and away from what.
 
     Args:
-        weight: 1 is none.   interval: log-SNRs where it acts; None is everywhere.
+        weight: 1 is none.
+        interval: log-SNRs where it acts; None is everywhere.
         weaker: a smaller or less trained model of the same data (autoguidance); None is the model without its
             condition (classifier-free guidance).
         negative: a condition, of one example, that takes the place of "no condition": a negative prompt.
@@ -138,8 +141,10 @@ def make_guidance(
             something the model was trained on, for classes the weight that the model's run chose, else 1. A
             `Guidance` is taken as it is.
         classes: whether classes are drawn.
-        prompt: what is guided to.   negative: a prompt to be guided away from, in the place of no prompt.
-        interval: log-SNRs where it acts.   autoguide: a weaker model to be guided away from.
+        prompt: what is guided to.
+        negative: a prompt to be guided away from, in the place of no prompt.
+        interval: log-SNRs where it acts.
+        autoguide: a weaker model to be guided away from.
     Raises:
         UserError: for what shapes a guidance of weight 1, or a negative prompt without a prompt.
     """

@@ -84,7 +84,8 @@ class Blur(LinearOperator):
     """A Gaussian blur, K_h x K_wᵀ, each row of K a kernel summing to 1 and mirrored at the borders.
 
     Args:
-        height, width: of the images.   std: of the kernel in pixels, > 0.
+        height, width: of the images.
+        std: of the kernel in pixels, > 0.
     """
 
     def __init__(self, height: int, width: int, std: float) -> None:
@@ -144,7 +145,9 @@ class Observation:
     """y = A x + σ_y n.
 
     Args:
-        operator: A.   y: (B, *observation).   noise: σ_y ≥ 0, on the model's scale.
+        operator: A.
+        y: (B, *observation).
+        noise: σ_y ≥ 0, on the model's scale.
     """
 
     operator: LinearOperator
@@ -218,8 +221,10 @@ class MomentMatched:
     The inner problem is solved by conjugate residuals, each iteration one product with C.
 
     Args:
-        inner: the denoiser without the observation.   observation: A, y, σ_y.
-        covariance: C.   iterations: of the solver, ≥ 1.
+        inner: the denoiser without the observation.
+        observation: A, y, σ_y.
+        covariance: C.
+        iterations: of the solver, ≥ 1.
     """
 
     def __init__(

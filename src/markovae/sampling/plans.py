@@ -33,7 +33,8 @@ class Plan:
     """A sampler and the log-SNRs it visits.
 
     Args:
-        stepper: one step of the sampler.   grid: λ = ∞ first, then decreasing, (K+1,), float64.
+        stepper: one step of the sampler.
+        grid: λ = ∞ first, then decreasing, (K+1,), float64.
         corrector: applied after each evaluation but the first, or None.
         threshold: what keeps x̂ within the pixels' range, `Clipped` or `DynamicallyClipped`; None leaves x̂ as it is.
         sampler, spacing: their names, where `plan` made it.
@@ -83,7 +84,8 @@ def plan(
     ⌊(steps−1)/c⌋ steps, and the last evaluation gives z_0.
 
     Args:
-        sampler: one of SAMPLERS.   spacing: one of SPACINGS; None is the sampler's own.
+        sampler: one of SAMPLERS.
+        spacing: one of SPACINGS; None is the sampler's own.
         steps: None is 20, or all L levels for `ancestral`. A cascade shares them out: two parts for the base, one for
             each detail stage; None is 20 for the base and 10 for each of the others.
         threshold: static or dynamic; None leaves x̂ as it is.
@@ -207,7 +209,8 @@ def make_grid(model: Diffusion, spacing: str, count: int, draws: bool = False) -
     """`count` log-SNRs of the model's range, after λ = ∞, (count+1,).
 
     Args:
-        spacing: uniform, karras or levels.   draws: whether the sampler draws noise at each step.
+        spacing: uniform, karras or levels.
+        draws: whether the sampler draws noise at each step.
     """
     if spacing == "levels":
         grid = sampling_grid(model.schedule, count)

@@ -13,10 +13,15 @@ class Sampler:
     """A sampler's entry.
 
     Args:
-        stepper: its class in sampling/samplers.py.   source: the paper.   order: of its error in the step size.
-        nfe: network evaluations a step, those of its corrector among them.   noise: whether it draws fresh noise.
-        spacing: its default.   solver_order: the stepper's argument, where it takes one.
-        corrector: the class of its corrector.   corrector_order: its argument, where it takes one.
+        stepper: its class in sampling/samplers.py.
+        source: the paper.
+        order: of its error in the step size.
+        nfe: network evaluations a step, those of its corrector among them.
+        noise: whether it draws fresh noise.
+        spacing: its default.
+        solver_order: the stepper's argument, where it takes one.
+        corrector: the class of its corrector.
+        corrector_order: its argument, where it takes one.
     """
 
     stepper: str

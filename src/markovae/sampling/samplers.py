@@ -24,7 +24,9 @@ class State:
     """Where a sample is on its way: what is shown of a trajectory.
 
     Args:
-        logsnr: λ, (), float64, on the CPU.   z: latent, (B, *D).   x_hat: the prediction of z_0, (B, *D).
+        logsnr: λ, (), float64, on the CPU.
+        z: latent, (B, *D).
+        x_hat: the prediction of z_0, (B, *D).
         head: the network's second half, if the reverse variance is learned.
     """
 
@@ -56,8 +58,11 @@ class Stepper(ABC):
         """z at the finite `logsnr_next`, (B, *D).
 
         Args:
-            now: the state to step from.   past: earlier states, newest first; fewer than `history` at the start.
-            logsnr_next: (), float64.   evaluate: for further calls.   source: of every random number.
+            now: the state to step from.
+            past: earlier states, newest first; fewer than `history` at the start.
+            logsnr_next: (), float64.
+            evaluate: for further calls.
+            source: of every random number.
         """
 
 
@@ -425,7 +430,8 @@ class Langevin(Corrector):
     f = 2 r² and leaves the examples of a batch alone.
 
     Args:
-        calls: corrections at each log-SNR, one call each.   ratio: Song et al.'s signal-to-noise ratio r.
+        calls: corrections at each log-SNR, one call each.
+        ratio: Song et al.'s signal-to-noise ratio r.
     Source: Song et al. 2021 (score SDE), algorithms 4 and 5.
     """
 

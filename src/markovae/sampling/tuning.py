@@ -157,9 +157,12 @@ class TunedPlan:
     """A plan on the grid found, and how far its images lie from the fine trajectory's.
 
     Args:
-        plan: sampler and grid.   rmse, rmse_before: root mean square difference to the reference on the model's scale,
-            with the tuned grid and with the one at the start.   fine: network evaluations of the fine trajectory.
-        tried: grids tried.   seconds: spent.
+        plan: sampler and grid.
+        rmse, rmse_before: root mean square difference to the reference on the model's scale,
+            with the tuned grid and with the one at the start.
+        fine: network evaluations of the fine trajectory.
+        tried: grids tried.
+        seconds: spent.
     """
 
     plan: Plan
@@ -191,8 +194,11 @@ def tune(
     without fresh noise.
 
     Args:
-        start: sampler, and how many log-SNRs.   samples: images compared; their numbers do not overlap those of
-            `sample`.   trials: most grids tried.   seconds: no further trial begins after this.
+        start: sampler, and how many log-SNRs.
+        samples: images compared; their numbers do not overlap those of
+            `sample`.
+        trials: most grids tried.
+        seconds: no further trial begins after this.
     Raises:
         UserError: for a sampler that draws random numbers, or fewer than 3 log-SNRs.
     """

@@ -37,7 +37,8 @@ class RollCall:
     """The processes of a job, each known by its machine and number there.
 
     Args:
-        own: rank of this process.   store: what they meet in.
+        own: rank of this process.
+        store: what they meet in.
     """
 
     def __init__(self, own: Rank, store: dist.Store) -> None:
@@ -103,7 +104,8 @@ class Watchdog:
     operation never takes; the byte that the system writes for each signal is read all the same.
 
     Args:
-        end: where the bytes arrive.   grace: seconds without a sign of life that are waited after a signal; three
+        end: where the bytes arrive.
+        grace: seconds without a sign of life that are waited after a signal; three
             times the last time between two signs where that is longer.
     """
 
@@ -196,7 +198,8 @@ class Ranks:
     once, also where gradients go through NCCL.
 
     Args:
-        here: rank of this process.   roll: of the processes that are there; None for one alone.
+        here: rank of this process.
+        roll: of the processes that are there; None for one alone.
         timeout: seconds after which a process that does not answer counts as lost.
     """
 

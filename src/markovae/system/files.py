@@ -326,7 +326,8 @@ def write_folder(target: Path, files: Mapping[str, bytes], disk: Disk = SYSTEM) 
     It is `target`, or where another process has filled that meanwhile, the next free name beside it.
 
     Raises:
-        UserError: where no folder can be made there.   StoppedRun: when the disk refuses a file.
+        UserError: where no folder can be made there.
+        StoppedRun: when the disk refuses a file.
     """
     try:
         make_folder(target.parent, disk)

@@ -22,7 +22,8 @@ class Rows:
     """The rows of a file.
 
     Args:
-        rows: those whose figures can be read.   left_out: how many lines hold none.
+        rows: those whose figures can be read.
+        left_out: how many lines hold none.
     """
 
     rows: tuple[dict[str, Any], ...] = ()

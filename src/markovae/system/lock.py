@@ -24,7 +24,8 @@ class Lock:
     """A folder that this process holds.
 
     Args:
-        folder: this one.   handle: of its lock file.
+        folder: this one.
+        handle: of its lock file.
         missing: why nothing keeps other processes out, where the file system has no locks; else "".
     """
 

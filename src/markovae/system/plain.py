@@ -42,7 +42,8 @@ def open_plain(path: Path) -> BinaryIO:
     """Open a file of a run to read it: through no link, and nothing that waits for a writer.
 
     Raises:
-        UserError: for anything but a regular file.   OSError: where it is missing or cannot be read.
+        UserError: for anything but a regular file.
+        OSError: where it is missing or cannot be read.
     """
     if path.is_symlink():
         raise refusal(path)

@@ -20,7 +20,9 @@ class Rank:
     """One process of a job.
 
     Args:
-        rank: its number, 0…size−1.   size: how many there are.   local: its number on its machine.
+        rank: its number, 0…size−1.
+        size: how many there are.
+        local: its number on its machine.
         restarts: how often torchrun has started the job anew.
     """
 

@@ -22,7 +22,8 @@ class TensorEntry:
     """What a header says of one tensor.
 
     Args:
-        dtype: F64, F32, F16 or BF16, or one of whole numbers.   shape: of it.
+        dtype: F64, F32, F16 or BF16, or one of whole numbers.
+        shape: of it.
         begin, end: of its bytes, counted from the start of the file.
     """
 
@@ -36,7 +37,8 @@ def read_header(start: bytes, size: int, sizes: Mapping[str, int] = SIZES) -> di
     """Every tensor of a file by name; together they fill it exactly once.
 
     Args:
-        start: of the file, its whole header at least.   size: of the file in bytes.
+        start: of the file, its whole header at least.
+        size: of the file in bytes.
         sizes: bytes of a number of each type that is allowed.
     Raises:
         ValueError: for anything else, in one clause ("holds no tensors: …").
@@ -61,7 +63,8 @@ def read_file_header(path: Path, sizes: Mapping[str, int] = SIZES) -> dict[str, 
     """`read_header` of a file, of which no more is read.
 
     Raises:
-        ValueError: as `read_header`.   OSError: where it cannot be read.
+        ValueError: as `read_header`.
+        OSError: where it cannot be read.
     """
     with path.open("rb") as file:
         size, start = os.fstat(file.fileno()).st_size, file.read(8)
@@ -74,7 +77,9 @@ def compare_shapes(
     """Every tensor and no other, each of its shape.
 
     Args:
-        wanted: of a model's tensors, by name.   given: of what is to be taken for them.   what: they are, in the error.
+        wanted: of a model's tensors, by name.
+        given: of what is to be taken for them.
+        what: they are, in the error.
     Raises:
         ValueError: naming the first that is missing, left over, or of another shape.
     """

@@ -81,7 +81,9 @@ class Threads:
     slows down.
 
     Args:
-        timed: False leaves them as they are.   clock: seconds.   work: see `seconds_of_work`.
+        timed: False leaves them as they are.
+        clock: seconds.
+        work: see `seconds_of_work`.
         most: threads; None is what torch has and this process may use.
     """
 

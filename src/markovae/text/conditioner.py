@@ -123,7 +123,8 @@ class CaptionConditioning(Conditioning):
     """The captions of N images, as features in a file; an image may have several, or none.
 
     Args:
-        tokens: of all captions.   edges: image i has captions edges[i] … edges[i + 1] − 1, (N + 1,).
+        tokens: of all captions.
+        edges: image i has captions edges[i] … edges[i + 1] − 1, (N + 1,).
         rows: the images meant, (K,); None is all.
     """
 
@@ -155,7 +156,8 @@ class EncoderConditioner(TextConditioner):
     """The encoder of this name, loaded when it is first needed.
 
     Args:
-        name: of the encoder.   sha256: of the one that a model was trained with; None takes the one at hand.
+        name: of the encoder.
+        sha256: of the one that a model was trained with; None takes the one at hand.
         width: features of a token, so that a model can be made where its encoder is not at hand; None asks it.
     """
 

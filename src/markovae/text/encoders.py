@@ -31,7 +31,8 @@ class TextEncoder(ABC):
     """A frozen encoder of captions.
 
     Args:
-        name: what it is called in a checkpoint.   width: features of a token.
+        name: what it is called in a checkpoint.
+        width: features of a token.
         limit: longest caption in tokens, with those that the encoder adds; a longer one is cut.
     """
 
@@ -86,8 +87,13 @@ class TransformerConfig:
     """Shape of the encoder.
 
     Args:
-        width: features of a token.   layers: of attention and MLP.   heads: of attention.   inner: width of the MLP.
-        vocabulary: how many tokens there are.   positions: the longest text, in tokens.   eps: of the norms.
+        width: features of a token.
+        layers: of attention and MLP.
+        heads: of attention.
+        inner: width of the MLP.
+        vocabulary: how many tokens there are.
+        positions: the longest text, in tokens.
+        eps: of the norms.
     """
 
     width: int
@@ -281,8 +287,10 @@ class _Family:
     """Encoders alike.
 
     Args:
-        kind: the class whose last hidden states are the features.   width: where a config.json has features of a token;
-            left out there, 512.   limit: tokens of a caption where it gives no max_position_embeddings.
+        kind: the class whose last hidden states are the features.
+        width: where a config.json has features of a token;
+            left out there, 512.
+        limit: tokens of a caption where it gives no max_position_embeddings.
         layers: how many layers there are.
         sizes: of weights, by the ends of their names: each side is the product of what config.json says of these.
     """

@@ -172,7 +172,8 @@ def exact_categorical(data: Tensor, transitions: Tensor) -> CategoricalChain:
     R_ℓ[j, i] = p(z_{ℓ−1}=i) Q_ℓ[i, j] / p(z_ℓ=j); letters that are never reached get the uniform row.
 
     Args:
-        data: p(z_0), (K,).   transitions: Q_1…Q_L, (L, K, K).
+        data: p(z_0), (K,).
+        transitions: Q_1…Q_L, (L, K, K).
     Raises:
         ValueError: for distributions that do not sum to one or are of different alphabets.
     """

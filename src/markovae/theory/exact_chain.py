@@ -20,7 +20,8 @@ class ExactChain(MarkovianVAE):
     Every path then costs −ln p(z_0) exactly, whatever its noise, so the bound is H(z_0) with no variance.
 
     Args:
-        toy: the data's distribution.   schedule: the levels.
+        toy: the data's distribution.
+        schedule: the levels.
     """
 
     def __init__(self, toy: Toy, schedule: NoiseSchedule) -> None:

@@ -37,8 +37,13 @@ class ByVariance:
     """One number, or one a level, for each choice of the reverse variance, nats.
 
     Args:
-        step: σ_ℓ².   posterior: β̃_ℓ.   isotropic: the best number a level.   level_diagonal: the best a level and
-        coordinate.   diagonal: the best a coordinate, given z_ℓ.   full: the true covariance, given z_ℓ.
+        step: σ_ℓ².
+        posterior: β̃_ℓ.
+        isotropic: the best number a level.
+        level_diagonal: the best a level and
+        coordinate.
+        diagonal: the best a coordinate, given z_ℓ.
+        full: the true covariance, given z_ℓ.
     """
 
     step: Tensor
@@ -62,7 +67,11 @@ class Moments:
     """What the laws need to know of C = Cov[x|z_ℓ], (N,) for N levels.
 
     Args:
-        square: E tr C².   trace: E tr C.   diagonal: E Σ C_ii².   mean_diagonal: Σ (E C_ii)².   dims: d.
+        square: E tr C².
+        trace: E tr C.
+        diagonal: E Σ C_ii².
+        mean_diagonal: Σ (E C_ii)².
+        dims: d.
     """
 
     square: Tensor
@@ -136,7 +145,9 @@ def second_order(covariance: Tensor, weight: Tensor, logsnr: Tensor, places: Ten
     """All laws to second order in Δγ at ℓ = 2…L, (L−1,) each; `full` has no such term.
 
     Args:
-        covariance: C at levels 2…L, (L−1, M, d, d).   weight: (L−1, M).   logsnr: λ_1…λ_L, (L,).
+        covariance: C at levels 2…L, (L−1, M, d, d).
+        weight: (L−1, M).
+        logsnr: λ_1…λ_L, (L,).
         places: where in each step C was taken, (L−1,): λ_ℓ, or the middle of the step.
     """
     width, m = snr_steps(logsnr), moments(covariance, weight)
@@ -158,7 +169,8 @@ def gaussian_exact(covariance: Tensor, logsnr: Tensor) -> ByVariance:
     step: ½Σ[w_i − ln(1+w_i)], 1 + w_i = (1+u_i) s_{ℓ−1}²/s_ℓ²;   full: 0.
 
     Args:
-        covariance: Σ, (d, d).   logsnr: λ_1…λ_L, (L,).
+        covariance: Σ, (d, d).
+        logsnr: λ_1…λ_L, (L,).
     """
     width = snr_steps(logsnr).unsqueeze(1)
     values, vectors = torch.linalg.eigh(covariance.double())
@@ -357,7 +369,9 @@ def step_divergences(toy: Mixture, logsnr: Tensor, sigma: float, count: int = 30
     """E KL( P(z_{ℓ−1}|z_ℓ) ‖ Q ) for Q = N(z_ℓ, σ²), N(μ, σ²), N(μ, v), μ and v true: (3,), nats, on the line.
 
     Args:
-        logsnr: of z_ℓ, ().   sigma: of the step.   count: nodes over z_ℓ and over z_{ℓ−1}.
+        logsnr: of z_ℓ, ().
+        sigma: of the step.
+        count: nodes over z_ℓ and over z_{ℓ−1}.
     """
     logsnr = logsnr.double()
     before = logsnr_before(logsnr, sigma)

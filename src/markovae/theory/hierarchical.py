@@ -27,7 +27,8 @@ class TrainStep(nn.Module, ABC):
     """A conditional distribution as a part of a chain.
 
     Args:
-        dims_in: of what is given.   dims_out: of what is drawn.
+        dims_in: of what is given.
+        dims_out: of what is drawn.
     """
 
     def __init__(self, dims_in: int, dims_out: int) -> None:
@@ -44,7 +45,8 @@ class FixedStep(TrainStep):
     """N(keep·z, 1 − keep²): one step of a diffusion, with nothing to learn.
 
     Args:
-        dims: of both sides.   keep: α in (0, 1).
+        dims: of both sides.
+        keep: α in (0, 1).
     """
 
     def __init__(self, dims: int, keep: float) -> None:
@@ -62,7 +64,9 @@ class LearnedStep(TrainStep):
     """N(keep·z + m(z), (1 − keep²) e^{h(z)}), each coordinate with its own variance; keep·z only where sizes agree.
 
     Args:
-        dims_in, dims_out: of both sides.   keep: α in (0, 1).   width: of the hidden layer.
+        dims_in, dims_out: of both sides.
+        keep: α in (0, 1).
+        width: of the hidden layer.
     """
 
     def __init__(self, dims_in: int, dims_out: int, keep: float, width: int = 64) -> None:
@@ -82,7 +86,10 @@ class DigitStep(TrainStep):
     """A decoder over the digits of pixels: a discretised Gaussian of learned mean and one learned width.
 
     Args:
-        dims_in: of z_1.   dims_out: number of pixels.   pixels: the digits and their scale.   width: hidden layer.
+        dims_in: of z_1.
+        dims_out: number of pixels.
+        pixels: the digits and their scale.
+        width: hidden layer.
     """
 
     def __init__(self, dims_in: int, dims_out: int, pixels: Pixels, width: int = 64) -> None:
@@ -100,7 +107,8 @@ class HierarchicalVAE(MarkovianVAE):
     """Chains made of `TrainStep`s; P_pri(z_L) = N(0, I). Everything in float64.
 
     Args:
-        encoder: steps ℓ = 1…L, from z_{ℓ−1} to z_ℓ.   prior: steps ℓ = 1…L, from z_ℓ to z_{ℓ−1}.
+        encoder: steps ℓ = 1…L, from z_{ℓ−1} to z_ℓ.
+        prior: steps ℓ = 1…L, from z_ℓ to z_{ℓ−1}.
     Raises:
         ValueError: for encoder and prior of different lengths or shapes.
     """
@@ -148,7 +156,8 @@ def train_through_e1(
     linearly to zero; batches and noise are keyed by (seed, step).
 
     Args:
-        data: examples, (N, d).   batch: examples a step, drawn with replacement.
+        data: examples, (N, d).
+        batch: examples a step, drawn with replacement.
     Raises:
         ValueError: without steps, examples or parameters.
     """

@@ -25,7 +25,8 @@ class Moments:
     """A Gaussian distribution of one vector.
 
     Args:
-        mean: (d,).   covariance: positive definite, (d, d). Both are promoted to float64.
+        mean: (d,).
+        covariance: positive definite, (d, d). Both are promoted to float64.
     Raises:
         ValueError: for shapes that do not fit together, or a covariance that is not positive definite.
     """
@@ -57,7 +58,9 @@ class LinearStep:
     """P(y|z) = N(M z + c, S).
 
     Args:
-        matrix: M, (d', d).   offset: c, (d',).   covariance: S, positive definite, (d', d'). Promoted to float64.
+        matrix: M, (d', d).
+        offset: c, (d',).
+        covariance: S, positive definite, (d', d'). Promoted to float64.
     Raises:
         ValueError: for shapes that do not fit together, or a covariance that is not positive definite.
     """
@@ -119,7 +122,9 @@ class LinearGaussianChain(MarkovianVAE):
     """Linear steps in both chains, each with a full covariance.
 
     Args:
-        encoder: steps ℓ = 1…L.   top: P_pri(z_L).   prior: steps ℓ = 1…L, each from z_ℓ to z_{ℓ−1}.
+        encoder: steps ℓ = 1…L.
+        top: P_pri(z_L).
+        prior: steps ℓ = 1…L, each from z_ℓ to z_{ℓ−1}.
     Raises:
         ValueError: for encoder and prior of different lengths or shapes.
     """

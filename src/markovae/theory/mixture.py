@@ -208,8 +208,11 @@ class MixtureDistribution(ToyDistribution):
     """Σ_k w_k N(m_k, Q_k diag(v_k) Q_kᵀ), weights, means and variances each example's own.
 
     Args:
-        log_weights: (B, K).   means: (B, K, d).   variances: along the modes, (B, K, d), ≥ 0.
-        modes: the axes Q_k.   shape: D.
+        log_weights: (B, K).
+        means: (B, K, d).
+        variances: along the modes, (B, K, d), ≥ 0.
+        modes: the axes Q_k.
+        shape: D.
     """
 
     log_weights: Tensor

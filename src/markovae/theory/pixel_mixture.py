@@ -24,8 +24,10 @@ class DigitDistribution(ToyDistribution):
     """Σ_c w_c ∏_i P_ci(k_i): each example's own weights and pixel tables. `x` lies on the pixel scale.
 
     Args:
-        log_weights: (B, K).   log_probs: ln P_ci(k), (B, K, d, bins).
-        pixels: the digits and their scale.   shape: D.
+        log_weights: (B, K).
+        log_probs: ln P_ci(k), (B, K, d, bins).
+        pixels: the digits and their scale.
+        shape: D.
     """
 
     log_weights: Tensor
@@ -90,7 +92,9 @@ class BlurredDigits:
     """Digits moved, scaled and blurred by Gaussian noise: a density over latents.
 
     Args:
-        distribution: of the digits.   shift: (B, *D).   gain, variance: (B,).
+        distribution: of the digits.
+        shift: (B, *D).
+        gain, variance: (B,).
     """
 
     distribution: DigitDistribution

@@ -26,7 +26,8 @@ class Data:
     """Gaussian data x ~ N(mean, covariance).
 
     Args:
-        mean: (d,).   covariance: (d, d).
+        mean: (d,).
+        covariance: (d, d).
     """
 
     mean: Tensor
@@ -49,7 +50,8 @@ class Affine:
     """out = W z + c at one level.
 
     Args:
-        weight: W, (d, d).   offset: c, (d,).
+        weight: W, (d, d).
+        offset: c, (d,).
     """
 
     weight: Tensor
@@ -131,7 +133,8 @@ class GradientScale(NamedTuple):
     """Second moments per dim of ∂loss/∂output at levels 1…L, (L,) each, float64.
 
     Args:
-        raw: of the loss on one step's sample.   mean: of its mean given (z_0, z_ℓ), the Rao–Blackwellised loss.
+        raw: of the loss on one step's sample.
+        mean: of its mean given (z_0, z_ℓ), the Rao–Blackwellised loss.
     """
 
     raw: Tensor
@@ -142,7 +145,8 @@ def output_gradient(target: Target, schedule: NoiseSchedule, error: Tensor, weig
     """4 w² [(D/a)² m + t_ξ²] and 4 w² (D/a)² m of the loss w‖target − out‖², at levels 1…L.
 
     Args:
-        error: m_ℓ, squared error of ε̄ per dim, (L,).   weight: w_ℓ, (L,).
+        error: m_ℓ, squared error of ε̄ per dim, (L,).
+        weight: w_ℓ, (L,).
     """
     logsnr = schedule.logsnr
     gain, spread = target.residual(logsnr[:-1], logsnr[1:])
@@ -165,7 +169,8 @@ def output_ratio(rho: Tensor, error: Tensor) -> Tensor:
     """R_ℓ = 1 + (1 − ρ²)/(ρ² m_ℓ): by how much the raw target's gradient exceeds the Rao–Blackwellised one.
 
     Args:
-        rho: σ_ℓ/s_ℓ in (0, 1].   error: m_ℓ > 0, squared error of ε̄ per dim.
+        rho: σ_ℓ/s_ℓ in (0, 1].
+        error: m_ℓ > 0, squared error of ε̄ per dim.
     Raises:
         ValueError: outside these ranges.
     """
@@ -179,7 +184,8 @@ def parameter_ratio(rho: Tensor, jacobian_square: Tensor, pulled_square: Tensor)
     """1 + (1 − ρ²) E‖J‖² / (ρ² E‖Jᵀe‖²), the same ratio for the gradient with respect to the parameters.
 
     Args:
-        jacobian_square: E‖∂ε̂/∂θ‖² (Frobenius).   pulled_square: E‖Jᵀ(ε̄ − ε̂)‖² > 0.
+        jacobian_square: E‖∂ε̂/∂θ‖² (Frobenius).
+        pulled_square: E‖Jᵀ(ε̄ − ε̂)‖² > 0.
     """
     _check_rho(rho)
     return 1 + (1 - rho**2) * jacobian_square / (rho**2 * pulled_square)
@@ -189,7 +195,8 @@ def jacobian_squares(network: nn.Module, inputs: tuple[Tensor, ...], error: Tens
     """(‖J‖², ‖Jᵀe‖²) of each example, (B,) each: J = ∂out/∂θ of out = network(*inputs), (B, d).
 
     Args:
-        inputs: tensors with the batch first.   error: e, (B, d).
+        inputs: tensors with the batch first.
+        error: e, (B, d).
     """
     parameters = {name: p.detach() for name, p in network.named_parameters()}
 

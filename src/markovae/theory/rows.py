@@ -31,7 +31,9 @@ class Row:
     """One equation, checked numerically.
 
     Args:
-        name: of the check, unique.   slide: of the lecture.   equation: what is claimed.
+        name: of the check, unique.
+        slide: of the lecture.
+        equation: what is claimed.
         expected, measured: both sides; where expected is 0, measured is a largest difference or a largest miss.
         tolerance: the most by which they may differ; 4 where the miss is counted in standard errors.
     """
@@ -60,7 +62,9 @@ class Line:
     """One equation of a check.
 
     Args:
-        name: unique among all checks.   equation: what is claimed.   tolerance: as in `Row`.
+        name: unique among all checks.
+        equation: what is claimed.
+        tolerance: as in `Row`.
     """
 
     name: str
@@ -73,7 +77,9 @@ class Check:
     """One or several equations that a single computation settles.
 
     Args:
-        slide: of the lecture.   lines: the equations.   statement: both sides of each, in order.
+        slide: of the lecture.
+        lines: the equations.
+        statement: both sides of each, in order.
     """
 
     slide: str

@@ -31,7 +31,9 @@ class Order:
     while memory holds one window's numbers. Up to 16 runs that is a permutation of the whole again.
 
     Args:
-        count: images.   seed, epoch: of the order.   runs: (start, stop) of each run, together 0…count; None for one.
+        count: images.
+        seed, epoch: of the order.
+        runs: (start, stop) of each run, together 0…count; None for one.
     """
 
     def __init__(self, count: int, seed: int, epoch: int, runs: Sequence[tuple[int, int]] | None = None) -> None:
@@ -70,8 +72,10 @@ class Batch:
     Args:
         example: place of each image in the training set, (B,), int64.
         quantile: in [0, 1), what the levels were drawn from, (B,), float64.
-        x: images on the model's scale, (B, C, H, W), float32.   draw: levels and noise.
-        label: (B,), int64, or None.   keep: False where the label or caption is left out, (B,), bool.
+        x: images on the model's scale, (B, C, H, W), float32.
+        draw: levels and noise.
+        label: (B,), int64, or None.
+        keep: False where the label or caption is left out, (B,), bool.
         text: what the captions say, one of each image, or None.
     """
 
@@ -127,8 +131,10 @@ class BatchIndices:
     """Which images a step takes, and at which levels; the whole batch, also where this process takes a part of it.
 
     Args:
-        example: place of each image in the training set, (B,), int64.   epoch: it belongs to, (B,), int64.
-        quantile: in [0, 1), what the levels were drawn from, (B,), float64.   level: 1…L, (B,), int64.
+        example: place of each image in the training set, (B,), int64.
+        epoch: it belongs to, (B,), int64.
+        quantile: in [0, 1), what the levels were drawn from, (B,), float64.
+        level: 1…L, (B,), int64.
     """
 
     example: Tensor
@@ -146,9 +152,13 @@ class Batches:
     (seed, example and epoch, step).
 
     Args:
-        data: for training, or any `Examples`.   pixels: the scale of its digits.   objective: p and w of the levels.
-        seed: of every draw.   batch: B.
-        flip: mirror each image left-right with probability ½.   label_dropout: share of labels left out.
+        data: for training, or any `Examples`.
+        pixels: the scale of its digits.
+        objective: p and w of the levels.
+        seed: of every draw.
+        batch: B.
+        flip: mirror each image left-right with probability ½.
+        label_dropout: share of labels left out.
         draws: how the noise is drawn.
     Raises:
         UserError: with fewer images than a batch.
@@ -229,7 +239,8 @@ class Ahead:
     of the caller, and none before it is asked for.
 
     Args:
-        batches: what to make.   device: that they are for.
+        batches: what to make.
+        device: that they are for.
     """
 
     def __init__(self, batches: Batches, device: torch.device) -> None:

@@ -14,7 +14,8 @@ class Timer:
     """Seconds that have passed while the clock went forwards; where it is set back, nothing passes.
 
     Args:
-        clock: seconds.   start: on the watch at the beginning.
+        clock: seconds.
+        start: on the watch at the beginning.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, start: float = 0.0) -> None:
@@ -119,7 +120,8 @@ class Budget:
         """Time one step; sets `total` once enough steps were timed, and again where the pace has changed.
 
         Args:
-            step: steps done so far, this one included.   took: seconds of this step.
+            step: steps done so far, this one included.
+            took: seconds of this step.
             elapsed: seconds of the run so far.
         """
         if self.seconds is None or self.settled:

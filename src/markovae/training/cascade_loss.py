@@ -33,7 +33,8 @@ class CascadeLoss(Loss):
     the bound is measured; the others at a random log-SNR down to 2, which the network is told.
 
     Args:
-        model: in training.   config: the section [train].
+        model: in training.
+        config: the section [train].
     Its `stages` are the losses of the stages, the base first.
     """
 

@@ -53,7 +53,8 @@ class Distillation(Loss):
     """The loss of a student; it learns nothing but the weights.
 
     Args:
-        student: in training.   teacher: of its shape; for evaluation, and never changed.
+        student: in training.
+        teacher: of its shape; for evaluation, and never changed.
         config: the section [distill].
     """
 
@@ -86,7 +87,9 @@ class Distillation(Loss):
         """(squared error of the student's target per dim, with gradients, and nats, float64) of a substep, (B,) each.
 
         Args:
-            x: data on the model's scale, (B, *D).   noise: ε̄, (B, *D).   quantile: of the substep, in [0, 1), (B,).
+            x: data on the model's scale, (B, *D).
+            noise: ε̄, (B, *D).
+            quantile: of the substep, in [0, 1), (B,).
             network: the student's, perhaps wrapped.
         Returns: the mean of the nats is the bound's levels on the substeps, with the posterior variance.
         """

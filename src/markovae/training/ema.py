@@ -37,7 +37,8 @@ class EMA:
     after a `gather` only, on the first process alone.
 
     Args:
-        model: the model in training.   horizon: updates that the average looks back.
+        model: the model in training.
+        horizon: updates that the average looks back.
         warmup: it looks back no further than about 1/warmup of the updates so far; 0 is none (see `decay_at`).
     """
 

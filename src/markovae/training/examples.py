@@ -33,7 +33,8 @@ class Chunk:
     """Some images and what is known of them.
 
     Args:
-        images: pixel values, (B, C, H, W), integers.   label: (B,), int64, or None.
+        images: pixel values, (B, C, H, W), integers.
+        label: (B,), int64, or None.
         known: captions or other conditions of each, or None.
     """
 
@@ -79,7 +80,8 @@ class ArrayExamples(Examples):
     """Images at hand, or stored in shards.
 
     Args:
-        data: the training set.   transform: of each image, a tensor (C, H, W) of pixel values; None is none.
+        data: the training set.
+        transform: of each image, a tensor (C, H, W) of pixel values; None is none.
         model: whose shape and pixel values a transformed image must have.
     """
 
@@ -103,7 +105,9 @@ class ItemExamples(Examples):
     """A data set read item by item: an image, or (image, label | caption | condition).
 
     Args:
-        items: with a length, by index.   model: in training.   transform: of each image, as the item has it.
+        items: with a length, by index.
+        model: in training.
+        transform: of each image, as the item has it.
     """
 
     def __init__(self, items: Any, model: Model, transform: Transform | None) -> None:
@@ -129,8 +133,10 @@ class StreamExamples(Examples):
     Memory holds one batch of the training, one item of the stream, and the `kept` images seen last.
 
     Args:
-        source: of images or (images, labels | captions | conditions).   model: in training.
-        transform: of each image.   kept: for `spread`.
+        source: of images or (images, labels | captions | conditions).
+        model: in training.
+        transform: of each image.
+        kept: for `spread`.
     Raises:
         UserError: for a first item that is no image of the model.
     """
@@ -313,7 +319,8 @@ def as_examples(model: Model, data: Any, transform: Transform | None = None, kep
     Args:
         data: ImageData, or Splits (their training part); an array or tensor (N, C, H, W), or (images, labels); a data
             set with a length and items; a DataLoader, or anything that can be iterated.
-        transform: of each image.   kept: images of a stream that are kept for `Examples.spread`.
+        transform: of each image.
+        kept: images of a stream that are kept for `Examples.spread`.
     Raises:
         UserError: for images that do not fit the model, or anything else.
     """

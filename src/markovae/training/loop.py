@@ -43,7 +43,8 @@ def fit(
             the training part; a torch Dataset; a DataLoader, or anything that can be iterated, of images or of
             (images, labels | captions | Condition). Integers are pixel values, floats lie in [0, 1].
         config: the section [train]; `settings` replace parts of it (steps=, minutes=, batch=, lr=, seed=…).
-        transform: of each image, before it becomes pixel values.   flip: mirror images left-right at random.
+        transform: of each image, before it becomes pixel values.
+        flip: mirror images left-right at random.
         objective: weights over levels of your own.
         loss: loss(model, x, condition, generator) -> the loss of each image, (B,), or their mean.
     What is known of images and the network does not take is left out, said in one line. Data with a length are taken in

@@ -81,7 +81,9 @@ class ImportanceDistribution:
         """Take in the losses of a step.
 
         Args:
-            level: 1…L, (B,), int64.   losses: weighted, (B,).   drawn_by: what they were drawn and weighted by.
+            level: 1…L, (B,), int64.
+            losses: weighted, (B,).
+            drawn_by: what they were drawn and weighted by.
         """
         place = level.cpu() - 1
         ratio = losses.detach().cpu().double() * drawn_by.probability[place] / self._weight[place]
@@ -121,7 +123,8 @@ class Losses:
     """What a part of a batch cost, without gradients.
 
     Args:
-        loss: whose mean is minimised, (B,).   nats: the levels' share of the bound with variance β̃, (B,), float64.
+        loss: whose mean is minimised, (B,).
+        nats: the levels' share of the bound with variance β̃, (B,), float64.
     """
 
     loss: Tensor
@@ -141,8 +144,10 @@ class Loss(ABC):
         """Add the gradient of (sum of the losses)/size to the weights.
 
         Args:
-            network: the model's own, perhaps wrapped.   batch: a part of one, on the model's device.
-            size: of the whole batch.   dtype: of the network's matrix products, float32 or bfloat16.
+            network: the model's own, perhaps wrapped.
+            batch: a part of one, on the model's device.
+            size: of the whole batch.
+            dtype: of the network's matrix products, float32 or bfloat16.
         """
 
     @abstractmethod
@@ -167,7 +172,8 @@ class LevelLoss(Loss):
     """Weighted squared errors at levels of the grid; or the bound at them.
 
     Args:
-        model: in training.   config: the section [train].
+        model: in training.
+        config: the section [train].
         objective: tables of the caller's own, in the place of what train.objective, weighting and level_sampling say.
     """
 
@@ -300,7 +306,8 @@ class OwnLoss(Loss):
     """A loss of the caller's own.
 
     Args:
-        model: in training.   config: the section [train].
+        model: in training.
+        config: the section [train].
         function: function(model, x, condition, generator) -> the loss of each example, (B,), or their mean, (); it
             draws levels and noise from the generator, which is a function of seed and step.
     """

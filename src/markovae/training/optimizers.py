@@ -98,7 +98,9 @@ def split_model(model: nn.Module, network: nn.Module, optimizer: str) -> tuple[l
     """The weights of Muon and those of AdamW, each in the order of the optimizer's state.
 
     Args:
-        model: whose weights that take gradients are trained.   network: the model's.   optimizer: muon, or adamw.
+        model: whose weights that take gradients are trained.
+        network: the model's.
+        optimizer: muon, or adamw.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     hidden = split_weights(network)[0] if optimizer == "muon" else []
@@ -120,8 +122,12 @@ class MuonAdamW(torch.optim.Optimizer):
     Groups hold `lr` and `initial_lr`: a schedule sets lr = initial_lr · factor in both.
 
     Args:
-        hidden: weights of at least two dimensions.   rest: all others.
-        lr: of Muon.   adamw_lr: of AdamW.   momentum: μ.   betas: of AdamW.
+        hidden: weights of at least two dimensions.
+        rest: all others.
+        lr: of Muon.
+        adamw_lr: of AdamW.
+        momentum: μ.
+        betas: of AdamW.
         weight_decay: decoupled, both groups (norms and biases excepted).
     Errors: ValueError for a rate outside its range.
     Source: Jordan et al. 2024; the scale 0.2·√max from Liu et al. 2025; Loshchilov and Hutter 2019.

@@ -77,7 +77,8 @@ class Choice:
     """A precision and why.
 
     Args:
-        dtype: torch.float32 or torch.bfloat16.   reason: in words, with the timings where there were any.
+        dtype: torch.float32 or torch.bfloat16.
+        reason: in words, with the timings where there were any.
     """
 
     dtype: torch.dtype

@@ -30,15 +30,20 @@ class TrainConfig:
     """How the network is trained.
 
     Args:
-        seed: of every random draw.   batch: images a step.   accumulate: parts a batch is computed in.
+        seed: of every random draw.
+        batch: images a step.
+        accumulate: parts a batch is computed in.
         steps, minutes: the budget, one of them; neither is 5 minutes.
         optimizer: muon (with AdamW for what is no hidden matrix) or adamw.
-        lr: rate of Muon.   momentum: of Muon.
-        adamw_lr: rate of AdamW, which has every weight where it is the optimizer.   beta1, beta2: of AdamW.
+        lr: rate of Muon.
+        momentum: of Muon.
+        adamw_lr: rate of AdamW, which has every weight where it is the optimizer.
+        beta1, beta2: of AdamW.
         weight_decay: of every matrix, times its rate.
         warmup_steps: steps over which the rates rise, at most a fifth of the run.
         decay_start: share of the run after which the rates fall linearly to zero; 1 never.
-        ema_horizon: steps the average of the weights looks back.   ema_warmup: it never looks back further
+        ema_horizon: steps the average of the weights looks back.
+        ema_warmup: it never looks back further
             than about 1/ema_warmup of the run so far.
         clip: largest norm of the gradient.
         objective: weighted, the squared error of `weighting` under `level_sampling`; or bound, the bound itself: each
@@ -56,7 +61,8 @@ class TrainConfig:
         checkpointing: whether activations inside the blocks of the network are computed again on the way back rather
             than kept: the same gradients in less memory and more time.
         compile: whether the network is compiled first (torch.compile): for GPUs, on CPUs measure it first.
-        save_minutes: minutes between checkpoints.   keep: how many of the last checkpoints stay.
+        save_minutes: minutes between checkpoints.
+        keep: how many of the last checkpoints stay.
         keep_best: whether the checkpoint of the best held-out bound is kept and is what the run is opened by.
         keep_every: steps between milestones, checkpoints that are saved whatever the time and stay for good; 0 none.
         rollback: how often (up to 3) a run that meets NaN or Inf goes back to its last checkpoint and

@@ -29,13 +29,16 @@ class TrainStep:
             print(step.index, step.loss)
 
     Args:
-        index: steps done, this one included.   total: steps of the run, None while it is not fixed.
+        index: steps done, this one included.
+        total: steps of the run, None while it is not fixed.
         images_seen: so far.
         loss: weighted mean squared error of the target, per dim; with objective=bound, nats per dim in a fixed unit.
         nats: unbiased estimate of the levels' terms of the bound with variance β̃, per image, from this batch; NaN with
             a loss of the caller's own.
-        lr: rate of the first group.   grad_norm: of the gradient before clipping.
-        seconds: of the run so far.   images_per_second: of this step.
+        lr: rate of the first group.
+        grad_norm: of the gradient before clipping.
+        seconds: of the run so far.
+        images_per_second: of this step.
     """
 
     index: int
@@ -122,7 +125,8 @@ def require_savable(tensors: Mapping[str, Mapping[str, Tensor]], models: Collect
     """What a checkpoint of this step would hold can be used.
 
     Args:
-        tensors: by file.   models: the one in training and its average.
+        tensors: by file.
+        models: the one in training and its average.
     Raises:
         NonFiniteError: where a tensor holds NaN or Inf, or a learned schedule says nothing.
     """

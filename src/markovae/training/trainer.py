@@ -57,8 +57,11 @@ class Training:
     """A model in training: weights, their average, the optimizer and the position; one call of `advance` a step.
 
     Args:
-        model: trained in place.   data: the training set.   config: the section [train].
-        flip: mirror images at random.   clock: seconds.
+        model: trained in place.
+        data: the training set.
+        config: the section [train].
+        flip: mirror images at random.
+        clock: seconds.
         ranks: the processes that train together, each its part of every batch; None is this one alone.
         own: an objective or a loss of the caller's own.
     Raises:
@@ -213,7 +216,8 @@ class Training:
         """Fit the averaged model's reverse variance, where it is one to fit, to training images spread over the set.
 
         Args:
-            images: how many; None is train.fit_images.   Raises: NonFiniteError where its errors are NaN or Inf.
+            images: how many; None is train.fit_images.
+            Raises: NonFiniteError where its errors are NaN or Inf.
         """
         model, data = self.average.model, self.batches.data
         if not is_fitted_kind(model):

@@ -48,7 +48,8 @@ def create_app(studio: Studio, hosts: frozenset[str], token: str | None = None) 
     """The application.
 
     Args:
-        studio: what can be asked for.   hosts: what a browser may call this server, HOST:PORT.
+        studio: what can be asked for.
+        hosts: what a browser may call this server, HOST:PORT.
         token: what every request for work must carry; None where only this machine reaches the server.
     """
     desk = Desk()
