@@ -28,7 +28,10 @@ BUILD = ROOT / "build" / "release"
 MINORS = range(11, 15)  # Python 3.11 to 3.14
 INIT, CHANGELOG = "src/markovae/__init__.py", "CHANGELOG.md"
 VERSION = re.compile(r'^__version__ = "(\d+)\.(\d+)\.(\d+)"$', re.MULTILINE)
-DATA = ("py.typed", "data/digits.npz", "quality/weights/small.safetensors", "quality/weights/lite0.json")
+DATA = (
+    *("py.typed", "data/digits.npz", "quality/weights/small.safetensors", "quality/weights/lite0.json"),
+    *(f"web/static/{name}" for name in ("index.html", "page.css", "page.js", "lecture.js")),
+)
 
 
 def main() -> int:

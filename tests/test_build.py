@@ -339,7 +339,9 @@ def test_networks_and_encoders_that_captions_do_not_go_with(tiny_config: Config)
         create(Config().with_settings(["network.kind=ddpm", "condition.kind=text"]), (1, 32, 32))
     with pytest.raises(UserError, match="text encoder 'clip' not found"):
         create(tiny_config.with_settings(["condition.kind=text", "condition.encoder=clip"]), (1, 4, 4))
-    with pytest.raises(UserError, match=r"condition\.kind='txt' must be one of class, text, none; did you mean text"):
+    with pytest.raises(
+        UserError, match=r"condition\.kind='txt' must be one of auto, class, text, none; did you mean text"
+    ):
         tiny_config.with_settings(["condition.kind=txt"])
     none = create(tiny_config.with_settings(["condition.kind=none"]), (1, 4, 4), num_classes=3)
     assert none.network.num_classes == 0

@@ -217,11 +217,11 @@ def test_an_edit_shows_a_prompt(text_run: Path, tmp_path: Path):
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(picture)
     words = ["edit", str(text_run), str(picture), "--from-level", "0.8", "--steps", "4", "--n", "2"]
     assert main([*words, "--prompt", "a hat", "--negative", "a beard", "--out", str(out)]) == 0
-    _, text = opened(out / "000001.png")
+    _, text = opened(out / "00001.png")
     assert (text["markovae:prompt"], text["markovae:negative"], text["markovae:guidance"]) == ("a hat", "a beard", "2")
     model = load(text_run)
     told = edit(model, picture, from_level=0.8, steps=4, n=2, prompt="a hat", negative="a beard")
-    assert np.array_equal(told.images[1], np.asarray(Image.open(out / "000001.png")).transpose(2, 0, 1))
+    assert np.array_equal(told.images[1], np.asarray(Image.open(out / "00001.png")).transpose(2, 0, 1))
     for prompt in (None, "a beard"):
         other = edit(model, picture, from_level=0.8, steps=4, n=2, prompt=prompt, guidance=2 if prompt else None)
         assert not np.array_equal(other.images, told.images)

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_guidance_is_chosen_by_kid(monkeypatch):
             self.kid = Estimate(value, 0.1)
 
     monkeypatch.setattr(evaluation, "evaluate", lambda *a, guidance, **more: Found(abs(guidance - 1.4)))
-    weight, tried = evaluation.choose_guidance(None, None, 64)
+    weight, tried = evaluation.choose_guidance(None, SimpleNamespace(train=data(40)), 64)
     assert weight == 1.5
     assert list(tried) == list(evaluation.GUIDANCES)
 

@@ -80,6 +80,9 @@ class Permuted:
         label = None if b.label is None else b.label[order]
         return Batch(b.example[order], b.quantile[order], b.x[order], draw, label, b.keep[order])
 
+    def with_indices(self, step: int, share: tuple[int, int] | None = None) -> tuple[BatchIndices, Batch]:
+        return self.indices_of(step), self.at(step, share)
+
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_after_a_hundred_steps_two_processes_differ_as_a_permuted_batch_does(

@@ -13,7 +13,8 @@ from markovae.log import show, show_json
 SUMMARY = "restore compressed images, bit for bit"
 DESCRIPTION = """\
 Decode a file of `markovae compress` with the run that it was written with. The file, the model and this machine are
-checked before a pixel is written. Images that came from files become PNGs of the same names, rows of arrays images.npy.
+checked before a pixel is written. Images that came from files become PNGs of the same names, rows of arrays
+images.npy.
 """
 EXAMPLES = """\
 examples:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "inpaint, restore, vary or enlarge an image with a run"
 DESCRIPTION = """\
-Edit one image with the model as prior; of another size, it is fitted as in training. Exactly one of --mask, --degrade,
---from-level, --to, --round-trip and --enlarge says how. The images go to the output folder, with grid.png: the input
-first, then the draws. With a mask, each draw is also laid into a larger original. All rules: docs/editing.md.
+Edit one image with the model as prior; of another size, it is fitted as in training. Exactly one of --mask,
+--degrade, --from-level, --to, --round-trip and --enlarge says how. The images go to the output folder, with grid.png:
+the input first, then the draws. With a mask, each draw is also laid into a larger original. All rules:
+docs/editing.md.
 """
 EXAMPLES = """\
 examples:

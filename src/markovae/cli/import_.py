@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = "make a run of a diffusers pipeline, or of a file of weights"
 DESCRIPTION = """\
 Read the folder of a diffusers pipeline (UNet2DModel with DDPMScheduler or DDIMScheduler, weights as safetensors), or
-one file of weights (safetensors, or torch.save's, whose pickle is never executed), and write it as a run, which can be
-sampled, measured and trained on. diffusers itself is not needed.
+one file of weights (safetensors, or torch.save's, whose pickle is never executed), and write it as a run, which can
+be sampled, measured and trained on. diffusers itself is not needed.
 """
 EXAMPLES = """\
 examples:
@@ -25,8 +25,7 @@ examples:
   markovae sample runs/cifar --sampler ancestral          the pipeline's own chain
   markovae measure runs/cifar photos/         what images cost under it, in bits/dim
   markovae train photos/ --init runs/cifar --out runs/on  fine-tuning
-  markovae import model.pt --as nets:UNet --out runs/mine --set data.size=32 --set schedule.kind=linear \
-      --set network.own.arguments='{"dim": 64}' --set network.own.predicts=noise
+  markovae import model.pt --as nets:UNet --out runs/mine --config mine.toml      a network of your own
 """
 
 

@@ -59,7 +59,9 @@ class Gaussian:
         """
         if not bool((self.variance >= 0).all()):
             raise ValueError(f"variance={float(self.variance.min()):g} must not be negative")
-        return self.mean + factor(self.variance.sqrt(), self.mean) * normal_like(self.mean, source)
+        deviation = self.variance.sqrt()
+        scale = factor(deviation, self.mean) if not deviation.ndim else deviation.to(self.mean)
+        return self.mean + scale * normal_like(self.mean, source)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln N(x; mean, variance) in nats, (B,), float64: a log-density.

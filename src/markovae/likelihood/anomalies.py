@@ -72,6 +72,9 @@ class AnomalyRanking:
         files: the names of the images' files, where they have some.
         seconds: in all.
         data, checkpoint: where images and model are from, where a command knows it.
+
+        found = mv.rank_anomalies(model, images, data.train)
+        found.rows()[0]
     """
 
     images: ScoredImages
@@ -176,7 +179,8 @@ def rank_anomalies(
 ) -> AnomalyRanking:
     """Rank images by how odd they are to a model.
 
-        mv.rank_anomalies(model, mv.load_data("inbox/").train, mv.load_data("faces").test).rows()[0]
+        found = mv.rank_anomalies(model, "others/samples.npz", data.train, heldout_labels=data.train.labels)
+        found.rows()[0]
 
     Args:
         images: to rank, as `measure` takes them; `ImageData` and folders name their files.

@@ -88,5 +88,8 @@ class PatchNetwork(Network, ABC):
 
     def _pixels(self, out: Tensor, z: Tensor) -> Tensor:
         """(B, C_out·patch², H/patch, W/patch) -> (B, C_out, H, W) of z's sides, in the working type."""
-        pixels = F.pixel_shuffle(out, self.config.patch)[..., : z.shape[2], : z.shape[3]]
+        pixels = F.pixel_shuffle(out, self.config.patch)
+        if pixels.shape[2:] != z.shape[2:]:
+            # A copy: what shards the weights must not be handed a view.
+            pixels = pixels[..., : z.shape[2], : z.shape[3]].clone()
         return pixels.to(working_type(self.stem.weight))
