@@ -21,6 +21,7 @@ def scripts(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
 
+@pytest.mark.slow
 def test_the_judge_learns_what_faces_show_and_is_kept(monkeypatch):
     import attributes as judging
 

@@ -65,6 +65,7 @@ def page_of(name: str, found: dict[str, Any]) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sampling_and_measuring(record, monkeypatch):
     import sampling
@@ -92,6 +93,7 @@ def test_what_is_measured_by_wrapping_the_peer_is_what_ours_says():
     assert mine == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_memory_of_contenders(record, monkeypatch):
     import memory
@@ -105,6 +107,7 @@ def test_memory_of_contenders(record, monkeypatch):
     assert "| ours, train.checkpointing |" in page_of("memory", found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiling_pays_after_what_it_cost_over_what_it_gains(record, monkeypatch):
     from functools import partial
@@ -152,6 +155,7 @@ def test_a_profile_adds_up(record):
     assert (kinds["norms"], kinds["additions"], kinds["copies and casts"], kinds["other operations"]) == (3, 4, 8, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_script_for_a_gpu_runs_and_agrees_on_a_cpu(record, monkeypatch):
     import gpu
@@ -169,6 +173,7 @@ def test_the_script_for_a_gpu_runs_and_agrees_on_a_cpu(record, monkeypatch):
             gpu.main([])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_time_to_the_bound_of_recipes(record, monkeypatch):
     import time_to_bound

@@ -17,6 +17,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
 
+@pytest.mark.slow
 def test_arms_are_trained_alike_and_compared_on_the_same_images(tmp_path: Path) -> None:
     import pages
     import recipe

@@ -57,6 +57,7 @@ def test_cells_are_drawn_once_and_gone_on_with(tmp_path):
     assert asked[2:] == asked[1:2]
 
 
+@pytest.mark.slow
 def test_samplers_end_to_end(tmp_path, monkeypatch):
     import pages
     import samplers

@@ -50,6 +50,7 @@ def test_eighty_steps_bring_the_bound_below_that_of_the_untrained_network(name: 
         assert float(gain.mean()) > 3 * float(gain.std()) / len(gain) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_transformer_learns_the_digits_goes_on_and_samples(tmp_path, json_of):
     out = tmp_path / "run"
     chosen = ["kind=dit", "dit.width=32", "dit.depth=2", "dit.head_dim=16", "dit.patch=1"]

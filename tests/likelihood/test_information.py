@@ -93,6 +93,7 @@ def test_the_lower_bound_reaches_the_truth_from_below_with_exact_denoisers():
     assert found.value < information() + 2.5 * found.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_denoiser_stays_below_where_the_bound_difference_does_not():
     x, label = drawn(384)
     made = model(shift=0.5, factor=0.8)

@@ -70,6 +70,7 @@ def trained() -> Diffusion:
     return model
 
 
+@pytest.mark.slow
 def test_a_trained_network_stays_below_the_information_and_above_the_entropy(trained: Diffusion):
     images, labels = drawn(384, seed=2)
     x, label, whole = torch.from_numpy(images), torch.from_numpy(labels), {"estimator": Estimator(None), "batch": 8192}

@@ -56,6 +56,7 @@ def test_coverage_of_a_known_table(tables):
     assert math.isclose(float(table.full().sum()), float(values.sum()), abs_tol=1e-9)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_noise_alone_of_fixed_images(tables):
     # Images differ widely, their draws little: an interval that mistook one for the other would never miss.
     centre = 100 * torch.randn(12, 1, generator=generator(0, "centre"), dtype=torch.float64)

@@ -45,6 +45,7 @@ def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, indirect=True)
 def test_each_part_trains_and_gives_its_tables_and_figures(part: ModuleType) -> None:
     units = list(part.UNITS.values())

@@ -28,6 +28,7 @@ def vae(*, learned: bool) -> HierarchicalVAE:
     return HierarchicalVAE(encoder, prior)
 
 
+@pytest.mark.slow
 def test_learning_the_encoder_improves_the_bound_beyond_its_interval() -> None:
     """The same prior, data, draws and steps; only the encoder may learn. Compared example by example."""
     data, held_out = ring(4000, "train"), ring(2000, "test")
