@@ -62,8 +62,9 @@ use, lets the threads that are done spin at that barrier. Where another process 
 up its turn of a few milliseconds waiting, loses the core when its next part comes, and the others spin in their turn:
 an operation of a fraction of a millisecond takes a turn or two. That is the factor of ten between the rows with and
 without spinning. So the number of threads is timed (`src/markovae/system/threads.py`): several that spin are rarely
-chosen beside a neighbor. Without spinning two threads also get two shares of a crowded processor; how the variables do
-on a quiet machine was not measured, so they are not set for you.
+chosen beside a neighbor. Without spinning two threads also get two shares of a crowded processor; the
+command line sets `GOMP_SPINCOUNT=10000` unless you set it or `OMP_WAIT_POLICY`; from Python, set it before torch is
+imported.
 
 Not measured, for want of a quiet machine: the shares of a step on this kind of processor, memory formats, and whether
 half of the quiet speed of two threads is kept beside one busy core.

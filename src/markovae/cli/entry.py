@@ -58,6 +58,10 @@ COMMANDS = (
     *(import_, export, inspect, data_, shard, verify, doctor),
 )
 
+# Threads that wait at a barrier spin so often before they sleep. As fast as libgomp's default where nothing else runs;
+# beside other work, longer spinning uses up the turns that the thread needs itself (docs/performance.md).
+SPIN = "10000"
+SPINNING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 TOGETHER = ("train", "sample", "measure", "compress")  # what several processes do together
 
 
@@ -68,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None is those of the process.
     """
     _open_missing_streams()
+    if not SPINNING & os.environ.keys():  # before torch loads libgomp, which reads it once
+        os.environ["GOMP_SPINCOUNT"] = SPIN
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no Greek still gets its figures
