@@ -142,6 +142,18 @@ def test_a_full_queue_is_told_and_a_visitor_that_leaves_makes_room() -> None:
     desk.close()
 
 
+def test_a_visitor_that_leaves_before_reading_makes_room() -> None:
+    desk = Desk()
+
+    async def visit() -> None:
+        for _ in range(3 * QUEUE):
+            await desk.stream(lambda: iter([{"kind": "done"}]))
+            await asyncio.sleep(0.01)
+
+    asyncio.run(visit())
+    desk.close()
+
+
 def test_work_stops_when_its_visitor_leaves() -> None:
     desk, seen = Desk(), []
 

@@ -1,4 +1,4 @@
-"""A measurement kept in its run: the record, one row per image, and the cheapest and dearest images."""
+"""A measurement kept in its run: the record, one row per image, and the images with the fewest and the most bits."""
 
 from __future__ import annotations
 

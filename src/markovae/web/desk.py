@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 from markovae.errors import UserError
@@ -39,10 +40,11 @@ class Desk:
         """
         if self._present > QUEUE:
             raise BusyError
-        self._present += 1
-        return self._events(job)
+        events = self._events(job)
+        return _after(await anext(events), events)  # begun here: one that nobody reads on with is closed, and leaves
 
-    async def _events(self, job: Job) -> AsyncIterator[Event]:
+    async def _events(self, job: Job) -> AsyncGenerator[Event, None]:
+        self._present += 1
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event | None] = asyncio.Queue(HELD)
         gone = threading.Event()
@@ -88,6 +90,13 @@ class Desk:
         """Stop the job at its next event, and take no more."""
         self.closing.set()
         self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+async def _after(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncIterator[Event]:
+    async with aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
 
 
 def _end(events: asyncio.Queue[Event | None]) -> None:
