@@ -173,13 +173,24 @@ def test_guidance_is_chosen_by_kid(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "side", "said"),
+    ("steps", "side", "octaves", "said"),
     [
-        (100, 64, "32 passes over your images: expect noise; 64x64 pixels need about 1 h 25 min here (163,840 images"),
-        (2000, 64, "640 passes over your images: expect rough samples"),
-        (2000, 8, "640 passes over your images"),
+        (
+            100,
+            64,
+            0,
+            "32 passes over your images: expect noise; 64x64 pixels need about 1 h 25 min here (163,840 images",
+        ),
+        (2000, 64, 0, "640 passes over your images: expect rough samples"),
+        (
+            400,
+            64,
+            1,
+            "128 passes over your images: expect rough samples; 64x64 pixels need about 21 min 20 s here (40,960 images",
+        ),
+        (2000, 8, 0, "640 passes over your images"),
     ],
 )
-def test_a_forecast_is_plain(steps: int, side: int, said: str):
+def test_a_forecast_is_plain(steps: int, side: int, octaves: int, said: str):
     images = replace(data(100), images=np.zeros((100, 1, side, side), np.uint8))
-    assert forecast(steps, 32, images, 1.0).startswith(said)
+    assert forecast(steps, 32, images, octaves, 1.0).startswith(said)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from markovae.training.precision import probe
+from markovae.training.precision import probe, without_timing
 
 
 class Machine:
@@ -52,3 +52,14 @@ def test_a_hopeless_bfloat16_is_given_up_after_one_step():
     machine = Machine(0.4, 20.0)
     assert probe(machine.step, machine.clock).dtype == torch.float32
     assert machine.steps.count(torch.bfloat16) == 1
+
+
+@pytest.mark.parametrize(("capability", "timed"), [("AVX2", False), ("AVX512", True), ("DEFAULT", True)])
+def test_nothing_is_timed_where_bfloat16_is_emulated(
+    capability: str, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    choice = without_timing(torch.device("cpu"))
+    assert (choice is None) == timed
+    assert timed or choice.dtype == torch.float32
+    assert without_timing(torch.device("cuda")) is None

@@ -105,16 +105,17 @@ SEEN_PER_PIXEL, LEAST_SEEN = 40, 20_000
 NOISE = 0.25
 
 
-def forecast(total: int, batch: int, data: ImageData, pace: float) -> str:
+def forecast(total: int, batch: int, data: ImageData, octaves: int, pace: float) -> str:
     """How often a run of `total` steps sees each image, and whether that is enough.
 
     Args:
         batch: images a step.
         data: the training part.
+        octaves: doublings of the sides behind a cascade's base, whose pixels decide what the images show.
         pace: seconds a step.
     """
     seen, (_, height, width) = total * batch, data.shape
-    needed = max(LEAST_SEEN, SEEN_PER_PIXEL * height * width)
+    needed = max(LEAST_SEEN, SEEN_PER_PIXEL * height * width >> 2 * octaves)
     passes = seen / len(data)
     text = f"{passes:,.{1 if passes < 10 else 0}f} passes over your images"
     if seen >= needed:

@@ -323,7 +323,8 @@ class Session:
             self.remark(f"the pace has changed: {total:,} steps now fit the budget, about {left} from here")
             return
         self.remark(f"{total:,} steps fit the budget, about {left} from here")
-        self.remark(forecast(total, self.config.train.batch, self.splits.train, self.training.budget.pace))
+        octaves = (self.config.cascade.stages or 1) - 1
+        self.remark(forecast(total, self.config.train.batch, self.splits.train, octaves, self.training.budget.pace))
 
     def _due(self, times: int) -> bool:
         return self.training.budget.due(times, self.training.step)

@@ -85,6 +85,13 @@ class Choice:
     reason: str
 
 
+def without_timing(device: torch.device) -> Choice | None:
+    """float32 where bfloat16 is only emulated, many times slower than float32; None where the two must be timed."""
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return None
+    return Choice(torch.float32, "float32: this processor emulates bfloat16")
+
+
 def dtype_named(name: str) -> torch.dtype:
     """torch.float32 or torch.bfloat16."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

@@ -33,7 +33,7 @@ from markovae.training.ema import EMA
 from markovae.training.examples import Examples
 from markovae.training.losses import LevelLoss, Loss, Losses, OwnFunction, create_loss, create_noise_sampling
 from markovae.training.optimizers import create_optimizer
-from markovae.training.precision import Choice, dtype_named, prepared, probe
+from markovae.training.precision import Choice, dtype_named, prepared, probe, without_timing
 from markovae.training.sharding import full_tensor, local_shard, require_shardable, shard_tables, sharded
 from markovae.training.train_config import TrainConfig
 from markovae.training.train_step import (
@@ -138,14 +138,17 @@ class Training:
             elif name == "auto" and not self.ranks.first:
                 self.precision = Choice(torch.float32, "")
             elif name == "auto":
-                batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device, self._type)
-                self.precision = probe(lambda dtype: self._rehearse(batch, dtype), lambda: self.seconds)
+                self.precision = without_timing(self.model.device) or self._timed_precision()
             else:
                 self.precision = Choice(dtype_named(name), f"{name}, as train.precision says")
             # Two machines may time it differently: the first process's choice is everyone's.
             (use_bf16,) = self.ranks.firsts(self.precision.dtype == torch.bfloat16)
             self.precision = Choice(torch.bfloat16 if use_bf16 else torch.float32, self.precision.reason)
         return self.precision
+
+    def _timed_precision(self) -> Choice:
+        batch = self.batches.at(0).part(0, PROBE_IMAGES).to(self.model.device, self._type)
+        return probe(lambda dtype: self._rehearse(batch, dtype), lambda: self.seconds)
 
     def __iter__(self) -> Iterator[TrainStep]:
         """The loop of every training: steps until the budget is spent; `fit` and a run both drive it."""
