@@ -186,7 +186,7 @@ def test_guidance_is_chosen_by_kid(monkeypatch):
             400,
             64,
             1,
-            "128 passes over your images: expect rough samples; 64x64 pixels need about 21 min 20 s here (40,960 images",
+            "128 passes over your images: expect rough samples; 64x64 pixels need about 21 min 20 s here (40,960",
         ),
         (2000, 8, 0, "640 passes over your images"),
     ],
