@@ -1,4 +1,10 @@
+import base64
+import io
+import re
+
 import numpy as np
+import pytest
+from PIL import Image
 
 from markovae.report import html
 
@@ -26,8 +32,15 @@ def test_what_has_no_letter_and_what_turns_text_around_is_spelled():
     assert html.paragraph("r\udcfcn \u202egnp.\x1b[31m\nÄ", "k") == '<p class="k">r\\udcfcn \\u202egnp.\\x1b[31m\nÄ</p>'
 
 
-def test_a_picture_says_its_size():
-    assert 'width="3" height="2" alt="a"' in html.image(np.zeros((2, 3, 1), np.uint8), "a")
+@pytest.mark.parametrize(("side", "shown"), [(2, 16), (32, 256), (100, 700), (900, 900)])
+def test_a_picture_repeats_its_pixels_and_says_its_size(side: int, shown: int):
+    drawn = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    text = html.image(drawn, "a")
+    assert f'width="{shown}" height="{shown}" alt="a"' in text
+    assert f"aspect-ratio:{shown}/{shown}" in text
+    content = base64.b64decode(re.search(r"base64,([^\"]+)", text)[1])
+    seen = np.asarray(Image.open(io.BytesIO(content)))
+    assert (seen[:: shown // side, :: shown // side] == drawn).all()
 
 
 def test_tables_mark_numbers_and_meanings_and_keep_html():

@@ -55,6 +55,7 @@ def test_the_page_needs_nothing_but_itself(name: str, request: pytest.FixtureReq
     assert parser.open == []
     assert len(parser.addresses) > 20
     assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+    assert not re.search(r"<[^>]*\son\w+=", page), "no handlers of events"
     assert 'name="viewport"' in page
     assert "prefers-color-scheme: dark" in page
 

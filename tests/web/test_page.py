@@ -1,20 +1,16 @@
 """Every feature of the page, clicked in Chromium; skipped where there is none."""
 
 import base64
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from tests.browsing import PHONE, chromium, faint_texts, in_scheme, needs_browser, webdriver
 
 import markovae as mv
 
-webdriver = pytest.importorskip("selenium.webdriver")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
+pytestmark = needs_browser
 
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -23,18 +19,11 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 @pytest.fixture(scope="module")
 def browser(address: str) -> Iterator["webdriver.Chrome"]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    phone = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    made.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    made.get(address)
-    WebDriverWait(made, 30).until(lambda page: page.execute_script("return document.documentElement.dataset.ready"))
-    yield made
-    made.quit()
+    with chromium() as made:
+        made.get(address)
+        ready = "return document.documentElement.dataset.ready"
+        WebDriverWait(made, 30).until(lambda page: page.execute_script(ready))
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +31,7 @@ def quiet(browser: "webdriver.Chrome") -> Iterator[None]:
     """No message in the console, and nothing wider than a phone."""
     yield
     assert browser.get_log("browser") == []
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
 
 
 @pytest.fixture(scope="module")
@@ -147,23 +136,9 @@ def test_tabs_are_moved_between_by_the_keyboard(browser: "webdriver.Chrome") -> 
     assert browser.find_element(By.ID, "lecture").is_displayed()
 
 
-def contrast(first: np.ndarray, second: np.ndarray) -> float:  # type: ignore[type-arg]
-    def luminance(color: np.ndarray) -> float:  # type: ignore[type-arg]
-        linear = np.where(color <= 0.03928, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted((luminance(first), luminance(second)))
-    return (high + 0.05) / (low + 0.05)
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast_in_both_schemes(browser: "webdriver.Chrome", scheme: str) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    names = "['page', 'ink', 'faint', 'accent', 'error']"
-    style = "getComputedStyle(document.documentElement)"
-    read = f"return {names}.map(name => {style}.getPropertyValue('--' + name).trim())"
-    spelled = [c if len(c) == 7 else "#" + "".join(2 * digit for digit in c[1:]) for c in browser.execute_script(read)]
-    colors = [np.array([int(c[k : k + 2], 16) for k in (1, 3, 5)]) / 255 for c in spelled]
-    assert min(contrast(colors[0], color) for color in colors[1:]) >= 4.5
+@pytest.mark.parametrize("tab", ["draw", "bits", "edit", "lecture"])
+def test_text_has_contrast_in_both_schemes(browser: "webdriver.Chrome", scheme: str, tab: str) -> None:
+    in_scheme(browser, scheme)
+    open_tab(browser, tab)
+    assert faint_texts(browser) == []

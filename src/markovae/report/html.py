@@ -1,4 +1,4 @@
-"""How report.html looks: light and dark, wide and narrow."""
+"""How report.html looks: light and dark, wide and narrow, enlarged and printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markovae.log import printable
 STYLE = """\
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5a6675; --paper: #f7f8fa; --card: #ffffff; --edge: #e1e5ea;
   --accent: #2f6fdb; --band: #2f6fdb33; --warn: #c77700; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e6eaf0; --soft: #9aa7b6; --paper: #12161c; --card: #1b212a; --edge: #2c3541; --accent: #7fb0ff;
     --band: #7fb0ff33; --warn: #f0a63c; }
 }
@@ -38,8 +38,21 @@ section > :last-child { margin-bottom: 0; }
 img { image-rendering: pixelated; display: block; width: 100%; height: auto; border-radius: 4px; }
 .drawing { max-width: 560px; }
 .sheet { max-width: 720px; margin: 0 auto 12px; }
-.strip { display: flex; gap: 6px; overflow-x: auto; padding-bottom: 6px; margin-bottom: 12px; }
-.strip figure { margin: 0; flex: 1 0 62px; max-width: 120px; }
+.strip { display: flex; gap: 6px; overflow-x: auto; padding: 3px 3px 6px; margin: -3px -3px 12px; }
+.strip figure { margin: 0; flex: 1 0 76px; max-width: 132px; }
+summary { list-style: none; cursor: zoom-in; }
+summary::-webkit-details-marker { display: none; }
+summary:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 4px; }
+summary span { display: none; }
+@media screen {
+  :root:has(details[open]) { overflow: hidden; }
+  [open] > summary { position: fixed; inset: 0; z-index: 1; display: flex; flex-direction: column; gap: 10px;
+    align-items: center; justify-content: center; padding: 16px; background: var(--paper); cursor: zoom-out; }
+  [open] > summary:focus-visible { outline-offset: -3px; }
+  [open] > summary img { flex: 0 1 auto; min-height: 0; width: 94vw; height: 80vh; object-fit: contain; }
+  [open] > summary span { display: block; max-width: 74ch; text-align: center; }
+  [open] > summary span + span { color: var(--soft); font-size: 0.85rem; }
+}
 figcaption { font-size: 0.78rem; line-height: 1.3; text-align: center; margin-top: 5px;
   font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin-bottom: 12px; }
@@ -69,8 +82,28 @@ td .bar { margin-top: 8px; } td.wide { min-width: 90px; }
   .explained th, .explained td { border-bottom: 0; padding: 1px 0; }
   .explained thead .m { display: none; }
   .explained td.m, .explained td.wide { grid-column: 1 / -1; font-size: 0.88rem; }
-  td .bar { margin: 4px 0; } }
+  td .bar { margin: 4px 0; } svg text { font-size: 17px; } }
+@media print {
+  :root { color-scheme: light; --soft: #444444; --paper: #ffffff; }
+  @page { margin: 15mm; }
+  body { font-size: 10.5pt; }
+  main { max-width: none; padding: 0; }
+  section, .hero div { border-radius: 0; border-width: 1px 0 0; padding: 8px 0 0; margin-top: 12px; }
+  .pair section, .hero, table, .strip, svg, img { break-inside: avoid; }
+  h2 { break-after: avoid; }
+  .strip { overflow: visible; }
+  .strip figure { flex: 1 1 0; min-width: 0; max-width: 30mm; }
+  .scroll { overflow: visible; }
+  .sheet { max-width: 130mm; }
+  .bar, svg { print-color-adjust: exact; }
+}
 """
+
+CLOSE = "Click, or press Enter, to close."
+SHOWN = (
+    640  # pixels that an enlarged picture has at least, so that a viewer which smooths pixels, or a printer, shows them
+)
+MOST_REPEATED = 8
 
 
 @final
@@ -95,16 +128,28 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{text_of(title)}</h2>{''.join(parts)}</section>"
 
 
-def image(picture: Images, alt: str) -> str:
-    """A picture inside the page."""
-    height, width = picture.shape[:2]
-    return f'<img src="{data_uri(png(picture))}" width="{width}" height="{height}" alt="{text_of(alt)}">'
+def image(picture: Images, says: str) -> str:
+    """A picture inside the page, which fills the window when it is clicked, without a script.
+
+    Args:
+        picture: (H, W, C), small: each pixel is repeated up to eight times.
+        says: what it shows, a sentence.
+    """
+    factor = min(MOST_REPEATED, -(-SHOWN // max(picture.shape[:2])))
+    large = picture.repeat(factor, 0).repeat(factor, 1)
+    height, width = large.shape[:2]
+    # The ratio keeps the place of a picture that has left it to fill the window.
+    return (
+        f'<details name="enlarged" style="aspect-ratio:{width}/{height}"><summary>'
+        f'<img src="{data_uri(png(large))}" width="{width}" height="{height}" alt="{text_of(says)}">'
+        f'<span aria-hidden="true">{text_of(says)}</span><span>{CLOSE}</span></summary></details>'
+    )
 
 
-def figure(picture: Images, alt: str, caption: Sequence[str]) -> str:
-    """A picture with lines below it."""
+def figure(picture: Images, says: str, caption: Sequence[str]) -> str:
+    """A picture with short lines below it; enlarged, it has the sentence instead."""
     lines = "<br>".join(map(text_of, caption))
-    return f"<figure>{image(picture, alt)}<figcaption>{lines}</figcaption></figure>"
+    return f"<figure>{image(picture, says)}<figcaption>{lines}</figcaption></figure>"
 
 
 def strip(figures: Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def cost(record: Record) -> str:
     how = (
         f"The bound on the test part's first {measured['n']:,} images, {measured['network_calls_per_example']} network "
         f"calls each, and what lossless files of the same images take. {bound_in_words(bins)} {codecs_in_words(bins)} "
-        "`markovae compress` writes a file of the bound's length."
+        "The command markovae compress writes a file of the bound's length."
     )
     warning = record["run"]["warning"]
     return html.section(
@@ -239,7 +239,7 @@ def _header(record: dict[str, Any]) -> str:
         (duration(run["seconds"]), f"of training, {run['images_seen'] or 0:,} images seen"),
         (
             f"{near['samples_median']:.1f}",
-            f"grey levels from sample to training image (unseen: {near['real']['median']:.1f})",
+            f"grey levels from a sample to the nearest training image ({near['real']['median']:.1f} from unseen)",
         ),
     ]
     return f"<header><h1>{html.text_of(run['name'])}</h1>{html.paragraph(line)}</header>{html.headline(figures)}"
@@ -248,10 +248,10 @@ def _header(record: dict[str, Any]) -> str:
 def _samples(data: ReportData) -> str:
     facts = data.record["samples"]
     pictures = tile(viewable(data.samples, data.bins), facts["columns"], clear=True)
-    sheet = html.image(pictures, f"{facts['n']} samples of the model")
+    sheet = html.image(pictures, f"{facts['n']} samples of the model, none left out.")
     text = (
         f"Samples 0 to {facts['n'] - 1} of seed {facts['seed']}, {facts['network_calls_per_sample']} network calls "
-        "each: drawn by the model, none left out. How near they are to training images stands below."
+        "each: drawn by the model, none left out. How near they are to training images is shown below."
     )
     if facts["column_classes"]:
         text += f" One class a column: {', '.join(facts['column_classes'])}."
@@ -266,7 +266,9 @@ def _neighbours(data: ReportData) -> str:
     real = viewable(np.asarray(data.pool[near.index]), data.bins)
     figures = [
         html.figure(
-            tile(np.stack([a, b]), 1, clear=True), f"sample {i} above its nearest training image", (f"{d:.1f}",)
+            tile(np.stack([a, b]), 1, clear=True),
+            f"Sample {i}, and below it the nearest training image: {d:.1f} grey levels apart (root mean square).",
+            (f"{d:.1f}",),
         )
         for i, (a, b, d) in enumerate(zip(own, real, near.distance, strict=True))
     ]
@@ -286,7 +288,10 @@ def _rate(data: ReportData) -> str:
     figures = [
         html.figure(
             tile(pictures, 1, clear=True),
-            "the image itself" if point.level == 0 else f"predicted at level {point.level}",
+            f"The images themselves, exact after {point.rate_bits_per_dim:.3f} bits/dim."
+            if point.level == 0
+            else f"After {point.rate_bits_per_dim:.3f} bits/dim, at level {point.level}: the predictions are off by "
+            f"{point.rmse:.1f} grey levels (root mean square).",
             (f"{point.rate_bits_per_dim:.3f} bits", "exact" if point.level == 0 else f"± {point.rmse:.1f}"),
         )
         for point, pictures in zip(data.rate.shown, data.rate.pictures, strict=True)
@@ -305,19 +310,24 @@ def _extremes(data: ReportData) -> str:
     for name, title in (("cheapest", "The cheapest:"), ("dearest", "The dearest:")):
         rows = data.record["extremes"][name]
         figures = [
-            html.figure(picture, row["file"] or f"image {row['image']}", (f"{row['bits_per_dim']:.2f}",))
+            html.figure(picture, _costs(row), (f"{row['bits_per_dim']:.2f}",))
             for row, picture in zip(rows, data.extremes[name], strict=True)
         ]
         parts += [html.paragraph(title), html.strip(figures)] if rows else []
     return html.section("The least and the most costly images", *parts, html.paragraph(EXTREMES))
 
 
+def _costs(row: Record) -> str:
+    name = row["file"] or f"Test image {row['image']}"
+    return f"{name} costs {row['bits_per_dim']:.2f} bits/dim."
+
+
 def _encoder(data: ReportData) -> str:
     figures = [
         html.figure(
             tile(column.pictures, 1, clear=True),
-            f"level {column.level}",
-            (f"ℓ = {column.level}", f"λ = {_logsnr(column.logsnr)}"),
+            f"Level {column.level}: {_mixture(column.logsnr)}.",
+            (f"level {column.level}", f"λ = {_logsnr(column.logsnr)}"),
         )
         for column in data.encoder
     ]
@@ -330,7 +340,11 @@ def _encoder(data: ReportData) -> str:
 
 def _reverse(data: ReportData) -> str:
     figures = [
-        html.figure(tile(column.pictures, 1, clear=True), "z above its prediction", (f"λ = {_logsnr(column.logsnr)}",))
+        html.figure(
+            tile(column.pictures, 1, clear=True),
+            f"The latent z, {_mixture(column.logsnr)}, and below it what the network takes the image to be.",
+            (f"λ = {_logsnr(column.logsnr)}",),
+        )
         for column in data.reverse
     ]
     text = (
@@ -338,6 +352,14 @@ def _reverse(data: ReportData) -> str:
         "colours are settled early, details last."
     )
     return html.section("The prior, backwards", html.strip(figures), html.paragraph(text))
+
+
+def _mixture(logsnr: float) -> str:
+    """What a latent of this log-SNR is made of, in words."""
+    if logsnr == math.inf:
+        return "the image without noise"
+    image, noise = (100 / math.sqrt(1 + math.exp(-sign * logsnr)) for sign in (1, -1))
+    return f"{image:.3g} % of the image and noise of {noise:.3g} %"
 
 
 def _logsnr(value: float) -> str:

@@ -142,7 +142,9 @@ def prompt_section(sheet: PromptSheet | None, bins: int) -> str:
     for number, prompt in enumerate(sheet.prompts):
         own = sheet.samples[number * sheet.columns : (number + 1) * sheet.columns]
         rows.append(html.paragraph(prompt))
-        picture = html.image(tile(viewable(own, bins), sheet.columns, clear=True), f"samples of: {prompt}")
+        picture = html.image(
+            tile(viewable(own, bins), sheet.columns, clear=True), f"{sheet.columns} samples of: {prompt}"
+        )
         rows.append(f'<div class="sheet">{picture}</div>')
     how = f"Guidance {sheet.guidance:g}, {sheet.steps} steps of two network calls"
     if sheet.guidance == 1:
