@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 PY := $(VENV)/bin/python
 THREADS_PER_TEST ?= 1
+SPELLED = src docs examples benchmarks scripts configs README.md CONTRIBUTING.md Makefile
 
 .PHONY: demo test docs version check soak offline reference fashion captions derivation release clean
 .DELETE_ON_ERROR:
@@ -58,6 +59,7 @@ check: $(VENV)/.stamp
 	$(PY) -m ruff format --check src tests benchmarks scripts examples docs
 	$(PY) -m ruff check src tests benchmarks scripts examples docs
 	$(PY) -m mypy
+	$(PY) -m codespell_lib $(SPELLED)
 	$(PY) -m pytest -q tests/test_architecture.py tests/test_docs.py
 
 reference: $(VENV)/.stamp

@@ -140,7 +140,7 @@ def names(archive: Path) -> list[str]:
 
 
 def missing(found: Iterable[str], package: Path, version: str, prefix: str = "") -> list[str]:
-    """What is wrong with the files of an archive, a sentence each: every source file, data, licence; no tests."""
+    """What is wrong with the files of an archive, a sentence each: every source file, data, license; no tests."""
     found, which = set(found), "the sdist" if prefix else "the wheel"
     wanted = {f"{prefix}markovae/{path.relative_to(package).as_posix()}" for path in package.rglob("*.py")}
     wanted |= {f"{prefix}markovae/{name}" for name in DATA}

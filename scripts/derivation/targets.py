@@ -72,7 +72,7 @@ def tables(numbers: dict[str, Any]) -> dict[str, str]:
     rows.append(["largest difference", *(v for w in WEIGHTINGS for v in (f"{numbers[w]['spread']:.3f}", ""))])
     heads = []
     for name, title in WEIGHTINGS.items():
-        heads += [f"minimising {title}, {STEPS[name]:,} steps", "from the six's mean"]
+        heads += [f"minimizing {title}, {STEPS[name]:,} steps", "from the six's mean"]
     return {"targets": table(["target", *heads], rows)}
 
 

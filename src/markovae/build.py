@@ -68,7 +68,7 @@ def initialized_network(outline: nn.Module, logsnr: Tensor) -> Network:
 
 
 class _WithoutNumbers(TorchFunctionMode):
-    """Weights are not initialised: on the meta device torch imports its compiler to draw normal numbers."""
+    """Weights are not initialized: on the meta device torch imports its compiler to draw normal numbers."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__module__", None) == nn.init.__name__:
@@ -509,4 +509,4 @@ def _require_memory(model: Model) -> None:
 
 def _check_shape(shape: Sequence[int]) -> None:
     if len(shape) != 3 or min(shape) < 1:
-        raise UserError(f"images of shape {tuple(shape)} cannot be modelled: give (channels, height, width), each >= 1")
+        raise UserError(f"images of shape {tuple(shape)} cannot be modeled: give (channels, height, width), each >= 1")

@@ -138,7 +138,7 @@ def settings_help() -> str:
 def preset_settings(name: str, schedule: str) -> list[str]:
     """The settings of a preset, "section.name=value" each; later settings may replace them.
 
-    bound: the recipe for likelihood. The bound itself is minimised, its levels drawn as often as their nats are large,
+    bound: the recipe for likelihood. The bound itself is minimized, its levels drawn as often as their nats are large,
     and the reverse variance is the best that is one number a level.
     simple: the squared error of the noise, every level alike. Source: Ho et al. 2020, eq. 14.
 

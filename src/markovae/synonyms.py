@@ -51,7 +51,10 @@ WORDS = {
     **dict.fromkeys(("max_grad_norm", "gradient_clip_val", "clip_grad", "grad_clip"), _CLIP),
     **dict.fromkeys(("warmup", "lr_warmup_steps", "warmup_epochs"), "train.warmup_steps"),
     **dict.fromkeys(("lr_scheduler", "lr_schedule", "scheduler", "sched", "noise_scheduler"), _SCHEDULER),
-    **dict.fromkeys(("opt", "optimiser", "use_8bit_adam"), "train.optimizer (muon or adamw)"),
+    **dict.fromkeys(
+        ("opt", "optimiser", "use_8bit_adam"),  # codespell:ignore optimiser
+        "train.optimizer (muon or adamw)",
+    ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_betas", "betas"), "train.beta1 and train.beta2"),
     **dict.fromkeys(("wd", "adam_weight_decay"), "train.weight_decay"),
     **dict.fromkeys(("save_every", "save_and_sample_every", "checkpointing_steps", "save_interval"), _LOOKS),

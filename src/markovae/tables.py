@@ -69,7 +69,7 @@ RENAMED = {
     "train.law_logsnr": "train.level_logsnr",
     "train.law_density": "train.level_density",
     "train.rest_lr": "train.adamw_lr",
-    "train.optimiser": "train.optimizer",
+    "train.optimiser": "train.optimizer",  # codespell:ignore optimiser
 }
 MAX_NAME = 100  # characters of a name that likeness is looked for with
 MAX_TEXT = 65_536  # characters of one text

@@ -102,7 +102,7 @@ def test_a_target_word_is_checked(name: str):
         ({"blocks": 0}, r"network\.ddpm\.blocks=0 must be at least 1"),
         ({"head_dim": -1}, "0 is allowed"),
         ({"embedding": 0}, "at least 1"),
-        ({"middle_groups": -1}, "0 means no normalisation"),
+        ({"middle_groups": -1}, "0 means no normalization"),
         ({"eps": 0.0}, "above 0"),
         ({"padding": 2}, "lie in 0…1"),
         ({"dropout": -0.1}, r"\[0, 1\)"),

@@ -79,7 +79,7 @@ def test_grey_beside_colour_becomes_rgb_and_is_said(tmp_path: Path):
     reading = read_folder(config(tmp_path))
     assert reading.data.shape == (3, 8, 8)
     assert np.array_equal(reading.data.images[2], np.repeat(grey[0], 3, axis=0))
-    assert "2 grey images beside 2 in colour: all become rgb" in reading.summary.notes
+    assert "2 grey images beside 2 in color: all become rgb" in reading.summary.notes
     assert reading.summary.modes == {"RGB": 2, "L": 2}
     assert read_folder(config(tmp_path, channels="grey")).data.shape == (1, 8, 8)
 

@@ -209,7 +209,7 @@ def test_the_card_has_the_front_matter_that_the_hub_reads(tmp_path: Path) -> Non
         (["target.reverse=isotropic"], r"target\.reverse=isotropic cannot be told"),
         (["target.pixels=centres"], r"target\.pixels=centres cannot be told"),
         (["schedule.num_levels=4000"], "float32 rounds to none"),
-        (["network.ddpm.middle_groups=0"], "no normalisation is none of diffusers'"),
+        (["network.ddpm.middle_groups=0"], "no normalization is none of diffusers'"),
         (
             ["network.ddpm.widths=[8, 8, 8]", "network.ddpm.attention=[0, 1]", "network.ddpm.residual_down=[0]"],
             "changes the resolution of all levels with attention in one way",

@@ -208,7 +208,7 @@ def test_spectrum_falls_as_one_over_f_in_amplitude():
 
 
 def test_pixels_have_the_declared_variance_and_channels_their_correlation():
-    toy = pink_gaussian((3, 8, 8), std=0.4, colour=0.7)
+    toy = pink_gaussian((3, 8, 8), std=0.4, color=0.7)
     covariance = toy.distribution(1).covariance()[0].reshape(3, 64, 3, 64)
     assert float(torch.stack([covariance[c, :, c].trace() for c in range(3)]).mean()) == pytest.approx(64 * 0.16)
     ratio = covariance[0, :, 1] / covariance[0, :, 0]
@@ -242,8 +242,8 @@ def test_pair_has_two_kinds_and_a_known_entropy():
     [
         (lambda: pink_modes((8, 8)), r"must be \(C, H, W\)"),
         (lambda: pink_modes((1, 8, 8), std=0.0), "std=0 must be positive"),
-        (lambda: pink_modes((3, 4, 4), colour=1.0), "not positive definite"),
-        (lambda: pink_modes((3, 4, 4), colour=-0.6), "not positive definite"),
+        (lambda: pink_modes((3, 4, 4), color=1.0), "not positive definite"),
+        (lambda: pink_modes((3, 4, 4), color=-0.6), "not positive definite"),
         (lambda: pink_pair((1, 4, 4), weight=1.0), "must lie in"),
     ],
 )

@@ -35,7 +35,7 @@ class Law(Protocol):
         """The whole number in the middle of the window of each mean, (N,), int64."""
 
     def pieces(self, mean: Any, doublings: int) -> Iterator[tuple[slice, Any]]:
-        """(which means, their probabilities (n, 2 half + 1), not normalised), piece by piece.
+        """(which means, their probabilities (n, 2 half + 1), not normalized), piece by piece.
 
         Args:
             mean: (N,), float64.

@@ -54,7 +54,7 @@ def as_channels_first(raw: Raw, layout: str, name: str) -> Raw:
     if raw.ndim == 3:
         if layout == "auto" and raw.shape[-1] in (1, 3, 4) and raw.shape[1] > 4:
             raise UserError(
-                f"{name} has shape {raw.shape}, which looks like one colour image: give N of them with a "
+                f"{name} has shape {raw.shape}, which looks like one color image: give N of them with a "
                 "leading axis, or set data.layout='nhw' if these are grey images that narrow"
             )
         return raw[:, None]

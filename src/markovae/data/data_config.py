@@ -45,8 +45,8 @@ class DataConfig:
         size: height in pixels; 0 = the source's own: faces 32 (at most 256), digits 8, arrays as they are; folders keep
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
         width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).
-        channels: "auto" (grey stays one channel, anything in colour makes the set rgb), "grey" or "rgb".
-        background: the colour under transparent pixels and around padded images, by name or "#rrggbb".
+        channels: "auto" (grey stays one channel, anything in color makes the set rgb), "grey" or "rgb".
+        background: the color under transparent pixels and around padded images, by name or "#rrggbb".
         fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
             fit inside, fill with `background`) or "resize" (stretch).
         layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
@@ -162,18 +162,18 @@ def as_config(source: DataConfig | str | Path) -> DataConfig:
     return DataConfig(str(source))
 
 
-def background_rgb(colour: str) -> tuple[int, int, int]:
-    """(red, green, blue), 0…255, of a colour name or "#rrggbb". Raises: UserError for anything else."""
+def background_rgb(color: str) -> tuple[int, int, int]:
+    """(red, green, blue), 0…255, of a color name or "#rrggbb". Raises: UserError for anything else."""
     from PIL import ImageColor
 
     try:
-        rgb = ImageColor.getrgb(colour)
+        rgb = ImageColor.getrgb(color)
     except ValueError:
-        near = difflib.get_close_matches(colour.lower(), ImageColor.colormap, n=1)
+        near = difflib.get_close_matches(color.lower(), ImageColor.colormap, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"data.background={shown(colour)} is not a colour: give a name such as white, or #rrggbb{hint}"
+            f"data.background={shown(color)} is not a color: give a name such as white, or #rrggbb{hint}"
         ) from None
     if len(rgb) != 3:
-        raise UserError(f"data.background={shown(colour)} is itself transparent: give an opaque colour")
+        raise UserError(f"data.background={shown(color)} is itself transparent: give an opaque color")
     return rgb

@@ -21,7 +21,7 @@ BINS = 17
 
 
 def digits() -> ImageData:
-    """All 1,797 digits, (1797, 1, 8, 8) uint8 with bins = 17, labelled 0 … 9."""
+    """All 1,797 digits, (1797, 1, 8, 8) uint8 with bins = 17, labeled 0 … 9."""
     with as_file(files("markovae.data").joinpath("digits.npz")) as path, np.load(path, allow_pickle=False) as stored:
         images, labels = stored["images"], stored["labels"]
     return ImageData(

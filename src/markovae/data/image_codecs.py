@@ -50,7 +50,7 @@ def predictive_bits(images: Images) -> Images:
     """Bits of each image under a predictor of no kind of image in particular, (n,), float64: how complex it is.
 
     Each value is predicted from the three before it (left, above, above left), and its error coded with a two-sided
-    geometric distribution, (1−t)/(1+t) t^|e|, whose mean |e| is that of earlier errors at as steep a place. Colours are
+    geometric distribution, (1−t)/(1+t) t^|e|, whose mean |e| is that of earlier errors at as steep a place. Colors are
     coded as G, R−G and B−G. It is a code: everything used is known to whoever reads the image in order.
 
     Args:

@@ -254,7 +254,7 @@ def _lies_sideways(image: Image.Image) -> bool:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether some pixel may be other than opaque: an alpha channel, or a colour declared transparent."""
+    """Whether some pixel may be other than opaque: an alpha channel, or a color declared transparent."""
     return image.mode in TRANSPARENT_MODES or "transparency" in image.info
 
 
@@ -266,7 +266,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _has_sixteen_bit_colour(image: Image.Image) -> bool:
-    """Whether pillow reads this file's 16-bit colour (or grey with alpha) by its high byte."""
+    """Whether pillow reads this file's 16-bit color (or grey with alpha) by its high byte."""
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
     return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)
 
@@ -347,12 +347,12 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
     greys = count(lambda h: h.grey)
     grey = config.channels == "grey" or (config.channels == "auto" and greys == total)
     if config.channels == "auto" and 0 < greys < total:
-        notes.append(f"{greys} grey images beside {total - greys} in colour: all become rgb")
+        notes.append(f"{greys} grey images beside {total - greys} in color: all become rgb")
     kinds = [
         (count(lambda h: h.transparent), f"with transparency, laid on {config.background}"),
         (count(lambda h: h.animated), "with several frames, of which the first is taken"),
         (count(lambda h: h.mode.startswith("I")), "with 16 bits, scaled to 8"),
-        (count(lambda h: h.sixteen_bit_colour), "with 16-bit colour, read by the high byte"),
+        (count(lambda h: h.sixteen_bit_colour), "with 16-bit color, read by the high byte"),
     ]
     colors = Counter[str]()
     for header, number in headers.items():
@@ -426,7 +426,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     transparent = image.info.get("transparency")
-    # The colour key names a 16-bit value; two of them may share 8 bits, so make it alpha here.
+    # The color key names a 16-bit value; two of them may share 8 bits, so make it alpha here.
     keyed = isinstance(transparent, int)
     scaled = Image.new("LA" if keyed else "L", image.size)
     for box in _tiles(image):

@@ -52,7 +52,7 @@ def tile(pictures: Images, columns: int | None = None, clear: bool = False, gap:
     """(n, H, W, C) -> one sheet, row by row; nearly square unless `columns` are given.
 
     Args:
-        clear: transparent between the pictures, (·, ·, 4), for pages of any colour; else white.
+        clear: transparent between the pictures, (·, ·, 4), for pages of any color; else white.
         gap: pixels between them; None is a sixteenth of a side.
     """
     n, height, width, _ = pictures.shape

@@ -131,7 +131,7 @@ def _require_exact(path: Path, shape: tuple[int, ...]) -> None:
                 f"{shape[1]}x{shape[2]}: nothing is resized or converted here, or it would not be lossless"
             )
         if header.transparent or header.animated or header.sixteen_bit_colour:
-            what = "transparent pixels" if header.transparent else "frames" if header.animated else "16-bit colours"
+            what = "transparent pixels" if header.transparent else "frames" if header.animated else "16-bit colors"
             raise UserError(f"{path} has {what}, which the model has not: convert it first, or leave it out")
 
 

@@ -1,6 +1,6 @@
 r"""The Markovian VAE: an encoder chain and a prior chain over the same latents.
 
-y = z_0 is modelled with latents z_1…z_L. The encoder P_enc(z_ℓ|z_{ℓ−1}) walks from data to noise, the prior
+y = z_0 is modeled with latents z_1…z_L. The encoder P_enc(z_ℓ|z_{ℓ−1}) walks from data to noise, the prior
 P_pri(z_{ℓ−1}|z_ℓ) walks back, its last step P_pri(z_0|z_1) is the decoder, and sampling the prior generates.
 """
 

@@ -173,7 +173,7 @@ class Diffusion(MarkovianVAE):
             loss = model.loss(images, labels)
             loss.backward()
 
-        It is what `fit` minimises by default: the squared error of the target per dim, at low-discrepancy levels half
+        It is what `fit` minimizes by default: the squared error of the target per dim, at low-discrepancy levels half
         uniform and half normal in log-SNR. Labels are left out now and then by `Condition(label=…).drop(keep)`.
 
         Args:

@@ -1,4 +1,4 @@
-r"""What training minimises: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with p and w of the levels as tables.
+r"""What training minimizes: Σ_ℓ p_ℓ w_ℓ E‖target − out‖²/d, with p and w of the levels as tables.
 
 "Simple" (Ho et al.) is p uniform, w = 1; the bound is w = (the factor that turns a level's error to nats)/p, whatever
 p, which is then an importance distribution: it changes the variance of a step's gradient and not its mean.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: a distribution over levels and a weight for each, as tables or as functions of log-SNR.
+    """What is minimized: a distribution over levels and a weight for each, as tables or as functions of log-SNR.
 
         flat = mv.Objective.of(model.schedule, weight=lambda logsnr: (-logsnr / 2).sigmoid())
         for step in mv.fit(model, data, objective=flat, steps=2): ...

@@ -316,7 +316,7 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
 
 
 def cosine(num_levels: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Tabulated:
-    """ā(t) = cos²((t + offset)/(1 + offset)·π/2), t = ℓ/L, normalised at t = 0, with β ≤ max_beta.
+    """ā(t) = cos²((t + offset)/(1 + offset)·π/2), t = ℓ/L, normalized at t = 0, with β ≤ max_beta.
 
     Source: Nichol & Dhariwal 2021, eq. 17.
     """

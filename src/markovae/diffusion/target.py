@@ -1,4 +1,4 @@
-r"""What the network's output means: each parameterisation is one pair (t_x, t_ε) with out* = t_x x + t_ε ε̄.
+r"""What the network's output means: each parameterization is one pair (t_x, t_ε) with out* = t_x x + t_ε ε̄.
 
 With z = a x + s ε̄ both unknowns follow from (z, out) by one 2×2 solve, D = a t_ε − s t_x:
     x̂ = (t_ε z − s out)/D,      ε̂ = (a out − t_x z)/D.
@@ -41,7 +41,7 @@ def _no_spread(logsnr_prev: Tensor, logsnr: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Target:
-    """One parameterisation of the prior's network.
+    """One parameterization of the prior's network.
 
     Args:
         name: its standard name, as in configurations.

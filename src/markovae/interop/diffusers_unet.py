@@ -147,7 +147,7 @@ def _middle_groups(config: DDPMConfig, told: int) -> int | None:
         return None
     if not config.middle_norm_groups:
         raise UserError(
-            "a network without scale_shift whose middle attention has no normalisation is none of diffusers'"
+            "a network without scale_shift whose middle attention has no normalization is none of diffusers'"
         )
     return config.middle_norm_groups
 

@@ -274,7 +274,7 @@ class ConditionEmbedding(nn.Module):
         return torch.cat([null, condition.tokens.to(null.dtype)], 1), torch.cat([always, mask], 1)
 
     def concat_image(self, seen: Tensor, condition: Condition | None) -> Tensor:
-        """What is seen of the latent, (B, K, H, W), and beside it the image or its learned null, one colour a channel.
+        """What is seen of the latent, (B, K, H, W), and beside it the image or its learned null, one color a channel.
 
         Raises:
             ValueError: for an image of another size.

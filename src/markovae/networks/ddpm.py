@@ -75,7 +75,7 @@ class DDPMAttention(nn.Module):
     Args:
         channels: C, kept.
         head_dim: size of a head; 0 is one head.
-        groups: of the normalisation; 0 is none.
+        groups: of the normalization; 0 is none.
         eps: added to its variance.
         scale: the sum is divided by it.
     """

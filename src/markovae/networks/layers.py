@@ -94,7 +94,7 @@ def rms_normed(x: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """h + projection of softmax(q kᵀ/√d) v over all positions, queries and keys normalised per head.
+    """h + projection of softmax(q kᵀ/√d) v over all positions, queries and keys normalized per head.
 
     Args:
         channels: C, kept.

@@ -57,16 +57,16 @@ class DDPMConfig:
         attention, attention_up: levels with self-attention, going down and going up; the latter left out: the same.
         residual_down, residual_up: levels whose change of resolution is a residual block instead of a convolution.
         head_dim: size of a head of attention, 0 for one head.
-        groups: of every normalisation.
+        groups: of every normalization.
         eps: added to its variance.
-        scale_shift: whether the time scales and shifts the second normalisation, or is added before it.
+        scale_shift: whether the time scales and shifts the second normalization, or is added before it.
         dropout: inside the residual blocks, in [0, 1).
         embedding: size of the time embedding; left out: four times the finest width.
         sine_first: order of the features of time.
         shift: of their frequencies.
         padding: of the convolutions that halve: 1 on each side, or 0: one at the right and below.
         middle_attention: whether the coarsest level attends.
-        middle_groups: of its normalisation, 0 for none; left
+        middle_groups: of its normalization, 0 for none; left
             out: as `groups`.
         middle_scale: what the middle's residual sums are divided by.
         null_class: whether one more class stands for "no class"; a network from elsewhere may lack it.
@@ -102,7 +102,7 @@ class DDPMConfig:
             most = 4 * MAX_WIDTH
             within("network.ddpm.embedding", self.embedding, 1, most, "it is the size of the time embedding")
         if self.middle_groups is not None:
-            within("network.ddpm.middle_groups", self.middle_groups, 0, MAX_WIDTH, "0 means no normalisation")
+            within("network.ddpm.middle_groups", self.middle_groups, 0, MAX_WIDTH, "0 means no normalization")
         above("network.ddpm.eps", self.eps, 0, "something is divided by it")
         within("network.ddpm.eps", self.eps, 1e-30, 1, "it is added to a variance near 1")
         above("network.ddpm.middle_scale", self.middle_scale, 0, "something is divided by it")

@@ -33,7 +33,7 @@ class SmallNet(nn.Module):
 
         h ← relu(conv_down h),   h ← relu(h + conv h),   feature = (mean h − shift) · scale
 
-    The early stages see noise, blur and colour, the last one what is shown. `shift` and `scale` bring every feature to
+    The early stages see noise, blur and color, the last one what is shown. `shift` and `scale` bring every feature to
     mean 0 and variance 1 over the images of the training; `kept` are the channels that vary there.
 
     Args:

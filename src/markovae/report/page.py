@@ -150,7 +150,7 @@ def channels(record: Record) -> str:
             [row["channel"], f"{row['samples']:.1f}{error}", f"{row['data']:.1f}", f"{off:+.1f}".replace("-", "−")]
         )
     return html.section(
-        "Colour of samples and data",
+        "Color of samples and data",
         html.table(("channel", "samples", "data", "difference"), rows, numeric=(1, 2, 3)),
         html.paragraph(CHANNELS),
     )
@@ -349,7 +349,7 @@ def _reverse(data: ReportData) -> str:
     ]
     text = (
         "The way back: in turn the latent z and, below it, the network's prediction of z_0 at that moment. Shapes and "
-        "colours are settled early, details last."
+        "colors are settled early, details last."
     )
     return html.section("The prior, backwards", html.strip(figures), html.paragraph(text))
 

@@ -1,4 +1,4 @@
-"""Line plots as SVG text: no library, no script; colours are the page's, or its own where it stands alone."""
+"""Line plots as SVG text: no library, no script; colors are the page's, or its own where it stands alone."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def plot(
 
 
 def alone(svg: str) -> str:
-    """A plot as a file of its own: its name space, its size and its colours."""
+    """A plot as a file of its own: its name space, its size and its colors."""
     left, top, width, height = svg.split('viewBox="', 1)[1].split('"', 1)[0].split()
     opened = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
     paper = f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="#ffffff"/>'

@@ -32,14 +32,14 @@ EXTREMES = (
 )
 HELDOUT = (
     "The bound on a few validation images as training went on, with the same images, levels and noise each time, "
-    "so that changes are the model's. While it falls, longer training helps; if it rises, the model memorises."
+    "so that changes are the model's. While it falls, longer training helps; if it rises, the model memorizes."
 )
 TRAINING = (
     "The training loss, averaged over batches (thin) and smoothed (thick). It flattens early by its nature, since "
     "most of the noise cannot be predicted; the held-out bound shows progress."
 )
 CHANNELS = (
-    "Mean of each colour channel on 0…255, of the samples and of the training data. Differences of one sign in a "
+    "Mean of each color channel on 0…255, of the samples and of the training data. Differences of one sign in a "
     "single channel, beyond two or three standard errors, are a tint that the eye may miss."
 )
 NEIGHBOURS = (

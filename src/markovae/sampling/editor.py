@@ -148,7 +148,7 @@ class Editor:
     def restore(
         self, observation: Observation, covariance: PosteriorCovariance | None = None, iterations: int = 5
     ) -> Tensor:
-        """A draw of P(x|y), y = A x + noise: super-resolution, deblurring, colourisation, (B, *D)."""
+        """A draw of P(x|y), y = A x + noise: super-resolution, deblurring, colorization, (B, *D)."""
         given = MomentMatched(self.denoiser, observation, covariance, iterations)
         z = self._noise(len(observation.y))
         return self._run(given, z, self.plan.grid, self.plan.stepper, self.plan.corrector)
@@ -157,7 +157,7 @@ class Editor:
         """Image to image: x noised to level ℓ = level·L and sampled from there, (B, *D).
 
         Args:
-            level: in (0, 1]; 0.3 keeps the picture, 0.9 little more than its colours.
+            level: in (0, 1]; 0.3 keeps the picture, 0.9 little more than its colors.
         Source: Meng et al. 2022 (SDEdit).
         """
         x = self._latent(x)
@@ -535,7 +535,7 @@ def _operator(model: Diffusion, how: str | LinearOperator) -> tuple[LinearOperat
         return Blur(height, width, BLUR), (channels, height, width), how
     if how == "grey":
         if channels != 3:
-            raise UserError("degrade grey: this model's images have no colour to be restored")
+            raise UserError("degrade grey: this model's images have no color to be restored")
         return Grey(), (1, height, width), how
     factor = int(how.removeprefix("sr"))
     if height % factor or width % factor:

@@ -104,7 +104,7 @@ class Blur(LinearOperator):
 
 @final
 class Grey(LinearOperator):
-    """Luminance of a colour image, 0.299 R + 0.587 G + 0.114 B: the colourisation problem.
+    """Luminance of a color image, 0.299 R + 0.587 G + 0.114 B: the colorization problem.
 
     Source: ITU-R BT.601.
     """
@@ -119,7 +119,7 @@ class Grey(LinearOperator):
             ValueError: for images without three channels.
         """
         if x.shape[1] != 3:
-            raise ValueError(f"images of {x.shape[1]} channel(s) have no colour to take away: three are needed")
+            raise ValueError(f"images of {x.shape[1]} channel(s) have no color to take away: three are needed")
         return (self.weights.to(x) * x).sum(1, keepdim=True)
 
     def transpose(self, y: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ def least_residual(product: Product, b: Tensor, iterations: int) -> Tensor:
     Each iteration makes ‖b − K w‖ the least it can be over one more direction, so that a K which is no covariance — a
     network's Jacobian is neither symmetric nor positive — cannot make w run away, as conjugate gradients let it. An
     example stops where its residual is within rounding of nothing, or where K adds no new direction.
-    Source: Eisenstat, Elman & Schultz 1983 (generalised conjugate residuals).
+    Source: Eisenstat, Elman & Schultz 1983 (generalized conjugate residuals).
     """
     w, residual = torch.zeros_like(b), b
     least = sum_dims(b**2) * torch.finfo(b.dtype).eps ** 2

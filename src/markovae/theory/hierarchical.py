@@ -150,7 +150,7 @@ class HierarchicalVAE(MarkovianVAE):
 def train_through_e1(
     vae: MarkovianVAE, data: Tensor, steps: int, batch: int = 256, lr: float = 3e-3, seed: int = 0
 ) -> Iterator[float]:
-    """Minimise E1 over everything the chains can learn; yields each step's mean nats.
+    """Minimize E1 over everything the chains can learn; yields each step's mean nats.
 
     Paths are drawn by reparameterisation, so one gradient trains encoder and prior together. Adam, the rate falling
     linearly to zero; batches and noise are keyed by (seed, step).

@@ -382,7 +382,7 @@ class Mixture(Toy):
 
 
 def checked_weights(weights: Tensor) -> Tensor:
-    """A mixture's weights in float64, (K,), normalised beyond what their type could hold.
+    """A mixture's weights in float64, (K,), normalized beyond what their type could hold.
 
     Raises:
         ValueError: for a negative weight, or a sum off one by more than the type's rounding.
@@ -424,14 +424,14 @@ def cosine_basis(size: int) -> Tensor:
     return basis
 
 
-def pink_modes(shape: Sequence[int], std: float = 0.5, exponent: float = 2.0, colour: float = 0.9) -> Modes:
+def pink_modes(shape: Sequence[int], std: float = 0.5, exponent: float = 2.0, color: float = 0.9) -> Modes:
     r"""Power ∝ 1/(1 + f)^exponent over cosine modes, f = √(i² + j²): amplitude falls as 1/f for exponent 2.
 
     Args:
         shape: (C, H, W).
         std: root mean variance of a pixel.
         exponent: of the power spectrum.
-        colour: correlation of two channels, in (−1/(C−1), 1).
+        color: correlation of two channels, in (−1/(C−1), 1).
     Raises:
         ValueError: for another rank, or numbers that give no positive definite covariance.
     """
@@ -443,7 +443,7 @@ def pink_modes(shape: Sequence[int], std: float = 0.5, exponent: float = 2.0, co
     rows = torch.arange(height, dtype=torch.float64).unsqueeze(1)
     columns = torch.arange(width, dtype=torch.float64)
     power = (1 + (rows**2 + columns**2).sqrt()) ** -exponent
-    between = torch.full((channels, channels), colour, dtype=torch.float64).fill_diagonal_(1.0)
+    between = torch.full((channels, channels), color, dtype=torch.float64).fill_diagonal_(1.0)
     strength, mixing = torch.linalg.eigh(between)
     variance = strength.reshape(-1, 1, 1) * power
     variance = variance * (std**2 / variance.mean())
@@ -451,9 +451,9 @@ def pink_modes(shape: Sequence[int], std: float = 0.5, exponent: float = 2.0, co
     return Modes(variance.reshape(1, -1), rotations)
 
 
-def pink_gaussian(shape: Sequence[int], std: float = 0.5, exponent: float = 2.0, colour: float = 0.9) -> Mixture:
+def pink_gaussian(shape: Sequence[int], std: float = 0.5, exponent: float = 2.0, color: float = 0.9) -> Mixture:
     """A Gaussian over images (C, H, W) with a 1/f spectrum; entropy in closed form."""
-    modes = pink_modes(shape, std, exponent, colour)
+    modes = pink_modes(shape, std, exponent, color)
     return Mixture(torch.ones(1), torch.zeros(1, *shape), modes)
 
 

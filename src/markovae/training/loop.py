@@ -54,7 +54,7 @@ def fit(
         NonFiniteError: at a step whose loss or gradient is NaN or Inf, before it is taken.
     """
     if objective is not None and loss is not None:
-        raise UserError("objective= and loss= both say what is minimised: give one of them")
+        raise UserError("objective= and loss= both say what is minimized: give one of them")
     config = _settings(config, settings)
     examples = as_examples(model, data, transform, config.fit_images if is_fitted_kind(model) else 0)
     if not any(weight.requires_grad for weight in model.network.parameters()):

@@ -123,7 +123,7 @@ class Losses:
     """What a part of a batch cost, without gradients.
 
     Args:
-        loss: whose mean is minimised, (B,).
+        loss: whose mean is minimized, (B,).
         nats: the levels' share of the bound with variance β̃, (B,), float64.
     """
 
@@ -132,7 +132,7 @@ class Losses:
 
 
 class Loss(ABC):
-    """What is minimised, and the distribution that levels are drawn by."""
+    """What is minimized, and the distribution that levels are drawn by."""
 
     @property
     @abstractmethod
@@ -350,7 +350,7 @@ class OwnLoss(Loss):
 
 
 def create_loss(model: Diffusion, config: TrainConfig, own: Objective | OwnFunction | Loss | None = None) -> Loss:
-    """What the configuration asks to minimise on this model.
+    """What the configuration asks to minimize on this model.
 
     Args:
         own: tables over the levels, or a loss, of the caller's own instead.
@@ -391,7 +391,7 @@ def autocast(model: Diffusion, dtype: torch.dtype) -> torch.autocast:
 def create_objective(
     config: TrainConfig, target: Target, schedule: NoiseSchedule, reverse: ReverseVariance | None = None
 ) -> Objective:
-    """What training minimises: how levels are drawn and weighted, the mean weight scaled to 1.
+    """What training minimizes: how levels are drawn and weighted, the mean weight scaled to 1.
 
     Args:
         reverse: the model's variance, for objective=bound; None is β̃.

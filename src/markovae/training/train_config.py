@@ -52,7 +52,7 @@ class TrainConfig:
             importance: in proportion to the levels' nats. auto is middle, and for the bound uniform.
         level_center, level_width: mean and standard deviation of the log-SNR, of normal and middle.
         level_logsnr, level_density: of table: log-SNRs, rising, and a density that is linear between them, 0 beyond.
-        weighting: whose squared error is minimised: own (the target's), another target's, or nats; of
+        weighting: whose squared error is minimized: own (the target's), another target's, or nats; of
             objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
             itself, for the targets step_noise and mean; literal, raw too, drawn as (z_0, ℓ, z_{ℓ−1}, ε).
@@ -208,7 +208,7 @@ class TrainConfig:
             )
         if self.objective == "weighted" and self.level_sampling == "importance":
             raise UserError(
-                "train.level_sampling=importance would change what train.objective=weighted minimises: set "
+                "train.level_sampling=importance would change what train.objective=weighted minimizes: set "
                 "train.objective=bound, which no distribution of levels changes"
             )
 

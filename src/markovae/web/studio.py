@@ -277,8 +277,8 @@ def _heat(nats: torch.Tensor) -> str:
     stops = np.array([[13, 8, 50], [120, 28, 109], [225, 90, 50], [250, 240, 160]], dtype=np.float64)
     place = share * (len(stops) - 1)
     index = np.clip(place.astype(int), 0, len(stops) - 2)
-    colours = stops[index] + (place - index)[..., None] * (stops[index + 1] - stops[index])
-    return data_uri(png(np.round(colours).astype(np.uint8)))
+    colors = stops[index] + (place - index)[..., None] * (stops[index + 1] - stops[index])
+    return data_uri(png(np.round(colors).astype(np.uint8)))
 
 
 def _decoded(
