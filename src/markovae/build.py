@@ -378,7 +378,8 @@ def _details_shape(config: Config, size: tuple[int, int]) -> NetworkConfig:
     """The U-Net of a detail stage: two levels, convolutions alone, so that it draws images of any size."""
     network = config.network
     halves = min(size) >= 2 * network.patch
-    width = config.cascade.details_width or network.width
+    narrow = config.train.objective != "bound"
+    width = config.cascade.details_width or (max(1, network.width // 2) if narrow else network.width)
     return replace(network, width=width, multipliers=(1, 2) if halves else (1,), attention=(), octaves=0)
 
 

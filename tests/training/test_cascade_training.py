@@ -136,9 +136,10 @@ def test_the_loss_is_the_sum_of_the_stages_and_parts_add_up():
 
 def test_details_are_trained_on_crops_of_twice_the_base():
     model = cascade("cascade.stages=3", side=32)  # a base of 8: crops of 16 of 32 pixels
-    loss = CascadeLoss(model, config("train.batch=8").train)
-    assert [loss._crop(b) for b in range(3)] == [(8, 8, 1), (16, 16, 4), (16, 16, 4)]
-    data = ImageData(images(32, 32))
+    assert CascadeLoss(model, config().train)._crops == [(8, 8, 1), (16, 16, 8), (16, 16, 8)]
+    bound = config("train.objective=bound").train
+    assert CascadeLoss(model, bound)._crops == [(8, 8, 1), (16, 16, 4), (16, 16, 4)]
+    data, loss = ImageData(images(32, 32)), CascadeLoss(model, bound)
     batch = Training(model, data, config("train.batch=32").train).batches.at(0)
     rows, part = torch.arange(0, 32, 4), loss.part(batch, 2, 32)
     assert torch.equal(loss.part(batch, 0, 32).x, model.means(batch.x, 0))

@@ -21,7 +21,8 @@ class CascadeConfig:
             as many as bring the base to at most 48 pixels a side, and a model made without a run has one.
         scales: standard deviation of the details that each further stage draws, coarse to fine, on the scale [−1, 1];
             left out: that of the training images.
-        details_width: channels of the detail stages at their finest level; left out: network.width.
+        details_width: channels of the detail stages at their finest level; left out: network.width where
+            train.objective=bound, since most bits are in the details, else half of it.
     Raises: UserError for a value out of its range.
     """
 

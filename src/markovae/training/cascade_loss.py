@@ -20,6 +20,7 @@ from markovae.training.losses import LevelLoss, Loss, Losses
 from markovae.training.train_config import TrainConfig
 
 CROP = 2  # sides of the base image: the largest image that a detail stage is trained on
+THINNED = 2  # where samples are what counts, a detail stage takes so many times fewer pixels than the base
 NOISIEST = 2.0  # log-SNR of the coarse image, where it is made noisy so that the stage can do with an imperfect one
 GOLDEN = (math.sqrt(5) - 1) / 2  # stages take their levels at shifted quantiles, so that each fills its range evenly
 
@@ -28,9 +29,10 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # stages take their levels at shifted quantiles
 class CascadeLoss(Loss):
     """The sum of the stages' losses, each of its own distribution of levels.
 
-    The base takes every image. A detail stage takes crops of at most twice the base's sides, of as many images as the
-    base has pixels for, so that a stage costs about as much as the base. Half of the coarse images are at λ_1, where
-    the bound is measured; the others at a random log-SNR down to 2, which the network is told.
+    The base takes every image. A detail stage takes crops of at most twice the base's sides: for the bound, of as many
+    images as the base has pixels for; else of half as many, since details are learned long before the coarse image.
+    Half of the coarse images are at λ_1, where the bound is measured; the others at a random log-SNR down to 2, which
+    the network is told.
 
     Args:
         model: in training.
@@ -53,7 +55,8 @@ class CascadeLoss(Loss):
                 )
         self._model, self._seed = model, config.seed
         self.stages = [LevelLoss(model.stage(b), config) for b in range(model.octaves + 1)]
-        self._crops = [self._crop(b) for b in range(model.octaves + 1)]
+        thinned = 1 if config.objective == "bound" else THINNED
+        self._crops = [self._crop(b, thinned if b else 1) for b in range(model.octaves + 1)]
         if config.checkpointing:
             for network in model.network:
                 inner = getattr(network, "inner", network)
@@ -91,12 +94,12 @@ class CascadeLoss(Loss):
     def restore(self, record: Any) -> None:
         """Nothing."""
 
-    def _crop(self, b: int) -> tuple[int, int, int]:
+    def _crop(self, b: int, thinned: int) -> tuple[int, int, int]:
         """(height, width) of stage b's crops, and of every how many images one is taken."""
         base, stage = self._model.base.shape[1:], self._model.stage(b).shape[1:]
         full = [side * 2 if b else side for side in stage]
         height, width = (min(side, CROP * least) for side, least in zip(full, base, strict=True))
-        every = max(1, height * width // math.prod(base))
+        every = max(1, thinned * height * width // math.prod(base))
         return height, width, every
 
     def part(self, batch: Batch, b: int, size: int) -> Batch | None:
