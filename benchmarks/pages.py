@@ -762,7 +762,8 @@ def speed_training(record: Record) -> str:
 
 
 def speed_profile(record: Record) -> str:
-    parts = ["## Where the time of a step goes\n", speed_about(record, "step_profile.py")]
+    parts = [f"## Where the time of a step goes: {record['machine']['device']}\n"]
+    parts.append(speed_about(record, "step_profile.py"))
     names = list(record["networks"])
     kinds = dict.fromkeys(kind for network in record["networks"].values() for kind in network["parts_ms"])
     rows = [
@@ -771,12 +772,12 @@ def speed_profile(record: Record) -> str:
     ]
     rows.append(["a step", *(f"{record['networks'][name]['step_ms']:.0f} ms" for name in names)])
     floors = [record["networks"][name].get("floor_ms") for name in names]
-    rows.append(["at the matmul peak", *("" if floor is None else f"{floor:.0f} ms" for floor in floors)])
+    rows.append(["floor: at the matmul peak", *("" if floor is None else f"{floor:.0f} ms" for floor in floors)])
     parts.append(table([f"{record['batch']} images", *names], rows))
     parts.append(
         "Parts are timed one by one, in runs of their own; what is between operations, and checks and clipping, is "
         "what they leave of the whole.\n\nThe peak bounds convolutions and products. Beside them every operation on "
-        "its own reads and writes its activations, with bfloat16 turned to float32 and back each time. Muon's products "
+        "its own reads and writes its activations; bfloat16 is turned to float32 and back each time. Muon's products "
         "are float32 on purpose: a Gram matrix squares the condition number.\n"
     )
     return "\n".join(parts)
@@ -910,6 +911,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Records], tuple[list[str],
 SPEED: dict[str, Callable[[Record], str]] = {
     "training": speed_training,
     "profile": speed_profile,
+    "profile_avx2": speed_profile,
     "compiling": speed_compiling,
     "memory": speed_memory,
     "sampling": speed_sampling,

@@ -5,7 +5,9 @@
 Every operation of the forward and the backward pass is timed by itself, in processor time of one thread, so that what
 else runs on the machine does not count; then the other parts of a step: draws, checks, clipping, the optimizer and the
 average of the weights. `default` is the recipe of `markovae train`, with Muon; the others are DDPM networks with AdamW.
-About a minute for the small ones, several for the large one.
+In bfloat16, or in float32 where the processor emulates it. The floor is the time of the convolutions' and matrix
+products' arithmetic alone, at the speed of a large matrix product. About a minute for the small ones, several for the
+large one.
 """
 
 from __future__ import annotations
@@ -18,17 +20,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import machine
 from markovae.build import create
 from markovae.config import Config
 from markovae.system.memory import kept_memory
+from markovae.training.precision import without_timing
 from markovae.training.trainer import Training
-from performance_networks import NETWORKS, flops, images_for, model_of, peer_of, weights_of
+from performance_networks import NETWORKS, images_for, model_of, weights_of
 from training import config_of
 
 WARM = 6
+PRECISION = "float32" if without_timing(torch.device("cpu")) else "bfloat16"
 KINDS = {
     "convolutions": ("convolution",),
     "norms": ("group_norm", "addcmul", "sum", "mean"),
@@ -84,6 +90,8 @@ def study(name: str, options: argparse.Namespace, found: Mapping[str, Any]) -> d
         def passes() -> object:
             return run._backward(run._network, batch, options.batch, dtype)
 
+        with FlopCounterMode(display=False) as counter:
+            passes()
         both, timer = taken(passes, options.steps), Timer()
         with timer:
             for _ in range(options.steps):
@@ -94,20 +102,23 @@ def study(name: str, options: argparse.Namespace, found: Mapping[str, Any]) -> d
         parts["draws"] = taken(lambda: run.batches.at(0), options.steps)
         parts["average of the weights"] = taken(lambda: run.average.update(10**6), options.steps)
         parts["checks and clipping"] = whole - both - sum(list(parts.values())[-3:])
-    record = {"weights": weights_of(run.model.network), "step_ms": whole, "parts_ms": parts}
-    if name != "default":
-        cost = flops(peer_of(run.model), run.model.shape, 2) * options.batch
-        record["floor_ms"] = cost / found["matmul_gflops"]["bfloat16"] / 1e6
+    record = {
+        "weights": weights_of(run.model.network),
+        "precision": PRECISION,
+        "step_ms": whole,
+        "parts_ms": parts,
+        "floor_ms": counter.get_total_flops() / found["matmul_gflops"][PRECISION] / 1e6,
+    }
     print(*lines(name, record), sep="\n", flush=True)
     return record
 
 
 def training_of(name: str, batch: int) -> Training:
-    """A training of one of the networks in bfloat16."""
+    """A training of one of the networks."""
     if name != "default":
         model = model_of(name)
-        return Training(model, images_for(model, 256), config_of(batch, "bfloat16"))
-    settings = [f"train.batch={batch}", "train.precision=bfloat16", "train.steps=1000000"]
+        return Training(model, images_for(model, 256), config_of(batch, PRECISION))
+    settings = [f"train.batch={batch}", f"train.precision={PRECISION}", "train.steps=1000000"]
     config = Config().with_settings(settings)
     model = create(config, (3, 32, 32))
     return Training(model, images_for(model, 256), config.train)
@@ -133,8 +144,7 @@ def lines(name: str, record: Mapping[str, Any]) -> list[str]:
     said += [
         f"  {part:28s} {value:8.1f} ms  {value / record['step_ms']:.1%}" for part, value in record["parts_ms"].items()
     ]
-    if "floor_ms" in record:
-        said.append(f"  at the matmul peak           {record['floor_ms']:8.1f} ms")
+    said.append(f"  {'floor':28s} {record['floor_ms']:8.1f} ms  {record['floor_ms'] / record['step_ms']:.1%}")
     return said
 
 
