@@ -1,6 +1,5 @@
 """One small run of the digits behind the page, served as `markovae serve` serves it."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 import markovae as mv
+from markovae.cli.serve import bound_socket
 from markovae.web.server import create_app
 from markovae.web.studio import Studio
 
@@ -41,9 +41,7 @@ def studio(served_run: Path) -> Studio:
 @pytest.fixture(scope="session")
 def address(studio: Studio) -> Iterator[str]:
     """A server in a thread; its http://127.0.0.1:PORT."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(128)
+    with bound_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         app = create_app(studio, frozenset({f"127.0.0.1:{port}"}))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))

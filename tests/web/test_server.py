@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +16,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from markovae.cli.entry import main
+from markovae.cli.serve import bound_socket
 from markovae.web import server
-from markovae.web.desk import QUEUE, BusyError, Desk
+from markovae.web.desk import NICE, QUEUE, BusyError, Desk
 from markovae.web.server import MAX_BODY, create_app
 from markovae.web.studio import Studio
 
@@ -176,6 +179,23 @@ def test_work_stops_when_its_visitor_leaves() -> None:
     asyncio.run(visit())
     desk.close()
     assert len(seen) < 900
+
+
+def test_answers_are_sent_at_once_and_come_before_the_models_work() -> None:
+    with bound_socket("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP, "asyncio sends small parts of an answer at once on TCP alone"
+    niceness: list[int] = []
+
+    def job() -> Iterator[dict[str, Any]]:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        yield {"kind": "done"}
+
+    async def visit() -> None:
+        async for _ in await Desk().stream(job):
+            pass
+
+    asyncio.run(visit())
+    assert niceness[0] == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE) or sys.platform != "linux"
 
 
 def test_a_request_that_takes_too_long_to_arrive_is_cut(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

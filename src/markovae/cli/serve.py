@@ -96,7 +96,7 @@ def _listening(host: str, port: int) -> socket.socket:
     if port > 65535:
         raise UserError(f"--port {port} must be at most 65535")
     try:
-        return _bound(host, port)
+        return bound_socket(host, port)
     except OSError as error:
         if port and (free := next((p for p in range(port + 1, min(port + NEXT_PORTS, 65536)) if _is_free(host, p)), 0)):
             raise UserError(f"port {port} cannot be had ({error.strerror or error}): take --port {free}") from None
@@ -105,9 +105,11 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on the address, port 0 on a free one. Raises: OSError."""
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Named, since asyncio sends small answers at once on TCP alone: else each waits 40 ms for an acknowledgment.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
@@ -120,7 +122,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _is_free(host: str, port: int) -> bool:
     try:
-        _bound(host, port).close()
+        bound_socket(host, port).close()
     except OSError:
         return False
     return True
