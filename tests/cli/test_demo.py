@@ -15,8 +15,9 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_whole_path_and_a_second_time(capsys):
-    words = ["demo", *settings(), "--set", "data.source=digits", "--set", "train.steps=3"]
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_whole_path_and_a_second_time(stages: int, capsys):
+    words = ["demo", *settings(cascade__stages=str(stages)), "--set", "data.source=digits", "--set", "train.steps=3"]
     assert main(words) == 0
     out = capsys.readouterr().out
     for name in (Path("runs/demo/samples/grid.png"), Path("runs/demo/report.html")):
@@ -34,9 +35,9 @@ def test_the_whole_path_and_a_second_time(capsys):
 
 def test_faces_for_less_than_five_minutes_by_default():
     config = demo.configuration(command_line(["demo"]))
-    assert (config.data.source, config.train.minutes) == ("faces", 4.8)
-    changed = demo.configuration(command_line(["demo", "--minutes", "2", "--batch", "16", "--precision", "float32"]))
-    assert (changed.train.minutes, changed.train.batch, changed.train.precision) == (2.0, 16, "float32")
+    assert (config.data.source, config.data.size, config.train.minutes) == ("faces", 128, 4.8)
+    changed = demo.configuration(command_line(["demo", "--minutes", "2", "--batch", "32", "--precision", "float32"]))
+    assert (changed.train.minutes, changed.train.batch, changed.train.precision) == (2.0, 32, "float32")
 
 
 def test_a_folder_that_is_taken_is_passed_over_unless_it_was_named(refused):

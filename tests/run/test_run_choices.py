@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import markovae as mv
@@ -16,10 +17,17 @@ from markovae.data.images import ImageData
 from markovae.diffusion.bound import Estimate
 from markovae.errors import UserError
 from markovae.quality import evaluation
+from markovae.run import choices as decisions
 from markovae.run.choices import choices, forecast, symmetric
 from markovae.run.start import train_run
 
+CPU = torch.device("cpu")
 FOLDER = Config().with_settings(["data.source=photos"])
+
+
+@pytest.fixture(autouse=True)
+def fast_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 1e-4)
 
 
 def data(n: int = 100, captions: int = 0, classes: int = 0, files: bool = True) -> ImageData:
@@ -46,31 +54,71 @@ def data(n: int = 100, captions: int = 0, classes: int = 0, files: bool = True) 
 )
 def test_what_is_there_conditions_the_model(settings, captions, classes, kind, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    config, lines = choices(FOLDER.with_settings([*settings, "train.preset=none"]), data(100, captions, classes))
+    config, lines = choices(FOLDER.with_settings([*settings, "train.preset=none"]), data(100, captions, classes), CPU)
     assert config.condition.kind == kind
     assert lines == []
 
 
 def test_captions_without_their_encoder_wait_for_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert choices(FOLDER, data(100, 100))[0].condition.kind == "class"
-    assert choices(FOLDER.with_settings(["condition.encoder=/a/clip"]), data(100, 100))[0].condition.kind == "text"
+    assert choices(FOLDER, data(100, 100), CPU)[0].condition.kind == "class"
+    assert choices(FOLDER.with_settings(["condition.encoder=/a/clip"]), data(100, 100), CPU)[0].condition.kind == "text"
+
+
+# -- little time ------------------------------------------------------------------------------------------------------
+
+
+def test_little_time_gets_a_smaller_network_that_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 0.01)
+    config, lines = choices(Config(), data(2000), CPU)
+    assert (config.train.preset, config.network.blocks, config.train.batch) == ("short", 1, 16)
+    assert lines == [
+        "little time for this processor: network.blocks=1, network.width=48, train.batch=16; train.preset=none leaves "
+        "this out"
+    ]
+    assert choices(config, data(2000), CPU) == (config, lines), "what was chosen once stays"
+    both, lines = choices(FOLDER, data(300), CPU)
+    assert (both.network.blocks, both.network.dropout, both.train.preset, len(lines)) == (1, 0.1, "few", 2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.minutes=20"],
+        ["train.steps=100"],
+        ["train.preset=none"],
+        ["network.width=96"],
+        ["train.batch=64"],
+        ["train.objective=bound"],
+    ],
+)
+def test_who_has_time_or_chose_keeps_the_network(settings: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 0.01)
+    chosen, lines = choices(Config().with_settings(settings), data(2000), CPU)
+    assert (lines, chosen.network.blocks) == ([], NetworkConfig.blocks)
+
+
+def test_a_pass_of_the_base_is_timed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    small = Config().with_settings(["network.width=8", "network.head_dim=8"])
+    assert 0 < decisions.seconds_per_image(small, (1, 64, 64)) < 1
+    assert not choices(Config(), data(2000), torch.device("cuda"))[1]
 
 
 # -- few images -------------------------------------------------------------------------------------------------------
 
 
 def test_few_images_get_a_preset_that_is_said():
-    config, lines = choices(FOLDER, data(300))
+    config, lines = choices(FOLDER, data(300), CPU)
     assert (config.network.dropout, config.network.width, config.train.keep_best) == (0.1, 48, True)
     assert (config.train.preset, config.train.evaluations, config.data.flip) == ("few", 10, True)
     assert lines == [
         "few images (300): dropout 0.1, width 48, flips, since the images are symmetric, the checkpoint of the best "
         "held-out bound is used (train.keep_best); train.preset=none leaves this out"
     ]
-    larger, _ = choices(FOLDER, data(1000))
+    larger, _ = choices(FOLDER, data(1000), CPU)
     assert larger.network.width == NetworkConfig.width
-    assert choices(config, data(300))[0] == config, "what was chosen once stays"
+    assert choices(config, data(300), CPU)[0] == config, "what was chosen once stays"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +133,7 @@ def test_few_images_get_a_preset_that_is_said():
 )
 def test_others_are_left_as_they_are(settings, n, files):
     config = FOLDER.with_settings(settings)
-    chosen, lines = choices(config, data(n, files=files))
+    chosen, lines = choices(config, data(n, files=files), CPU)
     assert lines == []
     assert (chosen.network, chosen.data, chosen.train.keep_best) == (config.network, config.data, False)
 

@@ -1,30 +1,55 @@
-"""What a run decides by its data before it begins, and says: its condition, a preset for few images, a forecast."""
+"""What a run decides before it begins, and says: its condition, presets for few images or little time, a forecast."""
 
 from __future__ import annotations
 
 import importlib.util
+import time
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from markovae.build import create
 from markovae.config import Config
 from markovae.data.images import ImageData, count_uncaptioned
+from markovae.diffusion.cascade import stages_of
+from markovae.diffusion.cascade_config import LARGEST_BASE
 from markovae.log import duration
 from markovae.networks.network_config import NetworkConfig
 from markovae.quality.memorization import nearest
+from markovae.system.processes import current_rank
 from markovae.text.encoders import PACKAGE
+from markovae.training.train_config import TrainConfig
 
 BUILT_IN = ("faces", "digits")
 
 
-def choices(config: Config, data: ImageData) -> tuple[Config, list[str]]:
+def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Config, list[str]]:
     """The configuration with everything decided, and lines that say what was.
+
+    train.preset=auto is decided where the section network is left at its defaults: few for a folder of the user's own
+    of fewer than 2,000 training images, short where the time is too little for the default network on this processor,
+    which is timed. Settings that were changed stay.
 
     Args:
         data: the training part.
+        device: that the run is trained on.
     """
-    condition = replace(config.condition, kind=_condition_kind(config, data))
-    return _for_few(replace(config, condition=condition), data)
+    config = replace(config, condition=replace(config.condition, kind=_condition_kind(config, data)))
+    preset = config.train.preset
+    plain = preset == "auto" and config.network == NetworkConfig()
+    own = data.files is not None and config.data.source not in BUILT_IN
+    few = preset == "few" or (plain and own and len(data) < FEW)
+    short = preset == "short" or (plain and _is_short(config, data, device))
+    config = replace(config, train=replace(config.train, preset="few" if few else "short" if short else "none"))
+    lines = []
+    if short:
+        config, line = _for_short(config)
+        lines.append(line)
+    if few:
+        config, line = _for_few(config, data)
+        lines.append(line)
+    return config, lines
 
 
 def _condition_kind(config: Config, data: ImageData) -> str:
@@ -45,6 +70,50 @@ def _encoder_is_there(config: Config) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("tokenizers", PACKAGE))
 
 
+# -- little time ------------------------------------------------------------------------------------------------------
+
+SHORT = 60_000  # images: a training that sees fewer learns more with the smaller network
+SHORT_BLOCKS, SHORT_WIDTH, SHORT_BATCH = 1, 48, 16
+
+
+def _is_short(config: Config, data: ImageData, device: torch.device) -> bool:
+    """Whether the default network would see too few images in the time there is, by a timed pass of a batch.
+
+    Asked of one process on a CPU, of the recipe for samples alone: a bound gains by a network that sees fewer.
+    """
+    train = config.train
+    alone = current_rank().size == 1 and device.type == "cpu"
+    if train.seconds is None or not alone or train.objective != "weighted" or train.batch != TrainConfig.batch:
+        return False
+    return train.seconds / seconds_per_image(config, data.shape) < SHORT
+
+
+def seconds_per_image(config: Config, shape: tuple[int, ...]) -> float:
+    """Seconds of an image forward and backward through the network of one stage, in float32; the second of two passes.
+
+    Args:
+        shape: of the images, (C, H, W); a cascade's base has half the sides until they are at most 48 pixels.
+    """
+    channels, height, width = shape
+    while max(height, width) > LARGEST_BASE:
+        height, width = height // 2, width // 2
+    model = stages_of(create(Config(network=config.network), (channels, height, width)))[0]
+    images, took = torch.zeros(SHORT_BATCH, channels, height, width), 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        model.loss(images, generator=torch.Generator().manual_seed(0)).backward()
+        took = time.perf_counter() - started
+    return took / SHORT_BATCH
+
+
+def _for_short(config: Config) -> tuple[Config, str]:
+    """The settings of train.preset=short, and a line that says them."""
+    network = replace(config.network, blocks=SHORT_BLOCKS, width=SHORT_WIDTH, head_dim=SHORT_WIDTH)
+    config = replace(config, network=network, train=replace(config.train, batch=SHORT_BATCH))
+    said = f"network.blocks={SHORT_BLOCKS}, network.width={SHORT_WIDTH}, train.batch={SHORT_BATCH}"
+    return config, f"little time for this processor: {said}; train.preset=none leaves this out"
+
+
 # -- few images -------------------------------------------------------------------------------------------------------
 
 FEW, VERY_FEW = 2000, 500
@@ -53,20 +122,11 @@ COMPARED, LEAST_COMPARED = 256, 64
 MIRRORED = 0.65
 
 
-def _for_few(config: Config, data: ImageData) -> tuple[Config, list[str]]:
-    """The settings of train.preset for these images, and a line that says them. Settings that were changed stay.
-
-    auto is `few` for a folder of the user's own of fewer than 2,000 training images, where the section network is left
-    at its defaults. few: dropout, below 500 images a smaller network, flips where the images are symmetric, and the
-    checkpoint of the best held-out bound is what the run is opened by (train.keep_best).
+def _for_few(config: Config, data: ImageData) -> tuple[Config, str]:
+    """The settings of train.preset=few, and a line that says them: dropout, below 500 images a smaller network, flips
+    where the images are symmetric, and the checkpoint of the best held-out bound is what the run is opened by.
     """
-    preset, network, train = config.train.preset, config.network, config.train
-    if preset == "auto":
-        own = data.files is not None and config.data.source not in BUILT_IN
-        preset = "few" if own and len(data) < FEW and network == NetworkConfig() else "none"
-    config = replace(config, train=replace(train, preset=preset))
-    if preset != "few":
-        return config, []
+    network = config.network
     said = []
     if network.kind == "unet" and not network.dropout:
         network, said = replace(network, dropout=DROPOUT), [f"dropout {DROPOUT}"]
@@ -74,10 +134,11 @@ def _for_few(config: Config, data: ImageData) -> tuple[Config, list[str]]:
         network, said = replace(network, width=SMALL_WIDTH, head_dim=SMALL_WIDTH), [*said, f"width {SMALL_WIDTH}"]
     flip = config.data.flip or symmetric(data)
     said.append("flips, since the images are symmetric" if flip and not config.data.flip else "")
-    train = replace(config.train, keep_best=train.evaluations > 0, evaluations=train.evaluations and EVALUATIONS)
+    evaluations = config.train.evaluations and EVALUATIONS
+    train = replace(config.train, keep_best=evaluations > 0, evaluations=evaluations)
     said.append("the checkpoint of the best held-out bound is used (train.keep_best)" if train.keep_best else "")
     line = f"few images ({len(data):,}): {', '.join(filter(None, said))}; train.preset=none leaves this out"
-    return replace(config, network=network, train=train, data=replace(config.data, flip=flip)), [line]
+    return replace(config, network=network, train=train, data=replace(config.data, flip=flip)), line
 
 
 def symmetric(data: ImageData) -> bool:

@@ -179,7 +179,7 @@ def train_run(
     ):
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
-        config, chosen = choices(config, splits.train)
+        config, chosen = choices(config, splits.train, torch.device(device))
         config, model = _create(config, splits, init, network, trust)
         model = model.to(device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))

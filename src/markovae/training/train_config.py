@@ -16,7 +16,7 @@ LEVEL_SAMPLINGS = ("auto", "middle", "uniform", "normal", "table", "importance")
 DRAWS = ("rao_blackwell", "raw", "literal")
 PRECISIONS = ("auto", "float32", "bfloat16")
 PARALLEL = ("ddp", "fsdp")
-PRESETS = ("auto", "few", "none")
+PRESETS = ("auto", "few", "short", "none")
 DEFAULT_MINUTES = 5.0
 MAX_BATCH = 1 << 24
 MAX_LOOKS = 1_000_000  # evaluations, grids, checkpoints kept
@@ -76,7 +76,9 @@ class TrainConfig:
         grids: how many sample grids are made on the way.
         parallel: how several processes share the work: ddp, each holds all weights; fsdp, each holds its part of
             every weight, gradient, moment and average (torch's FSDP2).
-        preset: few, settings for fewer than about 2,000 images; none; or auto, which takes few for a folder of so few.
+        preset: few, settings for fewer than about 2,000 images; short, a smaller network for a time in which the
+            default one would see fewer than 60,000 images; none; or auto, which takes few for a folder of so few, and
+            short where the processor is that slow.
         timeout: seconds after which one of several processes that does not answer counts as lost.
     Raises: UserError for a value out of its range.
     """
