@@ -17,13 +17,13 @@ from markovae.sampling.plans import default_steps, plan, split_steps
 
 def test_steps_are_shared_out():
     model = cascade("cascade.stages=3", "schedule.num_levels=50", side=32)
-    assert default_steps(model) == 40
+    assert default_steps(model) == 64
     whole = plan(model, "dpmpp2m")
-    assert [whole.nfe, *(part.nfe for part in whole.details)] == [40, 10, 10]
-    assert split_steps(40, 2) == [20, 10, 10]
+    assert [whole.nfe, *(part.nfe for part in whole.details)] == [64, 8, 8]
+    assert split_steps(40, 2) == [30, 5, 5]
     assert split_steps(3, 2) == [1, 1, 1]
     assert split_steps(7, 0) == [7]
-    assert network_evaluations(whole, Guidance(2.0)) == 80
+    assert network_evaluations(whole, Guidance(2.0)) == 128
     with pytest.raises(UserError, match="steps=2 must be at least 3"):
         plan(model, "dpmpp2m", 2)
     with pytest.raises(UserError, match="is searched for models of one stage"):

@@ -86,8 +86,8 @@ def plan(
     Args:
         sampler: one of SAMPLERS.
         spacing: one of SPACINGS; None is the sampler's own.
-        steps: None is 20, or all L levels for `ancestral`. A cascade shares them out: two parts for the base, one for
-            each detail stage; None is 20 for the base and 10 for each of the others.
+        steps: None is 20, or all L levels for `ancestral`. A cascade shares them out: six parts for the base, one for
+            each detail stage; None is 48 for the base and 8 for each of the others.
         threshold: static or dynamic; None leaves x̂ as it is.
         condition, guidance: what the spacing `tuned` is tuned for; condition of any number of samples.
     Raises:
@@ -143,16 +143,23 @@ def _cascade_plan(model: Cascade, sampler: str, steps: int | None, spacing: str 
     return replace(each[0], details=tuple(each[1:]))
 
 
+STEPS = 20
+# A step of the base costs little beside one of the larger images, and what it gets wrong no detail stage mends.
+BASE_PARTS, DETAIL_STEPS = 6, 8
+
+
 def default_steps(model: Model) -> int:
-    """Network evaluations a sample, where nobody names them: 20, and 10 for each detail stage of a cascade."""
+    """Network evaluations a sample, where nobody names them: 20, or of a cascade 48 and 8 for each detail stage."""
     if isinstance(model, Diffusion) and model.calls is not None:
         return model.calls
-    details = stages_of(model)[1:]
-    return min(20, stages_of(model)[0].num_levels) + sum(min(10, stage.num_levels) for stage in details)
+    base, *details = (stage.num_levels for stage in stages_of(model))
+    if not details:
+        return min(STEPS, base)
+    return min(BASE_PARTS * DETAIL_STEPS, base) + sum(min(DETAIL_STEPS, levels) for levels in details)
 
 
 def split_steps(steps: int, octaves: int) -> list[int]:
-    """Network evaluations of each stage, the base first: two parts for the base, one for each detail stage.
+    """Network evaluations of each stage, the base first: six parts for the base, one for each detail stage.
 
     Raises:
         UserError: for fewer than there are stages.
@@ -161,7 +168,7 @@ def split_steps(steps: int, octaves: int) -> list[int]:
         raise UserError(f"steps={steps!r} must be a whole number: it counts network evaluations")
     if steps < octaves + 1:
         raise UserError(f"steps={steps} must be at least {octaves + 1}: a cascade evaluates each of its stages")
-    detail = max(1, round(steps / (octaves + 2))) if octaves else 0
+    detail = max(1, round(steps / (octaves + BASE_PARTS))) if octaves else 0
     return [steps - octaves * detail, *(detail,) * octaves]
 
 
