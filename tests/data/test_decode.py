@@ -50,14 +50,16 @@ def test_alpha_is_laid_on_the_background(tmp_path: Path):
     assert read(tmp_path / "x.png", background=(0, 100, 200))[0].tolist() == expected
 
 
-def test_tiles_of_a_tall_image_join(tmp_path: Path, monkeypatch):
-    pixels = np.random.default_rng(0).integers(0, 256, (23, 5, 4), dtype=np.uint8)
-    whole = np.asarray(decode_room.flatten(Image.fromarray(pixels), (10, 200, 30)))
-    monkeypatch.setattr(decode_room, "TILE", 4)
-    assert np.array_equal(np.asarray(decode_room.flatten(Image.fromarray(pixels), (10, 200, 30))), whole)
+@pytest.mark.parametrize("size", [(23, 5), (5, 23), (1, 115), (115, 1)])
+def test_what_is_converted_in_tiles_joins(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decode_room, "TILE", 32)
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
+    found = np.asarray(decode_room.flat_picture(Image.fromarray(pixels), False, (10, 200, 30)))
     alpha = pixels[..., 3:].astype(int)
     mixed = pixels[..., :3] * alpha + np.array([10, 200, 30]) * (255 - alpha)
-    assert np.array_equal(whole, (mixed + 127) // 255)
+    assert np.array_equal(found, (mixed + 127) // 255)
+    sixteen = pixels[..., :1].astype(np.uint16).squeeze(-1) * 257
+    assert np.array_equal(decode_room.flat_picture(Image.fromarray(sixteen), True, (0, 0, 0)), pixels[..., 0])
 
 
 @pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (1, 77, 254)])

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.fuzz.sandbox import peak
 
 import markovae
+from markovae.data import image_files
 from markovae.data.data_config import DataConfig
 from markovae.data.fitted_pictures import Picture, read_mask, read_picture
 from markovae.data.image_files import decode, fit_image, flat_picture
@@ -126,6 +128,8 @@ def tiff_of_tiles(side: int) -> bytes:
         (tiff_of_tiles(32_000), "8x8 takes 3,906 MiB to decode"),
         (tiff_claiming(9_000, 9_000), "48 megapixels"),
         (png(16_384, 16_384), "48 megapixels"),
+        (png(8_192, 6_144, colour=6), "8192x6144 of 4 bytes a pixel is 192 MiB of pixels, at most 144"),
+        (png(8_192, 4_096, depth=16), "8192x4096 of 6 bytes a pixel is 192 MiB"),
     ],
 )
 def test_what_takes_too_much_memory_is_refused_by_its_header(content: bytes, reason: str):
@@ -133,6 +137,63 @@ def test_what_takes_too_much_memory_is_refused_by_its_header(content: bytes, rea
     with pytest.raises(ValueError, match=f"{reason}.*save it smaller"), open_image(content):
         pass
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png(1, 2**20 + 1), "1x1048577 has a side of more than 1,048,576 pixels: cut it"),
+        (b"P3 600 600 255\n" + b"0 " * 2**21 + b"0", "a plain PPM file of 4,194,320 bytes, at most 4,194,304"),
+    ],
+)
+def test_what_takes_long_for_its_size_is_refused(content: bytes, reason: str):
+    with pytest.raises(ValueError, match=reason), open_image(content):
+        pass
+
+
+def test_a_plain_ppm_of_a_photo_is_read():
+    assert decode(b"P3 200 100 255\n" + b"7 " * 60_000, (4, 4), False, "crop", (0, 0, 0)).max() == 7
+
+
+MASKS = {
+    "its red strokes": (255, 0, 0, 200),
+    "its white strokes": (255, 255, 255, 200),
+    "its transparent parts": (40, 120, 255, 255),
+    "what is red": (255, 0, 0),
+    "white is drawn": (200, 200, 200),
+}
+
+
+@pytest.mark.parametrize("words", MASKS)
+def test_a_mask_is_read_in_parts_as_it_is_whole(words: str, monkeypatch: pytest.MonkeyPatch):
+    stroke = MASKS[words]
+    mask = Image.new("RGBA" if len(stroke) == 4 else "RGB", (40, 30))
+    mask.paste(stroke, (25, 12, 38, 19))
+    mask.putpixel((30, 15), (*stroke[:3], 60)[: len(stroke)])
+    blank = Picture(np.zeros((3, 30, 40), np.uint8), "blank")
+    whole = read_mask(mask, blank)
+    assert words in whole.notes[0]
+    expected = np.zeros((30, 40), bool)
+    expected[12:19, 25:38] = True
+    expected[15, 30] = len(stroke) == 3
+    assert np.array_equal(whole.unknown, expected != (words == "its transparent parts"))
+    monkeypatch.setattr(image_files, "TILE", 64)
+    parts = read_mask(mask, blank)
+    assert parts.notes == whole.notes
+    assert np.array_equal(parts.strength, whole.strength)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are Linux's")
+def test_a_mask_takes_little_memory_beside_its_pixels(tmp_path: Path):
+    mask = Image.new("L", (1024, 4096))
+    mask.paste(255, (0, 0, 9, 2000))
+    mask.convert("RGB").save(tmp_path / "mask.png", compress_level=1)
+    shape = (3, 4096, 1024)
+    blank = Picture(np.broadcast_to(np.uint8(0), shape), "blank")
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    assert int(read_mask(tmp_path / "mask.png", blank).unknown.sum()) == 9 * 2000
+    assert peak() - before < 8 * 1024 * 4096 + 8 * 2**20
 
 
 def test_a_progressive_jpeg_is_judged_by_its_scans():

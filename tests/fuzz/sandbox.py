@@ -222,7 +222,7 @@ def fuzz(
         error: BaseException | None = None
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = _peak()
+        before = peak()
         box = Sandbox(readable=readable, writable=writable)
         began = time.process_time()
         try:
@@ -232,7 +232,7 @@ def fuzz(
             raise
         except BaseException as raised:
             error = raised
-        spent, grown = time.process_time() - began, _peak() - before
+        spent, grown = time.process_time() - began, peak() - before
         if box.violations:
             raise AssertionError(f"{told}: {'; '.join(box.violations[:5])}") from error
         if error is not None and not isinstance(error, allowed):
@@ -277,7 +277,7 @@ def _alarm() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _peak() -> int:
+def peak() -> int:
     """The largest resident memory so far, in bytes."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():

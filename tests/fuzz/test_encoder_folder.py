@@ -99,10 +99,17 @@ OTHERS = (
 )
 
 
+def cleared(path: Path) -> Path:
+    """The path, with nothing there: neither a file, nor the folder or pipe of a change before."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    return path
+
+
 def added(chance: random.Random, folder: Path) -> None:
     """A file, a pipe, a folder or a link that no encoder of ours has."""
-    name = chance.choice(OTHERS)
-    path, way = folder / name, chance.randrange(8)
+    path, way = cleared(folder / chance.choice(OTHERS)), chance.randrange(8)
     if way == 0:
         os.mkfifo(path)
     elif way == 1:
@@ -122,8 +129,7 @@ def added(chance: random.Random, folder: Path) -> None:
 
 def linked(chance: random.Random, folder: Path) -> None:
     """One of the folder's own files that is a link or a pipe, or is not there."""
-    path = folder / chance.choice(sorted(file.name for file in folder.iterdir()))
-    path.unlink()
+    path = cleared(folder / chance.choice(sorted(file.name for file in folder.iterdir())))
     way = chance.randrange(6)
     if way == 0:
         os.mkfifo(path)
@@ -158,8 +164,7 @@ def test_a_folder_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
                 added(chance, folder)
             else:
                 name = chance.choice((*whole[kind], "tokenizer.json", "config.json"))
-                (folder / name).unlink(missing_ok=True)
-                (folder / name).write_bytes(ways[Path(name).suffix](chance, whole[kind][name]))
+                cleared(folder / name).write_bytes(ways[Path(name).suffix](chance, whole[kind][name]))
         return folder
 
     found = fuzzer("encoder folder", ask, make, readable=[folder])

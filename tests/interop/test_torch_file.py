@@ -156,6 +156,14 @@ def test_tensors_beyond_their_storage_are_refused(count, offset, shape, stride, 
         TorchFile(path)
 
 
+def test_a_zip_that_lies_before_its_own_beginning_is_damaged(tmp_path: Path) -> None:
+    content = bytearray(packed(tmp_path / "a.pt", b"\x80\x02}.").read_bytes())
+    content[-6:-2] = (2**31).to_bytes(4, "little")  # where its directory begins
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        TorchFile(tmp_path / "a.pt")
+
+
 def test_numbers_that_are_not_there_are_refused(tmp_path: Path) -> None:
     good = tensor(4, 0, (2, 2), (2, 1))
     for members, said in (
@@ -199,3 +207,15 @@ def test_a_tree_that_contains_itself_or_is_endless_ends() -> None:
     wide.update({str(k): wide for k in range(1000)})
     with pytest.raises(UserError, match=f"more than {MAX_ENTRIES:,} entries"):
         _flat(wide)
+
+
+def test_names_are_taken_as_they_stand(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"asks for 'os.*Dpath.system', which is never imported"):  # no warning
+        TorchFile(packed(tmp_path / "a.pt", b"\x80\x02cos\\Dpath\nsystem\nR."))
+    for program in (b"\x80\x02cos\nsystem", b"\x80\x02c\xff\nsystem\nR."):
+        with pytest.raises(UserError, match="is damaged"):
+            TorchFile(packed(tmp_path / "a.pt", program))
+    # Forty lists, each of the one before twice: spelled out they would fill any memory.
+    doubled = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (k, k, k + 1) for k in range(40))
+    with pytest.raises(UserError, match="is damaged: 'it names something by what is no string'"):
+        TorchFile(packed(tmp_path / "a.pt", b"\x80\x02" + doubled + b"X\x01\x00\x00\x00a\x93."))

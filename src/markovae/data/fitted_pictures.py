@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 
 from markovae.data.color import WORDS
 from markovae.data.data_config import background_rgb
@@ -20,7 +20,9 @@ from markovae.data.image_files import (
     flat_picture,
     header_from,
     is_transparent,
+    load_upright,
     reason_of,
+    tiles,
 )
 from markovae.data.image_reader import open_image
 from markovae.errors import UserError
@@ -146,11 +148,8 @@ def read_mask(source: Source, picture: Picture) -> Mask:
         UserError: for no image, another size, or a mask of which nothing or everything is to be drawn.
     """
     with opened(source) as (image, name):
-        image.seek(0)
-        image.load()
-        upright = eight_bits(image)
-        ImageOps.exif_transpose(upright, in_place=True)
-        strength, words = _strength(upright, name)
+        load_upright(image)
+        strength, words = _strength(image, name)
     height, width = picture.pixels.shape[1:]
     notes = [f"the mask {name}: {words}"]
     if strength.size == picture.size or _alike(strength.size, picture.size):
@@ -178,30 +177,72 @@ def read_mask(source: Source, picture: Picture) -> Mask:
     return Mask(unknown, np.asarray(whole), tuple(notes))
 
 
+@dataclass(frozen=True, eq=False)
+class _Strokes:
+    """What a part of a mask, or a mask so far, may be read by.
+
+    Args:
+        luma, white: (H, W) uint8, the second the darkest of the three channels.
+        red: (H, W) bool.
+        alpha: (H, W) uint8, or None where every pixel is opaque.
+        color: the largest difference between the channels of a pixel.
+    """
+
+    luma: Pixels
+    white: Pixels
+    red: Pixels
+    alpha: Pixels | None
+    color: int
+
+
+def _strokes(tile: Image.Image) -> _Strokes:
+    tile = eight_bits(tile)
+    rgb = tile.convert("RGB")
+    red, green, blue = rgb.split()
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    is_red = (np.asarray(red) >= RED[0]) & (np.asarray(ImageChops.lighter(green, blue)) <= RED[1])
+    alpha = np.asarray(tile.convert("RGBA").getchannel("A")) if is_transparent(tile) else None
+    color = int(np.asarray(ImageChops.subtract(brightest, darkest)).max())
+    return _Strokes(np.asarray(rgb.convert("L")), np.asarray(darkest), is_red, alpha, color)
+
+
 def _strength(image: Image.Image, name: str) -> tuple[Image.Image, str]:
     """How much of a mask is to be drawn anew, mode L, and by which rule. Raises: UserError for colors without red."""
-    rgb = image.convert("RGB")
-    channels = rgb.split()
-    brightest = ImageChops.lighter(ImageChops.lighter(channels[0], channels[1]), channels[2])
-    darkest = ImageChops.darker(ImageChops.darker(channels[0], channels[1]), channels[2])
-    others = np.asarray(ImageChops.lighter(channels[1], channels[2]))
-    red = (np.asarray(channels[0]) >= RED[0]) & (others <= RED[1])
-    alpha = np.asarray(image.convert("RGBA").getchannel("A")) if is_transparent(image) else None
-    if alpha is not None and int(alpha.min()) < 255:
-        white = np.asarray(darkest)
-        seen = alpha >= HALF
-        if seen.any() and not bool((seen & ~red).any()):
-            return Image.fromarray(np.where(red, alpha, np.uint8(0))), "its red strokes are drawn anew"
-        if seen.any() and not bool((seen & (white < HALF)).any()):
-            return Image.fromarray(np.minimum(white, alpha)), "its white strokes are drawn anew"
-        return Image.fromarray(255 - alpha), "its transparent parts are drawn anew"
-    if int(np.asarray(ImageChops.subtract(brightest, darkest)).max()) > COLOR:
-        if not red.any():
-            raise UserError(
-                f"the mask {name} is in color and nothing in it is red: paint white on black, or red on the picture"
-            )
-        return Image.fromarray(red.view(np.uint8) * np.uint8(255)), "what is red is drawn anew"
-    return rgb.convert("L"), "white is drawn anew"
+    rule, words = _rule(image, name)
+    strength = Image.new("L", image.size)
+    for box, tile in tiles(image):
+        strength.paste(Image.fromarray(rule(_strokes(tile))), box)
+    return strength, words
+
+
+def _rule(image: Image.Image, name: str) -> tuple[Callable[[_Strokes], Pixels], str]:
+    """The strength of a part of this mask, and words for it."""
+    clear = seen = colored = red = False
+    all_red = all_white = True  # of what is seen
+    for _, tile in tiles(image):
+        part = _strokes(tile)
+        colored |= part.color > COLOR
+        red |= bool(part.red.any())
+        if part.alpha is not None:
+            opaque = part.alpha >= HALF
+            clear |= int(part.alpha.min()) < 255
+            seen |= bool(opaque.any())
+            all_red &= not (opaque & ~part.red).any()
+            all_white &= not (opaque & (part.white < HALF)).any()
+    if clear and seen and all_red:
+        return lambda part: np.where(part.red, part.alpha, np.uint8(0)), "its red strokes are drawn anew"
+    if clear and seen and all_white:
+        return lambda part: np.minimum(part.white, part.alpha), "its white strokes are drawn anew"
+    if clear:
+        return lambda part: 255 - part.alpha, "its transparent parts are drawn anew"
+    if not colored:
+        return lambda part: part.luma, "white is drawn anew"
+    if not red:
+        raise UserError(
+            f"the mask {name} is in color and nothing in it is red: paint white on black, or red on the picture"
+        )
+    return lambda part: part.red.view(np.uint8) * np.uint8(255), "what is red is drawn anew"
 
 
 def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:

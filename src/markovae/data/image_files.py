@@ -386,7 +386,7 @@ def _shape(headers: Mapping[Header, int], config: DataConfig) -> tuple[tuple[int
     return (side, side), [f"size {side}x{side} by default: set data.size for another"]
 
 
-TILE = 256  # pixels a side that are worked on at a time: an image may have 48 megapixels, however long and thin
+TILE = 1 << 18  # pixels that are worked on at a time: what is converted takes little memory beside the picture
 
 
 def decode(
@@ -403,17 +403,40 @@ def decode(
 def flat_picture(image: Image.Image, grey: bool, background: tuple[int, int, int]) -> Image.Image:
     """The pixels of an open image at its own size, mode L or RGB.
 
-    The order is: first frame, 16 bits to 8 by round(255 v / 65535), EXIF orientation, colors to sRGB (`to_srgb`),
+    The order is: first frame, EXIF orientation, 16 bits to 8 by round(255 v / 65535), colors to sRGB (`to_srgb`),
     transparency laid on `background`, one channel or three.
 
     Raises: OSError or ValueError with a reason where the image cannot be decoded.
     """
+    load_upright(image)
+    mode = "L" if grey else "RGB"
+    if image.mode == mode and not is_transparent(image) and color_of(image) in ("", "damaged"):
+        return image
+    flat = Image.new(mode, image.size)
+    for box, tile in tiles(image):
+        opaque = flatten(to_srgb(eight_bits(tile)), background)
+        flat.paste(opaque if opaque.mode == mode else opaque.convert(mode), box)
+    return flat
+
+
+def load_upright(image: Image.Image) -> None:
+    """Decode the first frame of an open image, and lay it as its EXIF orientation says."""
     image.seek(0)
     image.load()
-    picture = eight_bits(image)
-    ImageOps.exif_transpose(picture, in_place=True)  # in place: no copy where it lies upright
-    opaque, mode = flatten(to_srgb(picture), background), "L" if grey else "RGB"
-    return opaque if opaque.mode == mode else opaque.convert(mode)
+    ImageOps.exif_transpose(image, in_place=True)  # in place: no copy where it lies upright
+
+
+def tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """An image in parts of at most `TILE` pixels, each with its box: (left, top, right, bottom)."""
+    width = min(image.width, TILE)
+    height = TILE // width
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            box = (left, top, min(left + width, image.width), min(top + height, image.height))
+            yield box, image.crop(box)
+
+
+EIGHT_BITS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -425,23 +448,16 @@ def eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError("float pixels state no range: save the image with 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
-    transparent = image.info.get("transparency")
-    # The color key names a 16-bit value; two of them may share 8 bits, so make it alpha here.
-    keyed = isinstance(transparent, int)
-    scaled = Image.new("LA" if keyed else "L", image.size)
-    for box in _tiles(image):
-        values = np.asarray(image.crop(box)).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"32-bit pixels from {values.min()} to {values.max()} must lie in 0…65535: save with 8 or 16 bits"
-            )
-        tile = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-        if keyed:
-            tile.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-        scaled.paste(tile, box)
+    values = np.asarray(image)
+    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+        raise ValueError(
+            f"32-bit pixels from {values.min()} to {values.max()} must lie in 0…65535: save with 8 or 16 bits"
+        )
+    scaled = Image.fromarray(EIGHT_BITS[values])
     scaled.info.update(image.info)
-    scaled.getexif().update(image.getexif())
-    if keyed:
+    # The color key names a 16-bit value; two of them may share 8 bits, so make it alpha here.
+    if isinstance(transparent := scaled.info.get("transparency"), int):
+        scaled.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
         scaled.info.pop("transparency")
     return scaled
 
@@ -454,18 +470,8 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     if not is_transparent(image):
         return image
     grey = image.mode in ("L", "LA", "La", "1") and len(set(background)) == 1
-    flat = Image.new("L" if grey else "RGB", image.size)
-    for box in _tiles(image):
-        pixels = image.crop(box).convert("RGBA")
-        # Pillow's paste rounds as said, and is ten times as fast as arithmetic on arrays.
-        tile = Image.new(flat.mode, pixels.size, background[0] if grey else background)
-        tile.paste(pixels.getchannel(0) if grey else pixels.convert("RGB"), mask=pixels.getchannel("A"))
-        flat.paste(tile, box)
+    pixels = image if image.mode == "RGBA" else image.convert("RGBA")
+    # Pillow's paste rounds as said, and is ten times as fast as arithmetic on arrays.
+    flat = Image.new("L" if grey else "RGB", image.size, background[0] if grey else background)
+    flat.paste(pixels.getchannel(0) if grey else pixels, mask=pixels.getchannel("A") if grey else pixels)
     return flat
-
-
-def _tiles(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of squares that cover an image."""
-    for top in range(0, image.height, TILE):
-        for left in range(0, image.width, TILE):
-            yield left, top, min(left + TILE, image.width), min(top + TILE, image.height)

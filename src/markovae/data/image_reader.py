@@ -18,7 +18,10 @@ from markovae.system.regular import open_regular
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM")
 MIB = 2**20
 MAX_PIXELS = 48 * MIB  # what decoding, laying upright and scaling do in about a second: docs/reliability.md
+MAX_SIDE = MIB  # pillow keeps eight bytes a row
+MAX_STORED = 3 * MAX_PIXELS  # bytes of all pixels, unpacked: what a decoder takes its time for
 MAX_FILE = 512 * MIB
+MAX_PLAIN = 4 * MIB  # of a file of PPM that spells its pixels out in decimal figures, two million of them a second
 # Bytes that decoding may take: more than as many pixels of RGB, four bytes each in pillow, and the `COPY` of them.
 MAX_MEMORY = 12 * MAX_PIXELS
 COPY = 5  # bytes per pixel of the picture turned upright or converted
@@ -61,6 +64,7 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
             raise ValueError(f"more than {MAX_PIXELS // MIB} megapixels: save it smaller") from None
         with image:
             _judge(image.width, image.height, _memory(image, size))
+            _judge_stored(image, size)
             _judge_scans(image, handle)
             yield image
 
@@ -68,10 +72,29 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
 def _judge(width: int, height: int, memory: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} is more than {MAX_PIXELS // MIB} megapixels: save it smaller")
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width}x{height} has a side of more than {MAX_SIDE:,} pixels: cut it into parts")
     if memory > MAX_MEMORY:
         raise ValueError(
             f"{width}x{height} takes {memory // MIB:,} MiB to decode, at most {MAX_MEMORY // MIB} are taken: save it "
             "smaller, or as baseline JPEG or PNG"
+        )
+
+
+def _judge_stored(image: Image.Image, size: int) -> None:
+    """Refuse what takes longer to unpack than its number of pixels tells: many bytes a pixel, or decimal figures."""
+    tiles = getattr(image, "tile", [])
+    depth = 2 if any(";16" in str(tile[3]) for tile in tiles) else 4 if image.mode in ("I", "F") else 1
+    each = max(depth * len(image.getbands()), _bytes_by_tags(image))
+    stored = image.width * image.height * each
+    if stored > MAX_STORED:
+        raise ValueError(
+            f"{image.width}x{image.height} of {each} bytes a pixel is {stored // MIB:,} MiB of pixels, at most "
+            f"{MAX_STORED // MIB} are read: save it smaller, or with 8 bits and without transparency"
+        )
+    if any(tile[0] == "ppm_plain" for tile in tiles) and size > MAX_PLAIN:
+        raise ValueError(
+            f"a plain PPM file of {size:,} bytes, at most {MAX_PLAIN:,} are read: save it as binary PPM or PNG"
         )
 
 
@@ -92,8 +115,13 @@ def _strip(image: Image.Image) -> int:
     pixels = image.width * min(_whole(tags.get(ROWS_PER_STRIP), image.height), image.height)
     if TILE_WIDTH in tags:
         pixels = _whole(tags.get(TILE_WIDTH), image.width) * _whole(tags.get(TILE_LENGTH), image.height)
-    bits = tags.get(BITS, ())
-    return pixels * max(4, sum(_whole(n, 8) for n in bits) // 8 if isinstance(bits, tuple) else 4)
+    return pixels * max(4, _bytes_by_tags(image))
+
+
+def _bytes_by_tags(image: Image.Image) -> int:
+    """Bytes per pixel in a TIFF, by its tags; 0 in other formats."""
+    bits = getattr(image, "tag_v2", {}).get(BITS, ())
+    return sum(_whole(n, 8) for n in bits) // 8 if isinstance(bits, tuple) else 0
 
 
 def _whole(value: object, default: int) -> int:

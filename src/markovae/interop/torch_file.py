@@ -59,7 +59,7 @@ _CODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _REMEDY = "keep the weights alone: torch.save(model.state_dict(), FILE), or a safetensors file"
 _DAMAGE = (
     *(ValueError, IndexError, KeyError, TypeError, OverflowError, AttributeError, EOFError, MemoryError),
-    *(struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, RecursionError),
+    *(struct.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, RecursionError, OSError),
 )
 
 
@@ -271,9 +271,11 @@ def _interpreted(pickle: bytes) -> Any:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_known(str(argument).replace(" ", ".", 1)))
+                stack.append(_known(argument))
             case "STACK_GLOBAL":
                 function, module = stack.pop(), stack.pop()
+                if not (isinstance(module, str) and isinstance(function, str)):
+                    raise TypeError("it names something by what is no string")
                 stack.append(_known(f"{module}.{function}"))
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
@@ -296,8 +298,18 @@ def _opcodes(pickle: bytes) -> Iterator[tuple[str, Any]]:
         opcode = _CODES[code.decode("latin-1")]
         if opcode.name not in _OPCODES:
             raise UserError(f"asks for the opcode {opcode.name}, and weights need none such: {_REMEDY}")
-        yield opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
+        if opcode.name == "GLOBAL":  # pickletools would decode escapes in it, with a warning for each that is unknown
+            yield opcode.name, f"{_line(stream)}.{_line(stream)}"
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
     raise UserError(f"has a pickle of more than {MAX_OPCODES:,} opcodes: {_REMEDY}")
+
+
+def _line(stream: BinaryIO) -> str:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise ValueError("its pickle ends in the middle of a name")
+    return line[:-1].decode("ascii")
 
 
 def _known(name: str) -> _Name:
