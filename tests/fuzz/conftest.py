@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -12,6 +14,14 @@ from tests.reliability.conftest import Tell, many
 from tests.reliability.conftest import tell as tell  # a fixture
 
 POINT = 12  # of docs/reliability.md
+
+
+def cleared(path: Path) -> Path:
+    """The path, with nothing there: neither the file, link or pipe of a change before, nor its folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    return path
 
 
 class Fuzzer(Protocol):

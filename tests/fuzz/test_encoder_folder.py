@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.conftest import Fuzzer
+from tests.fuzz.conftest import Fuzzer, cleared
 from tests.fuzz.sandbox import CANARY
 from tests.text.encoder_folders import KINDS, write_encoder
 
@@ -97,14 +97,6 @@ OTHERS = (
     *("adapter_config.json", "generation_config.json", "model.safetensors.index.json", "other.safetensors"),
     *("preprocessor_config.json", "chat_template.jinja", f"{CANARY}.py", "pytorch_model.bin", "tokenizer.model"),
 )
-
-
-def cleared(path: Path) -> Path:
-    """The path, with nothing there: neither a file, nor the folder or pipe of a change before."""
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    path.unlink(missing_ok=True)
-    return path
 
 
 def added(chance: random.Random, folder: Path) -> None:

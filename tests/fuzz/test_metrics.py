@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.fuzz.conftest import Fuzzer
+from tests.fuzz.conftest import Fuzzer, cleared
 from tests.report.conftest import reported
 
 from markovae.checkpoints.reading import Checkpoint
@@ -107,10 +107,9 @@ def misplaced(chance: random.Random, run: Path, outside: Path) -> None:
         "samples/a.png",
     )
     path = run / chance.choice((*FILES, *FOLDERS, *old))
-    path.parent.mkdir(exist_ok=True)
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    if path.parent.is_symlink() or not path.parent.is_dir():
+        cleared(path.parent).mkdir()
+    cleared(path)
     how, target = (
         chance.randrange(5),
         chance.choice((outside, outside / "file", outside / "missing", Path("/dev/zero"))),

@@ -229,6 +229,28 @@ def test_what_the_library_says_in_paragraphs_is_one_sentence(
     assert len(str(raised.value)) < 500 + len(str(folder))
 
 
+def test_a_panic_of_the_tokenizer_is_one_sentence(made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(made("clip"), tmp_path / "encoder")
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["post_processor"]["special_tokens"].clear()  # its template names them still
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match="is not a text encoder that transformers can read"):
+        load_encoder(str(folder))(["a red barn"])
+
+
+def test_an_interrupt_while_an_encoder_works_is_an_interrupt(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder(str(made("clip")))
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder, "_tokenizer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encoder(["a"])
+
+
 def test_pipes_and_depths_in_a_folder_are_refused_at_once(made: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shutil.copytree(made("clip"), tmp_path / "encoder")
     __import__("os").mkfifo(folder / "added.json")
