@@ -68,17 +68,11 @@ class Sizes:
 class RowMLP(Network):
     """An MLP for rows (B, 1, 1, D)."""
 
+    stride, num_classes = 1, 0
+
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
         self.inner = MLP(config)
-
-    @property
-    def stride(self) -> int:
-        return 1
-
-    @property
-    def num_classes(self) -> int:
-        return 0
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         return self.inner.outer_weights()

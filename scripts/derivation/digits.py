@@ -89,16 +89,9 @@ class ScaledByRho(Network):
     def __init__(self, inner: Network, schedule: NoiseSchedule) -> None:
         super().__init__()
         self.inner, grid = inner, schedule.logsnr
+        self.stride, self.num_classes = inner.stride, inner.num_classes
         self.rho = noise_ratio(grid[:-1], grid[1:])[0]
         self.falling = -grid[1:].contiguous()
-
-    @property
-    def stride(self) -> int:
-        return self.inner.stride
-
-    @property
-    def num_classes(self) -> int:
-        return self.inner.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         return self.inner.outer_weights()
@@ -115,14 +108,7 @@ class LevelBlind(Network):
     def __init__(self, inner: Network) -> None:
         super().__init__()
         self.inner = inner
-
-    @property
-    def stride(self) -> int:
-        return self.inner.stride
-
-    @property
-    def num_classes(self) -> int:
-        return self.inner.num_classes
+        self.stride, self.num_classes = inner.stride, inner.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         return self.inner.outer_weights()

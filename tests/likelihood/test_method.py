@@ -50,7 +50,7 @@ def test_the_distribution_over_levels_is_independent_of_the_draws_by_it():
     truth = 0.5 * float(snr[0] - snr[-1]) * float(model.to_x(image)) ** 2
     found = []
     for seed in range(60):
-        ready = prepare(model, Method("importance", 16), fit, seed=seed, batch=1000)
+        ready = prepare(model, Method("importance", 16, seed=seed, batch=1000), fit)
         batches = list(evaluate_batches(ready.model, image, estimator=ready.estimator, seed=seed))
         found.append(float(summarize(ready.model, batches, seed, ready.estimator).levels[0]) / truth)
     mean = estimate_mean(torch.tensor(found, dtype=torch.float64))

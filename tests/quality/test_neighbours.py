@@ -15,12 +15,14 @@ def test_found_exactly_in_any_blocks(seed: int, bins: int, size: int):
     images = rng.integers(0, bins, (5, 3, 4, 2)).astype(kind)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK", 7)
-        found = nearest(images, pool, bins)
+        found, several = nearest(images, pool, bins), nearest(images, pool, bins, 3)
     difference = images[:, None].astype(np.float64) - pool[None].astype(np.float64)
     distance = np.sqrt((difference**2).mean((2, 3, 4))) * 255 / (bins - 1)
     np.testing.assert_allclose(found.distance, distance.min(1), rtol=1e-6, atol=1e-4)
     chosen = distance[np.arange(5), found.index]
     np.testing.assert_allclose(chosen, distance.min(1), rtol=1e-9)
+    np.testing.assert_allclose(several.distance, np.sort(distance, 1)[:, :3], rtol=1e-6, atol=1e-4)
+    assert all(len({*row}) == min(3, size) for row in several.index.tolist())
 
 
 def test_a_copy_is_found_at_no_distance():

@@ -262,8 +262,8 @@ def _measured(
 
     images = np.asarray(chosen.data.images[: options.limit])
     labels = labels_for_pair(opened, against, chosen.data.take(slice(0, options.limit)))
-    sized: dict[str, Any] = {"seed": options.seed, "batch": options.batch or 64}
-    how: dict[str, Any] = {**vars(method), **sized, "progress": True, "ranks": ranks}
+    sized: dict[str, Any] = {"seed": method.seed, "batch": method.batch}
+    how: dict[str, Any] = {**vars(method), "progress": True, "ranks": ranks}
     if method.needs_fit:
         other = images_to_fit_on(chosen, opened, options.fit_images or FIT_IMAGES)
         log(f"fitting on {len(other):,} other images")
@@ -441,6 +441,8 @@ def checked(options: argparse.Namespace) -> Method:
         options.levels,
         options.grid,
         options.variance,
+        seed=options.seed,
+        batch=options.batch or 64,
     )
     if options.fit_images is not None and not method.needs_fit:
         raise UserError("--fit-images are fitted on, and nothing here is: name an --estimator, --grid or --variance")

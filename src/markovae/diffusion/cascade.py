@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from markovae.diffusion import forward, haar
-from markovae.diffusion.bound import Band, Bound
+from markovae.diffusion.bound import Band
 from markovae.diffusion.decoder import Decoder
 from markovae.diffusion.detail_network import coarse_planes
 from markovae.diffusion.gaussian import Gaussian, expand
 from markovae.diffusion.learned_schedule import LearnedLogSNR
-from markovae.diffusion.markovian_vae import Distribution, MarkovianVAE, checked_level, evaluating
+from markovae.diffusion.markovian_vae import Distribution, LevelwiseVAE, checked_level
 from markovae.diffusion.model import Diffusion, images_to_x
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import ReverseVariance
@@ -99,7 +99,7 @@ def merged(bands: Sequence[Tensor]) -> Tensor:
 
 
 @final
-class Cascade(MarkovianVAE):
+class Cascade(LevelwiseVAE):
     """Stages that draw an image coarse to fine; each is a `Diffusion` of one band.
 
     Args:
@@ -161,11 +161,6 @@ class Cascade(MarkovianVAE):
     def network(self) -> StageNetworks:
         """The stages' networks."""
         return StageNetworks(stage.network for stage in stages_of(self))
-
-    @property
-    def dims(self) -> int:
-        """Number of data dimensions d."""
-        return math.prod(self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -428,7 +423,7 @@ class Cascade(MarkovianVAE):
     # -- the bound, form E6 ---------------------------------------------------------------------------------------
 
     def to_x(self, images: Any) -> Tensor:
-        """Data on the model's scale, (B, C, H, W), float64: see `Diffusion.to_x`."""
+        """Data on the model's scale, (B, C, H, W), float64."""
         return images_to_x(images, self.shape, self.decoder, self.device)
 
     def prior_nats(self, x: Tensor) -> Tensor:
@@ -467,30 +462,12 @@ class Cascade(MarkovianVAE):
         z = forward.noised(x, normal_like(x, source), grid[1])
         return -self.decoder.distribution(self._decoded(z, condition), grid, z).log_prob(x)
 
-    @torch.no_grad()
-    def bound(self, images: Any, source: Source | None = None, condition: Condition | None = None) -> Bound:
-        """The bound with every level's KL drawn once: L network evaluations an example; its `bands` are its terms.
-
-        Args:
-            images: digits, or their places on the scale, (B, C, H, W), a tensor or an array.
-            source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
-        """
+    def bands_of(self, x: Tensor, nats: Tensor) -> tuple[Band, ...]:
+        """Each band's top and levels, coarse first; () of a single stage."""
         if not self.octaves:
-            return self.base.bound(images, source, condition)
-        x = self.to_x(images)
-        if not len(x):
-            raise ValueError("no images: the bound is of at least one")
-        source = Streams(0, "bound", range(len(x))) if source is None else source
-        with evaluating(self):
-            levels = [
-                self.level_nats(x, torch.full((len(x),), level), source, condition)
-                for level in range(2, self.num_levels + 1)
-            ]
-            nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
-            reconstruction = self.reconstruction_nats(x, source, condition)
+            return ()
         tops, parts = self.band_tops(x), nats.split([s.num_levels - 1 for s in reversed(stages_of(self))], 1)
-        bands = tuple(Band(self.stage(b).shape[1:], tops[:, b], part.sum(1)) for b, part in enumerate(reversed(parts)))
-        return Bound(tops.sum(1), nats, reconstruction, self.dims, self.decoder.discrete, bands)
+        return tuple(Band(self.stage(b).shape[1:], tops[:, b], part.sum(1)) for b, part in enumerate(reversed(parts)))
 
 
 Model = Diffusion | Cascade

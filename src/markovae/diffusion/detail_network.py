@@ -36,16 +36,7 @@ class DetailNetwork(Network):
     def __init__(self, inner: UNet, scale: float) -> None:
         super().__init__()
         self.inner, self.scale = inner, scale
-
-    @property
-    def stride(self) -> int:
-        """Height and width of the details must be multiples of this."""
-        return max(1, self.inner.stride // 2)
-
-    @property
-    def num_classes(self) -> int:
-        """Labels taken: 0…num_classes − 1; 0 takes none."""
-        return self.inner.num_classes
+        self.stride, self.num_classes = max(1, inner.stride // 2), inner.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         """The inner network's."""

@@ -6,15 +6,22 @@ P_pri(z_{ℓ−1}|z_ℓ) walks back, its last step P_pri(z_0|z_1) is the decoder
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
-from markovae.randomness import Source
+from markovae.diffusion.bound import Band, Bound
+from markovae.networks.conditioning import Condition
+from markovae.randomness import Source, Streams
 from markovae.system.memory import kept_memory
+
+if TYPE_CHECKING:
+    from markovae.diffusion.decoder import Decoder
 
 
 class Distribution(Protocol):
@@ -64,6 +71,75 @@ class MarkovianVAE(nn.Module, ABC):
         for level in range(self.num_levels, 0, -1):
             z = self.prior_step(z, level).sample(source)
         return z
+
+
+class LevelwiseVAE(MarkovianVAE):
+    """A Markovian VAE of data of one shape whose bound, form E6, is drawn level by level; subclasses supply its terms.
+
+        nats = model.bound(images).mean()
+
+    Attributes:
+        shape: of one example, D.
+        decoder: P_pri(z_0|z_1).
+    """
+
+    shape: tuple[int, ...]
+    decoder: Decoder
+
+    @property
+    def dims(self) -> int:
+        """Number of data dimensions d."""
+        return math.prod(self.shape)
+
+    @abstractmethod
+    def to_x(self, images: Any) -> Tensor:
+        """Data on the model's scale, (B, *D), float64: digits (integer types) are converted, floats are taken as is.
+
+        Args:
+            images: a tensor or an array, (B, *D).
+
+        Raises:
+            ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
+        """
+
+    @abstractmethod
+    def prior_nats(self, x: Tensor) -> Tensor:
+        """KL(q(z_L|z_0) ‖ N(0, I)), (B,), nats; x from `to_x`."""
+
+    @abstractmethod
+    def level_nats(self, x: Tensor, level: Tensor, source: Source, condition: Condition | None = None) -> Tensor:
+        """One unbiased draw of the KL of level ℓ ≥ 2, (B,), nats; level: (B,) int64, its own for each example."""
+
+    @abstractmethod
+    def reconstruction_nats(self, x: Tensor, source: Source, condition: Condition | None = None) -> Tensor:
+        """One unbiased draw of −ln P_pri(z_0|z_1), (B,), nats."""
+
+    @abstractmethod
+    def bands_of(self, x: Tensor, nats: Tensor) -> tuple[Band, ...]:
+        """What each band of a cascade costs, of the nats of its levels, (B, L−1); () of a model of one stage."""
+
+    @final
+    @torch.no_grad()
+    def bound(self, images: Any, source: Source | None = None, condition: Condition | None = None) -> Bound:
+        """The bound with every level's KL drawn once: L network evaluations an example.
+
+        Args:
+            images: digits, or their places on the scale, (B, *D), a tensor or an array.
+            source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
+        """
+        x = self.to_x(images)
+        if not len(x):
+            raise ValueError("no images: the bound is of at least one")
+        source = Streams(0, "bound", range(len(x))) if source is None else source
+        with evaluating(self):
+            levels = [
+                self.level_nats(x, torch.full((len(x),), level), source, condition)
+                for level in range(2, self.num_levels + 1)
+            ]
+            nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
+            reconstruction = self.reconstruction_nats(x, source, condition)
+        bands = self.bands_of(x, nats)
+        return Bound(self.prior_nats(x), nats, reconstruction, self.dims, self.decoder.discrete, bands)
 
 
 def checked_level(level: int, chain: MarkovianVAE, first: int = 1) -> int:

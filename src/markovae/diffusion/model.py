@@ -2,7 +2,6 @@ r"""DDPM as a Markovian VAE: network + schedule + target + reverse variance + de
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -10,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from markovae.diffusion import forward
-from markovae.diffusion.bound import Bound
+from markovae.diffusion.bound import Band
 from markovae.diffusion.decoder import Decoder
 from markovae.diffusion.derivatives import MAX_DIMS, jacobian
 from markovae.diffusion.gaussian import Gaussian
 from markovae.diffusion.learned_schedule import LearnedLogSNR
-from markovae.diffusion.markovian_vae import Distribution, MarkovianVAE, checked_level, evaluating
+from markovae.diffusion.markovian_vae import Distribution, LevelwiseVAE, checked_level
 from markovae.diffusion.objective import NoiseSample, Objective, default_objective
 from markovae.diffusion.objective import loss as weighted_loss
 from markovae.diffusion.pixels import Pixels
@@ -24,12 +23,12 @@ from markovae.diffusion.schedule import NoiseSchedule
 from markovae.diffusion.target import Target
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, TextConditioner, as_tensor, class_numbers
-from markovae.randomness import Source, Streams, normal_like, stratified
+from markovae.randomness import Source, normal_like, stratified
 from markovae.system.tensor_headers import compare_shapes
 
 
 @final
-class Diffusion(MarkovianVAE):
+class Diffusion(LevelwiseVAE):
     """The Markovian VAE with a fixed Gaussian encoder and a network in the prior.
 
         model = mv.load("runs/photos")
@@ -74,11 +73,6 @@ class Diffusion(MarkovianVAE):
         self.class_names: tuple[str, ...] = ()
         self.calls: int | None = None
         self.guidance = 1.0
-
-    @property
-    def dims(self) -> int:
-        """Number of data dimensions d."""
-        return math.prod(self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -267,18 +261,11 @@ class Diffusion(MarkovianVAE):
     # -- the bound, form E6 ------------------------------------------------------------------------------------
 
     def to_x(self, images: Any) -> Tensor:
-        """Data on the model's scale, (B, *D), float64: digits (integer types) are converted, floats are taken as is.
-
-        Args:
-            images: a tensor or an array, (B, *D).
-
-        Raises:
-            ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
-        """
+        """Data on the model's scale, (B, *D), float64."""
         return images_to_x(images, self.shape, self.decoder, self.device)
 
     def prior_nats(self, x: Tensor) -> Tensor:
-        """KL(q(z_L|z_0) ‖ N(0, I)), (B,), nats; x from `to_x`."""
+        """KL(q(z_L|z_0) ‖ N(0, I)), (B,), nats."""
         return self.marginal(x, self.num_levels).kl(self.prior_top(x.shape[0]))
 
     def level_nats(self, x: Tensor, level: Tensor, source: Source, condition: Condition | None = None) -> Tensor:
@@ -296,26 +283,9 @@ class Diffusion(MarkovianVAE):
         x_hat, head = self._guess(z, logsnr[1], condition)
         return -self.decoder.distribution(x_hat, logsnr, z, head).log_prob(x)
 
-    @torch.no_grad()
-    def bound(self, images: Any, source: Source | None = None, condition: Condition | None = None) -> Bound:
-        """The bound with every level's KL drawn once: L network calls an example.
-
-        Args:
-            images: digits, or their places on the scale, (B, *D), a tensor or an array.
-            source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
-        """
-        x = self.to_x(images)
-        if not len(x):
-            raise ValueError("no images: the bound is of at least one")
-        source = Streams(0, "bound", range(len(x))) if source is None else source
-        with evaluating(self):
-            levels = [
-                self.level_nats(x, torch.full((len(x),), level), source, condition)
-                for level in range(2, self.num_levels + 1)
-            ]
-            nats = torch.stack(levels, 1) if levels else x.new_zeros(len(x), 0)
-            reconstruction = self.reconstruction_nats(x, source, condition)
-        return Bound(self.prior_nats(x), nats, reconstruction, self.dims, self.decoder.discrete)
+    def bands_of(self, x: Tensor, nats: Tensor) -> tuple[Band, ...]:
+        """(): a model of one stage has none."""
+        return ()
 
     def _grid(self, like: Tensor) -> Tensor:
         return self.schedule.on(like.device)
@@ -329,7 +299,7 @@ def _each(logsnr: Tensor, z: Tensor) -> Tensor:
 
 
 def images_to_x(images: Any, shape: Sequence[int], decoder: Decoder, device: torch.device) -> Tensor:
-    """`Diffusion.to_x` for a model of this shape and decoder."""
+    """`LevelwiseVAE.to_x` for a model of this shape and decoder."""
     images = as_tensor(images)
     if tuple(images.shape[1:]) != tuple(shape):
         raise ValueError(f"data of shape {tuple(images.shape[1:])}: this model takes {tuple(shape)}")

@@ -9,7 +9,6 @@ from typing import Any
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
-from markovae.likelihood.estimators import Levels
 from markovae.likelihood.inputs import Array, Labels
 from markovae.likelihood.measurement import Measurement, csv_of, estimate_dict
 from markovae.likelihood.measuring import Method, measure_alike
@@ -89,33 +88,26 @@ def compare(
     images: Array,
     labels: Labels | None = None,
     *,
-    draws: int | str | None = "auto",
-    levels: Levels = None,
-    limit: int | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    estimator: str = "stratified",
-    replicates: int = 1,
-    grid: str = "even",
-    variance: str = "own",
     fit: Array | None = None,
     fit_labels: Labels | None = None,
     progress: bool = False,
     ranks: Ranks | None = None,
+    **method: Any,
 ) -> Comparison:
     """Measure two models of the same data on common images, levels and noise.
 
         mv.compare(mv.load("runs/a"), mv.load("runs/b"), images).difference_bits_per_dim
 
     Args:
-        labels: classes or conditioning, for those of the two that take them.   Others as for `measure`.
+        labels: classes or conditioning, for those of the two that take them.
+        fit, fit_labels, progress, ranks: as for `measure`.
+        method: draws, levels, limit, seed, batch, estimator, replicates, grid, variance, as for `measure`.
     Raises:
         UserError: as `measure`; or for models of data of other shapes or bins.
     """
-    method = Method(estimator, draws, replicates, levels, grid, variance)
+    how = Method(**method)
     refuse_other_data(a, b)
-    how: dict[str, Any] = {"limit": limit, "seed": seed, "batch": batch, "progress": progress, "ranks": ranks}
-    (first, second), same = measure_alike([a, b], images, labels, method, fit, fit_labels, **how)
+    (first, second), same = measure_alike([a, b], images, labels, how, fit, fit_labels, progress, ranks)
     return Comparison(first, second, same)
 
 

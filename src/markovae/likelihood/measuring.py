@@ -6,7 +6,6 @@ import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +62,9 @@ class Method:
         grid: which, even strides or those of the least bound.
         variance: of the prior's steps: the model's own, or isotropic or diagonal, refitted. An optimal grid of a
             model whose own variance images neither fit nor teach takes the isotropic one.
+        limit: the first so many images only.
+        seed: of the draws; noise is keyed by (seed, image, level).
+        batch: draws per network evaluation.
     Raises:
         UserError: for an unknown word, a number below 1, or settings that contradict one another.
     """
@@ -73,6 +75,9 @@ class Method:
     levels: Levels = None
     grid: str = "even"
     variance: str = "own"
+    limit: int | None = None
+    seed: int = 0
+    batch: int = 64
 
     def __post_init__(self) -> None:
         for name, known in (("estimator", ESTIMATORS), ("grid", GRIDS), ("variance", VARIANCES)):
@@ -97,7 +102,9 @@ class Method:
             if hasattr(value := getattr(self, name), "__index__") and not getattr(value, "ndim", 0):
                 object.__setattr__(self, name, operator.index(value))
         count = self.levels if isinstance(self.levels, int) else None
-        at_least_one(draws=self.number_of_draws, replicates=self.replicates, levels=count)
+        at_least_one(
+            draws=self.number_of_draws, replicates=self.replicates, levels=count, limit=self.limit, batch=self.batch
+        )
         if self.grid == "optimal" and not isinstance(self.levels, int):
             raise UserError("grid='optimal' chooses some of the levels: say how many, levels=16 for instance")
 
@@ -133,27 +140,17 @@ class Prepared:
     fit_calls: int = 0
 
 
-def prepare(
-    model: Model,
-    method: Method,
-    fit: Array | None = None,
-    fit_labels: Labels | None = None,
-    *,
-    seed: int = 0,
-    batch: int = 64,
-) -> Prepared:
+def prepare(model: Model, method: Method, fit: Array | None = None, fit_labels: Labels | None = None) -> Prepared:
     """Fit what the method needs on images that will not be measured; nothing of the model given is changed.
 
     Args:
         fit, fit_labels: those images, pixel values as in `measure`; none for a method that needs none.
-        seed: of the draws of the fit.
-        batch: of its network calls.
     Raises:
         UserError: for images that are missing or do not fit the model, or more levels than the grid has.
     """
     if not isinstance(method.levels, int | None):
         named = on_levels(model, method.levels)
-        found = prepare(named, replace(method, levels=None), fit, fit_labels, seed=seed, batch=batch)
+        found = prepare(named, replace(method, levels=None), fit, fit_labels)
         return replace(found, levels=torch.as_tensor(method.levels).flatten(), grid="named")
     if not method.needs_fit:
         count = method.levels if method.levels is not None and method.levels < model.num_levels else None
@@ -163,11 +160,10 @@ def prepare(
     if fit is None:
         raise UserError("this measurement is fitted on other images first: give images that will not be measured")
     fitted_on = checked_images(model, fit)
-    how: dict[str, Any] = {"seed": seed, "batch": batch}
-    model, levels, calls = _on_grid(model, method, fitted_on, fit_labels, how)
+    model, levels, calls = _on_grid(model, method, fitted_on, fit_labels)
     distribution = None
     if method.estimator == "importance" and model.num_levels > 1:
-        statistics = _stage_statistics(model, fitted_on, fit_labels, KNOTS["diagonal"], how)
+        statistics = _stage_statistics(model, method, fitted_on, fit_labels, KNOTS["diagonal"])
         squares = torch.cat([each.nats_squares() for each in reversed(statistics)])
         distribution = LevelDistribution.importance(squares)
         calls += sum(each.calls for each in statistics)
@@ -181,14 +177,9 @@ def prepare_pair(
     method: Method,
     fit: Array | None = None,
     fit_labels: Labels | None = None,
-    **options: int,
 ) -> tuple[Prepared, Prepared]:
-    """Two models made ready for a paired comparison: on equal grids they share one distribution over levels, the mean.
-
-    Args:
-        options: seed and batch, as for `prepare`.
-    """
-    first, second = (prepare(model, method, fit, labels_taken(model, fit_labels), **options) for model in (a, b))
+    """Two models made ready for a comparison: on equal grids they share one distribution over levels, the mean."""
+    first, second = (prepare(model, method, fit, labels_taken(model, fit_labels)) for model in (a, b))
     each = first.estimator.distribution, second.estimator.distribution
     if each[0] is None or each[1] is None or not same_levels(first.model, second.model):
         return first, second
@@ -202,9 +193,7 @@ def same_levels(a: Model, b: Model) -> bool:
     return torch.equal(a.level_logsnr.cpu(), b.level_logsnr.cpu())
 
 
-def _on_grid(
-    model: Model, method: Method, images: Tensor, labels: Labels | None, how: dict[str, Any]
-) -> tuple[Model, Tensor | None, int]:
+def _on_grid(model: Model, method: Method, images: Tensor, labels: Labels | None) -> tuple[Model, Tensor | None, int]:
     """The model with the method's variance on the method's levels, these levels, and the NFE of fitting."""
     assert isinstance(method.levels, int | None), "named levels are a grid of their own"
     kind, found, calls = method.variance, None, 0
@@ -212,7 +201,7 @@ def _on_grid(
         kind = "isotropic"
     if kind != "own" and model.num_levels > 1:  # a single level is the decoder's
         model = _with_variance(model, kind)
-        found = fit_stages(model, images, labels, knots=KNOTS[kind], **how)
+        found = fit_stages(model, images, labels, knots=KNOTS[kind], seed=method.seed, batch=method.batch)
         calls = sum(each.calls for each in found)
     if method.levels in (None, model.num_levels):
         return model, None, calls
@@ -220,18 +209,19 @@ def _on_grid(
         return on_levels(model, method.levels), _sublevels(model, method.levels), calls
     alone = one_stage(model, "grid=optimal")
     if found is None:
-        found = _stage_statistics(alone, images, labels, KNOTS["isotropic"], how)
+        found = _stage_statistics(alone, method, images, labels, KNOTS["isotropic"])
         calls = found[0].calls
     best = optimal_levels(alone, found[0], method.levels)
     return on_levels(alone, best.tolist()), best, calls
 
 
 def _stage_statistics(
-    model: Model, images: Tensor, labels: Labels | None, knots: int, how: dict[str, Any]
+    model: Model, method: Method, images: Tensor, labels: Labels | None, knots: int
 ) -> list[LevelStatistics]:
     """Of every stage, the base first; of the model itself, where it has one stage."""
-    stages = stage_examples(model, images, labels, how["seed"])
-    return [collect_level_statistics(*stage, knots=knots, **how) for stage in stages]
+    seed, batch = method.seed, method.batch
+    stages = stage_examples(model, images, labels, seed)
+    return [collect_level_statistics(*stage, knots=knots, seed=seed, batch=batch) for stage in stages]
 
 
 def _with_variance(model: Model, kind: str) -> Model:
@@ -316,9 +306,8 @@ def measure(
             contradict one another, data that do not fit the model, weights that are NaN or Inf, images that are
             measured and fitted on at once, or a model measured without labels that never trained without.
     """
-    method = Method(estimator, draws, replicates, levels, grid, variance)
-    how: dict[str, Any] = {"limit": limit, "seed": seed, "batch": batch, "progress": progress, "ranks": ranks}
-    return measure_alike([model], images, labels, method, fit, fit_labels, **how)[0][0]
+    method = Method(estimator, draws, replicates, levels, grid, variance, limit, seed, batch)
+    return measure_alike([model], images, labels, method, fit, fit_labels, progress, ranks)[0][0]
 
 
 def measure_alike(
@@ -328,10 +317,6 @@ def measure_alike(
     method: Method,
     fit: Array | None,
     fit_labels: Labels | None,
-    *,
-    limit: int | None,
-    seed: int,
-    batch: int,
     progress: bool,
     ranks: Ranks | None,
 ) -> tuple[list[Measurement], bool]:
@@ -343,7 +328,7 @@ def measure_alike(
         raise UserError("fit_labels belong to the images fit, and there are none: give both or neither")
     if fit is not None and not method.needs_fit:
         raise UserError("images to fit on are given and nothing is fitted: name an estimator, a grid or a variance")
-    at_least_one(limit=limit, batch=batch)
+    limit, seed, batch = method.limit, method.seed, method.batch
     images = given_images(images, models[0].shape, "test")
     files = images.files and images.files[:limit] if isinstance(images, ImageData) else None
     images, labels = given(models[0], images, labels)
@@ -359,9 +344,9 @@ def measure_alike(
         refuse_shared(images, checked_images(models[0], fit))
     began = time.monotonic()
     if len(models) == 1:
-        ready = [prepare(models[0], method, fit, fit_labels, seed=seed, batch=batch)]
+        ready = [prepare(models[0], method, fit, fit_labels)]
     else:
-        ready = list(prepare_pair(models[0], models[1], method, fit, fit_labels, seed=seed, batch=batch))
+        ready = list(prepare_pair(models[0], models[1], method, fit, fit_labels))
     found = []
     for number, (prepared, known) in enumerate(zip(ready, each, strict=True)):
         model, estimator = prepared.model, prepared.estimator

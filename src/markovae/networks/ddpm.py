@@ -314,6 +314,7 @@ class DDPMUNet(Network):
     def __init__(self, config: DDPMConfig, data: DataSpec, logsnr: Tensor) -> None:
         super().__init__()
         self.config, self.data = config, data
+        self.stride, self.num_classes = config.stride(data.size), data.num_classes
         widths = config.widths
         self.step = GridStep(logsnr)
         self.time = StepEmbedding(widths[0], config)
@@ -328,16 +329,6 @@ class DDPMUNet(Network):
         )
         self.norm = nn.GroupNorm(config.groups, widths[0], eps=config.eps)
         self.head = zeroed(nn.Conv2d(widths[0], data.out_channels, 3, padding=1))
-
-    @property
-    def stride(self) -> int:
-        """Height and width of the latent must be multiples of this."""
-        return self.config.stride(self.data.size)
-
-    @property
-    def num_classes(self) -> int:
-        """Labels taken: 0…num_classes − 1; 0 takes none."""
-        return self.data.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first layer of the time and the labels' embedding."""

@@ -39,6 +39,7 @@ class MLP(Network):
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
         self.config = config
+        self.stride, self.num_classes = 1, config.num_classes
         width, count = config.width, range(config.depth)
         self.level = LogSNREmbedding(width)
         self.condition = ConditionEmbedding(width, config.num_classes, config.vector_dim)
@@ -47,16 +48,6 @@ class MLP(Network):
         self.modulation = nn.ModuleList(nn.Linear(width, 2 * width) for _ in count)
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in count)
         self.head = zeroed(nn.Linear(width, config.out_dims))
-
-    @property
-    def stride(self) -> int:
-        """Vectors have no height: 1."""
-        return 1
-
-    @property
-    def num_classes(self) -> int:
-        """Labels taken: 0…num_classes − 1; 0 takes none."""
-        return self.config.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""

@@ -14,21 +14,15 @@ class Network(nn.Module, ABC):
     """A function of the latent, its log-SNR and an optional condition; it knows no schedule and no target.
 
     Attributes:
+        stride: pixels a side of one position at the coarsest level; latents are padded, or must be, to multiples of it.
+        num_classes: labels taken, 0…num_classes − 1; 0 takes none.
         checkpointing: whether a training pass keeps only what enters each block, and computes the rest of it again on
             the way back: the same gradients in less memory and about a third more time (Chen et al. 2016).
     """
 
+    stride: int
+    num_classes: int
     checkpointing = False
-
-    @property
-    @abstractmethod
-    def stride(self) -> int:
-        """Pixels a side of one position at the coarsest level; latents are padded, or must be, to multiples of it."""
-
-    @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """Labels taken: 0…num_classes − 1; 0 takes none."""
 
     @abstractmethod
     def outer_weights(self) -> tuple[Tensor, ...]:

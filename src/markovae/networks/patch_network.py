@@ -34,6 +34,7 @@ class PatchNetwork(Network, ABC):
     def __init__(self, config: NetworkConfig | DiTConfig, data: DataSpec) -> None:
         super().__init__()
         self.config, self.data = config, data
+        self.stride, self.num_classes = config.stride(data.size), data.num_classes
         self._constants = Constants()
         frequencies, radius = ((data.frequency,), config.radius) if config.detail else ((), 0)
         self.detail = Detail(data.in_channels, config.detail, frequencies, radius)
@@ -47,16 +48,6 @@ class PatchNetwork(Network, ABC):
         )
         where = (2 + 4 * config.octaves) * (config.octaves > 0)
         self.inputs = (self.detail.channels + data.plain_channels + data.image_channels) * config.patch**2 + where
-
-    @property
-    def stride(self) -> int:
-        """Height and width of the latent are padded to multiples of this."""
-        return self.config.stride(self.data.size)
-
-    @property
-    def num_classes(self) -> int:
-        """Labels taken: 0…num_classes − 1; 0 takes none."""
-        return self.data.num_classes
 
     def outer_weights(self) -> tuple[Tensor, ...]:
         """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""

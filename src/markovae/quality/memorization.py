@@ -19,38 +19,43 @@ LARGEST_POOL = 50_000
 
 @dataclass(frozen=True)
 class NearestImages:
-    """The nearest image of a pool to each of some images.
+    """The nearest image of a pool to each of some images, or the nearest few, in order.
 
     Args:
-        index: place in the pool, (n,).
-        distance: root mean square difference, in grey levels of 0…255, (n,).
+        index: place in the pool, (n,) or (n, count).
+        distance: root mean square difference, in grey levels of 0…255, (n,) or (n, count).
     """
 
     index: Images
     distance: Images
 
 
-def nearest(images: Images, pool: Images, bins: int) -> NearestImages:
+def nearest(images: Images, pool: Images, bins: int, count: int | None = None) -> NearestImages:
     """Nearest by pixel L2, d = √mean (x − y)², both scaled to 0…255.
 
     Args:
         images: pixel values, (n, C, H, W).
         pool: pixel values, (N, C, H, W), read block by block.
+        count: how many for each, (n, count) with at most N; None is one, (n,).
     """
     scale = 255 / (bins - 1)
     x = np.asarray(images, np.float64).reshape(len(images), -1) * scale
-    best = np.full(len(x), np.inf)
-    index = np.zeros(len(x), np.int64)
+    kept, rows = min(count or 1, len(pool)), np.arange(len(x))
+    best, index = np.full((len(x), kept), np.inf), np.zeros((len(x), kept), np.int64)
     own = (x**2).sum(1)
     for start in range(0, len(pool), BLOCK):
         y = np.asarray(pool[start : start + BLOCK], np.float64).reshape(-1, x.shape[1]) * scale
         squares = own[:, None] + (y**2).sum(1) - 2 * x @ y.T
-        place = squares.argmin(1)
-        least = squares[np.arange(len(x)), place]
-        nearer = least < best
-        best[nearer], index[nearer] = least[nearer], start + place[nearer]
+        squares = np.concatenate([best, squares], 1)
+        earlier = index.copy()
+        for rank in range(kept):
+            place = squares.argmin(1)
+            best[:, rank] = squares[rows, place]
+            index[:, rank] = np.where(place < kept, earlier[rows, place % kept], start + place - kept)
+            squares[rows, place] = np.inf
     # The difference of large sums may fall a rounding below zero for equal images.
-    return NearestImages(index, np.sqrt(np.maximum(best, 0) / x.shape[1]))
+    distance = np.sqrt(np.maximum(best, 0) / x.shape[1])
+    return NearestImages(index[:, 0], distance[:, 0]) if count is None else NearestImages(index, distance)
 
 
 def pool_of(images: Images) -> Images:

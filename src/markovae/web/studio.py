@@ -176,15 +176,11 @@ class Studio:
     def _neighbours(self, pixels: Pixels) -> list[Event]:
         if self.pool is None:
             return []
-        found, pool = [], self.pool
-        for _ in range(min(NEIGHBOURS, len(pool))):
-            near = nearest(pixels[None], pool, self.model.pixels.bins)
-            place = int(near.index[0])
-            found.append({"picture": self._sheet_of(pool[place : place + 1]), "distance": float(near.distance[0])})
-            pool = np.delete(pool, place, axis=0) if len(pool) < 20_000 else pool[:0]
-            if not len(pool):
-                break
-        return found
+        near = nearest(pixels[None], self.pool, self.model.pixels.bins, NEIGHBOURS)
+        return [
+            {"picture": self._sheet_of(np.asarray(self.pool[place])[None]), "distance": distance}
+            for place, distance in zip(near.index[0].tolist(), near.distance[0].tolist(), strict=True)
+        ]
 
     # -- edits -------------------------------------------------------------------------------------------------
 
