@@ -25,7 +25,8 @@ import markovae as mv
 from machine import processor
 from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress, describe, reveal
 from markovae.data.faceset import render
-from markovae.likelihood.measuring import Method, prepare
+from markovae.likelihood.measuring import prepare
+from markovae.likelihood.method import Method
 from markovae.likelihood.statistics import collect_level_statistics, rate_distortion
 
 UNSEEN, FITTED_ON = 20_000, 30_000  # numbers of faces beyond every split

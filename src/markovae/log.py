@@ -179,6 +179,11 @@ def _rate(count: int, seconds: float) -> str:
     return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2f}/s"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 image, 2 images."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: 45 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)

@@ -50,6 +50,19 @@ def above(name: str, value: float, limit: float, meaning: str) -> None:
         raise UserError(f"{name}={_told(value)} must be above {limit:g}: {meaning}")
 
 
+def at_least_one(**values: int | None) -> None:
+    """Refuse numbers below 1, and what is not a whole number.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name, value in values.items():
+        if value is not None and not hasattr(value, "__index__"):
+            raise UserError(f"{name}={value!r} must be a whole number")
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+
+
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """A word from a list, or UserError naming the nearest one."""
     if value not in known:

@@ -12,7 +12,8 @@ import markovae as mv
 from markovae.build import create
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.measuring import Method, measure, prepare
+from markovae.likelihood.measuring import measure, prepare
+from markovae.likelihood.method import Method
 from markovae.randomness import Streams
 
 

@@ -16,7 +16,8 @@ from markovae.diffusion.target import DATA
 from markovae.errors import UserError
 from markovae.likelihood.comparison import compare
 from markovae.likelihood.estimators import evaluate_batches, summarize
-from markovae.likelihood.measuring import Method, measure, prepare, prepare_pair
+from markovae.likelihood.measuring import measure, prepare, prepare_pair
+from markovae.likelihood.method import Method
 from markovae.randomness import generator
 
 

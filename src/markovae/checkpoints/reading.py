@@ -75,6 +75,10 @@ class Checkpoint:
         """Training steps behind these weights."""
         return int(self.state["step"])
 
+    def facts(self) -> dict[str, Any]:
+        """Which checkpoint this is, as records name it: its path, step and digest."""
+        return {"path": str(self.path), "step": self.step, "digest": self.digest}
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from markovae.cli.options import add_json, one_of, whole
 from markovae.errors import UserError
-from markovae.log import log, show, show_json, warn
+from markovae.log import counted, log, show, show_json, warn
 from markovae.system.processes import current_rank
 
 SUMMARY = "compress images losslessly with a run's model"
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         show_json({"schema_version": 1, "out": str(options.out), **{name: facts[name] for name in REPORTED}})
     else:
-        what = "1 image" if facts["count"] == 1 else f"{facts['count']:,} images"
+        what = counted(facts["count"], "image")
         show(f"{options.out}: {what} in {size:,} bytes, {facts['bits_per_dim']:.4f} bits/dim")
     return 0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from markovae.cli.options import add_json, whole
 from markovae.errors import UserError
-from markovae.log import show, show_json
+from markovae.log import counted, show, show_json
 
 SUMMARY = "restore compressed images, bit for bit"
 DESCRIPTION = """\
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         what = "exact" if view["level"] == 0 else f"level {view['level']} of {len(header.levels)}"
         show(f"image {view['image']}: {what} by {view['bytes']:,} bytes")
     count = last - first + 1
-    show(f"{'1 image' if count == 1 else f'{count:,} images'}\n{target}")
+    show(f"{counted(count, 'image')}\n{target}")
     return 0
 
 

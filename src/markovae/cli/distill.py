@@ -6,7 +6,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from markovae.cli.options import add_json, add_machine, add_trust, positive, whole
+from markovae.cli.options import add_json, add_machine, add_run, add_trust, positive, whole
 from markovae.cli.train import finished
 from markovae.errors import UserError
 from markovae.log import show_json
@@ -28,7 +28,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae distill`."""
-    parser.add_argument("run_path", metavar="RUN", help="the teacher: a run's folder, or one of its checkpoints")
+    add_run(parser, "the teacher: ")
     parser.add_argument("--calls", metavar="K", type=whole(1), default=4, help="1, 2 or 4 (default: 4)")
     parser.add_argument("--out", metavar="RUN2", required=True, help="the student's folder: new or empty")
     budget = parser.add_mutually_exclusive_group()

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from markovae.cli.options import add_machine, add_trust, one_of, whole
-from markovae.cli.output import counted, free_place
-from markovae.cli.running import open_run
-from markovae.cli.sampling_options import add_guidance, chosen_labels, chosen_prompts, require_free
+from markovae.cli.options import add_machine, add_run, add_seed, add_trust, one_of, whole
+from markovae.cli.running import open_run, require_out, write_out
+from markovae.cli.sampling_options import add_guidance, chosen_labels, chosen_prompts
 from markovae.errors import UserError
-from markovae.log import log, show
+from markovae.log import counted, log, show
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_METHODS
-from markovae.system.files import SYSTEM, write_folder
-from markovae.system.plain import require_plain
-
-if TYPE_CHECKING:
-    from markovae.checkpoints.reading import LoadedRun
 
 SUMMARY = "inpaint, restore, vary or enlarge an image with a run"
 DESCRIPTION = """\
@@ -41,7 +34,7 @@ GAP = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae edit`."""
-    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_run(parser)
     parser.add_argument("image", metavar="IMAGE", help="an image, of any size that training reads")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--mask", metavar="FILE", help="inpaint what is white, red or transparent; keep the rest exactly")
@@ -58,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"default: {DEFAULT_SAMPLER}; for --round-trip dpmpp2m, for RePaint ancestral",
     )
     parser.add_argument("--steps", metavar="N", type=whole(1), help="network evaluations (default: 20, RePaint 50)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="draw i depends on seed and i (default: 0)")
+    add_seed(parser, "draw i depends on seed and i")
     parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
     parser.add_argument(
         "--prompt", metavar="TEXT", action="append", help="what the image is to show, of a model of captions"
@@ -84,10 +77,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for files, sizes, classes or options that do not go together.
     """
-    if options.out is not None:
-        require_free(Path(options.out))
-    else:
-        require_plain(Path(options.run_path))
+    require_out(options)
     import numpy as np
 
     from markovae.data.pictures import png, readable, tile, viewable
@@ -97,7 +87,6 @@ def run(options: argparse.Namespace) -> int:
     prompts, labels = chosen_prompts(opened, options), chosen_labels(opened, options.label)
     if len(prompts) > 1:
         raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
-    target = Path(options.out) if options.out else _default_folder(opened, options)
     names = "mask degrade from_level to round_trip enlarge level n sampler steps seed negative guidance method"
     data = opened.checkpoint.config.data
     made = edit(
@@ -133,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     if made.has_original:
         for i in range(len(drawn)):
             files[f"{i:05d}-original.png"] = png(made.at_original(i), {**about, "markovae:sample": str(i)})
-    target = write_folder(target, files, SYSTEM if options.out else SYSTEM.inside(opened.path))
+    target = write_out(files, options, opened.path, "edits", _folder_name(options))
     if made.error is not None:
         log(f"round trip: root mean square error {made.error:.2f} grey levels")
     show(f"{counted(len(drawn), 'image')} and grid.png are in {target}")
@@ -143,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _default_folder(opened: LoadedRun, options: argparse.Namespace) -> Path:
+def _folder_name(options: argparse.Namespace) -> str:
     if options.mask is not None:
         how = f"mask-{options.method or 'moments'}"
     elif options.degrade is not None:
@@ -152,7 +141,7 @@ def _default_folder(opened: LoadedRun, options: argparse.Namespace) -> Path:
         how = f"to-{Path(options.to).stem}"
     else:
         how = "round-trip" if options.round_trip else "enlarged" if options.enlarge else f"level-{options.from_level:g}"
-    return free_place(opened.path / "edits", f"{Path(options.image).stem}-{how}-seed-{options.seed}")
+    return f"{Path(options.image).stem}-{how}-seed-{options.seed}"
 
 
 def _share(text: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from markovae.cli.options import one_of
+from markovae.cli.options import add_run, one_of
 from markovae.errors import UserError
 from markovae.log import show
 
@@ -26,7 +26,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae export`."""
-    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_run(parser)
     parser.add_argument("--to", metavar="FORMAT", type=one_of(*FORMATS), required=True, help="diffusers or torch")
     parser.add_argument("folder", metavar="DIR", help="where to: a new or empty folder")
     parser.add_argument("--push", metavar="NAME", help="upload the folder to this model repository of the Hub as well")

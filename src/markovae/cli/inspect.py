@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from markovae.cli.options import add_json
-from markovae.log import show, show_json
+from markovae.log import counted, show, show_json
 
 SUMMARY = "say what is in a data set, before any training"
 DESCRIPTION = """\
@@ -79,14 +79,14 @@ def compressed_in_words(facts: dict[str, Any]) -> str:
     channels, height, width = facts["shape"]
     groups, names = facts["groups"], [name for name in facts["names"] if name]
     plain = sum(group["plain_images"] for group in groups)
-    threads = "any number of threads" if facts["threads"] is None else _count(facts["threads"], "thread")
+    threads = "any number of threads" if facts["threads"] is None else counted(facts["threads"], "thread")
     variance = "the model's own variance" if facts["errors"] is None else "a variance fitted to other images"
     kind = "on any machine (portable)" if facts["portable"] else "on the same kind of machine"
     known = "".join(f", coded with their {what}" for what in facts["side_information"])
     lines = [
-        f"{_count(facts['count'], 'image')} of {channels} x {height} x {width}, {facts['bins']} values{known}",
+        f"{counted(facts['count'], 'image')} of {channels} x {height} x {width}, {facts['bins']} values{known}",
         f"{facts['bytes']:,} bytes, {facts['bits_per_dim']:.4f} bits/dim; header {facts['header_bytes']:,} bytes",
-        f"{_count(len(groups), 'group')} of {facts['group']:,}, {_count(plain, 'image')} written plainly",
+        f"{counted(len(groups), 'group')} of {facts['group']:,}, {counted(plain, 'image')} written plainly",
         f"{len(facts['levels']):,} levels, {variance}, batch {facts['batch']}",
         f"model SHA-256 {facts['model']}",
         f"decodes {kind}: {facts['precision']}, {threads}, probe {facts['probe']}",
@@ -96,7 +96,3 @@ def compressed_in_words(facts: dict[str, Any]) -> str:
     if names:
         lines.append(f"names: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
     return "\n".join(lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -8,23 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, add_trust, one_of, whole
-from markovae.cli.output import headline, table
+from markovae.cli.measure_words import captions_in_words, describe, ranking_in_words
+from markovae.cli.options import FLOAT32_FIRST, add_json, add_machine, add_run, add_seed, add_trust, one_of, whole
 from markovae.cli.running import open_run
 from markovae.errors import UserError
+from markovae.likelihood.method import ESTIMATORS, GRIDS, VARIANCES, Method
 from markovae.log import log, show, show_json
-from markovae.report.words import TERMS, bound_in_words
 from markovae.system.processes import current_rank
 
 if TYPE_CHECKING:
     from markovae.checkpoints.reading import LoadedRun
+    from markovae.likelihood.anomalies import AnomalyRanking
     from markovae.likelihood.comparison import Comparison
     from markovae.likelihood.evaluation_data import EvaluationData
     from markovae.likelihood.measurement import Measurement
-    from markovae.likelihood.measuring import Method
     from markovae.system.distributed import Ranks
-
-__all__ = ["DESCRIPTION", "EXAMPLES", "SUMMARY", "add_arguments", "run"]
 
 SUMMARY = "measure what images cost under a run, in bits/dim"
 DESCRIPTION = """\
@@ -47,11 +45,6 @@ examples:
 
 
 PARTS = ("test", "validation", "train", "all")
-ESTIMATORS, GRIDS, VARIANCES = (
-    ("full", "stratified", "importance"),
-    ("even", "optimal"),
-    ("own", "isotropic", "diagonal"),
-)
 ODE_IMAGES, HELDOUT = 16, 500
 
 
@@ -67,7 +60,7 @@ def probes(text: str) -> int | str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae measure`."""
-    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_run(parser)
     parser.add_argument("data", metavar="DATA", nargs="?", help="other images than the run's own")
     parser.add_argument(
         "--split",
@@ -76,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test (default of the run's own data), validation, train or all (default of other data)",
     )
     parser.add_argument("--limit", metavar="N", type=whole(1), help="the first N images only")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
+    add_seed(parser, "of every draw")
     parser.add_argument(
         "--against", metavar="RUN", help="another run: measure both alike, and their difference image by image"
     )
@@ -115,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(
         parser,
         batch="draws a network call (default: 64); no figure depends on it beyond rounding",
-        precision="auto (float32, the default), float32, bfloat16 or float64",
+        precision=FLOAT32_FIRST,
     )
 
 
@@ -207,16 +200,11 @@ def run(options: argparse.Namespace) -> int:
     method = checked(options)
     from markovae.likelihood.evaluation_data import evaluation_data, require_comparable
     from markovae.likelihood.inputs import checked_model
-    from markovae.likelihood.measurement_files import require_csv_place, run_folder, save_measurement
     from markovae.system.distributed import TIMEOUT, joined
-    from markovae.system.files import write_file
 
     began = time.monotonic()
     opened, against = open_run(options, trained_in=False), None
-    if options.save:
-        run_folder(options.run_path)
-    if options.csv is not None:
-        require_csv_place(options.csv, (options.run_path, options.against))
+    _require_places(options)
     if options.against is not None:
         against = open_run(argparse.Namespace(**{**vars(options), "run_path": options.against}), trained_in=False)
     with joined(TIMEOUT, opened.model.device) as ranks:
@@ -226,19 +214,43 @@ def run(options: argparse.Namespace) -> int:
         if against is not None:
             require_comparable(opened, against, chosen)
         found = _measured(opened, against, chosen, method, options, ranks, began)
-    if not ranks.first:
-        return 0
+    if ranks.first:
+        record, bins = _recorded(found, chosen.data.images, opened, options), opened.model.pixels.bins
+        if options.json:
+            show_json(record)
+        else:
+            show(describe(record, bins, options.run_path, options.against))
+    return 0
+
+
+def _require_places(options: argparse.Namespace) -> None:
+    """Refuse, before any work, what --save and --csv name, where nothing can be written there.
+
+    Raises:
+        UserError: naming it.
+    """
+    from markovae.likelihood.measurement_files import require_csv_place, run_folder
+
+    if options.save:
+        run_folder(options.run_path)
+    if options.csv is not None:
+        require_csv_place(options.csv, (options.run_path, options.against))
+
+
+def _recorded(
+    found: Measurement | Comparison | AnomalyRanking, images: Any, opened: LoadedRun, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The record of what was measured; written where --csv and --save ask for it."""
+    from markovae.likelihood.measurement_files import save_measurement
+    from markovae.system.files import write_file
+
     record = found.to_dict()
     if options.csv is not None:
         write_file(options.csv, found.to_csv().encode())
     if options.save:
         bins = opened.model.pixels.bins
-        record["saved"] = str(save_measurement(found, record, options.run_path, chosen.data.images, bins))
-    if options.json:
-        show_json(record)
-    else:
-        show(describe(record, opened.model.pixels.bins, options))
-    return 0
+        record["saved"] = str(save_measurement(found, record, options.run_path, images, bins))
+    return record
 
 
 def _measured(
@@ -285,17 +297,12 @@ def _measured(
         flow = {"integrator": options.ode_steps, "probes": options.probes or 4, "dequantisation": options.dequantise}
         found = replace(found, ode=ode_likelihood(opened.model, images, labels, limit=count, **flow, **sized))
     seconds = time.monotonic() - began
-    where: dict[str, Any] = {"data": chosen.to_dict(), "checkpoint": _checkpoint(opened)}
+    where: dict[str, Any] = {"data": chosen.to_dict(), "checkpoint": opened.checkpoint.facts()}
     files = chosen.data.files and chosen.data.files[: options.limit]
     found = replace(found, **where, files=files, seconds=seconds)
     if pair is None or against is None:
         return found
-    return replace(pair, a=found, b=replace(pair.b, checkpoint=_checkpoint(against)))
-
-
-def _checkpoint(opened: LoadedRun) -> dict[str, Any]:
-    made = opened.checkpoint
-    return {"path": str(made.path), "step": made.step, "digest": made.digest}
+    return replace(pair, a=found, b=replace(pair.b, checkpoint=against.checkpoint.facts()))
 
 
 def _captions(options: argparse.Namespace) -> int:
@@ -318,7 +325,7 @@ def _captions(options: argparse.Namespace) -> int:
     named = {name: value for name, value in words.items() if value is not None}
     images = np.asarray(data.images[:limit])
     found = caption_information(opened.model, images, data.captions[:limit], seed=options.seed, **named)
-    record = found.to_dict() | {"data": chosen.to_dict(), "checkpoint": _checkpoint(opened)}
+    record = found.to_dict() | {"data": chosen.to_dict(), "checkpoint": opened.checkpoint.facts()}
     for row in record["images"]:
         row["file"] = data.files and data.files[row["image"]]
     if options.json:
@@ -335,16 +342,11 @@ def _rank(options: argparse.Namespace) -> int:
 
     from markovae.likelihood.anomalies import rank_anomalies
     from markovae.likelihood.evaluation_data import evaluation_data, images_to_fit_on, labels_for
-    from markovae.likelihood.measurement_files import require_csv_place, run_folder, save_measurement
-    from markovae.system.files import write_file
 
     if options.draws == "all":
         raise UserError("--rank draws some levels of each image: give --draws a number")
     opened = open_run(options, trained_in=False)
-    if options.save:
-        run_folder(options.run_path)
-    if options.csv is not None:
-        require_csv_place(options.csv, (options.run_path,))
+    _require_places(options)
     chosen = evaluation_data(opened, options.data, options.split, options.limit)
     data = chosen.data.take(slice(0, options.limit))
     heldout = images_to_fit_on(chosen, opened, HELDOUT, ("test", "validation"))
@@ -352,54 +354,13 @@ def _rank(options: argparse.Namespace) -> int:
     sized = {"draws": options.draws or 16, "seed": options.seed, "batch": options.batch or 64}
     labels = (labels_for(opened, some) for some in (data, heldout))
     found = rank_anomalies(opened.model, data, heldout, *labels, progress=True, **sized)
-    found = replace(found, data=chosen.to_dict(), checkpoint=_checkpoint(opened))
-    record = found.to_dict()
-    if options.csv is not None:
-        write_file(options.csv, found.to_csv().encode())
-    if options.save:
-        bins = opened.model.pixels.bins
-        record["saved"] = str(save_measurement(found, record, options.run_path, np.asarray(data.images), bins))
+    found = replace(found, data=chosen.to_dict(), checkpoint=opened.checkpoint.facts())
+    record = _recorded(found, np.asarray(data.images), opened, options)
     if options.json:
         show_json(record)
     else:
         show(ranking_in_words(record))
     return 0
-
-
-def ranking_in_words(record: dict[str, Any], most: int = 10) -> str:
-    """The oddest images, and how many are odd."""
-    n, flagged = record["n"], record["flagged"]
-    rows = [("", "", "score", "p", "bits/dim", "complexity", "unusual at")]
-    for row in record["images"][:most]:
-        deviations = [row[f"band_{number}_deviation"] for number in range(1, len(record["bands"]) + 1)]
-        place = max(range(len(deviations)), key=lambda i: abs(deviations[i]))
-        high, low = record["bands"][place]["logsnr"]
-        figures = (f"{row[name]:.3f}" for name in ("bits_per_dim", "complexity_bits_per_dim"))
-        where = f"log-SNR {high:.1f} to {low:.1f} ({deviations[place]:+.1f} standard deviations)"
-        where = where if abs(deviations[place]) >= 2 else ""  # less is usual
-        name = row.get("file", f"image {row['image']}")
-        rows.append(
-            (str(row["rank"]), name, f"{row['score_bits_per_dim']:+.3f}", f"{row['p_value']:.4f}", *figures, where)
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    aligned = "<<>>>>"
-    lines = ["  ".join(f"{v:{a}{w}}" for v, a, w in zip(row, aligned, widths, strict=False)) for row in rows]
-    share = f"{flagged['false_discovery_rate']:.0%}"
-    verdict = (
-        f"{flagged['n']:,} of {n:,} are odd (at most {share} of these by chance)"
-        if flagged["n"]
-        else f"none of {n:,} stands out (at a false discovery rate of {share})"
-    )
-    saved = f"\nsaved in {record['saved']}, with a sheet of the oddest" if "saved" in record else ""
-    return "\n".join(
-        [
-            f"{images_in_words(record)} against {record['heldout']:,} held-out images: {verdict}",
-            *(f"  {line}  {row[6]}".rstrip() for line, row in zip(lines, rows, strict=True)),
-            "score: bits/dim under the model less those of a lossless coder of any image (complexity); p: how often a "
-            f"held-out image scores as high. {record['draws']} levels drawn per image, seed {record['seed']}, "
-            f"{record['seconds']:.0f} s{saved}",
-        ]
-    )
 
 
 def _refuse(options: argparse.Namespace, what: str, names: tuple[str, ...]) -> None:
@@ -432,8 +393,6 @@ def checked(options: argparse.Namespace) -> Method:
         raise UserError("--against compares bounds and --ode is no bound of these models: measure the flow of each run")
     if options.continuous or options.ode:
         require_alone("--continuous and --ode")
-    from markovae.likelihood.measuring import Method
-
     method = Method(
         options.estimator,
         "auto" if options.draws is None else options.draws,
@@ -457,155 +416,3 @@ def require_alone(what: str) -> None:
     """
     if not current_rank().alone:
         raise UserError(f"{what} are measured by one process: leave them out, or start without torchrun")
-
-
-def describe(record: dict[str, Any], bins: int, options: argparse.Namespace) -> str:
-    """The figures, each with what it means."""
-    bits, terms = record["bits_per_dim"], record["terms_bits_per_dim"]
-    rows = [(name, f"{terms[name]:.4f}", meaning) for name, meaning in TERMS.items()]
-    lines = [
-        f"{headline(bits)}, {images_in_words(record)}",
-        f"  {bound_in_words(bins)}",
-        table(rows),
-        *_bands(record),
-        *_noise(record),
-        *_grid(record),
-        *_comparison(record, options),
-        *_limits(record),
-        how_in_words(record),
-    ]
-    if "saved" in record:
-        lines.append(f"saved in {record['saved']}")
-    return "\n".join(lines)
-
-
-def _bands(record: dict[str, Any]) -> list[str]:
-    """The levels of a cascade by bands, coarse first."""
-    rows = []
-    for number, band in enumerate(record.get("bands", [])):
-        height, width = band["size"]
-        what = f"mean image of {width}x{height}" if number == 0 else f"details, drawn at {width}x{height}"
-        rows.append((f"stage {number}", f"{band['prior'] + band['levels']:.4f}", what))
-    return [table(rows)] if rows else []
-
-
-def images_in_words(record: dict[str, Any]) -> str:
-    """How many, and of what."""
-    n, data = record["n"], record["data"]
-    part = f"{data['split']} part" if data["split"] != "all" else "all"
-    return f"{n:,} {'image' if n == 1 else 'images'} ({part} of {data['source']})"
-
-
-def how_in_words(record: dict[str, Any]) -> str:
-    """Draws, calls, seed and time."""
-    count = record["network_calls_per_example"] // record["replicates"] - 1
-    every = record["estimator"] != "importance" and count >= record["levels"] - 1
-    drawn = "every level" if every else f"{count} levels drawn per image ({record['estimator']})"
-    repeats = f", {record['replicates']} times" if record["replicates"] > 1 else ""
-    fit = record["fit"]
-    fitted = "" if fit is None else f", {fit['network_calls']:,} more to fit on {fit['images']:,} other images"
-    calls = f"{record['network_calls_per_example']} network calls each{fitted}"
-    return f"{drawn}{repeats}, {calls}, seed {record['seed']}, {record['seconds']:.0f} s"
-
-
-def _noise(record: dict[str, Any]) -> list[str]:
-    if "noise_bits_per_dim" not in record:
-        return []
-    noise = record["noise_bits_per_dim"]
-    low, high = noise["ci95"]
-    return [
-        f"  for these very images: ± {noise['stderr']:.4f} by the draws alone (95 % interval {low:.4f} to {high:.4f})"
-    ]
-
-
-def _grid(record: dict[str, Any]) -> list[str]:
-    grid = record["grid"]
-    if grid["levels"] is None:
-        return []
-    which = "at even strides" if grid["kind"] == "even" else "chosen for the least bound"
-    return [f"  {record['levels']:,} levels {which}, {record['reverse_variance']} variance"]
-
-
-def _comparison(record: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    if "against" not in record:
-        return []
-    other, difference = record["against"], record["difference_bits_per_dim"]
-    common = "images, levels and noise" if difference["same_levels_and_noise"] else "images; other levels"
-    mean = difference["mean"]
-    if difference["stderr"] is None:
-        return [f"{options.against}: {headline(other['bits_per_dim'])}; difference {mean:+.4f}, of common {common}"]
-    low, high = difference["ci95"]
-    verdict = (
-        "the interval holds 0: no difference is shown"
-        if low <= 0 <= high
-        else f"{options.run_path if mean < 0 else options.against} needs fewer bits"
-    )
-    return [
-        f"{options.against}: {headline(other['bits_per_dim'])}",
-        f"difference {mean:+.4f} ± {difference['stderr']:.4f} bits/dim (95 % interval {low:+.4f} to {high:+.4f}) on "
-        f"common {common}: {verdict}",
-    ]
-
-
-def _limits(record: dict[str, Any]) -> list[str]:
-    lines = []
-    if "continuous" in record:
-        found = record["continuous"]
-        calls = found["network_calls_per_example"]
-        lines.append(f"infinitely many levels: {headline(found['bits_per_dim'])}, {calls} calls each")
-    if "ode" in record:
-        found = record["ode"]
-        bits, n = found["bits_per_dim"], found["n"]
-        error = "" if bits["stderr"] is None else f" ± {bits['stderr']:.3f}"
-        lines.append(
-            f"probability-flow ODE, a model of its own: {bits['mean']:.3f}{error} bits/dim, "
-            f"{n:,} {'image' if n == 1 else 'images'}, {found['network_calls_per_example']:,.0f} calls each"
-        )
-    return lines
-
-
-def captions_in_words(record: dict[str, Any]) -> str:
-    """The figures, each with what it means."""
-    bits, lower = record["bits_per_dim"], record["information_lower_bound"]
-    difference = record["bound_difference"]
-    from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, lower_bound_in_words
-
-    lines = [
-        f"{record['n']:,} captioned images ({record['data']['split']} part of {record['data']['source']})",
-        table(
-            [
-                ("with captions", _figure(bits["with_caption"], 4), "bits/dim"),
-                ("without", _figure(bits["without_caption"], 4), "bits/dim"),
-                ("bound difference", _figure(difference["nats"], 2), "nats per image"),
-                ("", _figure(difference["bits_per_dim"], 4), "bits/dim"),
-                ("information, at least", *lower_bound_in_words(lower)),
-            ]
-        ),
-        f"  {DIFFERENCE}.",
-        f"  {INFORMATION.format(k=lower['candidates'], ceiling=lower['ceiling_nats'])}.",
-    ]
-    if record["phrases"]:
-        rows = [(row["phrase"], _figure(row["nats"], 2), f"nats ({row['n']:,} images)") for row in record["phrases"]]
-        lines += ["what leaving a phrase out of the caption costs, a bound difference too:", table(rows)]
-    if record["attributes"]:
-        rows = [
-            (row["attribute"], _percent(row), f"by chance {100 * row['chance']:.0f} % ({row['n']:,} images)")
-            for row in record["attributes"]
-        ]
-        lines += ["how often the bound tells the own value of an attribute from the others:", table(rows)]
-    lines.append(
-        f"{record['draws']} levels drawn a bound, {record['network_calls']:,} network calls, seed {record['seed']}, "
-        f"{record['seconds']:.0f} s"
-    )
-    return "\n".join(lines)
-
-
-def _figure(figure: dict[str, Any], digits: int) -> str:
-    """mean ± stderr."""
-    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.{digits}f}"
-    return f"{figure['mean']:.{digits}f}{error}"
-
-
-def _percent(row: dict[str, Any]) -> str:
-    error = f" ± {100 * row['stderr']:.1f}" if row["stderr"] else ""  # of all right or all wrong nothing is spread
-    return f"{100 * row['accuracy']:.1f}{error} %"

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from markovae.synonyms import suggestion
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+FLOAT32_FIRST = "auto (float32, the default), float32, bfloat16 or float64"
+AS_TRAINED = "auto (as trained where the device has it, the default), float32, bfloat16 or float64"
 
 
 def whole(minimum: int) -> Callable[[str], int]:
@@ -54,6 +56,20 @@ def part_of(text: str) -> str:
     if not (slash and part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise argparse.ArgumentTypeError(f"{text!r} must be I/N with I from 1 to N, for instance 2/4")
     return text
+
+
+def add_run(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """RUN, as `run_path`.
+
+    Args:
+        what: it is to the command, where that needs saying.
+    """
+    parser.add_argument("run_path", metavar="RUN", help=f"{what}a run's folder, or one of its checkpoints")
+
+
+def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
+    """--seed."""
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help=f"{of} (default: 0)")
 
 
 def add_machine(parser: argparse.ArgumentParser, batch: str | None, precision: str, *, float64: bool = True) -> None:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 
-def table(rows: list[tuple[str, str, str]]) -> str:
-    """Rows of (name, figure, meaning) in three columns, indented by two."""
-    names, figures = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
-    return "\n".join(f"  {name:<{names}}  {figure:>{figures}}  {meaning}" for name, figure, meaning in rows)
+def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows in columns, indented by two: the first `left` to the left, then to the right, and the last as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    lines = []
+    for row in rows:
+        cells = [
+            f"{cell:{'<' if i < left else '>'}{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        lines.append("  " + "  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
+
+
+def figure(found: dict[str, Any], digits: int) -> str:
+    """mean ± stderr; the mean alone where one value has no error."""
+    error = "" if found["stderr"] is None else f" ± {found['stderr']:.{digits}f}"
+    return f"{found['mean']:.{digits}f}{error}"
 
 
 def headline(bits: dict[str, Any]) -> str:
     """mean ± stderr with its interval; a single image has neither."""
     if bits["stderr"] is None:
-        return f"{bits['mean']:.3f} bits/dim"
+        return f"{figure(bits, 3)} bits/dim"
     low, high = bits["ci95"]
-    return f"{bits['mean']:.3f} ± {bits['stderr']:.3f} bits/dim (95 % interval {low:.3f} to {high:.3f})"
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things in words: 1 image, 2 images."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def free_place(folder: Path, name: str) -> Path:
-    """The first of NAME-1, NAME-2, … that is not there yet."""
-    number = 1
-    while (folder / f"{name}-{number}").exists():
-        number += 1
-    return folder / f"{name}-{number}"
+    return f"{figure(bits, 3)} bits/dim (95 % interval {low:.3f} to {high:.3f})"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, add_trust, one_of, whole
+from markovae.cli.options import AS_TRAINED, add_json, add_machine, add_seed, add_trust, one_of, whole
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampling_options import HELP, add_sampler, chosen_sampler
 from markovae.errors import UserError
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n", metavar="N", type=whole(1), help="samples (default: 1000, or as many as there are training images)"
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of every draw (default: 0)")
+    add_seed(parser, "of every draw")
     add_sampler(parser)
     parser.set_defaults(label=None)
     group = parser.add_argument_group("measure")
@@ -74,11 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     add_trust(parser)
-    add_machine(
-        parser,
-        batch="images drawn at a time (default: 64)",
-        precision="auto (as trained where the device has it, the default), float32, bfloat16 or float64",
-    )
+    add_machine(parser, batch="images drawn at a time (default: 64)", precision=AS_TRAINED)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -117,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         drawn_from = opened.checkpoint
         against = _reference(drawn_from.config.data, options.against, splits.train)
         found = evaluate(opened.model, splits, against=against, **how)
-        checkpoint = {"path": str(drawn_from.path), "step": drawn_from.step, "digest": drawn_from.digest}
+        checkpoint = drawn_from.facts()
     record = {
         **found.to_dict(),
         "data": {"source": source, "matches_run": matches},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markovae.cli.output import table
+
 if TYPE_CHECKING:
     from markovae.quality.quality_record import Quality
 
@@ -28,7 +30,7 @@ def describe(record: Mapping[str, Any]) -> str:
         f"KID {_error(record['kid'])}, floor {_error(record['kid_floor'])}: {_verdict(record['kid_excess'])}",
         f"{shown['n']:,} samples ({drawn}) against {_reference(record)}; extractor {shown['extractor']}",
         "",
-        _table([("", "samples", "floor", ""), *_rows(record)]),
+        table([("", "samples", "floor", ""), *_rows(record)]),
         "",
         *(
             []
@@ -169,11 +171,3 @@ def _error(found: Mapping[str, Any]) -> str:
 
 def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
-
-
-def _table(rows: Sequence[tuple[str, str, str, str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        f"  {name:<{widths[0]}}  {ours:>{widths[1]}}  {floor:>{widths[2]}}  {meaning}".rstrip()
-        for name, ours, floor, meaning in rows
-    )

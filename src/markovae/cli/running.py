@@ -1,11 +1,16 @@
-"""A run opened by the options of a command."""
+"""A run opened by the options of a command, and the folder for the pictures made with it."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markovae.errors import UserError
 from markovae.system.device import device_named
+from markovae.system.files import SYSTEM, require_new_folder, write_folder
+from markovae.system.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.checkpoints.reading import LoadedRun as Opened
@@ -30,3 +35,31 @@ def open_run(options: argparse.Namespace, trained_in: bool) -> Opened:
     if device_named(options.device).type == "cpu":
         settle_threads()
     return load_run(options.run_path, device=options.device, precision=precision, trust=options.trust)
+
+
+def require_out(options: argparse.Namespace) -> None:
+    """Refuse, before any work, an --out that is not new, or a run that pictures cannot go to.
+
+    Raises:
+        UserError: naming it.
+    """
+    if options.out is not None:
+        require_new_folder(Path(options.out))
+    else:
+        require_plain(Path(options.run_path))
+
+
+def write_out(files: Mapping[str, bytes], options: argparse.Namespace, run: Path, kind: str, name: str) -> Path:
+    """Write pictures to --out, or to the first of RUN/KIND/NAME-1, NAME-2, … that is not there yet; the folder.
+
+    Raises:
+        UserError: without --out, where `run` is a checkpoint.
+    """
+    if options.out is not None:
+        return write_folder(Path(options.out), files)
+    if not (run / "checkpoints").is_dir():
+        raise UserError(f"{run} is a checkpoint, not a run: name a folder for the {kind} with --out")
+    number = 1
+    while (run / kind / f"{name}-{number}").exists():
+        number += 1
+    return write_folder(run / kind / f"{name}-{number}", files, SYSTEM.inside(run))

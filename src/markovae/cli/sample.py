@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae import __version__
-from markovae.cli.options import add_json, add_machine, add_trust, part_of, whole
-from markovae.cli.output import counted, free_place
-from markovae.cli.running import open_run
+from markovae.cli.options import AS_TRAINED, add_json, add_machine, add_run, add_seed, add_trust, part_of, whole
+from markovae.cli.running import open_run, require_out, write_out
 from markovae.cli.sampling_options import (
     HELP,
     add_sampler,
@@ -19,13 +18,9 @@ from markovae.cli.sampling_options import (
     chosen_classes,
     chosen_prompts,
     chosen_sampler,
-    require_free,
 )
-from markovae.errors import UserError
-from markovae.log import show, show_json
+from markovae.log import counted, show, show_json
 from markovae.sampling.sampler_table import SEARCHED
-from markovae.system.files import SYSTEM, write_folder
-from markovae.system.plain import require_plain
 
 if TYPE_CHECKING:
     from markovae.checkpoints.reading import LoadedRun
@@ -60,9 +55,9 @@ DEFAULT_BATCH, DEFAULT_IMAGES, ROW_IMAGES = 64, 64, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
-    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_run(parser)
     parser.add_argument("--n", metavar="N", type=whole(1), help="how many images (default: 64), or per prompt (8)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all noise (default: 0)")
+    add_seed(parser, "of all noise")
     parser.add_argument(
         "--class",
         dest="classes",
@@ -88,11 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: a new one in RUN/samples)")
     add_json(parser)
     add_trust(parser)
-    add_machine(
-        parser,
-        batch="images at a time (default: 64)",
-        precision="auto (as trained where the device has it, the default), float32, bfloat16 or float64",
-    )
+    add_machine(parser, batch="images at a time (default: 64)", precision=AS_TRAINED)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -101,10 +92,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for what the model does not offer, or an --out that is not empty.
     """
-    if options.out is not None:
-        require_free(Path(options.out))
-    else:
-        require_plain(Path(options.run_path))
+    require_out(options)
     from markovae.sampling.conditions import make_condition
     from markovae.sampling.generation import network_evaluations, sample, shard_indices, up_to_stage
     from markovae.system.distributed import joined
@@ -158,11 +146,7 @@ def run(options: argparse.Namespace) -> int:
         **facts,
         "seed": options.seed,
         "precision": opened.precision,
-        "checkpoint": {
-            "path": str(opened.checkpoint.path),
-            "step": opened.checkpoint.step,
-            "digest": opened.checkpoint.digest,
-        },
+        "checkpoint": opened.checkpoint.facts(),
         "seconds": seconds,
     }
     names = [None if drawn is None else opened.class_names[int(drawn[row])] for row in rows]
@@ -180,8 +164,7 @@ def run(options: argparse.Namespace) -> int:
     columns = each if rows_drawn > 1 and shard is None else None
     prompted = [texts[row] for row in rows] if texts else []
     files = _files(images, rows, record["labels"], prompted, about, whole_grid, model.pixels.bins, columns)
-    target = Path(options.out) if options.out else _free_place(opened, options)
-    target = write_folder(target, files, SYSTEM if options.out else SYSTEM.inside(opened.path))
+    target = write_out(files, options, opened.path, "samples", _folder_name(options))
     if options.json:
         show_json({**record, "out": str(target)})
     else:
@@ -194,13 +177,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _free_place(opened: LoadedRun, options: argparse.Namespace) -> Path:
-    if not (opened.path / "checkpoints").is_dir():
-        raise UserError(f"{opened.path} is a checkpoint, not a run: name a folder for the samples with --out")
+def _folder_name(options: argparse.Namespace) -> str:
     name = f"{options.sampler}-{options.steps or 'auto'}-seed{options.seed}"
     asked = options.classes or []
-    name += f"-class{'-'.join(asked)}" if asked and all(map(str.isalnum, asked)) else ""
-    return free_place(opened.path / "samples", name)
+    return name + (f"-class{'-'.join(asked)}" if asked and all(map(str.isalnum, asked)) else "")
 
 
 def _classes_drawn(opened: LoadedRun, conditional: bool, n: int, asked: list[str] | None) -> str:

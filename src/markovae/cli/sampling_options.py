@@ -228,18 +228,3 @@ def read_prompts(file: Path) -> tuple[str, ...]:
         if not line.strip():
             raise UserError(f"--prompts {file} line {number} is empty: write a prompt there, or remove the line")
     return tuple(line.strip() for line in lines)
-
-
-# -- where to -----------------------------------------------------------------------------------------------------
-
-
-def require_free(target: Path) -> None:
-    """Nothing is overwritten.
-
-    Raises:
-        UserError: for a folder that holds anything, or a file.
-    """
-    if target.is_dir() and any(target.iterdir()):
-        raise UserError(f"--out {target} is not empty: name a new folder, or empty it")
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--out {target} is a file: name a folder")

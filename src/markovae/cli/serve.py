@@ -7,7 +7,7 @@ import secrets
 import socket
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_machine, add_trust, whole
+from markovae.cli.options import AS_TRAINED, add_machine, add_run, add_trust, whole
 from markovae.cli.running import open_run
 from markovae.errors import UserError
 from markovae.log import log, show
@@ -33,7 +33,7 @@ NEXT_PORTS = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae serve`."""
-    parser.add_argument("run_path", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_run(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)"
     )
@@ -41,11 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=whole(0), default=8000, metavar="N", help="port (default: 8000); 0: any free one"
     )
     add_trust(parser)
-    add_machine(
-        parser,
-        batch=None,
-        precision="auto (as trained where the device has it, the default), float32, bfloat16 or float64",
-    )
+    add_machine(parser, batch=None, precision=AS_TRAINED)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from markovae.cli.options import add_json, whole
 from markovae.data.data_config import ANY_SOURCE
 from markovae.errors import UserError
 from markovae.log import show, show_json
+from markovae.system.files import require_new_folder
 
 SUMMARY = "write images as tar shards, for data larger than memory"
 DESCRIPTION = """\
@@ -54,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     from markovae.data.source import log_left_out
 
     out = Path(options.out)
-    require_free(out)
+    require_new_folder(out)
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out} cannot be made: {out.parent} is not a folder")
     config = Config() if options.config is None else Config.from_toml(options.config)
     data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
     reading = read_source(data)
@@ -68,20 +71,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         show(describe(record, out))
     return 0
-
-
-def require_free(out: Path) -> None:
-    """Nothing is overwritten.
-
-    Raises:
-        UserError: for a folder that holds anything, a file, or a missing parent folder.
-    """
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} is not empty: name a new folder, or empty it")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out} cannot be made: {out.parent} is not a folder")
 
 
 def describe(record: dict[str, Any], out: Path) -> str:

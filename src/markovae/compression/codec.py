@@ -34,7 +34,8 @@ from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import IsotropicVariance
 from markovae.errors import UserError
 from markovae.likelihood.inputs import require_condition
-from markovae.likelihood.measuring import Method, prepare
+from markovae.likelihood.measuring import prepare
+from markovae.likelihood.method import Method
 from markovae.log import track
 from markovae.networks.conditioning import Condition, TextConditioner, class_numbers
 

@@ -35,7 +35,7 @@ from markovae.data.image_files import (
     reason_of,
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
-from markovae.data.source import DatasetSummary, Source, counted
+from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
@@ -200,9 +200,9 @@ def _make(
         )
     record = {
         "paths": [header.path for header in kept],
-        "modes": counted([header.mode for header in kept]),
-        "formats": counted([header.format for header in kept]),
-        "sizes": counted([f"{header.width}x{header.height}" for header in kept]),
+        "modes": tally([header.mode for header in kept]),
+        "formats": tally([header.format for header in kept]),
+        "sizes": tally([f"{header.width}x{header.height}" for header in kept]),
         "notes": chosen.notes,
         "unreadable": unreadable,
         "passing": passing,

@@ -20,7 +20,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.file_names import hidden, parts_of_files, some
 from markovae.data.image_files import Header, decode, header_of, plan, reason_of
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
-from markovae.data.source import DatasetSummary, Source, counted
+from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.errors import UserError
 from markovae.log import printable, track
@@ -133,9 +133,9 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
         "labels": [row.label for row in kept],
         "captions": [row.caption for row in kept],
         "class_names": next((one.class_names for one in columns if one.class_names), []),
-        "modes": counted([header.mode for header in shown]),
-        "formats": counted([header.format for header in shown]),
-        "sizes": counted([f"{header.width}x{header.height}" for header in shown]),
+        "modes": tally([header.mode for header in shown]),
+        "formats": tally([header.format for header in shown]),
+        "sizes": tally([f"{header.width}x{header.height}" for header in shown]),
         "unreadable": sorted(unreadable),
         "notes": notes,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from markovae.data.images import ImageData
 from markovae.data.split import SplitIndices
-from markovae.log import log
+from markovae.log import counted, log
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Source:
     summary: DatasetSummary
 
 
-def counted(values: list[str]) -> dict[str, int]:
+def tally(values: list[str]) -> dict[str, int]:
     """How often each value occurs, the most frequent first."""
     return dict(Counter(values).most_common())
 
@@ -55,5 +55,5 @@ def log_left_out(source: str, unreadable: Sequence[tuple[str, str]], notes: Sequ
         log(f"data: {note}")
     if unreadable:
         name, reason = unreadable[0]
-        count = "1 file" if len(unreadable) == 1 else f"{len(unreadable):,} files"
+        count = counted(len(unreadable), "file")
         log(f"warning: {count} of {source} gave no image ({name}: {reason}); markovae inspect {source} lists them")

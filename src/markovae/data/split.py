@@ -16,6 +16,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.file_names import PARTS
 from markovae.data.images import ImageData, Indices, captions_digest, fingerprint
 from markovae.errors import UserError
+from markovae.log import counted
 from markovae.strict_json import shown
 
 
@@ -147,8 +148,8 @@ def split_by_content(hashes: Sequence[bytes], config: DataConfig, name: str) -> 
             none,
             none,
             "too few to split",
-            refusal=f"{name} holds {_images(len(hashes))}, {len(ranked)} of them different: at least 3 different "
-            "images are needed, one each to train, to validate and to test; add images",
+            refusal=f"{name} holds {counted(len(hashes), 'image')}, {len(ranked)} of them different: at least 3 "
+            "different images are needed, one each to train, to validate and to test; add images",
         )
     test = max(1, round(len(ranked) * config.test_fraction))
     test = min(test, len(ranked) - 2)
@@ -222,7 +223,3 @@ def copies_note(parts: SplitIndices) -> tuple[str, ...]:
 def _ranked(hashes: Sequence[bytes], seed: int) -> list[tuple[int, bytes]]:
     key = b"markovae-split|%d|" % seed
     return list(enumerate(sorted(set(hashes), key=lambda digest: hashlib.sha256(key + digest).digest())))
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"

@@ -29,9 +29,10 @@ from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator, evaluate_batches, summarize
-from markovae.likelihood.inputs import Array, Labels, at_least_one, checked_images, given, require_condition
+from markovae.likelihood.inputs import Array, Labels, checked_images, given, require_condition
 from markovae.likelihood.measurement import SCHEMA_VERSION, csv_of
 from markovae.log import track
+from markovae.tables import at_least_one
 
 BANDS = 4  # of log-SNR, of which an image is told the one where it is most unusual
 LEAST_HELDOUT = 20

@@ -29,10 +29,11 @@ from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator, Evaluations, evaluate_nats
-from markovae.likelihood.inputs import Array, at_least_one, checked_images, checked_model, require_condition
+from markovae.likelihood.inputs import Array, checked_images, checked_model, require_condition
 from markovae.likelihood.measurement import estimate_dict, finite
 from markovae.log import track
 from markovae.networks.conditioning import Condition, Conditioning
+from markovae.tables import at_least_one
 from markovae.text.conditioner import captions_of
 
 

@@ -11,7 +11,8 @@ from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.likelihood.inputs import Array, Labels
 from markovae.likelihood.measurement import Measurement, csv_of, estimate_dict
-from markovae.likelihood.measuring import Method, measure_alike
+from markovae.likelihood.measuring import measure_alike
+from markovae.likelihood.method import Method
 from markovae.networks.conditioning import same_text_encoder
 from markovae.system.distributed import Ranks
 

@@ -23,7 +23,6 @@ from markovae.likelihood.estimators import level_starts
 from markovae.likelihood.inputs import (
     Array,
     Labels,
-    at_least_one,
     checked_images,
     checked_labels,
     checked_model,
@@ -35,6 +34,7 @@ from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.ode import refuse_steps
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.randomness import Streams
+from markovae.tables import at_least_one
 
 
 def continuous_draws(

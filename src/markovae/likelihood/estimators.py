@@ -19,7 +19,6 @@ from markovae.errors import UserError
 from markovae.likelihood.inputs import (
     Array,
     Labels,
-    at_least_one,
     checked_images,
     checked_labels,
     checked_model,
@@ -30,6 +29,7 @@ from markovae.likelihood.measurement import Measurement, level_table
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
 from markovae.system.processes import Rank
+from markovae.tables import at_least_one
 
 Levels = int | Sequence[int] | Tensor | None
 

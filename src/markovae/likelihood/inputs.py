@@ -33,19 +33,6 @@ Array = Tensor | ArrayLike
 Labels = Array | Conditioning  # classes, or whatever else is known of each image
 
 
-def at_least_one(**values: int | None) -> None:
-    """Refuse numbers below 1, and what is not a whole number.
-
-    Raises:
-        UserError: naming it.
-    """
-    for name, value in values.items():
-        if value is not None and not hasattr(value, "__index__"):
-            raise UserError(f"{name}={value!r} must be a whole number")
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
-
-
 def checked_model(model: Model) -> None:
     """Refuse weights that are NaN or Inf.
 

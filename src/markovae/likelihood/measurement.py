@@ -14,6 +14,7 @@ from torch import Tensor
 
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.errors import UserError
+from markovae.log import counted
 
 if TYPE_CHECKING:
     from markovae.likelihood.ode import OdeLikelihood
@@ -98,8 +99,7 @@ class Measurement:
     band_sizes: tuple[tuple[int, ...], ...] = ()
 
     def __repr__(self) -> str:
-        n = len(self.total)
-        return f"Measurement({_unit(self)}, {n:,} image{'' if n == 1 else 's'}, {self.estimator})"
+        return f"Measurement({_unit(self)}, {counted(len(self.total), 'image')}, {self.estimator})"
 
     def _repr_html_(self) -> str:
         """The figures as a table, for notebooks."""

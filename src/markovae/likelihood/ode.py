@@ -27,7 +27,6 @@ from markovae.errors import UserError
 from markovae.likelihood.inputs import (
     Array,
     Labels,
-    at_least_one,
     checked_images,
     checked_labels,
     checked_model,
@@ -38,6 +37,7 @@ from markovae.likelihood.inputs import (
 from markovae.likelihood.measurement import estimate_dict, finite
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
+from markovae.tables import at_least_one
 
 Derivative = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(examples, time, state) -> d state/d time: places in the batch (B',), their times (B',) and states (B', n)."""

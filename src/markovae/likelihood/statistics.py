@@ -23,13 +23,13 @@ from markovae.likelihood.estimators import LevelDistribution
 from markovae.likelihood.inputs import (
     Array,
     Labels,
-    at_least_one,
     checked_images,
     checked_labels,
     checked_model,
     conditions,
 )
 from markovae.randomness import Streams
+from markovae.tables import at_least_one
 
 
 def smoothed(logsnr: Tensor, error: Tensor, count: Tensor, width: float) -> Tensor:

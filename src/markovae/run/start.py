@@ -32,7 +32,7 @@ from markovae.diffusion.model import Diffusion, load_weights
 from markovae.diffusion.schedule import first_level_warning
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
-from markovae.log import log, warn
+from markovae.log import counted, log, warn
 from markovae.networks.network_config import ConditionConfig
 from markovae.run.choices import choices
 from markovae.run.loggers import Logger, Loggers
@@ -446,8 +446,7 @@ def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
     if splits.unreadable:
         rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
         replace_file(folder.unreadable, "".join(rows).encode(), folder.disk)
-        count = "1 file" if len(rows) == 1 else f"{len(rows):,} files"
-        log(f"{count} gave no image: {folder.unreadable} lists them with the reason")
+        log(f"{counted(len(rows), 'file')} gave no image: {folder.unreadable} lists them with the reason")
 
 
 def _warn_of_choices(training: Training) -> None:

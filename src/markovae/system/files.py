@@ -428,7 +428,7 @@ def require_new_folder(out: Path) -> None:
         UserError: for a folder that holds anything, or a file.
     """
     if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name a new folder")
+        raise UserError(f"{out} is not empty: name a new folder, or empty it")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a new folder")
 

@@ -15,6 +15,7 @@ from markovae.data.images import ImageData
 from markovae.diffusion.objective import MeanNoise, NoiseSample, NoiseSampling, Objective
 from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
+from markovae.log import counted
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams, generator, stratified
 from markovae.training.examples import ArrayExamples, Examples
@@ -178,10 +179,9 @@ class Batches:
         data = ArrayExamples(data) if isinstance(data, ImageData) else data
         total = data.count
         if total is not None and total < batch:
-            count = "1 image" if total == 1 else f"{total} images"
             raise UserError(
-                f"train.batch={batch} but there {'is' if total == 1 else 'are'} only {count} to train on: "
-                f"set train.batch to at most {total}, or add images"
+                f"train.batch={batch} but there {'is' if total == 1 else 'are'} only {counted(total, 'image')} to "
+                f"train on: set train.batch to at most {total}, or add images"
             )
         self.data, self.pixels, self.objective = data, pixels, objective
         self.seed, self.batch, self.flip, self.label_dropout = seed, batch, flip, label_dropout
