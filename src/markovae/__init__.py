@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from markovae.quality.quality_record import Quality
     from markovae.run.distilling import distill
     from markovae.run.start import resume, train
-    from markovae.sampling.editor import Edit, edit
+    from markovae.sampling.editing import Edit, edit
     from markovae.sampling.generation import sample
     from markovae.training.ema import EMA
     from markovae.training.loop import fit
@@ -62,13 +62,13 @@ _HOME = {
     "Diffusion": "diffusion.model",
     "LoadedRun": "checkpoints.reading",
     "MarkovianVAE": "diffusion.markovian_vae",
-    "Edit": "sampling.editor",
+    "Edit": "sampling.editing",
     "Measurement": "likelihood.measurement",
     "Objective": "diffusion.objective",
     "Quality": "quality.quality_record",
     "TrainStep": "training.train_step",
     "distill": "run.distilling",
-    "edit": "sampling.editor",
+    "edit": "sampling.editing",
     "evaluate": "quality.evaluation",
     "create": "build",
     "export": "interop.exporting",

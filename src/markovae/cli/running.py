@@ -44,7 +44,7 @@ def require_out(options: argparse.Namespace) -> None:
         UserError: naming it.
     """
     if options.out is not None:
-        require_new_folder(Path(options.out))
+        require_new_folder(Path(options.out), "--out")
     else:
         require_plain(Path(options.run_path))
 

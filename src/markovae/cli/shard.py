@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.data.source import log_left_out
 
     out = Path(options.out)
-    require_new_folder(out)
+    require_new_folder(out, "--out")
     if not out.parent.is_dir():
         raise UserError(f"--out {out} cannot be made: {out.parent} is not a folder")
     config = Config() if options.config is None else Config.from_toml(options.config)

@@ -18,7 +18,7 @@ from markovae.log import duration
 from markovae.networks.network_config import NetworkConfig
 from markovae.quality.memorization import nearest
 from markovae.system.processes import current_rank
-from markovae.text.encoders import PACKAGE
+from markovae.text.sentence_encoder import PACKAGE
 from markovae.training.train_config import TrainConfig
 
 BUILT_IN = ("faces", "digits")

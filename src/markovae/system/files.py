@@ -421,16 +421,19 @@ def refused(path: Path, needed: int, error: OSError, disk: Disk = SYSTEM) -> Sto
     )
 
 
-def require_new_folder(out: Path) -> None:
+def require_new_folder(out: Path, option: str = "") -> None:
     """Nothing is overwritten.
 
+    Args:
+        option: of the command line that names it.
     Raises:
         UserError: for a folder that holds anything, or a file.
     """
+    named = f"{option} {out}".lstrip()
     if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name a new folder, or empty it")
+        raise UserError(f"{named} is not empty: name a new folder, or empty it")
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a new folder")
+        raise UserError(f"{named} is a file: name a new folder")
 
 
 def require_writable(folder: Path, disk: Disk = SYSTEM) -> None:

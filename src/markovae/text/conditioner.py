@@ -19,7 +19,8 @@ from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.log import track
 from markovae.networks.conditioning import Condition, Conditioning, TextConditioner
-from markovae.text.encoders import TextEncoder, encoder_hash, load_encoder, sentence_vector, token_width
+from markovae.text.encoders import encoder_hash, load_encoder, token_width
+from markovae.text.text_encoder import TextEncoder, sentence_vector
 
 if TYPE_CHECKING:
     from markovae.diffusion.cascade import Model
