@@ -112,11 +112,11 @@ def test_keys_in_a_url_are_used_and_written_nowhere(
 def test_a_job_that_torchrun_starts_anew_still_knows_the_url_of_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
-    def resume(out: str, *, data: str | None, **others: object) -> Path:
+    def resume(out: str, around: object, *, data: str | None) -> Path:
         raise UserError(f"data is {data}")
 
     monkeypatch.setattr("markovae.run.start._restarted", lambda out: True)
-    monkeypatch.setattr("markovae.run.start.resume", resume)
+    monkeypatch.setattr("markovae.run.start.resume_run", resume)
     file, out = tmp_path / "shared.toml", tmp_path / "run"
     file.write_text('[data]\nsource = "https://host/x"\n')
     assert refused("train", "https://host/x", "--out", out) == "data is https://host/x"

@@ -15,6 +15,7 @@ from markovae.checkpoints.reading import load
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
 from markovae.run.start import train_run
+from markovae.run.surroundings import Surroundings
 from markovae.tables import _section, names_of
 
 WHOLE = (
@@ -107,7 +108,7 @@ def tried(name: str, value: str, images: Path, run: Path) -> str:
             return "outlined"
         if sum(weight.numel() for weight in outline.parameters()) > MOST_WEIGHTS:
             return "outlined"
-        train_run(config, run, progress=False, clock=itertools.count(0.0, 1e12).__next__)
+        train_run(config, run, Surroundings(progress=False, clock=itertools.count(0.0, 1e12).__next__))
         load(run)
     except (UserError, StoppedRun) as error:
         said = str(error)

@@ -25,6 +25,7 @@ from markovae.checkpoints.writing import save_checkpoint
 from markovae.config import Config
 from markovae.errors import StoppedRun, UserError
 from markovae.run.start import resume_run, train_run
+from markovae.run.surroundings import Surroundings
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS)
 SENTENCE = r"^\S+ could not be written \(.+\): it needs [\d,]+ bytes and [\d,]+ are free; .+$"
@@ -75,7 +76,7 @@ def faulty_run(folder: Path, whole: dict[str, str], number: int, code: int) -> s
     config = trainers.config(str(folder / "images.npz"), "short")
     said = ""
     try:
-        train_run(config, out, disk=WatchedDisk(watcher))
+        train_run(config, out, Surroundings(disk=WatchedDisk(watcher)))
     except (StoppedRun, UserError) as error:
         said = str(error)
         assert "\n" not in said

@@ -13,6 +13,7 @@ from tests.reliability.disks import Killing, WatchedDisk
 from markovae.cli.entry import main
 from markovae.config import Config
 from markovae.run.start import resume_run, train_run
+from markovae.run.surroundings import Surroundings
 from markovae.system.files import SYSTEM
 from markovae.training.trainer import Training
 
@@ -77,9 +78,9 @@ def pinned(data: str, out: str, kind: str, kill: int = 0, resume: bool = False) 
     """A run that is killed right before its disk's `kill`-th call (0: never); 0 at its end, 9 when not killed."""
     disk = WatchedDisk(Killing(kill)) if kill else SYSTEM
     if resume:
-        resume_run(out, disk=disk)
+        resume_run(out, Surroundings(disk=disk))
     else:
-        train_run(config(data, kind), out, disk=disk)
+        train_run(config(data, kind), out, Surroundings(disk=disk))
     return 0
 
 

@@ -20,6 +20,7 @@ from markovae.quality import evaluation
 from markovae.run import choices as decisions
 from markovae.run.choices import choices, forecast, symmetric
 from markovae.run.start import train_run
+from markovae.run.surroundings import Surroundings
 
 CPU = torch.device("cpu")
 FOLDER = Config().with_settings(["data.source=photos"])
@@ -151,7 +152,7 @@ def test_the_best_checkpoint_is_what_the_run_is_opened_by(run_config: Config, tm
     bounds = iter([3.0, 2.0, 1.0, 2.5])
     row = {"n": 4, "terms_bits_per_dim": {}, "bands": []}
     monkeypatch.setattr(
-        "markovae.run.session.held_out_row",
+        "markovae.run.evaluations.held_out_row",
         lambda *asked: {"kind": "heldout", **row, "bits_per_dim": {"mean": next(bounds), "stderr": 0.1}},
     )
     config = run_config.with_settings(["train.keep_best=true", "train.evaluations=4", "train.steps=8"])
@@ -190,14 +191,14 @@ def test_a_run_in_minutes_chooses_the_guidance_of_its_classes(tiny_config: Confi
     images = np.random.default_rng(0).integers(0, 256, (400, 4, 4)).astype(np.uint8)
     np.savez(labelled, images=images, labels=[0, 1] * 200)
     for name in ("CHOICE", "LONGEST_CHOICE"):  # as if this network were fast
-        monkeypatch.setattr(f"markovae.run.session.{name}", 1e6)
+        monkeypatch.setattr(f"markovae.run.evaluations.{name}", 1e6)
     monkeypatch.setattr(
-        "markovae.run.session.choose_guidance",
+        "markovae.run.evaluations.choose_guidance",
         lambda model, splits, n: (2.0, {1.0: 0.5, 2.0: 0.25}),
     )
     ticks = itertools.count()
     config = tiny_config.with_settings([f"data.source={labelled}", "train.minutes=0.02"])
-    run = mv.load_run(train_run(config, tmp_path / "run", clock=lambda: 0.01 * next(ticks)))
+    run = mv.load_run(train_run(config, tmp_path / "run", Surroundings(clock=lambda: 0.01 * next(ticks))))
     assert run.model.guidance == 2
     said = capfd.readouterr().err
     assert "guidance 2 is the default of this run's classes (KID of" in said

@@ -23,7 +23,9 @@ from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import StoppedRun, UserError
 from markovae.run import session
-from markovae.run.start import _unused, resume_run, train_run
+from markovae.run.introduction import unused
+from markovae.run.start import resume_run, train_run
+from markovae.run.surroundings import Surroundings
 from markovae.sampling.generation import NonFiniteSamples
 from markovae.system.jsonlines import read_rows
 from markovae.training import trainer
@@ -138,10 +140,10 @@ def test_a_run_in_minutes_fixes_its_steps_and_keeps_them(run_config: Config, tmp
     with monkeypatch.context() as patch:
         interrupt_at(patch, 25, signal.SIGINT)
         with pytest.raises(SystemExit):
-            train_run(config, tmp_path / "run", clock=lambda: 0.01 * next(ticks))
+            train_run(config, tmp_path / "run", Surroundings(clock=lambda: 0.01 * next(ticks)))
     total = open_checkpoint(tmp_path / "run").state["total_steps"]
     assert total > 25
-    resume_run(tmp_path / "run", clock=lambda: 0.02 * next(ticks))
+    resume_run(tmp_path / "run", Surroundings(clock=lambda: 0.02 * next(ticks)))
     assert open_checkpoint(tmp_path / "run").step == total
 
 
@@ -156,7 +158,7 @@ def test_a_clock_set_back_a_day_changes_nothing(run_config: Config, tmp_path: Pa
             yield now
 
     for name, back in (("still", 0.0), ("back", 86_400.0)):
-        train_run(config, tmp_path / name, clock=partial(next, clock(back)))
+        train_run(config, tmp_path / name, Surroundings(clock=partial(next, clock(back))))
     still, back = (open_checkpoint(tmp_path / name) for name in ("still", "back"))
     assert still.step == back.step > 12
     assert {k: v for k, v in still.state.items() if k != "seconds"} == {
@@ -189,7 +191,7 @@ def test_what_is_known_and_does_not_reach_the_model_is_told(tiny_config: Config)
     pixels = np.zeros((3, 3, 8, 8), np.uint8)
     data = ImageData(pixels, np.array([0, 1, 0]), ("cat", "dog"), ("", "a red hat\na hat", "x"))
     configs = [tiny_config.with_settings([text]) for text in ("condition.kind=class", "condition.kind=none")]
-    told = [list(_unused(config, create(config, data), data)) for config in configs]
+    told = [list(unused(config, create(config, data), data)) for config in configs]
     captions = "the captions of 2 images do not reach the model (“a red hat”): --set condition.kind=text uses them"
     assert told[0] == [captions]
     assert told[1][1] == "the 2 classes (cat, dog) do not reach the model: --set condition.kind=class uses them"
@@ -333,7 +335,7 @@ def test_a_constant_sigma_run_works_and_warns_with_its_figure(run_config: Config
 
 def test_a_disk_without_room_is_refused_before_the_run(run_config: Config, tmp_path: Path):
     with pytest.raises(UserError, match="has 10 bytes free and the run needs"):
-        train_run(run_config, tmp_path / "run", disk=WatchedDisk(Recording(), free=10))
+        train_run(run_config, tmp_path / "run", Surroundings(disk=WatchedDisk(Recording(), free=10)))
     assert not (tmp_path / "run").exists()
     train_run(run_config.with_settings(["train.steps=1"]), tmp_path / "run")
 
@@ -365,14 +367,14 @@ def test_a_new_budget_is_kept_from_before_its_first_step(run_config: Config, tmp
             resume_run(run, **budget)
     assert weights(run) == before
     ticks = itertools.count()
-    resume_run(run, clock=lambda: 0.01 * next(ticks))
+    resume_run(run, Surroundings(clock=lambda: 0.01 * next(ticks)))
     assert open_checkpoint(run).step > 12
 
 
 def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_config: Config, tmp_path: Path, monkeypatch):
     ticks = itertools.count()
     clock = partial(lambda: 0.001 * next(ticks))
-    run = train_run(run_config.with_settings(["train.steps=100"]), tmp_path / "run", clock=clock)
+    run = train_run(run_config.with_settings(["train.steps=100"]), tmp_path / "run", Surroundings(clock=clock))
     spent = open_checkpoint(run).state["seconds"]
     factors = []
     rate = trainer.rate_factor
@@ -385,11 +387,11 @@ def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_confi
     with monkeypatch.context() as patch:
         interrupt_at(patch, 103, signal.SIGINT)
         with pytest.raises(SystemExit):
-            resume_run(run, minutes=4 * spent / 60, clock=clock)
+            resume_run(run, Surroundings(clock=clock), minutes=4 * spent / 60)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 104, signal.SIGINT)
         with pytest.raises(SystemExit):
-            resume_run(run, clock=clock)
+            resume_run(run, Surroundings(clock=clock))
     assert [step for step, _ in factors] == [100, 101, 102, 103]
     assert len({total for _, total in factors}) == 1
     assert factors[0][1] > 103

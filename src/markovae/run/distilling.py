@@ -13,6 +13,7 @@ from markovae.config import Config
 from markovae.errors import UserError
 from markovae.run.loggers import Logger
 from markovae.run.start import train_run
+from markovae.run.surroundings import Surroundings
 from markovae.system.device import device_named
 from markovae.system.lock import Lock
 from markovae.training.distillation_config import DistillConfig
@@ -60,11 +61,10 @@ def distill(
     config = _student_config(run, DistillConfig(calls, guidance), trust)
     budget = f"train.steps={steps}" if steps is not None else f"train.minutes={15 if minutes is None else minutes}"
     config = config.with_settings([budget, *settings])
-    place = device_named(device)
     own = config.network.own
     trust = trust if own is None else (*trust, own.name)
-    path = train_run(config, out, init=run, trust=trust, loggers=loggers, progress=progress, device=place, held=held)
-    return load_run(path, device=place, trust=trust)
+    around = Surroundings(trust, loggers, progress, device_named(device), held)
+    return load_run(train_run(config, out, around, init=run), device=around.device, trust=trust)
 
 
 def _student_config(run: str | Path, distill: DistillConfig, trust: Sequence[str]) -> Config:

@@ -30,7 +30,7 @@ COPIED = 0.8
 
 
 def held_out_row(model: Model, data: ImageData, config: TrainConfig) -> dict[str, Any]:
-    """The bound on the first images of `data`, on a draw that never changes: a row of metrics.jsonl.
+    """The bound on the first images of `data`, on a draw that never changes: the figures of a row of metrics.jsonl.
 
     Args:
         model: with averaged weights.
@@ -43,7 +43,6 @@ def held_out_row(model: Model, data: ImageData, config: TrainConfig) -> dict[str
     measured = within_memory(lambda size: at_batch(batch=size), config.batch)
     record = measured.figures()
     return {
-        "kind": "heldout",
         "n": record["n"],
         "bits_per_dim": {name: record["bits_per_dim"][name] for name in ("mean", "stderr")},
         "terms_bits_per_dim": record["terms_bits_per_dim"],

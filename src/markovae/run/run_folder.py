@@ -9,6 +9,7 @@ from typing import Any, final
 
 from markovae.checkpoints.reading import CHECKPOINTS
 from markovae.errors import UserError
+from markovae.run.loggers import Loggers
 from markovae.system.files import STAGE, SYSTEM, Disk, append, clear_stages, refused, replace_file, sync
 from markovae.system.jsonlines import backwards, has_figures
 from markovae.system.lock import LOCK, Lock
@@ -36,6 +37,7 @@ class RunFolder:
         self.split = self.path / "split.json"
         self.unreadable = self.path / "unreadable.jsonl"
         self.lock: Lock | None = None
+        self.loggers = Loggers()
 
     def require_empty(self) -> None:
         """Nothing is ever overwritten.
@@ -68,13 +70,14 @@ class RunFolder:
             self.lock.require()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl.
+        """Add one line to metrics.jsonl, and pass it to the loggers.
 
         Raises:
             StoppedRun: when the disk refuses, or the folder is another one by now.
         """
         self.require_held()
         append(self.metrics, (json.dumps(row, allow_nan=False) + "\n").encode(), self.disk)
+        self.loggers.log(row)
 
     def flush(self) -> None:
         """Flush metrics.jsonl to the disk, where it is there.

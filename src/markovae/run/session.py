@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -24,32 +23,24 @@ from markovae.checkpoints.writing import (
     write_weights,
 )
 from markovae.config import Config
-from markovae.data.images import ImageData, captions_digest
+from markovae.data.images import captions_digest
 from markovae.data.split import Splits
-from markovae.diffusion.cascade import one_stage
-from markovae.diffusion.model import Diffusion
-from markovae.errors import StoppedRun, UserError
+from markovae.errors import StoppedRun
 from markovae.likelihood.fitting import fitted_tensors
 from markovae.log import duration, log, warn
-from markovae.quality.evaluation import GUIDANCES, choose_guidance
 from markovae.run.choices import forecast
-from markovae.run.heldout import GRID_SIDE, copying_sentence, held_out_row, heldout_sentence, sample_grid
-from markovae.run.loggers import Loggers
+from markovae.run.evaluations import Evaluations
 from markovae.run.progress import Progress
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Coordinator, Interrupted, Interrupts
-from markovae.sampling.generation import NonFiniteSamples
-from markovae.sampling.plans import default_steps
+from markovae.run.surroundings import Surroundings
 from markovae.system.distributed import LostRankError
-from markovae.system.files import replace_file, require_free_space
+from markovae.system.files import require_free_space
 from markovae.system.memory import kept_memory
-from markovae.text.conditioner import attach_conditioning
 from markovae.training.train_step import NonFiniteError, TrainStep
 from markovae.training.trainer import Tensors, Training
 
 LOG_STEPS = 10
-CHOICE, LONGEST_CHOICE = 0.1, 60.0  # share of a budget in minutes, and seconds, that choosing the guidance may take
-LEAST_CHOICE, MOST_CHOICE = 64, 500  # samples of each weight that is tried
 LARGEST_RESERVE = 0.3  # share of a budget in minutes that evaluations may cost
 
 
@@ -63,9 +54,7 @@ class Session:
         splits: its data.
         record: of the split.
         training: at the step to continue from; its timer times everything here.
-        loggers: of the figures, besides metrics.jsonl.
-        progress: show a bar, and remarks on stderr.
-        trust: networks of the caller's own that may be imported.
+        around: what it was started with besides.
     """
 
     def __init__(
@@ -75,29 +64,20 @@ class Session:
         splits: Splits,
         record: dict[str, Any],
         training: Training,
-        loggers: Loggers,
-        progress: bool = True,
-        trust: Sequence[str] = (),
+        around: Surroundings,
     ) -> None:
         self.folder, self.config, self.splits, self.record = folder, config, splits, record
-        self.training, self.loggers, self._progress, self._trust = training, loggers, progress, trust
+        self.training, self.around = training, around
+        self.evaluations = Evaluations(folder, config, splits, training, around)
         self._rows: list[TrainStep] = []
         self._saved_step, self._saved_at = -1, training.seconds
         self._save_seconds = 0.0
-        self._heldout: dict[str, Any] | None = None
-        self._fitted_step = -1
         self._best: float | None = None
-        self._guidance: dict[str, float] = {}
 
     @property
     def last_checkpoint(self) -> Path:
         """The folder of the last save."""
         return self.folder.checkpoints / checkpoint_name(self._saved_step)
-
-    def remark(self, text: str) -> None:
-        """Tell of the run on stderr, where progress is shown."""
-        if self._progress:
-            log(text)
 
     def require_space(self) -> None:
         """Require space for two checkpoints; warn where it is less than what will be kept.
@@ -118,13 +98,12 @@ class Session:
     def resumed(self, checkpoint: Path) -> None:
         """After `training` was restored from a checkpoint of this run."""
         self._saved_step = self.training.step
-        # A finished run's checkpoint holds the last fit; on the way one may have been cut short.
-        self._fitted_step = self.training.step if self.training.done else -1
         if not self.training.ranks.first:
             return
         self.folder.forget_after(self.training.step)
-        self._heldout = self.folder.last("heldout")
-        self.remark(f"resumed from {checkpoint}")
+        # A finished run's checkpoint holds the last fit; on the way one may have been cut short.
+        self.evaluations.went_back(fitted=self.training.done)
+        self.around.remark(f"resumed from {checkpoint}")
 
     def go(self) -> None:
         """Train to the end of the budget.
@@ -165,32 +144,19 @@ class Session:
 
     def _choose_precision(self) -> None:
         if not self.training.done:
-            self.remark(f"training in {self.training.choose_precision().reason}")
+            self.around.remark(f"training in {self.training.choose_precision().reason}")
             if self.training.threads.reason:
-                self.remark(f"computing with {self.training.threads.reason}")
+                self.around.remark(f"computing with {self.training.threads.reason}")
 
     def _prepare(self, interrupts: Interrupts) -> None:
-        """Time one evaluation, where the budget is a time: what all of them will cost is set aside."""
+        """Set aside what all saves and evaluations will cost, where the budget is a time."""
         training, config = self.training, self.config.train
         if training.done or training.budget.total is not None or config.seconds is None:
             return
-        self._validation  # noqa: B018 - captions that must be encoded first are no part of what an evaluation costs
-        started = training.seconds
-        with interrupts.interruptible():
-            self._fit()
-        fit = training.seconds - started
-        saves = 2 + config.seconds / (60 * config.save_minutes + self._save_seconds)
-        cost = self._save_seconds * saves + fit * (config.evaluations + max(1, config.fit_images / config.eval_images))
-        if config.evaluations:
-            started = training.seconds
-            with interrupts.interruptible():
-                self._evaluate(training.step)
-            once = training.seconds - started
-            calls = config.eval_images * (config.eval_draws + 1)
-            steps = default_steps(training.model)
-            cost += once * (config.evaluations + config.grids * GRID_SIDE**2 * steps / calls)
-        if self._chooses_guidance:
-            cost += self._guidance_seconds
+        cost = self.evaluations.seconds_needed(interrupts)
+        if config.keep_best and self.evaluations.heldout is not None:
+            self._keep_best(self.evaluations.heldout)
+        cost += self._save_seconds * (2 + config.seconds / (60 * config.save_minutes + self._save_seconds))
         training.budget.reserve = min(cost, LARGEST_RESERVE * config.seconds)
 
     def _reached_end(self, interrupts: Interrupts, together: Coordinator) -> bool:
@@ -206,7 +172,7 @@ class Session:
 
     def _steps(self, interrupts: Interrupts, together: Coordinator) -> None:
         training, config = self.training, self.config.train
-        with Progress(training.step, training.budget.total, shown=self._progress) as progress:
+        with Progress(training.step, training.budget.total, shown=self.around.progress) as progress:
             # What a signal cut short after the last saved step is made up for first.
             training.gather()
             together.first_does(lambda: self._evaluate_where_due(interrupts, missing=True))
@@ -237,73 +203,38 @@ class Session:
 
     def _evaluate_where_due(self, interrupts: Interrupts, missing: bool = False) -> None:
         """The held-out bound and the grid where they fall on this step; `missing`: where they are not there yet."""
-        training, config = self.training, self.config.train
-        there = self._heldout is not None and self._heldout["step"] == training.step
+        training, config, evaluations = self.training, self.config.train, self.evaluations
+        there = evaluations.heldout is not None and evaluations.heldout["step"] == training.step
         if training.done and not missing:
-            self._fit()  # which the last checkpoint holds, whatever cuts the evaluation short
+            evaluations.fit()  # which the last checkpoint holds, whatever cuts the evaluation short
         if (training.done or self._due(config.evaluations)) and not (missing and there):
             with interrupts.interruptible():
-                self._fit()
-                self._evaluate(training.step)
-        if (training.done or self._due(config.grids)) and not (missing and self._picture(training.step).exists()):
+                evaluations.fit()
+                row = evaluations.bound()
+                if row is not None and config.keep_best:
+                    self._keep_best(row)
+        if (training.done or self._due(config.grids)) and not (missing and evaluations.picture.exists()):
             with interrupts.interruptible():
-                self._fit()
-                self._grid(training.step)
-        if training.done and not missing and self._chooses_guidance:
+                evaluations.fit()
+                evaluations.draw()
+        if training.done and not missing and evaluations.chooses_guidance:
             with interrupts.interruptible():
-                self._choose_guidance()
-
-    @property
-    def _chooses_guidance(self) -> bool:
-        """Whether the run ends with the choice of its guidance: a model of classes with time set aside."""
-        model, config = self.training.model, self.config.train
-        classes = int(getattr(model.network, "num_classes", 0))
-        takes = isinstance(model, Diffusion) and classes > 1 and model.null_trained
-        return takes and config.choose_guidance and config.seconds is not None
-
-    @property
-    def _guidance_seconds(self) -> float:
-        return min(LONGEST_CHOICE, CHOICE * (self.config.train.seconds or 0.0))
-
-    def _choose_guidance(self) -> None:
-        """Choose the weight of guidance with as many samples as the time allows, and say it."""
-        model, training = self.training.average.model, self.training
-        # Guidance takes two network evaluations a step, and an evaluation a third of a training step's time.
-        pace = 3 * training.step * self.config.train.batch / max(training.seconds, 1e-9)
-        fits = int(self._guidance_seconds * pace / (2 * default_steps(model) * len(GUIDANCES)))
-        n = min(fits, len(self.splits.train), len(self.splits.validation) + len(self.splits.test), MOST_CHOICE)
-        if n < LEAST_CHOICE:
-            return
-        try:
-            weight, tried = choose_guidance(one_stage(model, "guidance"), self.splits, n)
-        except (UserError, NonFiniteSamples) as error:  # of few images, or a young model; the run itself is sound
-            self.remark(f"no guidance was chosen: {error}")
-            return
-        self._guidance = {"guidance": weight}
-        table = ", ".join(f"{tried[w]:.3f} at {w:g}" for w in tried)
-        self.remark(f"guidance {weight:g} is the default of this run's classes (KID of {n} held-out images: {table})")
-
-    def _fit(self) -> None:
-        """Fit the average's reverse variance, where it is fitted to images: a few on the way, all at the end."""
-        training, config = self.training, self.config.train
-        if self._fitted_step != training.step:
-            training.fit_variance(config.fit_images if training.done else config.eval_images)
-            self._fitted_step = training.step
+                evaluations.choose_guidance()
 
     def _roll_back(self, error: NonFiniteError) -> None:
         training, failed = self.training, self.training.step
-        checkpoint = newest_checkpoint(self.folder.path, self._trust)
+        checkpoint = newest_checkpoint(self.folder.path, self.around.trust)
         training.ranks.require_same(checkpoint.step, f"{self.folder.path} shows each process another newest checkpoint")
         training.roll_back(checkpoint.all_tensors(), checkpoint.state)
-        self._saved_step, self._fitted_step = training.step, -1
+        self._saved_step = training.step
         self._rows.clear()
         if not training.ranks.first:
             return
         set_newer_aside(self.folder.checkpoints, checkpoint.path, self.folder.disk)
         self.folder.forget_after(training.step)
-        self._heldout = self.folder.last("heldout")
+        self.evaluations.went_back(fitted=False)
         row = {"kind": "rollback", "step": training.step, "from_step": failed, "skipped": training.skipped}
-        self._append({**row, "number": training.rollbacks, "reason": str(error)})
+        self.folder.append({**row, "number": training.rollbacks, "reason": str(error)})
         log(
             f"{error}; back to {checkpoint.path}, the batches since then left out "
             f"(rollback {training.rollbacks} of {self.config.train.rollback})"
@@ -320,11 +251,12 @@ class Session:
     def _announce(self, total: int, before: int | None) -> None:
         left = duration(max((self.config.train.seconds or 0) - self.training.seconds, 0))
         if before is not None:
-            self.remark(f"the pace has changed: {total:,} steps now fit the budget, about {left} from here")
+            self.around.remark(f"the pace has changed: {total:,} steps now fit the budget, about {left} from here")
             return
-        self.remark(f"{total:,} steps fit the budget, about {left} from here")
+        self.around.remark(f"{total:,} steps fit the budget, about {left} from here")
         octaves = (self.config.cascade.stages or 1) - 1
-        self.remark(forecast(total, self.config.train.batch, self.splits.train, octaves, self.training.budget.pace))
+        pace = self.training.budget.pace
+        self.around.remark(forecast(total, self.config.train.batch, self.splits.train, octaves, pace))
 
     def _due(self, times: int) -> bool:
         return self.training.budget.due(times, self.training.step)
@@ -340,7 +272,7 @@ class Session:
             return
         last = self._rows[-1]
         mean = {name: statistics.fmean(getattr(row, name) for row in self._rows) for name in ("loss", "nats")}
-        self._append(
+        self.folder.append(
             {
                 "kind": "train",
                 "step": last.index,
@@ -354,46 +286,6 @@ class Session:
             }
         )
         self._rows.clear()
-
-    def _append(self, row: dict[str, Any]) -> None:
-        """Add a row to metrics.jsonl, and pass it to the loggers."""
-        self.folder.append(row)
-        self.loggers.log(row)
-
-    def _evaluate(self, step: int) -> None:
-        if not self.config.train.evaluations:
-            return
-        row = held_out_row(self.training.average.model, self._validation, self.config.train)
-        row = {"kind": "heldout", "step": step, "seconds": self.training.seconds, **row}
-        if row["bits_per_dim"]["mean"] is None:
-            raise NonFiniteError(f"the held-out bound is NaN or Inf after step {step}")
-        if self._heldout is not None and self._heldout["step"] == step:
-            return  # a resumed run that had to time an evaluation again
-        self._append(row)
-        self.remark(f"step {step:,}: {heldout_sentence(row, self._heldout, self.splits.train.bins)}")
-        self._heldout = row
-        if self.config.train.keep_best:
-            self._keep_best(row)
-
-    def _grid(self, step: int) -> None:
-        if not self.config.train.grids:
-            return
-        try:
-            picture, samples = sample_grid(self.training.average.model, self._validation)
-        except NonFiniteSamples as error:  # of a young model; the run itself is sound
-            self.remark(f"step {step:,}: no picture, {error}")
-            return
-        self.folder.require_held()
-        replace_file(self._picture(step), picture, self.folder.disk)
-        if self.config.train.preset == "few" and len(self.splits.validation) > 1:
-            self.remark(f"step {step:,}: {copying_sentence(samples, self.splits)}")
-
-    def _picture(self, step: int) -> Path:
-        return self.folder.samples / f"{checkpoint_name(step)}.png"
-
-    @cached_property
-    def _validation(self) -> ImageData:
-        return attach_conditioning(self.training.model, self.splits.validation, held_out=True)
 
     @cached_property
     def _text(self) -> dict[str, Any]:
@@ -417,7 +309,9 @@ class Session:
             return
         self.folder.require_held()
         tensors, position = training.capture(gathered)
-        state = {"kind": "training", **position, **self._facts, **self._guidance}
+        state = {"kind": "training", **position, **self._facts}
+        if self.evaluations.guidance is not None:
+            state["guidance"] = self.evaluations.guidance
         # After a resume the next row begins behind this checkpoint: what came before it must be written by then.
         self._write_row()
         self.folder.flush()
@@ -445,10 +339,10 @@ class Session:
         now = row["bits_per_dim"]["mean"]
         if self._best is None:
             path = self.folder.checkpoints / BEST
-            self._best = read_checkpoint(path, self._trust).state["bits_per_dim"] if path.is_dir() else math.inf
+            self._best = read_checkpoint(path, self.around.trust).state["bits_per_dim"] if path.is_dir() else math.inf
         if now >= self._best:
             return
-        self._best, average = now, self.training.average.model
+        self._best, average = now, self.evaluations.model
         state = {"kind": "best", "bits_per_dim": now, **self.training.position(), **self._facts}
         weights = {name: weight.detach() for name, weight in average.named_parameters()}
         self.folder.require_held()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
 from markovae.data.arrays import holds_idx_files
 from markovae.data.data_config import BUILT_IN
-from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.loading import load_data, reopen
 from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import BRACES
@@ -29,25 +27,23 @@ from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion, load_weights
-from markovae.diffusion.schedule import first_level_warning
 from markovae.errors import UserError
 from markovae.locations import FromFile, is_elsewhere
-from markovae.log import counted, log, warn
 from markovae.networks.network_config import ConditionConfig
 from markovae.run.choices import choices
+from markovae.run.introduction import introduction, list_unreadable, warn_of_choices, warn_without_lock
 from markovae.run.loggers import Logger, Loggers
 from markovae.run.run_folder import TEACHER, RunFolder
 from markovae.run.session import Session
-from markovae.strict_json import shortened
+from markovae.run.surroundings import PLAIN, Surroundings
 from markovae.system.device import device_named
 from markovae.system.distributed import joined
-from markovae.system.files import SYSTEM, Disk, replace_file
+from markovae.system.files import replace_file
 from markovae.system.lock import Lock, hold
 from markovae.system.processes import current_rank
 from markovae.text.conditioner import EncoderConditioner, attach_conditioning
 from markovae.training.distillation import Distillation
 from markovae.training.distillation_config import DistillConfig
-from markovae.training.train_config import TrainConfig
 from markovae.training.trainer import Training
 
 
@@ -100,13 +96,13 @@ def train(
     if network is not None:
         config = replace(config, network=describe_network(network))
         trust = trust if config.network.own is None else (*trust, config.network.own.name)
-    options: dict[str, Any] = {"trust": trust, "loggers": loggers, "progress": progress, "held": held}
+    around = Surroundings(trust, loggers, progress, device_named(device), held)
     if _restarted(Path(out)):
         named = is_elsewhere(config.data.source) and not isinstance(config.data.source, FromFile)
-        return resume(out, data=config.data.source if named else None, device=device, **options)
-    place = device_named(device)
-    path = train_run(config, out, network=network, init=init, device=place, **options)
-    return load_run(path, device=place, trust=trust)
+        path = resume_run(out, around, data=str(config.data.source) if named else None)
+    else:
+        path = train_run(config, out, around, network=network, init=init)
+    return load_run(path, device=around.device, trust=trust)
 
 
 def resume(
@@ -138,10 +134,9 @@ def resume(
     """
     if _restarted(Path(out)):
         steps = minutes = None  # the first start of the job has stored them
-    place, source = device_named(device), None if data is None else str(data)
-    options: dict[str, Any] = {"trust": trust, "loggers": loggers, "progress": progress, "device": place, "held": held}
-    path = resume_run(out, steps=steps, minutes=minutes, data=source, **options)
-    return load_run(path, device=place, trust=trust)
+    around = Surroundings(trust, loggers, progress, device_named(device), held)
+    path = resume_run(out, around, steps=steps, minutes=minutes, data=None if data is None else str(data))
+    return load_run(path, device=around.device, trust=trust)
 
 
 def _restarted(out: Path) -> bool:
@@ -152,36 +147,29 @@ def _restarted(out: Path) -> bool:
 def train_run(
     config: Config,
     out: str | Path,
+    around: Surroundings = PLAIN,
     *,
     network: nn.Module | None = None,
-    trust: Sequence[str] = (),
     init: str | Path | None = None,
-    loggers: Iterable[Logger | str] = (),
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-    held: Lock | None = None,
-    disk: Disk = SYSTEM,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
-    """`train` on a disk and by a clock that a test may replace; the run's folder.
+    """`train`, once its arguments are a configuration and surroundings; the run's folder.
 
     Args:
         config: relative paths to its data and to its text encoder are made absolute.
-        disk: what is written to.
-        clock: seconds.   Others as for `train`.
+        network, init: as for `train`.
     """
-    folder, config = RunFolder(out, disk), _with_absolute_paths(config)
+    folder, config = RunFolder(out, around.disk), _with_absolute_paths(config)
     _require_outside(folder.path, config.data.source)
     with (
-        closing(Loggers(loggers)) as opened,
-        _locked(folder, held) as folder.lock,
-        joined(config.train.timeout, torch.device(device)) as ranks,
+        closing(Loggers(around.loggers)) as folder.loggers,
+        _locked(folder, around.held) as folder.lock,
+        joined(config.train.timeout, torch.device(around.device)) as ranks,
     ):
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
-        config, chosen = choices(config, splits.train, torch.device(device))
-        config, model = _create(config, splits, init, network, trust)
-        model = model.to(device)
+        config, chosen = choices(config, splits.train, torch.device(around.device))
+        config, model = _create(config, splits, init, network, around.trust)
+        model = model.to(around.device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
         own = None
         if config.distill is not None:
@@ -189,26 +177,26 @@ def train_run(
                 raise UserError(
                     "[distill] makes a student, and names no teacher: use markovae distill RUN, or add --init RUN"
                 )
-            own = _distillation(model, load(init, trust=trust), config.distill, init)
-        training = Training(model, data, config.train, config.data.flip, clock, ranks, own)
+            own = _distillation(model, load(init, trust=around.trust), config.distill, init)
+        training = Training(model, data, config.train, config.data.flip, around.clock, ranks, own)
         record = splits.record()
-        session = Session(folder, config, splits, record, training, opened, progress, trust)
+        session = Session(folder, config, splits, record, training, around)
         gathered = [training.gathered()]  # taken out below: of a spread model it is the whole, which must not stay
 
         def begin() -> None:
             folder.clear()
-            _warn_without_lock(folder)
+            warn_without_lock(folder)
             session.require_space()
-            _warn_of_choices(training)
-            for line in (*_introduction(config, folder, splits, training), *chosen) if progress else ():
-                log(line)
+            warn_of_choices(training)
+            for line in (*introduction(config, folder, splits, training), *chosen):
+                around.remark(line)
             if own is not None:
                 save(own.teacher, folder.path / TEACHER)
             # The first checkpoint comes before all else: from then on the folder is a run that can be resumed.
             session.save(gathered.pop())
             _describe(folder, config, record)
-            _list_unreadable(folder, splits)
-            opened.open(folder.path, config)
+            list_unreadable(folder, splits)
+            folder.loggers.open(folder.path, config)
 
         ranks.first_does(begin)
         gathered.clear()
@@ -218,28 +206,22 @@ def train_run(
 
 def resume_run(
     out: str | Path,
+    around: Surroundings = PLAIN,
     *,
     steps: int | None = None,
     minutes: float | None = None,
     data: str | None = None,
-    trust: Sequence[str] = (),
-    loggers: Iterable[Logger | str] = (),
-    progress: bool = True,
-    device: str | torch.device = "cpu",
-    held: Lock | None = None,
-    disk: Disk = SYSTEM,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Path:
-    """`resume` on a disk and by a clock that a test may replace; the run's folder."""
-    folder = RunFolder(out, disk)
+    """`resume`, once its arguments are surroundings; the run's folder."""
+    folder, trust = RunFolder(out, around.disk), around.trust
     folder.open()
-    with closing(Loggers(loggers)) as opened, _locked(folder, held) as folder.lock:
+    with closing(Loggers(around.loggers)) as folder.loggers, _locked(folder, around.held) as folder.lock:
         if current_rank().first:
             folder.clear()
         checkpoint = newest_checkpoint(folder.path, trust)
         record = checkpoint.split_record
         stored, config = checkpoint.config, _moved(_extended(checkpoint, steps, minutes), data)
-        with joined(config.train.timeout, torch.device(device)) as ranks:
+        with joined(config.train.timeout, torch.device(around.device)) as ranks:
             ranks.require_same(checkpoint.step, f"{folder.path} shows each process another newest checkpoint")
             splits = ranks.in_turn(lambda: reopen(config.data, record, config.condition.kind == "text"))
             model = create(
@@ -252,36 +234,36 @@ def resume_run(
             )
             checkpoint.require_same_words(splits)
             known = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
-            model, own = model.to(device), None
+            model, own = model.to(around.device), None
             if config.distill is not None:
                 held_by = folder.path / TEACHER
                 own = _distillation(model, load(held_by, trust=trust), config.distill, held_by)
-            training = Training(model, known, config.train, config.data.flip, clock, ranks, own)
+            training = Training(model, known, config.train, config.data.flip, around.clock, ranks, own)
             _restore(training, checkpoint)
             if steps is not None or minutes is not None:
                 training.extend(steps=steps, minutes=minutes)
             if training.budget.total is None and training.budget.seconds is None:
                 raise CheckpointError(f"{checkpoint.path} has no total_steps, and its budget is no time")
             gathered = [] if config == stored else [training.gathered()]
-            session = Session(folder, config, splits, record, training, opened, progress, trust)
+            session = Session(folder, config, splits, record, training, around)
             path = checkpoint.path
             del checkpoint  # its bytes, weights and averages and the optimizer's, would stay for the whole run
 
             def begin() -> None:
-                _warn_without_lock(folder)
+                warn_without_lock(folder)
                 set_newer_aside(folder.checkpoints, path, folder.disk)
                 if training.done:
-                    session.remark(
+                    around.remark(
                         f"{out} has finished its {training.step:,} steps: extend it with a larger --steps or --minutes"
                     )
                 else:
                     session.require_space()
-                    _list_unreadable(folder, splits)
+                    list_unreadable(folder, splits)
                 if gathered:  # what is new outlives whatever comes before the next save
                     session.save(gathered.pop())
                 if config != stored or not training.done:
                     _describe(folder, config, record)
-                opened.open(folder.path, config)
+                folder.loggers.open(folder.path, config)
 
             ranks.first_does(begin)
             gathered.clear()
@@ -316,13 +298,6 @@ def _distillation(student: Model, teacher: Model, config: DistillConfig, name: s
 def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock | None]:
     """The folder's lock, which the first of several processes holds for all."""
     return hold(folder.path) if held is None and current_rank().first else nullcontext(held)
-
-
-def _warn_without_lock(folder: RunFolder) -> None:
-    if folder.lock is not None and folder.lock.missing:
-        warn(
-            f"{folder.path} lies where files cannot be locked ({folder.lock.missing}): let no other process train in it"
-        )
 
 
 def _create(
@@ -439,54 +414,3 @@ def _require_outside(out: Path, source: str) -> None:
 def _describe(folder: RunFolder, config: Config, record: dict[str, Any]) -> None:
     replace_file(folder.config, config.to_toml().encode(), folder.disk)
     replace_file(folder.split, (json.dumps(record, indent=1) + "\n").encode(), folder.disk)
-
-
-def _list_unreadable(folder: RunFolder, splits: Splits) -> None:
-    """unreadable.jsonl: every file that gave no image, with its reason; no file where there is none."""
-    if splits.unreadable:
-        rows = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in splits.unreadable]
-        replace_file(folder.unreadable, "".join(rows).encode(), folder.disk)
-        log(f"{counted(len(rows), 'file')} gave no image: {folder.unreadable} lists them with the reason")
-
-
-def _warn_of_choices(training: Training) -> None:
-    """A rate that no weight has, and a schedule whose first level is too noisy for the pixels."""
-    config, model = training.config, training.average.model
-    if config.optimizer == "adamw" and (config.lr, config.momentum) != (TrainConfig.lr, TrainConfig.momentum):
-        warn(
-            "train.lr and train.momentum are Muon's; with train.optimizer=adamw every weight has "
-            f"train.adamw_lr={config.adamw_lr:g}"
-        )
-    if (text := first_level_warning(model.schedule, model.pixels.half_width)) is not None:
-        warn(text)
-
-
-def _unused(config: Config, model: Model, data: ImageData) -> Iterator[str]:
-    """What is known of the images and does not reach the model, with its first example and the option that uses it."""
-    text = next((caption for caption in data.captions or () if caption.strip()), "")
-    if text and model.text_conditioner is None:
-        given = len(data) - count_uncaptioned(data)
-        yield (
-            f"the captions of {given:,} images do not reach the model (“{shortened(text.splitlines()[0])}”): "
-            "--set condition.kind=text uses them"
-        )
-    if data.class_names and not getattr(model.network, "num_classes", 0):
-        names = ", ".join(data.class_names[:3]) + (", …" if len(data.class_names) > 3 else "")
-        uses = "condition.kind=class" if config.condition.kind != "class" else "network.classes=true"
-        yield f"the {len(data.class_names)} classes ({names}) do not reach the model: --set {uses} uses them"
-
-
-def _introduction(config: Config, folder: RunFolder, splits: Splits, training: Training) -> Iterator[str]:
-    """What is about to be trained, on what, and where it goes, a line each."""
-    model = training.average.model
-    count = sum(weight.numel() for weight in model.parameters())
-    size = "x".join(map(str, model.shape))
-    yield f"{len(splits.train):,} training images of {size} ({splits.train.name}), {count / 1e6:.2f} M weights"
-    for note in splits.notes:
-        yield f"data: {note}"
-    yield from _unused(config, model, splits.train)
-    if model.text_conditioner is not None:
-        bare = count_uncaptioned(splits.train)
-        missing = f"; {bare:,} have none and train the model without any" if bare else ""
-        yield f"captions condition the model ({model.text_conditioner.identity['encoder']}){missing}"
-    yield f"checkpoints, samples and metrics.jsonl go to {folder.path}"
