@@ -3,7 +3,7 @@
 import pytest
 
 from markovae import __version__
-from markovae.cli.entry import COMMANDS, command_line, main
+from markovae.cli.entry import COMMANDS, _parser, command_line, main
 from markovae.errors import UserError
 
 NAMES = [module.__name__.rpartition(".")[2].removesuffix("_") for module in COMMANDS]
@@ -19,6 +19,13 @@ def test_each_command_explains_itself_within_a_terminal(name, capsys, monkeypatc
     assert max(map(len, out.splitlines())) <= 118
     options = [line for line in out.splitlines() if line.startswith("  --")]
     assert options
+
+
+def test_each_command_that_opens_a_run_takes_the_networks_that_may_be_imported():
+    named = {name: {action.dest for action in command._actions} for name, command in _parser()[1].items()}
+    opens = {name for name, names in named.items() if {"run_path", "model"} & names}
+    assert len(opens) >= 9
+    assert not [name for name in opens if "trust" not in named[name]]
 
 
 def test_the_commands_are_listed_with_the_exit_codes(capsys):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from markovae.cli.options import add_json, one_of, whole
+from markovae.cli.options import add_json, add_trust, one_of, whole
 from markovae.errors import UserError
+from markovae.likelihood.method import GRIDS
 from markovae.log import counted, log, show, show_json, warn
 from markovae.system.processes import current_rank
 
@@ -27,7 +28,7 @@ examples:
   markovae decompress photos.mvz --model runs/photos --out restored/
 """
 FIT_IMAGES = 128
-GROUP = 256
+LEVELS, GROUP = 100, 256  # as `CodecSettings` has them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="RUN", required=True, help="the run whose model codes")
     parser.add_argument("--out", metavar="FILE.mvz", required=True, type=Path, help="a new file")
     parser.add_argument(
-        "--levels", metavar="K", type=_or_all(2), default=100, help="how many levels code, or all (default: 100)"
+        "--levels",
+        metavar="K",
+        type=_or_all(2),
+        default=LEVELS,
+        help=f"how many levels code, or all (default: {LEVELS})",
     )
     parser.add_argument(
         "--grid",
         metavar="NAME",
-        type=one_of("even", "optimal"),
+        type=one_of(*GRIDS),
         default="even",
         help="which K: even (default: even strides), or optimal (the least bound, fitted to training images)",
     )
@@ -60,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unconditional", action="store_true", help="leave classes and captions out")
     parser.add_argument("--no-verify", action="store_true", help="do not decode each group to compare")
     add_json(parser)
+    add_trust(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.data.unchanged import read_unchanged
     from markovae.diffusion.cascade import one_stage
 
-    loaded = load_run(options.model, device="cpu", precision="float32")
+    loaded = load_run(options.model, device="cpu", precision="float32", trust=options.trust)
     images = read_unchanged(options.images, loaded.model.shape)
     labels = None if options.unconditional else _labels(loaded, images)
     settings = CodecSettings(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from markovae.cli.options import add_json, whole
+from markovae.cli.options import add_json, add_trust, whole
 from markovae.errors import UserError
 from markovae.log import counted, show, show_json
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each image's data read so many bytes and write what they show (files of --progressive)",
     )
     add_json(parser)
+    add_trust(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     first, last = options.images or (0, header.count - 1)
     if last >= header.count:
         raise UserError(f"--images {first}-{last}: the file has images 0…{header.count - 1}")
-    loaded = load_run(options.model, device="cpu", precision="float32")
+    loaded = load_run(options.model, device="cpu", precision="float32", trust=options.trust)
     decoder = GroupDecoder(one_stage(loaded.model, "decompression"), file)
     groups = range(first // header.group, last // header.group + 1)
     restored = RestoredFiles(header.bins)

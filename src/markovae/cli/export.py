@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from markovae.cli.options import add_run, one_of
+from markovae.cli.options import add_run, add_trust, one_of
 from markovae.errors import UserError
 from markovae.log import show
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--to", metavar="FORMAT", type=one_of(*FORMATS), required=True, help="diffusers or torch")
     parser.add_argument("folder", metavar="DIR", help="where to: a new or empty folder")
+    add_trust(parser)
     parser.add_argument("--push", metavar="NAME", help="upload the folder to this model repository of the Hub as well")
 
 
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         if options.to != "diffusers":
             raise UserError("--push uploads a diffusers pipeline: use --to diffusers, or leave --push out")
         require_hub()
-    folder = export(options.run_path, options.folder, options.to, name=options.push)
+    folder = export(options.run_path, options.folder, options.to, name=options.push, trust=options.trust)
     if options.to == "torch":
         show(f"{folder}: use it with\npython {folder / 'serve.py'}")
         return 0

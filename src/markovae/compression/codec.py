@@ -35,12 +35,11 @@ from markovae.diffusion.reverse import IsotropicVariance
 from markovae.errors import UserError
 from markovae.likelihood.inputs import require_condition
 from markovae.likelihood.measuring import prepare
-from markovae.likelihood.method import Method
+from markovae.likelihood.method import GRIDS, Method
 from markovae.log import track
 from markovae.networks.conditioning import Condition, TextConditioner, class_numbers
 
-DEFAULT_LEVELS = 100
-GRIDS = ("even", "optimal")
+DEFAULT_LEVELS, DEFAULT_GROUP = 100, 256
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class CodecSettings:
     Args:
         levels: how many of the model's code; None is all L. Fewer are faster and longer.
         grid: which: even (strides), or optimal (the least bound, by the images that are fitted on).
-        group: images that are decoded together; None is all. Each group borrows bits of its own.
+        group: images that are decoded together; None is all of them. Each group borrows bits of its own.
         batch: images side by side: faster, and each borrows bits.
         portable: float64 with rounded outputs, so that another machine decodes what this one encodes.
         progressive: each image by itself, so that a part of its bytes shows it roughly; longer, by what it borrows.
@@ -59,7 +58,7 @@ class CodecSettings:
 
     levels: int | None = DEFAULT_LEVELS
     grid: str = "even"
-    group: int | None = None
+    group: int | None = DEFAULT_GROUP
     batch: int = 1
     portable: bool = False
     progressive: bool = False

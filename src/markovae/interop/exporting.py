@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,14 @@ def _held_out(run: Path) -> list[tuple[str, str]]:
     return [("held-out bound", f"{mean:.3f}{spread} bits/dim, after step {rows[-1]['step']}")]
 
 
-def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str | None = None) -> Path:
+def export(
+    run: str | Path,
+    out: str | Path,
+    to: str = "diffusers",
+    *,
+    name: str | None = None,
+    trust: Sequence[str] = (),
+) -> Path:
     """Write the averaged weights of a run, or of one checkpoint, as a folder for others; the folder.
 
         mv.export("runs/photos", "pipeline", to="diffusers")
@@ -94,7 +102,7 @@ def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str
         out: a new or empty folder.
         to: one of FORMATS.
         name: what the model card says to load: a repository of the Hub; None is the folder.
-
+        trust: networks of your own that may be imported.
     Raises:
         UserError: for what the format cannot express, with the reason; an unknown format; an `out` that is not empty.
         StoppedRun: where the disk refuses; nothing is left then.
@@ -103,7 +111,7 @@ def export(run: str | Path, out: str | Path, to: str = "diffusers", *, name: str
         raise UserError(f"to={to!r} must be one of {', '.join(FORMATS)}")
     folder = Path(out)
     require_new_folder(folder)
-    checkpoint = open_checkpoint(run)
+    checkpoint = open_checkpoint(run, trust)
     if to == "torch":
         files = torch_files(checkpoint.model(), checkpoint.class_names)
     else:
