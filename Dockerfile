@@ -13,8 +13,8 @@ COPY constraints.txt /wheel/
 RUN test -n "$TORCH_INDEX" || { echo "give --build-arg TORCH_INDEX: PyTorch's index of CPU builds (pytorch.org)" >&2; exit 2; }; \
     pip install --no-cache-dir --constraint /wheel/constraints.txt --index-url "$TORCH_INDEX" torch \
  && pip install --no-cache-dir --constraint /wheel/constraints.txt /wheel/*.whl \
- && useradd --create-home markovae
-USER markovae
+ && useradd --create-home --uid 10001 markovae
+USER 10001
 ENV XDG_CACHE_HOME=/tmp/cache
 WORKDIR /work
 ENTRYPOINT ["markovae"]

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "release"
 MINORS = range(11, 15)  # Python 3.11 to 3.14
-INIT, CHANGELOG = "src/markovae/__init__.py", "CHANGELOG.md"
+INIT, CHANGELOG, RECIPE = "src/markovae/__init__.py", "CHANGELOG.md", "packaging/conda/recipe.yaml"
 VERSION = re.compile(r'^__version__ = "(\d+)\.(\d+)\.(\d+)"$', re.MULTILINE)
 DATA = (
     *("py.typed", "data/digits.npz", "quality/weights/small.safetensors", "quality/weights/lite0.json"),
@@ -63,7 +63,7 @@ def main() -> int:
         return refuse(str(error))
     if state() != begun:
         return refuse("the working tree changed while the release was tried")
-    for name in (INIT, CHANGELOG):
+    for name in (INIT, CHANGELOG, RECIPE):
         shutil.copyfile(source / name, ROOT / name)
     shutil.copytree(BUILD / "dist", ROOT / "dist", dirs_exist_ok=True)
     print(f"dist/ holds {version}. Now: git commit -am 'Release {version}' && git tag v{version}")
@@ -95,7 +95,7 @@ def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
 
 def cut(source: Path, version: str | None, day: str) -> str:
     """Give the copy its version, and what stands under "Unreleased" in its changelog that heading; the version."""
-    init, log = (source / name for name in (INIT, CHANGELOG))
+    init, log, recipe = (source / name for name in (INIT, CHANGELOG, RECIPE))
     found = VERSION.search(init.read_text(encoding="utf-8"))
     if found is None:
         raise ValueError(f'{INIT} has no line __version__ = "X.Y.Z"')
@@ -109,6 +109,10 @@ def cut(source: Path, version: str | None, day: str) -> str:
     if changes is None or not changes[1].strip():
         raise ValueError(f'{CHANGELOG} has nothing under "## Unreleased"')
     init.write_text(VERSION.sub(f'__version__ = "{version}"', init.read_text(encoding="utf-8")), encoding="utf-8")
+    recipe.write_text(
+        re.sub(r'^  version: ".*"$', f'  version: "{version}"', recipe.read_text(encoding="utf-8"), flags=re.MULTILINE),
+        encoding="utf-8",
+    )
     log.write_text(text.replace("## Unreleased\n", f"## Unreleased\n\n## {version} ({day})\n", 1), encoding="utf-8")
     return version
 

@@ -1,11 +1,16 @@
 """`make release`: what it cuts, what it refuses to ship, and what the containers are built of."""
 
 import re
+import subprocess
+import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+import markovae
 from scripts import release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +23,8 @@ def tree(
     init.parent.mkdir(parents=True)
     init.write_text('"""Text."""\n\n__version__ = "0.1.0"\n', encoding="utf-8")
     (folder / release.CHANGELOG).write_text(log, encoding="utf-8")
+    (folder / release.RECIPE).parent.mkdir(parents=True)
+    (folder / release.RECIPE).write_bytes((ROOT / release.RECIPE).read_bytes())
     return folder
 
 
@@ -27,6 +34,7 @@ def test_a_release_takes_the_next_minor_version_and_what_is_unreleased(tmp_path:
     assert (tmp_path / release.CHANGELOG).read_text(encoding="utf-8") == (
         "# Changelog\n\n## Unreleased\n\n## 0.2.0 (2026-12-01)\n\n- New.\n\n## 0.1.0 (2026-01-01)\n\n- Old.\n"
     )
+    assert '\n  version: "0.2.0"\n' in (tmp_path / release.RECIPE).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="nothing under"):
         release.cut(tmp_path, None, "2026-12-02")
 
@@ -38,7 +46,7 @@ def test_a_version_must_rise(tmp_path: Path, version: str) -> None:
 
 
 def test_the_project_can_be_cut(tmp_path: Path) -> None:
-    for name in (release.INIT, release.CHANGELOG):
+    for name in (release.INIT, release.CHANGELOG, release.RECIPE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     release.cut(tmp_path, "99.0.0", "2026-12-01")
@@ -70,6 +78,31 @@ def test_every_data_file_of_the_package_is_in_the_list_of_the_release() -> None:
     assert {name for name in held if not name.endswith(".py")} == set(release.DATA)
 
 
+def test_the_recipe_of_conda_says_what_pyproject_says() -> None:
+    recipe = yaml.safe_load((ROOT / release.RECIPE).read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    told, needs = project["project"], recipe["requirements"]
+    wanted = [f"python{told['requires-python']}", *told["dependencies"]]
+    assert [need.replace(" ", "").replace("pytorch>", "torch>") for need in needs["run"]] == wanted
+    assert {need.replace(" ", "") for need in needs["host"]} == {
+        wanted[0], "pip", *project["build-system"]["requires"],
+    }  # fmt: skip
+    assert recipe["package"] == {"name": told["name"], "version": markovae.__version__}
+    entry = [f"{name} = {target}" for name, target in told["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == entry
+    about = {"summary": told["description"], "license": told["license"], "license_file": told["license-files"][0]}
+    assert recipe["about"] == about
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+def test_a_container_is_linted(name: str) -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("hadolint has no wheel for this machine")
+    done = subprocess.run([hadolint, "--no-color", ROOT / name], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
 def test_a_container_has_a_pinned_base_runs_the_wheel_and_not_as_root(name: str) -> None:
     text = re.sub(r"\\\n", " ", (ROOT / name).read_text(encoding="utf-8"))
@@ -82,7 +115,7 @@ def test_a_container_has_a_pinned_base_runs_the_wheel_and_not_as_root(name: str)
     installs = " ".join(rest for word, rest in final if word == "RUN")
     assert "/wheel/*.whl" in installs
     assert "--constraint /wheel/constraints.txt" in installs
-    assert ("USER", "markovae") in [tuple(line) for line in final]
+    assert ("USER", "10001") in [tuple(line) for line in final]
     assert not [rest for word, rest in final if word == "COPY" and rest.split()[0] in (".", "src")]
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     assert ignored[0] == "*"
