@@ -39,7 +39,6 @@ def test_one_checkpoint_can_be_named(saved: Path):
     checkpoint = open_checkpoint(saved / "checkpoints" / "step-00000002")
     assert checkpoint.step == 2
     assert checkpoint.class_names == ("left", "right")
-    assert checkpoint.resumable
     assert not load(checkpoint.path).training
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from markovae.diffusion.bound import Bound, Estimate, estimate_mean, stack_bounds, student_quantile
+from markovae.diffusion.bound import Bound, Estimate, estimate_mean, student_quantile
 from markovae.randomness import generator
 
 
@@ -24,20 +24,6 @@ def test_the_total_is_the_sum_of_the_terms_and_bits_are_nats_over_dims_and_ln_tw
 def test_a_densitys_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="bin width"):
         bound(3, discrete=False).bits_per_dim()
-
-
-def test_stacked_batches_are_the_batch() -> None:
-    parts = [bound(3), bound(5)]
-    whole = stack_bounds(parts)
-    assert torch.equal(whole.total, torch.cat([p.total for p in parts]))
-    for others in (
-        [],
-        [bound(3), bound(3, dims=5)],
-        [bound(3), bound(3, levels=2)],
-        [bound(2), bound(2, discrete=False)],
-    ):
-        with pytest.raises(ValueError, match="batches of one model"):
-            stack_bounds(others)
 
 
 def test_a_mean_covers_the_truth_as_often_as_it_says() -> None:

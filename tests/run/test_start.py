@@ -22,7 +22,7 @@ from markovae.cli.entry import main
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import StoppedRun, UserError
-from markovae.run import session
+from markovae.run import evaluations, session
 from markovae.run.introduction import unused
 from markovae.run.start import resume_run, train_run
 from markovae.run.surroundings import Surroundings
@@ -344,7 +344,7 @@ def test_a_picture_that_is_none_is_told_and_ends_no_training(run_config: Config,
     def none(model, data):
         raise NonFiniteSamples("16 of 16 images came out NaN")
 
-    monkeypatch.setattr(session, "sample_grid", none)
+    monkeypatch.setattr(evaluations, "sample_grid", none)
     out = train_run(run_config, tmp_path / "run")
     assert open_checkpoint(out).step == run_config.train.steps
     assert "no picture, 16 of 16 images came out NaN" in capsys.readouterr().err

@@ -176,14 +176,14 @@ def test_what_the_first_process_refuses_ends_all_in_silence(together, run_config
 
 
 def test_a_look_that_is_cut_short_stops_all(together, run_config: Config, tmp_path: Path, monkeypatch):
-    from markovae.run import session
+    from markovae.run import evaluations
 
     def slow(*args):
         if current_rank().first:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
 
-    monkeypatch.setattr(session, "held_out_row", slow)
+    monkeypatch.setattr(evaluations, "held_out_row", slow)
     ended = together(lambda: train_run(run_config, tmp_path / "run") and None)
     assert [end.code for end in ended] == [143, 143]
     assert max(end.seconds for end in ended) < 10
@@ -209,9 +209,9 @@ def test_a_number_that_is_none_on_one_rank_is_rolled_back_on_all(
 
 
 def test_a_held_out_bound_that_is_no_number_ends_all(together, run_config: Config, tmp_path: Path, monkeypatch):
-    from markovae.run import session
+    from markovae.run import evaluations
 
-    monkeypatch.setattr(session, "held_out_row", lambda *args: {"bits_per_dim": {"mean": None}})
+    monkeypatch.setattr(evaluations, "held_out_row", lambda *args: {"bits_per_dim": {"mean": None}})
     ended = together(lambda: train_run(run_config, tmp_path / "run") and None)
     assert [end.code for end in ended] == [3, 3]
     assert "the held-out bound is NaN or Inf after step 6" in ended[0].said

@@ -174,11 +174,6 @@ class Checkpoint:
         files = [name.removesuffix(".safetensors") for name in self.contents if name.endswith(".safetensors")]
         return {name: self.tensors(name) for name in {*files, "model", "ema", "optimizer"}}
 
-    @property
-    def resumable(self) -> bool:
-        """True where the bundle has all that training needs."""
-        return {"model.safetensors", "ema.safetensors", "optimizer.safetensors"} <= set(self.contents)
-
     def model(self, weights: str = "ema") -> Model:
         """The model with its averaged weights (or the raw ones, `weights="model"`), float32, for evaluation.
 

@@ -8,6 +8,8 @@ from markovae.cli.output import figure, headline, table
 from markovae.log import counted
 from markovae.report.words import TERMS, bound_in_words
 
+MOST_ODD = 10  # images that are listed
+
 
 def describe(record: dict[str, Any], bins: int, run: str, against: str | None) -> str:
     """The figures, each with what it means.
@@ -160,11 +162,11 @@ def _percent(row: dict[str, Any]) -> str:
 # -- which images are odd ------------------------------------------------------------------------------------------
 
 
-def ranking_in_words(record: dict[str, Any], most: int = 10) -> str:
+def ranking_in_words(record: dict[str, Any]) -> str:
     """The oddest images, and how many are odd."""
     n, flagged = record["n"], record["flagged"]
     rows = [("", "", "score", "p", "bits/dim", "complexity", "unusual at")]
-    for row in record["images"][:most]:
+    for row in record["images"][:MOST_ODD]:
         deviations = [row[f"band_{number}_deviation"] for number in range(1, len(record["bands"]) + 1)]
         place = max(range(len(deviations)), key=lambda i: abs(deviations[i]))
         high, low = record["bands"][place]["logsnr"]

@@ -87,12 +87,6 @@ def unread_kind(name: str) -> str | None:
     return None if kind is None else f"{kind} is not read: save it as PNG or JPEG"
 
 
-def is_image(name: str) -> bool:
-    """Whether it has the ending of an image, of a kind that is read or not."""
-    ending = PurePosixPath(name).suffix.lower()
-    return ending in ENDINGS or ending in UNREAD
-
-
 def comparable(path: str) -> str:
     """A path as it is compared with another: "/" between names, composed characters (NFC), "./" left out."""
     return unicodedata.normalize("NFC", path.replace("\\", "/").removeprefix("./"))

@@ -101,6 +101,6 @@ def png(picture: Images, text: Mapping[str, str] | None = None) -> bytes:
     return stream.getvalue()
 
 
-def data_uri(content: bytes, kind: str = "image/png") -> str:
-    """The bytes as an address that needs no file beside the page."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def data_uri(content: bytes) -> str:
+    """The bytes of a PNG as an address that needs no file beside the page."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
-import torch
 from torch import Tensor
 
 _PANELS = 200
@@ -161,25 +160,3 @@ class Bound:
         if not self.discrete:
             raise ValueError("bits per dimension of a density depend on a bin width: use a decoder over pixel values")
         return self.mean().scaled(1 / (self.dims * math.log(2)))
-
-
-def stack_bounds(bounds: list[Bound]) -> Bound:
-    """One Bound for the examples of several batches of the same model.
-
-    Raises:
-        ValueError: for no bounds, or bounds of different models.
-    """
-    kinds = {(b.dims, b.discrete, b.levels.shape[1], len(b.bands)) for b in bounds}
-    if len(kinds) != 1:
-        raise ValueError(f"bounds of {len(kinds)} kinds cannot be stacked: give batches of one model")
-    return Bound(
-        torch.cat([b.prior for b in bounds]),
-        torch.cat([b.levels for b in bounds]),
-        torch.cat([b.reconstruction for b in bounds]),
-        bounds[0].dims,
-        bounds[0].discrete,
-        tuple(
-            Band(one[0].size, torch.cat([band.prior for band in one]), torch.cat([band.levels for band in one]))
-            for one in zip(*(b.bands for b in bounds), strict=True)
-        ),
-    )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.diffusion.schedule import NO_SIGNAL, NoiseSchedule, Tabulated, interpolate
+from markovae.diffusion.schedule import NO_SIGNAL, NoiseSchedule
 
 
 @final
@@ -105,29 +105,6 @@ def backward(nats: Tensor, schedule: LearnedLogSNR, weight: float = 1.0) -> None
     (weight * nats.mean()).backward()
     for parameter, old, new in zip(shape, before, grads, strict=True):
         parameter.grad = new if old is None else old + new
-
-
-def least_variance(logsnr: Tensor, second_moment: Tensor, num_levels: int) -> Tabulated:
-    r"""The shape of least variance in closed form: equal steps of ∫ √E[m²] dλ, m the nats of one unit of log-SNR.
-
-    For λ drawn at u uniform the estimator is −λ'(u) m(λ(u)), whose second moment ∫ |λ'| E[m²] dλ is least where
-    |λ'| ∝ 1/√E[m²].
-
-    Args:
-        logsnr: from level 1 to level L, falling, (K,).
-        second_moment: E[m²] > 0 there, (K,).
-        num_levels: of the grid to return; its ends are those given.
-    Raises:
-        ValueError: for moments that are not positive.
-    """
-    if not bool((second_moment > 0).all()):
-        raise ValueError("the second moment of the nats must be positive at every log-SNR")
-    root = second_moment.double().sqrt()
-    pieces = 0.5 * (root[1:] + root[:-1]) * (logsnr[:-1] - logsnr[1:]).double()
-    reached = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
-    wanted = torch.linspace(0, 1, num_levels, dtype=torch.float64) * reached[-1]
-    table = interpolate(wanted, reached, logsnr.double())
-    return Tabulated(torch.cat([logsnr[:1].double(), table[1:-1], logsnr[-1:].double()]))
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:

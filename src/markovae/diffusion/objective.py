@@ -126,9 +126,9 @@ def normal_density(center: float, width: float) -> Callable[[Tensor], Tensor]:
     return lambda logsnr: (-0.5 * ((logsnr - center) / width) ** 2).exp()
 
 
-def default_objective(schedule: NoiseSchedule, center: float = 0.0, width: float = 4.0) -> Objective:
+def default_objective(schedule: NoiseSchedule) -> Objective:
     """The squared error of the target itself, w = 1; half of the levels uniform, half normal in log-SNR."""
-    normal = levels_by(schedule, normal_density(center, width))
+    normal = levels_by(schedule, normal_density(0.0, 4.0))
     middle = (normal + uniform_levels(schedule)) / 2
     return Objective(middle, torch.ones_like(middle))
 

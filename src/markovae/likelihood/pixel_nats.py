@@ -33,9 +33,7 @@ class PixelNats:
     level_nats: Tensor
 
 
-def pixel_nats(
-    model: Diffusion, x: Tensor, draws: int = 32, seed: int = 0, condition: Condition | None = None
-) -> Iterator[PixelNats]:
+def pixel_nats(model: Diffusion, x: Tensor, draws: int = 32, condition: Condition | None = None) -> Iterator[PixelNats]:
     """Estimates of one image's bound, each from `draws` levels with a new random start; endless.
 
     Args:
@@ -53,7 +51,7 @@ def pixel_nats(
     schedule = model.schedule.logsnr.to(model.device)
     replicate = 0
     while True:
-        source = generator(seed, "pixel_nats", replicate)
+        source = generator(0, "pixel_nats", replicate)
         start = torch.rand((), generator=source, dtype=torch.float64)
         levels = first + ((torch.arange(draws) + start) * count / draws).long().clamp(max=count - 1)
         with evaluating(model), torch.no_grad():

@@ -16,6 +16,9 @@ def working_type(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
+FREQUENCIES = 16  # of the log-SNR
+
+
 class LogSNREmbedding(nn.Module):
     """(B,) log-SNR -> (B, width): MLP of [λ/10, cos(ω_i λ), sin(ω_i λ)], ω_i geometric from 1/16 to 2.
 
@@ -24,14 +27,12 @@ class LogSNREmbedding(nn.Module):
 
     Args:
         width: size of the embedding.
-        features: how many fixed features, odd.
     """
 
-    def __init__(self, width: int, features: int = 33) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        half = (features - 1) // 2
-        self.frequencies = tuple(2.0 ** (-4 + 5 * i / max(half - 1, 1)) for i in range(half))
-        self.first = nn.Linear(2 * half + 1, width)
+        self.frequencies = tuple(2.0 ** (-4 + 5 * i / (FREQUENCIES - 1)) for i in range(FREQUENCIES))
+        self.first = nn.Linear(2 * FREQUENCIES + 1, width)
         self.second = nn.Linear(width, width)
         self._constants = Constants()
 

@@ -100,7 +100,7 @@ class RateCurve:
         ]
 
 
-def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int, seed: int = 0) -> RateCurve:
+def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int) -> RateCurve:
     """The curve of images that were never trained on, with pictures of the first few.
 
     Args:
@@ -108,12 +108,12 @@ def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int, see
         labels: theirs, where the model takes them.
         pictured: how many.
     """
-    options: dict[str, Any] = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": seed}
+    options: dict[str, Any] = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": 0}
     found = collect_level_statistics(model, np.asarray(images), labels, **options)
     points = rate_distortion(model, found)
     shown = spread(points)
     some, given = np.asarray(images[:pictured]), None if labels is None else labels[:pictured]
-    pictures = predictions(model, some, given, [point.level for point in shown[:-1]], seed)
+    pictures = predictions(model, some, given, [point.level for point in shown[:-1]])
     return RateCurve(points, shown, (*pictures, viewable(some, model.pixels.bins)))
 
 
@@ -127,7 +127,7 @@ def spread(points: tuple[RatePoint, ...]) -> tuple[RatePoint, ...]:
 
 
 @torch.no_grad()
-def predictions(model: Diffusion, images: Images, labels: Any, levels: Sequence[int], seed: int) -> list[Images]:
+def predictions(model: Diffusion, images: Images, labels: Any, levels: Sequence[int]) -> list[Images]:
     """x̂ of each image at falling levels of one draw of its encoder's chain, as pictures."""
     grid, x = model.schedule.logsnr.detach(), model.to_x(torch.as_tensor(images)).cpu()
     condition = None
@@ -136,7 +136,7 @@ def predictions(model: Diffusion, images: Images, labels: Any, levels: Sequence[
         condition = known.condition().to(model.device)
     z, previous, found = x, 0, []
     for level in reversed(levels):
-        source = Streams(seed, "report progress", range(len(x)), level)
+        source = Streams(0, "report progress", range(len(x)), level)
         z, previous = step(z, grid[previous], grid[level]).sample(source), level
         logsnr = grid[level].to(model.device).expand(len(x))
         x_hat = model.denoise(z.to(model.device), logsnr, condition)

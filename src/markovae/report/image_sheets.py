@@ -41,31 +41,31 @@ class Snapshot:
     pictures: Images
 
 
-def encoder_strip(model: Model, images: Images, seed: int = 0) -> list[Snapshot]:
+def encoder_strip(model: Model, images: Images) -> list[Snapshot]:
     """One draw of the encoder's chain from each image, at levels 0, L and some between, evenly apart in log-SNR.
 
     Args:
         images: (n, C, H, W).
     """
     if isinstance(model, Cascade):
-        return _cascade_strip(model, images, seed)
+        return _cascade_strip(model, images)
     grid = model.schedule.logsnr
     z = model.to_x(torch.as_tensor(images)).cpu()
     snapshots = [Snapshot(float("inf"), 0, _pictures(model, z))]
     previous = 0
     for level in shown_levels(grid):
-        source = Streams(seed, "report encoder", range(len(z)), level)
+        source = Streams(0, "report encoder", range(len(z)), level)
         z = forward.step(z, grid[previous], grid[level]).sample(source)
         snapshots.append(Snapshot(float(grid[level]), level, _pictures(model, z)))
         previous = level
     return snapshots
 
 
-def _cascade_strip(model: Cascade, images: Images, seed: int) -> list[Snapshot]:
+def _cascade_strip(model: Cascade, images: Images) -> list[Snapshot]:
     """A cascade's chain on few levels, each band's last among them."""
     short = model.on_levels(1 + (model.octaves + 1) * max(1, (COLUMNS - 1) // (model.octaves + 1)))
     grid, z = short.level_logsnr, model.to_x(torch.as_tensor(images)).cpu()
-    path = short.encode(z, Streams(seed, "report encoder", range(len(z))))
+    path = short.encode(z, Streams(0, "report encoder", range(len(z))))
     levels = [0, *model.sublevels(short.num_levels).tolist()]
     return [Snapshot(float(grid[i]), levels[i], _pictures(model, step)) for i, step in enumerate(path) if i != 1]
 
@@ -78,14 +78,12 @@ def shown_levels(grid: Tensor) -> list[int]:
     return sorted(nearest | {len(grid) - 1})
 
 
-def reverse_strip(
-    model: Model, count: int, steps: int, seed: int = 0, condition: Condition | None = None
-) -> list[Snapshot]:
+def reverse_strip(model: Model, count: int, steps: int, condition: Condition | None = None) -> list[Snapshot]:
     """Samples 0…count−1 from noise to data: of each, z above the network's prediction of z_0 at that moment."""
     condition = None if condition is None else condition.to(model.device)
     if isinstance(model, Cascade):
-        return _cascade_samples(model, count, steps, seed, condition)
-    states = list(sample_trajectory(model, range(count), plan(model, DEFAULT_SAMPLER, steps), seed, condition))
+        return _cascade_samples(model, count, steps, condition)
+    states = list(sample_trajectory(model, range(count), plan(model, DEFAULT_SAMPLER, steps), 0, condition))
     return _moments(model, states, COLUMNS)
 
 
@@ -99,13 +97,13 @@ def _moments(model: Model, states: Sequence[State], columns: int) -> list[Snapsh
     return snapshots
 
 
-def _cascade_samples(model: Cascade, count: int, steps: int, seed: int, condition: Condition | None) -> list[Snapshot]:
+def _cascade_samples(model: Cascade, count: int, steps: int, condition: Condition | None) -> list[Snapshot]:
     """The base from noise to its image as `reverse_strip` shows it, then the image of each stage, all in full size."""
     whole = plan(model, DEFAULT_SAMPLER, steps)
     snapshots: list[Snapshot] = []
     for number in range(model.octaves + 1):
         up_to = replace(whole, details=whole.details[:number])
-        states = list(cascade_trajectory(model, range(count), up_to, seed, condition))
+        states = list(cascade_trajectory(model, range(count), up_to, 0, condition))
         snapshots += (
             _moments(model, states, COLUMNS - model.octaves) if number == 0 else _moments(model, states[-1:], 1)
         )

@@ -207,11 +207,6 @@ def describe_plan(steps_plan: Plan, guidance: Guidance) -> dict[str, Any]:
     }
 
 
-def default_spacing(sampler: str) -> str:
-    """The spacing a sampler takes where none is named."""
-    return SAMPLERS[sampler].spacing
-
-
 def make_grid(model: Diffusion, spacing: str, count: int, draws: bool = False) -> Tensor:
     """`count` log-SNRs of the model's range, after λ = ∞, (count+1,).
 

@@ -115,9 +115,7 @@ def optimal_grid(
     count: int,
     *,
     images: Tensor | None = None,
-    labels: Tensor | None = None,
     samples: int = 64,
-    seed: int = 0,
 ) -> Tensor:
     """λ = ∞ and the `count` of the model's L levels whose bound is least, (count+1,); levels 1 and L are kept.
 
@@ -125,18 +123,19 @@ def optimal_grid(
     says that the grid of the best bound gives the best pictures: it is for `ancestral`, the chain that is bounded.
 
     Args:
-        images: pixel values to measure it on, (N, *D), with their labels, (N,); None draws `samples` from the model.
+        images: pixel values to measure it on, (N, *D); None draws `samples` from the model, each class in turn.
     Raises:
         UserError: for more log-SNRs than the model has levels.
     """
+    labels = None
     if images is None:
-        labels = _each_class(model, samples) if labels is None else labels
+        labels = _each_class(model, samples)
         condition = None if labels is None else Condition(label=labels)
         twenty = plan(model, DEFAULT_SAMPLER, None)
         with evaluating(model):
-            trajectories = batch_trajectories(model, samples, twenty, seed=seed, condition=condition, start=_FIRST)
+            trajectories = batch_trajectories(model, samples, twenty, seed=0, condition=condition, start=_FIRST)
             images = torch.from_numpy(final_images(model, trajectories))
-    found = collect_level_statistics(model, images, labels, seed=seed)
+    found = collect_level_statistics(model, images, labels, seed=0)
     logsnr = model.schedule.logsnr
     costs = isotropic_costs(found.errors_at(logsnr[1:]), logsnr, model.dims)
     return explicit_grid(logsnr[search(costs, count).levels(count)])

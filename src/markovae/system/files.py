@@ -362,10 +362,10 @@ def _claimed(target: Path, disk: Disk) -> tuple[Path, bool]:
         place = target.absolute().with_name(f"{target.absolute().name}-{number}")
 
 
-def sync_files(folder: Path, disk: Disk = SYSTEM) -> None:
+def sync_files(folder: Path) -> None:
     """Flush every file of a folder, of any maker."""
     for path in sorted(folder.iterdir()):
-        sync(path, disk)
+        sync(path)
 
 
 def discard(path: Path, disk: Disk = SYSTEM) -> None:
