@@ -21,7 +21,7 @@ Key = int | str
 
 
 def whole_seed(seed: Any) -> int:
-    """A seed as a whole number. Raises: UserError for anything that is none, which would be cut to one."""
+    """A seed as a whole number. Raises: UserError for anything else, which would be cut to one."""
     try:
         return operator.index(seed)
     except (TypeError, ValueError):

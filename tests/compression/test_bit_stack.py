@@ -17,21 +17,21 @@ def full(count: int = 4000, words: object = None) -> BitStack:
 def test_what_is_pushed_is_popped_and_the_bits_come_back():
     rng, stack = np.random.default_rng(1), full()
     before, mean = stack.words(borrowed=False), rng.normal(0, 30, (2, 3, 8, 8))
-    laws = LatticeGaussian(0.7), LatticeGaussian(rng.uniform(0.5, 3, mean.size)), RoundedGaussian(0.2, 256)
-    drawn = [stack.pop_noise(law, mean, (7, k)) for k, law in enumerate(laws[:2])]
+    pmfs = LatticeGaussian(0.7), LatticeGaussian(rng.uniform(0.5, 3, mean.size)), RoundedGaussian(0.2, 256)
+    drawn = [stack.pop_noise(pmf, mean, (7, k)) for k, pmf in enumerate(pmfs[:2])]
     pixels = rng.integers(0, 256, mean.shape)
-    for law, values, shift in (
-        (laws[2], pixels, 0),
-        (laws[0], drawn[0], 0.3),
-        (laws[0], drawn[0], 5e3),
-        (laws[1], drawn[1], 40),
+    for pmf, values, shift in (
+        (pmfs[2], pixels, 0),
+        (pmfs[0], drawn[0], 0.3),
+        (pmfs[0], drawn[0], 5e3),
+        (pmfs[1], drawn[1], 40),
     ):
-        stack.push(law, values, (pixels if law is laws[2] else mean) + shift)
-        assert np.array_equal(stack.pop(law, (pixels if law is laws[2] else mean) + shift), values)
+        stack.push(pmf, values, (pixels if pmf is pmfs[2] else mean) + shift)
+        assert np.array_equal(stack.pop(pmf, (pixels if pmf is pmfs[2] else mean) + shift), values)
     stack.push_corrections(np.array([3, 9]), np.array([1, 0]), 100)
     assert [part.tolist() for part in stack.pop_corrections(100)] == [[3, 9], [1, 0]]
     for k in (1, 0):
-        stack.push_noise(laws[k], drawn[k], mean, (7, k))
+        stack.push_noise(pmfs[k], drawn[k], mean, (7, k))
     assert np.array_equal(stack.words(borrowed=False), before)
 
 
@@ -53,28 +53,28 @@ def test_noise_is_normal_whatever_bits_it_is_drawn_from(word: int):
 
 def test_a_long_stack_keeps_its_bottom_out_of_the_way():
     words = np.random.default_rng(0).integers(0, 2**32, 6 * LIVE, dtype=np.uint32)
-    stack, law = BitStack(words, borrowed=True), LatticeGaussian(1.0)
+    stack, pmf = BitStack(words, borrowed=True), LatticeGaussian(1.0)
     mean = np.random.default_rng(1).normal(0, 3, 20_000)
-    stack.push(law, np.round(mean).astype(np.int64), mean)
-    drawn = [stack.pop_noise(law, mean, (k, 0)) for k in range(50)]
+    stack.push(pmf, np.round(mean).astype(np.int64), mean)
+    drawn = [stack.pop_noise(pmf, mean, (k, 0)) for k in range(50)]
     for k in reversed(range(50)):
-        stack.push_noise(law, drawn[k], mean, (k, 0))
-    stack.pop(law, mean)
+        stack.push_noise(pmf, drawn[k], mean, (k, 0))
+    stack.pop(pmf, mean)
     assert np.array_equal(stack.words(borrowed=True), words)
 
 
 def test_a_stack_that_runs_dry_says_so():
-    law, mean = LatticeGaussian(1.0), np.zeros(1000)
+    pmf, mean = LatticeGaussian(1.0), np.zeros(1000)
     for stack in (full(2), full(30)):
         with pytest.raises(EmptyStackError):
-            stack.pop_noise(law, mean, (0, 0))
+            stack.pop_noise(pmf, mean, (0, 0))
     with pytest.raises(EmptyStackError):
-        full(30).pop(law, mean)
+        full(30).pop(pmf, mean)
     for words in ([], [1], [5, 0]):
         with pytest.raises(EmptyStackError):
             BitStack(np.array(words, np.uint32), borrowed=False)
     with pytest.raises(EmptyStackError):
-        full().push_noise(law, np.full(10, 999), np.zeros(10), (0, 0))
+        full().push_noise(pmf, np.full(10, 999), np.zeros(10), (0, 0))
 
 
 def test_numbers_too_far_to_be_coded_are_one_sentence():

@@ -69,7 +69,7 @@ def test_nobody_left_to_train_on_is_one_sentence(own_cache: Path):
 
 def test_the_second_call_reads_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch):
     first = faceset.read_faces(DataConfig("faces"), COUNTS)
-    monkeypatch.setattr(faceset, "walk", None)
+    monkeypatch.setattr(faceset, "draw_distinct", None)
     second = faceset.read_faces(DataConfig("faces"), COUNTS)
     assert first.data.content_hashes() == second.data.content_hashes()
     assert first.data.captions == second.data.captions
@@ -77,18 +77,18 @@ def test_the_second_call_reads_the_cache(own_cache: Path, monkeypatch: pytest.Mo
 
 
 def test_worker_processes_draw_the_same_bytes(monkeypatch: pytest.MonkeyPatch):
-    serial, indices, _ = faceset.walk(32, 24)
+    serial, indices, _ = faceset.draw_distinct(32, 24)
     monkeypatch.setattr(faceset, "SERIAL_BELOW", 1)
     monkeypatch.setattr(faceset, "CHUNK", 5)
     monkeypatch.setattr("markovae.data.workers.worker_count", lambda: 2)
-    parallel, same, _ = faceset.walk(32, 24)
+    parallel, same, _ = faceset.draw_distinct(32, 24)
     assert indices == same
     assert np.array_equal(serial, parallel)
 
 
 def test_repeated_pixels_are_dropped_and_recorded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(faceset, "render", _five_then_all_different)
-    images, indices, dropped = faceset.walk(32, 9)
+    images, indices, dropped = faceset.draw_distinct(32, 9)
     assert indices == [0, 1, 2, 3, 4, 10, 11, 12, 13]
     assert dropped == [[5, 0], [6, 1], [7, 2], [8, 3], [9, 4]]
     assert len({hashlib.sha256(x.tobytes()).digest() for x in images}) == 9

@@ -219,7 +219,7 @@ def test_every_file_is_accounted_for(tmp_path: Path):
     for note in (
         "1 sub-folder holds no readable image and is not a class (cow)",
         "3 other files are not read (no ending 1, .json 1, .mp4 1; LICENSE, boxes.json, film.mp4)",
-        "1 hidden or special files or folders passed over (.x.png)",
+        "1 hidden or special files or folders skipped (.x.png)",
     ):
         assert note in summary.notes
 

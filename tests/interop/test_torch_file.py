@@ -142,10 +142,10 @@ WRONG = [
     (4, 2, (3,), (1,), "larger than its storage"),
     (4, 0, (2, 2), (3, 2), "larger than its storage"),
     (4, 0, (2**20, 2**20), (0, 0), "larger than its storage"),
-    (4, -1, (2,), (1,), "tells of a tensor that is none"),
-    (4, 0, (2,), (-1,), "tells of a tensor that is none"),
-    (4, 0, (2, 2), (1,), "tells of a tensor that is none"),
-    (-4, 0, (2,), (1,), "tells of a storage that is none"),
+    (4, -1, (2,), (1,), "names a tensor that is not valid"),
+    (4, 0, (2,), (-1,), "names a tensor that is not valid"),
+    (4, 0, (2, 2), (1,), "names a tensor that is not valid"),
+    (-4, 0, (2,), (1,), "names a storage that is not valid"),
 ]
 
 
@@ -176,7 +176,7 @@ def test_numbers_that_are_not_there_are_refused(tmp_path: Path) -> None:
             pytest.raises(UserError, match=said),
         ):
             file.read("w")
-    with pytest.raises(UserError, match="tells of a storage that is none"):
+    with pytest.raises(UserError, match="names a storage that is not valid"):
         TorchFile(packed(tmp_path / "a.pt", tensor(4, 0, (4,), (1,), "../../etc/passwd"), **{"data/0": bytes(16)}))
     with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", good)

@@ -160,7 +160,7 @@ class Checkpoint:
         """The tensors of `name`.safetensors.
 
         Raises:
-            CheckpointError: where the bundle has no such file, or a number in it is none.
+            CheckpointError: where the bundle has no such file, or a number in it is NaN or Inf.
         """
         file = f"{name}.safetensors"
         return read_tensors(self._file(file), self.path / file)
@@ -169,7 +169,7 @@ class Checkpoint:
         """The tensors of every file, by its name without ".safetensors".
 
         Raises:
-            CheckpointError: where a number is none, or one of what training needs is missing.
+            CheckpointError: where a number is NaN or Inf, or one of what training needs is missing.
         """
         files = [name.removesuffix(".safetensors") for name in self.contents if name.endswith(".safetensors")]
         return {name: self.tensors(name) for name in {*files, "model", "ema", "optimizer"}}

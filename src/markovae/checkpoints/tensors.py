@@ -21,7 +21,7 @@ def entries_of(content: bytes, path: Path) -> dict[str, TensorEntry]:
     """What the header of a safetensors file says of its tensors.
 
     Raises:
-        CheckpointError: where the header is none, or its tensors do not fill the file exactly once.
+        CheckpointError: where the header is not valid, or its tensors do not fill the file exactly once.
     """
     try:
         return read_header(content, len(content))

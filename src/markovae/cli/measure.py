@@ -183,7 +183,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dequantise",
-        metavar="LAW",
+        metavar="NOISE",
         type=one_of("uniform", "normal"),
         help="noise within a digit's bin: uniform (default), or normal (truncated)",
     )

@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 
-from markovae.compression.lattice import Law
+from markovae.compression.lattice import IntegerDistribution
 from markovae.errors import UserError
 
 MOST_DOUBLINGS = 6
@@ -66,19 +66,19 @@ class BitStack:
 
     # -- numbers under distributions, and noise ------------------------------------------------------------------
 
-    def push(self, law: Law, values: Any, mean: Any) -> None:
+    def push(self, pmf: IntegerDistribution, values: Any, mean: Any) -> None:
         """Push whole numbers, of the shape of `mean`.
 
         Raises:
             UserError: for a number so far from its mean that no window holds it.
         """
-        distance, doublings = np.abs(values.ravel() - law.centres(mean.ravel())), 0
-        while doublings <= MOST_DOUBLINGS and int(distance.max(initial=0)) > law.half(doublings):
+        distance, doublings = np.abs(values.ravel() - pmf.centres(mean.ravel())), 0
+        while doublings <= MOST_DOUBLINGS and int(distance.max(initial=0)) > pmf.half(doublings):
             doublings += 1
         if doublings <= MOST_DOUBLINGS:
-            self._push(law, values, mean, doublings)
+            self._push(pmf, values, mean, doublings)
         else:
-            shifted = values.ravel() - law.centres(mean.ravel()) + FAR // 2
+            shifted = values.ravel() - pmf.centres(mean.ravel()) + FAR // 2
             if not 0 <= int(shifted.min()) <= int(shifted.max()) < FAR:
                 raise UserError(
                     "a latent lies too far from what the model expects to be coded: its weights are damaged"
@@ -87,7 +87,7 @@ class BitStack:
         self._coder.encode_reverse(np.array([doublings], np.int32), self._reach)
         self._lower()
 
-    def pop(self, law: Law, mean: Any) -> Any:
+    def pop(self, pmf: IntegerDistribution, mean: Any) -> Any:
         """What `push` was given, int64.
 
         Raises:
@@ -96,24 +96,24 @@ class BitStack:
         self._raise(LIVE // 2)
         doublings = int(self._popped(1, self._reach)[0])
         if doublings <= MOST_DOUBLINGS:
-            return self._pop(law, mean, doublings)
+            return self._pop(pmf, mean, doublings)
         shifted = self._popped(mean.size, self._models.Uniform(FAR))
-        return (law.centres(mean.ravel()) + shifted - FAR // 2).reshape(mean.shape)
+        return (pmf.centres(mean.ravel()) + shifted - FAR // 2).reshape(mean.shape)
 
-    def pop_noise(self, law: Law, mean: Any, key: tuple[int, int]) -> Any:
+    def pop_noise(self, pmf: IntegerDistribution, mean: Any, key: tuple[int, int]) -> Any:
         """Draw whole numbers by popping them; `key` names the draw, so that none uses another's pseudo-random words.
 
         Raises:
             EmptyStackError: where the stack ran out.
         """
         self._whiten(mean.size, key)
-        return self._pop(law, mean, 0)
+        return self._pop(pmf, mean, 0)
 
-    def push_noise(self, law: Law, values: Any, mean: Any, key: tuple[int, int]) -> None:
+    def push_noise(self, pmf: IntegerDistribution, values: Any, mean: Any, key: tuple[int, int]) -> None:
         """Give the bits back that `pop_noise` took."""
-        if int(np.abs(values.ravel() - law.centres(mean.ravel())).max(initial=0)) > law.half(0):
+        if int(np.abs(values.ravel() - pmf.centres(mean.ravel())).max(initial=0)) > pmf.half(0):
             raise EmptyStackError  # no encoder drew this: the file is damaged
-        self._push(law, values, mean, 0)
+        self._push(pmf, values, mean, 0)
         self._whiten(mean.size, key)
         self._lower()
 
@@ -140,18 +140,18 @@ class BitStack:
 
     # -- the coder -----------------------------------------------------------------------------------------------
 
-    def _push(self, law: Law, values: Any, mean: Any, doublings: int) -> None:
+    def _push(self, pmf: IntegerDistribution, values: Any, mean: Any, doublings: int) -> None:
         flat = np.ascontiguousarray(mean.ravel(), np.float64)
-        symbols = (values.ravel() - law.centres(flat) + law.half(doublings)).astype(np.int32)
-        for piece, chances in reversed(list(law.pieces(flat, doublings))):
+        symbols = (values.ravel() - pmf.centres(flat) + pmf.half(doublings)).astype(np.int32)
+        for piece, chances in reversed(list(pmf.pieces(flat, doublings))):
             self._coder.encode_reverse(symbols[piece], self._each, np.ascontiguousarray(chances))
 
-    def _pop(self, law: Law, mean: Any, doublings: int) -> Any:
+    def _pop(self, pmf: IntegerDistribution, mean: Any, doublings: int) -> Any:
         flat = np.ascontiguousarray(mean.ravel(), np.float64)
         found = [
-            self._popped(None, self._each, np.ascontiguousarray(chances)) for _, chances in law.pieces(flat, doublings)
+            self._popped(None, self._each, np.ascontiguousarray(chances)) for _, chances in pmf.pieces(flat, doublings)
         ]
-        return (law.centres(flat) - law.half(doublings) + np.concatenate(found)).reshape(mean.shape)
+        return (pmf.centres(flat) - pmf.half(doublings) + np.concatenate(found)).reshape(mean.shape)
 
     def _popped(self, count: int | None, *model: Any) -> Any:
         found = self._coder.decode(*model) if count is None else self._coder.decode(*model, count)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from markovae.compression.bit_stack import BitStack, EmptyStackError
-from markovae.compression.lattice import LatticeGaussian, Law, RoundedGaussian
+from markovae.compression.lattice import IntegerDistribution, LatticeGaussian, RoundedGaussian
 from markovae.compression.plain_image import joined, parted, plain_code
 from markovae.diffusion import forward
 from markovae.diffusion.decoder import DiscretisedGaussian, SoftmaxBins
@@ -91,10 +91,10 @@ class ChainCoder:
         self._noise = [(math.nan, math.nan), *(self._noise_of(level) for level in range(1, self.num_levels + 1))]
         self._stds = [None, None, *(self._fixed_std(level) for level in range(2, self.num_levels + 1))]
         self._widths = [math.nan, *(self._width_of(level) for level in range(1, self.num_levels + 1))]
-        self._noise_laws = [self._lattice(self._noise[k][1], k) for k in range(1, self.num_levels + 1)]
-        self._step_laws = [None if std is None else self._lattice(std, k - 1) for k, std in enumerate(self._stds)]
-        self._top_law = self._lattice(1.0, self.num_levels)
-        self._pixel_laws: dict[float, Law] = {}
+        self._noise_pmfs = [self._lattice(self._noise[k][1], k) for k in range(1, self.num_levels + 1)]
+        self._step_pmfs = [None if std is None else self._lattice(std, k - 1) for k, std in enumerate(self._stds)]
+        self._top_pmf = self._lattice(1.0, self.num_levels)
+        self._pixel_pmfs: dict[float, IntegerDistribution] = {}
 
     @torch.no_grad()
     def probe(self) -> str:
@@ -191,7 +191,7 @@ class ChainCoder:
         total = len(words) + LEAST_WORDS // 2
         with evaluating(self.model):
             try:
-                latent = stack.pop(self._top_law, np.zeros((count, *self.model.shape)))
+                latent = stack.pop(self._top_pmf, np.zeros((count, *self.model.shape)))
                 for level in range(self.num_levels, 0, -1):
                     shown = self._denoised(self._real(latent, level), level, condition).tensor
                     yield View(
@@ -214,33 +214,33 @@ class ChainCoder:
 
     def _push(self, stack: BitStack, images: Any, condition: Condition | None, number: int) -> None:
         x = self._pixels.to_x(torch.from_numpy(images)).numpy()
-        latent = stack.pop_noise(self._noise_laws[0], self._noisy(x, 1), (number, 1))
+        latent = stack.pop_noise(self._noise_pmfs[0], self._noisy(x, 1), (number, 1))
         self._push_pixels(stack, images, self._real(latent, 1), condition)
         for level in range(2, self.num_levels + 1):
             below = self._real(latent, level - 1)
-            above = stack.pop_noise(self._noise_laws[level - 1], self._noisy(below, level), (number, level))
-            law, mean, corrections = self._reverse(self._real(above, level), level, condition, None)
-            stack.push(law, latent, mean)
+            above = stack.pop_noise(self._noise_pmfs[level - 1], self._noisy(below, level), (number, level))
+            pmf, mean, corrections = self._reverse(self._real(above, level), level, condition, None)
+            stack.push(pmf, latent, mean)
             self._push_corrections(stack, corrections, above.size)
             latent = above
-        stack.push(self._top_law, latent, np.zeros(latent.shape))
+        stack.push(self._top_pmf, latent, np.zeros(latent.shape))
 
     def _pop(self, stack: BitStack, size: int, condition: Condition | None, number: int) -> Any:
-        latent = stack.pop(self._top_law, np.zeros((size, *self.model.shape)))
+        latent = stack.pop(self._top_pmf, np.zeros((size, *self.model.shape)))
         for level in range(self.num_levels, 1, -1):
             latent = self._down(stack, latent, level, condition, number)
         images = self._pop_pixels(stack, self._real(latent, 1), condition)
         x = self._pixels.to_x(torch.from_numpy(images)).numpy()
-        stack.push_noise(self._noise_laws[0], latent, self._noisy(x, 1), (number, 1))
+        stack.push_noise(self._noise_pmfs[0], latent, self._noisy(x, 1), (number, 1))
         return images
 
     def _down(self, stack: BitStack, latent: Any, level: int, condition: Condition | None, number: int) -> Any:
         """z_{ℓ−1} from z_ℓ, whose noise is given back."""
         corrections = self._pop_corrections(stack, latent.size)
-        law, mean, _ = self._reverse(self._real(latent, level), level, condition, corrections)
-        below = stack.pop(law, mean)
+        pmf, mean, _ = self._reverse(self._real(latent, level), level, condition, corrections)
+        below = stack.pop(pmf, mean)
         noisy = self._noisy(self._real(below, level - 1), level)
-        stack.push_noise(self._noise_laws[level - 1], latent, noisy, (number, level))
+        stack.push_noise(self._noise_pmfs[level - 1], latent, noisy, (number, level))
         return below
 
     # -- the Gaussians, in units of the grid of what they code ---------------------------------------------------
@@ -286,22 +286,22 @@ class ChainCoder:
 
     def _reverse(
         self, z: Any, level: int, condition: Condition | None, corrections: tuple[Any, Any] | None
-    ) -> tuple[Law, Any, tuple[Any, Any] | None]:
-        """(law, mean) of z_{ℓ−1}, and the corrections that another machine may need."""
+    ) -> tuple[IntegerDistribution, Any, tuple[Any, Any] | None]:
+        """(pmf, mean) of z_{ℓ−1}, and the corrections that another machine may need."""
         logsnr_prev, logsnr = self._logsnr[level - 1], self._logsnr[level]
-        made, width, law = self._denoised(z, level, condition), self._widths[level - 1], self._step_laws[level]
+        made, width, pmf = self._denoised(z, level, condition), self._widths[level - 1], self._step_pmfs[level]
         if self._portable:
             c_z, c_x = (_short(float(value)) for value in forward.posterior_coefficients(logsnr_prev, logsnr))
             x_hat, found = _settled(made.x_hat, self._fine(level, c_x), corrections)
-            assert law is not None
-            return law, (c_z * z + c_x * x_hat) / width, found
+            assert pmf is not None
+            return pmf, (c_z * z + c_x * x_hat) / width, found
         step = self.model.reverse.step(made.tensor, made.z, logsnr_prev, logsnr, made.head)
         if not isinstance(step, Gaussian):
             raise UserError("a full covariance cannot be coded: take another reverse variance (target.reverse)")
-        if law is None:
+        if pmf is None:
             std = step.variance.double().cpu().numpy() ** 0.5 / width
-            law = LatticeGaussian(np.broadcast_to(std, z.shape).ravel())
-        return law, step.mean.double().cpu().numpy() / width, None
+            pmf = LatticeGaussian(np.broadcast_to(std, z.shape).ravel())
+        return pmf, step.mean.double().cpu().numpy() / width, None
 
     def _fine(self, level: int, c_x: float) -> float:
         """What x̂ is rounded to at this level, a power of 2."""
@@ -311,8 +311,8 @@ class ChainCoder:
 
     def _pixel_model(
         self, z: Any, condition: Condition | None, corrections: tuple[Any, Any] | None
-    ) -> tuple[Law, Any, tuple[Any, Any] | None]:
-        """(law, mean in pixel values) of x, and the corrections that another machine may need."""
+    ) -> tuple[IntegerDistribution, Any, tuple[Any, Any] | None]:
+        """(pmf, mean in pixel values) of x, and the corrections that another machine may need."""
         made, found = self._denoised(z, 1, condition), None
         logsnr = self.model.schedule.logsnr.to(made.z.device)
         model = self.model.decoder.distribution(made.tensor, logsnr, made.z, made.head)
@@ -325,26 +325,28 @@ class ChainCoder:
             mean, found = _settled(mean, 2.0 ** math.floor(math.log2(FINE * float(scale.min()))), corrections)
         elif self._portable:  # it reads z_1 alone, in sums that every machine does alike
             mean, found = z / self._noise[1][0], (np.zeros(0, np.int64), np.zeros(0, np.int64))
-        return self._pixel_law(model, scale / bin_width, z.shape), (mean + 1) / bin_width - offset, found
+        return self._pixel_pmf(model, scale / bin_width, z.shape), (mean + 1) / bin_width - offset, found
 
-    def _pixel_law(self, model: DiscretisedGaussian | SoftmaxBins, std: Any, shape: tuple[int, ...]) -> Law:
-        law: type[RoundedGaussian | LatticeGaussian]
-        law = RoundedGaussian if isinstance(model, DiscretisedGaussian) else LatticeGaussian
+    def _pixel_pmf(
+        self, model: DiscretisedGaussian | SoftmaxBins, std: Any, shape: tuple[int, ...]
+    ) -> IntegerDistribution:
+        kind: type[RoundedGaussian | LatticeGaussian]
+        kind = RoundedGaussian if isinstance(model, DiscretisedGaussian) else LatticeGaussian
         if std.size > 1:  # an output sets it
-            return law(np.broadcast_to(std, shape).ravel(), self._pixels.bins)
+            return kind(np.broadcast_to(std, shape).ravel(), self._pixels.bins)
         key = float(std.reshape(()))
-        if key not in self._pixel_laws:
-            self._pixel_laws[key] = law(key, self._pixels.bins)
-        return self._pixel_laws[key]
+        if key not in self._pixel_pmfs:
+            self._pixel_pmfs[key] = kind(key, self._pixels.bins)
+        return self._pixel_pmfs[key]
 
     def _push_pixels(self, stack: BitStack, images: Any, z: Any, condition: Condition | None) -> None:
-        law, mean, corrections = self._pixel_model(z, condition, None)
-        stack.push(law, images, mean)
+        pmf, mean, corrections = self._pixel_model(z, condition, None)
+        stack.push(pmf, images, mean)
         self._push_corrections(stack, corrections, z.size)
 
     def _pop_pixels(self, stack: BitStack, z: Any, condition: Condition | None) -> Any:
-        law, mean, _ = self._pixel_model(z, condition, self._pop_corrections(stack, z.size))
-        images = stack.pop(law, mean)
+        pmf, mean, _ = self._pixel_model(z, condition, self._pop_corrections(stack, z.size))
+        images = stack.pop(pmf, mean)
         if not 0 <= int(images.min()) <= int(images.max()) < self._pixels.bins:
             raise EmptyStackError  # values that no window of an encoder holds
         return images

@@ -25,7 +25,7 @@ TERMS = 15
 SATURATED = 8.0  # standard deviations beyond which Φ is 0 or 1 to float64
 
 
-class Law(Protocol):
+class IntegerDistribution(Protocol):
     """A distribution of whole numbers around each of N means."""
 
     def half(self, doublings: int) -> int:

@@ -50,7 +50,7 @@ HUNDRED = ("train.bin",), "test.bin"
 SHEETS = tuple(f"data_batch_{number}.png" for number in range(1, 6)), "test_batch.png"
 SHEET_LABELS = ("train_lables.json", "test_lables.json")  # so spelled
 INNER = ("cifar-10-batches-bin", "cifar-100-binary", "package")  # the folder within each
-PEEKED = 1 << 20  # bytes of a file that is passed over to see the next name
+PEEKED = 1 << 20  # bytes of a file that is skipped to see the next name
 LARGEST = 1 << 28  # bytes of one file of any of them
 WAIT = 900  # seconds for the package
 

@@ -42,7 +42,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
     """`image` in sRGB: mode L, LA, RGB or RGBA where anything is converted; otherwise untouched.
 
     Relative colorimetric with black point compensation, as browsers do. CMYK without a profile is converted by
-    pillow's formula, and a profile that cannot be read is passed over.
+    pillow's formula, and a profile that cannot be read is skipped.
     """
     color = color_of(image)
     if color in ("", "damaged"):

@@ -161,7 +161,7 @@ def read_faces(config: DataConfig, counts: tuple[int, int, int] = COUNTS) -> Sou
     """The faces at 32 x 32 (default), or at any size up to 256 x 256.
 
     At 32 and 64 they are drawn in worker processes once and then cached; at other sizes when they are first read, block
-    by block (`DrawnFaces`). Faces 0, 1, 2, … are walked in order; one whose pixels, at this size, were already seen is
+    by block (`DrawnFaces`). Faces 0, 1, 2, … are drawn in order; one whose pixels, at this size, were already seen is
     dropped and recorded: at other sizes than 32 and 64, one whose drawing was. The first counts[0] that stay train, the
     next validate, the last test; of those that train, the ones that show a combination of data.hold_out are left out.
     A face that trains has a second caption, which leaves things out: a model that only ever met whole captions blends
@@ -238,20 +238,20 @@ def _held_out(parts: SplitIndices, numbers: list[int], texts: tuple[str, ...]) -
 
 
 def _summary(size: int, stored: dict[str, list[int]]) -> DatasetSummary:
-    walked = len(stored["indices"]) + len(stored["dropped"])
+    drawn = len(stored["indices"]) + len(stored["dropped"])
     return DatasetSummary(
         kind="faces",
         modes={"RGB": len(stored["indices"])},
         sizes={f"{size}x{size}": len(stored["indices"])},
         notes=(
-            f"drawn from faces 0 … {walked - 1}; {len(stored['dropped'])} dropped because their "
+            f"drawn from faces 0 … {drawn - 1}; {len(stored['dropped'])} dropped because their "
             f"{'pixels' if size in SIZES else 'drawing'} repeated an earlier face",
         ),
     )
 
 
 def _make(folder: Path, size: int, counts: tuple[int, int, int]) -> None:
-    images, indices, dropped = walk(size, sum(counts))
+    images, indices, dropped = draw_distinct(size, sum(counts))
     np.save(folder / "images.npy", images, allow_pickle=False)
     _store(folder, indices, dropped, counts, content_digests(images))
 
@@ -286,7 +286,7 @@ def _store(
     cache.write_json(folder / "faces.json", stored)
 
 
-def walk(size: int, total: int) -> tuple[Pixels, list[int], list[list[int]]]:
+def draw_distinct(size: int, total: int) -> tuple[Pixels, list[int], list[list[int]]]:
     """The first `total` faces with different pixels, in order of their index.
 
     Returns: images (total, 3, size, size) uint8; their indices; [index, earlier equal index] of the dropped.

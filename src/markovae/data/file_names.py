@@ -34,7 +34,7 @@ _UNREAD = {
 }
 UNREAD = {ending: kind for kind, endings in _UNREAD.items() for ending in endings.split()}
 TEXT_ENDINGS = (".txt", ".caption")
-# What systems and archives leave behind; whatever begins with a full stop is passed over too.
+# What systems and archives leave behind; whatever begins with a full stop is skipped too.
 LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"})
 LITTER |= {"$recycle.bin", "system volume information", ".ds_store", ".localized", ".spotlight-v100", ".trashes"}
 LITTER |= {".fseventsd", ".git", ".gitattributes", ".gitignore", ".ipynb_checkpoints", ".cache"}
@@ -72,7 +72,7 @@ MAX_SHOWN = 3
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder of that name is passed over, in folders and in tars alike."""
+    """Whether a file or folder of that name is skipped, in folders and in tars alike."""
     return name.startswith(".") or name.lower() in LITTER
 
 

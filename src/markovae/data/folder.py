@@ -147,7 +147,7 @@ def _passed_over(found: FoundFiles) -> tuple[str, ...]:
         them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
         notes.append(f"{them} not read ({by_ending(rest)})")
     if found.hidden:
-        notes.append(f"{len(found.hidden):,} hidden or special files or folders passed over ({some(found.hidden)})")
+        notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")
     return tuple(notes)
 
 

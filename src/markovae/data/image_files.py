@@ -150,7 +150,7 @@ class FoundFiles:
         files: the image files.
         refused: (path, reason) of images of kinds that are not read, and of those that are not regular files.
         others: regular files that are no images.
-        hidden: what is passed over though no system left it behind: hidden names, pipes, links that lead nowhere.
+        hidden: what is skipped though no system left it behind: hidden names, pipes, links that lead nowhere.
     """
 
     files: list[FoundFile]
@@ -162,7 +162,7 @@ class FoundFiles:
 def find_files(folder: Path) -> FoundFiles:
     """All files below a folder.
 
-    Hidden files and folders, and what systems and archives leave behind, are passed over. Linked folders are followed
+    Hidden files and folders, and what systems and archives leave behind, are skipped. Linked folders are followed
     once each, so loops end, and after all others: a folder that lies there itself keeps its own name.
     """
     found = FoundFiles([], [], [], [])

@@ -96,7 +96,7 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
 
 
 def samples(handle: BinaryIO, size: int) -> Iterator[Sample]:
-    """All members by their keys, in the order of the first of each; litter of systems and archives is passed over.
+    """All members by their keys, in the order of the first of each; litter of systems and archives is skipped.
 
     A second file of one name begins another sample of its key.
 

@@ -295,11 +295,11 @@ class Cascade(LevelwiseVAE):
         logsnr = self.stage(b).schedule.logsnr[own]
         return forward.noise_scale(logsnr - self.units[b]) / forward.noise_scale(logsnr)
 
-    def _in_pixels(self, b: int, own: int, law: Distribution) -> Gaussian:
+    def _in_pixels(self, b: int, own: int, step: Distribution) -> Gaussian:
         """A stage's Gaussian at its own level, in the pixels' units."""
-        assert isinstance(law, Gaussian), "the stages' steps are independent Gaussians"
-        ratio = self._ratio(b, own).to(law.mean.device)
-        return Gaussian(law.mean * ratio.to(law.mean), law.variance * ratio**2)
+        assert isinstance(step, Gaussian), "the stages' steps are independent Gaussians"
+        ratio = self._ratio(b, own).to(step.mean.device)
+        return Gaussian(step.mean * ratio.to(step.mean), step.variance * ratio**2)
 
     def _of_stage(self, b: int, own: int, band: Tensor) -> Tensor:
         """The band of a latent at a stage's own level, in the stage's units."""
@@ -364,11 +364,11 @@ class Cascade(LevelwiseVAE):
         if checked_level(level, self) == 1 or not self.octaves:
             return forward.marginal(x, self.level_logsnr[level].to(x.device))
         levels = self._own_levels(level)
-        laws = [
+        parts = [
             self._in_pixels(b, own, self.stage(b).marginal(band, own))
             for b, (own, band) in enumerate(zip(levels, self.bands(x), strict=True))
         ]
-        return Bands(tuple(laws))
+        return Bands(tuple(parts))
 
     def posterior(self, x: Tensor, z: Tensor, level: int) -> Distribution:
         """q(z_{ℓ−1} | z_ℓ, z_0), ℓ ≥ 2."""
@@ -376,9 +376,9 @@ class Cascade(LevelwiseVAE):
             return self.base.posterior(x, z, level)
         moving, own = self._place(checked_level(level, self, 2))
         latents = separated(z, self.octaves)
-        law = self.stage(moving).posterior(self.bands(x)[moving], self._of_stage(moving, own, latents[moving]), own)
+        step = self.stage(moving).posterior(self.bands(x)[moving], self._of_stage(moving, own, latents[moving]), own)
         parts: list[Distribution | Tensor] = list(latents)
-        parts[moving] = self._in_pixels(moving, own - 1, law)
+        parts[moving] = self._in_pixels(moving, own - 1, step)
         return Bands(tuple(parts))
 
     def prior_top(self, batch: int) -> Distribution:
@@ -398,9 +398,9 @@ class Cascade(LevelwiseVAE):
         moving, own = self._place(level)
         latents = separated(z, self.octaves)
         given = condition if moving == 0 else self._given(latents[:moving], condition)
-        law = self.stage(moving).prior_step(self._of_stage(moving, own, latents[moving]), own, given)
+        step = self.stage(moving).prior_step(self._of_stage(moving, own, latents[moving]), own, given)
         parts: list[Distribution | Tensor] = list(latents)
-        parts[moving] = self._in_pixels(moving, own - 1, law)
+        parts[moving] = self._in_pixels(moving, own - 1, step)
         return Bands(tuple(parts))
 
     def _given(self, coarser: Sequence[Tensor], condition: Condition | None) -> Condition:

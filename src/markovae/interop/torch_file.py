@@ -340,7 +340,7 @@ def _storage(value: Any) -> _Storage:
     kind, type_name, name, _, count = value
     plain = isinstance(name, str) and name.isascii() and name.isalnum() and _counts((count,))
     if kind != "storage" or not isinstance(type_name, _Name) or type_name.text in _MAKERS or not plain:
-        raise TypeError("it tells of a storage that is none")
+        raise TypeError("it names a storage that is not valid")
     return _Storage(TYPES[type_name.text.removeprefix("torch.")], name, count)
 
 
@@ -362,7 +362,7 @@ def _made(maker: Any, arguments: Any) -> Any:
 
 def _tensor(storage: _Storage, offset: Any, shape: Any, stride: Any) -> StoredTensor:
     if not (_counts((offset,)) and _counts(shape) and _counts(stride) and len(shape) == len(stride) <= MAX_DIMENSIONS):
-        raise TypeError("it tells of a tensor that is none")
+        raise TypeError("it names a tensor that is not valid")
     size = math.prod(shape)
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if size else 0
     if size > storage.count or last >= max(storage.count, 1):

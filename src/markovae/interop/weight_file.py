@@ -40,7 +40,7 @@ class SafetensorsFiles:
     Args:
         paths: of the files.
     Raises:
-        UserError: for a file that is none, or a name that two of them hold.
+        UserError: for a file that holds no weights, or a name that two of them hold.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

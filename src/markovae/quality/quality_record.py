@@ -178,7 +178,7 @@ def as_record(found: Quality | Mapping[str, Any]) -> Mapping[str, Any]:
     """A record's JSON object.
 
     Raises:
-        UserError: for an object that is none.
+        UserError: for an object that is not such a record.
     """
     record = found.to_dict() if isinstance(found, Quality) else found
     parts = [record.get("conditions"), record.get("kid")] if isinstance(record, Mapping) else [None]

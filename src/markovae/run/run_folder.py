@@ -53,7 +53,7 @@ class RunFolder:
         """Check that this is a run.
 
         Raises:
-            UserError: where it is none.
+            UserError: where it is not.
         """
         if not self.path.is_dir() or not self.checkpoints.is_dir():
             raise UserError(f"{self.path} is not a run: it has no {CHECKPOINTS}/: leave --resume out to start there")
