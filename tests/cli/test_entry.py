@@ -155,10 +155,9 @@ os._exit(entry.main([]))
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 7
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_a_run_trains_without_streams(tmp_path: Path, closed: str):
+def test_a_run_trains_without_streams(tmp_path: Path):
     words = [*settings(), "--steps", "3", "--no-report", "--out", str(tmp_path / "run")]
-    command = f"{shlex.join([sys.executable, '-m', 'markovae', 'train', 'digits', *words])} {closed}"
+    command = f"{shlex.join([sys.executable, '-m', 'markovae', 'train', 'digits', *words])} <&- >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], capture_output=True, timeout=120).returncode == 0
     assert (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir()
 

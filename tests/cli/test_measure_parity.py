@@ -62,14 +62,21 @@ def test_compare(digits_run, json_of):
 
 def test_the_continuous_bound_and_the_flow(digits_run, json_of):
     test, model = mv.load_data("digits").test, mv.load(digits_run)
-    record = json_of("measure", "measure", digits_run, "--limit", 1, "--continuous", "--ode")
+    words = ["--continuous", "--ode", "--ode-steps", 2, "--probes", 2, "--dequantise", "normal"]
+    record = json_of("measure", "measure", digits_run, "--limit", 1, *words)
     few = test.images[:1], test.labels[:1]
     limit = mv.continuous_bound(model, *few).figures()
     assert record["continuous"] == {name: limit[name] for name in record["continuous"]}
-    assert record["ode"] == mv.ode_likelihood(model, *few).to_dict()
-    words = ["--ode", "--ode-steps", 2, "--probes", "exact", "--dequantise", "normal"]
-    flow = mv.ode_likelihood(model, *few, integrator=2, probes="exact", dequantisation="normal", limit=1)
-    assert json_of("measure", "measure", digits_run, "--limit", 1, *words)["ode"] == flow.to_dict()
+    flow = mv.ode_likelihood(model, *few, integrator=2, probes=2, dequantisation="normal", limit=1)
+    assert record["ode"] == flow.to_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "asked"), [([], {}), (["--ode-steps", 2, "--probes", "exact"], {"integrator": 2})])
+def test_the_flow_by_default_and_by_exact_traces(digits_run, json_of, words, asked):
+    test, probes = mv.load_data("digits").test, {"probes": "exact"} if words else {}
+    flow = mv.ode_likelihood(mv.load(digits_run), test.images[:1], test.labels[:1], **asked, **probes)
+    assert json_of("measure", "measure", digits_run, "--limit", 1, "--ode", *words)["ode"] == flow.to_dict()
 
 
 CONTRADICTIONS = [

@@ -52,14 +52,14 @@ def all_commands(folder: Path) -> list[list[str]]:
     return [
         ["inspect", data],
         ["train", data, "--out", run, "--steps", "12", *DDPM],
-        ["train", "--resume", "--out", run, "--steps", "13"],
+        ["train", "--resume", "--out", run, "--steps", "13", "--no-report"],
         ["sample", run, "--n", "2"],
         ["measure", run, data, "--save"],
         ["quality", run, "--n", "4"],
         ["edit", run, str(named(Path(data), b"caf\xe9/\xe91.png")), "--degrade", "sr2", "--n", "1", "--steps", "2"],
         ["export", run, f"{run}-exported", "--to", "diffusers"],
         ["shard", data, "--out", f"{run}-shards"],
-        ["train", "--config", f"{run}/config.toml", "--out", f"{run}-again", "--steps", "2"],
+        ["train", "--config", f"{run}/config.toml", "--out", f"{run}-again", "--steps", "2", "--no-report"],
     ]
 
 

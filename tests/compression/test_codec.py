@@ -140,7 +140,9 @@ def test_the_length_is_the_bound(gaussian: Model, share: float):
     """A variance that is too narrow leaves bits that do not look random: 2 % longer without the pseudo-random words."""
     images, model = pictures(360), mv.with_reverse(gaussian(), "isotropic", pictures(400, seed=2))
     model.reverse.errors.error.mul_(share)
-    lengths = [len(compress(model, part, levels=12, group=None, batch=40, verify=False)) for part in (images[:80], images)]
+    lengths = [
+        len(compress(model, part, levels=12, group=None, batch=40, verify=False)) for part in (images[:80], images)
+    ]
     grown = 8 * (lengths[1] - lengths[0]) / images[80:].size
     record = mv.measure(model, images[80:], levels=12, draws=None, replicates=2)
     assert grown == pytest.approx(record.bits_per_dim.value, rel=0.012)

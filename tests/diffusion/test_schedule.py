@@ -216,9 +216,9 @@ def is_least(sigma: float, delta: float, levels: int) -> bool:
     return below(sigma, delta, levels) and (levels == 1 or not below(sigma, delta, levels - 1))
 
 
-def test_ten_thousand_random_pairs() -> None:
+def test_two_thousand_random_pairs() -> None:
     rng = random.Random(0)
-    for _ in range(10_000):
+    for _ in range(2_000):
         sigma = rng.uniform(0.15, 0.999)
         delta = rng.random() ** rng.choice([1, 4]) or 0.5
         assert is_least(sigma, delta, endpoint_levels(sigma, delta)), (sigma, delta)

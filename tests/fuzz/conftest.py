@@ -32,10 +32,10 @@ class Fuzzer(Protocol):
     ) -> Found: ...
 
 
-@pytest.fixture(params=[300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.fixture(params=[100, pytest.param(10_000, marks=pytest.mark.slow)])
 def fuzzer(request: pytest.FixtureRequest, tell: Tell) -> Fuzzer:
-    """`fuzzer(name, door, make, writable=[...])` runs 300 cases in `make test`, 10,000 in `make soak`."""
-    soak = request.param > 300
+    """`fuzzer(name, door, make, writable=[...])` runs 100 cases in `make test`, 10,000 in `make soak`."""
+    soak = request.param > 100
     count = many(request.param) if soak else request.param
 
     def run(name: str, door: Callable[[Case], object], make: Callable[[random.Random], Case], **limits: Any) -> Found:

@@ -5,7 +5,7 @@
         def door(case: Path) -> object: ...           # what a person's command does with it
         fuzzer("index", door, make, writable=[tmp_path])
 
-`fuzzer` (tests/fuzz/conftest.py) runs 300 cases in `make test` and 10,000 in `make soak`, where it writes the door's
+`fuzzer` (tests/fuzz/conftest.py) runs 100 cases in `make test` and 10,000 in `make soak`, where it writes the door's
 row of docs/reliability.md. Case k is made by `make(random.Random(f"{seed}:{k}"))` outside the sandbox; `door(case)`
 runs in it. Open the door once with good input first: what Python imports lazily is no affair of the cases.
 """

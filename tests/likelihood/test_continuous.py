@@ -57,7 +57,9 @@ def test_shape_leaves_no_trace_in_the_integral(which):
 @pytest.mark.parametrize("which", range(4))
 def test_gaussian_data_cost_their_information(gauss, which):
     model = gauss.model(ends=ENDS)
-    measured = continuous_bound(model, gauss.data(1500, generator(0, "x")), schedule=schedules()[which], draws=8)
+    measured = continuous_bound(
+        model, gauss.data(1500, generator(0, "x")), schedule=schedules()[which], draws=8, batch=4096
+    )
     levels = estimate_mean(measured.levels)
     assert levels.value == pytest.approx(gauss.information(model), abs=4 * levels.stderr)
     assert levels.stderr < 0.15
@@ -68,7 +70,7 @@ def test_gaussian_data_cost_their_information(gauss, which):
 def test_lies_below_the_bound_of_few_levels_by_its_gap(gauss):
     x = gauss.data(800, generator(0, "x"))
     model = gauss.model(ends=ENDS, levels=20)
-    limit, few = continuous_bound(model, x, draws=32), measure(model, x, draws=None)
+    limit, few = continuous_bound(model, x, draws=32, batch=4096), measure(model, x, draws=None, batch=4096)
     difference = estimate_mean(few.total - limit.total)
     snr = model.schedule.logsnr[1:].exp()
     error = gauss.errors(model, model.schedule.logsnr[1:]).sum(1)
@@ -81,7 +83,7 @@ def test_lies_below_the_bound_of_few_levels_by_its_gap(gauss):
 def test_constant_sigma_begins_at_its_first_level(gauss):
     schedule = constant(num_levels=40, delta=0.05)
     model = gauss.model(schedule=schedule)
-    measured = continuous_bound(model, gauss.data(1500, generator(0, "x")), draws=8)
+    measured = continuous_bound(model, gauss.data(1500, generator(0, "x")), draws=8, batch=4096)
     levels = estimate_mean(measured.levels)
     assert levels.value == pytest.approx(gauss.information(model), abs=4 * levels.stderr)
 

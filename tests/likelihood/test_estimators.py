@@ -99,8 +99,8 @@ def test_measurement_lies_above_the_entropy_and_near_it_for_the_exact_denoiser()
     # Level 1 blurs six grey levels, so digits and density hardly differ; the laws of the gap give 0.03 bits/dim.
     data = images(1500)
     entropy_bits = math.log2(SPREAD * math.sqrt(2 * math.pi * math.e) * 127.5)
-    exact = measure(model(levels=800, start=6.0), data, draws=16).bits_per_dim
-    wrong = measure(model(levels=800, start=6.0, factor=0.9), data, draws=16).bits_per_dim
+    exact = measure(model(levels=800, start=6.0), data, draws=16, batch=4096).bits_per_dim
+    wrong = measure(model(levels=800, start=6.0, factor=0.9), data, draws=16, batch=4096).bits_per_dim
     assert exact.value == pytest.approx(entropy_bits + 0.03, abs=4 * exact.stderr)
     assert exact.stderr < 0.05
     assert wrong.value > exact.value + 5 * wrong.stderr

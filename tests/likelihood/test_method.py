@@ -74,7 +74,9 @@ def test_fitted_estimators_leave_less_noise(gauss):
     model = gauss.model(factor=0.85)
     x, other = gauss.data(300, generator(0, "x")), gauss.data(300, generator(1, "x"))
     noise = {
-        name: measure(model, x, draws=4, estimator=name, replicates=4, fit=other if fit else None).noise_nats.stderr
+        name: measure(
+            model, x, draws=4, estimator=name, replicates=4, fit=other if fit else None, batch=4096
+        ).noise_nats.stderr
         for name, fit in (("stratified", False), ("importance", True))
     }
     assert noise["importance"] < 0.9 * noise["stratified"]
@@ -84,7 +86,7 @@ def test_an_optimal_grid_beats_even_strides_and_changes_nothing_of_the_model(gau
     model = gauss.model()
     x, other = gauss.data(400, generator(0, "x")), gauss.data(400, generator(1, "x"))
     before = model.reverse, model.schedule.logsnr.clone()
-    prepared = prepare(model, Method(levels=7, grid="optimal"), other)
+    prepared = prepare(model, Method(levels=7, grid="optimal", batch=4096), other)
     assert isinstance(prepared.model.reverse, IsotropicVariance)
     assert isinstance(model.reverse, PosteriorVariance)
     assert model.reverse is before[0]
@@ -96,7 +98,7 @@ def test_an_optimal_grid_beats_even_strides_and_changes_nothing_of_the_model(gau
     assert torch.equal(prepared.model.schedule.logsnr[1:], grid[prepared.levels])
 
     best, even, own = (
-        measure(model, x, draws=None, levels=7, fit=other if words else None, **words).density_nats.value
+        measure(model, x, draws=None, levels=7, fit=other if words else None, **words, batch=4096).density_nats.value
         for words in ({"grid": "optimal"}, {"variance": "isotropic"}, {})
     )
     assert best < even < own
@@ -107,10 +109,10 @@ def test_an_optimal_grid_beats_even_strides_and_changes_nothing_of_the_model(gau
 def test_diagonal_variances_of_these_axes_beat_isotropic_ones(gauss):
     model = gauss.model()
     x, other = gauss.data(400, generator(0, "x")), gauss.data(400, generator(1, "x"))
-    prepared = prepare(model, Method(levels=7, grid="optimal", variance="diagonal"), other)
+    prepared = prepare(model, Method(levels=7, grid="optimal", variance="diagonal", batch=4096), other)
     assert isinstance(prepared.model.reverse, DiagonalVariance)
     isotropic, diagonal = (
-        measure(model, x, draws=None, levels=7, grid="optimal", variance=kind, fit=other).density_nats.value
+        measure(model, x, draws=None, levels=7, grid="optimal", variance=kind, fit=other, batch=4096).density_nats.value
         for kind in ("isotropic", "diagonal")
     )
     assert diagonal < isotropic
@@ -132,7 +134,7 @@ def test_compared_models_share_the_distribution_of_their_levels(gauss):
     assert first.estimator.distribution is not None
     assert float(first.estimator.distribution.probability.sum()) == pytest.approx(1)
     x = gauss.data(600, generator(0, "x"))
-    found = compare(a, b, x, estimator="importance", draws=4, fit=other)
+    found = compare(a, b, x, estimator="importance", draws=4, fit=other, batch=4096)
     difference = found.difference_nats
     assert found.same_grid
     assert difference.value == pytest.approx(gauss.truth(a) - gauss.truth(b), abs=4 * difference.stderr)

@@ -19,8 +19,8 @@ def model_and_digits(gauss, n: int):
 
 def test_curve_adds_up_to_the_bound(gauss):
     model, digits = model_and_digits(gauss, 400)
-    curve = rate_distortion(model, collect_level_statistics(model, digits, per_image=40, knots=None))
-    measured = measure(model, digits, draws=None)
+    curve = rate_distortion(model, collect_level_statistics(model, digits, per_image=40, knots=None, batch=4096))
+    measured = measure(model, digits, draws=None, batch=4096)
     assert curve[-1].level == 0
     assert curve[-1].rmse == 0
     assert curve[-1].rate_bits_per_dim == pytest.approx(
@@ -34,7 +34,7 @@ def test_curve_adds_up_to_the_bound(gauss):
 
 def test_more_bits_buy_a_better_picture(gauss):
     model, digits = model_and_digits(gauss, 400)
-    curve = rate_distortion(model, collect_level_statistics(model, digits, per_image=40, knots=None))
+    curve = rate_distortion(model, collect_level_statistics(model, digits, per_image=40, knots=None, batch=4096))
     rates = [p.rate_bits_per_dim for p in curve]
     assert rates == sorted(rates)
     assert curve[0].rmse > 3 * curve[-2].rmse
@@ -50,8 +50,8 @@ def test_more_bits_buy_a_better_picture(gauss):
 
 def test_few_knots_give_the_same_rates(gauss):
     model, digits = model_and_digits(gauss, 400)
-    whole = rate_distortion(model, collect_level_statistics(model, digits, per_image=40, knots=None))
-    few = rate_distortion(model, collect_level_statistics(model, digits, per_image=10, knots=10))
+    whole = rate_distortion(model, collect_level_statistics(model, digits, per_image=40, knots=None, batch=4096))
+    few = rate_distortion(model, collect_level_statistics(model, digits, per_image=10, knots=10, batch=4096))
     rates = {p.level: p.rate_bits_per_dim for p in whole}
     for point in few[1:]:
         assert point.rate_bits_per_dim == pytest.approx(rates[point.level], rel=0.08)
@@ -59,6 +59,6 @@ def test_few_knots_give_the_same_rates(gauss):
 
 def test_continuous_data_have_no_digits(gauss):
     model = gauss.model()
-    found = collect_level_statistics(model, gauss.data(40, generator(0, "x")), per_image=33, knots=None)
+    found = collect_level_statistics(model, gauss.data(40, generator(0, "x")), per_image=33, knots=None, batch=4096)
     with pytest.raises(UserError, match="no decoder for pixels"):
         rate_distortion(model, found)

@@ -16,7 +16,7 @@ from markovae.randomness import generator
 
 def test_moments_are_those_of_the_toy(gauss):
     model = gauss.model(factor=0.9)
-    found = collect_level_statistics(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None)
+    found = collect_level_statistics(model, gauss.data(4000, generator(0, "x")), per_image=8, knots=None, batch=4096)
     assert int(found.count.sum()) == 32_000
     assert int(found.count.min()) > 800
     torch.testing.assert_close(found.error, gauss.errors(model, model.schedule.logsnr[1:]), rtol=0.35, atol=0)
@@ -30,7 +30,7 @@ def test_moments_are_those_of_the_toy(gauss):
 
 def test_few_knots_stand_for_all_levels(gauss):
     model = gauss.model(levels=200)
-    found = collect_level_statistics(model, gauss.data(3000, generator(0, "x")), per_image=4, knots=17)
+    found = collect_level_statistics(model, gauss.data(3000, generator(0, "x")), per_image=4, knots=17, batch=4096)
     assert len(found.level) == 17
     exact = gauss.errors(model, model.schedule.logsnr[1:]).mean(1)
     torch.testing.assert_close(found.errors_at(model.schedule.logsnr[1:]), exact, rtol=0.15, atol=0)
@@ -47,7 +47,7 @@ def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
     totals = {}
     for name, reverse in (("isotropic", IsotropicVariance(33)), ("diagonal", DiagonalVariance((4,), 33))):
         model = gauss.model(reverse=reverse)
-        fit_reverse(model, other)
+        fit_reverse(model, other, batch=4096)
         exact = gauss.errors(model, model.schedule.logsnr[1:])
         now, prev = model.schedule.logsnr[9:10], model.schedule.logsnr[5:6]  # a stride of four levels
         width = prev.exp() - now.exp()
@@ -55,8 +55,8 @@ def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
         expected = posterior_variance(prev, now) * (1 + width * error)
         found = reverse.variance(prev, now, None)
         torch.testing.assert_close(found.flatten(), expected.flatten(), rtol=0.1, atol=0)
-        totals[name] = float(measure(model, x, draws=None, levels=9).levels.mean())
-    totals["posterior"] = float(measure(gauss.model(), x, draws=None, levels=9).levels.mean())
+        totals[name] = float(measure(model, x, draws=None, levels=9, batch=4096).levels.mean())
+    totals["posterior"] = float(measure(gauss.model(), x, draws=None, levels=9, batch=4096).levels.mean())
     assert totals["diagonal"] < totals["isotropic"] < totals["posterior"]
 
 

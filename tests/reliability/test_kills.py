@@ -27,7 +27,7 @@ def kill_at_random(forkserver: ForkServer, folder: Path, kills: int, seed: int) 
 
 
 def test_random_kills(forkserver: ForkServer, memory: Path):
-    tally = kill_at_random(forkserver, memory, 10, seed=1)
+    tally = kill_at_random(forkserver, memory, 6, seed=1)
     assert tally.different == []
     assert tally.most_lost <= 1
 
@@ -92,9 +92,9 @@ def stop_at_random(forkserver: ForkServer, folder: Path, count: int, seed: int) 
 
 
 def test_signals_at_random_moments_save_the_present_step(forkserver: ForkServer, memory: Path):
-    tally, seconds = stop_at_random(forkserver, memory, 6, seed=5)
+    tally, seconds = stop_at_random(forkserver, memory, 4, seed=5)
     assert tally.different == []
-    assert tally.kills > 2
+    assert tally.kills > 1
     assert statistics.median(seconds) < 10  # the longest is the soak's to look at, on a machine left alone
 
 

@@ -63,8 +63,8 @@ def watched_run(memory: Path, monkeypatch: pytest.MonkeyPatch, steps: int, *more
     return look
 
 
-def test_two_hundred_steps_leave_no_descriptor_and_little_memory(memory: Path, monkeypatch, capsys):
-    look = watched_run(memory, monkeypatch, 200, "train.save_minutes=1e9", "train.keep_every=25", "train.evaluations=4")
+def test_a_hundred_steps_leave_no_descriptor_and_little_memory(memory: Path, monkeypatch, capsys):
+    look = watched_run(memory, monkeypatch, 100, "train.save_minutes=1e9", "train.keep_every=25", "train.evaluations=4")
     assert look.rows[-1][1] - look.rows[len(look.rows) // 2][1] < 4
 
 

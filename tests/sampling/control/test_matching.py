@@ -81,7 +81,9 @@ def moments_of_end(model, steps):
     return end[0].flatten(), axes.T @ axes
 
 
-@pytest.mark.parametrize("name", observations())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "squares")) for name in observations()]
+)
 def test_full_covariance_reaches_the_exact_posterior_as_steps_grow(name, toy):
     observation, distribution = observations()[name], toy.distribution(1)
     mean, covariance = condition(distribution.mean().flatten(), distribution.covariance()[0], observation)
