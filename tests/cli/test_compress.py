@@ -83,6 +83,9 @@ def test_restored_names_are_plain(tmp_path: Path):
     from markovae.cli.decompress import RestoredFiles
 
     written = RestoredFiles(bins=256)
+    taken = RestoredFiles(bins=256)
+    taken.add(np.zeros((3, 1, 4, 4), np.uint8), ("000001.png", "a b.png", "_000001.png"), 0, range(3))
+    assert sorted(taken.files()) == ["000001.png", "000002.png", "_000001.png"], "none takes another's place"
     names = ("a/b.png", "c/b.png", "../../x y.png", "ok-1.webp", "é" * 200)
     written.add(np.zeros((5, 1, 4, 4), np.uint8), names, 10, range(10, 14))
     assert sorted(written.files()) == ["000011.png", "000012.png", "b.png", "ok-1.png"]

@@ -68,6 +68,7 @@ def test_no_command_asks_where_a_bundle_or_a_configuration_says(
         ("quality", run, "--n", "4", "--steps", "1"),
         ("train", "--resume", "--out", run, "--steps", "14"),
         ("train", "--config", run / "config.toml", "--out", tmp_path / "new"),
+        ("distill", run, "--out", tmp_path / "new", "--steps", "1"),
     )
     for words in commands[:: 1 if source == REFERENCE else 3]:
         said = refused(*words)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,4 +73,16 @@ def test_a_network_named_by_the_command(short: Config, tmp_path: Path, monkeypat
     assert main(["sample", "run", "--n", "2", "--steps", "2", "--trust", "mine:Net"]) == 0
     assert main(["measure", "run", "--draws", "1", "--trust", "mine:Net"]) == 0
     assert main(["sample", "run", "--n", "2"]) == 2
+    export = ["export", "run", "--to", "torch", "exported"]
+    assert main(export) == 2
+    assert main([*export, "--trust", "mine:Net"]) == 0
+    np.save("two.npy", mv.load_data(short.data).test.images[:2])
+    packed = ["compress", "two.npy", "--model", "run", "--out", "x.mvz", "--levels", "4"]
+    assert main(packed) == 2
+    assert "--trust mine:Net" in capsys.readouterr().err
+    assert main([*packed, "--trust", "mine:Net"]) == 0
+    back = ["decompress", "x.mvz", "--model", "run", "--out", "restored"]
+    assert main(back) == 2
+    assert main([*back, "--trust", "mine:Net"]) == 0
+    assert np.array_equal(np.load("restored/images.npy"), np.load("two.npy"))
     assert write_report("run", trust=["mine:Net"])["run"]["step"] == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,9 @@ examples:
 """
 
 
+MAX_STEM = 200  # bytes
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae decompress`."""
     parser.add_argument("file", metavar="FILE.mvz", type=Path, help="written by `markovae compress`")
@@ -38,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         help="of each image's data read so many bytes and write what they show (files of --progressive)",
     )
+    add_trust(parser)
     add_json(parser)
     add_trust(parser)
 
@@ -128,9 +133,20 @@ class RestoredFiles:
     def _file_name(self, name: str, number: int) -> str:
         """The last part of the image's own name, where it is plain and free; else its number."""
         stem = PurePosixPath(name).stem
-        plain = stem.replace("-", "").replace("_", "").isalnum() and len(stem) <= 100
-        made = f"{stem}.png" if plain else f"{number:06}.png"
-        return made if made not in self._files else f"{number:06}.png"
+        made = f"{stem}.png"
+        if not _is_plain(stem) or made in self._files:
+            made = f"{number:06}.png"
+        while made in self._files:  # an image before had a number for a name
+            made = f"_{made}"
+        return made
+
+
+def _is_plain(stem: str) -> bool:
+    """Whether a name is of letters, figures, - and _, which the file system can hold."""
+    try:
+        return stem.replace("-", "").replace("_", "").isalnum() and len(os.fsencode(stem)) <= MAX_STEM
+    except UnicodeEncodeError:
+        return False
 
 
 def _span(text: str) -> tuple[int, int]:
