@@ -64,7 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--unconditional", action="store_true", help="leave classes and captions out")
     parser.add_argument("--no-verify", action="store_true", help="do not decode each group to compare")
-    add_trust(parser)
     add_json(parser)
     add_trust(parser)
 

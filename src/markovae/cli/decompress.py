@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         help="of each image's data read so many bytes and write what they show (files of --progressive)",
     )
-    add_trust(parser)
     add_json(parser)
     add_trust(parser)
 
