@@ -23,6 +23,7 @@ from markovae.cli.entry import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = "https://unpkg.com/iframe-worker/shim"
+RANKS = {"answers.md": 2, "derivation.md": 2, "architecture.md": 0.3, "reference/python.md": 0.6}  # in the search
 GROUPS = {
     "Train": ("train", "resume", "create", "fit", "TrainStep", "EMA", "Objective", "Config"),
     "Models": ("load", "load_run", "LoadedRun", "save", "Diffusion", "MarkovianVAE", "Condition", "with_reverse"),
@@ -66,10 +67,10 @@ def linked_sources(page: Path) -> set[str]:
 
 
 def source_page(name: str) -> str:
-    """A file of the repository as a page."""
+    """A file of the repository as a page; the search leaves it out, whose readers look for words about things."""
     kind = {".py": "python", ".toml": "toml", ".md": "markdown"}.get(Path(name).suffix, "text")
     text = (ROOT / name).read_text(encoding="utf-8")
-    return f"# `{name}`\n\n`````{kind}\n{text}`````\n"
+    return f"---\nsearch:\n  exclude: true\n---\n\n# `{name}`\n\n`````{kind}\n{text}`````\n"
 
 
 def notebook_page(path: Path) -> str:
@@ -128,7 +129,8 @@ def help_of(command: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
-    """Point links that leave docs/ at the pages made of those files."""
+    """Point links that leave docs/ at the pages made of those files, and rank the page in the search."""
+    page.meta.setdefault("search", {}).setdefault("boost", RANKS.get(page.file.src_uri, 1))
     here = Path(page.file.src_uri).parent
     folder = ROOT / "docs" / here
 
@@ -145,13 +147,16 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    r"""Turn \(…\) and \[…\] into MathML."""
-    return re.sub(
-        r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
-        lambda match: convert(tagged(html.unescape(match[3])), display="inline" if match[2] == "(" else "block"),
-        content,
-        flags=re.DOTALL,
-    )
+    r"""Turn \(…\) and \[…\] into MathML; what a phone is too narrow for is scrolled, not the page."""
+
+    def mathml(match: re.Match[str]) -> str:
+        equation = tagged(html.unescape(match[3]))
+        if match[2] == "(":
+            return convert(equation, display="inline")
+        return f'<div style="overflow-x: auto" tabindex="0">{convert(equation, display="block")}</div>'
+
+    found = r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>'
+    return re.sub(found, mathml, content, flags=re.DOTALL)
 
 
 def tagged(equation: str) -> str:

@@ -15,10 +15,13 @@
 
 # %% [markdown]
 # E1 is rewritten, by the Markov property, by Bayes' rule and by a telescoping sum, until E6: KL divergences that are
-# known in closed form, $$\mathrm{KL}(p_\mathrm{enc}(z_L \mid z_0), p_\mathrm{pri}(z_L)) + \sum_{\ell \ge 2}
+# known in closed form,
+#
+# $$\mathrm{KL}(p_\mathrm{enc}(z_L \mid z_0), p_\mathrm{pri}(z_L)) + \sum_{\ell \ge 2}
 # \mathrm{KL}(p_\mathrm{enc}(z_{\ell-1} \mid z_\ell, z_0), p_\mathrm{pri}(z_{\ell-1} \mid z_\ell)) - \ln
-# p_\mathrm{pri}(z_0 \mid z_1).$$ The first five agree along every single path; E6 agrees in the mean and scatters far
-# less.
+# p_\mathrm{pri}(z_0 \mid z_1).$$
+#
+# The first five agree along every single path; E6 agrees in the mean and scatters far less.
 
 # %%
 import matplotlib.pyplot as plt

@@ -34,7 +34,8 @@ plt.ylabel("loss")
 plt.show()
 
 # %%
-mv.grid(mv.sample(model, 16, steps=10, seed=0))
+sheet = mv.grid(mv.sample(model, 16, steps=10, seed=0), bins=model.pixels.bins)
+sheet.resize((8 * sheet.width, 8 * sheet.height), 0)  # every pixel as a square of eight
 
 # %% [markdown]
 # ## Exercises

@@ -29,7 +29,8 @@ for _ in mv.fit(model, digits.train, steps=300, precision="float32"):
     pass
 figure, axes = plt.subplots(1, 3, figsize=(9, 3))
 for axis, weight in zip(axes, (1.0, 2.0, 4.0), strict=True):
-    axis.imshow(mv.grid(mv.sample(model, 16, steps=10, labels=3, guidance=weight, seed=0)), cmap="gray")
+    digits_3 = mv.sample(model, 16, steps=10, labels=3, guidance=weight, seed=0)
+    axis.imshow(mv.grid(digits_3, bins=model.pixels.bins), cmap="gray")
     axis.set_title(f"class 3, guidance {weight:g}")
     axis.axis("off")
 plt.show()
