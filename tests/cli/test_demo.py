@@ -42,9 +42,9 @@ def test_faces_for_less_than_five_minutes_by_default():
 
 def test_a_folder_that_is_taken_is_passed_over_unless_it_was_named(refused):
     config = demo.configuration(command_line(["demo"]))
-    assert demo.place(None, config) == Path("runs/demo")
+    assert demo.run_folder(None, config) == Path("runs/demo")
     Path("runs/demo").mkdir(parents=True)
-    assert demo.place(None, config) == Path("runs/demo"), "an empty folder is free"
+    assert demo.run_folder(None, config) == Path("runs/demo"), "an empty folder is free"
     Path("runs/demo/notes.txt").touch()
-    assert demo.place(None, config) == Path("runs/demo-2")
+    assert demo.run_folder(None, config) == Path("runs/demo-2")
     assert "is not empty" in refused("demo", "--out", "runs/demo", "--set", "data.source=digits")

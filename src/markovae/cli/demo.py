@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from markovae.run.start import resume, train
 
     device, config = device_named(options.device), configuration(options)
-    out = place(options.out, config)
+    out = run_folder(options.out, config)
     if _holds(out, config):
         log(f"continuing {out}, which was begun before (for a new one: markovae demo --out NAME)")
         resume(out, device=device)
@@ -96,7 +96,7 @@ def configuration(options: argparse.Namespace) -> Config:
     return Config().with_settings(settings)
 
 
-def place(out: str | None, config: Config) -> Path:
+def run_folder(out: str | None, config: Config) -> Path:
     """--out, or the first of runs/demo, runs/demo-2, … that is free or holds a run of this very configuration."""
     if out is not None:
         return Path(out)

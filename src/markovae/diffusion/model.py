@@ -130,7 +130,7 @@ class Diffusion(LevelwiseVAE):
     # -- the network -------------------------------------------------------------------------------------------
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        """(x̂, head) at z: the network's guess of z_0, (B, *D), in the type of `z`, and what the variance needs.
+        """(x̂, head) at z: the network's prediction of z_0, (B, *D), in the type of `z`, and what the variance needs.
 
         Args:
             z: (B, *D).
@@ -138,14 +138,14 @@ class Diffusion(LevelwiseVAE):
         Returns: head is the network's second half, or ∂x̂/∂z, (B, d, d), or None (see `ReverseVariance`).
         """
         if not self.reverse.needs_jacobian:
-            return self._guess(z, logsnr, condition)
+            return self._x_hat(z, logsnr, condition)
         return jacobian(lambda at: self.denoise(at, logsnr, condition), z)
 
     def denoise(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """x̂(z, λ) ≈ E[z_0 | z_ℓ], (B, *D)."""
-        return self._guess(z, logsnr, condition)[0]
+        return self._x_hat(z, logsnr, condition)[0]
 
-    def _guess(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor | None]:
+    def _x_hat(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor | None]:
         each = _each(logsnr, z)
         out, head = self._run(z, each, condition), None
         if out.shape[1] == 2 * z.shape[1]:  # a head for a learned variance, whether it is read or not
@@ -253,7 +253,7 @@ class Diffusion(LevelwiseVAE):
         """P_pri(z_{ℓ−1} | z_ℓ); at ℓ = 1 the decoder."""
         logsnr = self._grid(z)
         if checked_level(level, self) == 1:
-            x_hat, head = self._guess(z, logsnr[1], condition)
+            x_hat, head = self._x_hat(z, logsnr[1], condition)
             return self.decoder.distribution(x_hat, logsnr, z, head)
         x_hat, head = self.predict(z, logsnr[level], condition)
         return self.reverse.step(x_hat, z, logsnr[level - 1], logsnr[level], head)
@@ -280,7 +280,7 @@ class Diffusion(LevelwiseVAE):
         """One unbiased draw of −ln P_pri(z_0|z_1), (B,), nats."""
         logsnr = self._grid(x)
         z = forward.noised(x, normal_like(x, source), logsnr[1])
-        x_hat, head = self._guess(z, logsnr[1], condition)
+        x_hat, head = self._x_hat(z, logsnr[1], condition)
         return -self.decoder.distribution(x_hat, logsnr, z, head).log_prob(x)
 
     def bands_of(self, x: Tensor, nats: Tensor) -> tuple[Band, ...]:

@@ -305,7 +305,7 @@ def loss(
             L/1000 of the level's KL per dim, which teaches the head alone (see `LearnedVariance.head_loss`).
         clip: of the model's x̂, whose error the head tells; the weighted error is of the network's own.
     """
-    seen = _look(network, x, draw, condition, target, schedule, reverse is not None)
+    seen = _evaluated(network, x, draw, condition, target, schedule, reverse is not None)
     weighted = _weigh(seen, objective)
     if reverse is not None:
         weighted = weighted + schedule.num_levels / 1000 * _head_nats(reverse, x, draw, target, seen, clip)
@@ -333,7 +333,7 @@ def bound_loss(
     """
     assert objective.nats is not None, "the objective is the bound's"
     reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
-    seen = _look(network, x, draw, condition, model.target, model.schedule, reverse is not None, model.clip)
+    seen = _evaluated(network, x, draw, condition, model.target, model.schedule, reverse is not None, model.clip)
     weighted = _weigh(seen, objective)
     first = (draw.level == 1).nonzero().flatten()
     if len(first):
@@ -350,7 +350,7 @@ def bound_loss(
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Evaluated:
     """What the network made of a draw, and the plain error of it per dim, (B,), float32."""
 
     z: Tensor
@@ -362,7 +362,7 @@ class _Look:
     error: Tensor
 
 
-def _look(
+def _evaluated(
     network: torch.nn.Module,
     x: Tensor,
     draw: NoiseSample,
@@ -371,7 +371,7 @@ def _look(
     schedule: NoiseSchedule,
     has_head: bool,
     clip: float | None = None,
-) -> _Look:
+) -> _Evaluated:
     logsnr = schedule.on(x.device)
     level = draw.level.to(x.device, non_blocking=True)
     now, before = logsnr[level], logsnr[level - 1]
@@ -387,15 +387,15 @@ def _look(
         wanted = target.of(x, draw.noise, now, before)
     else:
         wanted = target.of_sample(x, draw.noise, draw.fresh, now, before)
-    return _Look(z, level, now, before, out, head, ((out - wanted) ** 2).flatten(1).mean(1))
+    return _Evaluated(z, level, now, before, out, head, ((out - wanted) ** 2).flatten(1).mean(1))
 
 
-def _weigh(seen: _Look, objective: Objective) -> Tensor:
+def _weigh(seen: _Evaluated, objective: Objective) -> Tensor:
     return expand(objective.weight_at(seen.level), seen.error).to(seen.error.dtype) * seen.error
 
 
 def _head_nats(
-    reverse: LearnedVariance, x: Tensor, draw: NoiseSample, target: Target, seen: _Look, clip: float | None = None
+    reverse: LearnedVariance, x: Tensor, draw: NoiseSample, target: Target, seen: _Evaluated, clip: float | None = None
 ) -> Tensor:
     """The levels' KL per dim, 0 at level 1, whose step is the decoder's; (B,), float32."""
     nats = torch.zeros(len(x), device=x.device)

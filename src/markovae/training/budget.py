@@ -131,7 +131,7 @@ class Budget:
             if step * self._reached[1] > self._reached[0] * self.total:
                 self._reached = (step, self.total)
             self.pace += (took - self.pace) / max(HORIZON * (self.total - step), LEAST_HORIZON)
-            if self.looks(step):
+            if self.is_replanned(step):
                 self._replan(step, elapsed)
             return
         self._times.append(took)
@@ -144,7 +144,7 @@ class Budget:
             pace = statistics.median(self._times[len(self._times) // 2 :])
             self.total, self.pace = step + max(0, int(left / max(pace, 1e-9))), pace
 
-    def looks(self, step: int) -> bool:
+    def is_replanned(self, step: int) -> bool:
         """Whether this step may change the total: the same ones in every process of a job."""
         if self.seconds is None or self.settled:
             return False

@@ -204,9 +204,9 @@ class Training:
 
     def _note_time(self, took: float) -> None:
         """Let the budget know; several processes take the length that the first one finds."""
-        looks = self.budget.looks(self.step)
+        replanned = self.budget.is_replanned(self.step)
         self.budget.note(self.step, took, self.seconds)
-        if looks and not self.ranks.alone:
+        if replanned and not self.ranks.alone:
             (total,) = self.ranks.firsts(-1 if self.budget.total is None else self.budget.total)
             self.budget.total = None if total < 0 else int(total)
 
