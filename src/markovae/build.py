@@ -23,6 +23,7 @@ from markovae.diffusion.cascade_config import DETAIL_SCALE, LARGEST_BASE, MAX_ST
 from markovae.diffusion.conventions import convention_named
 from markovae.diffusion.decoder import DensityDecoder, decoder_named
 from markovae.diffusion.detail_network import DetailNetwork
+from markovae.diffusion.fitted_variance import variance_named
 from markovae.diffusion.foreign_network import ForeignNetwork
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
@@ -31,7 +32,6 @@ from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
 from markovae.diffusion.schedule_config import BETA_SCHEDULES, DEFAULT_LEVELS, ScheduleConfig
 from markovae.diffusion.target import target_named
 from markovae.errors import UserError
-from markovae.likelihood.fitting import variance_named
 from markovae.networks.conditioning import TextConditioner
 from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from markovae.build import create
 from markovae.config import Config
 from markovae.diffusion.decoder import decoder_named
+from markovae.diffusion.fitted_variance import variance_named
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
-from markovae.likelihood.fitting import variance_named
 
 pytest.importorskip("constriction", reason="the extra codec is not installed")
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from markovae.data.images import ImageData
 from markovae.diffusion.decoder import DensityDecoder, StepDecoder
+from markovae.diffusion.fitted_variance import fitted_tensors, is_fitted_kind, load_fitted, variance_named
 from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
@@ -13,14 +14,7 @@ from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import DATA
 from markovae.errors import UserError
-from markovae.likelihood.fitting import (
-    fit_reverse,
-    fitted_tensors,
-    is_fitted_kind,
-    load_fitted,
-    variance_named,
-    with_reverse,
-)
+from markovae.likelihood.fitting import fit_reverse, with_reverse
 from markovae.likelihood.measuring import measure
 from markovae.randomness import generator
 

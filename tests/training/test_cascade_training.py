@@ -14,8 +14,9 @@ from markovae.data.images import ImageData
 from markovae.diffusion import haar
 from markovae.diffusion.cascade import Cascade
 from markovae.diffusion.detail_network import DetailNetwork
+from markovae.diffusion.fitted_variance import fitted_tensors, load_fitted
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fit_stages, fitted_tensors, load_fitted
+from markovae.likelihood.fitting import fit_stages
 from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
 from markovae.training.cascade_loss import CascadeLoss

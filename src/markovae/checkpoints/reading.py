@@ -28,9 +28,9 @@ from markovae.config import Config
 from markovae.data.images import captions_digest
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
+from markovae.diffusion.fitted_variance import load_fitted
 from markovae.diffusion.model import load_weights
 from markovae.errors import UserError
-from markovae.likelihood.fitting import load_fitted
 from markovae.log import log
 from markovae.system.device import device_named, has_bfloat16
 from markovae.text.conditioner import EncoderConditioner

@@ -25,13 +25,13 @@ from markovae.diffusion.decoder import (
     StepDecoder,
 )
 from markovae.diffusion.detail_network import DetailNetwork
+from markovae.diffusion.fitted_variance import REVERSE_CLASSES, fitted_tensors
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import LogSNRLinear, NoiseSchedule
 from markovae.diffusion.schedule_config import DEFAULT_LEVELS, ScheduleConfig
 from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
-from markovae.likelihood.fitting import REVERSE_CLASSES, fitted_tensors
 from markovae.log import log
 from markovae.networks.ddpm import DDPMUNet
 from markovae.networks.dit import DiT

@@ -10,10 +10,10 @@ from markovae.checkpoints.manifest import CheckpointError
 from markovae.checkpoints.tensors import entries_of, read_tensors, require_finite
 from markovae.config import Config
 from markovae.diffusion.cascade import Model
+from markovae.diffusion.fitted_variance import fitted_buffers
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.reverse import check_errors
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fitted_buffers
 from markovae.networks.conditioning import TextConditioner
 from markovae.system.tensor_headers import TensorEntry, compare_shapes
 from markovae.training.optimizers import split_model

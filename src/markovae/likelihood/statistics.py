@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from markovae.diffusion.fitted_variance import KNOTS
 from markovae.diffusion.forward import noised
 from markovae.diffusion.gaussian import expand
 from markovae.diffusion.markovian_vae import evaluating
@@ -55,7 +56,6 @@ def smoothed(logsnr: Tensor, error: Tensor, count: Tensor, width: float) -> Tens
     return fitted.exp().reshape(error.shape)
 
 
-KNOTS = 65  # log-SNRs of a table of errors
 PER_IMAGE, DRAWS_PER_KNOT = 16, 16
 
 

@@ -25,8 +25,8 @@ from markovae.checkpoints.writing import (
 from markovae.config import Config
 from markovae.data.images import captions_digest
 from markovae.data.split import Splits
+from markovae.diffusion.fitted_variance import fitted_tensors
 from markovae.errors import StoppedRun
-from markovae.likelihood.fitting import fitted_tensors
 from markovae.log import duration, log, warn
 from markovae.run.choices import forecast
 from markovae.run.evaluations import Evaluations

@@ -7,10 +7,10 @@ from collections.abc import Generator, Iterator
 from typing import Any, Self, final
 
 from markovae.diffusion.cascade import Model
+from markovae.diffusion.fitted_variance import fitted_tensors, is_fitted_kind, load_fitted
 from markovae.diffusion.model import load_weights
 from markovae.diffusion.objective import Objective
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fitted_tensors, is_fitted_kind, load_fitted
 from markovae.system.memory import kept_memory
 from markovae.tables import from_table, to_table
 from markovae.training.examples import Transform, as_examples

@@ -453,3 +453,16 @@ def _level_distribution(config: TrainConfig, schedule: NoiseSchedule) -> Tensor:
 
 def _interpolated(logsnr: Tensor, knots: np.ndarray[Any, Any], heights: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(np.interp(logsnr.numpy(), knots, heights, left=0, right=0))
+
+
+def require_shardable(config: TrainConfig, loss: Loss) -> None:
+    """Whether this training can be spread.
+
+    Raises:
+        UserError: where train.parallel=fsdp and a schedule learns.
+    """
+    if config.parallel == "fsdp" and not isinstance(loss, LevelLoss):
+        raise UserError(
+            "train.parallel=fsdp gathers a network's weights for one pass a step, and schedule.kind=learned takes "
+            "several: set train.parallel=ddp"
+        )

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from markovae.errors import UserError
 from markovae.networks.ddpm import DDPMAttention, DDPMBlock
 from markovae.networks.dit import DiTBlock
 from markovae.networks.layers import CrossAttention, ResidualBlock, SelfAttention
-from markovae.training.losses import LevelLoss, Loss
-from markovae.training.train_config import TrainConfig
 
 
 def is_sharded(value: Tensor) -> bool:
@@ -57,19 +54,6 @@ def local_shard(value: Tensor) -> Tensor:
 
 # Gathered one at a time.
 BLOCKS = (ResidualBlock, SelfAttention, CrossAttention, DDPMBlock, DDPMAttention, DiTBlock)
-
-
-def require_shardable(config: TrainConfig, loss: Loss) -> None:
-    """Whether this training can be spread.
-
-    Raises:
-        UserError: where train.parallel=fsdp and a schedule learns.
-    """
-    if config.parallel == "fsdp" and not isinstance(loss, LevelLoss):
-        raise UserError(
-            "train.parallel=fsdp gathers a network's weights for one pass a step, and schedule.kind=learned takes "
-            "several: set train.parallel=ddp"
-        )
 
 
 def sharded(network: nn.Module, size: int, device: torch.device) -> nn.Module:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from markovae.data.images import ImageData
 from markovae.diffusion.cascade import Cascade, Model
+from markovae.diffusion.fitted_variance import fitted_tensors, is_fitted_kind, load_fitted
 from markovae.diffusion.model import load_weights
 from markovae.diffusion.objective import MeanNoise, Objective
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fit_stages, fitted_tensors, is_fitted_kind, load_fitted
+from markovae.likelihood.fitting import fit_stages
 from markovae.log import log
 from markovae.networks.embedding import working_type
 from markovae.randomness import generator
@@ -31,10 +32,18 @@ from markovae.training.budget import Budget, Timer, rate_factor
 from markovae.training.cascade_loss import CascadeLoss
 from markovae.training.ema import EMA
 from markovae.training.examples import Examples
-from markovae.training.losses import LevelLoss, Loss, Losses, OwnFunction, create_loss, create_noise_sampling
+from markovae.training.losses import (
+    LevelLoss,
+    Loss,
+    Losses,
+    OwnFunction,
+    create_loss,
+    create_noise_sampling,
+    require_shardable,
+)
 from markovae.training.optimizers import create_optimizer
 from markovae.training.precision import Choice, dtype_named, prepared, probe, without_timing
-from markovae.training.sharding import full_tensor, local_shard, require_shardable, shard_tables, sharded
+from markovae.training.sharding import full_tensor, local_shard, shard_tables, sharded
 from markovae.training.train_config import TrainConfig
 from markovae.training.train_step import (
     TrainStep,
