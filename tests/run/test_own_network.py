@@ -49,9 +49,6 @@ def test_a_network_given_as_a_module(short: Config, tmp_path: Path):
     with pytest.raises(UntrustedNetworkError):
         mv.resume(out, steps=5, progress=False)
     assert mv.resume(out, steps=5, trust=[NAME], progress=False).checkpoint.step == 5
-    with pytest.raises(UntrustedNetworkError):
-        mv.export(out, tmp_path / "exported", to="torch")
-    assert (mv.export(out, tmp_path / "exported", to="torch", trust=[NAME]) / "serve.py").exists()
     model = mv.load(out, trust=[NAME])
     assert mv.sample(model, 2, steps=2).shape == (2, 1, 4, 4)
     assert mv.measure(model, mv.load_data(short.data).test.images, draws=1).bits_per_dim.value > 0
