@@ -19,7 +19,7 @@ SOURCE = Path(markovae.__file__).parent
 
 # Top first: a package may import only what stands before it. A new package gets its place here.
 ORDER = """
-    locations errors strict_json synonyms log system randomness tables networks diffusion data text likelihood
+    locations errors strict_json synonyms log system randomness tables columns networks diffusion data text likelihood
     compression sampling quality training config build checkpoints run interop report theory course web cli __main__
 """.split()  # noqa: SIM905
 TORCH_ALONE = ("randomness", "networks", "diffusion")

@@ -18,6 +18,7 @@ NEEDS_MORE = {
     "import_run": "a model of somebody else; tests/interop",
     "export": "a network that diffusers has; tests/interop",
     "caption_information": "a model of captions; tests/likelihood",
+    "column_information": "a model of columns; tests/run/test_column_run.py",
 }
 SETTINGS = [
     *("network.width=8", "network.multipliers=[1]", "network.blocks=1", "network.attention=[]", "network.patch=1"),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from markovae.interop.wrapping import wrap
     from markovae.likelihood.anomalies import AnomalyRanking, rank_anomalies
     from markovae.likelihood.caption_information import caption_information
+    from markovae.likelihood.column_information import column_information
     from markovae.likelihood.comparison import Comparison, compare
     from markovae.likelihood.continuous import continuous_bound
     from markovae.likelihood.fitting import with_reverse
@@ -54,6 +55,7 @@ _HOME = {
     "AnomalyRanking": "likelihood.anomalies",
     "rank_anomalies": "likelihood.anomalies",
     "caption_information": "likelihood.caption_information",
+    "column_information": "likelihood.column_information",
     "compare": "likelihood.comparison",
     "continuous_bound": "likelihood.continuous",
     "ode_likelihood": "likelihood.ode",
@@ -105,6 +107,7 @@ __all__ = [
     "TrainStep",
     "__version__",
     "caption_information",
+    "column_information",
     "compare",
     "compress",
     "continuous_bound",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from markovae.columns import columns_named
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.diffusion import haar
@@ -166,8 +167,10 @@ def create(
     """
     names: tuple[str, ...] = ()
     if isinstance(shape, ImageData):
-        bins, names, shape = shape.bins, shape.class_names, shape.shape
+        data = shape
+        bins, names, shape = data.bins, data.class_names, data.shape
         num_classes = len(names)
+        config = with_columns(config, data)
     model = create_outline(
         config,
         shape,
@@ -223,7 +226,12 @@ def create_outline(
     text_conditioner = (
         (text_conditioner or EncoderConditioner(config.condition.encoder)) if config.condition.kind == "text" else None
     )
-    classes = classes_of(config, num_classes)
+    classes, columns = classes_of(config, num_classes), config.condition.known
+    if columns is None and config.condition.columns:
+        raise UserError(
+            f"condition.columns={', '.join(config.condition.columns)} are read from the images' table: create the "
+            "model with mv.create(config, data.train), or train a run"
+        )
     text = text_conditioner.width if text_conditioner else 0
     with torch.device("meta"):
         reverse = variance_named(config.target.reverse, shape)
@@ -235,6 +243,7 @@ def create_outline(
         num_classes=classes,
         vector_dim=text,
         token_dim=text,
+        column_dim=columns.width if columns else 0,
     )
     if (config.cascade.stages or 1) > 1:
         if network is not None:
@@ -254,6 +263,7 @@ def create_outline(
         made = Diffusion(network, schedule, target, reverse, decoder, shape, clip=config.target.clip)
         made.calls = None if config.distill is None else config.distill.calls
     made.text_conditioner, made.null_trained = text_conditioner, config.train.label_dropout > 0
+    made.columns = columns
     return made
 
 
@@ -407,6 +417,19 @@ def with_stages(config: Config, data: ImageData) -> Config:
     return replace(config, cascade=replace(found, stages=stages, scales=scales))
 
 
+def with_columns(config: Config, data: ImageData) -> Config:
+    """The configuration with what its condition.columns are, by these training images; one that says so stays.
+
+    Raises:
+        UserError: for a column that is not there, or cannot condition a model.
+    """
+    condition = config.condition
+    if not condition.columns or condition.encoding is not None:
+        return config
+    encoding = columns_named(condition.columns, data.columns).to_json()
+    return replace(config, condition=replace(condition, encoding=encoding))
+
+
 SCALE_IMAGES = 128  # that the scale of details is worked out from
 
 
@@ -486,6 +509,8 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
         )
     if config.network.kind == "ddpm" and config.condition.kind == "text":
         raise UserError("network.kind=ddpm reads no captions: take network.kind=unet or dit, or condition.kind=class")
+    if config.network.kind == "ddpm" and config.condition.columns:
+        raise UserError("network.kind=ddpm reads no columns: take network.kind=unet or dit, or leave condition.columns")
     if config.network.kind == "ddpm" and config.schedule.kind == "learned":
         raise UserError(
             "network.kind=ddpm counts the steps of a fixed grid, and schedule.kind=learned moves it: take another "

@@ -206,7 +206,11 @@ def _parse_value(raw: str, hint: Any) -> Any:
         value = raw
     if hint is str and not isinstance(value, str):
         return raw
-    if isinstance(value, int) and not isinstance(value, bool) and typing.get_origin(hint) is tuple:
+    listed = typing.get_origin(hint) is tuple
+    if listed and typing.get_args(hint)[0] is str and isinstance(value, str):  # [age, smiling] without quotes, or age
+        inside = value.removeprefix("[").removesuffix("]")
+        return [one.strip() for one in inside.split(",")] if value.startswith("[") else [value]
+    if isinstance(value, int) and not isinstance(value, bool) and listed:
         return [value]
     return value
 

@@ -113,7 +113,7 @@ def test_large_npy_is_mapped_and_arranged_on_disk(tmp_path: Path, monkeypatch: p
 
 def test_arrays_can_be_scaled(tmp_path: Path):
     np.save(tmp_path / "x.npy", np.arange(3, dtype=np.uint8).reshape(3, 1, 1) * np.ones((1, 28, 28), np.uint8))
-    config = DataConfig("x", size=32, fit="pad", background="black")
+    config = DataConfig("x", size=32, fit="pad", background="black", enlarge=True)
     data = read_array_file(replace(config, source=str(tmp_path / "x.npy"))).data
     assert data.shape == (1, 32, 32)
     assert data.images[2].max() == 2
@@ -215,3 +215,18 @@ def test_idx_files_by_other_names(tmp_path: Path):
     (tmp_path / "emnist-digits-train-images-idx3-ubyte").write_bytes(b"")
     with pytest.raises(UserError, match="idx files of 2 sets"):
         read_source(DataConfig(str(tmp_path)))
+
+
+def test_other_arrays_of_an_npz_are_columns(tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8)).astype(np.uint8)
+    attributes = np.arange(24.0).reshape(12, 2) / 4
+    extra = {"age": np.arange(12), "name": np.array(["a", "b"] * 6), "attributes": attributes}
+    np.savez(tmp_path / "x.npz", images=images, features=np.zeros((12, 65)), other=np.zeros(3), **extra)
+    reading = read_array_file(DataConfig(str(tmp_path / "x.npz")))
+    assert reading.data.columns == {
+        "age": tuple(map(str, range(12))),
+        "name": ("a", "b") * 6,
+        "attributes.0": tuple(map(repr, attributes[:, 0].tolist())),
+        "attributes.1": tuple(map(repr, attributes[:, 1].tolist())),
+    }
+    assert "2 other arrays are not used (features, other)" in reading.summary.notes

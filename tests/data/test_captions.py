@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from markovae.data.captions import read_captions
+from markovae.data.captions import read_written
 from markovae.data.image_files import find_files
 from markovae.errors import UserError
 
@@ -11,7 +11,8 @@ PATHS = ["a/x.png", "y.png"]
 
 
 def read(folder: Path, paths: list[str] = PATHS):
-    return read_captions(folder, paths, find_files(folder).others)
+    written = read_written(folder, paths, find_files(folder).others)
+    return written.captions, written.notes
 
 
 def test_no_file_no_captions(tmp_path: Path):
@@ -21,8 +22,10 @@ def test_no_file_no_captions(tmp_path: Path):
 def test_csv_with_quotes_commas_and_a_byte_order_mark(tmp_path: Path):
     text = '\ufefffile_name,text,other\na\\x.png,"red, ""round""",1\n./y.png, two ,\n'
     (tmp_path / "captions.csv").write_text(text, encoding="utf-8")
-    notes = ("captions from captions.csv", "the column other of captions.csv is not used")
-    assert read(tmp_path) == (('red, "round"', "two"), notes)
+    assert read(tmp_path) == (
+        ('red, "round"', "two"),
+        ("captions from captions.csv", "columns from captions.csv: other"),
+    )
 
 
 def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
@@ -31,7 +34,7 @@ def test_json_lines_with_gaps_and_strangers(tmp_path: Path):
     captions, notes = read(tmp_path)
     assert captions == ("", "grün")
     assert notes[1:] == (
-        "1 caption names a file that is not a readable image (z.png)",
+        "1 row names a file that is not a readable image (z.png)",
         "1 of 2 images have no caption (a/x.png)",
     )
 
@@ -156,7 +159,7 @@ def test_names_in_a_table_are_compared_and_never_opened(tmp_path: Path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
     captions, notes = read(tmp_path)
     assert captions == ("", "t0")
-    assert any("6 captions name a file that is not a readable image (../../etc/passwd, " in note for note in notes)
+    assert any("6 rows name a file that is not a readable image (../../etc/passwd, " in note for note in notes)
 
 
 def test_tables_in_the_folders_of_their_images_and_of_other_names(tmp_path: Path):
@@ -168,9 +171,9 @@ def test_tables_in_the_folders_of_their_images_and_of_other_names(tmp_path: Path
     assert captions == ("a, b", "c")
     assert notes == (
         "captions from a/metadata.csv (column caption)",
-        "the column age of a/metadata.csv is not used",
+        "columns from a/metadata.csv: age",
         "captions from metadata.jsonl (column prompt)",
-        "the column boxes of metadata.jsonl is not used",
+        "the column boxes of metadata.jsonl is not used: it holds a list that is no list of texts",
     )
     (tmp_path / "a" / "metadata.csv").write_text("file_name,text\na/x.png,from above\n")
     assert read(tmp_path)[0] == ("from above", "c")
@@ -180,10 +183,7 @@ def test_a_table_without_captions_stops_nothing_and_is_told(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text("file_name,label\ny.png,cat\n")
     assert read(tmp_path) == (
         None,
-        (
-            "metadata.csv has no captions: none of the columns text, caption, captions, prompt, description",
-            "the column label of metadata.csv is not used",
-        ),
+        ("columns from metadata.csv: label",),
     )
     (tmp_path / "y.txt").write_text("beside")
     assert read(tmp_path)[0] == ("", "beside")

@@ -49,7 +49,7 @@ def test_height_and_width_may_differ(tmp_path: Path):
     for n in range(3):
         Image.new("L", (12, 4), 50 * n).save(tmp_path / f"{n}.png")
     assert read_folder(config(tmp_path)).data.shape == (1, 4, 12)
-    assert read_folder(config(tmp_path, size=8, width=4)).data.shape == (1, 8, 4)
+    assert read_folder(config(tmp_path, size=8, width=4, enlarge=True)).data.shape == (1, 8, 4)
 
 
 def test_mixed_sizes_come_to_thirty_two_and_say_so(tmp_path: Path):
@@ -300,7 +300,7 @@ def test_the_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, mon
     Image.fromarray(np.moveaxis(255 - made[1], 0, -1)).save(tmp_path / "01.png")
     os.utime(tmp_path / "01.png", ns=(1, 1))
     assert np.array_equal(read_folder(config(tmp_path)).data.images[1], 255 - made[1])
-    assert read_folder(config(tmp_path, size=16)).data.shape == (3, 16, 16)
+    assert read_folder(config(tmp_path, size=16, enlarge=True)).data.shape == (3, 16, 16)
 
 
 def test_worker_processes_decode_the_same(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
@@ -349,3 +349,67 @@ def test_one_image_is_too_few(tmp_path: Path):
     assert len(reading.data) == len(reading.split.train) == 1
     with pytest.raises(UserError, match="holds 1 image, 1 of them different: at least 3"):
         splits_of(reading)
+
+
+def table(place: Path, header: str, rows: list[str]) -> Path:
+    (place / "metadata.csv").write_text("\n".join([header, *rows]))
+    return place
+
+
+def test_columns_of_a_folder_follow_their_images(tmp_path: Path):
+    fill(tmp_path, 12)
+    rows = [f"{n:02},{n},{'ab'[n % 2]}" for n in range(12) if n != 3]
+    reading = read_folder(config(table(tmp_path, "image_id,age,group", rows)))
+    data = reading.data
+    assert data.columns["age"] == tuple(None if n == 3 else str(n) for n in range(12))
+    assert data.take([5, 3]).columns == {"age": ("5", None), "group": ("b", None)}
+    parts = splits_of(reading)
+    assert [int(name[:2]) for name in parts.test.files or ()] == [int(cell or 3) for cell in parts.test.columns["age"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "note"),
+    [
+        ("cat dog cat dog cat dog", ("cat", "dog"), "classes from the column label"),
+        ("10 9 10 9 10 9", ("9", "10"), "classes from the column label"),
+        ("cat dog cat dog cat ", (), "the column label is not read as classes: 1 images have none"),
+        ("a b c d e f", (), "the column label is not read as classes: it has 6 different values"),
+    ],
+)
+def test_a_column_of_labels_names_the_classes(tmp_path: Path, cells: str, names: tuple[str, ...], note: str):
+    fill(tmp_path)
+    rows = [f"{n:02}.png,{cell}" for n, cell in enumerate(cells.split(" "))]
+    reading = read_folder(config(table(tmp_path, "file_name,label", rows)))
+    assert reading.data.class_names == names
+    assert any(one.startswith(note) for one in reading.summary.notes)
+    if names:
+        assert [names[label] for label in reading.data.labels.tolist()] == cells.split(" ")
+    assert read_folder(config(tmp_path, classes="none")).data.labels is None
+
+
+def test_folders_come_before_a_column_of_labels(tmp_path: Path):
+    fill(tmp_path / "x", 3)
+    fill(tmp_path / "y", 3)
+    rows = [f"{folder}/{n:02}.png,{n}" for folder in "xy" for n in (0, 1, 2)]
+    reading = read_folder(config(table(tmp_path, "file_name,label", rows)))
+    assert reading.data.class_names == ("x", "y")
+
+
+def test_another_table_says_what_it_should_be_called(tmp_path: Path):
+    fill(tmp_path, 3)
+    (tmp_path / "labels.csv").write_text("id,breed\n00,pug\n")
+    notes = read_folder(config(tmp_path)).summary.notes
+    assert any("called metadata.csv and has a column file_name (labels.csv is not)" in note for note in notes)
+
+
+def test_nothing_is_enlarged_unless_asked(tmp_path: Path):
+    fill(tmp_path, 4, side=16)
+    fill(tmp_path / "x", 2, side=40)
+    with pytest.raises(
+        UserError, match=r"4 of 6 images are smaller than 32x32 .* data.size=16 is the largest that all"
+    ):
+        read_folder(config(tmp_path, size=32))
+    reading = read_folder(config(tmp_path, size=32, enlarge=True))
+    assert reading.data.shape == (3, 32, 32)
+    assert any(note.startswith("4 of 6 images are smaller than 32x32") for note in reading.summary.notes)
+    assert read_folder(config(tmp_path, size=16)).data.shape == (3, 16, 16)

@@ -228,7 +228,7 @@ def test_arrays_of_threads_are_one_sentence(tmp_path: Path):
 
     np.save(tmp_path / "x.npy", np.zeros((3, 2_000_000, 1), np.uint8))
     with pytest.raises(UserError, match=r"an image of .*x.npy of 1x2000000 is too long and thin"):
-        read_array_file(DataConfig(str(tmp_path / "x.npy"), size=64, layout="nhw"))
+        read_array_file(DataConfig(str(tmp_path / "x.npy"), size=64, layout="nhw", enlarge=True))
 
 
 def test_a_profile_that_unpacks_to_megabytes_is_not_unpacked():

@@ -55,7 +55,8 @@ def test_images_classes_captions_and_parts(tmp_path: Path):
     assert reading.data.class_names == ("cat", "dog")
     assert reading.data.captions is not None
     assert reading.data.captions[3] == "picture 0"
-    assert "the columns width are not used" in reading.summary.notes
+    assert "columns: width" in reading.summary.notes
+    assert reading.data.columns == {"width": ("8",) * 12}
     assert len(load_data(tmp_path / "data" / "train-00000-of-00001.parquet").train) == 7
 
 

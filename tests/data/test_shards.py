@@ -616,3 +616,52 @@ def test_tars_called_train_and_val_are_parts(tmp_path: Path):
     assert (len(split.train), len(split.validation), len(split.test)) == (5, 4, 5)
     split = read_source(DataConfig(str(tmp_path), split="content")).split
     assert (len(split.train), len(split.validation), len(split.test)) == (12, 1, 1)
+
+
+def pictures(count: int, **members: str) -> list[tuple[str, bytes]]:
+    """Images 000.png, …, and beside each the members of these endings, {n} its number."""
+    rng, files = np.random.default_rng(5), []
+    for n in range(count):
+        files.append((f"{n:03}.png", encoded(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))))
+        files += [(f"{n:03}.{ending}", text.replace("NN", str(n)).encode()) for ending, text in members.items()]
+    return files
+
+
+def test_tables_and_json_members_in_tars_are_columns(tmp_path: Path):
+    files = pictures(12, json='{"age": NN, "caption": "number NN", "tags": ["a", "bNN"], "box": [1, 2], "w": "x"}')
+    rows = "\n".join(["file_name,label,w,text", *(f"{n:03}.png,{'ab'[n % 2]},y,not this" for n in range(12))])
+    place = foreign(tmp_path / "tars", [*files, ("metadata.csv", rows.encode())], shards=1)
+    reading = read_source(DataConfig(str(place)))
+    data = reading.data
+    order = [int(name[-7:-4]) for name in data.files or ()]
+    assert data.columns["age"] == tuple(map(str, order))
+    assert data.columns["tags"] == tuple(("a", f"b{n}") for n in order)
+    assert set(data.columns["w"]) == {"x"}  # what an image brings itself comes first
+    assert [data.class_names[label] for label in data.labels.tolist()] == ["ab"[n % 2] for n in order]
+    assert data.captions == tuple(f"number {n}" for n in order)
+    assert any("fields box of .json members are not used" in note for note in reading.summary.notes)
+    assert read_source(DataConfig(str(place))).data.columns == data.columns  # from the cache
+
+
+def test_a_table_in_a_tar_that_cannot_be_read_is_told(tmp_path: Path):
+    place = foreign(tmp_path / "tars", [*pictures(12), ("metadata.csv", b"file_name,age\n000.png\n")], shards=1)
+    reading = read_source(DataConfig(str(place)))
+    assert len(reading.data) == 12
+    assert any("metadata.csv is left out (" in note and "line 2 has 1 fields" in note for note in reading.summary.notes)
+
+
+def test_columns_are_sharded_and_checked(tmp_path: Path):
+    folder = folder_of(tmp_path / "folder")
+    rows = [
+        "file_name,age,tags",
+        *(f"{('cats', 'dogs')[n % 2]}/{n:03}.png,{n},a;b" for n in range(39)),
+        "dogs/copy.png,0,a;b",
+    ]
+    (folder / "metadata.csv").write_text("\n".join(rows))
+    plain = load_data(DataConfig(str(folder))).train
+    sharded = load_data(DataConfig(str(shards_of(folder, tmp_path / "shards")))).train
+    own = dict(zip(plain.content_hashes(), plain.columns["age"], strict=True))
+    assert sharded.columns["age"] == tuple(own[digest] for digest in sharded.content_hashes())
+    (tmp_path / "shards" / "columns.json").write_text("{}")
+    with pytest.raises(UserError, match=r"columns\.json has another SHA-256"):
+        load_data(DataConfig(str(tmp_path / "shards")))

@@ -12,8 +12,10 @@ from tests.fuzz.conftest import Fuzzer
 from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 from tests.fuzz.sandbox import CANARY
 
-from markovae.data.captions import NAMES, read_captions
+from markovae.columns import understand
+from markovae.data.captions import read_written
 from markovae.data.image_files import find_files
+from markovae.data.metadata import NAMES
 
 PATHS = ("a.png", "b.png", "cats/c.png", "cats/d.e.png", "\udcff.png")
 TEXTS: tuple[Any, ...] = (
@@ -129,9 +131,12 @@ def test_captions_are_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         return folder
 
     def door(case: Path) -> None:
-        captions, notes = read_captions(case, PATHS, find_files(case).others)
-        assert captions is None or len(captions) == len(PATHS)
-        assert not any("\n" in note for note in notes)
+        written = read_written(case, PATHS, find_files(case).others)
+        assert written.captions is None or len(written.captions) == len(PATHS)
+        assert all(len(cells) == len(PATHS) for cells in written.columns.values())
+        for name, cells in written.columns.items():
+            understand(name, cells)
+        assert not any("\n" in note for note in written.notes)
 
     for name in NAMES:
         (folder / name).write_text(

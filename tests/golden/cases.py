@@ -106,7 +106,7 @@ def data_cases() -> Iterable[Case]:
         *("data.fit=pad", "data.fit=resize", "data.channels=grey", "data.background=#336699", "data.split_seed=7"),
         *("data.size=20", "data.test_fraction=0.3"),
     ):
-        size = () if changed.startswith("data.size") else ("data.size=8",)
+        size = ("data.enlarge=true",) if changed.startswith("data.size") else ("data.size=8",)
         yield Case(f"data/split/folder/{changed}", split("folder", *size, changed), NOWHERE)
     yield Case("data/split/folder/data.width", split("folder", "data.size=8", "data.width=12"), NOWHERE)
     yield Case("data/shard/record", shard_record, NOWHERE)

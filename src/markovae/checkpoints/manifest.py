@@ -128,6 +128,10 @@ def _text(value: Any) -> bool:
     )
 
 
+def _digest(value: Any) -> bool:
+    return type(value) is str and len(value) == 64
+
+
 def _texts(value: Any) -> bool:
     return isinstance(value, dict) and all(type(text) is str for text in value.values())
 
@@ -156,6 +160,7 @@ _PERHAPS: dict[str, Callable[[Any], bool]] = {
     "origin": _table,
     "bits_per_dim": _number,
     "guidance": _number,
+    "columns_sha256": _digest,
 }
 
 

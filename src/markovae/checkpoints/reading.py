@@ -25,7 +25,7 @@ from markovae.checkpoints.shape_check import FITTED, require_fit
 from markovae.checkpoints.tensors import read_tensors
 from markovae.checkpoints.writing import checkpoints_in
 from markovae.config import Config
-from markovae.data.images import captions_digest
+from markovae.data.images import captions_digest, columns_digest
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
 from markovae.diffusion.fitted_variance import load_fitted
@@ -149,6 +149,12 @@ class Checkpoint:
         if self.text_conditioner is not None and self.text.get("captions_sha256") not in (None, captions_digest(train)):
             raise UserError(
                 f"the captions of {train.name} changed since the run was made: restore them, or start a new run"
+            )
+        names = self.config.condition.columns or ()
+        if names and self.state.get("columns_sha256") not in (None, columns_digest(train, names)):
+            raise UserError(
+                f"the columns {', '.join(names)} of {train.name} changed since the run was made: restore them, or "
+                "start a new run"
             )
 
     @property

@@ -110,7 +110,12 @@ def describe(model: Model) -> Config:
             clip=base.clip,
         ),
         cascade=CascadeConfig() if isinstance(model, Diffusion) else _cascade(model),
-        condition=ConditionConfig(kind=kind, encoder=encoder),
+        condition=ConditionConfig(
+            kind=kind,
+            encoder=encoder,
+            columns=None if model.columns is None else model.columns.names,
+            encoding=None if model.columns is None else model.columns.to_json(),
+        ),
         distill=DistillConfig(model.calls) if isinstance(model, Diffusion) and model.calls is not None else None,
         train=TrainConfig(label_dropout=TrainConfig.label_dropout if model.null_trained else 0.0),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markovae.cli.options import add_machine, add_run, add_seed, add_trust, one_of, whole
 from markovae.cli.running import open_run, require_out, write_out
-from markovae.cli.sampling_options import add_guidance, chosen_labels, chosen_prompts
+from markovae.cli.sampling_options import add_guidance, add_where, chosen_labels, chosen_prompts, chosen_where
 from markovae.errors import UserError
 from markovae.log import counted, log, show
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_METHODS
@@ -28,6 +28,7 @@ examples:
   markovae edit runs/a face.png --round-trip             to noise and back, with the error
   markovae edit runs/large small.png --enlarge           a cascade draws the details of an image of a stage's size
   markovae edit runs/text face.png --mask hair.png --prompt "a face with red hair"
+  markovae edit runs/people face.png --from-level 0.6 --where age=70
 """
 GAP = 2
 
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="TEXT", action="append", help="what the image is to show, of a model of captions"
     )
+    add_where(parser, sweeps=False)
     parser.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
     add_guidance(parser)
     parser.add_argument(
@@ -85,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
     opened = open_run(options, trained_in=False)
     prompts, labels = chosen_prompts(opened, options), chosen_labels(opened, options.label)
+    where, _ = chosen_where(opened, options.where)
     if len(prompts) > 1:
         raise UserError("--prompt is given twice: an edit shows one; join them, or edit once for each")
     names = "mask degrade from_level to round_trip enlarge level n sampler steps seed negative guidance method"
@@ -96,9 +99,11 @@ def run(options: argparse.Namespace) -> int:
         background=data.background,
         labels=labels,
         prompt=prompts[0] if prompts else None,
+        where=where,
         **{name: getattr(options, name) for name in (*names.split(), "resampling", "iterations", "quick")},
     )
     asked = {"class": options.label, "prompt": prompts[0] if prompts else None, "negative": options.negative}
+    asked["where"] = "; ".join(options.where) if options.where else None
     facts = {
         "edit": made.name,
         "seed": str(options.seed),

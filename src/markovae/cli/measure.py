@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.measure_words import captions_in_words, describe, ranking_in_words
+from markovae.cli.measure_words import captions_in_words, columns_in_words, describe, ranking_in_words
 from markovae.cli.options import FLOAT32_FIRST, add_json, add_machine, add_run, add_seed, add_trust, one_of, whole
 from markovae.cli.running import open_run
 from markovae.errors import UserError
@@ -39,6 +39,7 @@ examples:
   markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
   markovae measure runs/faces photos/ --csv costs.csv   other images, all of them, one row per image
   markovae measure runs/faces inbox/ --rank --csv odd.csv   which images are odd, the oddest first
+  markovae measure runs/people --columns             what each column of metadata.csv says, in nats
   markovae measure runs/text --captions             what captions say about images, in nats, attribute by attribute
   torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
 """
@@ -80,7 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="rank images by oddness: bits less their complexity, with p-values against held-out images",
     )
-    captions = parser.add_argument_group("captions")
+    captions = parser.add_argument_group("captions and columns")
+    captions.add_argument(
+        "--columns",
+        action="store_true",
+        help="weigh the columns of the first 300 images (--limit), in nats: what each says alone and beyond the others",
+    )
     captions.add_argument(
         "--captions",
         action="store_true",
@@ -195,6 +201,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for options that do not go together, data that do not fit the model, or a file that cannot be.
     """
+    if options.columns:
+        return _columns(options)
     if options.captions or options.rank:
         return _captions(options) if options.captions else _rank(options)
     method = checked(options)
@@ -335,6 +343,27 @@ def _captions(options: argparse.Namespace) -> int:
     return 0
 
 
+def _columns(options: argparse.Namespace) -> int:
+    """--columns: what the columns of a table say about images, in nats."""
+    _refuse(options, "--columns", ("captions", "rank", "against", "continuous", "ode", "csv", "save", "levels"))
+    from markovae.likelihood.column_information import column_information
+    from markovae.likelihood.evaluation_data import evaluation_data
+
+    if options.draws == "all":
+        raise UserError("--columns draws some levels of each image: give --draws a number")
+    opened = open_run(options, trained_in=False)
+    chosen = evaluation_data(opened, options.data, options.split, options.limit)
+    words = {"candidates": options.candidates, "draws": options.draws, "batch": options.batch, "limit": options.limit}
+    named = {name: value for name, value in words.items() if value is not None}
+    found = column_information(opened.model, chosen.data, seed=options.seed, **named)
+    record = found.to_dict() | {"data": chosen.to_dict(), "checkpoint": opened.checkpoint.facts()}
+    if options.json:
+        show_json(record)
+    else:
+        show(columns_in_words(record))
+    return 0
+
+
 def _rank(options: argparse.Namespace) -> int:
     """--rank: which images are odd."""
     _refuse(options, "--rank", ("against", "continuous", "ode", "levels", "fit_images", "candidates"))
@@ -385,7 +414,7 @@ def checked(options: argparse.Namespace) -> Method:
         UserError: naming the two.
     """
     if options.candidates is not None:
-        raise UserError("--candidates are captions to pick from: add --captions")
+        raise UserError("--candidates are captions, or columns, to pick from: add --captions or --columns")
     for name in ("ode_images", "ode_steps", "probes", "dequantise"):
         if getattr(options, name) is not None and not options.ode:
             raise UserError(f"--{name.replace('_', '-')} shapes the likelihood of the flow: add --ode")

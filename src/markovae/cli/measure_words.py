@@ -154,6 +154,33 @@ def captions_in_words(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def columns_in_words(record: dict[str, Any]) -> str:
+    """What each column says, alone and beyond the others."""
+    from markovae.likelihood.caption_information import lower_bound_in_words
+
+    lower, every = record["information_lower_bound"], record["bound_difference"]["nats"]
+    rows = [
+        (
+            row["column"],
+            figure(row["alone_nats"], 2) if row["n"] else "none",
+            f"beyond the others {figure(row['beyond_nats'], 2)} ({row['n']:,} images)"
+            if row["n"]
+            else "no image has it",
+        )
+        for row in record["columns"]
+    ]
+    both = [("all columns", figure(every, 2), "nats"), ("information, at least", *lower_bound_in_words(lower))]
+    return "\n".join(
+        [
+            f"nats per image that columns say, {record['data']['split']} part of {record['data']['source']}",
+            table([*rows, *both]),
+            "  Each is a difference of bounds on the same levels and noise: the information plus a difference of gaps.",
+            f"  The last is a true lower bound on the information; it cannot exceed ln {lower['candidates']} = "
+            f"{lower['ceiling_nats']:.2f}.",
+        ]
+    )
+
+
 def _percent(row: dict[str, Any]) -> str:
     error = f" ± {100 * row['stderr']:.1f}" if row["stderr"] else ""  # of all right or all wrong nothing is spread
     return f"{100 * row['accuracy']:.1f}{error} %"

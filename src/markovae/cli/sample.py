@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,16 @@ from markovae.cli.options import AS_TRAINED, add_json, add_machine, add_run, add
 from markovae.cli.running import open_run, require_out, write_out
 from markovae.cli.sampling_options import (
     HELP,
+    Sweep,
     add_sampler,
+    add_where,
     as_named,
     chosen_classes,
     chosen_prompts,
     chosen_sampler,
+    chosen_where,
 )
+from markovae.errors import UserError
 from markovae.log import counted, show, show_json
 from markovae.sampling.sampler_table import SEARCHED
 
@@ -29,8 +35,8 @@ SUMMARY = "draw images from a run"
 DESCRIPTION = """\
 Draw images from a run's averaged weights. Image i depends on the seed and on i, not on how many are drawn.
 Writes 00000.png and so on, grid.png (enlarged to be looked at), and samples.npz (arr_0: images, N x H x W x C; arr_1:
-classes, and prompts: texts, if any). Of several prompts or classes each has a row of grid.png, with the same noise
-down each column.
+classes, and prompts, where: texts, if any). Of several prompts, classes or values of a column each has a row of
+grid.png, with the same noise down each column.
 """
 EXAMPLES = """\
 examples:
@@ -42,6 +48,8 @@ examples:
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
   markovae sample runs/text --prompt "a person with red curly hair and round glasses" --n 16 --guidance 1.5
   markovae sample runs/text --prompts lines.txt --n 8 --negative "a beard"     a row of 8 for each line
+  markovae sample runs/people --where age=30 --where smiling=yes --n 16
+  markovae sample runs/people --where age=20..60:5 --where "smiling=*"     a titled grid: ages down, smiling across
   markovae sample runs/large --stage 0     of a cascade the smallest images, before any details are drawn
   markovae sample runs/faces --n 50000 --shard 3/8 --out part3     every eighth batch, from the third on
   torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     eight processes, the same images
@@ -66,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a class by name or number, repeatable: then --n images of each, a row of grid.png each; all: each in "
         "turn (the default); none: unconditional",
     )
+    add_where(parser, sweeps=True)
     group = parser.add_argument_group("a model of captions")
     group.add_argument(
         "--prompt",
@@ -93,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: for what the model does not offer, or an --out that is not empty.
     """
     require_out(options)
+    from markovae.data.pictures import png
     from markovae.sampling.conditions import make_condition
     from markovae.sampling.generation import network_evaluations, sample, shard_indices, up_to_stage
     from markovae.system.distributed import joined
@@ -100,16 +110,13 @@ def run(options: argparse.Namespace) -> int:
     opened = open_run(options, trained_in=True)
     model, batch = opened.model, options.batch or DEFAULT_BATCH
     prompts, chosen = chosen_prompts(opened, options), chosen_classes(opened, options.classes)
-    rows_drawn = max(1, len(prompts), len(chosen))
-    each = options.n or (ROW_IMAGES if rows_drawn > 1 else DEFAULT_IMAGES)
-    n = each * rows_drawn
-    texts = [prompt for prompt in prompts for _ in range(each)]
-    labels = [number for number in chosen for _ in range(each)] if len(chosen) > 1 else next(iter(chosen), None)
+    asked = _Asked.of(prompts, chosen, *chosen_where(opened, options.where, sweeps=True), options.n)
+    n, each, texts, labels, where = asked.n, asked.each, asked.texts, asked.labels, asked.where
     part, _, count = (options.shard or "").partition("/")
     shard = (int(part), int(count)) if options.shard else None
     rows = shard_indices(n, batch, shard)
     with joined(APART, model.device) as ranks:
-        made, guidance, facts = ranks.in_turn(lambda: chosen_sampler(opened, options, labels, prompts))
+        made, guidance, facts = ranks.in_turn(lambda: chosen_sampler(opened, options, labels, prompts, where))
         began = time.monotonic()
         images = sample(
             model,
@@ -119,6 +126,7 @@ def run(options: argparse.Namespace) -> int:
             batch=batch,
             labels=labels,
             prompt=texts or None,
+            where=where,
             guidance=guidance,
             noise_indices=[i % each for i in range(n)],
             shard=shard,
@@ -142,6 +150,7 @@ def run(options: argparse.Namespace) -> int:
         "labels": None if drawn is None else as_named(opened, drawn[rows]).tolist(),
         "prompts": list(prompts) or None,
         "negative": options.negative,
+        **({"where": where} if where else {}),
         "network_calls_per_sample": network_evaluations(used, guidance),
         **facts,
         "seed": options.seed,
@@ -157,13 +166,17 @@ def run(options: argparse.Namespace) -> int:
             **_prompt_facts(opened, options, (texts[row],) if texts else ()),
             "markovae:index": str(row),
             **({} if name is None else {"markovae:class": name}),
+            **({"markovae:where": asked.told(row)} if where else {}),
         }
         for row, name in zip(rows, names, strict=True)
     ]
     whole_grid = {**_provenance(opened, record, used.nfe, searched), **_prompt_facts(opened, options, prompts)}
-    columns = each if rows_drawn > 1 and shard is None else None
-    prompted = [texts[row] for row in rows] if texts else []
-    files = _files(images, rows, record["labels"], prompted, about, whole_grid, model.pixels.bins, columns)
+    if where:
+        whole_grid["markovae:where"] = "; ".join(options.where)
+    said = {"prompts": [texts[row] for row in rows] if texts else []}
+    said["where"] = [asked.told(row) for row in rows] if where else []
+    files = _files(images, rows, record["labels"], said, about, model.pixels.bins)
+    files["grid.png"] = png(_grid(images, model.pixels.bins, asked if shard is None else None), whole_grid)
     target = write_out(files, options, opened.path, "samples", _folder_name(options))
     if options.json:
         show_json({**record, "out": str(target)})
@@ -192,6 +205,87 @@ def _classes_drawn(opened: LoadedRun, conditional: bool, n: int, asked: list[str
     return f", each of {opened.num_classes} classes in turn"
 
 
+# -- what is drawn ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What each image is to show; several prompts, classes or values of a column are an axis of the grid.
+
+    Args:
+        each: images of each combination.
+        combinations: the value of each axis, in order.
+        axes: the values of each, as texts; at most two.
+        fixed: columns of one value.
+    """
+
+    each: int
+    combinations: list[tuple[Any, ...]]
+    axes: dict[str, list[str]]
+    fixed: dict[str, Any]
+    prompts: tuple[str, ...]
+    classes: list[Any]
+
+    @classmethod
+    def of(
+        cls, prompts: tuple[str, ...], classes: list[Any], fixed: dict[str, Any], swept: list[Sweep], n: int | None
+    ) -> _Asked:
+        axes: list[Sweep] = [("--prompt", list(prompts))] if len(prompts) > 1 else []
+        axes += [("--class", classes)] if len(classes) > 1 else []
+        axes += swept
+        if len(axes) > 2:
+            raise UserError(f"{', '.join(name for name, _ in axes)} have several values: a grid shows two of them")
+        if len(axes) == 2 and n is not None:
+            raise UserError(f"{axes[0][0]} and {axes[1][0]} are swept over, one image of each: leave --n out")
+        titles = {name: ["" if value is None else str(value) for value in values] for name, values in axes}
+        each = n or (1 if len(axes) == 2 else ROW_IMAGES if axes else DEFAULT_IMAGES)
+        return cls(each, list(itertools.product(*(values for _, values in axes))), titles, fixed, prompts, classes)
+
+    @property
+    def n(self) -> int:
+        """Images in all."""
+        return self.each * len(self.combinations)
+
+    def _every(self, name: str) -> list[Any]:
+        place = list(self.axes).index(name)
+        return [values[place] for values in self.combinations for _ in range(self.each)]
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompt of each image; empty where there is none."""
+        return self._every("--prompt") if "--prompt" in self.axes else [*self.prompts] * self.n
+
+    @property
+    def labels(self) -> Any:
+        """The class of each image, or of all; None where none is named."""
+        return self._every("--class") if "--class" in self.axes else next(iter(self.classes), None)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The columns' values: of each image a list, or one of all."""
+        return {**self.fixed, **{name: self._every(name) for name in self.axes if not name.startswith("--")}}
+
+    def told(self, row: int) -> str:
+        """The columns' values of an image, in words."""
+        each = {name: value[row] if isinstance(value, list) else value for name, value in self.where.items()}
+        return "; ".join(f"{name}={'' if value is None else value}" for name, value in each.items())
+
+
+def _grid(images: Any, bins: int, asked: _Asked | None) -> Any:
+    """The sheet; a sweep over columns has titles."""
+    from markovae.data.pictures import readable, tile, titled, viewable
+
+    pictures = viewable(images, bins)
+    if asked is None or not asked.axes:
+        return readable(tile(pictures), pictures)
+    (down, rows), *across = asked.axes.items()
+    sheet = readable(tile(pictures, len(across[0][1]) if across else asked.each), pictures)
+    if not asked.where.keys() & asked.axes.keys():
+        return sheet
+    corner, columns = across[0] if across else ("", [])
+    return titled(sheet, [f"{down}={value}" for value in rows], columns, f"{corner}=" if corner else "")
+
+
 # -- the files ----------------------------------------------------------------------------------------------------
 
 
@@ -199,26 +293,22 @@ def _files(
     images: Any,
     rows: list[int],
     labels: list[int] | None,
-    prompts: list[str],
+    said: dict[str, list[str]],
     about: list[dict[str, str]],
-    about_all: dict[str, str],
     bins: int,
-    columns: int | None,
 ) -> dict[str, bytes]:
-    """Every file's bytes: the PNGs with what they say of themselves, grid.png, and samples.npz."""
+    """Every file's bytes but the grid's: the PNGs with what they say of themselves, and samples.npz."""
     import numpy as np
 
-    from markovae.data.pictures import png, readable, tile, viewable
+    from markovae.data.pictures import png, viewable
 
     pictures = viewable(images, bins)
     files = {f"{row:05d}.png": png(pictures[place], about[place]) for place, row in enumerate(rows)}
-    files["grid.png"] = png(readable(tile(pictures, columns), pictures), about_all)
     arrays = [np.ascontiguousarray(images.transpose(0, 2, 3, 1))]
     if labels is not None:
         arrays.append(np.array(labels, dtype=np.int64))
     named = {} if rows == list(range(len(rows))) else {"numbers": np.array(rows)}
-    if prompts:
-        named["prompts"] = np.array(prompts, dtype=np.str_)
+    named |= {name: np.array(texts, dtype=np.str_) for name, texts in said.items() if texts}
     stream = io.BytesIO()
     np.savez_compressed(stream, *arrays, **named)  # type: ignore[arg-type]
     return {**files, "samples.npz": stream.getvalue()}

@@ -65,11 +65,12 @@ def chosen_sampler(
     options: argparse.Namespace,
     labels: int | str | list[int] | None = None,
     prompts: tuple[str, ...] = (),
+    where: dict[str, Any] | None = None,
 ) -> tuple[Plan, Guidance, dict[str, Any]]:
     """The plan and the guidance of the options, and what a record says of both.
 
     Args:
-        labels, prompts: what is drawn.
+        labels, prompts, where: what is drawn.
     Raises:
         UserError: for what the run does not offer, or options that do not go together.
     """
@@ -91,7 +92,7 @@ def chosen_sampler(
     )
     few = None
     if options.spacing == "tuned":
-        few = make_condition(model, TUNED_FOR, labels=labels, prompt=prompts or None, cycle=True)
+        few = make_condition(model, TUNED_FOR, labels=labels, prompt=prompts or None, where=where, cycle=True)
     made = plan(
         model,
         options.sampler,
@@ -177,6 +178,52 @@ def _is_number(name: str) -> bool:
     return name.isdecimal() and name.isascii() and len(name) < 19 and str(int(name)) == name
 
 
+# -- columns ------------------------------------------------------------------------------------------------------
+
+Sweep = tuple[str, list[Any]]
+
+
+def add_where(parser: argparse.ArgumentParser, sweeps: bool) -> None:
+    """--where; `sweeps` says whether several values of a column may be named."""
+    several = "; A..B:N, a,b,c or * sweep over several, one a row of grid.png, those of a second column across" * sweeps
+    parser.add_argument(
+        "--where",
+        metavar="COLUMN=VALUE",
+        action="append",
+        help=f"a value of a column that the model was trained with (condition.columns); repeatable{several}",
+    )
+
+
+def chosen_where(
+    opened: LoadedRun, texts: list[str] | None, sweeps: bool = False
+) -> tuple[dict[str, Any], list[Sweep]]:
+    """(the columns of one value, those that are swept over), by --where.
+
+    Raises:
+        UserError: for a model without columns, an unknown column or value, or a sweep where none may be.
+    """
+    from markovae.columns import written
+
+    fixed: dict[str, Any] = {}
+    swept: list[Sweep] = []
+    for text in texts or ():
+        if opened.model.columns is None:
+            raise UserError(
+                f"--where {text} needs a model of columns, and {opened.path} was trained without: leave it out, or "
+                "train with --set condition.columns=[…]"
+            )
+        name, values = written(text, opened.model.columns)
+        if name in fixed or any(name == known for known, _ in swept):
+            raise UserError(f"--where names {name} twice: write several values as {name}=a,b")
+        if len(values) == 1:
+            fixed[name] = values[0]
+        elif sweeps:
+            swept.append((name, values))
+        else:
+            raise UserError(f"--where {text} names {len(values)} values, and one image is drawn: name one")
+    return fixed, swept
+
+
 # -- prompts ------------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +233,7 @@ def chosen_prompts(opened: LoadedRun, options: argparse.Namespace) -> tuple[str,
     Raises:
         UserError: for a model without captions, a file that cannot be used, or options that do not go together.
     """
-    from markovae.data.captions import is_text
+    from markovae.data.metadata import is_text
     from markovae.log import log
 
     file = getattr(options, "prompts", None)

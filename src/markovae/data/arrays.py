@@ -8,18 +8,19 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from markovae.columns import MAX_COLUMNS, Cell, Cells, cell_of
 from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, DataConfig, background_rgb
 from markovae.data.file_names import ENDINGS, PARTS, by_ending, hidden, part_of, some, unread_kind
 from markovae.data.image_files import reason_of, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
-from markovae.data.npy import npz_names, read_exactly, read_npy, read_npz, require_plausible
+from markovae.data.npy import npz_sizes, read_exactly, read_npy, read_npz, require_plausible
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import chosen_split, copies_note
 from markovae.errors import UserError
@@ -166,6 +167,7 @@ DAMAGED = (
 
 
 MAX_IDX_BYTES = 2**36
+MAX_COLUMN_BYTES = 8 * MAX_COLUMNS  # of an array of columns, per image
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,14 @@ class _Parts:
         labels: (N,) or None.
         part: of each image, one of `PARTS`, or "" where none are given.
         notes: sentences.
+        columns: other arrays of a value, or a few, of each image.
     """
 
     images: Raw
     labels: Raw | None
     part: list[str]
     notes: tuple[str, ...] = ()
+    columns: Cells = field(default_factory=dict)
 
 
 def holds_idx_files(folder: Path) -> bool:
@@ -230,7 +234,7 @@ def _joined(images: dict[str, Raw], labels: dict[str, Raw], name: str, notes: tu
 
 
 def _source(given: _Parts, config: DataConfig, name: str) -> Source:
-    data = _image_data(given.images, given.labels, name, config)
+    data = replace(_image_data(given.images, given.labels, name, config), columns=given.columns)
     split = chosen_split(data, given.part, config)
     summary = _summary(given.images, data)
     return Source(data, split, replace(summary, notes=(*summary.notes, *given.notes, *copies_note(split))))
@@ -339,7 +343,8 @@ def _read_npy(path: Path) -> Raw:
 
 def _read_npz(path: Path) -> _Parts:
     try:
-        keys = npz_names(path)
+        sizes = npz_sizes(path)
+        keys = list(sizes)
         places = {place: key for key in reversed(keys) if (place := _place(key)) is not None}
         image_key = next((key for key in IMAGE_KEYS if key in keys), keys[0] if len(keys) == 1 else None)
         if image_key is not None:
@@ -358,13 +363,39 @@ def _read_npz(path: Path) -> _Parts:
     labels = {part: held for part, held in arrays["labels"].items() if part in images}
     used = [places["images", part] for part in images] + [places["labels", part] for part in labels]
     rest = [key for key in keys if key not in used]
+    columns: dict[str, tuple[Cell, ...]] = {}
+    if image_key is not None:
+        count = len(images[""])
+        for key in [key for key in rest if sizes[key] <= MAX_COLUMN_BYTES * (count + 16)]:
+            if found := _columns(path, key, count):
+                columns |= found
+                rest.remove(key)
     notes = (f"{len(rest)} other arrays are not used ({some(rest)})",) if rest else ()
     for part, held in labels.items():
         if len(held) != len(images[part]):
             raise UserError(
                 f"{path} has labels of shape {held.shape} for {len(images[part])} images: one each is needed"
             )
-    return _joined(images, labels, str(path), notes)
+    if columns:
+        notes = (f"columns from {some(list(columns))}", *notes)
+    return replace(_joined(images, labels, str(path), notes), columns=columns)
+
+
+def _columns(path: Path, key: str, count: int) -> dict[str, tuple[Cell, ...]]:
+    """An array of one value an image as a column, of a few numbers an image as that many; none for others."""
+    try:
+        array = read_npz(path, [key])[key]
+    except DAMAGED:
+        return {}
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "biufU" or array.shape[:1] != (count,):
+        return {}
+    if array.ndim == 1:
+        return {key: tuple(map(cell_of, array.tolist()))}
+    if array.ndim != 2 or array.shape[1] > MAX_COLUMNS or array.dtype.kind == "U":
+        return {}
+    return {f"{key}.{place}": tuple(map(cell_of, values)) for place, values in enumerate(array.T.tolist())}
 
 
 def _place(key: str) -> tuple[str, str] | None:

@@ -46,6 +46,7 @@ class DataConfig:
             a common size of at most 64 pixels a side and are otherwise brought to 32 (inspect says which).
         width: width in pixels; 0 = the same as `size` (with size = 0: the source's own).
         channels: "auto" (grey stays one channel, anything in color makes the set rgb), "grey" or "rgb".
+        enlarge: take images that are smaller than `size` all the same; enlarging adds no detail.
         background: the color under transparent pixels and around padded images, by name or "#rrggbb".
         fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
             fit inside, fill with `background`) or "resize" (stretch).
@@ -69,6 +70,7 @@ class DataConfig:
     size: int = 0
     width: int = 0
     channels: str = "auto"
+    enlarge: bool = False
     background: str = "white"
     fit: str = "crop"
     layout: str = "auto"
@@ -145,7 +147,14 @@ class DataConfig:
         named = self.classes != "prefix" or source.endswith(".tar") or Path(source).is_dir()
         classes = self.classes if named else "auto"
         config = replace(
-            self, source=source, size=height, layout="auto", hold_out=hold_out, split="auto", classes=classes
+            self,
+            source=source,
+            size=height,
+            enlarge=True,
+            layout="auto",
+            hold_out=hold_out,
+            split="auto",
+            classes=classes,
         )
         if source in ("faces", "digits"):
             return config

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import PIL
 
+from markovae.columns import Cells
 from markovae.data import cache
-from markovae.data.captions import is_table, is_text_file, read_captions
+from markovae.data.captions import is_text_file, read_written
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import (
     by_ending,
@@ -35,6 +36,7 @@ from markovae.data.image_files import (
     reason_of,
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
+from markovae.data.metadata import is_table
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.data.workers import map_in_processes
@@ -44,6 +46,8 @@ from markovae.system.regular import glance
 
 RECIPE = "folder-6"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
+LONGEST = 19  # digits of a class that counts as a number
+TABLES = (".csv", ".tsv", ".jsonl")
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
@@ -88,18 +92,22 @@ def read_folder(config: DataConfig) -> Source:
     labels, class_names, class_notes = classes_of([layout.rest[place[path]] for path in paths], config.classes)
     if not layout.given:
         class_notes += _bare_folders(folder, paths)
-    captions, caption_notes = read_captions(folder, paths, found.others)
+    written = read_written(folder, paths, found.others)
+    if labels is None and config.classes == "auto":
+        labels, class_names, column_notes = classes_of_column(written.columns)
+        class_notes = (*class_notes, *column_notes)
     data = ImageData(
         images=images,
         labels=labels,
         class_names=class_names,
-        captions=captions,
+        captions=written.captions,
         name=str(folder),
         digests=digests,
         files=tuple(map(printable, stored["paths"])),
+        columns=written.columns,
     )
     split = chosen_split(data, part, config)
-    notes = (*layout.notes, *stored["notes"], *class_notes, *caption_notes, *copies_note(split), *_passed_over(found))
+    notes = (*layout.notes, *stored["notes"], *class_notes, *written.notes, *copies_note(split), *_passed_over(found))
     unreadable = sorted([*found.refused, *map(tuple, stored["unreadable"])])
     summary = DatasetSummary(
         kind="folder",
@@ -139,6 +147,28 @@ def classes_of(paths: Sequence[str], how: str = "auto") -> tuple[Indices | None,
     return np.array([number[name] for name in found], dtype=np.int64), tuple(map(printable, names)), notes
 
 
+CLASS_COLUMNS = ("label", "class", "class_name", "label_name", "category")
+
+
+def classes_of_column(columns: Cells) -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
+    """(labels, class names, notes) by the column of a table that is called label, or the like; None without one."""
+    name = next((name for name in CLASS_COLUMNS if name in columns), None)
+    if name is None:
+        return None, (), ()
+    cells = columns[name]
+    missing, several = sum(cell is None for cell in cells), sum(isinstance(cell, tuple) for cell in cells)
+    values = sorted({cell for cell in cells if isinstance(cell, str)})
+    if missing or several or 2 * len(values) > len(cells):
+        how = f"{missing:,} images have none" if missing else f"{several:,} images have several" if several else ""
+        how = how or f"it has {len(values):,} different values"
+        return None, (), (f"the column {name} is not read as classes: {how} (condition.columns=[{name}] may use it)",)
+    if all(value.isdecimal() and len(value) < LONGEST for value in values):
+        values.sort(key=int)
+    number = {value: place for place, value in enumerate(values)}
+    labels = np.array([number[str(cell)] for cell in cells], dtype=np.int64)
+    return labels, tuple(map(printable, values)), (f"classes from the column {name}",)
+
+
 def _passed_over(found: FoundFiles) -> tuple[str, ...]:
     """Sentences on the files that are neither images nor texts of images."""
     notes = []
@@ -146,6 +176,11 @@ def _passed_over(found: FoundFiles) -> tuple[str, ...]:
     if rest:
         them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
         notes.append(f"{them} not read ({by_ending(rest)})")
+    tables = [name for name in rest if name.lower().endswith(TABLES)]
+    if tables:
+        notes.append(
+            f"a table is read where it is called metadata.csv and has a column file_name ({some(tables)} is not)"
+        )
     if found.hidden:
         notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")
     return tuple(notes)

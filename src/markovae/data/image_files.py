@@ -16,6 +16,7 @@ from markovae.data.file_names import ENDINGS, hidden, is_litter, unread_kind
 from markovae.data.image_reader import MAX_PIXELS, open_image
 from markovae.data.images import ImageData, Pixels
 from markovae.errors import UserError
+from markovae.log import log
 from markovae.system.memory import out_of_memory
 from markovae.system.regular import mark_of
 
@@ -86,6 +87,8 @@ def to_size(data: ImageData, config: DataConfig) -> ImageData:
         raise UserError(
             f"{data.name} has {data.bins} grey values, and only images of 256 can be scaled: leave data.size at 0"
         )
+    if data.shape[1] < shape[0] or data.shape[2] < shape[1]:
+        log(f"data: {_enlarging(f'the images of {data.name} are', min(data.shape[1:]), shape, config)}")
     fill = background_rgb(config.background)
     scaled: Pixels = np.empty((len(data), data.shape[0], *shape), dtype=np.uint8)
     for target, pixels in zip(scaled, data.images, strict=True):
@@ -340,10 +343,7 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
     enlarged = all if config.fit == "pad" else any  # of the sides that are too short
     if smaller := count(lambda h: enlarged((h.height < shape[0], h.width < shape[1]))):
         side = min(min(h.height, h.width) for h in headers)
-        notes.append(
-            f"{smaller} of {total} images are smaller than {shape[0]}x{shape[1]} and are enlarged, which adds no "
-            f"detail: data.size={side} is the largest that all have"
-        )
+        notes.append(_enlarging(f"{smaller:,} of {total:,} images are", side, shape, config))
     greys = count(lambda h: h.grey)
     grey = config.channels == "grey" or (config.channels == "auto" and greys == total)
     if config.channels == "auto" and 0 < greys < total:
@@ -361,6 +361,23 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
     notes += [f"{number} images {what}" for number, what in kinds if number]
     notes += _jpeg_note({h.jpeg: 0 for h in headers if h.jpeg}, count(lambda h: h.jpeg > 0), total)
     return Plan(shape, grey, config.fit, background_rgb(config.background), tuple(notes))
+
+
+def _enlarging(what: str, side: int, shape: tuple[int, int], config: DataConfig) -> str:
+    """A sentence on images that are enlarged.
+
+    Args:
+        what: they are.
+        side: the largest square that all have.
+    Raises: UserError where a size was asked for, and enlarging was not.
+    """
+    said = (
+        f"{what} smaller than {shape[0]}x{shape[1]} and are enlarged, which adds no detail: data.size={side} is the "
+        "largest that all have"
+    )
+    if config.shape is not None and not config.enlarge:
+        raise UserError(f"{said}; --set data.enlarge=true takes them all the same")
+    return said
 
 
 def _jpeg_note(qualities: Collection[int], number: int, total: int) -> list[str]:

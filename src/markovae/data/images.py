@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from markovae.columns import Cells
 
 if TYPE_CHECKING:
     from markovae.networks.conditioning import Conditioning
@@ -34,6 +36,7 @@ class ImageData:
         digests: (N, 32) uint8, the content hash of each image where it is known already, or None.
         conditioning: of each image, instead of its class: its encoded captions, for instance; or None.
         files: the name of each image's file, as a path within the source, or None.
+        columns: of a table beside the images, N cells each by the column's name; see `columns.Cell`.
 
     Raises: ValueError where the parts do not fit together.
     """
@@ -47,6 +50,7 @@ class ImageData:
     digests: Digests | None = None
     conditioning: Conditioning | None = None
     files: tuple[str, ...] | None = None
+    columns: Cells = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -58,6 +62,11 @@ class ImageData:
             column = getattr(self, what)
             if column is not None and len(column) != len(self.images):
                 raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
+        for name, cells in self.columns.items():
+            if len(cells) != len(self.images):
+                raise ValueError(
+                    f"{len(cells)} cells of the column {name} for {len(self.images)} images: give one each"
+                )
         if (self.labels is None) != (not self.class_names):
             raise ValueError("labels and class_names go together: give both or neither")
         if self.labels is not None and len(self.labels):
@@ -99,6 +108,7 @@ class ImageData:
             digests=None if self.digests is None else self.digests[indices],
             conditioning=None if self.conditioning is None else self.conditioning[indices],
             files=None if self.files is None else tuple(self.files[i] for i in positions),
+            columns={name: tuple(cells[i] for i in positions) for name, cells in self.columns.items()},
         )
 
     @property
@@ -135,6 +145,11 @@ def fingerprint(hashes: Sequence[bytes]) -> str:
 def count_uncaptioned(data: ImageData) -> int:
     """How many images have no caption."""
     return len(data) if data.captions is None else sum(not text.strip() for text in data.captions)
+
+
+def columns_digest(data: ImageData, names: Sequence[str]) -> str:
+    """SHA-256 of these columns' cells in order, as hex: equal only where every one is."""
+    return hashlib.sha256(json.dumps([data.columns.get(name) for name in names]).encode()).hexdigest()
 
 
 def captions_digest(data: ImageData) -> str:

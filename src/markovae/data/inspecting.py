@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from markovae.columns import Column, understand
 from markovae.data.data_config import DataConfig, as_config
 from markovae.data.images import ImageData
 from markovae.data.loading import absent_classes, range_note, read_source, splits_of
@@ -31,6 +32,8 @@ class Inspection:
         duplicates: images beyond the first of each content.
         channel_mean, channel_std: per channel over all pixels, in grey values 0 … bins - 1.
         classes: images of each class.
+        columns: of the tables beside the images: name, kind (number, category, labels), values or range, missing cells;
+            or name and why it cannot condition a model.
         captions: images with one.
         caption_examples: the first few.
         split: the record a run stores (`Splits.record`).
@@ -51,6 +54,7 @@ class Inspection:
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
     classes: dict[str, int]
+    columns: tuple[dict[str, Any], ...]
     captions: int
     caption_examples: tuple[str, ...]
     split: dict[str, Any]
@@ -76,6 +80,8 @@ class Inspection:
         lines.append(f"  channel means  {_numbers(self.channel_mean)} of {self.bins - 1}")
         lines.append(f"  channel stds   {_numbers(self.channel_std)}")
         lines.append(f"  classes        {_tally(self.classes) if self.classes else 'none'}")
+        for place, column in enumerate(self.columns):
+            lines.append(f"  {'columns' if not place else '':<13}  {_column_words(column)}")
         lines.append(f"  captions       {f'{self.captions:,}' if self.captions else 'none'}")
         lines += [f"                   “{text}”" for text in self.caption_examples]
         lines.append(f"  duplicates     {self.duplicates:,}")
@@ -115,6 +121,7 @@ def inspect(source: DataConfig | str | Path) -> Inspection:
         channel_mean=mean,
         channel_std=std,
         classes=_class_counts(data),
+        columns=tuple(_columns(data, reading.split.train.tolist())),
         captions=len(given),
         caption_examples=tuple(given[:3]),
         split=splits_of(reading).record(),
@@ -140,14 +147,7 @@ def channel_moments(data: ImageData) -> tuple[tuple[float, ...], tuple[float, ..
 
 def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
     data = reading.data
-    _, height, width = data.shape
     notes = []
-    stride = next(power for power in (64, 32, 16, 8, 4, 2, 1) if height % power == 0 and width % power == 0)
-    if stride < 8:
-        notes.append(
-            f"{height} x {width} can be halved only {stride.bit_length() - 1} times: a network with more "
-            f"stages needs data.size={-(-height // 8) * 8}"
-        )
     spread = max(mean) - min(mean)
     if len(mean) == 3 and spread > CAST * (data.bins - 1):
         strongest = ("red", "green", "blue")[int(np.argmax(mean))]
@@ -157,10 +157,35 @@ def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
         )
     labels = None if data.labels is None else data.labels[reading.split.train]
     notes += range_note(data)
+    if names := [name for name, cells in data.columns.items() if isinstance(understand(name, cells), Column)]:
+        notes.append(f"columns condition a model with --set condition.columns=[{','.join(names[:4])}]")
     if data.captions is not None and any(map(str.strip, data.captions)):
         notes.append("captions condition a model where most images have one, or with condition.kind=text")
     notes += absent_classes(labels, data.class_names)
     return notes
+
+
+def _columns(data: ImageData, train: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for name, cells in data.columns.items():
+        column = understand(name, (cells[i] for i in train))
+        missing = sum(cell is None for cell in cells)
+        if isinstance(column, str):
+            yield {"name": name, "kind": None, "reason": column, "missing": missing}
+        else:
+            yield {**column.to_dict(), "missing": missing}
+
+
+def _column_words(column: dict[str, Any]) -> str:
+    if column["kind"] is None:
+        return f"{column['name']}: not usable as a condition, {column['reason']}"
+    if column["kind"] == "number":
+        what = f"{column['low']:g}…{column['high']:g}, mean {column['mean']:.3g}, std {column['std']:.3g}"
+    else:
+        names = column["values"]
+        what = ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        what = f"any of {what}" if column["kind"] == "labels" else what
+    missing = f"; {column['missing']:,} missing" if column["missing"] else ""
+    return f"{column['name']}: {what}{missing}"
 
 
 def _class_counts(data: ImageData) -> dict[str, int]:

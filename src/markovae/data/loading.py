@@ -217,6 +217,7 @@ def _arranged(data: ImageData, order: Indices) -> ImageData:
         name=data.name,
         digests=np.frombuffer(b"".join(hashes[i] for i in order.tolist()), dtype=np.uint8).reshape(-1, 32),
         files=None if data.files is None else tuple(data.files[i] for i in order.tolist()),
+        columns={name: tuple(cells[i] for i in order.tolist()) for name, cells in data.columns.items()},
     )
 
 

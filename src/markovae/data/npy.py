@@ -62,10 +62,10 @@ def read_npy(path: Path, mapped_above: int) -> Array:
         return _filled(header, read_exactly(file, header.size))
 
 
-def npz_names(path: Path) -> list[str]:
-    """The names of the arrays in a .npz file. Raises: zipfile.BadZipFile, OSError."""
+def npz_sizes(path: Path) -> dict[str, int]:
+    """The names of the arrays in a .npz file, with the bytes of each. Raises: zipfile.BadZipFile, OSError."""
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        return {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
 
 
 def read_npz(source: Path | bytes, names: Collection[str] | None = None) -> dict[str, Array]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import PIL
 
+from markovae.columns import Cell
 from markovae.data import cache
-from markovae.data.captions import TEXT_COLUMNS, is_text, one_line_each
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import hidden, parts_of_files, some
 from markovae.data.image_files import Header, decode, header_of, plan, reason_of
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
+from markovae.data.metadata import MOST_COLUMNS, TEXT_COLUMNS, fields_of, is_text, one_line_each
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.errors import UserError
@@ -27,7 +29,9 @@ from markovae.log import printable, track
 from markovae.strict_json import parse_object
 from markovae.system.regular import open_regular
 
-RECIPE = "parquet-1"
+RECIPE = "parquet-2"
+# Types of columns that may condition a model.
+PLAIN = re.compile(r"u?int\d+|float|double|halffloat|bool|(large_)?string|list<\w+: (large_)?string>")
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls")
@@ -36,12 +40,13 @@ BATCH = 64  # rows in memory
 
 @dataclass(frozen=True)
 class Row:
-    """A row: what it is called, its image's bytes or None, its class and caption or ""."""
+    """A row: what it is called, its image's bytes or None, its class and caption or "", and its other cells."""
 
     name: str
     content: bytes | None
     label: str
     caption: str
+    cells: dict[str, Cell] = field(default_factory=dict)
 
 
 def parquet_files(path: Path) -> list[Path]:
@@ -71,7 +76,8 @@ def read_parquet(config: DataConfig) -> Source:
     captions = tuple(stored["captions"]) if any(stored["captions"]) else None
     names = stored["names"]
     data = ImageData(images, labels, class_names, captions, name=str(config.path), digests=digests)
-    data = replace(data, files=tuple(map(printable, names)))
+    cells = {name: tuple(map(_cell, column)) for name, column in stored["columns"].items()}
+    data = replace(data, files=tuple(map(printable, names)), columns=cells)
     part = parts_of_files([name.partition(":")[0] for name in names])
     split = chosen_split(data, part, config)
     summary = DatasetSummary(
@@ -83,6 +89,11 @@ def read_parquet(config: DataConfig) -> Source:
         (*stored["notes"], *notes, *copies_note(split)),
     )
     return Source(data, split, summary)
+
+
+def _cell(stored: Any) -> Cell:
+    """Several texts in one cell are a list in JSON."""
+    return tuple(stored) if isinstance(stored, list) else stored
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
@@ -128,7 +139,10 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
     unused = sorted({name for one in columns for name in one.unused})
     notes = [f"{len(files)} parquet files, images from the column {printable(columns[0].image)}", *chosen.notes]
     notes += [f"the columns {some(unused)} are not used"] if unused else []
+    cells = list(dict.fromkeys(name for row in kept for name in row.cells))
+    notes += [f"columns: {some(cells)}"] if cells else []
     record = {
+        "columns": {name: [row.cells.get(name) for row in kept] for name in cells},
         "names": [row.name for row in kept],
         "labels": [row.label for row in kept],
         "captions": [row.caption for row in kept],
@@ -144,12 +158,15 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a file are: of images, classes and captions ("" for none), their names, and all others."""
+    """What the columns of a file are: of images, classes and captions ("" for none), their names, those of numbers and
+    texts, and all others.
+    """
 
     image: str
     label: str
     caption: str
     class_names: tuple[str, ...]
+    cells: tuple[str, ...]
     unused: tuple[str, ...]
     count: int
 
@@ -178,8 +195,10 @@ def _columns(file: Path) -> Columns:
         raise UserError(f"{file} has no column of image bytes (its columns are {some(names)}): call it image")
     label = next((name for name in LABEL_COLUMNS if name in names), "")
     caption = next((name for name in TEXT_COLUMNS if name in names), "")
-    unused = tuple(name for name in names if name not in (image, label, caption))
-    return Columns(image, label, caption, _class_names(schema, label), unused, count)
+    others = [name for name in names if name not in (image, label, caption)]
+    cells = [name for name in others if PLAIN.fullmatch(str(schema.field(name).type))][:MOST_COLUMNS]
+    unused = tuple(name for name in others if name not in cells)
+    return Columns(image, label, caption, _class_names(schema, label), tuple(cells), unused, count)
 
 
 def _holds_bytes(field: Any) -> bool:
@@ -201,7 +220,7 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...]:
 
 def _rows(files: list[Path], columns: list[Columns]) -> Iterator[Row]:
     for file, names in zip(files, columns, strict=True):
-        wanted = [name for name in (names.image, names.label, names.caption) if name]
+        wanted = [name for name in (names.image, names.label, names.caption, *names.cells) if name]
         number = 0
         with _opened(file) as parquet:
             for held in _held(parquet, wanted, file):
@@ -214,6 +233,7 @@ def _rows(files: list[Path], columns: list[Columns]) -> Iterator[Row]:
                     content if isinstance(content, bytes) else None,
                     "" if label is None else str(label),
                     "\n".join(one_line_each(texts)),
+                    fields_of({name: held[name] for name in names.cells})[0],
                 )
                 number += 1
 

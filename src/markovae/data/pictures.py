@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +86,39 @@ def readable(sheet: Images, pictures: Images) -> Images:
     """
     factor = max(1, min(-(-READABLE // min(pictures.shape[1:3])), LARGEST_SHEET // max(sheet.shape[:2])))
     return sheet.repeat(factor, 0).repeat(factor, 1)
+
+
+TITLE_POINTS = 15
+
+
+def titled(sheet: Images, rows: Sequence[str], columns: Sequence[str] = (), corner: str = "") -> Images:
+    """A sheet, (H, W, C), with a title before each of its rows and above each of its columns; texts are cut to fit.
+
+    Args:
+        corner: what the columns are, written before their titles.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(TITLE_POINTS)
+    height, width = sheet.shape[0] // len(rows), sheet.shape[1] // max(1, len(columns))
+    left = min(8 + math.ceil(max(map(font.getlength, (*rows, corner)))), 4 * max(height, 64))
+    top = TITLE_POINTS + 8 if columns else 0
+    canvas = Image.new("RGB", (left + sheet.shape[1], top + sheet.shape[0]), "white")
+    canvas.paste(Image.fromarray(np.broadcast_to(sheet, (*sheet.shape[:2], 3)).copy()), (left, top))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((4, top / 2), _cut(corner, font, left - 8), "black", font, anchor="lm")
+    for row, text in enumerate(rows):
+        draw.text((4, top + (row + 0.5) * height), _cut(text, font, left - 8), "black", font, anchor="lm")
+    for column, text in enumerate(columns):
+        draw.text((left + (column + 0.5) * width, top / 2), _cut(text, font, width), "black", font, anchor="mm")
+    return np.asarray(canvas)
+
+
+def _cut(text: str, font: Any, width: float) -> str:
+    short = text
+    while short and font.getlength(short) > width:
+        short = short.removesuffix("…")[:-1] + "…" if len(short) > 1 else ""
+    return short
 
 
 def png(picture: Images, text: Mapping[str, str] | None = None) -> bytes:

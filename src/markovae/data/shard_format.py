@@ -15,22 +15,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from markovae.columns import MAX_NAME, Cell, Cells, cell_of
 from markovae.data.arrays import MAX_CLASSES
 from markovae.data.data_config import MAX_SIDE
 from markovae.data.file_names import PARTS
 from markovae.data.images import Digests, ImageData, Indices, Pixels
+from markovae.data.metadata import MOST_COLUMNS
 from markovae.data.shard_store import beside
 from markovae.data.source import Source
 from markovae.data.tars import LARGEST_IMAGE
 from markovae.errors import UserError
 from markovae.log import track
-from markovae.strict_json import is_text
+from markovae.strict_json import is_text, parse_object
 from markovae.system.files import refused, staged_folder, sync, write_synced
 
-RECORD, INDEX, CAPTIONS = "shards.json", "index.npz", "captions.jsonl"
+RECORD, INDEX, CAPTIONS, CELLS = "shards.json", "index.npz", "captions.jsonl", "columns.json"
 FORMAT = 1
 LARGEST_RECORD = 1 << 26  # bytes
 LONGEST_LINE = 1 << 19  # bytes of a caption in JSON
+LONGEST_CELL = 1 << 12  # bytes of a cell in JSON
 LONGEST = 10_000  # characters of a text in the record
 NPY = b"\x93NUMPY\x01\x00"
 SMALLEST = 1024  # bytes of an image in a tar: a header, and a block of content
@@ -79,7 +82,7 @@ class ShardRecord:
         bytes: of each.
         index: of all images, part after part.
         part: 0 train, 1 validation, 2 test, (N,).
-        labels, class_names, captions: as `ImageData`.
+        labels, class_names, captions, columns: as `ImageData`.
         shape: (C, H, W).
         bins: values of a pixel.
         source: what was sharded, in words.
@@ -99,6 +102,7 @@ class ShardRecord:
     method: str
     seed: int | None
     left_out: int
+    columns: Cells
 
 
 def encode_index(index: Index, part: Indices, labels: Indices | None) -> bytes:
@@ -153,6 +157,7 @@ def _record(table: dict[str, Any], source: str) -> ShardRecord:
     if table["captions_sha256"] is not None:
         lines = _verified(source, CAPTIONS, table["captions_sha256"], LONGEST_LINE * count).decode("ascii").splitlines()
         captions = tuple(_text(json.loads(line), 1 << 16) for line in lines)
+    columns_of = _cells(source, table.get("columns_sha256"), count)
     seed = table["split"]["seed"]
     record = ShardRecord(
         names=tuple(f"{source.rstrip('/')}/{name}" for name in names),
@@ -168,9 +173,23 @@ def _record(table: dict[str, Any], source: str) -> ShardRecord:
         method=_text(table["split"]["method"]),
         seed=None if seed is None else _whole(table["split"], "seed"),
         left_out=_whole(table["split"], "left_out"),
+        columns=columns_of,
     )
     _check(record, counts)
     return record
+
+
+def _cells(source: str, digest: Any, count: int) -> dict[str, tuple[Cell, ...]]:
+    """The columns beside some shards, each as long as there are images."""
+    if digest is None:
+        return {}
+    stored = parse_object(_verified(source, CELLS, digest, MOST_COLUMNS * (MAX_NAME + LONGEST_CELL * count)))
+    found: dict[str, tuple[Cell, ...]] = {}
+    for name, cells in stored.items():
+        if type(cells) is not list or len(cells) != count:
+            raise ValueError(f"the column {name[:40]!r} is not of {count:,} cells")
+        found[_text(name, MAX_NAME)] = tuple(map(cell_of, cells))
+    return found
 
 
 def _check(record: ShardRecord, counts: list[int]) -> None:
@@ -341,6 +360,11 @@ def _describe(
         captions = data.captions
         lines = "".join(json.dumps(captions[row], ensure_ascii=True) + "\n" for row in order.tolist()).encode()
         write_synced(stage / CAPTIONS, lines)
+    cells = None
+    if data.columns:
+        each = {name: [column[row] for row in order.tolist()] for name, column in data.columns.items()}
+        cells = json.dumps(each).encode()
+        write_synced(stage / CELLS, cells)
     return {
         "format": FORMAT,
         "source": data.name,
@@ -352,4 +376,5 @@ def _describe(
         "shards": tars,
         "index_sha256": hashlib.sha256(table).hexdigest(),
         "captions_sha256": None if lines is None else hashlib.sha256(lines).hexdigest(),
+        **({} if cells is None else {"columns_sha256": hashlib.sha256(cells).hexdigest()}),
     }

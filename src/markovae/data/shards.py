@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, cast, final
@@ -14,14 +15,24 @@ from typing import Any, cast, final
 import numpy as np
 import PIL
 
+from markovae.columns import Cell
 from markovae.data import cache
 from markovae.data.arrays import labels_of
-from markovae.data.captions import TEXT_COLUMNS, is_text, one_line_each
 from markovae.data.data_config import DataConfig
-from markovae.data.file_names import by_ending, parts_of_files, understand, unread_kind
-from markovae.data.folder import classes_of
+from markovae.data.file_names import by_ending, parts_of_files, some, understand, unread_kind
+from markovae.data.folder import classes_of, classes_of_column
 from markovae.data.image_files import Header, Plan, decode, header_of, plan, reason_of
 from markovae.data.images import ImageData, Indices, Pixels
+from markovae.data.metadata import (
+    MOST_COLUMNS,
+    TEXT_COLUMNS,
+    ImageNames,
+    Table,
+    fields_of,
+    is_table,
+    is_text,
+    one_line_each,
+)
 from markovae.data.shard_format import Column, Index, ShardRecord, read_record
 from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
@@ -122,13 +133,17 @@ class StoredImages:
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image whose header can be read: its name for messages, where its bytes lie, its class and caption or ""."""
+    """An image whose header can be read: its name for messages, where its bytes lie, its class and caption or "".
+
+    `columns` is what else its .json, or a table in its shard, says.
+    """
 
     name: str
     offset: int
     size: int
     label: str
     caption: str
+    columns: dict[str, Cell] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,7 @@ class Scan:
         unreadable: (shard/name, reason) of what is not an image.
         unreadable_texts: the same of each class or caption.
         orphans, unused: names of members without an image, and of those beside one that say nothing that is read.
+        odd: fields of .json members that are no cells of a column.
     """
 
     found: tuple[FoundImage, ...]
@@ -149,6 +165,7 @@ class Scan:
     unreadable_texts: tuple[tuple[str, str], ...]
     orphans: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
 
 
 def scan(names: tuple[str, ...], number: int) -> Scan:
@@ -157,7 +174,8 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
     path = shards.path(number)
     shard = PurePosixPath(without_secrets(shards.names[number]).replace("\\", "/")).name
     found, unreadable, unreadable_texts, headers = [], [], [], Counter[Header]()
-    orphans, unused = list[str](), list[str]()
+    odd = dict[str, None]()
+    orphans, unused, tables = list[str](), list[str](), list[Member]()
 
     def text(member: Member | None, longest: int) -> str:
         if member is None:
@@ -181,7 +199,8 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                 for other in sample.unread:
                     unreadable.append((f"{shard}/{other.name}", unread_kind(other.name) or ""))
                 if image is None:
-                    orphans += [f"{shard}/{member.name}" for member in sample.unused]
+                    tables += [member for member in sample.unused if is_table(member.name)]
+                    orphans += [f"{shard}/{member.name}" for member in sample.unused if not is_table(member.name)]
                     continue
                 unused += [f"{shard}/{member.name}" for member in sample.unused]
                 name = f"{shard}/{image.name}"
@@ -197,27 +216,65 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                     continue
                 headers[replace(header, path="")] += 1
                 label, caption = text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
-                if sample.table is not None and not (label and caption):
+                columns: dict[str, Cell] = {}
+                if sample.table is not None:
                     said = _of_table(text(sample.table, SMALL))
-                    label, caption = label or said[0], caption or said[1]
-                found.append(FoundImage(name, image.offset, image.size, label, caption))
+                    label, caption, columns = label or said[0], caption or said[1], said[2]
+                    odd |= dict.fromkeys(said[3])
+                found.append(FoundImage(name, image.offset, image.size, label, caption, columns))
     except (ValueError, OSError) as error:
         unreadable.append((shard, f"{reason_of(error)}; {len(found):,} images before it are read, and none after it"))
+    for member in tables:
+        try:
+            found = _with_table(shards, number, shard, member, found)
+        except UserError as error:
+            unreadable_texts.append((f"{shard}/{member.name}", f"left out ({error})"))
     return Scan(
-        tuple(found), headers, tuple(unreadable), tuple(unreadable_texts), tuple(orphans[:KEPT]), tuple(unused[:KEPT])
+        tuple(found),
+        headers,
+        tuple(unreadable),
+        tuple(unreadable_texts),
+        tuple(orphans[:KEPT]),
+        tuple(unused[:KEPT]),
+        tuple(odd),
     )
 
 
-def _of_table(content: str) -> tuple[str, str]:
-    """(class, caption) that a .json says, "" where it says none, or is none."""
+def _with_table(
+    shards: ShardStore, number: int, shard: str, member: Member, found: list[FoundImage]
+) -> list[FoundImage]:
+    """The images with what a table among them says; what each brings itself comes first.
+
+    Raises: UserError for a table that is too large, that cannot be read, or names none of them.
+    """
+    if member.size > LARGEST_TABLE:
+        raise UserError(f"{member.size:,} bytes, at most {LARGEST_TABLE:,} are read")
+    names = [one.name.removeprefix(f"{shard}/") for one in found]
+    content = io.BytesIO(shards.read(number, member.offset, member.size))
+    table = Table(f"{shard}/{member.name}", member.name.removeprefix("./"), content, ImageNames(names))
+    return [
+        replace(
+            one,
+            caption=one.caption or "\n".join(table.texts.get(name, ())),
+            columns={**table.cells.get(name, {}), **one.columns},
+        )
+        for one, name in zip(found, names, strict=True)
+    ]
+
+
+def _of_table(content: str) -> tuple[str, str, dict[str, Cell], dict[str, str]]:
+    """(class, caption, all other cells, fields that are none) of a .json; "" where it says none, or is none."""
     try:
         fields = parse_object(content)
     except ValueError:
-        return "", ""
-    label = next((fields[name] for name in LABEL_FIELDS if isinstance(fields.get(name), str | int)), "")
+        return "", "", {}, {}
+    key = next((name for name in LABEL_FIELDS if isinstance(fields.get(name), str | int)), "")
+    rest = {name: value for name, value in fields.items() if name not in (key, *TEXT_COLUMNS)}
+    label = fields.get(key, "")
     caption = next((fields[name] for name in TEXT_COLUMNS if isinstance(fields.get(name), str | list)), "")
     each = caption if isinstance(caption, list) else [caption]
-    return str(label), "\n".join(one_line_each([one for one in each if isinstance(one, str) and is_text(one)]))
+    texts = one_line_each([one for one in each if isinstance(one, str) and is_text(one)])
+    return str(label), "\n".join(texts), *fields_of(rest)
 
 
 def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[FoundImage, ...]]) -> list[bytes | str]:
@@ -244,7 +301,8 @@ def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     return shards.read(number, image.offset, image.size)
 
 
-RECIPE = "shards-7"
+RECIPE = "shards-8"
+LARGEST_TABLE = 1 << 26  # bytes
 KEPT = 10_000  # names of members that are not read, of a shard
 LABEL_FIELDS = ("label", "cls", "class", "class_name")
 # Below this many shards the work takes less time than starting workers.
@@ -296,6 +354,7 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Source:
         bins=record.bins,
         name=without_secrets(source),
         digests=record.index.digest,
+        columns=record.columns,
     )
     train, validation, test = (np.flatnonzero(record.part == number).astype(np.int64) for number in range(3))
     parts = SplitIndices(train, validation, test, record.method, record.seed, record.left_out)
@@ -342,6 +401,10 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
     if not any(given):
         labels, class_names, notes = classes_of([rest[row] for row in rows], config.classes)
     captions = tuple(texts) if any(texts) else None
+    columns = {name: _cells(cells, rows) for name, cells in stored["columns"].items()}
+    if labels is None and config.classes == "auto":
+        labels, class_names, column_notes = classes_of_column(columns)
+        notes = (*notes, *column_notes)
     data = ImageData(
         images=cast(Pixels, StoredImages(shards, index, chosen)),
         labels=labels,
@@ -350,6 +413,7 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         name=shown,
         digests=index.digest,
         files=tuple(map(printable, files)),
+        columns=columns,
     )
     split = chosen_split(data, [parts[row] or "" for row in rows], config)
     summary = DatasetSummary(
@@ -361,6 +425,11 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         (f"{len(shards)} shards, read in place", *layout.notes, *stored["notes"], *notes, *copies_note(split)),
     )
     return Source(data, split, summary)
+
+
+def _cells(cells: list[Any], rows: list[int]) -> tuple[Cell, ...]:
+    """Of these rows; several texts in one cell are lists in JSON."""
+    return tuple(tuple(cells[row]) if isinstance(cells[row], list) else cells[row] for row in rows)
 
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Index]:
@@ -393,7 +462,13 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
         ([name for one in scans for name in one.unused], "beside images are not read"),
     ):
         notes += [f"{len(names):,} members {what} ({by_ending(names)})"] if names else []
+    if odd := list(dict.fromkeys(name for one in scans for name in one.odd)):
+        notes.append(
+            f"the fields {some(odd)} of .json members are not used: they hold boxes, lists, records, long texts"
+        )
+    names = list(dict.fromkeys(name for _, one, _ in kept for name in one.columns))[:MOST_COLUMNS]
     record = {
+        "columns": {name: [one.columns.get(name) for _, one, _ in kept] for name in names},
         "shape": chosen.shape,
         "grey": chosen.grey,
         "background": chosen.background,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from markovae.data.arrays import read_array_file
-from markovae.data.captions import read_captions
+from markovae.data.captions import read_written
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import classes_of
 from markovae.data.image_files import channels_first, find_files, header_from, reason_of
@@ -111,7 +111,7 @@ def _files(folder: Path, paths: Sequence[str], others: Sequence[str], shape: tup
     for path in paths:
         _require_exact(folder / path, shape)
     labels, names, _ = classes_of(paths)
-    captions, _ = read_captions(folder, paths, others)
+    captions = read_written(folder, paths, others).captions
 
     def read(start: int, stop: int) -> Any:
         return np.stack([_pixels(folder / path, shape) for path in paths[start:stop]])

@@ -19,6 +19,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from markovae.columns import Columns
 from markovae.diffusion import forward, haar
 from markovae.diffusion.bound import Band
 from markovae.diffusion.decoder import Decoder
@@ -207,6 +208,16 @@ class Cascade(LevelwiseVAE):
     def text_conditioner(self, conditioner: TextConditioner | None) -> None:
         for stage in stages_of(self):
             stage.text_conditioner = conditioner
+
+    @property
+    def columns(self) -> Columns | None:
+        """The columns of a table that condition every stage."""
+        return self.base.columns
+
+    @columns.setter
+    def columns(self, columns: Columns | None) -> None:
+        for stage in stages_of(self):
+            stage.columns = columns
 
     @property
     def class_names(self) -> tuple[str, ...]:

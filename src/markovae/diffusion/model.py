@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from markovae.columns import Columns
 from markovae.diffusion import forward
 from markovae.diffusion.bound import Band
 from markovae.diffusion.decoder import Decoder
@@ -43,8 +44,9 @@ class Diffusion(LevelwiseVAE):
         shape: of one example, D = (C, H, W) or (d,).
         training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
         clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
-    Its `text_conditioner` turns captions into conditions, where it was trained with them; else None. `null_trained`
-    says whether a conditional model was trained without its condition now and then, so that it may be used without.
+    Its `text_conditioner` turns captions into conditions, where it was trained with them; else None. Its `columns` say
+    what columns of a table mean, where it was trained with any. `null_trained` says whether a conditional model was
+    trained without its condition now and then, so that it may be used without.
     `class_names` are those of its labels, where they are known.
     `calls` is set for a student (`mv.distill`), which samples in so many evaluations and no other number.
     """
@@ -69,6 +71,7 @@ class Diffusion(LevelwiseVAE):
         self.num_levels, self.clip = schedule.num_levels, clip
         self.precision = torch.float32
         self.text_conditioner: TextConditioner | None = None
+        self.columns: Columns | None = None
         self.null_trained = True
         self.class_names: tuple[str, ...] = ()
         self.calls: int | None = None
@@ -108,6 +111,7 @@ class Diffusion(LevelwiseVAE):
             self.clip,
         )
         model.precision, model.text_conditioner = self.precision, self.text_conditioner
+        model.columns = self.columns
         model.null_trained, model.calls = self.null_trained, self.calls
         model.class_names, model.guidance = self.class_names, self.guidance
         return model.train(self.training)

@@ -66,6 +66,10 @@ def torch_files(model: Model, class_names: tuple[str, ...]) -> dict[str, bytes]:
         raise UserError(
             "a model of captions needs its text encoder as well: --to torch writes models of images and classes"
         )
+    if model.columns is not None:
+        raise UserError(
+            "a model of columns reads them by its own scale: --to torch writes models of images and classes"
+        )
     classes = int(getattr(model.network, "num_classes", 0))
     label = (torch.zeros(BATCH, dtype=torch.int64),) if classes else ()
     example = (torch.zeros(BATCH, *model.shape), torch.zeros(BATCH, dtype=torch.float64), *label)

@@ -147,7 +147,7 @@ def lower_bound_in_words(lower: Mapping[str, Any]) -> tuple[str, str]:
     nats, k, n = lower["nats"], lower["candidates"], lower["n"]
     if nats["mean"] is None:
         return "unknown", (
-            f"nats per image: {n:,} captioned images make one block of {k} candidates, which has no error; at least "
+            f"nats per image: {n:,} images make one block of {k} candidates, which has no error; at least "
             f"{2 * k:,} are needed, {8 * k:,} are better (or fewer --candidates)"
         )
     figure = f"{nats['mean']:.3f} ± {nats['stderr']:.3f}"

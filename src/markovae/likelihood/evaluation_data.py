@@ -21,7 +21,7 @@ from markovae.errors import UserError
 from markovae.likelihood.comparison import refuse_other_data
 from markovae.locations import without_secrets
 from markovae.log import log
-from markovae.text.conditioner import attach_conditioning
+from markovae.text.conditioner import attach_captions, known_columns
 
 SPLITS = ("test", "validation", "train", "all")
 FIT_IMAGES = 250
@@ -136,17 +136,26 @@ def trained_on(splits: Splits, opened: Any) -> bool:
 
 
 def labels_for(opened: Any, data: ImageData) -> Any:
-    """The labels of the images where this model takes classes, their captions where it takes those, else None.
+    """The labels of the images where this model takes classes, their captions where it takes those, else None; and
+    the columns that it takes.
 
     Raises:
         UserError: for a class that the model does not know.
     """
+    beside = _labels_for(opened, data)
+    if opened.model.columns is None or not data.columns:
+        return beside
+    log(f"measuring each image given {', '.join(opened.model.columns.names)} (see --columns)")
+    return known_columns(opened.model, data, beside)
+
+
+def _labels_for(opened: Any, data: ImageData) -> Any:
     if opened.model.text_conditioner is not None:
         bare = count_uncaptioned(data)
         if bare == len(data):
             return None
         log(f"measuring each image given its caption{f'; {bare:,} have none' if bare else ''} (see --captions)")
-        return attach_conditioning(opened.model, data).known
+        return attach_captions(opened.model, data).known
     if not opened.num_classes or data.labels is None:
         return None
     names = opened.checkpoint.class_names
@@ -210,7 +219,13 @@ def images_to_fit_on(
         raise UserError(f"{chosen.source} has no images beside its {chosen.split} part: bring other data")
     labels = None if found[0].labels is None else np.concatenate([part.labels for part in found])
     images = np.concatenate([np.asarray(part.images) for part in found])
-    return replace(found[0], images=images, labels=labels, captions=_captions(found), digests=None, files=None)
+    columns = {
+        name: tuple(cell for part in found for cell in part.columns.get(name, (None,) * len(part)))
+        for name in found[0].columns
+    }
+    return replace(
+        found[0], images=images, labels=labels, captions=_captions(found), digests=None, files=None, columns=columns
+    )
 
 
 def like(config: DataConfig, source: str, opened: Any) -> DataConfig:

@@ -13,7 +13,7 @@ from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition, Conditioning, as_tensor, class_numbers, named_classes
 from markovae.randomness import generator
-from markovae.text.conditioner import attach_conditioning
+from markovae.text.conditioner import attach_captions, known_columns
 
 
 class ArrayLike(Protocol):
@@ -64,10 +64,16 @@ def given(model: Model, images: Any, labels: Labels | None) -> tuple[Array, Labe
 
 
 def _labels_of(model: Model, data: ImageData) -> Labels | None:
-    """The captions of data for a model of captions, their classes, by name, for one of classes."""
+    """The captions of data for a model of captions, their classes, by name, for one of classes; and their columns."""
+    if model.columns is not None and data.columns:
+        return known_columns(model, data, _labels_of_classes(model, data))
+    return _labels_of_classes(model, data)
+
+
+def _labels_of_classes(model: Model, data: ImageData) -> Labels | None:
     if model.text_conditioner is not None:
         bare = data.captions is None or not any(map(str.strip, data.captions))
-        return None if bare else attach_conditioning(model, data).known
+        return None if bare else attach_captions(model, data).known
     if data.labels is None or not getattr(model.network, "num_classes", 0):
         return None
     if not model.class_names:
@@ -164,6 +170,7 @@ def require_condition(model: Model, known: Labels | None) -> bool:
         UserError: where that null was never trained.
     """
     kind = "captions" if model.text_conditioner is not None else "labels"
+    kind = "columns" if model.columns is not None and kind == "labels" else kind
     if known is not None or (kind == "labels" and not getattr(model.network, "num_classes", 0)):
         return False
     if not model.null_trained:
@@ -179,7 +186,7 @@ def labels_taken(model: Model, labels: Labels | None) -> Labels | None:
     if isinstance(labels, Condition):
         return labels
     if isinstance(labels, Conditioning):
-        return None if model.text_conditioner is None else labels
+        return None if model.text_conditioner is None and model.columns is None else labels
     return None if getattr(model.network, "num_classes", None) == 0 else labels
 
 

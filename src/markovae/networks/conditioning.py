@@ -11,6 +11,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
+from markovae.columns import Cells, Columns
 from markovae.errors import UserError
 
 
@@ -88,6 +89,99 @@ class RefiningConditioning(Conditioning):
         return replace(Condition() if self._known is None else self._known.draw(uniform), coarse=self._coarse)
 
 
+@final
+class ColumnConditioning(Conditioning):
+    """The columns of a table, of N examples, beside what else is known of them.
+
+    Args:
+        tables: of each of C columns the features of its different cells, (K, w), float32; row 0 is the missing cell.
+        index: which cell each example has, (N, C), int64.
+        beside: labels or captions of the same examples, or None.
+        partial: whether `draw` leaves columns out, so that a model learns to be asked for some of them alone: all are
+            given half of the time, else each with probability one half.
+    """
+
+    def __init__(
+        self, tables: Sequence[Tensor], index: Tensor, beside: Conditioning | None = None, partial: bool = False
+    ) -> None:
+        self._tables, self._index, self._beside = tables, index, beside
+        self.partial = partial and len(tables) > 1
+
+    @classmethod
+    def of_cells(
+        cls, columns: Columns, cells: Cells, n: int, beside: Conditioning | None = None, partial: bool = False
+    ) -> tuple[ColumnConditioning, list[str]]:
+        """The cells of n examples, and sentences on those that are read as missing.
+
+        A column that `cells` lacks, and a cell that the column does not know, is missing.
+        """
+        tables, index, notes = [], torch.zeros(n, len(columns.each), dtype=torch.int64), list[str]()
+        for place, column in enumerate(columns.each):
+            rows, places, unknown = [column.features(None)], dict[Any, int]([(None, 0)]), dict[Any, UserError]()
+            if column.name not in cells:
+                notes.append(f"there is no column {column.name}: it is left open")
+            for example, cell in enumerate(cells.get(column.name, ())):
+                if cell not in places and cell not in unknown:
+                    try:
+                        rows.append(column.features(cell))
+                        places[cell] = len(rows) - 1
+                    except UserError as error:
+                        unknown[cell] = error
+                index[example, place] = places.get(cell, 0)
+            tables.append(torch.tensor(rows))
+            if unknown:
+                notes.append(f"{len(unknown)} values are read as missing ({next(iter(unknown.values()))})")
+        return cls(tables, index, beside, partial), notes
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, rows: Any) -> ColumnConditioning:
+        beside = None if self._beside is None else self._beside[rows]
+        return ColumnConditioning(self._tables, self._index[rows], beside, self.partial)
+
+    def without(self, place: int | None = None, only: int | None = None) -> ColumnConditioning:
+        """The same with one column missing, with one column and nothing else, or with no column at all."""
+        kept = torch.ones(len(self._tables), dtype=torch.bool)
+        if place is not None:
+            kept[place] = False
+        else:
+            kept[:] = False
+            if only is not None:
+                kept[only] = True
+        return ColumnConditioning(self._tables, self._index * kept, self._beside)
+
+    def swapped(self, rows: Tensor) -> ColumnConditioning:
+        """The first len(rows) examples with the cells of those at `rows`, and what is beside them their own."""
+        beside = None if self._beside is None else self._beside[: len(rows)]
+        return ColumnConditioning(self._tables, self._index[rows], beside)
+
+    def known(self, place: int) -> Tensor:
+        """The examples whose cell of this column is there, (M,), int64."""
+        return self._index[:, place].nonzero().flatten()
+
+    def condition(self) -> Condition:
+        """All of it as a batch."""
+        return self._with(None if self._beside is None else self._beside.condition(), self._index)
+
+    def draw(self, uniform: Tensor) -> Condition:
+        """As a batch, one description of each drawn, and its columns."""
+        index = self._index
+        if self.partial:
+            # Behind the first ten bits of the number, which choose among several captions.
+            chance = uniform.double() * 1024 % 1
+            bits = (chance[:, None] * 2.0 ** (2 + torch.arange(len(self._tables)) % BITS)).long() % 2
+            index = torch.where((chance < 0.5)[:, None] | bits.bool(), index, 0)
+        return self._with(None if self._beside is None else self._beside.draw(uniform), index)
+
+    def _with(self, beside: Condition | None, index: Tensor) -> Condition:
+        each = [table[index[:, place]] for place, table in enumerate(self._tables)]
+        return replace(beside or Condition(), columns=torch.cat(each, 1))
+
+
+BITS = 40  # of a float64 in [0, 1), behind the first eleven
+
+
 class TextConditioner(ABC):
     """A text encoder as a model knows it: what it makes of captions is what the model was trained on."""
 
@@ -142,8 +236,9 @@ class Condition(Conditioning):
         label: class of each example, (B,), int64.
         tokens: a sequence of features, (B, T, C), with `mask`, (B, T), True where a token counts.
         vector: one feature vector, (B, C).
+        columns: features of the columns of a table, (B, C); zeros where a cell is missing, and so where it is left out.
         image: of the latent's height and width, (B, C, H, W); a network sees it beside the latent.
-        keep: (B,), bool; False replaces every field of that example by the learned null. None keeps all.
+        keep: (B,), bool; False replaces every other field of that example by the learned null. None keeps all.
         coarse: what a cascade's detail stage refines, (B, C + 1, h, w): the coarse image and a plane of its log-SNR.
             It is no condition of the data, so `keep` leaves it alone.
     """
@@ -155,6 +250,7 @@ class Condition(Conditioning):
     keep: Tensor | None = None
     image: Tensor | None = None
     coarse: Tensor | None = None
+    columns: Tensor | None = None
 
     def __post_init__(self) -> None:
         given = [getattr(self, f.name) for f in fields(self)]
@@ -183,7 +279,8 @@ class Condition(Conditioning):
             raise ValueError(
                 f"keep is {keep.dtype} of shape {tuple(keep.shape)}: it must be bool of shape ({len(self)},)"
             )
-        return replace(self, keep=keep if self.keep is None else self.keep & keep)
+        columns = None if self.columns is None else torch.where(keep[:, None], self.columns, 0)
+        return replace(self, keep=keep if self.keep is None else self.keep & keep, columns=columns)
 
     def take(self, indices: Tensor) -> Self:
         """The conditions of the examples at `indices`, (K,) int64 or a (B,) bool mask."""
@@ -223,6 +320,7 @@ class ConditionEmbedding(nn.Module):
         token_dim: size of a token's features; 0 takes none.
         image_channels: of the image; 0 takes none.
         null: False for a network of others that never learned to do without a label.
+        column_dim: features of the columns of a table; 0 takes none.
     """
 
     def __init__(
@@ -233,13 +331,15 @@ class ConditionEmbedding(nn.Module):
         null: bool = True,
         token_dim: int = 0,
         image_channels: int = 0,
+        column_dim: int = 0,
     ) -> None:
         super().__init__()
         self.width, self.num_classes, self.vector_dim, self.null = width, num_classes, vector_dim, null
-        self.token_dim, self.image_channels = token_dim, image_channels
+        self.token_dim, self.image_channels, self.column_dim = token_dim, image_channels, column_dim
         self.label: nn.Embedding | None = nn.Embedding(num_classes + null, width) if num_classes else None
         self.vector: nn.Linear | None = nn.Linear(vector_dim, width) if vector_dim else None
         self.null_vector: nn.Parameter | None = nn.Parameter(torch.zeros(width)) if vector_dim else None
+        self.columns: nn.Linear | None = nn.Linear(column_dim, width) if column_dim else None
         self.null_token: nn.Parameter | None = nn.Parameter(torch.zeros(token_dim)) if token_dim else None
         self.null_image: nn.Parameter | None = nn.Parameter(torch.zeros(image_channels)) if image_channels else None
 
@@ -257,6 +357,11 @@ class ConditionEmbedding(nn.Module):
             else:
                 value = self.vector(condition.vector.to(self.vector.weight.dtype))
                 total = total + (value if condition.keep is None else torch.where(condition.keep[:, None], value, null))
+        if self.columns is not None:
+            cells, weight = condition.columns, self.columns.weight
+            total = total + self.columns(
+                weight.new_zeros(batch, self.column_dim) if cells is None else cells.to(weight)
+            )
         return total
 
     def tokens(self, condition: Condition | None, batch: int) -> tuple[Tensor, Tensor] | None:
@@ -317,6 +422,10 @@ class ConditionEmbedding(nn.Module):
             raise ValueError("this network takes no labels: build it with num_classes, or drop the labels")
         if condition.vector is not None and not self.vector_dim:
             raise ValueError("this network takes no vector: build it with vector_dim, or drop the vector")
+        if condition.columns is not None and condition.columns.shape[1] != self.column_dim:
+            raise ValueError(
+                f"columns of {condition.columns.shape[1]} features: this network takes {self.column_dim or 'none'}"
+            )
         if condition.tokens is not None and not self.token_dim:
             raise ValueError("this network takes no tokens: give a label or a vector instead")
         if condition.image is not None and not self.image_channels:

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 
+from markovae.columns import MAX_COLUMNS, Columns
 from markovae.errors import UserError
 from markovae.strict_json import parse_object, shown
 from markovae.tables import MAX_FACTOR, MAX_WIDTH, above, between, one_of, whole_numbers, within
@@ -26,8 +27,8 @@ class DataSpec:
         out_channels: C, or 2C where the reverse variance is learned.
         size: height and width of the images, pixels: they decide how many levels a U-Net has.
         frequency: cycles per unit of data of the grid of pixel values; 127.5 is that of x/127.5 − 1.
-        num_classes, vector_dim, token_dim, image_channels: the conditions taken, 0 for none. The condition's image is
-            concatenated with the latent.
+        num_classes, vector_dim, token_dim, image_channels, column_dim: the conditions taken, 0 for none. The
+            condition's image is concatenated with the latent.
         plain_channels: further channels behind those of the latent, seen as they are: no noise, no detail features.
     """
 
@@ -40,6 +41,7 @@ class DataSpec:
     token_dim: int = 0
     image_channels: int = 0
     plain_channels: int = 0
+    column_dim: int = 0
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels"):
@@ -231,15 +233,32 @@ class ConditionConfig:
         kind: class, the labels of the data where there are any; text, their captions; none; or auto: in a run the
             captions where most images have one and their encoder is installed, else class.
         encoder: of captions: all-MiniLM-L6-v2, or the folder of a CLIP or T5 as transformers saves it.
+        columns: of the table beside the images (metadata.csv), that condition the network too: [age, smiling].
+        encoding: what those columns are and their scale; training writes it.
 
-    train.label_dropout is the share of labels or captions left out in training.
+    train.label_dropout is the share of labels, captions or columns left out in training.
     """
 
     kind: str = "auto"
     encoder: str = "all-MiniLM-L6-v2"
+    columns: tuple[str, ...] | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         one_of("condition.kind", self.kind, KINDS)
+        names = self.columns or ()
+        if self.columns is not None and not 1 <= len(set(names)) == len(names) <= MAX_COLUMNS:
+            raise UserError(
+                f"condition.columns={shown(list(names))} must name 1…{MAX_COLUMNS} different columns; leave it out for "
+                "none"
+            )
+        if self.known is not None and self.known.names != names:
+            raise UserError("condition.encoding is of other columns than condition.columns: leave it to training")
+
+    @property
+    def known(self) -> Columns | None:
+        """The columns as training found them, or None."""
+        return None if self.encoding is None else Columns.from_json(self.encoding)
 
 
 NETWORKS = ("unet", "ddpm", "dit", "own")

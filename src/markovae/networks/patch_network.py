@@ -45,6 +45,7 @@ class PatchNetwork(Network, ABC):
             data.vector_dim,
             token_dim=data.token_dim,
             image_channels=data.image_channels,
+            column_dim=data.column_dim,
         )
         where = (2 + 4 * config.octaves) * (config.octaves > 0)
         self.inputs = (self.detail.channels + data.plain_channels + data.image_channels) * config.patch**2 + where

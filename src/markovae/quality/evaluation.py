@@ -180,7 +180,7 @@ def reference_for(model: Model, data: Splits, n: int | None = None, against: Ima
             f"the model makes images of {model.shape} with {model.pixels.bins} grey values and {data.train.name} has "
             f"{data.train.shape} with {data.train.bins}: bring data of its kind"
         )
-    if model.text_conditioner is not None:
+    if model.text_conditioner is not None or model.columns is not None:
         data = replace(data, train=attach_conditioning(model, data.train))
     real = choose_reference(data, n, against)
     classes = num_classes(model)

@@ -9,6 +9,7 @@ import numpy as np
 
 from markovae.data.pictures import tile, viewable
 from markovae.report import html
+from markovae.report.column_sheet import column_section
 from markovae.report.html import STYLE
 from markovae.report.plots import Line, plot
 from markovae.report.prompt_sheet import caption_section, prompt_section
@@ -204,6 +205,7 @@ def page(data: ReportData) -> str:
             _header(record),
             _samples(data),
             prompt_section(data.prompts, data.bins),
+            column_section(data.columns, data.bins),
             cost(record),
             caption_section(record["captions"]),
             f'<div class="pair">{levels(record)}{heldout(record)}</div>',
@@ -255,6 +257,8 @@ def _samples(data: ReportData) -> str:
     )
     if facts["column_classes"]:
         text += f" One class a column: {', '.join(facts['column_classes'])}."
+    if data.columns and data.prompts is None:
+        text += " Each was given the columns of the test image of its number, or its class."
     if data.prompts is not None:
         text += " Each was given the caption of the test image of its number, without guidance."
     return html.section("Samples", f'<div class="sheet">{sheet}</div>', html.paragraph(text))

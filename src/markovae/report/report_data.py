@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.measuring import measure
 from markovae.log import duration, log
 from markovae.quality.memorization import NearestImages, nearest, pool_of, step_of
+from markovae.report.column_sheet import ColumnSheet, column_sheets
 from markovae.report.curves import RateCurve, heldout_curve, level_curve, rate_curve, training_curve
 from markovae.report.image_sheets import Snapshot, encoder_strip, extreme_facts, pictured, reverse_strip
 from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_sheet
@@ -56,6 +57,7 @@ class ReportData:
         extremes: the images that cost least and most, pictures by name.
         bins: values of a pixel.
         prompts: samples of captions, for a model of captions.
+        columns: samples over the values of each column, for a model of columns.
     """
 
     record: dict[str, Any]
@@ -68,6 +70,7 @@ class ReportData:
     extremes: dict[str, Images]
     bins: int
     prompts: PromptSheet | None = None
+    columns: list[ColumnSheet] = field(default_factory=list)
 
 
 def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
@@ -89,6 +92,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
     run.model.precision = run.checkpoint.native_precision(run.model.device)
     samples, columns = draw_samples(run, minutes)
     sheet = prompt_sheet(run, steps(run), SAMPLE_SECONDS * minutes)
+    columns_drawn = column_sheets(run, steps(run), SAMPLE_SECONDS * minutes)
     encoder = encoder_strip(run.model, run.splits.test.images[:CHAIN_IMAGES])
     condition = run.conditions(REVERSE_IMAGES)
     reverse = reverse_strip(run.model, REVERSE_IMAGES, steps(run), condition=condition)
@@ -106,6 +110,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
         "samples": sample_facts(run, len(samples), columns),
         "captions": captions,
         "prompts": None if sheet is None else sheet.facts(),
+        **({"columns": [one.facts() for one in columns_drawn]} if columns_drawn else {}),
         "neighbours": nearest_facts(run, near, real, len(pool)),
         "channels": channel_facts(run, samples),
         "curves": {
@@ -118,7 +123,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
         "meanings": meanings(run.bins),
     }
     pictures = pictured(run.splits.test.images, extremes, run.bins)
-    return ReportData(record, encoder, reverse, samples, near, pool, rate, pictures, run.bins, sheet)
+    return ReportData(record, encoder, reverse, samples, near, pool, rate, pictures, run.bins, sheet, columns_drawn)
 
 
 def steps(run: ReportedRun) -> int:

@@ -62,8 +62,8 @@ class ReportedRun:
         return attach_conditioning(self.model, data, held_out=True).known
 
     def conditions(self, n: int) -> Condition | None:
-        """Of n samples: the classes in turn, or the captions of the test images in turn; None without either."""
-        if self.model.text_conditioner is not None:
+        """Of n samples: the classes in turn, or the test images' captions or columns in turn, or None."""
+        if self.model.text_conditioner is not None or (self.model.columns is not None and not self.num_classes):
             test = attach_conditioning(self.model, self.splits.test, held_out=True)
             return None if test.conditioning is None else test.conditioning[torch.arange(n) % len(test)].condition()
         return Condition(label=torch.arange(n) % self.num_classes) if self.num_classes else None

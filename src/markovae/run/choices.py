@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from markovae.build import create
+from markovae.build import create, with_columns
 from markovae.config import Config
 from markovae.data.images import ImageData, count_uncaptioned
 from markovae.diffusion.cascade import stages_of
@@ -35,7 +35,9 @@ def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Conf
         data: the training part.
         device: that the run is trained on.
     """
-    config = replace(config, condition=replace(config.condition, kind=_condition_kind(config, data)))
+    config = with_columns(
+        replace(config, condition=replace(config.condition, kind=_condition_kind(config, data))), data
+    )
     preset = config.train.preset
     plain = preset == "auto" and config.network == NetworkConfig()
     own = data.files is not None and config.data.source not in BUILT_IN

@@ -140,9 +140,9 @@ class Evaluations:
     def _guidance_seconds(self) -> float:
         return min(LONGEST_CHOICE, CHOICE * (self.config.train.seconds or 0.0))
 
-    def choose_guidance(self) -> None:
-        """Choose the weight of guidance with as many samples as the time allows, and say it."""
-        model, training = self.model, self.training
+    def choose_guidance(self, model: Model) -> None:
+        """Choose and say the guidance of what the run is opened by, with as many samples as the time allows."""
+        training = self.training
         # Guidance takes two network evaluations a step, and an evaluation a third of a training step's time.
         pace = 3 * training.step * self.config.train.batch / max(training.seconds, 1e-9)
         fits = int(self._guidance_seconds * pace / (2 * default_steps(model) * len(GUIDANCES)))

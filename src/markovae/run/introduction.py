@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from markovae.columns import Column, understand
 from markovae.config import Config
 from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.split import Splits
@@ -59,6 +60,19 @@ def unused(config: Config, model: Model, data: ImageData) -> Iterator[str]:
         names = ", ".join(data.class_names[:3]) + (", …" if len(data.class_names) > 3 else "")
         uses = "condition.kind=class" if config.condition.kind != "class" else "network.classes=true"
         yield f"the {len(data.class_names)} classes ({names}) do not reach the model: --set {uses} uses them"
+    yield from _unused_columns(config, data)
+
+
+def _unused_columns(config: Config, data: ImageData) -> Iterator[str]:
+    used, classes = config.condition.columns or (), set(data.class_names)
+    other = {name: cells for name, cells in data.columns.items() if name not in used and set(cells) != classes}
+    left = [column for name, cells in other.items() if isinstance(column := understand(name, cells), Column)]
+    if left and config.network.kind != "ddpm":
+        names, them = ",".join(column.name for column in left[:4]), ", ".join(column.describe() for column in left[:4])
+        yield (
+            f"the columns {them}{', …' if len(left) > 4 else ''} do not reach the model: "
+            f"--set condition.columns=[{names}] uses them"
+        )
 
 
 def introduction(config: Config, folder: RunFolder, splits: Splits, training: Training) -> Iterator[str]:
@@ -74,4 +88,16 @@ def introduction(config: Config, folder: RunFolder, splits: Splits, training: Tr
         bare = count_uncaptioned(splits.train)
         missing = f"; {bare:,} have none and train the model without any" if bare else ""
         yield f"captions condition the model ({model.text_conditioner.identity['encoder']}){missing}"
+    if model.columns is not None:
+        without = {name: sum(cell is None for cell in cells) for name, cells in splits.train.columns.items()}
+        each = [
+            one.describe() + (f", {without[one.name]:,} missing" if without.get(one.name) else "")
+            for one in model.columns.each
+        ]
+        yield f"columns condition the model: {'; '.join(each)}"
+    if config.network.kind in ("unet", "dit"):
+        yield (
+            "export --to diffusers takes a network of their kind alone, such as --set network.kind=ddpm --set "
+            "network.ddpm.widths=[32,64,64] (1.6 M weights)"
+        )
     yield f"checkpoints, samples and metrics.jsonl go to {folder.path}"

@@ -23,8 +23,9 @@ from markovae.checkpoints.writing import (
     write_weights,
 )
 from markovae.config import Config
-from markovae.data.images import captions_digest
+from markovae.data.images import captions_digest, columns_digest
 from markovae.data.split import Splits
+from markovae.diffusion.cascade import Model
 from markovae.diffusion.fitted_variance import fitted_tensors
 from markovae.errors import StoppedRun
 from markovae.log import duration, log, warn
@@ -219,7 +220,7 @@ class Session:
                 evaluations.draw()
         if training.done and not missing and evaluations.chooses_guidance:
             with interrupts.interruptible():
-                evaluations.choose_guidance()
+                self._choose_guidance()
 
     def _roll_back(self, error: NonFiniteError) -> None:
         training, failed = self.training, self.training.step
@@ -289,12 +290,14 @@ class Session:
 
     @cached_property
     def _text(self) -> dict[str, Any]:
-        """What the captions went through, for a model of captions."""
-        text_conditioner = self.training.model.text_conditioner
-        if text_conditioner is None:
-            return {}
-        known = {**text_conditioner.identity, "width": text_conditioner.width}
-        return {"text": {**known, "captions_sha256": captions_digest(self.splits.train)}}
+        """What the captions went through, for a model of captions; a digest of the columns, for one of columns."""
+        model, train, found = self.training.model, self.splits.train, dict[str, Any]()
+        if model.text_conditioner is not None:
+            known = {**model.text_conditioner.identity, "width": model.text_conditioner.width}
+            found["text"] = {**known, "captions_sha256": captions_digest(train)}
+        if model.columns is not None:
+            found["columns_sha256"] = columns_digest(train, model.columns.names)
+        return found
 
     def save(self, gathered: Tensors) -> None:
         """Write the checkpoint of the present step, then prune; a step that is saved is not saved again.
@@ -342,12 +345,25 @@ class Session:
             self._best = read_checkpoint(path, self.around.trust).state["bits_per_dim"] if path.is_dir() else math.inf
         if now >= self._best:
             return
-        self._best, average = now, self.evaluations.model
+        self._best = now
         state = {"kind": "best", "bits_per_dim": now, **self.training.position(), **self._facts}
-        weights = {name: weight.detach() for name, weight in average.named_parameters()}
+        self._write_best(state, self.evaluations.model)
+
+    def _choose_guidance(self) -> None:
+        """For the model that the run is opened by: the best one, which then carries the weight, or else the newest."""
+        path = self.folder.checkpoints / BEST
+        best = read_checkpoint(path, self.around.trust) if path.is_dir() else None
+        newest = self.evaluations.model
+        model = newest if best is None else best.model().to(newest.device)
+        self.evaluations.choose_guidance(model)
+        if best is not None and self.evaluations.guidance is not None:
+            self._write_best({**best.state, "guidance": self.evaluations.guidance}, model)
+
+    def _write_best(self, state: dict[str, Any], model: Model) -> None:
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
         self.folder.require_held()
         target = self.folder.checkpoints / BEST
-        write_weights(target, weights, state, self.config, fitted_tensors(average), self.folder.disk)
+        write_weights(target, weights, state, self.config, fitted_tensors(model), self.folder.disk)
 
     def _save(self, together: Coordinator) -> None:
         """`save`, by the first process; the others know that it is done."""

@@ -315,6 +315,8 @@ def _create(
     if source is not None and source.config.cascade.scales is not None and config.cascade.scales is None:
         # The stages' weights know details by the scale that they were trained at.
         config = replace(config, cascade=source.config.cascade)
+    if source is not None and source.config.condition.columns == config.condition.columns:
+        config = replace(config, condition=replace(config.condition, encoding=source.config.condition.encoding))
     config = with_stages(config, train)
     model = create(
         config,

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from markovae.columns import Cells, cell_of
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
-from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning, class_numbers, named_classes
+from markovae.log import log
+from markovae.networks.conditioning import (
+    ColumnConditioning,
+    Condition,
+    Conditioning,
+    RepeatedConditioning,
+    class_numbers,
+    named_classes,
+)
 
 Labels = Sequence[int | str] | int | str | None
 Prompts = Sequence[str] | str | None
+Where = Mapping[str, Any] | None
+"""Values of columns by name: of each one value for all samples, or a list of one a sample."""
 
 
 def make_condition(
@@ -21,6 +33,7 @@ def make_condition(
     labels: Labels = None,
     prompt: Prompts = None,
     condition: Conditioning | None = None,
+    where: Where = None,
     cycle: bool = False,
 ) -> Conditioning | None:
     """What n samples are conditioned on; None is no condition at all.
@@ -30,6 +43,8 @@ def make_condition(
             "all" where the model has classes.
         prompt: a text for all, or one a sample; a blank one is the null.
         condition: instead of both, of one for all or one a sample.
+        where: values of the columns that the model takes, {"age": 30}; those left out are left open. Beside labels or a
+            prompt, if the model takes them.
         cycle: repeat what is given in turn, whatever its number.
     Raises:
         UserError: for more than one of the three, another number than 1 or n, what the model does not take, or a null
@@ -48,6 +63,10 @@ def make_condition(
             raise UserError(_untrained(model))
     elif labels is not None or (condition is None and num_classes(model)):
         each = _labels(model, n, "all" if labels is None else labels)
+    if where:
+        if condition is not None:
+            raise UserError("a condition and where are both given: keep one, a condition can hold columns")
+        each = _with_columns(model, n, where, each, cycle)
     if each is None or not len(each):
         check_condition(model, None)
         return None
@@ -56,7 +75,9 @@ def make_condition(
     if cycle or len(each) == 1:
         return each if len(each) == n else RepeatedConditioning(each, torch.arange(n) % len(each))
     if len(each) != n:
-        what = "prompts" if prompt is not None else "labels" if condition is None else "conditions"
+        what = (
+            "values" if where else "prompts" if prompt is not None else "labels" if condition is None else "conditions"
+        )
         raise UserError(f"{len(each)} {what} for n={n} samples: give one for all, or one a sample")
     return each
 
@@ -76,10 +97,17 @@ def check_condition(model: Model, condition: Condition | None) -> None:
         if len(wrong):
             known = ", ".join(map(str, range(classes))) if classes <= 20 else f"0…{classes - 1}"
             raise UserError(f"class {int(wrong[0])} is unknown: this model has classes {known}")
-    tokens = None if condition is None else condition.tokens
+    tokens, cells = (None, None) if condition is None else (condition.tokens, condition.columns)
+    if cells is not None and model.columns is None:
+        raise UserError("this model was trained without columns: leave them out")
     missing = (classes and label is None) or (model.text_conditioner is not None and tokens is None)
     if missing and not model.null_trained:
         raise UserError(_untrained(model))
+    if model.columns is not None and cells is None and not model.null_trained:
+        raise UserError(
+            f"this model was never trained without its columns (train.label_dropout=0): give {model.columns.names[0]} "
+            "and all others a value"
+        )
 
 
 def prompt_condition(model: Model, prompts: Sequence[str]) -> Condition | None:
@@ -108,6 +136,50 @@ def _labels(model: Model, n: int, labels: Labels) -> Condition | None:
         return Condition(label=torch.arange(n) % classes)
     named = named_classes(labels, getattr(model, "class_names", ()))
     return Condition(label=class_numbers(named).reshape(-1))
+
+
+def cells_of(model: Model, where: Mapping[str, Any]) -> Cells:
+    """The cells that values of columns are, one or several of each.
+
+    Raises:
+        UserError: for a model without columns, an unknown column, or a value that is none of it.
+    """
+    if model.columns is None:
+        raise UserError(
+            f"where names {', '.join(map(str, where))}, and this model was trained without columns: leave it out, or "
+            "train with condition.columns"
+        )
+    found = {}
+    for name, value in where.items():
+        column = model.columns[str(name)]
+        several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 1
+        try:
+            cells = [cell_of(one) for one in (value if several else [value])]
+        except ValueError as error:
+            raise UserError(f"where: {column.name} has {error}; several labels are one text, a;b") from None
+        outside = [cell for cell in cells if column.features(cell) and column.outside(cell)]
+        if outside:
+            log(f"{column.name}={outside[0]} lies outside of what training has seen ({column.low:g}…{column.high:g})")
+        found[column.name] = cells
+    return found
+
+
+def _with_columns(
+    model: Model, n: int, where: Mapping[str, Any], beside: Conditioning | None, cycle: bool
+) -> Conditioning:
+    cells = cells_of(model, where)
+    assert model.columns is not None, "else there are no cells"
+    for name, given in cells.items():
+        if not cycle and len(given) not in (1, n):
+            raise UserError(f"{len(given)} values of {name} for n={n} samples: give one for all, or one a sample")
+    if not model.null_trained and len(cells) < len(model.columns.each):
+        left = next(name for name in model.columns.names if name not in cells)
+        raise UserError(f"this model was never trained without {left} (train.label_dropout=0): give it a value")
+    each = {name: [given[i % len(given)] for i in range(n)] for name, given in cells.items()}
+    if beside is not None and len(beside) != n:
+        beside = RepeatedConditioning(beside, torch.arange(n) % len(beside))
+    left_open = {name: [None] * n for name in model.columns.names}
+    return ColumnConditioning.of_cells(model.columns, {**left_open, **each}, n, beside)[0]
 
 
 def _untrained(model: Model) -> str:

@@ -18,7 +18,7 @@ from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Conditioning, as_tensor
-from markovae.sampling.conditions import make_condition
+from markovae.sampling.conditions import Where, make_condition
 from markovae.sampling.editor import Editor
 from markovae.sampling.generation import cascade_trajectory, final_latents, to_images
 from markovae.sampling.guidance import Guidance, guided, make_guidance
@@ -104,6 +104,7 @@ def edit(
     seed: int = 0,
     labels: int | str | None = None,
     prompt: str | None = None,
+    where: Where = None,
     negative: str | None = None,
     guidance: float | Guidance | None = None,
     method: str | None = None,
@@ -134,7 +135,7 @@ def edit(
         sampler, steps: as for `sample`; the default sampler is dpmpp2m for a round trip and ancestral for RePaint, in
             20 steps, RePaint 50.
         labels: a class, or "none", the default: the learned null.
-        prompt, negative, guidance: as for `sample`.
+        prompt, where, negative, guidance: as for `sample`.
         method: of `mask`: moments (default) or repaint.
         resampling: of repaint (default 10).
         iterations: of the solver of moments (default 5).
@@ -165,7 +166,7 @@ def edit(
     push = make_guidance(model, guidance, prompt=prompt, negative=negative)
     what = None if prompt is not None else "none" if labels is None else labels
     if enlarge:
-        given = make_condition(model, count, labels=what, prompt=prompt)
+        given = make_condition(model, count, labels=what, prompt=prompt, where=where)
         chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler or DEFAULT_SAMPLER, steps)
         return _enlarge(model, image, count, chosen, seed, given, push)
     model = one_stage(model, "an edit other than enlarge")
@@ -177,7 +178,7 @@ def edit(
         chosen = plan(model, sampler or default, nfe)
     if round_trip and len(chosen.grid) < 3:
         raise UserError(f"steps={steps} leaves no step to noise and back: take more")
-    given = make_condition(model, count, labels=what, prompt=prompt)
+    given = make_condition(model, count, labels=what, prompt=prompt, where=where)
     condition = None if given is None else given.condition().to(model.device)
     editor = Editor(model, chosen, seed, condition, guided(model, condition, push))
     covariance = IsotropicCovariance(QUICK_VARIANCE) if quick else FullCovariance()

@@ -18,7 +18,7 @@ from markovae.errors import UserError
 from markovae.log import track_inside
 from markovae.networks.conditioning import Condition, Conditioning, RepeatedConditioning
 from markovae.randomness import Streams
-from markovae.sampling.conditions import Labels, Prompts, check_condition, make_condition
+from markovae.sampling.conditions import Labels, Prompts, Where, check_condition, make_condition, num_classes
 from markovae.sampling.denoiser import Denoiser, MeanOnly
 from markovae.sampling.guidance import Guidance, Interval, guided, make_guidance
 from markovae.sampling.plans import Plan, plan
@@ -244,6 +244,7 @@ def sample(
     labels: Labels = None,
     prompt: Prompts = None,
     condition: Conditioning | None = None,
+    where: Where = None,
     guidance: float | Guidance | None = None,
     negative: str | None = None,
     interval: Interval | Sequence[float] | None = None,
@@ -270,6 +271,8 @@ def sample(
             learned null.
         prompt: a text for all, or one a sample, for a model trained with captions; a blank one is the learned null.
         condition: what else the model takes (labels too, instead of `labels`), of one for all or one a sample.
+        where: values of the columns that the model takes, {"age": 30, "smiling": "yes"}: one for all, or a list of one
+            a sample; those left out are left open.
         guidance: a weight (classifier-free; 1 is none), or a `Guidance`; it doubles the network's work. None is
             TEXT_GUIDANCE where there is a prompt, for classes what the model's run chose (`model.guidance`), else 1.
         negative: a prompt that guidance leads away from, instead of from no prompt.
@@ -288,7 +291,7 @@ def sample(
     """
     _require_counts(n, batch)
     ranks = ranks or Ranks()
-    conditioned = partial(make_condition, model, labels=labels, prompt=prompt, condition=condition)
+    conditioned = partial(make_condition, model, labels=labels, prompt=prompt, condition=condition, where=where)
     known = conditioned(n)
     chosen_guidance = make_guidance(
         model,
@@ -297,7 +300,7 @@ def sample(
         negative=negative,
         interval=interval,
         autoguide=autoguide,
-        classes=isinstance(known, Condition) and known.label is not None,
+        classes=num_classes(model) > 0 and known is not None,
     )
     if isinstance(sampler, Plan):
         for name, value in (("steps", steps), ("spacing", spacing), ("threshold", threshold)):

@@ -188,6 +188,7 @@ def guided(model: Diffusion, condition: Conditioning | None, guidance: Guidance)
     elif condition is None:
         takes = num_classes(model)
         remedy = f"name a class, 0…{takes - 1}" if takes else "this model was trained without labels; leave it out"
+        remedy = remedy if model.columns is None else f"give {model.columns.names[0]} a value (where)"
         remedy = remedy if model.text_conditioner is None else "give a prompt"
         raise UserError(f"guidance={guidance.weight:g} needs a condition to be guided to: {remedy}, or autoguide")
     elif negative is None and not model.null_trained:
@@ -215,6 +216,8 @@ def _check_weaker(model: Diffusion, weaker: Diffusion) -> None:
         raise UserError(f"the weaker model's pixels are {weaker.decoder.pixels}, this one's {model.decoder.pixels}")
     if not same_text_encoder(weaker.text_conditioner, model.text_conditioner):
         raise UserError("the weaker model reads captions by another text encoder: guidance needs the same")
+    if weaker.columns != model.columns:
+        raise UserError("the weaker model was trained with other columns, or on another scale of them: take one alike")
     theirs, ours = num_classes(weaker), num_classes(model)
     if theirs != ours:
         raise UserError(f"the weaker model has {theirs} classes, this one {ours}: guidance needs the same")

@@ -17,8 +17,14 @@ from torch import Tensor
 from markovae.data import cache
 from markovae.data.images import ImageData
 from markovae.errors import UserError
-from markovae.log import track
-from markovae.networks.conditioning import Condition, Conditioning, TextConditioner
+from markovae.log import log, track
+from markovae.networks.conditioning import (
+    ColumnConditioning,
+    Condition,
+    Conditioning,
+    TextConditioner,
+    class_numbers,
+)
 from markovae.text.encoders import encoder_hash, load_encoder, token_width
 from markovae.text.text_encoder import TextEncoder, sentence_vector
 
@@ -236,6 +242,29 @@ def attach_conditioning(model: Model, data: ImageData, held_out: bool = False) -
     Raises:
         UserError: for a model of captions and images without any, or where its text encoder is not at hand.
     """
+    if model.columns is not None:
+        own = replace(data, conditioning=known_columns(model, data, attach_captions(model, data, held_out).known))
+        return own if getattr(model.network, "num_classes", 0) else replace(own, labels=None, class_names=())
+    return attach_captions(model, data, held_out)
+
+
+def known_columns(model: Model, data: ImageData, beside: Any = None) -> ColumnConditioning:
+    """The columns of the images that this model takes, what is missing told.
+
+    Args:
+        beside: their captions, or their labels as the model counts them, or None.
+    """
+    if beside is not None and not isinstance(beside, Conditioning):
+        beside = Condition(label=class_numbers(beside))
+    assert model.columns is not None, "a model of columns"
+    known, notes = ColumnConditioning.of_cells(model.columns, data.columns, len(data), beside, model.null_trained)
+    for note in notes:
+        log(f"{data.name}: {note}")
+    return known
+
+
+def attach_captions(model: Model, data: ImageData, held_out: bool = False) -> ImageData:
+    """The images with their captions or labels, where this model takes them: `attach_conditioning` but for columns."""
     if model.text_conditioner is None:
         takes = getattr(model.network, "num_classes", 0)
         return (

@@ -376,8 +376,9 @@ def _from_image_data(model: Model, data: ImageData, transform: Transform | None)
     if data.labels is not None and data.conditioning is None and not takes and model.text_conditioner is None:
         log(f"the labels of {data.name} are left out: this network takes none")
         data = attach_conditioning(model, data)
+    columns = model.columns is not None and data.conditioning is None
     examples = ArrayExamples(
-        data if model.text_conditioner is None else attach_conditioning(model, data), model, transform
+        attach_conditioning(model, data) if columns or model.text_conditioner is not None else data, model, transform
     )
     if transform is not None and len(data):
         examples.read(np.zeros(1, np.int64))

@@ -1,0 +1,294 @@
+"""Tables beside images: captions.csv, metadata.csv or metadata.jsonl, a row an image; read whole, row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, final
+
+from markovae.columns import MAX_NAME, Cell, cell_of
+from markovae.data.file_names import comparable, some
+from markovae.data.image_files import reason_of
+from markovae.errors import UserError
+from markovae.log import printable
+from markovae.system.regular import open_regular
+
+NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
+# What columns are called: of images, and of their texts, the first that is there.
+FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "image_name", "img")
+TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description")
+DELIMITERS = (",", ";", "\t")
+MAX_TABLE = 1 << 30  # bytes
+MAX_ROW = 1 << 20  # characters
+MOST_COLUMNS = 256
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table of images, by its name."""
+    return PurePosixPath(name).name in NAMES
+
+
+def is_text(text: str) -> bool:
+    """Whether it is valid Unicode: bytes that are not UTF-8 arrive as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def one_line_each(texts: Sequence[str]) -> list[str]:
+    """Texts on one line each, the empty ones left out."""
+    return [line for line in (" ".join(text.split()) for text in texts) if line]
+
+
+@final
+class ImageNames:
+    """Images by what tables call them: the path, or the path without its ending where no other has that.
+
+    Args:
+        paths: "/" between names.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+        self._whole = {comparable(path): path for path in paths}
+        stems = {own: own.removesuffix(PurePosixPath(own).suffix) for own in self._whole}
+        once = {stem for stem, count in Counter(stems.values()).items() if count == 1}
+        self._stems = {stem: self._whole[own] for own, stem in stems.items() if stem in once}
+
+    def find(self, folder: PurePosixPath, name: str) -> str | None:
+        """The image of a row, named from its table's own folder or from the data's; None where there is none."""
+        own = comparable(name)
+        inside = comparable(str(folder / own))
+        for known in (self._whole, self._stems):
+            for called in (inside, own):
+                if called in known:
+                    return known[called]
+        return None
+
+
+@final
+class Table:
+    """A table of images, read whole.
+
+    Args:
+        file: what it is called in messages.
+        name: of its file, as a path within the data.
+        handle: its bytes.
+        images: that it may name.
+    Raises: UserError for a row that cannot be read, and where no row names an image.
+
+    Attributes:
+        texts: the captions of each image.   cells: its other columns.   notes: sentences.
+    """
+
+    def __init__(self, file: str, name: str, handle: BinaryIO, images: ImageNames) -> None:
+        self.file, self.folder, self.name = file, PurePosixPath(name).parent, name
+        self.texts, self.cells = dict[str, list[str]](), dict[str, dict[str, Cell]]()
+        self.notes = list[str]()
+        strangers: dict[str, None] = {}
+        bare: list[int] = []
+        unused: dict[str, None] = {}
+        odd: dict[str, str] = {}
+        same: dict[Cell, Cell] = {}  # texts that recur are held once
+        column = ""
+        lines = _Lines(file, handle)
+        try:
+            for row in _csv_rows(lines, name) if name.endswith(".csv") else _json_rows(lines):
+                unused |= dict.fromkeys(row.unused)
+                odd |= row.odd
+                column = column or row.column
+                if not row.file_name:
+                    bare.append(row.line)
+                    continue
+                if not row.texts:
+                    bare.append(row.line)
+                path = images.find(self.folder, row.file_name)
+                if path is None:
+                    strangers[row.file_name] = None
+                    continue
+                if row.texts:
+                    self.texts.setdefault(path, []).extend(row.texts)
+                own = self.cells.setdefault(path, {})
+                for key, cell in row.cells.items():
+                    if own.get(key) is None:
+                        own[key] = same.setdefault(cell, cell)
+        except UnicodeDecodeError:
+            raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
+        except csv.Error as error:
+            raise UserError(f"{file} is not valid CSV ({error}): look for an unclosed quotation mark") from None
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
+        finally:
+            lines.handle.detach()  # whoever opened the file closes it
+        if strangers and not self.cells:
+            raise UserError(
+                f"{file} matches no image of the {len(images.paths)} ({next(iter(strangers))}, …): "
+                "file_name is the path below the folder"
+            )
+        for key in odd:  # one structure makes a column of structures
+            for own in self.cells.values():
+                own.pop(key, None)
+        self._remark(column, list(strangers), bare, list(unused), odd)
+
+    def _remark(
+        self, column: str, strangers: list[str], bare: list[int], unused: list[str], odd: dict[str, str]
+    ) -> None:
+        if self.texts:
+            called = "" if column == TEXT_COLUMNS[0] else f" (column {printable(column)})"
+            self.notes.append(f"captions from {self.name}{called}")
+        elif unused or (bare and column):
+            self.notes.append(f"{self.name} has no captions: none of the columns {', '.join(TEXT_COLUMNS)}")
+        if strangers:
+            them = "1 row names" if len(strangers) == 1 else f"{len(strangers)} rows name"
+            self.notes.append(f"{them} a file that is not a readable image ({some(strangers)})")
+        if bare and self.texts:
+            them = "1 row has" if len(bare) == 1 else f"{len(bare):,} rows have"
+            self.notes.append(f"{them} no text in {self.name} (line {bare[0]})")
+        if unused:
+            column, verb = ("column", "is") if len(unused) == 1 else ("columns", "are")
+            self.notes.append(f"the {column} {some(unused)} of {self.name} {verb} not used")
+        if said := list(dict.fromkeys(key for own in self.cells.values() for key in own)):
+            self.notes.append(f"columns from {self.name}: {some(said)}")
+        for name, kind in odd.items():
+            self.notes.append(f"the column {printable(name)} of {self.name} is not used: it holds {kind}")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table.
+
+    Args:
+        line: of the file.
+        file_name: of its image, "" in a table without any.
+        texts, column: its captions, and what their column is called.
+        cells: the other columns.
+        unused: columns that are not read.
+        odd: columns of structures, with what they hold.
+    """
+
+    line: int
+    file_name: str
+    texts: tuple[str, ...]
+    column: str = ""
+    cells: dict[str, Cell] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    odd: dict[str, str] = field(default_factory=dict)
+
+
+def _row(file: str, line: int, fields: dict[str, object]) -> _Row:
+    """A row from its fields. Raises: UserError for an image's name or a text that is no text, naming the line."""
+    key = next((name for name in FILE_COLUMNS if name in fields), "")
+    column = next((name for name in TEXT_COLUMNS if name in fields), "")
+    name, text = fields.get(key), fields.get(column)
+    if not key and not column:
+        return _Row(line, "", (), unused=tuple(map(str, fields)))
+    each = [one for one in (text if isinstance(text, list) else [text]) if one is not None]
+    if not isinstance(name, str) or not name or not all(isinstance(one, str) for one in each):
+        raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
+    texts = [str(one) for one in each]
+    if not all(map(is_text, [name, *texts])):
+        raise UserError(f"{file} line {line} holds half a character (a lone surrogate): write it in UTF-8")
+    others = [str(field) for field in fields if field not in (key, column)]
+    cells, odd = fields_of({field: fields[field] for field in others[:MOST_COLUMNS]})
+    return _Row(line, name, tuple(one_line_each(texts)), column, cells, tuple(others[MOST_COLUMNS:]), odd)
+
+
+def fields_of(fields: dict[str, object]) -> tuple[dict[str, Cell], dict[str, str]]:
+    """The cells of a record's fields, and what those that are no cells hold."""
+    cells, odd = dict[str, Cell](), dict[str, str]()
+    for name, value in fields.items():
+        try:
+            cell = cell_of(value)
+            if cell is not None and not all(map(is_text, (name, *([cell] if isinstance(cell, str) else cell)))):
+                raise ValueError("half a character")
+            if isinstance(cell, str) and len(cell) > MAX_NAME:
+                raise ValueError(f"texts of more than {MAX_NAME} characters")
+        except (ValueError, OverflowError) as error:
+            odd[name] = str(error)
+        else:
+            cells[name] = cell
+    return cells, odd
+
+
+@final
+class _Lines:
+    """The lines of a table, at most `MAX_ROW` characters of them to a row, so that no row fills the memory.
+
+    Whoever has a row sets `spent` to 0.
+    """
+
+    def __init__(self, file: str, handle: BinaryIO) -> None:
+        self.file, self.handle, self.spent = file, io.TextIOWrapper(handle, encoding="utf-8-sig", newline=""), 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.handle.readline(MAX_ROW + 1)
+        if not line:
+            raise StopIteration
+        self.spent += len(line)
+        if self.spent > MAX_ROW:
+            raise UserError(f"{self.file} has a row of more than {MAX_ROW:,} characters: look for a missing line end")
+        return line
+
+
+@contextmanager
+def open_table(file: Path) -> Iterator[BinaryIO]:
+    """The bytes of a table. Raises: UserError for one that is too large or cannot be read."""
+    try:
+        with open_regular(file) as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size > MAX_TABLE:
+                raise UserError(f"{file} has {size:,} bytes, at most {MAX_TABLE:,} are read: split the folder")
+            yield handle
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
+
+
+def _csv_rows(lines: _Lines, name: str) -> Iterator[_Row]:
+    file, head = lines.file, next(lines, "")
+    delimiter = max(DELIMITERS, key=head.count)
+    names = next(csv.reader([head], strict=True, delimiter=delimiter), [])
+    names = [name.strip() for name in names]
+    first = PurePosixPath(name).name == NAMES[0]
+    if not set(names) & set(FILE_COLUMNS) and (set(names) & set(TEXT_COLUMNS) or first):
+        raise UserError(f"{file} must begin with a line naming the columns file_name and text")
+    if len(set(names)) < len(names):
+        raise UserError(f"{file} names a column twice in its first line: rename one")
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    for values in reader:
+        lines.spent = 0
+        if not values:
+            continue
+        line = reader.line_num + 1  # the first line was read apart
+        if len(values) != len(names):
+            raise UserError(
+                f"{file} line {line} has {len(values)} fields where its first line names {len(names)}: "
+                "put texts that hold a delimiter in quotation marks"
+            )
+        yield _row(file, line, dict(zip(names, values, strict=True)))
+
+
+def _json_rows(lines: _Lines) -> Iterator[_Row]:
+    file = lines.file
+    for number, line in enumerate(lines, start=1):
+        lines.spent = 0
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} line {number} is not JSON ({error.msg})") from None
+        except (ValueError, RecursionError):
+            raise UserError(
+                f"{file} line {number} nests too deep, or has too long a number: give file_name and text"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"{file} line {number} must be an object with file_name and text")
+        yield _row(file, number, row)
