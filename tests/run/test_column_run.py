@@ -21,7 +21,7 @@ from markovae.likelihood.column_information import column_information
 from markovae.likelihood.estimators import Estimator
 from markovae.likelihood.measuring import measure
 from markovae.run.start import resume_run, train_run
-from markovae.sampling.editor import edit
+from markovae.sampling.editing import edit
 from markovae.sampling.generation import sample
 from markovae.text.conditioner import attach_conditioning
 

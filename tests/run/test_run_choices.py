@@ -206,7 +206,7 @@ def test_a_run_in_minutes_chooses_the_guidance_of_its_classes(tiny_config: Confi
     plain = config.with_settings(["train.steps=3"])
     assert mv.load_run(train_run(plain, tmp_path / "plain")).model.guidance == 1
     best = config.with_settings(["train.keep_best=true", "train.evaluations=2"])
-    kept = mv.load_run(train_run(best, tmp_path / "best", clock=lambda: 0.01 * next(ticks)))
+    kept = mv.load_run(train_run(best, tmp_path / "best", Surroundings(clock=lambda: 0.01 * next(ticks))))
     assert kept.checkpoint.path.name == BEST
     assert kept.model.guidance == 2
 
