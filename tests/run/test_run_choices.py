@@ -162,6 +162,8 @@ def test_the_best_checkpoint_is_what_the_run_is_opened_by(run_config: Config, tm
     assert mv.resume(run.path, steps=12, progress=False).checkpoint.step == 9
     (run.path / "checkpoints" / BEST / "ema.safetensors").write_bytes(b"broken")
     assert open_checkpoint(run.path).step == 12
+    bounds = iter([0.7, 0.6, 0.9, 0.9])
+    assert mv.resume(run.path, steps=16, progress=False).checkpoint.path.name == BEST, "a damaged one is replaced"
 
 
 def test_the_best_needs_something_to_tell_it_by(run_config: Config):

@@ -256,7 +256,7 @@ def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
         if not path.is_dir():
             raise UserError(f"{path} is no folder: name a run or one of its checkpoints")
         if (path / CHECKPOINTS).is_dir():
-            return _best_checkpoint(path, trust) or newest_checkpoint(path, trust)
+            return best_checkpoint(path, trust) or newest_checkpoint(path, trust)
         if (path / MANIFEST).exists() or (path / "config.toml").exists() or any(path.glob("*.safetensors")):
             return read_checkpoint(path, trust)
     except OSError as error:
@@ -264,7 +264,7 @@ def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     raise UserError(f"{path} is not a run: it holds neither {CHECKPOINTS}/ nor {MANIFEST}")
 
 
-def _best_checkpoint(run: Path, trust: Sequence[str]) -> Checkpoint | None:
+def best_checkpoint(run: Path, trust: Sequence[str]) -> Checkpoint | None:
     """The checkpoint of the best held-out bound, where the run keeps one; one that is damaged is announced."""
     path = run / CHECKPOINTS / BEST
     if not path.is_dir():

@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 
 import markovae
-from markovae.checkpoints.reading import BEST, newest_checkpoint, read_checkpoint
+from markovae.checkpoints.reading import BEST, best_checkpoint, newest_checkpoint
 from markovae.checkpoints.writing import (
     checkpoint_name,
     checkpoints_in,
@@ -341,9 +341,9 @@ class Session:
         """Keep the averaged model, where the held-out bound is the lowest so far."""
         now = row["bits_per_dim"]["mean"]
         if self._best is None:
-            path = self.folder.checkpoints / BEST
-            self._best = read_checkpoint(path, self.around.trust).state["bits_per_dim"] if path.is_dir() else math.inf
-        if now >= self._best:
+            best = best_checkpoint(self.folder.path, self.around.trust)
+            self._best = math.inf if best is None else best.state.get("bits_per_dim", math.inf)
+        if now is None or now >= self._best:  # None: a row of the file
             return
         self._best = now
         state = {"kind": "best", "bits_per_dim": now, **self.training.position(), **self._facts}
