@@ -84,7 +84,8 @@ EXHIBITS = (
     Exhibit(
         "inpainting",
         "Inpainting",
-        "A face that the model never saw; everything above the eyes is drawn again, four times.",
+        "A face that the model never saw; everything above the eyes is drawn again, four times. "
+        "All ways to edit: [editing](editing.md).",
         "",
         "markovae edit runs/faces face.png --mask mask.png --n 4 --out inpainting-sheet",
     ),
@@ -165,7 +166,7 @@ EXHIBITS = (
         "Captions",
         "16×16 pixels, a prompt a row, the same noise down each column. Two minutes teach it the broad features; the "
         "model of [results](results.md), trained for half an hour at 32 pixels, shows what captions can do.",
-        "markovae train faces --out runs/captions --set data.size=16 --set condition.kind=text --steps 700 "
+        "markovae train faces --out runs/captions --set data.size=16 --set condition.kind=text --steps 500 "
         "--set network.width=48 --no-report",
         'markovae sample runs/captions --prompt "a person with long red hair" --prompt "a person with a black beard" '
         '--prompt "a person wearing a hat" --n 8 --out captions-sheet',

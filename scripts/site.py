@@ -22,10 +22,11 @@ import markovae
 from markovae.cli.entry import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
+LONG = 70  # signs of LaTeX in a line of text that may be wider than a phone
 FOREIGN = "https://unpkg.com/iframe-worker/shim"
 RANKS = {"answers.md": 2, "derivation.md": 2, "architecture.md": 0.3, "reference/python.md": 0.6}  # in the search
 GROUPS = {
-    "Train": ("train", "resume", "create", "fit", "TrainStep", "EMA", "Objective", "Config"),
+    "Train": ("train", "resume", "distill", "create", "fit", "TrainStep", "EMA", "Objective", "Config"),
     "Models": ("load", "load_run", "LoadedRun", "save", "Diffusion", "MarkovianVAE", "Condition", "with_reverse"),
     "Data": ("load_data", "inspect"),
     "Sample": ("sample", "edit", "Edit", "grid"),
@@ -38,6 +39,8 @@ GROUPS = {
         "continuous_bound",
         "ode_likelihood",
         "caption_information",
+        "rank_anomalies",
+        "AnomalyRanking",
     ),
     "Judge samples": ("evaluate", "Quality"),
     "Move models": ("export", "import_run", "wrap"),
@@ -151,9 +154,12 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def mathml(match: re.Match[str]) -> str:
         equation = tagged(html.unescape(match[3]))
-        if match[2] == "(":
+        if match[2] == "[":
+            return f'<div style="overflow-x: auto" tabindex="0">{convert(equation, display="block")}</div>'
+        if len(equation) < LONG:
             return convert(equation, display="inline")
-        return f'<div style="overflow-x: auto" tabindex="0">{convert(equation, display="block")}</div>'
+        style = "display: inline-block; max-width: 100%; overflow-x: auto; vertical-align: bottom"
+        return f'<span style="{style}" tabindex="0">{convert(equation, display="inline")}</span>'
 
     found = r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>'
     return re.sub(found, mathml, content, flags=re.DOTALL)
