@@ -34,7 +34,7 @@ def test_channels_last_moves_each_pixel_to_its_place():
     [
         ((9, 784), "auto", r"reshape\(-1, 28, 28\)"),
         ((9, 3, 28, 3), "auto", "may be second or last"),
-        ((64, 64, 3), "auto", "looks like one colour image"),
+        ((64, 64, 3), "auto", "looks like one color image"),
         ((9, 5, 28, 28), "auto", "28 channels"),
         ((9, 28, 28, 5), "auto", "5 channels"),
         ((9, 28, 28, 2), "auto", "2 channels"),

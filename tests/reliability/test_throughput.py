@@ -38,7 +38,7 @@ def test_shards_feed_the_demos_model_as_fast_as_memory(tmp_path: Path, monkeypat
     tell(
         9,
         "throughput from shards against images in memory",
-        "25 steps of the default network on 32x32 colour images, 32 a batch, the two alternating, medians of processor "
+        "25 steps of the default network on 32x32 color images, 32 a batch, the two alternating, medians of processor "
         "time of the last 20; random pixels, the slowest PNGs to decode",
         f"{100 * memory / shards:.1f} % of the speed in memory ({1000 * shards:.0f} against {1000 * memory:.0f} ms a "
         "step)",

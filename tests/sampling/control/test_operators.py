@@ -56,7 +56,7 @@ def test_grey_of_a_grey_image_is_itself():
         (lambda: BoxDown(1), "factor=1"),
         (lambda: BoxDown(4).apply(torch.zeros(1, 1, 6, 8)), "6x8 does not divide into squares of 4"),
         (lambda: Blur(4, 4, 0.0), "std=0"),
-        (lambda: Grey().apply(torch.zeros(1, 1, 4, 4)), "no colour"),
+        (lambda: Grey().apply(torch.zeros(1, 1, 4, 4)), "no color"),
     ],
 )
 def test_bad_operators_are_refused(call, sentence):
