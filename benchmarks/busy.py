@@ -23,6 +23,7 @@ WAYS: dict[str, dict[str, str]] = {
     "one thread": {},
     "all threads": {},
     "all threads, GOMP_SPINCOUNT=0": {"GOMP_SPINCOUNT": "0"},
+    "all threads, GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "all threads, OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "as chosen": {},
 }
