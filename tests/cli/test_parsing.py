@@ -1,5 +1,8 @@
 """Commands, options, help; and what is said of those that do not exist."""
 
+import re
+import shlex
+
 import pytest
 
 from markovae import __version__
@@ -26,6 +29,15 @@ def test_each_command_that_opens_a_run_takes_the_networks_that_may_be_imported()
     opens = {name for name, names in named.items() if {"run_path", "model"} & names}
     assert len(opens) >= 9
     assert not [name for name in opens if "trust" not in named[name]]
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=NAMES)
+def test_each_example_of_the_help_is_a_command_line(module):
+    lines = [line.strip() for line in module.EXAMPLES.splitlines()]
+    commands = [re.split(r"\s{3,}", line)[0].partition("markovae ")[2] for line in lines if "markovae " in line]
+    assert commands
+    for command in commands:
+        command_line(shlex.split(re.split(" [>|] ", command)[0]))
 
 
 def test_the_commands_are_listed_with_the_exit_codes(capsys):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_machine, positive
+from markovae.cli.options import add_machine, add_set, positive
 from markovae.cli.train import finished
 from markovae.log import log, show
 from markovae.system.device import device_named
@@ -40,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="the run's folder (default: runs/demo; runs/demo-2 and so on where other settings were used there)",
     )
-    parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=32; repeatable"
-    )
+    add_set(parser, "data.size=32")
     add_machine(
         parser,
         batch="images a step (default: 16)",

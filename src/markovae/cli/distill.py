@@ -6,7 +6,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from markovae.cli.options import add_json, add_machine, add_run, add_trust, positive, whole
+from markovae.cli.options import add_json, add_machine, add_run, add_set, add_trust, positive, whole
 from markovae.cli.train import finished
 from markovae.errors import UserError
 from markovae.log import show_json
@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", metavar="W", type=positive, default=1.0, help="of the teacher, built in (default: 1, none)"
     )
-    parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as train.lr=0.001; repeatable"
-    )
+    add_set(parser, "train.lr=0.001")
     parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
     add_json(parser)
     add_trust(parser)

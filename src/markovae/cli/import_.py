@@ -24,8 +24,8 @@ examples:
   markovae import ddpm-cifar10-32/ --out runs/cifar
   markovae sample runs/cifar --sampler ancestral          the pipeline's own chain
   markovae measure runs/cifar photos/         what images cost under it, in bits/dim
-  markovae train photos/ --init runs/cifar --out runs/on  fine-tuning
-  markovae import model.pt --as nets:UNet --out runs/mine --config mine.toml      a network of your own
+  markovae train photos/ --init runs/cifar --out runs/on      fine-tuning
+  markovae import model.pt --as nets:UNet --set data.size=32 --out runs/mine      a network of your own
 """
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from markovae.cli.options import add_json
+from markovae.cli.options import add_data_settings, add_json, data_config
 from markovae.log import counted, show, show_json
 
 SUMMARY = "say what is in a data set, before any training"
@@ -32,10 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="faces, digits, cifar10, an image folder, an .npz, .npy or idx file, CIFAR's binary files, parquet files, "
         "shards, or FILE.mvz",
     )
-    parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
-    parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=64; repeatable"
-    )
+    add_data_settings(parser)
     add_json(parser)
 
 
@@ -45,16 +42,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for data that are missing, unreadable or too few.
     """
-    from dataclasses import replace
-
     if options.data.endswith(".mvz") and Path(options.data).is_file():
         return _tell_compressed(Path(options.data), options.json)
-    from markovae.config import Config
     from markovae.data.inspecting import inspect
 
-    config = Config() if options.config is None else Config.from_toml(options.config)
-    data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
-    found = inspect(data)
+    found = inspect(data_config(options))
     if options.json:
         show_json(found.to_dict())
     else:

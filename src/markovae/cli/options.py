@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from markovae.synonyms import suggestion
+
+if TYPE_CHECKING:
+    from markovae.data.data_config import DataConfig
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 FLOAT32_FIRST = "auto (float32, the default), float32, bfloat16 or float64"
@@ -70,6 +74,29 @@ def add_run(parser: argparse.ArgumentParser, what: str = "") -> None:
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
     """--seed."""
     parser.add_argument("--seed", metavar="N", type=int, default=0, help=f"{of} (default: 0)")
+
+
+def add_set(parser: argparse.ArgumentParser, example: str) -> None:
+    """--set."""
+    parser.add_argument(
+        "--set", metavar="A.B=C", action="append", default=[], help=f"one setting, such as {example}; repeatable"
+    )
+
+
+def add_data_settings(parser: argparse.ArgumentParser) -> None:
+    """--config and --set, of a command that reads data alone."""
+    parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
+    add_set(parser, "data.size=64")
+
+
+def data_config(options: argparse.Namespace) -> DataConfig:
+    """The section [data] of --config and --set, its source the argument DATA."""
+    from dataclasses import replace
+
+    from markovae.config import Config
+
+    config = Config() if options.config is None else Config.from_toml(options.config)
+    return replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
 
 
 def add_machine(parser: argparse.ArgumentParser, batch: str | None, precision: str, *, float64: bool = True) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from markovae.cli.options import add_json, whole
+from markovae.cli.options import add_data_settings, add_json, data_config, whole
 from markovae.data.data_config import ANY_SOURCE
 from markovae.errors import UserError
 from markovae.log import show, show_json
@@ -33,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-shard", metavar="N", type=whole(1), default=PER_SHARD, help="images per shard (default: 10,000)"
     )
-    parser.add_argument("--config", metavar="F.toml", help="settings; only [data] is read")
-    parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as data.size=64; repeatable"
-    )
+    add_data_settings(parser)
     add_json(parser)
 
 
@@ -47,9 +44,6 @@ def run(options: argparse.Namespace) -> int:
         UserError: for data that are missing, unreadable or too few, or an --out that is not empty.
         StoppedRun: when the disk refuses.
     """
-    from dataclasses import replace
-
-    from markovae.config import Config
     from markovae.data.loading import read_source, require_readable
     from markovae.data.shard_format import write_shards
     from markovae.data.source import log_left_out
@@ -58,8 +52,7 @@ def run(options: argparse.Namespace) -> int:
     require_new_folder(out, "--out")
     if not out.parent.is_dir():
         raise UserError(f"--out {out} cannot be made: {out.parent} is not a folder")
-    config = Config() if options.config is None else Config.from_toml(options.config)
-    data = replace(config, data=replace(config.data, source=options.data)).with_settings(options.set).data
+    data = data_config(options)
     reading = read_source(data)
     require_readable(reading, data)
     if reading.split.refusal:

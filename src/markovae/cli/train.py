@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, add_trust, one_of, positive, whole
+from markovae.cli.options import add_json, add_machine, add_set, add_trust, one_of, positive, whole
 from markovae.config import PRESETS, preset_settings, settings_help
 from markovae.errors import UserError
 from markovae.log import log, show, show_json
@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
     parser.add_argument("--config", metavar="F.toml", help="settings to start from")
-    parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help="one setting, such as train.lr=0.004; repeatable"
-    )
+    add_set(parser, "train.lr=0.004")
     parser.add_argument(
         "--objective",
         metavar="NAME",

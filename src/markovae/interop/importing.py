@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -76,18 +76,8 @@ def import_run(
     config, shape = config_of(found), (found.shape.data.in_channels, *found.shape.data.size)
     model = create(config, shape, num_classes=len(found.classes))
     model.network.load_state_dict(tensors)
-    state: dict[str, Any] = {
-        "kind": "imported",
-        "step": 0,
-        "shape": list(shape),
-        "bins": model.pixels.bins,
-        "class_names": list(found.classes),
-        "precision": None,
-        "origin": {"format": "diffusers", "unet": _plain(found.unet), "scheduler": _plain(found.scheduler)},
-        "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
-    }
-    _write(Path(out), {f"network.{name}": value for name, value in tensors.items()}, state, config)
-    return one_stage(model, "an import").eval().requires_grad_(False)
+    origin = {"format": "diffusers", "unet": _plain(found.unet), "scheduler": _plain(found.scheduler)}
+    return _written(Path(out), one_stage(model, "an import"), tensors, config, found.classes, origin)
 
 
 def _import_file(path: Path, out: Path, config: Config | None, classes: int, trust: Sequence[str]) -> Diffusion:
@@ -103,14 +93,26 @@ def _import_file(path: Path, out: Path, config: Config | None, classes: int, tru
         model = one_stage(create(config, shape, num_classes=classes, trust=trust), "an import")
         tensors = _weights_of(file, model)
     load_weights(model.network, tensors)
+    return _written(out, model, tensors, config, [str(number) for number in range(classes)], {"format": "weights"})
+
+
+def _written(
+    out: Path,
+    model: Diffusion,
+    tensors: Mapping[str, Tensor],
+    config: Config,
+    class_names: Sequence[str],
+    origin: dict[str, Any],
+) -> Diffusion:
+    """Write a model with these weights of its network as a run; the model, to evaluate."""
     state: dict[str, Any] = {
         "kind": "imported",
         "step": 0,
-        "shape": list(shape),
+        "shape": list(model.shape),
         "bins": model.pixels.bins,
-        "class_names": [str(number) for number in range(classes)],
+        "class_names": list(class_names),
         "precision": None,
-        "origin": {"format": "weights"},
+        "origin": origin,
         "versions": {"markovae": markovae.__version__, "torch": str(torch.__version__)},
     }
     _write(out, {f"network.{name}": value for name, value in tensors.items()}, state, config)
