@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -13,6 +12,7 @@ import numpy as np
 
 from markovae.data import cache
 from markovae.data.images import Indices, Pixels
+from markovae.data.unread_images import UnreadImages
 from markovae.data.workers import map_in_processes
 from markovae.log import track
 
@@ -55,55 +55,31 @@ class FaceBlocks:
 
 
 @final
-class DrawnFaces:
+class DrawnFaces(UnreadImages):
     """N faces; to its readers an array (N, 3, S, S) of uint8.
 
     Args:
         blocks: all faces.
-        rows: the places of these among them, (N,).
+        faces: the places of these among them, (N,).
     """
 
-    def __init__(self, blocks: FaceBlocks, rows: Indices) -> None:
-        self._blocks, self._rows = blocks, rows
-        self.shape = (len(rows), 3, blocks.size, blocks.size)
-        self.ndim, self.dtype = 4, np.dtype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all pixels, were they drawn."""
-        return int(np.prod(self.shape))
-
-    @property
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        """(start, stop) of the rows whose faces are drawn together."""
-        edges = np.flatnonzero(np.diff(self._rows // BLOCK)) + 1
-        ends = [0, *edges.tolist(), len(self)]
-        return tuple(itertools.pairwise(ends))
+    def __init__(self, blocks: FaceBlocks, faces: Indices) -> None:
+        super().__init__((len(faces), 3, blocks.size, blocks.size))
+        self._blocks, self._faces = blocks, faces
 
     def select(self, rows: Sequence[int] | Indices | slice) -> DrawnFaces:
         """These rows, not drawn yet."""
-        return DrawnFaces(self._blocks, self._rows[rows])
+        return DrawnFaces(self._blocks, self._faces[rows])
 
-    def __getitem__(self, rows: Any) -> Pixels:
-        if isinstance(rows, int | np.integer):
-            return self._read(int(self._rows[rows]))
-        chosen = self._rows[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
-        pixels = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
-        for place, row in enumerate(chosen.tolist()):
-            pixels[place] = self._read(row)
-        return pixels
+    def _groups(self) -> Indices:
+        return self._faces // BLOCK
 
-    def __iter__(self) -> Iterator[Pixels]:
-        return (self._read(row) for row in self._rows.tolist())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
-        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+    def _order(self, rows: Indices) -> Iterable[int]:
+        return range(len(rows))
 
     def _read(self, row: int) -> Pixels:
-        return np.array(self._blocks.block(row // BLOCK)[row % BLOCK])
+        face = int(self._faces[row])
+        return np.array(self._blocks.block(face // BLOCK)[face % BLOCK])
 
 
 def digest_of(drawing: object, size: int) -> bytes:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -38,6 +37,7 @@ from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import SplitIndices, chosen_split, copies_note, split_by_content
 from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
+from markovae.data.unread_images import UnreadImages
 from markovae.data.workers import map_in_processes
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import is_elsewhere, without_secrets
@@ -46,7 +46,7 @@ from markovae.strict_json import parse_object
 
 
 @final
-class StoredImages:
+class StoredImages(UnreadImages):
     """N images in shards; to its readers an array (N, C, H, W) of uint8 that is read image by image.
 
     Args:
@@ -58,54 +58,22 @@ class StoredImages:
     """
 
     def __init__(self, shards: ShardStore, index: Index, plan: Plan, checked: bool = True, bins: int = 256) -> None:
+        super().__init__((len(index), plan.channels, *plan.shape))
         self.shards, self.index, self.plan, self.checked, self.bins = shards, index, plan, checked, bins
-        self.shape = (len(index), plan.channels, *plan.shape)
-        self.ndim, self.dtype = 4, np.dtype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all pixels, were they read."""
-        return int(np.prod(self.shape))
-
-    @property
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        """(start, stop) of the rows that lie in one shard, where each shard's stand together."""
-        edges = np.flatnonzero(np.diff(self.index.shard)) + 1
-        bounds = [0, *edges.tolist(), len(self)]
-        return tuple(itertools.pairwise(bounds)) if len(self) else ()
 
     def select(self, rows: Sequence[int] | Column | slice) -> StoredImages:
         """The images at these rows, in that order, unread."""
         return StoredImages(self.shards, self.index.take(self._rows(rows)), self.plan, self.checked, self.bins)
 
-    def __getitem__(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Read the images at one row (C, H, W), or at several, (n, C, H, W).
+    def _groups(self) -> Column:
+        return self.index.shard
 
-        Raises: StoppedRun for an image that is not what was indexed, naming shard and place.
-        """
-        if isinstance(rows, (int, np.integer)):
-            return self._read(int(rows))
-        wanted = self._rows(rows)
-        # In the order of their places, which is kindest to disks.
-        pixels = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        for place in np.lexsort((self.index.offset[wanted], self.index.shard[wanted])).tolist():
-            pixels[place] = self._read(int(wanted[place]))
-        return pixels
+    def _order(self, rows: Column) -> Iterable[int]:
+        """In the order of their places, which is kindest to disks."""
+        return np.lexsort((self.index.offset[rows], self.index.shard[rows])).tolist()
 
-    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
-        return (self._read(row) for row in range(len(self)))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
-
-    def _rows(self, rows: Sequence[int] | Column | slice) -> Column:
-        chosen = rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
-        return np.arange(len(self), dtype=np.int64)[chosen]
-
-    def _read(self, row: int) -> np.ndarray[Any, Any]:
+    def _read(self, row: int) -> Pixels:
+        """The image of a row. Raises: StoppedRun where it is not what was indexed, naming shard and place."""
         shard, offset = int(self.index.shard[row]), int(self.index.offset[row])
         pixels, reason = self._decoded(row)
         if pixels is None and self.shards.fetch_again(shard):  # its copy here may be what is damaged
