@@ -27,7 +27,9 @@ def test_every_estimator_is_unbiased(gauss):
     for estimator in ("full", "stratified", "importance"):
         fit = other if Method(estimator).needs_fit else None
         draws = None if estimator == "full" else 5
-        found = measure(model, x, draws=draws, estimator="stratified" if draws is None else estimator, fit=fit)
+        found = measure(
+            model, x, draws=draws, estimator="stratified" if draws is None else estimator, fit=fit, batch=4096
+        )
         estimate = found.density_nats
         assert estimate.value == pytest.approx(gauss.truth(model), abs=4 * estimate.stderr), estimator
 

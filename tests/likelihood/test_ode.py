@@ -62,7 +62,7 @@ def test_mixture_meets_its_density():
 
 def test_error_of_the_fixed_grid_is_of_order_four():
     x = MIXED.sample(10, generator(0, "ode"))
-    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(240)).nats
+    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(160)).nats
     errors = [
         float((ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(n)).nats - exact).abs().max())
         for n in (20, 40)
