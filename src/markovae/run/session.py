@@ -351,9 +351,7 @@ class Session:
 
     def _choose_guidance(self) -> None:
         """For the model that the run is opened by: the best one, which then carries the weight, or else the newest."""
-        path = self.folder.checkpoints / BEST
-        best = read_checkpoint(path, self.around.trust) if path.is_dir() else None
-        newest = self.evaluations.model
+        best, newest = best_checkpoint(self.folder.path, self.around.trust), self.evaluations.model
         model = newest if best is None else best.model().to(newest.device)
         self.evaluations.choose_guidance(model)
         if best is not None and self.evaluations.guidance is not None:
