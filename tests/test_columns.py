@@ -179,3 +179,11 @@ def test_columns_that_are_named_must_be_there_and_of_use() -> None:
         columns_named(["age", "id"], cells)
     with pytest.raises(UserError, match="no table beside them has any"):
         columns_named(["age"], {})
+
+
+@pytest.mark.parametrize("std", [5e-324, 1e-50])
+def test_a_number_that_is_immensely_far_is_one_sentence(std: float) -> None:
+    row = {"name": "age", "kind": "number", "mean": 0.0, "std": std, "low": 0.0, "high": std}
+    columns = Columns.from_json(json.dumps({"columns": [row]}))
+    with pytest.raises(UserError, match="age='5' is too far from what training had"):
+        columns["age"].features("5")

@@ -86,6 +86,11 @@ class Column:
             return [0.0] * self.width
         if self.kind == "number":
             z = (self._number(cell) - self.mean) / self.std
+            if not abs(z) <= LARGEST:
+                raise UserError(
+                    f"{self.name}={shown(cell)} is too far from what training had, {self.low:g}…{self.high:g} with a "
+                    f"standard deviation of {self.std:g}"
+                )
             return [1.0, z, math.sin(2 * z), math.cos(2 * z)]
         each = labels_in(cell) if self.kind == "labels" else [str(cell)]
         for value in each:
@@ -286,7 +291,9 @@ def columns_named(names: Sequence[str], cells: Cells) -> Columns:
         if name not in cells:
             near = nearest(name, list(cells), 0.6)
             hint = f"; did you mean {near}?" if near else ""
-            known = f"they have {', '.join(list(cells)[:20])}" if cells else "no table beside them has any"
+            known = (
+                f"they have {', '.join(map(printable, list(cells)[:20]))}" if cells else "no table beside them has any"
+            )
             raise UserError(f"condition.columns: the images have no column {shortened(printable(name))}: {known}{hint}")
         column = understand(name, cells[name])
         if isinstance(column, str):

@@ -222,3 +222,10 @@ def test_a_txt_comes_before_a_caption_and_the_other_is_told(tmp_path: Path):
     captions, notes = read(tmp_path)
     assert captions == ("", "one")
     assert "1 text file belongs to no readable image (y.caption)" in notes
+
+
+def test_a_column_of_an_endless_name_is_left_out_and_told_in_short(tmp_path: Path):
+    (tmp_path / "metadata.csv").write_text(f"file_name,text,{'n' * 100_000},age\ny.png,red,1,2\n")
+    _, notes = read(tmp_path)
+    assert any("it holds a name of 100,000 characters, at most 200" in note for note in notes)
+    assert max(map(len, notes)) < 300

@@ -24,6 +24,7 @@ ODD: tuple[Any, ...] = (*NUMBERS, None, True, "x", "\ud800", "\0", [], {}, [[[[]
 LINES = (
     *("network.width", "network.blocks", "network.embedding", "network.patch", "network.head_dim", "train.batch"),
     *("schedule.num_levels", "train.lr", "train.seed", "target.clip", "train.steps", "network.dropout", "data.size"),
+    *("cascade.stages", "cascade.scales", "cascade.details_width", "distill.calls", "distill.guidance", "network.kind"),
 )
 
 

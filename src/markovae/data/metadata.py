@@ -18,6 +18,7 @@ from markovae.data.file_names import comparable, some
 from markovae.data.image_files import reason_of
 from markovae.errors import UserError
 from markovae.log import printable
+from markovae.strict_json import shortened
 from markovae.system.regular import open_regular
 
 NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
@@ -186,7 +187,7 @@ def _row(file: str, line: int, fields: dict[str, object]) -> _Row:
     column = next((name for name in TEXT_COLUMNS if name in fields), "")
     name, text = fields.get(key), fields.get(column)
     if not key and not column:
-        return _Row(line, "", (), unused=tuple(map(str, fields)))
+        return _Row(line, "", (), unused=tuple(shortened(str(field)) for field in fields))
     each = [one for one in (text if isinstance(text, list) else [text]) if one is not None]
     if not isinstance(name, str) or not name or not all(isinstance(one, str) for one in each):
         raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
@@ -195,7 +196,8 @@ def _row(file: str, line: int, fields: dict[str, object]) -> _Row:
         raise UserError(f"{file} line {line} holds half a character (a lone surrogate): write it in UTF-8")
     others = [str(field) for field in fields if field not in (key, column)]
     cells, odd = fields_of({field: fields[field] for field in others[:MOST_COLUMNS]})
-    return _Row(line, name, tuple(one_line_each(texts)), column, cells, tuple(others[MOST_COLUMNS:]), odd)
+    unused = tuple(map(shortened, others[MOST_COLUMNS:]))
+    return _Row(line, name, tuple(one_line_each(texts)), column, cells, unused, odd)
 
 
 def fields_of(fields: dict[str, object]) -> tuple[dict[str, Cell], dict[str, str]]:
@@ -203,13 +205,15 @@ def fields_of(fields: dict[str, object]) -> tuple[dict[str, Cell], dict[str, str
     cells, odd = dict[str, Cell](), dict[str, str]()
     for name, value in fields.items():
         try:
+            if len(name) > MAX_NAME:
+                raise ValueError(f"a name of {len(name):,} characters, at most {MAX_NAME}")
             cell = cell_of(value)
             if cell is not None and not all(map(is_text, (name, *([cell] if isinstance(cell, str) else cell)))):
                 raise ValueError("half a character")
             if isinstance(cell, str) and len(cell) > MAX_NAME:
                 raise ValueError(f"texts of more than {MAX_NAME} characters")
         except (ValueError, OverflowError) as error:
-            odd[name] = str(error)
+            odd[shortened(name)] = str(error)
         else:
             cells[name] = cell
     return cells, odd
