@@ -155,10 +155,11 @@ def on_page_content(content: str, **_: Any) -> str:
     def mathml(match: re.Match[str]) -> str:
         equation = tagged(html.unescape(match[3]))
         if match[2] == "[":
-            return f'<div style="overflow-x: auto" tabindex="0">{convert(equation, display="block")}</div>'
+            style = "overflow: auto hidden; padding: 0.4em 0"
+            return f'<div style="{style}" tabindex="0">{convert(equation, display="block")}</div>'
         if len(equation) < LONG:
             return convert(equation, display="inline")
-        style = "display: inline-block; max-width: 100%; overflow-x: auto; vertical-align: bottom"
+        style = "display: inline-block; max-width: 100%; overflow: auto hidden; vertical-align: bottom"
         return f'<span style="{style}" tabindex="0">{convert(equation, display="inline")}</span>'
 
     found = r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>'
