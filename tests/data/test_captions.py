@@ -229,3 +229,10 @@ def test_a_column_of_an_endless_name_is_left_out_and_told_in_short(tmp_path: Pat
     _, notes = read(tmp_path)
     assert any("it holds a name of 100,000 characters, at most 200" in note for note in notes)
     assert max(map(len, notes)) < 300
+
+
+def test_headers_in_capitals_are_the_same_columns(tmp_path: Path):
+    (tmp_path / "metadata.csv").write_text("File_Name,Caption,Age\ny.png,a cat,3\n")
+    captions, notes = read(tmp_path)
+    assert captions == ("", "a cat")
+    assert notes[:2] == ("captions from metadata.csv (column Caption)", "columns from metadata.csv: Age")

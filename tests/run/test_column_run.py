@@ -158,6 +158,8 @@ def test_what_is_there_and_not_used_is_told(config: Config, tmp_path: Path, caps
     said = capsys.readouterr().err
     assert "the columns light (" in said
     assert "do not reach the model: --set condition.columns=[light] uses them" in said
+    assert "the column number cannot condition a model: 3" in said
+    assert "are no categories; if they are captions, call it text" in said
     with pytest.raises(UserError, match=r"number cannot condition a model: .* different texts"):
         train_run(config.with_settings(["condition.columns=[number]"]), tmp_path / "other")
 

@@ -140,7 +140,7 @@ class Table:
         self, column: str, strangers: list[str], bare: list[int], unused: list[str], odd: dict[str, str]
     ) -> None:
         if self.texts:
-            called = "" if column == TEXT_COLUMNS[0] else f" (column {printable(column)})"
+            called = "" if column.lower() == TEXT_COLUMNS[0] else f" (column {printable(column)})"
             self.notes.append(f"captions from {self.name}{called}")
         elif unused or (bare and column):
             self.notes.append(f"{self.name} has no captions: none of the columns {', '.join(TEXT_COLUMNS)}")
@@ -183,8 +183,9 @@ class _Row:
 
 def _row(file: str, line: int, fields: dict[str, object]) -> _Row:
     """A row from its fields. Raises: UserError for an image's name or a text that is no text, naming the line."""
-    key = next((name for name in FILE_COLUMNS if name in fields), "")
-    column = next((name for name in TEXT_COLUMNS if name in fields), "")
+    called = {field.lower(): field for field in fields}
+    key = next((called[name] for name in FILE_COLUMNS if name in called), "")
+    column = next((called[name] for name in TEXT_COLUMNS if name in called), "")
     name, text = fields.get(key), fields.get(column)
     if not key and not column:
         return _Row(line, "", (), unused=tuple(shortened(str(field)) for field in fields))
@@ -261,7 +262,8 @@ def _csv_rows(lines: _Lines, name: str) -> Iterator[_Row]:
     names = next(csv.reader([head], strict=True, delimiter=delimiter), [])
     names = [name.strip() for name in names]
     first = PurePosixPath(name).name == NAMES[0]
-    if not set(names) & set(FILE_COLUMNS) and (set(names) & set(TEXT_COLUMNS) or first):
+    called = {name.lower() for name in names}
+    if not called & set(FILE_COLUMNS) and (called & set(TEXT_COLUMNS) or first):
         raise UserError(f"{file} must begin with a line naming the columns file_name and text")
     if len(set(names)) < len(names):
         raise UserError(f"{file} names a column twice in its first line: rename one")

@@ -11,7 +11,7 @@ from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
 from markovae.diffusion.schedule import first_level_warning
-from markovae.log import counted, log, warn
+from markovae.log import counted, log, printable, warn
 from markovae.run.run_folder import RunFolder
 from markovae.strict_json import shortened
 from markovae.system.files import replace_file
@@ -66,7 +66,12 @@ def unused(config: Config, model: Model, data: ImageData) -> Iterator[str]:
 def _unused_columns(config: Config, data: ImageData) -> Iterator[str]:
     used, classes = config.condition.columns or (), set(data.class_names)
     other = {name: cells for name, cells in data.columns.items() if name not in used and set(cells) != classes}
-    left = [column for name, cells in other.items() if isinstance(column := understand(name, cells), Column)]
+    found = {name: understand(name, cells) for name, cells in other.items()}
+    left = [column for column in found.values() if isinstance(column, Column)]
+    for name, why in found.items():
+        if isinstance(why, str):
+            texts = "; if they are captions, call it text" if "different texts" in why and data.captions is None else ""
+            yield f"the column {shortened(printable(name))} cannot condition a model: {why}{texts}"
     if left and config.network.kind != "ddpm":
         names, them = ",".join(column.name for column in left[:4]), ", ".join(column.describe() for column in left[:4])
         yield (
