@@ -413,3 +413,31 @@ def test_nothing_is_enlarged_unless_asked(tmp_path: Path):
     assert reading.data.shape == (3, 32, 32)
     assert any(note.startswith("4 of 6 images are smaller than 32x32") for note in reading.summary.notes)
     assert read_folder(config(tmp_path, size=16)).data.shape == (3, 16, 16)
+
+
+def test_json_files_beside_images_are_read_as_in_tars(tmp_path: Path):
+    fill(tmp_path, 6)
+    for n in range(5):
+        (tmp_path / f"{n:02}.json").write_text(f'{{"caption": "number {n}", "age": {n}, "box": [1, 2]}}')
+    (tmp_path / "02.txt").write_text("beside")
+    (tmp_path / "other.json").write_text("{}")
+    reading = read_folder(config(tmp_path))
+    assert reading.data.captions == ("number 0", "number 1", "beside", "number 3", "number 4", "")
+    assert reading.data.columns == {"age": ("0", "1", "2", "3", "4", None)}
+    notes = reading.summary.notes
+    assert any("5 .json files beside images are read, as captions and columns" in note for note in notes)
+    assert any("1 other file is not read (.json 1; other.json)" in note for note in notes)
+
+
+def test_the_classes_of_a_dataset_json_come_before_numbered_folders(tmp_path: Path):
+    """StyleGAN's and EDM's folders: 00000/img00000000.png, whose folders are no classes."""
+    fill(tmp_path / "00000", 3)
+    fill(tmp_path / "00001", 3)
+    names = [f"0000{place}/{n:02}.png" for place in (0, 1) for n in range(3)]
+    rows = ", ".join(f'["{name}", {number % 2 + 7}]' for number, name in enumerate(names))
+    (tmp_path / "dataset.json").write_text(f'{{"labels": [{rows}]}}')
+    data = read_folder(config(tmp_path)).data
+    assert data.class_names == ("7", "8")
+    assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    (tmp_path / "dataset.json").write_text('{"labels": null}')
+    assert read_folder(config(tmp_path)).data.class_names == ("00000", "00001")

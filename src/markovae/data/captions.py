@@ -8,17 +8,18 @@ file of the person's, or of the system's, a caption of somebody's model. A `file
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from markovae.columns import Cell, Cells
 from markovae.data.file_names import TEXT_ENDINGS, comparable, some
 from markovae.data.image_files import reason_of
-from markovae.data.metadata import ImageNames, Table, is_table, one_line_each, open_table
+from markovae.data.metadata import ImageNames, Table, is_table, official_labels, one_line_each, open_table, record_of
 from markovae.errors import UserError
 from markovae.system.regular import open_regular
 
+RECORDS = (".json",)
 MAX_SIDECAR = 1 << 16  # bytes
 LISTED = 20  # images without a caption that are named
 
@@ -31,11 +32,13 @@ class Written:
         captions: of each image, a line each, "" where it has none; None without any caption.
         columns: all else that tables say of each.
         notes: sentences.
+        records: the .json files that were read.
     """
 
     captions: tuple[str, ...] | None = None
     columns: Cells = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    records: frozenset[str] = frozenset()
 
 
 def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> Written:
@@ -83,9 +86,19 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     if orphans:
         them = "1 text file belongs" if len(orphans) == 1 else f"{len(orphans):,} text files belong"
         notes.append(f"{them} to no readable image ({some(orphans)})")
-    columns = columns_of(read, paths)
-    if not captioned and not beside:
-        return Written(None, columns, tuple(notes))
+    records, said, cells = _records(folder, paths, others)
+    for path, lines in said.items():
+        texts.setdefault(path, lines)
+    if records:
+        notes.append(f"{len(records):,} .json files beside images are read, as captions and columns")
+    official = _official(folder, images, others)
+    if official:
+        notes.append(f"the column label is from {DATASET}")
+        records |= {DATASET}
+    classes = {path: {"label": cell} for path, cell in official.items()}
+    columns = columns_of([classes, cells, *(table.cells for table in read)], paths)
+    if not texts:
+        return Written(None, columns, tuple(notes), records)
     captions = tuple("\n".join(texts.get(path, ())) for path in paths)
     bare = [path for path, caption in zip(paths, captions, strict=True) if not caption]
     if bare:
@@ -94,14 +107,43 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     several = sum("\n" in caption for caption in captions)
     if several:
         notes.append(f"{several} images have several captions: training draws one of them each time")
-    return Written(captions, columns, tuple(notes))
+    return Written(captions, columns, tuple(notes), records)
 
 
-def columns_of(tables: Iterable[Table], paths: Sequence[str]) -> dict[str, tuple[Cell, ...]]:
-    """The cells of every column of some tables, one an image; the first cell that is there counts."""
+DATASET = "dataset.json"  # of StyleGAN and EDM
+
+
+def _official(folder: Path, images: ImageNames, others: Sequence[str]) -> dict[str, Cell]:
+    """The classes that dataset.json says, as StyleGAN and EDM write it."""
+    if DATASET not in others:
+        return {}
+    _require_own(folder / DATASET, folder, images.paths)
+    with open_table(folder / DATASET) as handle:
+        return official_labels(handle.read(), images)
+
+
+def _records(
+    folder: Path, paths: Sequence[str], others: Sequence[str]
+) -> tuple[frozenset[str], dict[str, list[str]], dict[str, dict[str, Cell]]]:
+    """(the .json files beside images, the captions in them, the other cells)."""
+    beside, _ = sidecars(paths, others, RECORDS)
+    texts, cells = dict[str, list[str]](), dict[str, dict[str, Cell]]()
+    for path, name in beside.items():
+        _require_own(folder / name, folder, [path])
+        with open_regular(folder / name) as handle:
+            content = handle.read(MAX_SIDECAR + 1)
+        lines, own, _ = record_of(content if len(content) <= MAX_SIDECAR else b"")
+        if lines:
+            texts[path] = lines
+        cells[path] = own
+    return frozenset(name for path, name in beside.items() if cells[path] or path in texts), texts, cells
+
+
+def columns_of(tables: Iterable[Mapping[str, Mapping[str, Cell]]], paths: Sequence[str]) -> dict[str, tuple[Cell, ...]]:
+    """The cells of every column of some tables, {image: {column: cell}}; the first cell that is there counts."""
     found: dict[str, dict[str, Cell]] = {}
     for table in tables:
-        for path, cells in table.cells.items():
+        for path, cells in table.items():
             for name, cell in cells.items():
                 own = found.setdefault(name, {})
                 own[path] = cell if own.get(path) is None else own[path]
@@ -110,20 +152,26 @@ def columns_of(tables: Iterable[Table], paths: Sequence[str]) -> dict[str, tuple
 
 def is_text_file(name: str) -> bool:
     """Whether a file may hold the caption of the image beside it."""
-    return PurePosixPath(name).suffix.lower() in TEXT_ENDINGS
+    return _ends(name, TEXT_ENDINGS)
 
 
-def sidecars(paths: Sequence[str], others: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _ends(name: str, endings: Sequence[str]) -> bool:
+    return PurePosixPath(name).suffix.lower() in endings
+
+
+def sidecars(
+    paths: Sequence[str], others: Sequence[str], endings: Sequence[str] = TEXT_ENDINGS
+) -> tuple[dict[str, str], list[str]]:
     """({image: the text file beside it}, text files without an image): x.txt, x.caption or x.png.txt of x.png.
 
     A .txt comes before a .caption; endings may be in capitals.
     """
-    found = {_sidecar_key(name): name for name in sorted(others, reverse=True) if is_text_file(name)}
+    found = {_sidecar_key(name): name for name in sorted(others, reverse=True) if _ends(name, endings)}
     beside: dict[str, str] = {}
     for path in paths:
         own = comparable(path)
         stems = (own.removesuffix(PurePosixPath(own).suffix), own)
-        names = (found.get(stem + ending) for ending in TEXT_ENDINGS for stem in stems)
+        names = (found.get(stem + ending) for ending in endings for stem in stems)
         if (name := next(filter(None, names), None)) is not None:
             beside[path] = name
     used = set(beside.values())

@@ -12,7 +12,7 @@ import PIL
 
 from markovae.columns import Cells
 from markovae.data import cache
-from markovae.data.captions import is_text_file, read_written
+from markovae.data.captions import DATASET, is_text_file, read_written
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import (
     by_ending,
@@ -93,7 +93,7 @@ def read_folder(config: DataConfig) -> Source:
     if not layout.given:
         class_notes += _bare_folders(folder, paths)
     written = read_written(folder, paths, found.others)
-    if labels is None and config.classes == "auto":
+    if config.classes == "auto" and (labels is None or DATASET in written.records):
         labels, class_names, column_notes = classes_of_column(written.columns)
         class_notes = (*class_notes, *column_notes)
     data = ImageData(
@@ -107,7 +107,8 @@ def read_folder(config: DataConfig) -> Source:
         columns=written.columns,
     )
     split = chosen_split(data, part, config)
-    notes = (*layout.notes, *stored["notes"], *class_notes, *written.notes, *copies_note(split), *_passed_over(found))
+    passed = _passed_over(found, written.records)
+    notes = (*layout.notes, *stored["notes"], *class_notes, *written.notes, *copies_note(split), *passed)
     unreadable = sorted([*found.refused, *map(tuple, stored["unreadable"])])
     summary = DatasetSummary(
         kind="folder",
@@ -169,10 +170,11 @@ def classes_of_column(columns: Cells) -> tuple[Indices | None, tuple[str, ...], 
     return labels, tuple(map(printable, values)), (f"classes from the column {name}",)
 
 
-def _passed_over(found: FoundFiles) -> tuple[str, ...]:
+def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
     """Sentences on the files that are neither images nor texts of images."""
     notes = []
-    rest = [name for name in found.others if not is_table(name) and not is_text_file(name)]
+    read = {*records, *(name for name in found.others if is_table(name) or is_text_file(name))}
+    rest = [name for name in found.others if name not in read]
     if rest:
         them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
         notes.append(f"{them} not read ({by_ending(rest)})")

@@ -18,7 +18,7 @@ from markovae.data.file_names import comparable, some
 from markovae.data.image_files import reason_of
 from markovae.errors import UserError
 from markovae.log import printable
-from markovae.strict_json import shortened
+from markovae.strict_json import parse_object, shortened
 from markovae.system.regular import open_regular
 
 NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
@@ -218,6 +218,34 @@ def fields_of(fields: dict[str, object]) -> tuple[dict[str, Cell], dict[str, str
         else:
             cells[name] = cell
     return cells, odd
+
+
+def record_of(content: bytes | str) -> tuple[list[str], dict[str, Cell], dict[str, str]]:
+    """(captions, cells, fields that are none) of the .json of one image; nothing of one that is no object."""
+    try:
+        fields = parse_object(content)
+    except ValueError:
+        return [], {}, {}
+    caption = next((fields[name] for name in TEXT_COLUMNS if isinstance(fields.get(name), str | list)), "")
+    each = caption if isinstance(caption, list) else [caption]
+    texts = one_line_each([one for one in each if isinstance(one, str) and is_text(one)])
+    return texts, *fields_of({name: value for name, value in fields.items() if name not in TEXT_COLUMNS})
+
+
+def official_labels(content: bytes, images: ImageNames) -> dict[str, Cell]:
+    """The class of each image that a dataset.json names, {"labels": [[file, class], …]}; empty for anything else."""
+    try:
+        rows = parse_object(content).get("labels")
+    except ValueError:
+        return {}
+    found: dict[str, Cell] = {}
+    for row in rows if isinstance(rows, list) else ():
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and type(row[1]) is int):
+            return {}
+        path = images.find(PurePosixPath(), row[0])
+        if path is not None:
+            found[path] = str(row[1])
+    return found
 
 
 @final

@@ -22,16 +22,7 @@ from markovae.data.file_names import by_ending, parts_of_files, some, understand
 from markovae.data.folder import classes_of, classes_of_column
 from markovae.data.image_files import Header, Plan, decode, header_of, plan, reason_of
 from markovae.data.images import ImageData, Indices, Pixels
-from markovae.data.metadata import (
-    MOST_COLUMNS,
-    TEXT_COLUMNS,
-    ImageNames,
-    Table,
-    fields_of,
-    is_table,
-    is_text,
-    one_line_each,
-)
+from markovae.data.metadata import MOST_COLUMNS, ImageNames, Table, is_table, one_line_each, record_of
 from markovae.data.shard_format import Column, Index, ShardRecord, read_record
 from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
@@ -42,7 +33,6 @@ from markovae.data.workers import map_in_processes
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import is_elsewhere, without_secrets
 from markovae.log import printable, track
-from markovae.strict_json import parse_object
 
 
 @final
@@ -186,9 +176,10 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                 label, caption = text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
                 columns: dict[str, Cell] = {}
                 if sample.table is not None:
-                    said = _of_table(text(sample.table, SMALL))
-                    label, caption, columns = label or said[0], caption or said[1], said[2]
-                    odd |= dict.fromkeys(said[3])
+                    texts, columns, structures = record_of(text(sample.table, SMALL))
+                    key = next((name for name in LABEL_FIELDS if isinstance(columns.get(name), str)), "")
+                    label, caption = label or str(columns.pop(key, "") or ""), caption or "\n".join(texts)
+                    odd |= dict.fromkeys(structures)
                 found.append(FoundImage(name, image.offset, image.size, label, caption, columns))
     except (ValueError, OSError) as error:
         unreadable.append((shard, f"{reason_of(error)}; {len(found):,} images before it are read, and none after it"))
@@ -228,21 +219,6 @@ def _with_table(
         )
         for one, name in zip(found, names, strict=True)
     ]
-
-
-def _of_table(content: str) -> tuple[str, str, dict[str, Cell], dict[str, str]]:
-    """(class, caption, all other cells, fields that are none) of a .json; "" where it says none, or is none."""
-    try:
-        fields = parse_object(content)
-    except ValueError:
-        return "", "", {}, {}
-    key = next((name for name in LABEL_FIELDS if isinstance(fields.get(name), str | int)), "")
-    rest = {name: value for name, value in fields.items() if name not in (key, *TEXT_COLUMNS)}
-    label = fields.get(key, "")
-    caption = next((fields[name] for name in TEXT_COLUMNS if isinstance(fields.get(name), str | list)), "")
-    each = caption if isinstance(caption, list) else [caption]
-    texts = one_line_each([one for one in each if isinstance(one, str) and is_text(one)])
-    return str(label), "\n".join(texts), *fields_of(rest)
 
 
 def digests(names: tuple[str, ...], plan: Plan, work: tuple[int, tuple[FoundImage, ...]]) -> list[bytes | str]:
