@@ -51,6 +51,7 @@ def test_kinds_by_the_cells(cells: list, kind: str) -> None:
         ([*map(str, range(40)), "about thirty"], r"it holds numbers, and others \(about thirty\)"),
         ([f"{i % (MAX_VALUES + 1)}x" for i in range(4 * MAX_VALUES)], "different texts"),
         (["\x1b[31mred", "blue"], "name of no use"),
+        (["0,5", "1,5", "0,5"], r"its numbers have commas \(0,5\): write 0\.5, and 1000"),
     ],
 )
 def test_what_cannot_condition_says_why(cells: list, reason: str) -> None:

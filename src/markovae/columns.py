@@ -35,6 +35,7 @@ MAX_COLUMNS, MAX_VALUES, MAX_NAME = 64, 256, 200
 FEW_VALUES = 16  # different texts that are categories, however few images there are
 MISSING = ("", "nan", "na", "n/a", "null")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+COMMA = re.compile(r"[-+]?\d+(,\d+)+(\.\d+)?")
 LARGEST = 1e30
 SWEPT = 5  # values of a number that NAME=* is
 
@@ -250,6 +251,8 @@ def understand(name: str, cells: Iterable[Cell]) -> Column | str:
     numbers = {cell: number_in(cell) for cell in counts}
     if None not in numbers.values():
         return _numeric(name, [(cast(float, numbers[cell]), count) for cell, count in counts.items()], total)
+    if all(isinstance(cell, str) and COMMA.fullmatch(cell) for cell in counts):
+        return f"its numbers have commas ({next(iter(counts))}): write 0.5, and 1000"
     several = any(isinstance(cell, tuple) or ";" in cell for cell in counts)
     values = sorted({label for cell in counts for label in (labels_in(cell) if several else [str(cell)])})
     if len(values) < 2 and not several:

@@ -399,7 +399,9 @@ def test_another_table_says_what_it_should_be_called(tmp_path: Path):
     fill(tmp_path, 3)
     (tmp_path / "labels.csv").write_text("id,breed\n00,pug\n")
     notes = read_folder(config(tmp_path)).summary.notes
-    assert any("called metadata.csv and has a column file_name (labels.csv is not)" in note for note in notes)
+    assert any(
+        "called metadata.csv or metadata.jsonl, with a column file_name (labels.csv is not)" in note for note in notes
+    )
 
 
 def test_nothing_is_enlarged_unless_asked(tmp_path: Path):
@@ -441,3 +443,11 @@ def test_the_classes_of_a_dataset_json_come_before_numbered_folders(tmp_path: Pa
     assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
     (tmp_path / "dataset.json").write_text('{"labels": null}')
     assert read_folder(config(tmp_path)).data.class_names == ("00000", "00001")
+
+
+def test_repeats_of_other_trainers_are_told(tmp_path: Path):
+    fill(tmp_path / "10_dog", 3)
+    fill(tmp_path / "3_cat", 3)
+    reading = read_folder(config(tmp_path))
+    assert reading.data.class_names == ("10_dog", "3_cat")
+    assert any("a number before _ repeats no image here" in note for note in reading.summary.notes)

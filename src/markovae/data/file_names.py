@@ -273,7 +273,12 @@ def class_folders(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ..
         if len(loose) > 1:
             them = f"{len(loose):,} images lie beside the sub-folders ({some(loose)})"
         return None, (f"{them}, so the sub-folders are not taken as classes: move each image into one",)
+    if all(REPEATS.fullmatch(name) for name in names):
+        return tops, (f"the classes are the whole names ({some(names)}): a number before _ repeats no image here",)
     return tops, ()
+
+
+REPEATS = re.compile(r"\d+_\D.*")  # of other trainers' folders, 10_dog: ten times an epoch
 
 
 def class_prefixes(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ...]]:

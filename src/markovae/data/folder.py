@@ -47,7 +47,7 @@ from markovae.system.regular import glance
 RECIPE = "folder-6"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
 LONGEST = 19  # digits of a class that counts as a number
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl", "metadata.json", "captions.json", "labels.json")
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
@@ -181,7 +181,8 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
     tables = [name for name in rest if name.lower().endswith(TABLES)]
     if tables:
         notes.append(
-            f"a table is read where it is called metadata.csv and has a column file_name ({some(tables)} is not)"
+            f"a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name ({some(tables)} "
+            "is not)"
         )
     if found.hidden:
         notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")

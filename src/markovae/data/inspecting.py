@@ -157,7 +157,9 @@ def _notes(reading: Source, mean: Sequence[float]) -> list[str]:
         )
     labels = None if data.labels is None else data.labels[reading.split.train]
     notes += range_note(data)
-    if names := [name for name, cells in data.columns.items() if isinstance(understand(name, cells), Column)]:
+    classes = set(data.class_names)
+    other = {name: cells for name, cells in data.columns.items() if set(cells) != classes}
+    if names := [name for name, cells in other.items() if isinstance(understand(name, cells), Column)]:
         notes.append(f"columns condition a model with --set condition.columns=[{','.join(names[:4])}]")
     if data.captions is not None and any(map(str.strip, data.captions)):
         notes.append("captions condition a model where most images have one, or with condition.kind=text")
