@@ -181,8 +181,8 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
     tables = [name for name in rest if name.lower().endswith(TABLES)]
     if tables:
         notes.append(
-            f"a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name ({some(tables)} "
-            "is not)"
+            "a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name "
+            f"({some(tables)} is not)"
         )
     if found.hidden:
         notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")
