@@ -164,10 +164,10 @@ EXHIBITS = (
     Exhibit(
         "captions",
         "Captions",
-        "16×16 pixels, a prompt a row, the same noise down each column. Two minutes teach it the broad features; the "
-        "model of [results](results.md), trained for half an hour at 32 pixels, shows what captions can do.",
-        "markovae train faces --out runs/captions --set data.size=16 --set condition.kind=text --steps 500 "
-        "--set network.width=48 --no-report",
+        "A prompt a row, the same noise down each column. 8,000 images teach it the broad features; the model of "
+        "[results](results.md), trained on 90,000, shows what captions can do.",
+        "markovae train faces --out runs/captions --set condition.kind=text --batch 16 --steps 500 "
+        "--set network.width=48 --set network.blocks=1 --no-report",
         'markovae sample runs/captions --prompt "a person with long red hair" --prompt "a person with a black beard" '
         '--prompt "a person wearing a hat" --n 8 --out captions-sheet',
     ),
