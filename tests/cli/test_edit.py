@@ -268,6 +268,9 @@ def test_every_edit_has_a_folder_of_its_own_and_a_full_one_is_refused_first(fold
     monkeypatch.setattr("markovae.sampling.editing.edit", None)
     with pytest.raises(UserError, match=r"--out .* is not empty: name a new folder"):
         edit.run(parsed(folder, *words, "--out", str(folder)))
+    checkpoint = next((folder / "run" / "checkpoints").iterdir())
+    with pytest.raises(UserError, match="is a checkpoint, not a run: name a folder with --out"):
+        edit.run(argparse.Namespace(**{**vars(parsed(folder, *words)), "run_path": str(checkpoint)}))
 
 
 @pytest.mark.parametrize(

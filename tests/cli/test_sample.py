@@ -127,7 +127,7 @@ def test_what_the_run_does_not_offer_is_refused(digits_run, tmp_path, refused):
         ([digits_run, "--out", tmp_path / "full" / "a" / "b"], "cannot be written"),
         ([tmp_path / "missing"], "is no folder"),
         ([tmp_path / "none"], "is not a run"),
-        ([open_checkpoint(digits_run).path], "name a folder for the samples with --out"),
+        ([open_checkpoint(digits_run).path], "is a checkpoint, not a run: name a folder with --out"),
     ]
     for words, said in cases:
         assert said in refused("sample", *words, "--n", "1", *(() if "--steps" in words else ("--steps", "1"))), words

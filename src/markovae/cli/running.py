@@ -45,20 +45,17 @@ def require_out(options: argparse.Namespace) -> None:
     """
     if options.out is not None:
         require_new_folder(Path(options.out), "--out")
-    else:
-        require_plain(Path(options.run_path))
+        return
+    run = Path(options.run_path)
+    require_plain(run)
+    if (run / "manifest.json").is_file():
+        raise UserError(f"{run} is a checkpoint, not a run: name a folder with --out")
 
 
 def write_out(files: Mapping[str, bytes], options: argparse.Namespace, run: Path, kind: str, name: str) -> Path:
-    """Write pictures to --out, or to the first of RUN/KIND/NAME-1, NAME-2, … that is not there yet; the folder.
-
-    Raises:
-        UserError: without --out, where `run` is a checkpoint.
-    """
+    """Write pictures to --out, or to the first of RUN/KIND/NAME-1, NAME-2, … that is not there yet; the folder."""
     if options.out is not None:
         return write_folder(Path(options.out), files)
-    if not (run / "checkpoints").is_dir():
-        raise UserError(f"{run} is a checkpoint, not a run: name a folder for the {kind} with --out")
     number = 1
     while (run / kind / f"{name}-{number}").exists():
         number += 1
