@@ -62,9 +62,8 @@ def test_compress_and_decompress(digits_run: Path, tmp_path: Path, json_of):
 
 def test_export(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def weights_alone(model: mv.Diffusion, names: tuple[str, ...]) -> dict[str, bytes]:  # the graph takes seconds
-        return {
-            "w": b"".join(weight.detach().numpy().tobytes() for weight in model.parameters()) + repr(names).encode()
-        }
+        content = b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
+        return {"w": content + repr(names).encode()}
 
     monkeypatch.setattr("markovae.interop.exporting.torch_files", weights_alone)
     assert main(["export", str(digits_run), "--to", "torch", str(tmp_path / "told")]) == 0
