@@ -24,7 +24,7 @@ from markovae.strict_json import shown
 from markovae.system.regular import open_regular
 
 MAX_PICKLE = 16 << 20
-MAX_OPCODES = 2_000_000  # of some 30 for each tensor
+MAX_OPCODES = 1_000_000  # followed in about a second; some 30 for each tensor
 MAX_MEMBERS = 200_000
 MAX_ENTRIES = 300_000  # of dicts, those in them counted
 MAX_DEPTH = 12  # of dicts in dicts
