@@ -42,7 +42,7 @@ version: $(VENV)/.stamp
 	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -q -n 2 -m "not slow" tests/config tests/checkpoints \
 	tests/system tests/data/test_tars.py tests/data/test_shards.py tests/fuzz/test_sandbox.py tests/fuzz/test_tar.py \
 	tests/training/test_budget.py tests/training/test_trainer.py tests/cli/test_parsing.py tests/cli/test_entry.py \
-	tests/cli/test_printable.py tests/test_console.py
+	tests/cli/test_printable.py tests/test_console.py tests/test_synonyms.py
 
 # The full counts of docs/reliability.md, whose table it writes; hours on two cores. SOAK=0.1 does a tenth of them.
 soak: $(VENV)/.encoder

@@ -1,12 +1,15 @@
 """Words of other libraries lead to what is called otherwise here; letters only where they are close."""
 
+import inspect
+
 import pytest
 
 from markovae.cli.entry import command_line
 from markovae.config import Config, settings_help
 from markovae.errors import UserError
 from markovae.synonyms import COMMANDS, VALUES, WORDS
-from markovae.tables import names_of
+from markovae.tables import _entries, names_of
+from markovae.training.train_config import TrainConfig
 
 
 def said(*words: str) -> str:
@@ -90,3 +93,10 @@ def test_every_setting_is_listed_with_a_meaning_of_its_own(capsys):
     with pytest.raises(SystemExit, match="0"):
         command_line(["train", "--settings"])
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_settings_are_explained_by_docstrings_of_any_indentation() -> None:
+    """Python 3.13 takes it away."""
+    told = _entries(TrainConfig.__doc__ or "")
+    assert len(told) > 20
+    assert _entries(inspect.cleandoc(TrainConfig.__doc__ or "")) == told

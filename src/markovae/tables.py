@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 import tomllib
@@ -242,9 +243,10 @@ def explained(kind: type, where: str = "") -> list[tuple[str, Any, str]]:
 
 def _entries(docstring: str) -> dict[str, str]:
     """The names under Args, each with its text: "name: text" on lines of their own, or three spaces apart."""
-    body = docstring.partition("Args:\n")[2].partition("\n\n")[0].partition("    Raises:")[0]
+    # Python 3.13 takes the indentation away, earlier ones keep it.
+    body = inspect.cleandoc(docstring).partition("Args:\n")[2].partition("\n\n")[0].partition("\nRaises:")[0]
     found = {}
-    heads = list(re.finditer(r"(?:^ {8}|(?<=\S) {3})(\w+(?:, \w+)*): ", body, re.MULTILINE))
+    heads = list(re.finditer(r"(?:^ {4}|(?<=\S) {3})(\w+(?:, \w+)*): ", body, re.MULTILINE))
     for head, after in zip(heads, [*heads[1:], None], strict=True):
         text = " ".join(body[head.end() : None if after is None else after.start()].split())
         found.update(dict.fromkeys(head[1].split(", "), text))
