@@ -131,7 +131,10 @@ def test_what_cannot_be_is_one_sentence(packed: Path, digits_run: Path, tmp_path
 
 def test_classes_and_captions_are_taken_where_model_and_images_have_them():
     def loaded(num_classes: int, conditioner: object = None) -> Any:
-        model, checkpoint = SimpleNamespace(text_conditioner=conditioner), SimpleNamespace(class_names=("cat", "dog"))
+        model, checkpoint = (
+            SimpleNamespace(text_conditioner=conditioner, columns=None),
+            SimpleNamespace(class_names=("cat", "dog")),
+        )
         return SimpleNamespace(model=model, checkpoint=checkpoint, num_classes=num_classes, path="runs/a")
 
     images = SimpleNamespace(classes=("dog", "cat"), captions=("a dog\nanother", ""))

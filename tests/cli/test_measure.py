@@ -199,7 +199,7 @@ def test_files_without_an_image_and_what_was_done_to_the_others_are_told(images,
 def test_other_data_are_measured_by_a_run_that_held_out_and_told_its_axes(digits_run):
     opened = SimpleNamespace(model=SimpleNamespace(shape=(3, 8, 8)))
     config = DataConfig("faces", hold_out=("hair=curly, glasses=round",), layout="nchw")
-    assert like(config, "photos", opened) == DataConfig("photos", size=8, channels="rgb")
+    assert like(config, "photos", opened) == DataConfig("photos", size=8, channels="rgb", enlarge=True)
     assert like(config, "faces", opened).hold_out == config.hold_out
 
 

@@ -57,7 +57,7 @@ def test_sixty_curated_files(tmp_path: Path):
     Path(os.fsdecode(wild)).write_bytes(FILES[17][1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
-    reading = read_source(DataConfig(str(folder), size=8))
+    reading = read_source(DataConfig(str(folder), size=8, enlarge=True))
     assert time.monotonic() - started < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 * 1024, "bombs are refused by their header"
     reasons = dict(reading.summary.unreadable)
@@ -69,7 +69,7 @@ def test_sixty_curated_files(tmp_path: Path):
     assert len(reading.data) == 5 + good + 1, "and the one whose name is no UTF-8"
     assert {"pipe.png", "self.png"} <= set(reasons)
     assert not any("\n" in name for name in reasons)
-    text = inspect(DataConfig(str(folder), size=8)).describe()
+    text = inspect(DataConfig(str(folder), size=8, enlarge=True)).describe()
     text.encode("utf-8")
 
 
@@ -108,7 +108,7 @@ def test_mutated_images_give_pixels_or_a_reason(tmp_path: Path):
     for number in range(count):
         (folder / f"bad-{number:05}.png").write_bytes(mutated(source, images))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    config = DataConfig(str(folder), size=8, bad_fraction=1)
+    config = DataConfig(str(folder), size=8, bad_fraction=1, enlarge=True)
     reading = read_source(config)
     assert len(reading.data) + len(reading.summary.unreadable) == count + 20
     assert count // 5 < len(reading.summary.unreadable) < count
@@ -116,7 +116,7 @@ def test_mutated_images_give_pixels_or_a_reason(tmp_path: Path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * 1024, "memory is bounded"
     assert len(load_data(config).unreadable) == len(reading.summary.unreadable)
     with pytest.raises(UserError, match=r"of 520 files are unreadable \(bad-\d+\.png: .*data\.bad_fraction=1"):
-        load_data(DataConfig(str(folder), size=8))
+        load_data(DataConfig(str(folder), size=8, enlarge=True))
 
 
 @pytest.mark.parametrize(

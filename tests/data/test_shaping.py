@@ -65,7 +65,7 @@ def test_channels_and_sizes_that_fit_are_left_alone():
 def test_arrays_are_brought_to_size_image_by_image():
     images = np.zeros((2, 3, 2, 2), np.uint8)
     images[1] = 77
-    data = to_size(ImageData(images), DataConfig("x", size=4, fit="pad", background="#010203"))
+    data = to_size(ImageData(images), DataConfig("x", size=4, fit="pad", background="#010203", enlarge=True))
     assert data.shape == (3, 4, 4)
     assert (data.images[1] == 77).all()
 

@@ -129,7 +129,7 @@ def test_an_array_is_read_or_refused(fuzzer: Fuzzer, tmp_path: Path) -> None:
         return path
 
     def door(path: Path) -> None:
-        config = DataConfig("x", size=8)
+        config = DataConfig("x", size=8, enlarge=True)
         if "idx" in path.name and path.is_file():
             read_idx_folder(replace(config, source=str(tmp_path)))
         read_array_file(replace(config, source=str(path)))

@@ -127,7 +127,11 @@ def plan(
 
 
 def _cascade_plan(model: Cascade, sampler: str, steps: int | None, spacing: str | None, threshold: str | None) -> Plan:
-    """The plans of the stages, as one."""
+    """The plans of the stages, as one.
+
+    The default sampler draws details without fresh noise, which few steps of a wide range of log-SNR would leave too
+    much of: 8 to 20 made Gaussian details 10 to 40 % too strong, those of dpmpp2m are within 9 %.
+    """
     if (spacing or SAMPLERS[sampler].spacing) in SEARCHED:
         raise UserError(f"spacing {spacing!r} is searched for models of one stage: a cascade takes uniform or karras")
     stages = stages_of(model)
@@ -136,16 +140,17 @@ def _cascade_plan(model: Cascade, sampler: str, steps: int | None, spacing: str 
         steps = default_steps(model)
     if steps is not None:
         shares = [*split_steps(steps, model.octaves)]
+    names = [sampler, *[DETAIL_SAMPLER if sampler == DEFAULT_SAMPLER else sampler] * model.octaves]
     each = [
-        plan(stage, sampler, share, spacing, threshold=threshold if b == 0 else None)
-        for b, (stage, share) in enumerate(zip(stages, shares, strict=True))
+        plan(stage, name, share, spacing, threshold=threshold if b == 0 else None)
+        for b, (stage, name, share) in enumerate(zip(stages, names, shares, strict=True))
     ]
     return replace(each[0], details=tuple(each[1:]))
 
 
 STEPS = 20
 # A step of the base costs little beside one of the larger images, and what it gets wrong no detail stage mends.
-BASE_PARTS, DETAIL_STEPS = 6, 8
+BASE_PARTS, DETAIL_STEPS, DETAIL_SAMPLER = 6, 8, "dpmpp2m"
 
 
 def default_steps(model: Model) -> int:
