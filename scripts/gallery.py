@@ -113,9 +113,9 @@ EXHIBITS = (
     Exhibit(
         "cascade",
         "A cascade, coarse to fine",
-        "128 pixels in three stages: faces of 32, then the details of 64, then those of 128. In ten minutes of one "
-        "core it has seen each training image less than twice.",
-        "markovae train faces --out runs/cascade --set data.size=128 --minutes 10 --no-report",
+        "128 pixels in three stages: faces of 32, then the details of 64, then those of 128. The demo's model, trained "
+        "for five minutes on two cores.",
+        "markovae demo --out runs/cascade",
         "markovae sample runs/cascade --n 6 --out cascade-sheet",
     ),
     Exhibit(

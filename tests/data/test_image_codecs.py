@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from markovae.data.image_codecs import SETTINGS, codec_table, predictive_bits
+from markovae.data.image_codecs import SETTINGS, codec_table, coded_count, predictive_bits
 
 
 def saved(picture: np.ndarray, name: str) -> bytes:
@@ -89,3 +89,10 @@ def test_the_predictor_uses_what_came_before_only():
     difference = predictive_bits(other) - predictive_bits(images)
     assert difference[0] > 1
     assert predictive_bits(cut)[0] < predictive_bits(images)[0]
+
+
+def test_a_megapixel_is_coded():
+    assert coded_count(1000, (3, 32, 32)) == 1000
+    assert coded_count(1000, (3, 128, 128)) == 64
+    assert coded_count(1000, (3, 1024, 1024)) == 16
+    assert coded_count(7, (3, 128, 128)) == 7

@@ -124,6 +124,7 @@ def _holds(path: Path, config: Config) -> bool:
 def tell(path: Path, record: dict[str, Any]) -> None:
     """Where the pictures are, and what the faces cost."""
     from markovae.cli.output import headline
+    from markovae.data.image_codecs import coded_count
 
     measured, codecs = record["measurement"], record["codecs"]
     show(
@@ -131,7 +132,9 @@ def tell(path: Path, record: dict[str, Any]) -> None:
         f"the report, in a browser:  {path / 'report.html'}"
     )
     show(f"what held-out faces cost:  {headline(measured['bits_per_dim'])}, {measured['n']:,} images")
+    coded = coded_count(measured["n"], record["data"]["shape"])
+    of = "the same images" if coded == measured["n"] else f"the first {coded:,} of them"
     for row in codecs:
         if row["per_image_bits_per_dim"] is not None:
-            show(f"  the same images as {row['name']}: {row['per_image_bits_per_dim']:.3f} bits/dim, one file each")
+            show(f"  {of} as {row['name']}: {row['per_image_bits_per_dim']:.3f} bits/dim, one file each")
     show(f"more: markovae sample {path}, markovae measure {path}")

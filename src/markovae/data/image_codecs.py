@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -18,6 +19,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "PNG": {"optimize": True},
     "WebP": {"lossless": True, "quality": 100, "method": 6, "exact": True},
 }
+
+
+CODED_PIXELS, FEWEST = 2**20, 16
+
+
+def coded_count(count: int, shape: Sequence[int]) -> int:
+    """How many of so many images of a shape (C, H, W) the files are made of: a megapixel, which takes seconds."""
+    return min(count, max(FEWEST, CODED_PIXELS // (shape[1] * shape[2])))
 
 
 def codec_table(images: Images, bins: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from markovae.data.image_codecs import coded_count
 from markovae.data.pictures import tile, viewable
 from markovae.report import html
 from markovae.report.column_sheet import column_section
@@ -55,20 +56,22 @@ def cost(record: Record) -> str:
     interval = "a single image has no interval" if low is None else f"95 % interval {low:.3f} to {high:.3f}"
     names = ("per_image_bits_per_dim", "tiled_bits_per_dim")
     most = max(plain, bits["mean"], *(codec[name] or 0 for codec in record["codecs"] for name in names))
+    coded = coded_count(measured["n"], record["data"]["shape"])
     rows = [["this model", f"{bits['mean']:.3f}", _bar(bits["mean"], most, own=True), interval]]
     for codec in record["codecs"]:
         for kind, text in (("per_image", "one file an image"), ("tiled", "all in one large image")):
             figure = codec[f"{kind}_bits_per_dim"]
             if figure is not None:
                 note = f"the model takes {change_in_words(bits['mean'], figure)}"
-                if kind == "tiled" and codec["tiled_images"] < measured["n"]:
+                if kind == "tiled" and codec["tiled_images"] < coded:
                     note += f" ({codec['tiled_images']:,} images fill the rectangle)"
                 rows.append([f"{codec['name']}, {text}", f"{figure:.3f}", _bar(figure, most), note])
     rows.append(["stored plainly", f"{plain:.3f}", _bar(plain, most), f"uniform over {bins:,} values"])
     terms = [[name, f"{measured['terms_bits_per_dim'][name]:.4f}", text] for name, text in TERMS.items()]
+    of = "the same images" if coded == measured["n"] else f"the first {coded:,} of them"
     how = (
         f"The bound on the test part's first {measured['n']:,} images, {measured['network_calls_per_example']} network "
-        f"calls each, and what lossless files of the same images take. {bound_in_words(bins)} {codecs_in_words(bins)} "
+        f"calls each, and what lossless files of {of} take. {bound_in_words(bins)} {codecs_in_words(bins)} "
         "The command markovae compress writes a file of the bound's length."
     )
     warning = record["run"]["warning"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from markovae import __version__
-from markovae.data.image_codecs import codec_table
+from markovae.data.image_codecs import codec_table, coded_count
 from markovae.data.inspecting import channel_moments
 from markovae.data.pictures import Images
 from markovae.diffusion.model import Diffusion
@@ -99,6 +99,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
     pool = pool_of(run.splits.train.images)
     near = nearest(samples[:SHOWN_NEIGHBOURS], pool, run.bins)
     real = nearest(run.splits.test.images[:YARDSTICK], pool, run.bins)
+    coded = run.splits.test.images[: coded_count(len(measured.total), run.splits.test.shape)]
     record = {
         "schema_version": SCHEMA_VERSION,
         "markovae": __version__,
@@ -106,7 +107,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
         "rows": {"read": len(run.metrics.rows), "left_out": run.metrics.left_out},
         "data": data_facts(run),
         "measurement": {**measured.figures(), "split": "test"},
-        "codecs": codec_table(run.splits.test.images[: len(measured.total)], run.bins),
+        "codecs": codec_table(coded, run.bins),
         "samples": sample_facts(run, len(samples), columns),
         "captions": captions,
         "prompts": None if sheet is None else sheet.facts(),
