@@ -81,7 +81,7 @@ class Column:
         """(width,) numbers; zeros for a missing cell.
 
         Raises:
-            UserError: for a cell that is no number, or names no value of this column.
+            UserError: for a cell that is not a number, or not a value of this column.
         """
         if cell is None:
             return [0.0] * self.width

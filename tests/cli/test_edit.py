@@ -330,7 +330,7 @@ def test_a_draw_is_laid_into_a_larger_original_where_the_mask_is_white(folder, c
     assert (laid[mask == 255] != photo[mask == 255]).any()
     told = capsys.readouterr()
     assert "the same laid into the original of 56x40" in told.out
-    assert "white is drawn anew" in told.err
+    assert "white is redrawn" in told.err
 
 
 def test_fits_lead_back_to_the_same_place(folder):
@@ -354,15 +354,15 @@ def test_masks_are_understood_as_people_make_them():
         return Image.fromarray(np.where(left[..., None], inside, outside).astype(np.uint8))
 
     for mask, words in (
-        (colored((255, 255, 255), (0, 0, 0)), "white is drawn anew"),
-        (colored((160,) * 3, (90,) * 3), "white is drawn anew"),
-        (colored((250, 10, 20), (90, 120, 30)), "what is red is drawn anew"),
-        (colored((250, 10, 20, 255), (0, 0, 0, 0)), "its red strokes are drawn anew"),
-        (colored((255, 255, 255, 255), (0, 0, 0, 0)), "its white strokes are drawn anew"),
-        (colored((0, 0, 0, 0), (90, 120, 30, 255)), "its transparent parts are drawn anew"),
-        (colored((0, 0, 0, 0), (0, 0, 0, 255)), "its transparent parts are drawn anew"),
-        (Image.fromarray(left), "white is drawn anew"),
-        (Image.fromarray((left * 65535).astype(np.uint16)), "white is drawn anew"),
+        (colored((255, 255, 255), (0, 0, 0)), "white is redrawn"),
+        (colored((160,) * 3, (90,) * 3), "white is redrawn"),
+        (colored((250, 10, 20), (90, 120, 30)), "what is red is redrawn"),
+        (colored((250, 10, 20, 255), (0, 0, 0, 0)), "its red strokes are redrawn"),
+        (colored((255, 255, 255, 255), (0, 0, 0, 0)), "its white strokes are redrawn"),
+        (colored((0, 0, 0, 0), (90, 120, 30, 255)), "its transparent parts are redrawn"),
+        (colored((0, 0, 0, 0), (0, 0, 0, 255)), "its transparent parts are redrawn"),
+        (Image.fromarray(left), "white is redrawn"),
+        (Image.fromarray((left * 65535).astype(np.uint16)), "white is redrawn"),
     ):
         read = read_mask(mask, picture)
         assert np.array_equal(read.unknown, left), words

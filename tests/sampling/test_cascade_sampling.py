@@ -1,5 +1,7 @@
 """Images drawn by a cascade: by number, up to a stage, from a coarse image, with conditions and guidance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,20 @@ def test_samples_have_the_datas_covariance():
     x = torch.from_numpy(mv.sample(model, 1500, steps=100, raw=True, batch=500)).double().flatten(1)
     found = torch.linalg.eigvalsh(x.T @ x / len(x)) / torch.linalg.eigvalsh(cov)
     assert float((found - 1).abs().max()) < 0.2
+
+
+def test_fresh_noise_in_few_steps_makes_details_too_strong_and_the_default_draws_none():
+    model, cov = exact_cascade(4, 1, 60)
+    base, truth = plan(model.base, "sde-dpmpp2m", 48), torch.linalg.eigvalsh(cov)[:12]  # the details'
+
+    def strength(sampler: str, steps: int) -> torch.Tensor:
+        whole = replace(base, details=(plan(model.stage(1), sampler, steps),))
+        x = torch.from_numpy(mv.sample(model, 1500, sampler=whole, raw=True, batch=500)).double().flatten(1)
+        return torch.linalg.eigvalsh(x.T @ x / len(x))[:12] / truth
+
+    assert plan(model, "sde-dpmpp2m").details[0].sampler == "dpmpp2m"
+    assert float((strength("dpmpp2m", 8) - 1).abs().max()) < 0.12
+    assert float(strength("sde-dpmpp2m", 14).min()) > 1.1
 
 
 def test_enlarging_keeps_the_image_and_draws_its_details():

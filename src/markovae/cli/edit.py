@@ -21,7 +21,7 @@ docs/editing.md.
 """
 EXAMPLES = """\
 examples:
-  markovae edit runs/a face.png --mask mask.png          white, red or transparent: drawn anew
+  markovae edit runs/a face.png --mask mask.png          white, red or transparent: redrawn
   markovae edit runs/a face.png --degrade sr4            shrunk four times and restored; a small image is restored
   markovae edit runs/a face.png --from-level 0.6         image to image
   markovae edit runs/a face.png --to other.png           from one image to another in --n steps

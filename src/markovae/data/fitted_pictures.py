@@ -31,7 +31,7 @@ from markovae.system.memory import out_of_memory
 Pixels = np.ndarray[Any, Any]
 Source = str | Path | Image.Image
 
-HALF = 128  # a mask is drawn anew where it is at least so white
+HALF = 128  # a mask is redrawn where it is at least so white
 RED = (200, 60)  # a brush is red where red is at least the one, and green and blue at most the other
 COLOR = 40  # levels by which the channels of a colored mask differ
 SAME_ASPECT = 0.02
@@ -83,7 +83,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """What of a picture is drawn anew.
+    """What of a picture is redrawn.
 
     Args:
         unknown: (H, W) bool, of the model's size.
@@ -138,10 +138,10 @@ def read_picture(
 
 
 def read_mask(source: Source, picture: Picture) -> Mask:
-    """Where a picture is drawn anew, by a mask as people make them.
+    """Where a picture is redrawn, by a mask as people make them.
 
-    White is drawn anew and black is kept; grey counts as white from half on. Of a mask in color, what is red is drawn
-    anew. Of a mask with transparency: white or red strokes on a clear layer are drawn anew, and of any other picture
+    White is redrawn and black is kept; grey counts as white from half on. Of a mask in color, what is red is
+    redrawn. Of a mask with transparency: white or red strokes on a clear layer are redrawn, and of any other picture
     the clear parts. It has the size of the original, of the model, or the original's proportions.
 
     Raises:
@@ -173,7 +173,7 @@ def read_mask(source: Source, picture: Picture) -> Mask:
         what = "is all white" if unknown.all() else "is all black"
         if not unknown.any() and values.any():
             what = f"is nowhere half white at the model's {width}x{height}"
-        raise UserError(f"the mask {name} {what}: what is white is drawn anew, and black is kept ({words})")
+        raise UserError(f"the mask {name} {what}: what is white is redrawn, and black is kept ({words})")
     return Mask(unknown, np.asarray(whole), tuple(notes))
 
 
@@ -208,7 +208,7 @@ def _strokes(tile: Image.Image) -> _Strokes:
 
 
 def _strength(image: Image.Image, name: str) -> tuple[Image.Image, str]:
-    """How much of a mask is to be drawn anew, mode L, and by which rule. Raises: UserError for colors without red."""
+    """How much of a mask is to be redrawn, mode L, and by which rule. Raises: UserError for colors without red."""
     rule, words = _rule(image, name)
     strength = Image.new("L", image.size)
     for box, tile in tiles(image):
@@ -231,18 +231,18 @@ def _rule(image: Image.Image, name: str) -> tuple[Callable[[_Strokes], Pixels], 
             all_red &= not (opaque & ~part.red).any()
             all_white &= not (opaque & (part.white < HALF)).any()
     if clear and seen and all_red:
-        return lambda part: np.where(part.red, part.alpha, np.uint8(0)), "its red strokes are drawn anew"
+        return lambda part: np.where(part.red, part.alpha, np.uint8(0)), "its red strokes are redrawn"
     if clear and seen and all_white:
-        return lambda part: np.minimum(part.white, part.alpha), "its white strokes are drawn anew"
+        return lambda part: np.minimum(part.white, part.alpha), "its white strokes are redrawn"
     if clear:
-        return lambda part: 255 - part.alpha, "its transparent parts are drawn anew"
+        return lambda part: 255 - part.alpha, "its transparent parts are redrawn"
     if not colored:
-        return lambda part: part.luma, "white is drawn anew"
+        return lambda part: part.luma, "white is redrawn"
     if not red:
         raise UserError(
             f"the mask {name} is in color and nothing in it is red: paint white on black, or red on the picture"
         )
-    return lambda part: part.red.view(np.uint8) * np.uint8(255), "what is red is drawn anew"
+    return lambda part: part.red.view(np.uint8) * np.uint8(255), "what is red is redrawn"
 
 
 def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -128,6 +128,23 @@ def information_bound(nats: Tensor) -> Estimate:
     return estimate_mean(each.reshape(-1, k).mean(1))
 
 
+def information_dict(nats: Tensor) -> dict[str, Any]:
+    """The JSON object of `information_bound`, without a figure for one block, which has no error.
+
+    Args:
+        nats: as there, (k, m).
+    """
+    k, m = nats.shape
+    lower = information_bound(nats) if m > k else Estimate(math.nan, math.nan)
+    return {
+        "nats": estimate_dict(lower),
+        "at_least_nats": finite(max(0.0, lower.value) if math.isfinite(lower.value) else math.nan),
+        "candidates": k,
+        "n": m,
+        "ceiling_nats": math.log(k),
+    }
+
+
 DIFFERENCE = (
     "bound difference: what the images cost without captions less what they cost with theirs, on the same levels and "
     "noise. It is the information between image and caption plus a difference of gaps: no bound on it, either way"
@@ -242,9 +259,7 @@ class CaptionInformation:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure --captions --json`, nats per example."""
         bit = 1 / (self.dims * math.log(2))
-        difference, k = estimate_mean(self.difference), len(self.candidates)
-        # One block has no error: its figure could be anything, and is none.
-        lower = self.information if self.candidates.shape[1] > k else Estimate(math.nan, math.nan)
+        difference = estimate_mean(self.difference)
         return {
             "schema_version": 1,
             "n": len(self.captions),
@@ -268,13 +283,7 @@ class CaptionInformation:
                 "nats": estimate_dict(difference),
                 "bits_per_dim": estimate_dict(difference.scaled(bit)),
             },
-            "information_lower_bound": {
-                "nats": estimate_dict(lower),
-                "at_least_nats": finite(max(0.0, lower.value) if math.isfinite(lower.value) else math.nan),
-                "candidates": k,
-                "n": self.candidates.shape[1],
-                "ceiling_nats": math.log(k),
-            },
+            "information_lower_bound": information_dict(self.candidates),
             "phrases": [
                 {"phrase": name, "n": len(nats), "nats": estimate_dict(estimate_mean(nats))}
                 for name, nats in self.phrases.items()

@@ -22,10 +22,10 @@ from markovae.data.images import ImageData
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.diffusion.cascade import Model, one_stage
 from markovae.errors import UserError
-from markovae.likelihood.caption_information import block_partners, information_bound, shared_nats
+from markovae.likelihood.caption_information import block_partners, information_bound, information_dict, shared_nats
 from markovae.likelihood.estimators import Estimator
 from markovae.likelihood.inputs import require_condition
-from markovae.likelihood.measurement import estimate_dict, finite
+from markovae.likelihood.measurement import estimate_dict
 from markovae.log import track
 from markovae.networks.conditioning import ColumnConditioning
 from markovae.tables import at_least_one
@@ -92,7 +92,6 @@ class ColumnInformation:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `markovae measure --columns --json`, nats per example."""
-        k, lower = len(self.candidates), self.information
         return {
             "schema_version": 1,
             "n": len(self.given),
@@ -113,13 +112,7 @@ class ColumnInformation:
                 "nats": estimate_dict(self.difference),
                 "bits_per_dim": estimate_dict(self.difference.scaled(1 / (self.dims * math.log(2)))),
             },
-            "information_lower_bound": {
-                "nats": estimate_dict(lower),
-                "at_least_nats": finite(max(0.0, lower.value) if math.isfinite(lower.value) else math.nan),
-                "candidates": k,
-                "n": self.candidates.shape[1],
-                "ceiling_nats": math.log(k),
-            },
+            "information_lower_bound": information_dict(self.candidates),
         }
 
 

@@ -122,7 +122,7 @@ def edit(
     Args:
         image: a file, an image of PIL, or an array: pixel values or floats in [0, 1], (C, H, W), (H, W, C) or (H, W).
             Of another size than the model's it is fitted as training fits, see `fit`; `notes` of the result say so.
-        mask: inpaint: what is white, red or transparent is drawn anew (`read_mask`), the others are kept exactly; as
+        mask: inpaint: what is white, red or transparent is redrawn (`read_mask`), the others are kept exactly; as
             `image`, or bool (H, W).
         degrade: restore what this leaves of the image: sr2, sr4, sr8, blur, grey, or an operator; an image of the
             degraded size is restored itself.
@@ -382,7 +382,5 @@ def _mask(mask: Given | PILImage, picture: Picture) -> Mask:
         return read_mask(mask, picture)
     values = _whole(mask, "mask", 256)
     if values.ndim not in (2, 3):
-        raise UserError(
-            f"the mask has shape {tuple(values.shape)}: give (H, W) of bool, True where pixels are drawn anew"
-        )
+        raise UserError(f"the mask has shape {tuple(values.shape)}: give (H, W) of bool, True where pixels are redrawn")
     return read_mask(_as_pil(values, "the mask"), picture)

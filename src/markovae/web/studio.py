@@ -241,12 +241,12 @@ class Studio:
         return image if scale == 1 else np.round(image * scale).astype(np.uint16), note
 
     def _mask(self, asked: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        """(1, H, W) bool: what is painted, white, is drawn anew."""
+        """(1, H, W) bool: what is painted, white, is redrawn."""
         _, height, width = self.model.shape
         image, _ = _decoded(asked, "mask", grey=True, shape=(height, width))
         mask = image > 127
         if not mask.any():
-            raise UserError("nothing is painted: paint over what should be drawn anew")
+            raise UserError("nothing is painted: paint over what should be redrawn")
         return mask
 
     def _scaled(self, pixels: Pixels) -> torch.Tensor:
