@@ -160,7 +160,7 @@ MASKS = {
     "its white strokes": (255, 255, 255, 200),
     "its transparent parts": (40, 120, 255, 255),
     "what is red": (255, 0, 0),
-    "white is drawn": (200, 200, 200),
+    "white is redrawn": (200, 200, 200),
 }
 
 
