@@ -1,7 +1,7 @@
 """Chromium for the tests that click; they are skipped, saying so, where there is none."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,12 @@ def chromium(width: int = PHONE, height: int = 800, scripts: bool = True) -> Ite
         yield made
     finally:
         made.quit()
+
+
+def wait(browser: Any, done: Callable[[], bool], what: str) -> None:
+    """Until it is done, for ten seconds at most."""
+    ui = pytest.importorskip("selenium.webdriver.support.ui")
+    ui.WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: done(), what)
 
 
 def in_scheme(browser: Any, scheme: str) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ pytest.importorskip("material")  # of the extra `docs`
 
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
-from tests.browsing import PHONE, chromium, needs_browser
+from tests.browsing import PHONE, chromium, needs_browser, wait
 
 import markovae
 
@@ -34,6 +35,39 @@ def test_no_page_is_wider_than_a_phone(site: Path) -> None:
             browser.get((site / f"{page}.html").as_uri())
             assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE, page
         assert browser.get_log("browser") == []
+
+
+@needs_browser
+def test_the_search_leads_to_the_page_that_answers(site: Path) -> None:
+    asked = {
+        "bits back": "compression",
+        "lossless compression": "compression",
+        "posterior mean": "answers",
+        "alpha bar": "answers",
+        "simple loss": "answers",
+        "how many images": "answers",
+        "overfitting": "answers",
+        "serving": "answers",
+        "anomaly detection": "measuring",
+    }
+    first = "return document.querySelector('.md-search-result__item a')?.getAttribute('href') ?? ''"
+
+    def leads(browser: Any, page: str) -> bool:
+        href = browser.execute_script(first)
+        return f"/{page}.html" in href if page else not href
+
+    ask = """
+        const field = document.querySelector('[data-md-component=search-query]');
+        field.focus();
+        field.value = arguments[0];
+        field.dispatchEvent(new Event('keyup', {bubbles: true}));
+    """
+    with chromium(width=1200) as browser:
+        browser.get((site / "index.html").as_uri())
+        for words, page in asked.items():
+            for typed, to in (("", ""), (words, page)):  # cleared between, so that no former answer counts
+                browser.execute_script(ask, typed)
+                wait(browser, lambda to=to: leads(browser, to), words)
 
 
 def test_the_site_builds_strictly_and_needs_no_other_host(site: Path) -> None:

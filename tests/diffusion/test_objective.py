@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ from markovae.diffusion.objective import (
 )
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import LearnedVariance, PosteriorVariance
-from markovae.diffusion.schedule import LogSNRLinear
+from markovae.diffusion.schedule import LogSNRLinear, linear
 from markovae.diffusion.target import DATA, MEAN, NOISE, STEP_NOISE, TARGETS, Target
 from markovae.randomness import Streams, generator
 
@@ -53,6 +55,13 @@ def test_the_bounds_weight_turns_every_targets_error_into_its_levels_nats(target
     nats = PosteriorVariance().kl(x, x_hat, grid[:-1], grid[1:])[1:]
     got = (nats_weight(target, SCHEDULE) * squares * x.shape[1])[1:]
     torch.testing.assert_close(got, nats, rtol=1e-8, atol=1e-10)
+
+
+def test_on_even_steps_of_log_snr_the_simple_loss_of_the_noise_is_the_bounds_levels() -> None:
+    even = torch.full((11,), math.expm1(12 / 11) / 2, dtype=torch.float64)
+    torch.testing.assert_close(nats_weight(NOISE, SCHEDULE)[1:], even, rtol=1e-12, atol=0)
+    hos = nats_weight(NOISE, linear(1000))
+    assert (round(float(hos[1]), 2), round(float(hos[499]), 4)) == (0.60, 0.0055), "the figures of docs/derivation.md"
 
 
 def test_the_bounds_weight_is_half_the_fall_of_the_snr_for_data() -> None:
