@@ -126,6 +126,7 @@ def test_arrays_can_be_scaled(tmp_path: Path):
         ("x.npy", lambda path: np.save(path, np.array([{}], dtype=object)), "not a readable .npy"),
         ("x.npz", lambda path: path.write_bytes(b"junk"), "not a readable .npz"),
         ("x.npz", lambda path: np.savez(path, a=GREYS, b=GREYS), "holds a, b: call the images `images`"),
+        ("x.npz", lambda path: np.savez(path, mu=GREYS, sigma=GREYS), "statistics of features"),
         ("x.npz", lambda path: np.savez(path, images=GREYS, labels=np.arange(3)), "one each is needed"),
         ("x.png", lambda path: path.write_bytes(b""), "is a single image"),
         ("x.zip", lambda path: path.write_bytes(b"PK"), "packed archive"),

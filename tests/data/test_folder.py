@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from markovae.data import cache, folder
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import classes_of, read_folder
 from markovae.data.image_files import header_of
-from markovae.data.loading import load_data, splits_of
+from markovae.data.loading import load_data, read_source, splits_of
 from markovae.errors import UserError
 
 RNG = np.random.default_rng(7)
@@ -442,7 +443,76 @@ def test_the_classes_of_a_dataset_json_come_before_numbered_folders(tmp_path: Pa
     assert data.class_names == ("7", "8")
     assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
     (tmp_path / "dataset.json").write_text('{"labels": null}')
+    reading = read_folder(config(tmp_path))
+    assert reading.data.labels is None
+    assert any("says that there are no classes" in note for note in reading.summary.notes)
+    (tmp_path / "dataset.json").write_text('{"something": "else"}')
     assert read_folder(config(tmp_path)).data.class_names == ("00000", "00001")
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_several_labels_of_a_dataset_json_are_columns_and_a_single_one_a_class(tmp_path: Path, flat: bool):
+    """stylegan2-ada-pytorch issue 165: young, happy, man; seen: the folders of numbers became the classes."""
+    fill(tmp_path / "00000", 3)
+    fill(tmp_path / "00001", 3)
+    names = [f"0000{place}/{n:02}.png" for place in (0, 1) for n in range(3)]
+
+    def write(each: list[list[float]]) -> None:
+        rows = [[name, *values] if flat else [name, values] for name, values in zip(names, each, strict=True)]
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": [*rows, ["lost.png", *each[0]]]}))
+
+    write([[1, 0, 0.5], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0]])
+    reading = read_folder(config(tmp_path))
+    assert reading.data.labels is None
+    assert reading.data.columns["label.1"] == ("0", "1", "1", "0", "0", "0")
+    assert reading.data.columns["label.2"][0] == "0.5"
+    assert any("gives each image 3 labels" in note for note in reading.summary.notes)
+    assert any("1 row names a file that is not a readable image (lost.png)" in note for note in reading.summary.notes)
+    write([[0, 1], [1, 0], [0, 1], [1, 0], [0, 1], [1, 0]])
+    data = read_folder(config(tmp_path)).data
+    assert data.class_names == ("0", "1")
+    assert data.labels.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("rows", ['[["00/00.png", "cat"]]', '[["00/00.png"]]', '[["a", 1], ["b", [1, 2]]]', '{"a": 1}'])
+def test_a_dataset_json_that_says_something_else_is_refused_by_its_row(tmp_path: Path, rows: str):
+    fill(tmp_path / "00", 6)
+    (tmp_path / "dataset.json").write_text(f'{{"labels": {rows}}}')
+    with pytest.raises(UserError, match=r"dataset.json has labels\[\d\]=.* must be \[image, class\]"):
+        read_folder(config(tmp_path))
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path: Path):
+    """ImageNetV2 issue 10: the folder 100 got the label 2; a number in Python means the class of that number."""
+    labels, names, _ = classes_of([f"{number}/{n}.png" for number in range(12) for n in range(2)])
+    assert names == tuple(map(str, range(12)))
+    assert labels is not None
+    assert labels.tolist() == [number for number in range(12) for _ in range(2)]
+    assert classes_of(["10/a.png", "9b/a.png"])[1] == ("10", "9b")
+
+
+def test_archives_are_named_with_what_to_do(tmp_path: Path):
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"archives \(images.zip\): unpack them"):
+        read_folder(config(tmp_path))
+    fill(tmp_path)
+    assert any(
+        "nothing is read from archives (images.zip)" in note for note in read_folder(config(tmp_path)).summary.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "note"),
+    [("grey", "6 of 8 images are in color and become grey"), ("rgb", "2 of 8 images are grey and become rgb")],
+)
+def test_colors_that_are_lost_or_made_are_told(tmp_path: Path, channels: str, note: str):
+    fill(tmp_path)
+    fill(tmp_path / "grey", 2, channels=1)
+    notes = read_folder(config(tmp_path, channels=channels)).summary.notes
+    assert any(note in one for one in notes)
+    np.savez(tmp_path / "x.npz", images=np.stack(fill(tmp_path / "more", 8, channels=3 if channels == "grey" else 1)))
+    reading = read_source(DataConfig(str(tmp_path / "x.npz"), channels=channels))
+    assert any(note[-20:] in one for one in reading.summary.notes)
 
 
 def test_repeats_of_other_trainers_are_told(tmp_path: Path):

@@ -208,6 +208,17 @@ def test_a_caption_a_line_and_images_that_are_not_taken(tmp_path: Path):
     assert reading.summary.unreadable == (("part-000.tar/11.b.png", "its name agrees with 11.a.png to the first dot"),)
 
 
+def test_a_name_that_occurs_twice_in_a_shard_is_told(tmp_path: Path):
+    """webdataset issue 286; a name in two shards is no news (issue 157)."""
+    rng = np.random.default_rng(0)
+    files = [(f"{n:02}.png", encoded(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))) for n in range(6)]
+    again = ("02.png", encoded(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)))
+    source = foreign(tmp_path / "in", [*files, again], shards=1)
+    reading = read_source(DataConfig(str(source)))
+    assert len(reading.data) == 7
+    assert any("1 name occurs more than once in a shard" in note and "02.png" in note for note in reading.summary.notes)
+
+
 @pytest.mark.parametrize("at", [0, 15])
 def test_a_network_that_fails_says_nothing_of_an_image(tmp_path: Path, monkeypatch, at: int):
     """In the pass over the headers as in the one over the pixels: it stops, and nothing is kept in mind."""

@@ -75,6 +75,17 @@ def test_samples_are_evaluated_whoever_drew_them(splits: Splits, tmp_path: Path)
     assert evaluate(tmp_path, splits, 12).conditions.n == 12
 
 
+def test_more_samples_than_training_images_are_measured_as_far_as_the_floor_goes(
+    splits: Splits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pytorch-fid issue 42, clean-fid issue 66: a folder against itself; the parts of the data are fewer than it."""
+    real = np.concatenate([part.images for part in (splits.train, splits.validation, splits.test)])
+    found = evaluate(real, splits, progress=False)
+    assert found.conditions.n == len(splits.train) < len(real)
+    assert f"{len(splits.train)} of the {len(real)} samples are measured, chosen at random" in capsys.readouterr().err
+    assert all(pair.file == f"sample {pair.sample}" or pair.file for pair in found.memorization.nearest)
+
+
 def test_samples_of_another_kind_are_refused(splits: Splits, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not compare"):
         evaluate(np.zeros((20, 3, 4, 4), np.uint8), splits)

@@ -17,8 +17,8 @@ import numpy as np
 from markovae.columns import MAX_COLUMNS, Cell, Cells, cell_of
 from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, DataConfig, background_rgb
-from markovae.data.file_names import ENDINGS, PARTS, by_ending, hidden, part_of, some, unread_kind
-from markovae.data.image_files import reason_of, to_channels, to_size
+from markovae.data.file_names import ENDINGS, PARTS, by_ending, hidden, is_packed, part_of, some, unread_kind
+from markovae.data.image_files import channels_note, reason_of, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.npy import npz_sizes, read_exactly, read_npy, read_npz, require_plausible
 from markovae.data.source import DatasetSummary, Source
@@ -30,7 +30,6 @@ from markovae.system.regular import open_regular
 Raw = np.ndarray[Any, np.dtype[Any]]
 
 MAX_CLASSES = 100_000
-PACKED = (".zip", ".tgz", ".tbz", ".txz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 
 
 def as_channels_first(raw: Raw, layout: str, name: str) -> Raw:
@@ -236,7 +235,7 @@ def _joined(images: dict[str, Raw], labels: dict[str, Raw], name: str, notes: tu
 def _source(given: _Parts, config: DataConfig, name: str) -> Source:
     data = replace(_image_data(given.images, given.labels, name, config), columns=given.columns)
     split = chosen_split(data, given.part, config)
-    summary = _summary(given.images, data)
+    summary = _summary(given.images, data, config)
     return Source(data, split, replace(summary, notes=(*summary.notes, *given.notes, *copies_note(split))))
 
 
@@ -260,7 +259,7 @@ def read_array_file(config: DataConfig) -> Source:
         given = _read_idx_pair(path)
     elif ending in ENDINGS:
         raise UserError(f"{path} is a single image: give the folder that holds the images")
-    elif ending in PACKED or path.name.lower().endswith(".tar.gz"):
+    elif is_packed(path.name):
         raise UserError(f"{path} is a packed archive: unpack it, and give the folder, or the uncompressed .tar")
     elif (kind := unread_kind(path.name)) is not None:
         raise UserError(f"{path} is a single image, and {kind}")
@@ -322,10 +321,12 @@ def _flattened(images: Pixels, background: tuple[int, int, int]) -> Pixels:
     return flat
 
 
-def _summary(raw: Raw, data: ImageData) -> DatasetSummary:
+def _summary(raw: Raw, data: ImageData, config: DataConfig) -> DatasetSummary:
     channels, height, width = data.shape
     notes = [f"read as {len(data)} images of {channels} x {height} x {width} from shape {raw.shape}"]
-    if raw.ndim == 4 and 4 in (raw.shape[1], raw.shape[3]) and channels == 3:
+    stored = as_channels_first(raw, config.layout, data.name).shape[1]
+    notes += channels_note(len(data) if stored == 1 else 0, len(data), config)
+    if stored == 4:
         notes.append(f"{len(data)} images with transparency, laid on the background")
     if raw.dtype.kind == "f":
         notes.append(f"floats from {raw.min():g} to {raw.max():g} read as the pixel values 0…255 they were made from")
@@ -352,6 +353,10 @@ def _read_npz(path: Path) -> _Parts:
             places = {("images", ""): image_key, **({("labels", ""): label_key} if label_key else {})}
         elif ("images", "train") not in places:
             shown = ", ".join(printable(key)[:40] for key in keys[:20]) + (", …" if len(keys) > 20 else "")
+            if {"mu", "sigma"} <= set(keys):
+                raise UserError(
+                    f"{path} holds statistics of features (mu, sigma), not images: give the images themselves"
+                )
             raise UserError(f"{path} holds {shown or 'nothing'}: call the images `images`")
         stored = read_npz(path, list(places.values()))
     except UserError:

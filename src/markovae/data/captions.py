@@ -15,7 +15,16 @@ from pathlib import Path, PurePosixPath
 from markovae.columns import Cell, Cells
 from markovae.data.file_names import TEXT_ENDINGS, comparable, some
 from markovae.data.image_files import reason_of
-from markovae.data.metadata import ImageNames, Table, is_table, official_labels, one_line_each, open_table, record_of
+from markovae.data.metadata import (
+    ImageNames,
+    Official,
+    Table,
+    is_table,
+    official_labels,
+    one_line_each,
+    open_table,
+    record_of,
+)
 from markovae.errors import UserError
 from markovae.system.regular import open_regular
 
@@ -92,11 +101,11 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     if records:
         notes.append(f"{len(records):,} .json files beside images are read, as captions and columns")
     official = _official(folder, images, others)
-    if official:
-        notes.append(f"the column label is from {DATASET}")
+    if official is not None:
+        notes += official.notes
         records |= {DATASET}
-    classes = {path: {"label": cell} for path, cell in official.items()}
-    columns = columns_of([classes, cells, *(table.cells for table in read)], paths)
+    classes = [official.cells] if official is not None else []
+    columns = columns_of([*classes, cells, *(table.cells for table in read)], paths)
     if not texts:
         return Written(None, columns, tuple(notes), records)
     captions = tuple("\n".join(texts.get(path, ())) for path in paths)
@@ -113,13 +122,13 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
 DATASET = "dataset.json"  # of StyleGAN and EDM
 
 
-def _official(folder: Path, images: ImageNames, others: Sequence[str]) -> dict[str, Cell]:
-    """The classes that dataset.json says, as StyleGAN and EDM write it."""
+def _official(folder: Path, images: ImageNames, others: Sequence[str]) -> Official | None:
+    """What dataset.json says, as StyleGAN and EDM write it."""
     if DATASET not in others:
-        return {}
+        return None
     _require_own(folder / DATASET, folder, images.paths)
     with open_table(folder / DATASET) as handle:
-        return official_labels(handle.read(), images)
+        return official_labels(handle.read(), str(folder / DATASET), images)
 
 
 def _records(

@@ -22,7 +22,7 @@ import numpy as np
 from markovae.data import cache
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import some
-from markovae.data.image_files import reason_of, to_channels, to_size
+from markovae.data.image_files import channels_note, reason_of, to_channels, to_size
 from markovae.data.image_reader import open_image
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.source import DatasetSummary, Source
@@ -284,5 +284,5 @@ def _source(made: _Cifar, config: DataConfig, name: str, digests: Digests | None
     split = split_given(data.content_hashes(), part, config, name)
     known = len(made.class_names) == 10 and (made.trained, len(data) - made.trained) == OFFICIAL
     what = "CIFAR-10, checked by the SHA-256 of its pixels and labels" if known else f"CIFAR of {len(data):,} images"
-    kind, notes = NAME if name == NAME else "cifar", (what, *copies_note(split))
+    kind, notes = NAME if name == NAME else "cifar", (what, *channels_note(0, len(data), config), *copies_note(split))
     return Source(data, split, DatasetSummary(kind, {"RGB": len(data)}, {}, {"32x32": len(data)}, (), notes))

@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 import numpy as np
 
 from markovae.data.data_config import DataConfig
-from markovae.data.image_files import to_channels
+from markovae.data.image_files import channels_note, to_channels
 from markovae.data.images import ImageData
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import split_by_content
@@ -42,6 +42,9 @@ def read_digits(config: DataConfig) -> Source:
         kind="digits",
         modes={"17 grey values": len(data)},
         sizes={f"{SIDE}x{SIDE}": len(data)},
-        notes=("pixels take 17 values, 0 … 16, so a pixel can cost at most log2(17) = 4.09 bits at random",),
+        notes=(
+            "pixels take 17 values, 0 … 16, so a pixel can cost at most log2(17) = 4.09 bits at random",
+            *channels_note(len(data), len(data), config),
+        ),
     )
     return Source(data, split_by_content(data.content_hashes(), config, data.name), summary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -33,6 +33,7 @@ _UNREAD = {
     "medical": ".dcm .nii",
 }
 UNREAD = {ending: kind for kind, endings in _UNREAD.items() for ending in endings.split()}
+PACKED = (".zip", ".tar.gz", ".tgz", ".tbz", ".txz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 TEXT_ENDINGS = (".txt", ".caption")
 # What systems and archives leave behind; whatever begins with a full stop is skipped too.
 LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"})
@@ -69,6 +70,7 @@ CAMERAS = frozenset(
     ]
 )
 MAX_SHOWN = 3
+LONGEST_NUMBER = 19  # digits of a class that counts as a number
 
 
 def hidden(name: str) -> bool:
@@ -79,6 +81,11 @@ def hidden(name: str) -> bool:
 def is_litter(name: str) -> bool:
     """Whether it is what a system left behind, and not a file of somebody's that begins with a full stop."""
     return name.startswith("._") or name.lower() in LITTER
+
+
+def is_packed(name: str) -> bool:
+    """Whether a file is an archive that is not read, by its name."""
+    return name.lower().endswith(PACKED)
 
 
 def unread_kind(name: str) -> str | None:
@@ -279,6 +286,14 @@ def class_folders(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ..
 
 
 REPEATS = re.compile(r"\d+_\D.*")  # of other trainers' folders, 10_dog: ten times an epoch
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """Classes in order, each once: by value where all are whole numbers, so that 2 comes before 10; else by letters."""
+    each = sorted(set(names))
+    if all(name.isdecimal() and len(name) < LONGEST_NUMBER for name in each):
+        each.sort(key=int)
+    return each
 
 
 def class_prefixes(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ...]]:

@@ -17,8 +17,10 @@ from markovae.data.data_config import DataConfig
 from markovae.data.file_names import (
     by_ending,
     class_folders,
+    class_order,
     class_prefixes,
     hidden,
+    is_packed,
     prefixes_note,
     some,
     understand,
@@ -44,9 +46,8 @@ from markovae.errors import UserError
 from markovae.log import printable, track
 from markovae.system.regular import glance
 
-RECIPE = "folder-6"
+RECIPE = "folder-7"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
-LONGEST = 19  # digits of a class that counts as a number
 TABLES = (".csv", ".tsv", ".jsonl", "metadata.json", "captions.json", "labels.json")
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
@@ -67,10 +68,7 @@ def read_folder(config: DataConfig) -> Source:
     folder = config.path
     found = find_files(folder)
     if not found.files and not found.refused:
-        raise UserError(
-            f"{folder} holds no images ({len(found.others)} other files): give a folder with .png, .jpg, .webp, .gif, "
-            ".tif, .avif or .bmp files"
-        )
+        raise UserError(_none(folder, found.others))
     layout = understand([file.path for file in found.files], config.split, str(folder))
     files = [file for file, part in zip(found.files, layout.part, strict=True) if part is not None]
     recipe = {
@@ -143,7 +141,7 @@ def classes_of(paths: Sequence[str], how: str = "auto") -> tuple[Indices | None,
             notes = prefixes_note(paths)
     if found is None:
         return None, (), notes
-    names = sorted(set(found))
+    names = class_order(found)
     number = {name: position for position, name in enumerate(names)}
     return np.array([number[name] for name in found], dtype=np.int64), tuple(map(printable, names)), notes
 
@@ -158,16 +156,25 @@ def classes_of_column(columns: Cells) -> tuple[Indices | None, tuple[str, ...], 
         return None, (), ()
     cells = columns[name]
     missing, several = sum(cell is None for cell in cells), sum(isinstance(cell, tuple) for cell in cells)
-    values = sorted({cell for cell in cells if isinstance(cell, str)})
+    values = class_order(cell for cell in cells if isinstance(cell, str))
     if missing or several or 2 * len(values) > len(cells):
         how = f"{missing:,} images have none" if missing else f"{several:,} images have several" if several else ""
         how = how or f"it has {len(values):,} different values"
         return None, (), (f"the column {name} is not read as classes: {how} (condition.columns=[{name}] may use it)",)
-    if all(value.isdecimal() and len(value) < LONGEST for value in values):
-        values.sort(key=int)
     number = {value: place for place, value in enumerate(values)}
     labels = np.array([number[str(cell)] for cell in cells], dtype=np.int64)
     return labels, tuple(map(printable, values)), (f"classes from the column {name}",)
+
+
+def _none(folder: Path, others: Sequence[str]) -> str:
+    """That a folder holds no images, what it holds, and what to do."""
+    if packed := list(filter(is_packed, others)):
+        return f"{folder} holds no images, and archives ({some(packed)}): unpack them there, and remove them"
+    kinds = f", {by_ending(others)}" if others else ""
+    return (
+        f"{folder} holds no images ({len(others)} other files){kinds}: give a folder with .png, .jpg, .webp, .gif, "
+        ".tif, .avif or .bmp files"
+    )
 
 
 def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
@@ -179,6 +186,8 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
         them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
         notes.append(f"{them} not read ({by_ending(rest)})")
     tables = [name for name in rest if name.lower().endswith(TABLES)]
+    if packed := list(filter(is_packed, rest)):
+        notes.append(f"nothing is read from archives ({some(packed)}): unpack them to use what they hold")
     if tables:
         notes.append(
             "a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name "

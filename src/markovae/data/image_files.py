@@ -346,8 +346,7 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
         notes.append(_enlarging(f"{smaller:,} of {total:,} images are", side, shape, config))
     greys = count(lambda h: h.grey)
     grey = config.channels == "grey" or (config.channels == "auto" and greys == total)
-    if config.channels == "auto" and 0 < greys < total:
-        notes.append(f"{greys} grey images beside {total - greys} in color: all become rgb")
+    notes += channels_note(greys, total, config)
     kinds = [
         (count(lambda h: h.transparent), f"with transparency, laid on {config.background}"),
         (count(lambda h: h.animated), "with several frames, of which the first is taken"),
@@ -361,6 +360,19 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
     notes += [f"{number} images {what}" for number, what in kinds if number]
     notes += _jpeg_note({h.jpeg: 0 for h in headers if h.jpeg}, count(lambda h: h.jpeg > 0), total)
     return Plan(shape, grey, config.fit, background_rgb(config.background), tuple(notes))
+
+
+def channels_note(greys: int, total: int, config: DataConfig) -> list[str]:
+    """A sentence on the images that lose their color, or that have grey in three channels, if there are any."""
+    colored = total - greys
+    if config.channels == "grey" and colored:
+        return [f"{colored:,} of {total:,} images are in color and become grey (data.channels)"]
+    if config.channels == "rgb" and greys:
+        return [
+            f"{greys:,} of {total:,} images are grey and become rgb, three times the same (data.channels): their "
+            "bits/dim are not those of one channel"
+        ]
+    return [f"{greys} grey images beside {colored} in color: all become rgb"] if greys and colored else []
 
 
 def _enlarging(what: str, side: int, shape: tuple[int, int], config: DataConfig) -> str:

@@ -83,7 +83,7 @@ class Inspection:
         for place, column in enumerate(self.columns):
             lines.append(f"  {'columns' if not place else '':<13}  {_column_words(column)}")
         lines.append(f"  captions       {f'{self.captions:,}' if self.captions else 'none'}")
-        lines += [f"                   “{text}”" for text in self.caption_examples]
+        lines += [f"                   “{'” “'.join(text.splitlines())}”" for text in self.caption_examples]
         lines.append(f"  duplicates     {self.duplicates:,}")
         counts = ", ".join(f"{self.split[part]['count']:,} {part}" for part in ("train", "validation", "test"))
         lines.append(f"  split          {counts} ({self.split['method']})")

@@ -18,7 +18,7 @@ from markovae.data.file_names import comparable, some
 from markovae.data.image_files import reason_of
 from markovae.errors import UserError
 from markovae.log import printable
-from markovae.strict_json import parse_object, shortened
+from markovae.strict_json import parse_object, shortened, shown
 from markovae.system.regular import open_regular
 
 NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
@@ -232,20 +232,77 @@ def record_of(content: bytes | str) -> tuple[list[str], dict[str, Cell], dict[st
     return texts, *fields_of({name: value for name, value in fields.items() if name not in TEXT_COLUMNS})
 
 
-def official_labels(content: bytes, images: ImageNames) -> dict[str, Cell]:
-    """The class of each image that a dataset.json names, {"labels": [[file, class], …]}; empty for anything else."""
+@dataclass(frozen=True)
+class Official:
+    """What the dataset.json of StyleGAN and EDM says.
+
+    Args:
+        cells: of each image, {"label": class}; or {"label.0": number, …} where it has several labels.
+        notes: sentences.
+    """
+
+    cells: dict[str, dict[str, Cell]]
+    notes: tuple[str, ...]
+
+
+def official_labels(content: bytes, file: str, images: ImageNames) -> Official | None:
+    """The labels of a dataset.json, {"labels": [[file, class], …]} or null; None for a file of another kind.
+
+    A label may also be several numbers, [file, [0, 1, 0]] or [file, 0, 1, 0]. Where each image has a single 1 among
+    zeros, its place is the class.
+
+    Args:
+        file: what it is called in messages.
+    Raises: UserError for a row of another kind, or of another number of labels than the first.
+    """
     try:
-        rows = parse_object(content).get("labels")
+        table = parse_object(content)
     except ValueError:
-        return {}
-    found: dict[str, Cell] = {}
-    for row in rows if isinstance(rows, list) else ():
-        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and type(row[1]) is int):
-            return {}
-        path = images.find(PurePosixPath(), row[0])
-        if path is not None:
-            found[path] = str(row[1])
-    return found
+        return None
+    if "labels" not in table:
+        return None
+    name, rows = PurePosixPath(file).name, table["labels"]
+    if rows is None:
+        return Official({}, (f"{name} says that there are no classes, so the folders are not taken as classes",))
+    labels: dict[str, list[int | float]] = {}
+    strangers = []
+    several = None
+    for place, row in enumerate(rows if isinstance(rows, list) else [None]):
+        image, values = (row[0], row[1:]) if isinstance(row, list) and row else ("", [])
+        if len(values) == 1 and isinstance(values[0], list):
+            values = values[0]
+        known = isinstance(image, str) and image and values and all(type(value) in (int, float) for value in values)
+        if not known or several not in (None, len(values)) or len(values) > MOST_COLUMNS:
+            raise UserError(
+                f"{file} has labels[{place}]={shown(row)}, which must be [image, class], or [image, [number, …]] with "
+                f"as many numbers for each image, at most {MOST_COLUMNS}: correct it, or remove the file"
+            )
+        several = len(values)
+        path = images.find(PurePosixPath(), image)
+        if path is None:
+            strangers.append(image)
+        else:
+            labels[path] = values
+    notes = []
+    if strangers:
+        them = "1 row names" if len(strangers) == 1 else f"{len(strangers):,} rows name"
+        notes.append(f"{them} a file that is not a readable image ({some(strangers)})")
+    if several == 1 and all(type(values[0]) is int for values in labels.values()):
+        cells = {path: {"label": cell_of(value)} for path, [value] in labels.items()}
+        return Official(cells, (f"the column label is from {name}", *notes))
+    if labels and all(sorted(values) == [0] * (len(values) - 1) + [1] for values in labels.values()):
+        cells = {path: {"label": str(values.index(1))} for path, values in labels.items()}
+        return Official(
+            cells, (f"the column label is from {name}, the place of the 1 among each image's labels", *notes)
+        )
+    cells = {path: {f"label.{n}": cell_of(value) for n, value in enumerate(values)} for path, values in labels.items()}
+    return Official(
+        cells,
+        (
+            f"{name} gives each image {several} labels, the columns label.0, …: the folders are not taken as classes",
+            *notes,
+        ),
+    )
 
 
 @final

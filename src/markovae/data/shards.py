@@ -245,7 +245,7 @@ def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     return shards.read(number, image.offset, image.size)
 
 
-RECIPE = "shards-8"
+RECIPE = "shards-9"
 LARGEST_TABLE = 1 << 26  # bytes
 KEPT = 10_000  # names of members that are not read, of a shard
 LABEL_FIELDS = ("label", "cls", "class", "class_name")
@@ -406,6 +406,10 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
         ([name for one in scans for name in one.unused], "beside images are not read"),
     ):
         notes += [f"{len(names):,} members {what} ({by_ending(names)})"] if names else []
+    counts = Counter((number, one.name) for number, one, _ in kept)
+    if repeated := [name for (_, name), count in counts.items() if count > 1]:
+        them = "1 name occurs" if len(repeated) == 1 else f"{len(repeated):,} names occur"
+        notes.append(f"{them} more than once in a shard ({some(repeated)}): each file is an image of its own")
     if odd := list(dict.fromkeys(name for one in scans for name in one.odd)):
         notes.append(
             f"the fields {some(odd)} of .json members are not used: they hold boxes, lists, records, long texts"

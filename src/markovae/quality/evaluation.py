@@ -20,6 +20,7 @@ from markovae.data.split import Splits
 from markovae.diffusion.cascade import Cascade, Model
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
+from markovae.log import log
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.quality.convolutions import RESIZE
 from markovae.quality.distances import NEIGHBOURS, frechet_distance, kid, kid_difference, precision_recall
@@ -28,7 +29,7 @@ from markovae.quality.extractors import AUTO, Extractor, open_extractor
 from markovae.quality.features import cached_features, features
 from markovae.quality.memorization import Images, measure_memorization
 from markovae.quality.quality_record import Conditions, Quality, check_conditions
-from markovae.quality.reference_set import ReferenceSet, choose_reference
+from markovae.quality.reference_set import ReferenceSet, choose_reference, chosen_rows
 from markovae.sampling.conditions import num_classes
 from markovae.sampling.generation import sample
 from markovae.sampling.guidance import Guidance, make_guidance
@@ -66,7 +67,7 @@ def evaluate(
     Args:
         model_or_samples: a model; or samples: pixel values, (n, C, H, W), a folder of images, or a file of them.
         data: the parts the model was trained with (`load_data`), or their source, brought to the samples' shape.
-        n: samples. None is 1,000, or fewer where fewer images train; or all samples that are given.
+        n: samples. None is 1,000, or all samples that are given; or fewer where fewer images train.
         sampler, steps, spacing, guidance, seed, batch: as `sample` takes them.
         extractor: small (built in), lite0, or one that was opened (`open_extractor`); auto follows the images:
             lite0 for photographs where it is installed, else small.
@@ -97,6 +98,14 @@ def evaluate(
         samples = np.asarray(pixels.cpu() if isinstance(pixels, Tensor) else pixels)[:n]
         splits = _shaped_like(data, samples.shape[1:])
         _require_same_kind(samples, splits.train)
+        if n is None and len(samples) > len(splits.train):
+            rows = np.sort(chosen_rows(len(samples), len(splits.train), "samples"))
+            log(
+                f"{len(rows):,} of the {len(samples):,} samples are measured, chosen at random: the floor takes as "
+                "many training images"
+            )
+            files = [files[row] if files else f"sample {row}" for row in rows.tolist()]
+            samples = samples[rows]
         real, drawn_by = choose_reference(splits, len(samples), against), {}
     if extractor == AUTO:
         extractor = suitable_extractor(real.training.images, real.bins)

@@ -69,8 +69,8 @@ def choose_reference(data: Splits, n: int | None = None, against: ImageData | No
         raise UserError(f"n={n} must be at least {LEAST}: it counts the samples that are compared")
     if n > available:
         raise UserError(
-            f"n={n} exceeds the {available} training images, {n} of which give the floor at the same n: "
-            f"take n of at most {available}"
+            f"n={n} exceeds the {available} training images, as many of which give the floor: take n of at most "
+            f"{available}"
         )
     parts = [data.test, data.validation] if against is None else [_fitting(against, data.train)]
     reference = _some(parts, MOST_REFERENCE)
@@ -79,7 +79,7 @@ def choose_reference(data: Splits, n: int | None = None, against: ImageData | No
             f"the reference has {len(reference)} images and at least {LEAST} are needed: "
             "bring more data, or name a reference of its own"
         )
-    rows = _chosen(available, n, "stand-ins")
+    rows = chosen_rows(available, n, "stand-ins")
     return ReferenceSet(
         reference=reference,
         floor_samples=np.asarray(data.train.images[rows]),
@@ -92,7 +92,7 @@ def choose_reference(data: Splits, n: int | None = None, against: ImageData | No
 
 def _some(parts: list[ImageData], most: int) -> Images:
     """At most `most` images of several parts; of mapped ones only those are read."""
-    places = _chosen(sum(map(len, parts)), most, "reference")
+    places = chosen_rows(sum(map(len, parts)), most, "reference")
     first, out = 0, np.empty((len(places), *parts[0].shape), parts[0].images.dtype)
     for part in parts:
         here = (first <= places) & (places < first + len(part))
@@ -101,7 +101,7 @@ def _some(parts: list[ImageData], most: int) -> Images:
     return out
 
 
-def _chosen(count: int, most: int, purpose: str) -> np.ndarray:
+def chosen_rows(count: int, most: int, purpose: str) -> np.ndarray:
     """At most `most` of `count` places, in an order fixed by the purpose."""
     return torch.randperm(count, generator=generator(0, "quality", purpose))[:most].numpy()
 
