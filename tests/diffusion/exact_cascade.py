@@ -60,11 +60,22 @@ class ExactNetwork(nn.Module):
         return (mean + moved @ vectors.T).reshape(z.shape)
 
 
+def white_details(side: int, octaves: int) -> Tensor:
+    """A covariance whose details are independent, each as wide as its stage's scale says, (side², side²)."""
+    units = torch.eye(side**2, dtype=torch.float64).reshape(-1, 1, side, side)
+    bands = torch.cat([band.flatten(1) for band in separated(units, octaves)], 1).T
+    parts = [covariance(side >> octaves) * 4.0**octaves]
+    for number, scale in enumerate(SCALES[:octaves]):
+        count = 3 * (side >> (octaves - number)) ** 2
+        parts.append(torch.eye(count, dtype=torch.float64) * (scale * 2.0 ** (octaves - 1 - number)) ** 2)
+    return bands.T @ torch.block_diag(*parts) @ bands
+
+
 def exact_cascade(
-    side: int, octaves: int, num_levels: int, start: float = 13.0, end: float = -9.0
+    side: int, octaves: int, num_levels: int, start: float = 13.0, end: float = -9.0, cov: Tensor | None = None
 ) -> tuple[Cascade, Tensor]:
     """The cascade of grey images of this side, and their covariance."""
-    cov = covariance(side)
+    cov = covariance(side) if cov is None else cov
     units = torch.eye(side**2, dtype=torch.float64).reshape(-1, 1, side, side)
     scales = SCALES[:octaves]
     factors = [2 * math.log(c * 2.0 ** (octaves - b)) for b, c in enumerate((1.0, *scales))]

@@ -92,8 +92,6 @@ def test_enlarging_keeps_the_image_and_draws_its_details():
             mv.edit(model, images(1, side)[0], enlarge=True)
     with pytest.raises(UserError, match="this model has one stage"):
         mv.edit(model.base, small, enlarge=True)
-    with pytest.raises(UserError, match="an edit other than enlarge takes a model of one stage"):
-        mv.edit(model, images(1, 32)[0], from_level=0.5)
 
 
 def test_classes_and_guidance_reach_every_stage():

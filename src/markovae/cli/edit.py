@@ -44,14 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
     how.add_argument("--enlarge", action="store_true", help="draw its details, by a cascade, up to the run's full size")
-    parser.add_argument("--level", metavar="F", type=_share, help="where --to mixes (default: 0.5)")
+    parser.add_argument(
+        "--level", metavar="F", type=_share, help="where --to mixes (default: 0.5, of a cascade in its base)"
+    )
     parser.add_argument("--n", metavar="N", type=whole(1), help="images drawn, --to at least 2 (default: 4)")
     parser.add_argument(
         "--sampler",
         metavar="NAME",
         help=f"default: {DEFAULT_SAMPLER}; for --round-trip dpmpp2m, for RePaint ancestral",
     )
-    parser.add_argument("--steps", metavar="N", type=whole(1), help="network evaluations (default: 20, RePaint 50)")
+    parser.add_argument(
+        "--steps", metavar="N", type=whole(1), help="network evaluations (default: 20, RePaint 50, a cascade 64)"
+    )
     add_seed(parser, "draw i depends on seed and i")
     parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
     parser.add_argument(

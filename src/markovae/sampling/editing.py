@@ -13,11 +13,11 @@ from torch import Tensor
 
 from markovae.data.data_config import FITS
 from markovae.data.fitted_pictures import Mask, Picture, read_mask, read_picture
-from markovae.diffusion.cascade import Cascade, Model, one_stage
+from markovae.diffusion.cascade import Cascade, Model, one_stage, stages_of
 from markovae.diffusion.markovian_vae import evaluating
-from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.networks.conditioning import Conditioning, as_tensor
+from markovae.sampling.cascade_editor import CascadeEditor
 from markovae.sampling.conditions import Where, make_condition
 from markovae.sampling.editor import Editor
 from markovae.sampling.generation import cascade_trajectory, final_latents, to_images
@@ -126,17 +126,19 @@ def edit(
             `image`, or bool (H, W).
         degrade: restore what this leaves of the image: sr2, sr4, sr8, blur, grey, or an operator; an image of the
             degraded size is restored itself.
-        from_level: noise the image to level F·L, in (0, 1], and draw again.
-        to: interpolate to this image; `level` in (0, 1] says where the latents are mixed (default 0.5).
+        from_level: noise the image to level F·L, in (0, 1], and draw again; of a cascade's L levels the last ones are
+            the base's, and below them only details are drawn again.
+        to: interpolate to this image; `level` in (0, 1] says where the latents are mixed (default 0.5; of a cascade
+            half-way up the levels of its base).
         round_trip: encode to noise and decode again.
         enlarge: of a cascade: draw the details of an image of the size of one of its stages; each square of pixels
             drawn keeps the mean that the image has.
         n: images drawn; default 4, for a round trip 1.
         sampler, steps: as for `sample`; the default sampler is dpmpp2m for a round trip and ancestral for RePaint, in
-            20 steps, RePaint 50.
+            20 steps, RePaint 50, a cascade as for `sample`.
         labels: a class, or "none", the default: the learned null.
         prompt, where, negative, guidance: as for `sample`.
-        method: of `mask`: moments (default) or repaint.
+        method: of `mask`: moments (default) or repaint, for models of one stage.
         resampling: of repaint (default 10).
         iterations: of the solver of moments (default 5).
         quick: moments without the network's derivative.
@@ -169,18 +171,28 @@ def edit(
         given = make_condition(model, count, labels=what, prompt=prompt, where=where)
         chosen = sampler if isinstance(sampler, Plan) else plan(model, sampler or DEFAULT_SAMPLER, steps)
         return _enlarge(model, image, count, chosen, seed, given, push)
-    model = one_stage(model, "an edit other than enlarge")
+    cascaded = isinstance(model, Cascade) and model.octaves > 0
+    if cascaded and repaint:
+        raise UserError(
+            "method repaint takes a model of one stage: it cannot hold the known pixels of a square that a cascade's "
+            "stages share; take moments"
+        )
     if isinstance(sampler, Plan):
         chosen = sampler
     else:
         default = "dpmpp2m" if round_trip else "ancestral" if repaint else DEFAULT_SAMPLER
-        nfe = min(50 if repaint else 20, model.num_levels) if steps is None else steps
+        nfe = steps if steps is not None or cascaded else min(50 if repaint else 20, model.num_levels)
         chosen = plan(model, sampler or default, nfe)
-    if round_trip and len(chosen.grid) < 3:
+    if round_trip and min(len(each.grid) for each in (chosen, *chosen.details)) < 3:
         raise UserError(f"steps={steps} leaves no step to noise and back: take more")
     given = make_condition(model, count, labels=what, prompt=prompt, where=where)
     condition = None if given is None else given.condition().to(model.device)
-    editor = Editor(model, chosen, seed, condition, guided(model, condition, push))
+    editor: Editor | CascadeEditor
+    if isinstance(model, Cascade) and model.octaves:
+        editor = CascadeEditor(model, chosen, seed, condition, push)
+    else:
+        model = one_stage(model, "an edit")
+        editor = Editor(model, chosen, seed, condition, guided(model, condition, push))
     covariance = IsotropicCovariance(QUICK_VARIANCE) if quick else FullCovariance()
     solver = 5 if iterations is None else iterations
     error = masked = None
@@ -196,16 +208,17 @@ def edit(
             known = ~torch.from_numpy(masked.unknown)
             shown = torch.cat([x, torch.where(known.to(x.device), x, torch.zeros_like(x))])
             name = f"inpainting by {method}"
-            if repaint:
+            if isinstance(editor, Editor) and repaint:
                 drawn = editor.repaint(many, known, 10 if resampling is None else resampling)
             else:
                 drawn = editor.inpaint(many, known, covariance, solver)
         elif to is not None:
             other = _on_scale(model, _picture(model, to, "to", fit=fit, background=background))
             shown, name = torch.cat([x, other]), "interpolation"
-            drawn = editor.interpolate(x[0], other[0], count, 0.5 if level is None else level)
+            half = 1 - stages_of(model)[0].num_levels / (2 * model.num_levels)  # of the stage that draws the form
+            drawn = editor.interpolate(x[0], other[0], count, half if level is None else level)
         elif round_trip:
-            drawn, name = editor.decode(editor.encode(x)), "round trip"
+            drawn, name = editor.round_trip(x), "round trip"
             error = float((drawn.double() - x.double()).square().mean().sqrt()) / (2 * model.pixels.half_width)
         else:
             assert from_level is not None
@@ -271,7 +284,7 @@ def _require_together(
 
 
 def _observe(
-    model: Diffusion, image: Given | PILImage, how: str | LinearOperator, fit: str, background: str
+    model: Model, image: Given | PILImage, how: str | LinearOperator, fit: str, background: str
 ) -> tuple[Picture, tuple[LinearOperator, Tensor], Tensor, str]:
     """The picture, (operator, observation), what is shown of both, and the edit's name."""
     operator, shape, word = _operator(model, how)
@@ -288,7 +301,7 @@ def _observe(
     return picture, (operator, y), torch.cat([*given, shown.expand(1, *model.shape)]), f"restoration of {word}"
 
 
-def _operator(model: Diffusion, how: str | LinearOperator) -> tuple[LinearOperator, tuple[int, ...], str]:
+def _operator(model: Model, how: str | LinearOperator) -> tuple[LinearOperator, tuple[int, ...], str]:
     """The operator, the shape of what it leaves, and its name."""
     channels, height, width = model.shape
     if isinstance(how, LinearOperator):

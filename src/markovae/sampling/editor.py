@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion import forward
+from markovae.diffusion.cascade import Model
 from markovae.diffusion.forward import noised, signal_scale
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.diffusion.model import Diffusion
@@ -75,6 +76,7 @@ class Editor:
         seed: of every draw.
         condition: of the batch, or None.
         denoiser: guidance around the model, or None.
+        stage: of a cascade, that the model is; each has noise of its own.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Editor:
         seed: int = 0,
         condition: Condition | None = None,
         denoiser: Denoiser | None = None,
+        stage: int = 0,
     ) -> None:
         check_condition(model, condition)
         self.model, self.plan, self.seed, self.condition = model, plan, seed, condition
+        self._key = (stage,) if stage else ()
         self._guide: Denoiser = denoiser or (MeanOnly(model) if ignores_head(model, plan) else model)
         self.denoiser = self._guide if plan.threshold is None else plan.threshold(self._guide)
 
@@ -100,13 +104,14 @@ class Editor:
             known: bool, broadcastable to (B, *D).
             covariance, iterations: see `MomentMatched`.
         """
-        known = self._mask(known)
-        drawn = self.restore(Observation(Known(known), Known(known).apply(self._latent(x))), covariance, iterations)
+        known = checked_mask(self.model, known)
+        observation = Observation(Known(known), Known(known).apply(self._latent(x)))
+        drawn = self.restore(observation, covariance, iterations)
         return torch.where(known, x.to(self.model.device), drawn.to(x.dtype))
 
     def repaint(self, x: Tensor, known: Tensor, resampling: int = 10) -> Tensor:
         """The same by RePaint; each step is taken `resampling` times."""
-        known = self._mask(known)
+        known = checked_mask(self.model, known)
         stepper = RePaint(self.plan.stepper, torch.where(known, self._latent(x), 0.0), known, resampling)
         drawn = self._run(self.denoiser, self._noise(len(x)), self.plan.grid, stepper, None)
         return torch.where(known, x.to(self.model.device), drawn.to(x.dtype))
@@ -118,6 +123,11 @@ class Editor:
         given = MomentMatched(self.denoiser, observation, covariance, iterations)
         z = self._noise(len(observation.y))
         return self._run(given, z, self.plan.grid, self.plan.stepper, self.plan.corrector)
+
+    def draw(self, count: int, shared: bool = False) -> Tensor:
+        """`count` images, given nothing but the condition, (count, *D); all of the first one's noise where `shared`."""
+        z, source = self._noise(count, shared), self._streams("edit", count, shared)
+        return self._run(self.denoiser, z, self.plan.grid, self.plan.stepper, self.plan.corrector, source)
 
     def vary(self, x: Tensor, level: float) -> Tensor:
         """Image to image: x noised to level ℓ = level·L and sampled from there, (B, *D).
@@ -179,12 +189,15 @@ class Editor:
         z = self._run(self.denoiser, self._latent(z), grid, self.plan.stepper, self.plan.corrector)
         return z / float(signal_scale(grid[0]))
 
+    def round_trip(self, x: Tensor) -> Tensor:
+        """x encoded and decoded again, (B, *D)."""
+        return self.decode(self.encode(x))
+
     # -- shared ------------------------------------------------------------------------------------------------
 
     def _from(self, z: Tensor, level: float, shared: bool = False) -> Tensor:
         grid = where_defined(self.model, partial_grid(self.plan.grid, float(self._logsnr(level))))
-        indices = [0] * len(z) if shared else range(len(z))
-        source = Streams(self.seed, "edit", indices)
+        source = self._streams("edit", len(z), shared)
         return self._run(self.denoiser, z, grid, self.plan.stepper, self.plan.corrector, source)
 
     def _run(
@@ -215,28 +228,34 @@ class Editor:
         levels = self.model.num_levels
         return self.model.schedule.logsnr[max(1, round(level * levels))]
 
-    def _mask(self, known: Tensor) -> Tensor:
-        shape = self.model.shape
-        try:
-            torch.broadcast_shapes(known.shape, (1, *shape))
-        except RuntimeError:
-            raise UserError(
-                f"the mask is {tuple(known.shape)} but the model's images are {shape}: give one value a pixel"
-            ) from None
-        return known.bool().to(self.model.device)
-
     def _latent(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.model.shape:
-            raise UserError(f"images of shape {tuple(x.shape[1:])}: this model makes {self.model.shape}")
-        if not x.is_floating_point():
-            raise UserError(
-                f"images of type {x.dtype} are pixel values: an edit takes them on the scale, model.to_x(images)"
-            )
-        return x.to(self.model.device, working_type(self.model))
+        return checked_images(self.model, x)
 
-    def _noise(self, batch: int) -> Tensor:
-        z = self._streams("start", batch).normal(self.model.shape, torch.float32)
+    def _noise(self, batch: int, shared: bool = False) -> Tensor:
+        z = self._streams("start", batch, shared).normal(self.model.shape, torch.float32)
         return z.to(self.model.device, working_type(self.model))
 
-    def _streams(self, purpose: str, batch: int) -> Streams:
-        return Streams(self.seed, purpose, range(batch))
+    def _streams(self, purpose: str, batch: int, shared: bool = False) -> Streams:
+        return Streams(self.seed, purpose, [0] * batch if shared else range(batch), *self._key)
+
+
+def checked_mask(model: Model, known: Tensor) -> Tensor:
+    """The mask as bool on the model's device. Raises: UserError where it is of no image of the model's."""
+    try:
+        torch.broadcast_shapes(known.shape, (1, *model.shape))
+    except RuntimeError:
+        raise UserError(
+            f"the mask is {tuple(known.shape)} but the model's images are {model.shape}: give one value a pixel"
+        ) from None
+    return known.bool().to(model.device)
+
+
+def checked_images(model: Model, x: Tensor) -> Tensor:
+    """Images on the model's scale, as latents are kept, (B, *D). Raises: UserError for others."""
+    if tuple(x.shape[1:]) != model.shape:
+        raise UserError(f"images of shape {tuple(x.shape[1:])}: this model makes {model.shape}")
+    if not x.is_floating_point():
+        raise UserError(
+            f"images of type {x.dtype} are pixel values: an edit takes them on the scale, model.to_x(images)"
+        )
+    return x.to(model.device, working_type(model))

@@ -64,7 +64,7 @@ def ignores_head(model: Diffusion, steps_plan: Plan) -> bool:
     return model.reverse.needs_jacobian and not isinstance(steps_plan.stepper, Ancestral)
 
 
-def working_type(model: Diffusion) -> torch.dtype:
+def working_type(model: Model) -> torch.dtype:
     """The type of the latents: float32, or float64 where the network itself runs in it."""
     return torch.float64 if model.precision == torch.float64 else torch.float32
 
@@ -99,9 +99,7 @@ def cascade_trajectory(
             yield state
     assert image is not None, "a trajectory has a state"
     for b, each in enumerate(steps_plan.details, first):
-        noise = Streams(seed, "coarse sample", indices, b).normal(image.shape[1:], image.dtype).to(image.device)
-        logsnr = model.coarse_logsnr(b).clamp(max=SAMPLE_LOGSNR)
-        stage, known = model.stage(b), model.refining(condition, image, logsnr, noise)
+        stage, known = model.stage(b), coarse_condition(model, b, image, seed, indices, condition)
         details, denoiser = image, guided(stage, known, guidance)
         for state in sample_trajectory(stage, indices, each, seed, known, denoiser, b, image.shape[2:]):
             details = state.z
@@ -109,6 +107,14 @@ def cascade_trajectory(
         image = model.refined(image, details, b)
     if steps_plan.details:
         yield State(steps_plan.grid[0], image, image)
+
+
+def coarse_condition(
+    model: Cascade, b: int, image: Tensor, seed: int, indices: Sequence[int], condition: Condition | None
+) -> Condition:
+    """What stage b is told: the condition, and the coarser mean image with noise of its own, as it is sampled with."""
+    noise = Streams(seed, "coarse sample", indices, b).normal(image.shape[1:], image.dtype).to(image.device)
+    return model.refining(condition, image, model.coarse_logsnr(b).clamp(max=SAMPLE_LOGSNR), noise)
 
 
 def batch_trajectories(

@@ -147,16 +147,25 @@ class Observation:
     Args:
         operator: A.
         y: (B, *observation).
-        noise: σ_y ≥ 0, on the model's scale.
+        noise: σ_y ≥ 0, on the model's scale; of all numbers, or of each one, as y.
+        covariance: of further noise, as a product, (B, *observation) -> (B, *observation).
     """
 
     operator: LinearOperator
     y: Tensor
-    noise: float = 0.0
+    noise: float | Tensor = 0.0
+    covariance: Product | None = None
 
     def __post_init__(self) -> None:
-        if not self.noise >= 0:
-            raise ValueError(f"noise={self.noise:g} must be at least 0: it is the observation's standard deviation")
+        least = float(torch.as_tensor(self.noise).min())
+        if not least >= 0:
+            raise ValueError(f"noise={least:g} must be at least 0: it is the observation's standard deviation")
+
+    def noisy(self, w: Tensor) -> Tensor:
+        """The noise's covariance times w, (B, *observation)."""
+        spread = self.noise.to(w) if isinstance(self.noise, Tensor) else self.noise
+        own = spread**2 * w
+        return own if self.covariance is None else own + self.covariance(w)
 
 
 class PosteriorCovariance(ABC):
@@ -242,11 +251,11 @@ class MomentMatched:
 
     def predict(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         """(E[x|z, y], head); logsnr () or (B,)."""
-        operator, noise = self.observation.operator, self.observation.noise
+        operator = self.observation.operator
         x_hat, head, product = self.covariance.at(self.inner, z, logsnr, condition)
 
         def normal(w: Tensor) -> Tensor:
-            return noise**2 * w + operator.apply(product(operator.transpose(w)))
+            return self.observation.noisy(w) + operator.apply(product(operator.transpose(w)))
 
         residual = self.observation.y.to(x_hat) - operator.apply(x_hat)
         solution = least_residual(normal, residual, self.iterations)
