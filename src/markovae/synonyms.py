@@ -25,8 +25,9 @@ WORDS = {
     # data
     **dict.fromkeys(("resolution", "image_size", "img_size", "input_size", "sample_size", "crop_size"), "data.size"),
     **dict.fromkeys(("data_dir", "train_data_dir", "dataset", "dataset_name", "data_path", "folder", "input"), _DATA),
+    **dict.fromkeys(("random_crop", "randomcrop", "crop_aug"), "data.random_crop"),
     **dict.fromkeys(("random_flip", "hflip", "horizontal_flip", "augment", "augment_horizontal_flip"), "data.flip"),
-    **dict.fromkeys(("center_crop", "random_crop", "resize_mode"), "data.fit (crop, pad or resize)"),
+    **dict.fromkeys(("center_crop", "resize_mode"), "data.fit (crop, pad or resize)"),
     **dict.fromkeys(("num_channels", "in_channels", "image_channels", "convert_image_to"), "data.channels"),
     **dict.fromkeys(("workers", "num_workers", "dataloader_num_workers"), _WORKERS),
     **dict.fromkeys(("val_split", "test_split", "val_size"), "data.validation_fraction and data.test_fraction"),

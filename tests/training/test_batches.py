@@ -11,6 +11,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source
 from markovae.data.shard_format import write_shards
+from markovae.data.strips import Strips
 from markovae.diffusion.objective import Objective, uniform_levels
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.schedule import LogSNRLinear
@@ -95,6 +96,29 @@ def test_flip_mirrors_about_half_and_keeps_the_rest(tiny_data: ImageData):
             assert turned or torch.equal(after, before)
             mirrored += turned
     assert 70 < mirrored < 130  # of 200
+
+
+def test_windows_of_longer_images_are_keyed_by_example_and_step():
+    """Everywhere alike, whoever asks when, and nothing else that is drawn moves."""
+    count, wide = 20, 12
+    rows = np.arange(count * wide, dtype=np.uint8).reshape(count, 1, 1, wide).repeat(4, axis=2)
+    start, size = np.arange(count, dtype=np.int64) * 4 * wide, np.array([[4, wide]] * count, dtype=np.int64)
+    data = ImageData(np.ascontiguousarray(rows[:, :, :, 4:8]), np.zeros(count, np.int64), ("a",))
+    cut = replace(data, strips=Strips(rows.reshape(-1), start, size, (1, 4, 4)))
+    plain, moved = batches(data), batches(cut)
+    seen = Counter[int]()
+    for step in range(60):
+        a, b = plain.at(step), moved.at(step)
+        assert torch.equal(a.draw.noise, b.draw.noise)
+        assert torch.equal(a.keep, b.keep)
+        first = Pixels().to_pixel_values(b.x)[:, 0, 0, 0] - b.example * wide
+        seen.update(first.tolist())
+    assert set(seen) == set(range(wide - 4 + 1))
+    assert min(seen.values()) > 480 / 9 / 2
+    assert same(batches(cut).at(59), b)
+    for rank in range(2):
+        first, stop = Rank(rank, 2).share(8)
+        assert same(batches(cut).at(7, (first, stop)), moved.at(7).part(first, stop))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

@@ -58,6 +58,8 @@ class DataConfig:
             names are classes) or folders for each part, such as "train:a+b, validation:c, test:d".
         flip: mirror training images left-right at random. Only training looks at it; a mirrored digit is
             another digit, so it is off by default.
+        random_crop: cut the training images of a folder at random places along their longer side, at the scale of
+            fit=crop. Only training looks at it; held-out images are cut in the centre.
         split_seed: chooses which images are held out (of sources that bring no split of their own).
         validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
         bad_fraction: share of the files that may be unreadable; above it (and above ten files) training is refused.
@@ -77,6 +79,7 @@ class DataConfig:
     classes: str = "auto"
     split: str = "auto"
     flip: bool = False
+    random_crop: bool = False
     split_seed: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
@@ -99,6 +102,8 @@ class DataConfig:
                 raise UserError(f"{name}={value} must lie in 0…{MAX_SIDE} pixels (0 = the source's own)")
         if self.width and not self.size:
             raise UserError(f"data.width={self.width} needs data.size, the height, beside it")
+        if self.random_crop and self.fit != "crop":
+            raise UserError(f"data.random_crop goes with data.fit=crop, and data.fit={self.fit} cuts nothing: keep one")
         if not 0 <= self.split_seed < 2**63:
             raise UserError(f"data.split_seed={self.split_seed} must lie in 0…2^63-1")
         self._check_fractions()
@@ -155,6 +160,7 @@ class DataConfig:
             hold_out=hold_out,
             split="auto",
             classes=classes,
+            random_crop=False,
         )
         if source in ("faces", "digits"):
             return config

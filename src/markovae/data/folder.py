@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import PIL
@@ -26,6 +26,7 @@ from markovae.data.file_names import (
     understand,
 )
 from markovae.data.image_files import (
+    STRIP,
     FoundFile,
     FoundFiles,
     Header,
@@ -36,11 +37,13 @@ from markovae.data.image_files import (
     plan,
     read_header,
     reason_of,
+    strip_shape,
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.metadata import is_table
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
+from markovae.data.strips import Strips, middle
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import printable, track
@@ -77,11 +80,11 @@ def read_folder(config: DataConfig) -> Source:
         "folder": str(folder.resolve()),
         "files": [[file.path, *file.mark] for file in files],
         "glances": [glance(folder / file.path) for file in files[:: max(1, -(-len(files) // GLANCES))]],
-        "options": [config.size, config.width, config.channels, config.background, config.fit],
+        "options": [config.size, config.width, config.channels, config.background, config.fit, config.random_crop],
     }
     make = partial(_make, folder=folder, files=files, refused=found.refused, config=config)
     name = f"folder-{cache.key_of(recipe)}"
-    stored, images, digests = cache.entry(name, make, _read)
+    stored, images, digests, strips = cache.entry(name, make, _read)
     if stored["passing"]:
         cache.forget(cache.cache_folder() / name)
     paths = stored["paths"]
@@ -103,6 +106,7 @@ def read_folder(config: DataConfig) -> Source:
         digests=digests,
         files=tuple(map(printable, stored["paths"])),
         columns=written.columns,
+        strips=strips,
     )
     split = chosen_split(data, part, config)
     passed = _passed_over(found, written.records)
@@ -119,8 +123,13 @@ def read_folder(config: DataConfig) -> Source:
     return Source(data, split, summary)
 
 
-def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
-    return kept.json("record.json"), kept.array("images.npy"), kept.array("digests.npy")
+def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests, Strips | None]:
+    record, images = kept.json("record.json"), kept.array("images.npy")
+    strips = None
+    if record["strips"]:
+        pixels, start, size = (kept.array(f"strips-{name}.npy") for name in ("pixels", "start", "size"))
+        strips = Strips(pixels, start, size, images.shape[1:])
+    return record, images, kept.array("digests.npy"), strips
 
 
 def classes_of(paths: Sequence[str], how: str = "auto") -> tuple[Indices | None, tuple[str, ...], tuple[str, ...]]:
@@ -220,20 +229,27 @@ def _make(
     unreadable = [(header.path, header.problem) for header in headers if header.problem]
     passing = any(header.passing for header in headers)
     kept: list[Header] = []
+    notes: list[str] = []
     if good:
         chosen = plan(Counter(replace(header, path="") for header in good), config)
-        results = map_in_processes(partial(_decode_one, folder, chosen), good, 16, SERIAL_IMAGES)
+        fitted = replace(chosen, fit=STRIP) if config.random_crop else chosen
+        results = map_in_processes(partial(_decode_one, folder, fitted), good, 16, SERIAL_IMAGES)
         shape = (len(good), chosen.channels, *chosen.shape)
         path = stage / "images.npy"
         target = cache.new_array(path, np.dtype(np.uint8), shape)
+        strips = _StripFile(stage, good, chosen) if config.random_crop else None
         for header, result in zip(good, track(results, "decoding images", len(good)), strict=True):
             if isinstance(result, Failure):
                 unreadable.append((header.path, result.reason))
                 passing |= result.passing
             else:
-                target[len(kept)] = result
+                target[len(kept)] = middle(result, chosen.shape)
                 kept.append(header)
+                if strips is not None:
+                    strips.add(result)
         target.flush()
+        if strips is not None:
+            notes.append(strips.finish())
         np.save(stage / "digests.npy", content_digests(target[: len(kept)]), allow_pickle=False)
         count = len(target)
         del target  # some systems replace no file that is mapped
@@ -250,11 +266,49 @@ def _make(
         "modes": tally([header.mode for header in kept]),
         "formats": tally([header.format for header in kept]),
         "sizes": tally([f"{header.width}x{header.height}" for header in kept]),
-        "notes": chosen.notes,
+        "notes": [*chosen.notes, *notes],
         "unreadable": unreadable,
         "passing": passing,
+        "strips": config.random_crop,
     }
     cache.write_json(stage / "record.json", record)
+
+
+@final
+class _StripFile:
+    """The strips of images, written to a cache entry one after the other.
+
+    Args:
+        stage: the entry's folder.
+        headers: of all images that may come.
+        plan: what each is brought to.
+    """
+
+    def __init__(self, stage: Path, headers: Sequence[Header], plan: Plan) -> None:
+        sizes = (strip_shape((header.height, header.width), plan.shape) for header in headers)
+        total = plan.channels * sum(height * width for height, width in sizes)
+        self._stage, self._shape, self._end = stage, plan.shape, 0
+        self._pixels = cache.new_array(stage / "strips-pixels.npy", np.dtype(np.uint8), (total,))
+        self._start, self._size = list[int](), list[tuple[int, ...]]()
+
+    def add(self, strip: Pixels) -> None:
+        """The next one, (C, height, width)."""
+        self._start.append(self._end)
+        self._size.append(strip.shape[1:])
+        self._pixels[self._end : self._end + strip.size] = strip.reshape(-1)
+        self._end += strip.size
+
+    def finish(self) -> str:
+        """Write where each is. Returns: a sentence on how many are longer than a window."""
+        self._pixels.flush()
+        del self._pixels  # some systems replace no file that is mapped
+        size = np.array(self._size, dtype=np.int64).reshape(-1, 2)
+        np.save(self._stage / "strips-start.npy", np.array(self._start, dtype=np.int64), allow_pickle=False)
+        np.save(self._stage / "strips-size.npy", size, allow_pickle=False)
+        longer, shown = int((size > self._shape).any(axis=1).sum()), "x".join(map(str, self._shape))
+        if not longer:
+            return f"warning: no image is longer than {shown} once it is scaled: data.random_crop changes nothing"
+        return f"{longer:,} of {len(size):,} images are longer than {shown}: training cuts them at random places"
 
 
 def _shorten(path: Path, count: int) -> None:

@@ -34,20 +34,39 @@ def fit_image(image: Image.Image, shape: tuple[int, int], fit: str, fill: tuple[
         return image
     if fit == "resize":
         return _resized(image, width, height)
-    cover = fit == "crop"
-    scales = (width / image.width, height / image.height)
-    scale = max(scales) if cover else min(scales)
-    scaled_width = max(1, round(image.width * scale))
-    scaled_height = max(1, round(image.height * scale))
-    scaled = image
-    if image.size != (scaled_width, scaled_height):
-        scaled = _resized(image, scaled_width, scaled_height)
-    if cover:
-        left, top = (scaled_width - width) // 2, (scaled_height - height) // 2
-        return scaled.crop((left, top, left + width, top + height))
+    if fit == "crop":
+        return centred(_scaled(image, max(width / image.width, height / image.height)), shape)
+    scaled = _scaled(image, min(width / image.width, height / image.height))
     canvas = Image.new("RGB", (width, height), fill).convert(image.mode)
-    canvas.paste(scaled, ((width - scaled_width) // 2, (height - scaled_height) // 2))
+    canvas.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
     return canvas
+
+
+def strip_of(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """`image` scaled to cover height x width, at most half as long again at each end: its middle is `fit_image`'s."""
+    scaled = _scaled(image, max(shape[1] / image.width, shape[0] / image.height))
+    return centred(scaled, strip_shape((image.height, image.width), shape))
+
+
+def strip_shape(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of `strip_of` an image of this size, (height, width)."""
+    scale = max(shape[0] / size[0], shape[1] / size[1])
+    height, width = (
+        min(max(1, round(side * scale)), most + 2 * (most // 2)) for side, most in zip(size, shape, strict=True)
+    )
+    return height, width
+
+
+def centred(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """The middle of an image, height x width; where a margin is odd, the right and lower side have the extra pixel."""
+    height, width = shape
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image if image.size == (width, height) else _resized(image, width, height)
 
 
 def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -415,6 +434,7 @@ def _shape(headers: Mapping[Header, int], config: DataConfig) -> tuple[tuple[int
     return (side, side), [f"size {side}x{side} by default: set data.size for another"]
 
 
+STRIP = "strip"
 TILE = 1 << 18  # pixels that are worked on at a time: what is converted takes little memory beside the picture
 
 
@@ -423,10 +443,13 @@ def decode(
 ) -> Pixels:
     """The image in a file, or in these bytes of one, as (1 or 3, height, width) uint8, brought to `shape` by `fit`.
 
+    With `STRIP` it may be longer than the shape (`strip_of`).
+
     Raises: OSError or ValueError with a reason where the file cannot be decoded.
     """
     with open_image(source) as image:
-        return channels_first(fit_image(flat_picture(image, grey, background), shape, fit, background))
+        flat = flat_picture(image, grey, background)
+        return channels_first(strip_of(flat, shape) if fit == STRIP else fit_image(flat, shape, fit, background))
 
 
 def flat_picture(image: Image.Image, grey: bool, background: tuple[int, int, int]) -> Image.Image:

@@ -13,6 +13,7 @@ import numpy as np
 from markovae.columns import Cells
 
 if TYPE_CHECKING:
+    from markovae.data.strips import Strips
     from markovae.networks.conditioning import Conditioning
 
 
@@ -37,6 +38,7 @@ class ImageData:
         conditioning: of each image, instead of its class: its encoded captions, for instance; or None.
         files: the name of each image's file, as a path within the source, or None.
         columns: of a table beside the images, N cells each by the column's name; see `columns.Cell`.
+        strips: the images before they are cut, of which training takes windows (data.random_crop), or None.
 
     Raises: ValueError where the parts do not fit together.
     """
@@ -51,6 +53,7 @@ class ImageData:
     conditioning: Conditioning | None = None
     files: tuple[str, ...] | None = None
     columns: Cells = field(default_factory=dict)
+    strips: Strips | None = None
 
     def __post_init__(self) -> None:
         expected = np.uint8 if self.bins <= 256 else np.uint16
@@ -58,7 +61,7 @@ class ImageData:
             raise ValueError(f"images of shape {self.images.shape} must be (N, C, H, W) with C = 1 or 3")
         if self.images.dtype != expected:
             raise ValueError(f"images of type {self.images.dtype} with bins={self.bins} must be {expected}")
-        for what in ("labels", "captions", "digests", "conditioning", "files"):
+        for what in ("labels", "captions", "digests", "conditioning", "files", "strips"):
             column = getattr(self, what)
             if column is not None and len(column) != len(self.images):
                 raise ValueError(f"{len(column)} {what} for {len(self.images)} images: give one each")
@@ -109,6 +112,7 @@ class ImageData:
             conditioning=None if self.conditioning is None else self.conditioning[indices],
             files=None if self.files is None else tuple(self.files[i] for i in positions),
             columns={name: tuple(cells[i] for i in positions) for name, cells in self.columns.items()},
+            strips=None if self.strips is None else self.strips.take(indices),
         )
 
     @property

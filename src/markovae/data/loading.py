@@ -12,7 +12,7 @@ import numpy as np
 
 from markovae.data import arrays, cache, faceset
 from markovae.data.cifar import is_cifar, read_cifar10, read_cifar_files
-from markovae.data.data_config import ANY_SOURCE, BUILT_IN, DataConfig, as_config
+from markovae.data.data_config import ANY_SOURCE, BUILT_IN, KINDS, DataConfig, as_config
 from markovae.data.digits import read_digits
 from markovae.data.file_names import ENDINGS
 from markovae.data.folder import read_folder
@@ -66,6 +66,10 @@ def read_source(config: DataConfig) -> Source:
         what = "data.classes=prefix" if config.classes == "prefix" else f"data.split={config.split}"
         raise UserError(
             f"{what} is read from the names of folders and files, and {config.source} has none: leave it out"
+        )
+    if config.random_crop and kind != "folder":
+        raise UserError(
+            f"data.random_crop takes a folder of images, and {config.source} is {KINDS[kind]}: leave it out"
         )
     reading = READERS[kind](config)
     if config.classes == "none":
@@ -218,6 +222,7 @@ def _arranged(data: ImageData, order: Indices) -> ImageData:
         digests=np.frombuffer(b"".join(hashes[i] for i in order.tolist()), dtype=np.uint8).reshape(-1, 32),
         files=None if data.files is None else tuple(data.files[i] for i in order.tolist()),
         columns={name: tuple(cells[i] for i in order.tolist()) for name, cells in data.columns.items()},
+        strips=None if data.strips is None else data.strips.take(order),
     )
 
 

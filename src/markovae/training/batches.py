@@ -149,8 +149,8 @@ class Batches:
     """The endless sequence of batches: epoch after epoch, each in an order of its own.
 
     Step t takes places tB…tB+B−1 of the sequence. The order of an epoch is keyed by (seed, epoch), the levels by
-    (seed, step) and the place in the batch, noise, flip, label dropout and which of an image's captions is taken by
-    (seed, example and epoch, step).
+    (seed, step) and the place in the batch, noise, flip, the window of a longer image, label dropout and which of an
+    image's captions is taken by (seed, example and epoch, step).
 
     Args:
         data: for training, or any `Examples`.
@@ -217,7 +217,11 @@ class Batches:
         chance = streams.uniform((2,))
         draw = self.draws.at(level, streams, self.data.shape)
         read = self.data.read(example.numpy())
-        x = self.pixels.to_x(torch.from_numpy(read.images.astype(np.int32)), torch.float32)
+        images = read.images
+        if self.data.strips is not None:
+            places = Streams(self.seed, "crop", names, step).uniform((2,))
+            images = self.data.strips.windows(example.numpy(), places.numpy())
+        x = self.pixels.to_x(torch.from_numpy(images.astype(np.int32)), torch.float32)
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label, text = read.label, None

@@ -18,6 +18,7 @@ from markovae.data.given import as_array
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data
 from markovae.data.split import Splits
+from markovae.data.strips import Strips
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.log import log
@@ -58,12 +59,14 @@ class Examples(ABC):
         count: how many there are, None for a stream without an end.   shape: of one, (C, H, W).
         runs: (start, stop) of rows that are stored and read together; None where all are alike.
         shareable: whether another thread may read them, and some that are never asked for.
+        strips: the images before they are cut, where a training cuts them at random places.
     """
 
     count: int | None
     shape: tuple[int, ...]
     runs: Sequence[tuple[int, int]] | None = None
     shareable: bool = False
+    strips: Strips | None = None
 
     @abstractmethod
     def read(self, rows: np.ndarray[Any, Any]) -> Chunk:
@@ -88,6 +91,7 @@ class ArrayExamples(Examples):
     def __init__(self, data: ImageData, model: Model | None = None, transform: Transform | None = None) -> None:
         self.data, self.count, self.shape, self.runs = data, len(data), data.shape, data.runs
         self._model, self._transform, self.shareable = model, transform, transform is None
+        self.strips = data.strips if transform is None else None
 
     def read(self, rows: np.ndarray[Any, Any]) -> Chunk:
         """Rows of the arrays."""
