@@ -1,5 +1,8 @@
 """`markovae compress`, `decompress` and `inspect FILE.mvz`: files and arrays there and back, and what is refused."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +69,30 @@ def test_processes_of_torchrun_share_the_groups(packed: Path, digits_run: Path, 
         assert main([*words, "--group", "5"]) == 0
     assert out.read_bytes() == packed.read_bytes()
     assert "12 images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_groups_and_no_half_file(digits_run: Path, tmp_path: Path):
+    """SIGKILL to real processes: the name is absent or whole, finished groups stay, the same command ends bitwise."""
+    np.save(tmp_path / "a.npy", digits().images[:300])
+    out, part = tmp_path / "a.mvz", tmp_path / "a.mvz.part"
+    words = ["compress", str(tmp_path / "a.npy"), "--model", str(digits_run), "--levels", "8", "--group", "10"]
+    assert main([*words, "--out", str(tmp_path / "whole.mvz")]) == 0
+    for groups in (1, 8, 20, 29):
+        with (tmp_path / "said").open("wb") as said:
+            command = [sys.executable, "-m", "markovae", *words, "--out", str(out)]
+            running = subprocess.Popen(command, stdout=said, stderr=said)
+        while running.poll() is None and len(list(part.glob("group-*"))) < groups:
+            time.sleep(0.002)
+        running.kill()
+        running.wait()
+        kept = {path.name: path.read_bytes() for path in part.glob("group-*")}
+        assert out.exists() or len(kept) >= groups, (tmp_path / "said").read_text()
+        assert not out.exists() or out.read_bytes() == (tmp_path / "whole.mvz").read_bytes()
+    if not out.exists():
+        assert main([*words, "--out", str(out)]) == 0
+    assert out.read_bytes() == (tmp_path / "whole.mvz").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*a.mvz*")) == ["a.mvz"], "no stage, no groups"
 
 
 def test_files_come_back_by_their_names(folder: Path, digits_run: Path, tmp_path: Path, capsys):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from markovae.checkpoints.reading import open_checkpoint
+from markovae.cli.entry import main
+from markovae.data.digits import digits
 from markovae.system.jsonlines import read_rows
 
 from .conftest import settings
@@ -162,3 +164,17 @@ def test_what_is_refused_is_refused_once(job, tmp_path):
     started = job("train", tmp_path / "few.npy", "--out", tmp_path / "run", *settings())
     assert started.end() != 0
     assert started.said().count("at least 3 different images") == 1
+
+
+@pytest.mark.parametrize("group", ["7", "all"])
+def test_two_processes_share_the_groups_of_a_file(job, digits_run, tmp_path, group: str):
+    """The file is the one that a single process writes; of one group the second process finds nothing to do."""
+    pytest.importorskip("constriction", reason="the extra codec is not installed")
+    np.save(tmp_path / "a.npy", digits().images[:90])
+    words = ["compress", tmp_path / "a.npy", "--model", digits_run, "--levels", "6", "--group", group]
+    started = job(*words, "--out", tmp_path / "two.mvz")
+    assert started.end(300) == 0, started.said()
+    assert started.said().count("90 images in") == 1
+    assert main([str(word) for word in (*words, "--out", tmp_path / "one.mvz")]) == 0
+    assert (tmp_path / "two.mvz").read_bytes() == (tmp_path / "one.mvz").read_bytes()
+    assert not list(tmp_path.glob("*.part"))

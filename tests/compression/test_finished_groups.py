@@ -12,7 +12,7 @@ from tests.reliability.disks import Failing, WatchedDisk
 from markovae.compression.codec import CodecSettings, GroupEncoder, compress, decompress
 from markovae.compression.finished_groups import write_mvz
 from markovae.diffusion.model import Diffusion
-from markovae.errors import StoppedRun
+from markovae.errors import StoppedRun, UserError
 from markovae.system.files import SystemDisk
 from markovae.system.processes import Rank
 
@@ -66,6 +66,18 @@ def test_several_processes_share_the_groups(gaussian: Callable[..., Diffusion], 
     assert write_mvz(out, encoder(model, images), Rank(1, 2)) is None
     assert not out.exists()
     assert write_mvz(out, encoder(model, images), Rank(0, 2)) == len(out.read_bytes())
+    assert out.read_bytes() == compress(model, images, levels=4, group=3)
+
+
+def test_a_process_that_starts_late_finds_the_file(gaussian: Callable[..., Diffusion], tmp_path: Path):
+    """Of two, the one that has nothing left to do may be done before the other has begun."""
+    model, images, out = gaussian(), pictures(11), tmp_path / "a.mvz"
+    write_mvz(out, encoder(model, images))
+    assert write_mvz(out, encoder(model, images), Rank(1, 2)) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mvz"], "nothing is encoded again"
+    for other in (encoder(model, pictures(11, seed=1)), encoder(gaussian(levels=20), images)):
+        with pytest.raises(UserError, match="exists: name a new file"):
+            write_mvz(out, other, Rank(1, 2))
     assert out.read_bytes() == compress(model, images, levels=4, group=3)
 
 

@@ -11,7 +11,8 @@ import markovae as mv
 from markovae.cli.entry import main
 from markovae.config import Config
 from markovae.errors import UserError
-from markovae.run.distilling import distill
+from markovae.run.distilling import _student_config, distill
+from markovae.training.distillation_config import DistillConfig
 
 SMALL = (
     *("network.width=8", "network.multipliers=[1]", "network.blocks=1", "network.attention=[]", "train.batch=8"),
@@ -68,6 +69,14 @@ def test_a_student_samples_in_its_own_evaluations(teacher: Path, tmp_path: Path)
     assert np.isfinite(chain.bits_per_dim.value)
     mv.save(model, tmp_path / "saved")
     assert mv.load(tmp_path / "saved").calls == 2
+
+
+def test_a_small_budget_makes_no_smaller_student(teacher: Path, tmp_path: Path) -> None:
+    """A run of few minutes takes a smaller network where the configuration names none; a student has its teacher's."""
+    config = _student_config(teacher, DistillConfig(2), ())
+    assert config.train.preset == "none"
+    assert config.train.lr == mv.load_run(teacher).checkpoint.config.train.lr
+    assert config.network == mv.load_run(teacher).checkpoint.config.network
 
 
 def test_what_is_no_teacher_is_told(teacher: Path, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError: for images that do not fit the model, or an --out that exists.
     """
-    if options.out.exists():
+    rank = current_rank()
+    if rank.alone and options.out.exists():  # of several processes another may have written it by now
         raise UserError(f"--out {options.out} exists: name a new file")
     from markovae.checkpoints.reading import load_run
     from markovae.compression.codec import CodecSettings, GroupEncoder, describe
@@ -98,9 +99,9 @@ def run(options: argparse.Namespace) -> int:
     fit = _training_images(loaded, options, conditional=labels is not None)
     model, names = one_stage(loaded.model, "compression"), images.names if any(images.names) else ()
     encoder = GroupEncoder(model, images, labels, names, fit, settings)
-    size = write_mvz(options.out, encoder, current_rank())
+    size = write_mvz(options.out, encoder, rank)
     if size is None:
-        log("this process's groups are finished; the last process writes the file")
+        log("this process's groups are finished; the process that ends last writes the file")
         return 0
     facts = describe(open_mvz(options.out))
     if options.json:

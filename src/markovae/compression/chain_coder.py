@@ -120,20 +120,23 @@ class ChainCoder:
             condition: of the n images.
             ticks: advanced once for each image.
         """
-        codes = [plain_code(image, self._pixels.bins) for image in images]
-        cheapest = np.argsort([len(code) for code in codes], kind="stable")
-        bits = 8 * np.cumsum([len(codes[k]) for k in cheapest])
-        first = 1 + int(np.searchsorted(bits, LEAST_BORROWED * self._batch * self.model.dims))
-        for count in range(first, len(images)):
-            plain = tuple(sorted(map(int, cheapest[:count])))
+        lengths = [len(plain_code(image, self._pixels.bins, quick=True)) for image in images]
+        cheapest = np.argsort(lengths, kind="stable")
+        codes: list[bytes] = []
+        for count in range(1, len(images)):
+            codes.append(plain_code(images[cheapest[count - 1]], self._pixels.bins))
+            if 8 * sum(map(len, codes)) < LEAST_BORROWED * self._batch * self.model.dims:
+                continue
+            plain = sorted(zip(cheapest[:count].tolist(), codes, strict=True))
+            places = tuple(place for place, _ in plain)
             try:
-                words, _ = self._encode(images, condition, joined([codes[k] for k in plain]), plain, ticks)
+                words, _ = self._encode(images, condition, joined([code for _, code in plain]), places, ticks)
             except EmptyStackError:
                 continue
             _advance(ticks, count)
-            return words, plain
+            return words, places
         _advance(ticks, len(images))
-        return joined(codes), tuple(range(len(images)))
+        return joined([plain_code(image, self._pixels.bins) for image in images]), tuple(range(len(images)))
 
     def encode_progressively(
         self, images: Any, condition: Condition | None, ticks: Iterator[Any]

@@ -230,6 +230,13 @@ class GroupEncoder:
         side = repr([column[self._rows(number)] for column in (self._names, self._labels, self._captions)])
         return hashlib.sha256(self.header.to_bytes() + _pixel_hash(self._group(number)) + side.encode()).digest()
 
+    def wrote(self, file: MvzFile) -> bool:
+        """Whether a file is of these images, coded like this."""
+        groups = range(self.header.num_groups)
+        return file.header == self.header and all(
+            file.record(number).pixels == _pixel_hash(self._group(number)) for number in groups
+        )
+
     def ticks(self, groups: Sequence[int]) -> Iterator[Any]:
         """What `record` advances for each image of these groups that it encodes or verifies, shown on stderr."""
         each = 2 if self._settings.verify else 1

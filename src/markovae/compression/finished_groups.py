@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import final
 
 from markovae.compression.codec import GroupEncoder
-from markovae.compression.mvz_format import check_record
+from markovae.compression.mvz_format import check_record, open_mvz
+from markovae.errors import UserError
 from markovae.log import log
 from markovae.system.files import SYSTEM, Disk, remove, replace_file, write_file
 from markovae.system.processes import Rank
@@ -23,15 +24,21 @@ def write_mvz(out: Path, encoder: GroupEncoder, rank: Rank | None = None, disk: 
 
     Args:
         rank: of several processes, this one, which encodes its share; the last one writes the file. None is alone.
-    Returns: bytes written; None where other processes have groups to finish.
+    Returns: bytes written; None where other processes have groups to finish, or have written the file.
     Raises:
-        UserError: as `compress`.
+        UserError: as `compress`; and for a process among several, where `out` is there and is another file.
         StoppedRun: where the disk refuses.
     """
     folder = FinishedGroups(out.with_name(f"{out.name}.part"), disk)
     keys = [encoder.key(number) for number in range(encoder.header.num_groups)]
-    share = (rank or Rank()).every(range(len(keys)))
+    rank = rank or Rank()
+    share = rank.every(range(len(keys)))
     missing = [number for number in share if folder.read(number, keys[number]) is None]
+    # Looked at after the groups: they go when the file is there. A process that starts late may find all done.
+    if not rank.alone and out.exists():
+        if not encoder.wrote(open_mvz(out)):
+            raise UserError(f"{out} exists: name a new file")
+        return None
     if len(missing) < len(share):
         log(f"continuing: {len(share) - len(missing):,} of {len(share):,} groups were finished before")
     ticks, done = encoder.ticks(missing), 0

@@ -17,16 +17,21 @@ from markovae.errors import UserError
 PICTURE, PACKED = b"\1", b"\0"
 LENGTH = 3  # bytes of a code's length
 OPTIONS: dict[str, Any] = {"lossless": True, "quality": 100, "method": 6, "exact": True}
+QUICK = {"quality": 0, "method": 0}  # 25 times as fast, and the order of the lengths is nearly the same
 BEGINNING, SIGNATURE = 20, 0x2F  # of a lossless WebP: what stands before its bits, and their first byte
 
 
-def plain_code(image: Any, bins: int) -> bytes:
-    """One image, (C, H, W), pixel values 0…bins−1, on its own: packed, or as the bits of a lossless WebP."""
+def plain_code(image: Any, bins: int, quick: bool = False) -> bytes:
+    """One image, (C, H, W), pixel values 0…bins−1, on its own: packed, or as the bits of a lossless WebP.
+
+    Args:
+        quick: to compare images by, longer than need be.
+    """
     codes = [PACKED + zlib.compress(image.astype(_type(bins)).tobytes(), 9)]
     if bins <= 256 and image.shape[0] in (1, 3):
         buffer = io.BytesIO()
         pixels = np.broadcast_to(image.astype(np.uint8), (3, *image.shape[1:])).transpose(1, 2, 0)
-        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", **OPTIONS)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", **(OPTIONS | QUICK if quick else OPTIONS))
         content = buffer.getvalue()
         size = int.from_bytes(content[16:BEGINNING], "little")
         if content[12:16] == b"VP8L" and len(content) == BEGINNING + size + size % 2:

@@ -18,8 +18,6 @@ from markovae.system.device import device_named
 from markovae.system.lock import Lock
 from markovae.training.distillation_config import DistillConfig
 
-SLOWER = 0.25  # of the rates that the teacher was trained with: the student begins where it ended
-
 
 def distill(
     run: str | Path,
@@ -68,7 +66,7 @@ def distill(
 
 
 def _student_config(run: str | Path, distill: DistillConfig, trust: Sequence[str]) -> Config:
-    """The teacher's configuration with the section [distill], at lower rates and for its whole length.
+    """The teacher's configuration with the section [distill].
 
     Raises:
         UserError: for a teacher that is imported; see `require_teacher` for the others.
@@ -82,13 +80,12 @@ def _student_config(run: str | Path, distill: DistillConfig, trust: Sequence[str
     train = checkpoint.config.train
     train = replace(
         train,
-        lr=SLOWER * train.lr,
-        adamw_lr=SLOWER * train.adamw_lr,
         objective="weighted",
         level_sampling="auto",
         weighting="own",
         draw="rao_blackwell",
         level_logsnr=(),
         level_density=(),
+        preset="none",  # for a small budget it would be another network
     )
     return replace(checkpoint.config, train=train, distill=distill)

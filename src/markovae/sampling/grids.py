@@ -57,15 +57,6 @@ def student_grid(schedule: NoiseSchedule, calls: int) -> Tensor:
     return _with_clean(torch.cat([between, torch.tensor([last], dtype=torch.float64)]))
 
 
-def substep_grid(schedule: NoiseSchedule, calls: int, substeps: int) -> Tensor:
-    """λ = ∞ and the log-SNRs of a teacher's substeps, decreasing; those of `student_grid` are among them, float64."""
-    first, last = _reached(schedule)
-    nodes = torch.cat([rho_grid(first, last, substeps), student_grid(schedule, calls)[1:]])
-    nodes = nodes.unique().flip(0)
-    apart = torch.cat([torch.tensor([True]), nodes.diff().abs() > 1e-9])
-    return nodes[apart]
-
-
 def _reached(schedule: NoiseSchedule) -> tuple[float, float]:
     """The log-SNRs that a student learns between: those of the schedule, cut to 13.3…−10."""
     logsnr = schedule.logsnr.detach()

@@ -17,15 +17,15 @@ class DistillConfig:
     Args:
         calls: 1, 2 or 4, the evaluations of a sample.
         guidance: of the teacher, built into the student; 1 is none.
-        substeps: of the teacher's way from noise to data, over which the student learns.
+        substeps: evaluations that the teacher takes from noise to data, at the least; two or more a segment.
     """
 
     calls: int = 4
     guidance: float = 1.0
-    substeps: int = 32
+    substeps: int = 8
 
     def __post_init__(self) -> None:
         if self.calls not in CALLS:
             raise UserError(f"distill.calls={self.calls} must be 1, 2 or 4: it is the evaluations of a sample")
         between("distill.guidance", self.guidance, 0, 100, "1 is none")
-        within("distill.substeps", self.substeps, 2 * self.calls, 1000, "each evaluation is learned over several")
+        within("distill.substeps", self.substeps, 2, 1000, "they are the teacher's way from noise to data")
