@@ -36,6 +36,8 @@ FEW_VALUES = 16  # different texts that are categories, however few images there
 MISSING = ("", "nan", "na", "n/a", "null")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 COMMA = re.compile(r"[-+]?\d+(,\d+)+(\.\d+)?")
+DATE = re.compile(r"(\d{4}[-/.:]\d{1,2}[-/.:]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d{1,2}:\d{2}.*)?")
+MEASURED = re.compile(r"([$€£¥] ?|)([-+]?\d+(?:\.\d+)?)( ?[^\W\d_]{1,8}[²³/\w]{0,4}| ?[%°€£$]\w?|)")
 LARGEST = 1e30
 SWEPT = 5  # values of a number that NAME=* is
 
@@ -253,6 +255,8 @@ def understand(name: str, cells: Iterable[Cell]) -> Column | str:
         return _numeric(name, [(cast(float, numbers[cell]), count) for cell, count in counts.items()], total)
     if all(isinstance(cell, str) and COMMA.fullmatch(cell) for cell in counts):
         return f"its numbers have commas ({next(iter(counts))}): write 0.5, and 1000"
+    if why := _almost_numbers([str(cell) for cell in counts]):
+        return why
     several = any(isinstance(cell, tuple) or ";" in cell for cell in counts)
     values = sorted({label for cell in counts for label in (labels_in(cell) if several else [str(cell)])})
     if len(values) < 2 and not several:
@@ -269,6 +273,24 @@ def understand(name: str, cells: Iterable[Cell]) -> Column | str:
         return Column(name, "labels" if several else "category", tuple(values))
     except UserError as error:
         return str(error)
+
+
+def _almost_numbers(texts: Sequence[str]) -> str:
+    """Why texts that are all dates, or numbers with one unit, are neither numbers nor categories; "" for others.
+
+    Two different ones may be categories: 2D and 3D.
+    """
+    if len(texts) < 3:
+        return ""
+    example = shortened(printable(texts[0]))
+    if all(map(DATE.fullmatch, texts)):
+        return f"it holds dates ({example}): write numbers, such as the year"
+    found = [MEASURED.fullmatch(text) for text in texts]
+    units = {(match[1], match[3]) for match in found if match}
+    if all(found) and len(units) == 1:
+        bare = next(match[2] for match in found if match)
+        return f"its numbers have a unit ({example}): write {bare}"
+    return ""
 
 
 def _numeric(name: str, values: list[tuple[float, int]], total: int) -> Column | str:

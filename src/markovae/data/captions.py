@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from markovae.columns import Cell, Cells
 from markovae.data.file_names import TEXT_ENDINGS, comparable, some
 from markovae.data.image_files import reason_of
+from markovae.data.known_tables import Reader, known_reader, may_be_known
 from markovae.data.metadata import (
     ImageNames,
     Official,
@@ -41,7 +42,7 @@ class Written:
         captions: of each image, a line each, "" where it has none; None without any caption.
         columns: all else that tables say of each.
         notes: sentences.
-        records: the .json files that were read.
+        records: the files that were read beside tables and texts of images.
     """
 
     captions: tuple[str, ...] | None = None
@@ -63,12 +64,19 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     Raises: UserError where two tables of one folder have captions, where a row cannot be read or names no image, and
         for a file that is not text.
     """
-    tables, images = [name for name in others if is_table(name)], ImageNames(paths)
+    images, known = ImageNames(paths), dict[str, Reader]()
+    for name in [name for name in others if is_table(name) or may_be_known(name)]:
+        _require_own(folder / name, folder, paths)
+        if (rows := known_reader(folder, name)) is not None:
+            known[name] = rows
+    tables, others = (
+        [name for name in others if is_table(name) or name in known],
+        [name for name in others if name not in known],
+    )
     read = []
     for name in tables:
-        _require_own(folder / name, folder, paths)
         with open_table(folder / name) as handle:
-            read.append(Table(str(folder / name), name, handle, images))
+            read.append(Table(str(folder / name), name, handle, images, known.get(name)))
     captioned = [table for table in read if table.texts]
     for first, second in itertools.pairwise(captioned):
         if first.folder == second.folder:
@@ -104,6 +112,7 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     if official is not None:
         notes += official.notes
         records |= {DATASET}
+    records |= known.keys()
     classes = [official.cells] if official is not None else []
     columns = columns_of([*classes, cells, *(table.cells for table in read)], paths)
     if not texts:

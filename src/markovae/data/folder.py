@@ -40,6 +40,7 @@ from markovae.data.image_files import (
     strip_shape,
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
+from markovae.data.known_tables import PART, parts_of_column
 from markovae.data.metadata import is_table
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
@@ -97,6 +98,11 @@ def read_folder(config: DataConfig) -> Source:
     if config.classes == "auto" and (labels is None or DATASET in written.records):
         labels, class_names, column_notes = classes_of_column(written.columns)
         class_notes = (*class_notes, *column_notes)
+    columns, split_notes = dict(written.columns), tuple[str, ...]()
+    if config.split == "auto" and not layout.given and PART in columns:
+        part, split_notes = parts_of_column(columns)
+        if any(part):
+            del columns[PART]
     data = ImageData(
         images=images,
         labels=labels,
@@ -105,12 +111,12 @@ def read_folder(config: DataConfig) -> Source:
         name=str(folder),
         digests=digests,
         files=tuple(map(printable, stored["paths"])),
-        columns=written.columns,
+        columns=columns,
         strips=strips,
     )
     split = chosen_split(data, part, config)
     passed = _passed_over(found, written.records)
-    notes = (*layout.notes, *stored["notes"], *class_notes, *written.notes, *copies_note(split), *passed)
+    notes = (*layout.notes, *stored["notes"], *class_notes, *written.notes, *split_notes, *copies_note(split), *passed)
     unreadable = sorted([*found.refused, *map(tuple, stored["unreadable"])])
     summary = DatasetSummary(
         kind="folder",

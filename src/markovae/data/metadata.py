@@ -7,10 +7,11 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import BinaryIO, final
 
 from markovae.columns import MAX_NAME, Cell, cell_of
@@ -25,7 +26,7 @@ NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
 # What columns are called: of images, and of their texts, the first that is there.
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "image_name", "img")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description")
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 MAX_TABLE = 1 << 30  # bytes
 MAX_ROW = 1 << 20  # characters
 MOST_COLUMNS = 256
@@ -48,7 +49,7 @@ def one_line_each(texts: Sequence[str]) -> list[str]:
 
 @final
 class ImageNames:
-    """Images by what tables call them: the path, or the path without its ending where no other has that.
+    """Images by what tables call them: the path, it without its ending, or the name alone, where no other has that.
 
     Args:
         paths: "/" between names.
@@ -58,8 +59,12 @@ class ImageNames:
         self.paths = paths
         self._whole = {comparable(path): path for path in paths}
         stems = {own: own.removesuffix(PurePosixPath(own).suffix) for own in self._whole}
-        once = {stem for stem, count in Counter(stems.values()).items() if count == 1}
-        self._stems = {stem: self._whole[own] for own, stem in stems.items() if stem in once}
+        bases = {own: PurePosixPath(own).name for own in self._whole}
+        self._stems, self._bases = (
+            {called: self._whole[own] for own, called in names.items() if counts[called] == 1}
+            for names in (stems, bases)
+            for counts in [Counter(names.values())]
+        )
 
     def find(self, folder: PurePosixPath, name: str) -> str | None:
         """The image of a row, named from its table's own folder or from the data's; None where there is none."""
@@ -69,7 +74,7 @@ class ImageNames:
             for called in (inside, own):
                 if called in known:
                     return known[called]
-        return None
+        return self._bases.get(own)
 
 
 @final
@@ -81,13 +86,21 @@ class Table:
         name: of its file, as a path within the data.
         handle: its bytes.
         images: that it may name.
+        rows: how it is read, where its name does not say that.
     Raises: UserError for a row that cannot be read, and where no row names an image.
 
     Attributes:
         texts: the captions of each image.   cells: its other columns.   notes: sentences.
     """
 
-    def __init__(self, file: str, name: str, handle: BinaryIO, images: ImageNames) -> None:
+    def __init__(
+        self,
+        file: str,
+        name: str,
+        handle: BinaryIO,
+        images: ImageNames,
+        rows: Callable[[Lines], Iterator[Row]] | None = None,
+    ) -> None:
         self.file, self.folder, self.name = file, PurePosixPath(name).parent, name
         self.texts, self.cells = dict[str, list[str]](), dict[str, dict[str, Cell]]()
         self.notes = list[str]()
@@ -97,9 +110,10 @@ class Table:
         odd: dict[str, str] = {}
         same: dict[Cell, Cell] = {}  # texts that recur are held once
         column = ""
-        lines = _Lines(file, handle)
+        lines = Lines(file, handle)
+        rows = rows or (csv_rows if name.endswith(".csv") else _json_rows)
         try:
-            for row in _csv_rows(lines, name) if name.endswith(".csv") else _json_rows(lines):
+            for row in rows(lines):
                 unused |= dict.fromkeys(row.unused)
                 odd |= row.odd
                 column = column or row.column
@@ -160,7 +174,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """A row of a table.
 
     Args:
@@ -181,14 +195,14 @@ class _Row:
     odd: dict[str, str] = field(default_factory=dict)
 
 
-def _row(file: str, line: int, fields: dict[str, object]) -> _Row:
+def _row(file: str, line: int, fields: dict[str, object]) -> Row:
     """A row from its fields. Raises: UserError for an image's name or a text that is no text, naming the line."""
     called = {field.lower(): field for field in fields}
     key = next((called[name] for name in FILE_COLUMNS if name in called), "")
     column = next((called[name] for name in TEXT_COLUMNS if name in called), "")
     name, text = fields.get(key), fields.get(column)
     if not key and not column:
-        return _Row(line, "", (), unused=tuple(shortened(str(field)) for field in fields))
+        return Row(line, "", (), unused=tuple(shortened(str(field)) for field in fields))
     each = [one for one in (text if isinstance(text, list) else [text]) if one is not None]
     if not isinstance(name, str) or not name or not all(isinstance(one, str) for one in each):
         raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
@@ -198,7 +212,7 @@ def _row(file: str, line: int, fields: dict[str, object]) -> _Row:
     others = [str(field) for field in fields if field not in (key, column)]
     cells, odd = fields_of({field: fields[field] for field in others[:MOST_COLUMNS]})
     unused = tuple(map(shortened, others[MOST_COLUMNS:]))
-    return _Row(line, name, tuple(one_line_each(texts)), column, cells, unused, odd)
+    return Row(line, name, tuple(one_line_each(texts)), column, cells, unused, odd)
 
 
 def fields_of(fields: dict[str, object]) -> tuple[dict[str, Cell], dict[str, str]]:
@@ -306,7 +320,7 @@ def official_labels(content: bytes, file: str, images: ImageNames) -> Official |
 
 
 @final
-class _Lines:
+class Lines:
     """The lines of a table, at most `MAX_ROW` characters of them to a row, so that no row fills the memory.
 
     Whoever has a row sets `spent` to 0.
@@ -315,7 +329,7 @@ class _Lines:
     def __init__(self, file: str, handle: BinaryIO) -> None:
         self.file, self.handle, self.spent = file, io.TextIOWrapper(handle, encoding="utf-8-sig", newline=""), 0
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
@@ -341,12 +355,17 @@ def open_table(file: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
 
 
-def _csv_rows(lines: _Lines, name: str) -> Iterator[_Row]:
+def csv_rows(lines: Lines, renamed: Mapping[str, str] = MappingProxyType({})) -> Iterator[Row]:
+    """The rows of a table whose first line names its columns.
+
+    Args:
+        renamed: columns by another name than the file gives them.
+    """
     file, head = lines.file, next(lines, "")
     delimiter = max(DELIMITERS, key=head.count)
     names = next(csv.reader([head], strict=True, delimiter=delimiter), [])
-    names = [name.strip() for name in names]
-    first = PurePosixPath(name).name == NAMES[0]
+    names = [renamed.get(name.strip().lower(), name.strip()) for name in names]
+    first = PurePosixPath(file).name == NAMES[0]
     called = {name.lower() for name in names}
     if not called & set(FILE_COLUMNS) and (called & set(TEXT_COLUMNS) or first):
         raise UserError(f"{file} must begin with a line naming the columns file_name and text")
@@ -366,7 +385,7 @@ def _csv_rows(lines: _Lines, name: str) -> Iterator[_Row]:
         yield _row(file, line, dict(zip(names, values, strict=True)))
 
 
-def _json_rows(lines: _Lines) -> Iterator[_Row]:
+def _json_rows(lines: Lines) -> Iterator[Row]:
     file = lines.file
     for number, line in enumerate(lines, start=1):
         lines.spent = 0

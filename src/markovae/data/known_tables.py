@@ -1,0 +1,116 @@
+"""Tables of well-known data sets, read like a metadata.csv: CelebA's attributes and parts, Flickr's captions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from markovae.columns import Cell, Cells
+from markovae.data.file_names import PARTS, part_of
+from markovae.data.metadata import FILE_COLUMNS, MAX_ROW, TEXT_COLUMNS, Lines, Row, csv_rows, one_line_each, open_table
+from markovae.errors import UserError
+
+Reader = Callable[[Lines], Iterator[Row]]
+
+NAMES = (
+    "captions.txt",
+    "results.csv",
+    *(f"{table}.{ending}" for table in ("list_attr_celeba", "list_eval_partition") for ending in ("txt", "csv")),
+)
+PART = "split"  # the column that says an image's part
+CELEBA_PARTS = dict(zip("012", PARTS, strict=True))
+TOKEN = re.compile(r"(\S.*)#\d+\t(.+)")
+
+
+def may_be_known(name: str) -> bool:
+    """Whether a file is called like a table of a well-known data set."""
+    own = PurePosixPath(name).name.lower()
+    return own in NAMES or own.endswith((".token", ".token.txt"))
+
+
+def known_reader(folder: Path, name: str) -> Reader | None:
+    """How a file is read that is a table of a well-known data set by its name and its first line; None for others.
+
+    Args:
+        folder: of the data.
+        name: of the file, as a path below it.
+    Raises: UserError for a file of such a name that cannot be read.
+    """
+    own = PurePosixPath(name).name.lower()
+    if not may_be_known(name):
+        return None
+    if own in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+        return _attributes if "attr" in own else _parts
+    if own in ("list_attr_celeba.csv", "list_eval_partition.csv"):
+        return csv_rows if "attr" in own else lambda lines: map(_as_part, csv_rows(lines))
+    with open_table(folder / name) as handle:
+        head = handle.readline(MAX_ROW).decode("utf-8-sig", "replace").strip()
+    called = {column.strip().lower() for column in re.split(r"[,;\t|]", head)}
+    if own == "captions.txt":
+        return csv_rows if called & set(FILE_COLUMNS) and called & set(TEXT_COLUMNS) else None
+    if own == "results.csv":
+        flickr = {"image_name": "file_name", "comment": "text"}
+        return partial(csv_rows, renamed=flickr) if flickr.keys() <= called else None
+    return _tokens if TOKEN.fullmatch(head) else None
+
+
+def _attributes(lines: Lines) -> Iterator[Row]:
+    """CelebA's list_attr_celeba.txt: how many images, the names of the attributes, then a row an image."""
+    names: list[str] = []
+    for number, fields in _spaced(lines):
+        if number == 1 and len(fields) == 1:
+            continue
+        if not names:
+            names = fields
+            continue
+        if len(fields) != len(names) + 1:
+            raise UserError(f"{lines.file} line {number} has {len(fields) - 1} values for {len(names)} attributes")
+        yield Row(number, fields[0], (), cells=dict[str, Cell](zip(names, fields[1:], strict=True)))
+
+
+def _parts(lines: Lines) -> Iterator[Row]:
+    """CelebA's list_eval_partition.txt: a file and the number of its part."""
+    for number, fields in _spaced(lines):
+        if len(fields) != 2:
+            raise UserError(f"{lines.file} line {number} has {len(fields)} fields: give a file and 0, 1 or 2")
+        yield _as_part(Row(number, fields[0], (), cells={"partition": fields[1]}))
+
+
+def _as_part(row: Row) -> Row:
+    cells = {PART if name == "partition" else name: cell for name, cell in row.cells.items()}
+    return replace(row, cells=cells | {PART: CELEBA_PARTS.get(str(cells.get(PART)), cells.get(PART))})
+
+
+def parts_of_column(cells: Cells) -> tuple[list[str], tuple[str, ...]]:
+    """(the part of each image by the column split, sentences); no part where the column does not say one of each."""
+    texts = [cell.strip().lower() if isinstance(cell, str) else "" for cell in cells.get(PART, ())]
+    parts = [(part_of(text) or ("", ""))[0] for text in texts]
+    if "train" not in parts or len(set(parts) - {""}) < 2:
+        return [""] * len(parts), ()
+    if bare := parts.count(""):
+        said = f"the column {PART} is not read as parts: {bare:,} images have none of train, validation and test"
+        return [""] * len(parts), (said,)
+    return parts, (f"the parts are those of the column {PART}; set data.split=content to split by content instead",)
+
+
+def _tokens(lines: Lines) -> Iterator[Row]:
+    """Flickr's .token: file#number, a tab, a caption."""
+    for number, line in enumerate(lines, start=1):
+        lines.spent = 0
+        if not line.strip():
+            continue
+        found = TOKEN.fullmatch(line.strip())
+        if found is None:
+            raise UserError(f"{lines.file} line {number} is not a file, #, a number, a tab and a caption")
+        yield Row(number, found[1], tuple(one_line_each([found[2]])), TEXT_COLUMNS[0])
+
+
+def _spaced(lines: Lines) -> Iterator[tuple[int, list[str]]]:
+    """(number, fields) of each line that is not empty."""
+    for number, line in enumerate(lines, start=1):
+        lines.spent = 0
+        if fields := line.split():
+            yield number, fields
