@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 1 << 20
-WIDE = 160  # columns of a line of help
+NAMED, WIDE = 42, 118  # columns of a setting with its default, and of a line of `train --settings`
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ PRESETS = ("bound", "simple")
 
 
 def settings_help() -> str:
-    """Every setting with its default and what it is, a line each, for `markovae train --settings`."""
+    """Every setting with its default and what it is, for `markovae train --settings`; long texts go on, indented."""
     lines = []
     for name, default, text in explained(Config):
         value = "left out" if default is None else str(list(default) if isinstance(default, tuple) else default)
-        lines.append(f"{f'{name}={value}'.lower() if isinstance(default, bool) else f'{name}={value}':<40}  {text}")
-    return "\n".join(line if len(line) <= WIDE else f"{line[: WIDE - 2].rpartition(' ')[0]} …" for line in lines)
+        head = f"{name}={value.lower() if isinstance(default, bool) else value}"
+        told = textwrap.wrap(text, WIDE - NAMED, break_on_hyphens=False)
+        lines += [f"{head:<{NAMED - 2}}  {told[0]}", *(" " * NAMED + line for line in told[1:])]
+    return "\n".join(lines)
 
 
 def preset_settings(name: str, schedule: str) -> list[str]:

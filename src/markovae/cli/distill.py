@@ -22,20 +22,26 @@ EXAMPLES = """\
 examples:
   markovae distill runs/faces --calls 2 --out runs/faces-2 --minutes 15
   markovae sample runs/faces-2 --n 64
-  markovae measure runs/faces-2 --levels 4 --grid optimal --variance isotropic     its chain of 4 steps, in bits/dim
+  markovae measure runs/faces-2 --levels 4 --grid optimal --variance isotropic     # its chain of 4 steps, in bits/dim
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae distill`."""
     add_run(parser, "the teacher: ")
-    parser.add_argument("--calls", metavar="K", type=whole(1), default=4, help="1, 2 or 4 (default: 4)")
+    parser.add_argument(
+        "--calls", metavar="K", type=whole(1), default=4, help="network evaluations per sample: 1, 2 or 4 (default: 4)"
+    )
     parser.add_argument("--out", metavar="RUN2", required=True, help="the student's folder: new or empty")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 15)")
-    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for so many steps")
+    budget.add_argument("--minutes", metavar="M", type=positive, help="train for M minutes (default: 15)")
+    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for N steps")
     parser.add_argument(
-        "--guidance", metavar="W", type=positive, default=1.0, help="of the teacher, built in (default: 1, none)"
+        "--guidance",
+        metavar="W",
+        type=positive,
+        default=1.0,
+        help="build guidance of this weight into the student (default: 1, none)",
     )
     add_set(parser, "train.lr=0.001")
     parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
@@ -43,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
     add_machine(
         parser,
-        batch="images a step (default: the teacher's); the same as --set train.batch=N",
+        batch="images per step (default: the teacher's); the same as --set train.batch=N",
         precision="auto (timed), float32 or bfloat16 (default: the teacher's); the same as --set train.precision=NAME",
         float64=False,
     )

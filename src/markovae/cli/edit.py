@@ -21,12 +21,12 @@ docs/editing.md.
 """
 EXAMPLES = """\
 examples:
-  markovae edit runs/a face.png --mask mask.png          white, red or transparent: redrawn
-  markovae edit runs/a face.png --degrade sr4            shrunk four times and restored; a small image is restored
-  markovae edit runs/a face.png --from-level 0.6         image to image
-  markovae edit runs/a face.png --to other.png           from one image to another in --n steps
-  markovae edit runs/a face.png --round-trip             to noise and back, with the error
-  markovae edit runs/large small.png --enlarge           a cascade draws the details of an image of a stage's size
+  markovae edit runs/a face.png --mask mask.png          # white, red or transparent: redrawn
+  markovae edit runs/a face.png --degrade sr4            # super-resolution of the shrunk, or a small, image
+  markovae edit runs/a face.png --from-level 0.6         # image to image
+  markovae edit runs/a face.png --to other.png           # from one image to another in --n steps
+  markovae edit runs/a face.png --round-trip             # to noise and back, with the error
+  markovae edit runs/large small.png --enlarge           # a cascade draws the details of an image of a stage's size
   markovae edit runs/text face.png --mask hair.png --prompt "a face with red hair"
   markovae edit runs/people face.png --from-level 0.6 --where age=70
 """
@@ -39,36 +39,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="an image, of any size that training reads")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--mask", metavar="FILE", help="inpaint what is white, red or transparent; keep the rest exactly")
-    how.add_argument("--degrade", metavar="HOW", type=one_of(*DEGRADATIONS), help=", ".join(DEGRADATIONS))
+    how.add_argument(
+        "--degrade",
+        metavar="HOW",
+        type=one_of(*DEGRADATIONS),
+        help=f"degrade and restore it, or restore one degraded already: {', '.join(DEGRADATIONS)}",
+    )
     how.add_argument("--from-level", metavar="F", type=_share, help="noise it to level F·L, in (0, 1], and draw again")
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
     how.add_argument("--enlarge", action="store_true", help="draw its details, by a cascade, up to the run's full size")
     parser.add_argument(
-        "--level", metavar="F", type=_share, help="where --to mixes (default: 0.5, of a cascade in its base)"
+        "--level",
+        metavar="F",
+        type=_share,
+        help="level F·L at which --to mixes the two (default: 0.5, of a cascade in its base)",
     )
-    parser.add_argument("--n", metavar="N", type=whole(1), help="images drawn, --to at least 2 (default: 4)")
+    parser.add_argument("--n", metavar="N", type=whole(1), help="images to draw, with --to at least 2 (default: 4)")
     parser.add_argument(
         "--sampler",
         metavar="NAME",
-        help=f"default: {DEFAULT_SAMPLER}; for --round-trip dpmpp2m, for RePaint ancestral",
+        help=f"sampler (default: {DEFAULT_SAMPLER}; --round-trip dpmpp2m, RePaint ancestral)",
     )
     parser.add_argument(
         "--steps", metavar="N", type=whole(1), help="network evaluations (default: 20, RePaint 50, a cascade 64)"
     )
-    add_seed(parser, "draw i depends on seed and i")
+    add_seed(parser, "seed: draw i depends on it and on i")
     parser.add_argument("--class", metavar="K", dest="label", help="a class by name or number (default: none)")
     parser.add_argument(
-        "--prompt", metavar="TEXT", action="append", help="what the image is to show, of a model of captions"
+        "--prompt", metavar="TEXT", action="append", help="what the image is to show (models of captions)"
     )
     add_where(parser, sweeps=False)
     parser.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
     add_guidance(parser)
     parser.add_argument(
-        "--method", metavar="NAME", type=one_of(*EDIT_METHODS), help="of --mask: moments (the default) or repaint"
+        "--method",
+        metavar="NAME",
+        type=one_of(*EDIT_METHODS),
+        help="method of --mask: moments (the default) or repaint",
     )
-    parser.add_argument("--resampling", metavar="N", type=whole(1), help="of repaint (default: 10)")
-    parser.add_argument("--iterations", metavar="N", type=whole(1), help="of the solver of moments (default: 5)")
+    parser.add_argument("--resampling", metavar="N", type=whole(1), help="resamplings of repaint (default: 10)")
+    parser.add_argument(
+        "--iterations", metavar="N", type=whole(1), help="iterations of the solver of moments (default: 5)"
+    )
     parser.add_argument("--quick", action="store_true", help="moments without the network's derivative: rougher")
     parser.add_argument("--out", metavar="DIR", help="a new folder (default: one in RUN/edits)")
     add_trust(parser)

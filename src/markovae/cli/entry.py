@@ -47,9 +47,9 @@ from markovae.system.processes import current_rank, hangup
 DESCRIPTION = "Diffusion models as Markovian VAEs: train on your own images, sample, and measure in bits/dim."
 EPILOG = """\
 start here:
-  markovae demo                         new faces, and their bits/dim
-  markovae inspect photos/              what a folder holds, before any training
-  markovae train photos/ --out runs/a   then: markovae sample runs/a, markovae measure runs/a
+  markovae demo                         # new faces, and their bits/dim
+  markovae inspect photos/              # what a folder holds, before any training
+  markovae train photos/ --out runs/a   # then: markovae sample runs/a, markovae measure runs/a
 
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """

@@ -11,16 +11,16 @@ from markovae.log import show
 FORMATS = ("diffusers", "torch")
 SUMMARY = "write a run for diffusers, or for torch alone"
 DESCRIPTION = """\
-Write the averaged weights of a run as a folder for others. diffusers: a pipeline with a model card; only runs with
-network.kind=ddpm have a network that diffusers knows, and whatever else it cannot express is told. torch: any network
-as a graph of torch.export, with a sampling loop of twenty lines.
+Write the averaged weights of a run as a folder for other libraries. diffusers: a pipeline with a model card; only
+runs with network.kind=ddpm have a network that diffusers knows, and what else it cannot express is named. torch: any
+network as a graph of torch.export, with a sampling loop of twenty lines.
 """
 EXAMPLES = """\
 examples:
   markovae train photos/ --set network.kind=ddpm --set target.name=noise --set schedule.kind=linear --out runs/a
   markovae export runs/a --to diffusers exported/
-  markovae export runs/b --to torch served/               then: python served/serve.py
-  markovae export runs/a --to diffusers exported/ --push me/photos        needs pip install 'markovae[hub]'
+  markovae export runs/b --to torch served/               # then: python served/serve.py
+  markovae export runs/a --to diffusers exported/ --push me/photos        # needs pip install 'markovae[hub]'
 """
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae export`."""
     add_run(parser)
     parser.add_argument("--to", metavar="FORMAT", type=one_of(*FORMATS), required=True, help="diffusers or torch")
-    parser.add_argument("folder", metavar="DIR", help="where to: a new or empty folder")
+    parser.add_argument("folder", metavar="DIR", help="the folder to write: new or empty")
     add_trust(parser)
     parser.add_argument("--push", metavar="NAME", help="upload the folder to this model repository of the Hub as well")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from markovae.config import Config
     from markovae.diffusion.model import Diffusion
 
-SUMMARY = "make a run of a diffusers pipeline, or of a file of weights"
+SUMMARY = "make a run from a diffusers pipeline or a file of weights"
 DESCRIPTION = """\
 Read the folder of a diffusers pipeline (UNet2DModel with DDPMScheduler or DDIMScheduler, weights as safetensors), or
 one file of weights (safetensors, or torch.save's, whose pickle is never executed), and write it as a run, which can
@@ -22,25 +22,33 @@ be sampled, measured and trained on. diffusers itself is not needed.
 EXAMPLES = """\
 examples:
   markovae import ddpm-cifar10-32/ --out runs/cifar
-  markovae sample runs/cifar --sampler ancestral          the pipeline's own chain
-  markovae measure runs/cifar photos/         what images cost under it, in bits/dim
-  markovae train photos/ --init runs/cifar --out runs/on      fine-tuning
-  markovae import model.pt --as nets:UNet --set data.size=32 --out runs/mine      a network of your own
+  markovae sample runs/cifar --sampler ancestral         # the pipeline's own chain
+  markovae measure runs/cifar photos/                  # what images cost under it, in bits/dim
+  markovae train photos/ --init runs/cifar --out runs/on     # fine-tuning
+  markovae import model.pt --as nets:UNet --set data.size=32 --out runs/mine     # a network of your own
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae import`."""
-    parser.add_argument("source", metavar="SOURCE", help="the pipeline's folder, with unet/ and scheduler/; or a file")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="the pipeline's folder, with unet/ and scheduler/, or a file of weights"
+    )
     parser.add_argument(
         "--as",
         dest="network",
         metavar="NETWORK",
-        help="of a file: whose weights they are: ddpm, unet, dit, or package.module:Class, which is imported",
+        help="network of a file of weights: ddpm, unet, dit, or package.module:Class, which is imported",
     )
-    parser.add_argument("--classes", metavar="N", type=whole(0), default=0, help="of a file: labels that it takes")
     parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help="of a file: one setting, such as data.size=32"
+        "--classes", metavar="N", type=whole(0), default=0, help="classes that the network of a file takes"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="A.B=C",
+        action="append",
+        default=[],
+        help="change one setting for a file, such as data.size=32; repeatable",
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
 

@@ -32,16 +32,16 @@ fitted before (--estimator importance, --grid optimal, --variance) is fitted on 
 """
 EXAMPLES = """\
 examples:
-  markovae measure runs/faces                       the test part of the run's own data, 16 draws per image
-  markovae measure runs/a --against runs/b          the difference, on common images, levels and noise
-  markovae measure runs/faces --estimator importance --draws 9   importance-sampled levels
-  markovae measure runs/faces --levels 32 --grid optimal   the best 32 levels, with variances refitted for them
-  markovae measure runs/faces --draws all --limit 50   every level of 50 images: slow, no noise from the levels
-  markovae measure runs/faces photos/ --csv costs.csv   other images, all of them, one row per image
-  markovae measure runs/faces inbox/ --rank --csv odd.csv   which images are odd, the oddest first
-  markovae measure runs/people --columns             what each column of metadata.csv says, in nats
-  markovae measure runs/text --captions             what captions say about images, in nats, attribute by attribute
-  torchrun --nproc-per-node 8 -m markovae measure runs/faces        by eight processes: the same figures to the bit
+  markovae measure runs/faces   # the test part of the run's own data, 16 draws per image
+  markovae measure runs/a --against runs/b   # the difference, on common images, levels and noise
+  markovae measure runs/faces --estimator importance --draws 9   # importance-sampled levels
+  markovae measure runs/faces --levels 32 --grid optimal   # the best 32 levels, with variances refitted for them
+  markovae measure runs/faces --draws all --limit 50   # every level of 50 images: slow, no noise from the levels
+  markovae measure runs/faces photos/ --csv costs.csv   # other images, all of them, one row per image
+  markovae measure runs/faces inbox/ --rank --csv odd.csv   # which images are odd, the oddest first
+  markovae measure runs/people --columns   # what each column of metadata.csv says, in nats
+  markovae measure runs/text --captions   # what captions say about images, in nats, attribute by attribute
+  torchrun --nproc-per-node 8 -m markovae measure runs/faces   # by eight processes: the same figures to the bit
 """
 
 
@@ -69,11 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=one_of(*PARTS),
         help="test (default of the run's own data), validation, train or all (default of other data)",
     )
-    parser.add_argument("--limit", metavar="N", type=whole(1), help="the first N images only")
-    add_seed(parser, "of every draw")
-    parser.add_argument(
-        "--against", metavar="RUN", help="another run: measure both alike, and their difference image by image"
-    )
+    parser.add_argument("--limit", metavar="N", type=whole(1), help="measure the first N images only")
+    add_seed(parser, "seed of every random draw")
+    parser.add_argument("--against", metavar="RUN", help="measure another run alike, and the difference image by image")
     _add_method(parser)
     _add_limits(parser)
     parser.add_argument(
@@ -85,19 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     captions.add_argument(
         "--columns",
         action="store_true",
-        help="weigh the columns of the first 300 images (--limit), in nats: what each says alone and beyond the others",
+        help="measure what columns say of the first 300 images (--limit), in nats: each alone, and beyond the others",
     )
     captions.add_argument(
         "--captions",
         action="store_true",
-        help="weigh the captions of the first 300 images (--limit): the bound with and without, a lower bound on the "
-        "information between image and caption, and of the faces each phrase and attribute",
+        help="measure what captions say of the first 300 images (--limit): the bound with and without, a lower bound "
+        "on the information between image and caption; for faces also each phrase and attribute",
     )
     captions.add_argument(
         "--candidates",
         metavar="K",
         type=whole(2),
-        help="captions that an image's own is picked from (default: 16); one NFE per draw each",
+        help="captions from which an image's own is picked (default: 16); each takes a network evaluation per draw",
     )
     files = parser.add_argument_group("files")
     files.add_argument(
@@ -113,18 +111,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
     add_machine(
         parser,
-        batch="draws a network call (default: 64); no figure depends on it beyond rounding",
+        batch="draws per network call (default: 64); no figure depends on it beyond rounding",
         precision=FLOAT32_FIRST,
     )
 
 
 def _add_method(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how")
+    group = parser.add_argument_group("estimator")
     group.add_argument(
         "--draws",
         metavar="M",
         type=draws,
-        help="levels drawn per image (default: 16), or all: the whole sum, one network call a level",
+        help="levels drawn per image (default: 16), or all: the whole sum, one network call per level",
     )
     group.add_argument(
         "--estimator",
@@ -156,7 +154,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         type=one_of(*VARIANCES),
         default="own",
-        help="of the prior's steps: own (default), isotropic or diagonal, refitted",
+        help="variance of the prior's steps: own (default), or isotropic or diagonal, refitted",
     )
     group.add_argument(
         "--fit-images",
@@ -168,30 +166,33 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("beyond the levels")
-    group.add_argument("--continuous", action="store_true", help="also the bound of infinitely many levels")
+    group.add_argument("--continuous", action="store_true", help="give the bound of infinitely many levels too")
     group.add_argument(
-        "--ode", action="store_true", help="also the likelihood of the probability-flow ODE, a model of its own"
+        "--ode", action="store_true", help="give the likelihood of the probability-flow ODE too, a model of its own"
     )
     group.add_argument(
         "--ode-images",
         metavar="N",
         type=whole(1),
-        help=f"the first N images only (default: {ODE_IMAGES}): each takes hundreds of calls",
+        help=f"images for --ode (default: the first {ODE_IMAGES}): each takes hundreds of network calls",
     )
     group.add_argument(
-        "--ode-steps", metavar="N", type=whole(1), help="fixed steps of order 4 (default: each image on its own steps)"
+        "--ode-steps",
+        metavar="N",
+        type=whole(1),
+        help="N fixed steps of order 4 (default: adaptive steps for each image)",
     )
     group.add_argument(
         "--probes",
         metavar="P",
         type=probes,
-        help="random probes of the trace (default: 4), or exact: a backward pass a dimension",
+        help="random probes of the trace (default: 4), or exact: a backward pass per dimension",
     )
     group.add_argument(
         "--dequantise",
         metavar="NOISE",
         type=one_of("uniform", "normal"),
-        help="noise within a digit's bin: uniform (default), or normal (truncated)",
+        help="noise within the bin of a pixel value: uniform (default), or normal (truncated)",
     )
 
 

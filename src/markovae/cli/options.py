@@ -79,7 +79,7 @@ def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
 def add_set(parser: argparse.ArgumentParser, example: str) -> None:
     """--set."""
     parser.add_argument(
-        "--set", metavar="A.B=C", action="append", default=[], help=f"one setting, such as {example}; repeatable"
+        "--set", metavar="A.B=C", action="append", default=[], help=f"change one setting, such as {example}; repeatable"
     )
 
 
@@ -112,12 +112,12 @@ def add_machine(parser: argparse.ArgumentParser, batch: str | None, precision: s
         "--device",
         metavar="NAME",
         default="auto",
-        help="auto (a CUDA device, one for each process; else the CPU), cpu, cuda:1",
+        help="auto (the default: a CUDA device per process, else the CPU), cpu, cuda:1",
     )
     group.add_argument("--precision", metavar="NAME", type=one_of(*known), help=precision)
     if batch is not None:
         group.add_argument("--batch", metavar="N", type=whole(1), help=batch)
-    group.add_argument("--threads", metavar="N", type=whole(1), help="threads at most (default: torch's choice)")
+    group.add_argument("--threads", metavar="N", type=whole(1), help="use at most N threads (default: torch's choice)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -132,5 +132,5 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         action="append",
         default=[],
-        help="package.module:Class of a network of your own that may be imported; repeatable",
+        help="allow a network of your own to be imported: package.module:Class; repeatable",
     )

@@ -25,17 +25,17 @@ SUMMARY = "measure how far samples lie from real images"
 DESCRIPTION = """\
 Draw samples and measure how far they lie from real images that the run was not trained on: kernel distance
 (KID) with its standard error, Fréchet distance, precision and recall, and whether samples copy training images.
-Beside each the floor: what as many real training images get in the samples' place. SAMPLES of any maker (a
-folder of images, an .npz or .npy file) are measured in the same way against DATA.
+Beside each figure stands its floor: what as many real training images get in the samples' place. SAMPLES from
+elsewhere (a folder of images, an .npz or .npy file) are measured in the same way against DATA.
 """
 EXAMPLES = """\
 examples:
   markovae quality runs/faces
   markovae quality runs/faces --sampler ancestral --steps 1000 --json > slow.json
   markovae quality runs/faces --steps 10 --compare slow.json --varying steps,sampler,spacing
-  markovae quality runs/photos --extractor lite0         features of a network trained on photographs
-  markovae quality runs/faces --against references.npz   another reference than the held-out images
-  markovae quality others/samples.npz photos/            samples that are there already
+  markovae quality runs/photos --extractor lite0         # features of a network trained on photographs
+  markovae quality runs/faces --against references.npz   # another reference than the held-out images
+  markovae quality others/samples.npz photos/            # samples from elsewhere
 
 """
 EXAMPLES += HELP
@@ -48,12 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_path", metavar="RUN|SAMPLES", help="a run's folder, one of its checkpoints, or samples")
     parser.add_argument("data", metavar="DATA", nargs="?", help="other images than the run's own; samples need it")
     parser.add_argument(
-        "--n", metavar="N", type=whole(1), help="samples (default: 1000, or as many as there are training images)"
+        "--n",
+        metavar="N",
+        type=whole(1),
+        help="samples to draw (default: 1000, or as many as there are training images)",
     )
-    add_seed(parser, "of every draw")
+    add_seed(parser, "seed of every random draw")
     add_sampler(parser)
     parser.set_defaults(label=None)
-    group = parser.add_argument_group("measure")
+    group = parser.add_argument_group("features and reference")
     group.add_argument(
         "--extractor",
         metavar="NAME",
@@ -62,12 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="features: auto (the default: lite0 for photographs where it is installed, else small), small (built in, "
         "trained on drawn images), lite0 (needs the extra quality), inception (needs --weights)",
     )
-    group.add_argument("--weights", metavar="FILE", help="of --extractor inception: a safetensors file of them")
+    group.add_argument("--weights", metavar="FILE", help="weights of --extractor inception: a safetensors file")
     group.add_argument(
         "--against", metavar="IMAGES", help="a folder or array file as reference (default: test and validation part)"
     )
     group.add_argument(
-        "--compare", metavar="FILE", help="an earlier record (--json): the difference, refused where conditions differ"
+        "--compare",
+        metavar="FILE",
+        help="give the difference from an earlier record (--json), refused where conditions differ",
     )
     group.add_argument(
         "--varying", metavar="NAMES", default="", help="conditions that --compare lets differ, such as steps,sampler"

@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 SUMMARY = "draw images from a run"
 DESCRIPTION = """\
 Draw images from a run's averaged weights. Image i depends on the seed and on i, not on how many are drawn.
-Writes 00000.png and so on, grid.png (enlarged to be looked at), and samples.npz (arr_0: images, N x H x W x C; arr_1:
-classes, and prompts, where: texts, if any). Of several prompts, classes or values of a column each has a row of
-grid.png, with the same noise down each column.
+Writes 00000.png and so on, grid.png (enlarged for viewing), and samples.npz (arr_0: images, N x H x W x C; where
+there are any, arr_1: classes, prompts and where: texts). With several prompts, classes or values of a column,
+grid.png has a row for each, and the same noise down each column.
 """
 EXAMPLES = """\
 examples:
   markovae sample runs/faces
   markovae sample runs/digits --class 7 --n 16 --out sevens
-  markovae sample runs/pets --class cat --class dog --n 8                      a row of 8 for each class
+  markovae sample runs/pets --class cat --class dog --n 8                      # a row of 8 for each class
   markovae sample runs/faces --sampler ancestral --steps 1000 --seed 1
   markovae sample runs/digits --class 3 --guidance 2 --guidance-interval -3 4
   markovae sample runs/faces --sampler dpmpp2m --spacing tuned --steps 10
   markovae sample runs/text --prompt "a person with red curly hair and round glasses" --n 16 --guidance 1.5
-  markovae sample runs/text --prompts lines.txt --n 8 --negative "a beard"     a row of 8 for each line
+  markovae sample runs/text --prompts lines.txt --n 8 --negative "a beard"     # a row of 8 for each line
   markovae sample runs/people --where age=30 --where smiling=yes --n 16
-  markovae sample runs/people --where age=20..60:5 --where "smiling=*"     a titled grid: ages down, smiling across
-  markovae sample runs/large --stage 0     of a cascade the smallest images, before any details are drawn
-  markovae sample runs/faces --n 50000 --shard 3/8 --out part3     every eighth batch, from the third on
-  torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     eight processes, the same images
+  markovae sample runs/people --where age=20..60:5 --where "smiling=*"     # a titled grid: ages down, smiling across
+  markovae sample runs/large --stage 0     # of a cascade: the smallest images, before details are drawn
+  markovae sample runs/faces --n 50000 --shard 3/8 --out part3     # every eighth batch, from the third on
+  torchrun --nproc-per-node 8 -m markovae sample runs/faces --n 50000     # eight processes, the same images
 
 """
 EXAMPLES += HELP
@@ -64,15 +64,17 @@ DEFAULT_BATCH, DEFAULT_IMAGES, ROW_IMAGES = 64, 64, 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
     add_run(parser)
-    parser.add_argument("--n", metavar="N", type=whole(1), help="how many images (default: 64), or per prompt (8)")
-    add_seed(parser, "of all noise")
+    parser.add_argument(
+        "--n", metavar="N", type=whole(1), help="images to draw (default: 64), or to draw per prompt (default: 8)"
+    )
+    add_seed(parser, "seed of all noise")
     parser.add_argument(
         "--class",
         dest="classes",
         metavar="K",
         action="append",
-        help="a class by name or number, repeatable: then --n images of each, a row of grid.png each; all: each in "
-        "turn (the default); none: unconditional",
+        help="a class by name or number; repeatable: --n images and a row of grid.png for each; all: each in turn "
+        "(the default); none: unconditional",
     )
     add_where(parser, sweeps=True)
     group = parser.add_argument_group("a model of captions")
@@ -80,14 +82,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         metavar="TEXT",
         action="append",
-        help="what to draw; repeatable: then --n images of each, a row of grid.png each, the same noise down a column",
+        help="what to draw; repeatable: --n images and a row of grid.png for each, the same noise down a column",
     )
     group.add_argument("--prompts", metavar="FILE", type=Path, help="prompts from a text file, one per line")
     group.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")
     add_sampler(parser)
     parser.add_argument("--stage", metavar="N", type=whole(0), help="of a cascade: stop at this stage, 0 the smallest")
     parser.add_argument(
-        "--shard", metavar="I/N", type=part_of, help="draw only every N-th batch from the I-th on; numbers stay"
+        "--shard",
+        metavar="I/N",
+        type=part_of,
+        help="draw only every N-th batch, from the I-th on; images keep their numbers",
     )
     parser.add_argument("--out", metavar="DIR", help="a new or empty folder (default: a new one in RUN/samples)")
     add_json(parser)

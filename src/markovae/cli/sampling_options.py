@@ -31,10 +31,13 @@ def add_sampler(parser: argparse.ArgumentParser) -> None:
         help="network evaluations per image (default: 20; ancestral: every level)",
     )
     parser.add_argument(
-        "--sampler", metavar="NAME", default=DEFAULT_SAMPLER, help=f"see below (default: {DEFAULT_SAMPLER})"
+        "--sampler", metavar="NAME", default=DEFAULT_SAMPLER, help=f"sampler, see below (default: {DEFAULT_SAMPLER})"
     )
     parser.add_argument(
-        "--spacing", metavar="NAME", type=one_of(*SPACINGS), help="of the steps, see below (default: the sampler's own)"
+        "--spacing",
+        metavar="NAME",
+        type=one_of(*SPACINGS),
+        help="spacing of the steps, see below (default: the sampler's own)",
     )
     add_guidance(parser)
     parser.add_argument(
@@ -185,7 +188,7 @@ Sweep = tuple[str, list[Any]]
 
 def add_where(parser: argparse.ArgumentParser, sweeps: bool) -> None:
     """--where; `sweeps` says whether several values of a column may be named."""
-    several = "; A..B:N, a,b,c or * sweep over several, one a row of grid.png, those of a second column across" * sweeps
+    several = "; A..B:N, a,b,c or * sweeps over several: down the rows of grid.png, a second sweep across" * sweeps
     parser.add_argument(
         "--where",
         metavar="COLUMN=VALUE",

@@ -15,17 +15,17 @@ from markovae.log import log, show
 if TYPE_CHECKING:
     from markovae.cli.running import Opened
 
-SUMMARY = "open a page in the browser to draw, measure and edit with a run"
+SUMMARY = "serve a page to draw, measure and edit with a run in the browser"
 DESCRIPTION = """\
 Serve a page on this machine: samples with class, prompt, guidance and seed, watched along the chain; the bits of an
-image and where they are; inpainting, image to image and interpolation; a lecture to move with sliders. The run is
-only read. Stop with Ctrl-C.
+image and where they are; inpainting, image to image and interpolation; a lecture with sliders. The run is only read.
+ Stop with Ctrl-C.
 """
 EXAMPLES = """\
 examples:
   markovae serve runs/faces
   markovae serve runs/faces --port 8001
-  markovae serve runs/faces --host 0.0.0.0     other machines reach it; the address printed has a token
+  markovae serve runs/faces --host 0.0.0.0     # other machines reach it; the address printed has a token
 """
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NEXT_PORTS = 20

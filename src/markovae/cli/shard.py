@@ -21,7 +21,7 @@ EXAMPLES = """\
 examples:
   markovae shard photos/ --out shards --set data.size=64
   markovae train shards --out runs/photos
-  markovae train s3://bucket/shards --out runs/photos        a URL: needs markovae[remote]
+  markovae train s3://bucket/shards --out runs/photos        # a URL: needs markovae[remote]
 """
 PER_SHARD = 10_000
 

@@ -31,9 +31,9 @@ EXAMPLES = """\
 examples:
   markovae train photos/ --out runs/photos --minutes 30
   markovae train digits --out runs/digits --steps 2000 --set network.width=64
-  markovae train --resume --out runs/photos --minutes 60     longer than it was: the budget counts from the start
-  markovae train elsewhere/photos/ --resume --out runs/photos     the images were moved
-  torchrun --nproc-per-node 8 -m markovae train photos/ --out runs/photos     eight processes, a device each
+  markovae train --resume --out runs/photos --minutes 60          # for longer: the minutes count from the start
+  markovae train elsewhere/photos/ --resume --out runs/photos     # the images were moved
+  torchrun --nproc-per-node 8 -m markovae train photos/ --out runs/photos     # eight processes, a device each
 """
 
 
@@ -57,14 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target.reverse=isotropic) or simple (Ho et al.'s: train.weighting=noise); --set comes after it",
     )
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", metavar="M", type=positive, help="train for so long (default: 5)")
-    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for so many steps")
-    parser.add_argument("--seed", metavar="N", type=whole(0), help="of every draw; the same as --set train.seed=N")
+    budget.add_argument("--minutes", metavar="M", type=positive, help="train for M minutes (default: 5)")
+    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for N steps")
+    parser.add_argument(
+        "--seed", metavar="N", type=whole(0), help="seed of every random draw; the same as --set train.seed=N"
+    )
     parser.add_argument("--settings", action=_ShowSettings, help="list every setting with its default, and exit")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--init", metavar="RUN", help="start from the averaged weights of another run")
     parser.add_argument(
-        "--report-minutes", metavar="M", type=positive, default=1.0, help="that the report may take, about (default: 1)"
+        "--report-minutes",
+        metavar="M",
+        type=positive,
+        default=1.0,
+        help="let the report take about M minutes (default: 1)",
     )
     parser.add_argument("--no-report", action="store_true", help="end without report.html and report.json")
     parser.add_argument(
@@ -72,13 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="tensorboard or wandb, besides metrics.jsonl; repeatable",
+        help="log to tensorboard or wandb as well as to metrics.jsonl; repeatable",
     )
     add_json(parser)
     add_trust(parser)
     add_machine(
         parser,
-        batch="images a step (default: 32); the same as --set train.batch=N",
+        batch="images per step (default: 32); the same as --set train.batch=N",
         precision="auto (timed, the default), float32 or bfloat16; the same as --set train.precision=NAME",
         float64=False,
     )

@@ -51,19 +51,19 @@ class DataConfig:
         fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
             fit inside, fill with `background`) or "resize" (stretch).
         layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
-        classes: of the images of a folder: "auto" (its sub-folders), "prefix" (what a file's name says before its
+        classes: classes of the images of a folder: "auto" (its sub-folders), "prefix" (what a file's name says before its
             number, such as cat_0.png) or "none".
         split: "auto" (the parts that a source brings: folders called train, val, test and the like, official test
             files; else by content), "content" (by content, whatever parts there are), "folders" (folders of such
             names are classes) or folders for each part, such as "train:a+b, validation:c, test:d".
-        flip: mirror training images left-right at random. Only training looks at it; a mirrored digit is
-            another digit, so it is off by default.
+        flip: mirror training images left-right at random; off by default, since a mirrored digit is no digit.
         random_crop: cut the training images of a folder at random places along their longer side, at the scale of
             fit=crop. Only training looks at it; held-out images are cut in the centre.
-        split_seed: chooses which images are held out (of sources that bring no split of their own).
-        validation_fraction, test_fraction: held-out shares of the different images, each in (0, 1).
+        split_seed: seed that chooses which images are held out, where the source brings no split of its own.
+        validation_fraction: share of the different images that is held out for validation, in (0, 1).
+        test_fraction: share of the different images that is held out for the test, in (0, 1).
         bad_fraction: share of the files that may be unreadable; above it (and above ten files) training is refused.
-        hold_out: of the faces, combinations that no training image shows, each as "hair=curly, glasses=round".
+        hold_out: combinations of attributes that no training face shows, each as "hair=curly, glasses=round".
 
     Raises: UserError with one sentence for a value out of its range.
     """

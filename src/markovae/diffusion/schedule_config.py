@@ -22,15 +22,17 @@ class ScheduleConfig:
             cosine (Nichol and Dhariwal), betas (given one by one), table (log-SNRs one by one), or learned (VDM: ends
             by the bound's gradient, shape by its variance; it needs train.objective=bound).
         num_levels: L; left out: 1000, or what the endpoint rule gives for constant (sigma, delta).
-        start, end: log-SNR of levels 1 and L, of logsnr_linear, and of learned to begin with; start left out: where
-            the noise left is a sixth of a grey value of the data (13.3 for 256 values).
-        sigma, delta: noise of one step and limit on the signal left at level L, of constant alone: two of
-            (sigma, delta, num_levels).
-        beta_start, beta_end: first and last β of linear (left out: Ho et al.'s, scaled by 1000/L) and scaled_linear.
+        start: log-SNR of level 1, of logsnr_linear, and of learned to begin with; left out: where the noise left is a
+            sixth of a grey value of the data (13.3 for 256 values).
+        end: log-SNR of level L, of logsnr_linear, and of learned to begin with.
+        sigma: standard deviation of one step's noise, of constant alone: two of (sigma, delta, num_levels).
+        delta: limit on the signal left at level L, of constant alone: two of (sigma, delta, num_levels).
+        beta_start: first β of linear (left out: Ho et al.'s, scaled by 1000/L) and scaled_linear.
+        beta_end: last β of linear (left out: Ho et al.'s, scaled by 1000/L) and scaled_linear.
         betas: β_1…β_L of betas.
         logsnr: λ_1…λ_L of table, falling.
-        zero_terminal: whether the signal scales of these three, or of cosine, are shifted and stretched so that
-            nothing is left at level L (Lin et al. 2024); not for a target that is the noise.
+        zero_terminal: whether the signal scales of linear, scaled_linear, cosine or betas are shifted and stretched so
+            that nothing is left at level L (Lin et al. 2024); not for a target that is the noise.
     Raises: UserError for a value out of its range or one that the kind does not use.
     """
 

@@ -23,7 +23,7 @@ class TargetConfig:
     Args:
         name: noise, data, velocity, flow (ε − x, flow matching's), score, step_noise or mean.
         reverse: variance of P_pri(z_{ℓ−1}|z_ℓ): posterior (β̃_ℓ); step (σ_ℓ²); isotropic or diagonal, fitted to
-            training images, one number a level, or a level and coordinate; learned, a head of the network; or full,
+            training images, one number per level, or per level and coordinate; learned, a head of the network; or full,
             from its Jacobian, up to 1,024 dimensions.
         decoder: P_pri(z_0|z_1): step; Ho et al.'s ho_small, ho_large; VDM's softmax over the bins, which reads z_1
             alone; or learned, of a width between the two of Ho et al., by the head of reverse=learned.

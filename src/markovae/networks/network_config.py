@@ -56,20 +56,21 @@ class DDPMConfig:
     Args:
         widths: channels of each level; each level halves H and W.
         blocks: residual blocks a level going down; one more going up.
-        attention, attention_up: levels with self-attention, going down and going up; the latter left out: the same.
-        residual_down, residual_up: levels whose change of resolution is a residual block instead of a convolution.
+        attention: levels with self-attention, going down.
+        attention_up: levels with self-attention, going up; left out: the same.
+        residual_down: levels that are left downwards by a residual block instead of a convolution.
+        residual_up: levels that are left upwards by a residual block instead of a convolution.
         head_dim: size of a head of attention, 0 for one head.
-        groups: of every normalization.
-        eps: added to its variance.
+        groups: groups of every normalization.
+        eps: number added to the variance in a normalization.
         scale_shift: whether the time scales and shifts the second normalization, or is added before it.
         dropout: inside the residual blocks, in [0, 1).
         embedding: size of the time embedding; left out: four times the finest width.
         sine_first: order of the features of time.
-        shift: of their frequencies.
+        shift: of the n frequencies of time, 10000^(−i/(n − shift)): 0 or 1 as a rule.
         padding: of the convolutions that halve: 1 on each side, or 0: one at the right and below.
         middle_attention: whether the coarsest level attends.
-        middle_groups: of its normalization, 0 for none; left
-            out: as `groups`.
+        middle_groups: groups of the normalization before that attention, 0 for none; left out: as `groups`.
         middle_scale: what the middle's residual sums are divided by.
         null_class: whether one more class stands for "no class"; a network from elsewhere may lack it.
     """
@@ -182,7 +183,7 @@ class DiTConfig:
         embedding: size of the embedding of log-SNR and condition.
         dropout: inside the perceptrons, in [0, 1).
         detail: whether the network sees fixed features of the finest detail.
-        radius: of their window, 0 for none.
+        radius: pixels that the window of these features reaches to each side, 0 for none.
         octaves: of the fixed features of the position in the image, 0 for none.
     """
 
@@ -232,8 +233,9 @@ class ConditionConfig:
     Args:
         kind: class, the labels of the data where there are any; text, their captions; none; or auto: in a run the
             captions where most images have one and their encoder is installed, else class.
-        encoder: of captions: all-MiniLM-L6-v2, or the folder of a CLIP or T5 as transformers saves it.
-        columns: of the table beside the images (metadata.csv), that condition the network too: [age, smiling].
+        encoder: text encoder of captions: all-MiniLM-L6-v2, or the folder of a CLIP or T5 as transformers saves it.
+        columns: columns of the table beside the images (metadata.csv) that condition the network too, such as
+            [age,smiling].
         encoding: what those columns are and their scale; training writes it.
 
     train.label_dropout is the share of labels, captions or columns left out in training.
@@ -306,15 +308,16 @@ class NetworkConfig:
         kind: unet, shaped by the settings below; ddpm, the family of Ho et al., shaped by [network.ddpm] alone;
             dit, a transformer, shaped by [network.dit] alone; or own, [network.own].
         width: channels at the finest level.
-        multipliers: of the width, one a level, each half as large; left out: down to at most 8 positions a side.
-        blocks: residual blocks a level, down and again up; captions are attended to after each of the coarsest level.
+        multipliers: of the width, one per level, each level half the size of the one before; left out: as many as lead
+            to at most 8 positions a side.
+        blocks: residual blocks per level, down and again up; at the coarsest level each also attends to captions.
         attention: levels with self-attention, 0 the finest; left out: the coarsest.
-        head_dim: size of a head of it.
+        head_dim: size of a head of attention.
         patch: side of the squares of pixels folded into channels first.
         embedding: size of the embedding of log-SNR and condition.
         dropout: share left out inside the residual blocks, in [0, 1).
         detail: whether the network sees fixed features of the finest detail.
-        radius: of their window, 0 for none.
+        radius: pixels that the window of these features reaches to each side, 0 for none.
         octaves: how many fixed features of the position in the image, 0 for none.
         classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.

@@ -30,33 +30,36 @@ class TrainConfig:
     """How the network is trained.
 
     Args:
-        seed: of every random draw.
-        batch: images a step.
-        accumulate: parts a batch is computed in.
-        steps, minutes: the budget, one of them; neither is 5 minutes.
-        optimizer: muon (with AdamW for what is no hidden matrix) or adamw.
-        lr: rate of Muon.
-        momentum: of Muon.
-        adamw_lr: rate of AdamW, which has every weight where it is the optimizer.
-        beta1, beta2: of AdamW.
-        weight_decay: of every matrix, times its rate.
+        seed: seed of every random draw.
+        batch: images per step.
+        accumulate: micro-batches in which a batch is computed.
+        steps: length of the run in steps; neither steps nor minutes: 5 minutes.
+        minutes: length of the run in minutes.
+        optimizer: muon (with AdamW for weights that are not hidden matrices) or adamw.
+        lr: learning rate of Muon.
+        momentum: momentum of Muon.
+        adamw_lr: learning rate of AdamW, for the weights that Muon leaves, or for all with optimizer=adamw.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        weight_decay: of every matrix, times its learning rate.
         warmup_steps: steps over which the rates rise, at most a fifth of the run.
         decay_start: share of the run after which the rates fall linearly to zero; 1 never.
-        ema_horizon: steps the average of the weights looks back.
-        ema_warmup: it never looks back further
-            than about 1/ema_warmup of the run so far.
+        ema_horizon: steps that the average of the weights looks back.
+        ema_warmup: the average never looks back further than about 1/ema_warmup of the run so far.
         clip: largest norm of the gradient.
         objective: weighted, the squared error of `weighting` under `level_sampling`; or bound, the bound itself: each
             level's nats and the decoder's; `level_sampling` then only changes the noise of the gradient.
         level_sampling: distribution of the levels: uniform, normal, middle (half of each), table; or, for the bound,
             importance: in proportion to the levels' nats. auto is middle, and for the bound uniform.
-        level_center, level_width: mean and standard deviation of the log-SNR, of normal and middle.
-        level_logsnr, level_density: of table: log-SNRs, rising, and a density that is linear between them, 0 beyond.
+        level_center: mean of the log-SNR, of normal and middle.
+        level_width: standard deviation of the log-SNR, of normal and middle.
+        level_logsnr: rising log-SNRs of table.
+        level_density: density of table at these log-SNRs, linear between them, 0 beyond.
         weighting: whose squared error is minimized: own (the target's), another target's, or nats; of
             objective=weighted alone.
         draw: what is regressed onto: rao_blackwell, the target's mean given (z_0, z_ℓ); raw, the sample of one step
             itself, for the targets step_noise and mean; literal, raw too, drawn as (z_0, ℓ, z_{ℓ−1}, ε).
-        label_dropout: share of the labels, or captions, replaced by the learned null.
+        label_dropout: share of the labels, captions or columns that training replaces by the learned null.
         precision: auto (probed), float32 or bfloat16.
         checkpointing: whether activations inside the blocks of the network are computed again on the way back rather
             than kept: the same gradients in less memory and more time.
@@ -68,7 +71,8 @@ class TrainConfig:
         rollback: how often (up to 3) a run that meets NaN or Inf goes back to its last checkpoint and
             leaves out the batches since then; 0 stops at once.
         evaluations: how often the held-out bound is taken.
-        eval_images, eval_draws: held-out images, and draws of an image, of each held-out bound.
+        eval_images: images of each held-out bound.
+        eval_draws: draws of levels per image of each held-out bound.
         fit_images: training images that a fitted reverse variance (isotropic, diagonal) is fitted to at the end;
             before each held-out bound it is fitted to `eval_images` of them.
         choose_guidance: whether a model of classes gets the guidance of the best held-out KID at the end of a run in
@@ -76,9 +80,8 @@ class TrainConfig:
         grids: how many sample grids are made on the way.
         parallel: how several processes share the work: ddp, each holds all weights; fsdp, each holds its part of
             every weight, gradient, moment and average (torch's FSDP2).
-        preset: few, settings for fewer than about 2,000 images; short, a smaller network for a time in which the
-            default one would see fewer than 60,000 images; none; or auto, which takes few for a folder of so few, and
-            short where the processor is that slow.
+        preset: few, settings for fewer than about 2,000 images; short, a smaller network where the default one would
+            see fewer than 60,000 images in the time; none; or auto: few or short where they apply.
         timeout: seconds after which one of several processes that does not answer counts as lost.
     Raises: UserError for a value out of its range.
     """
