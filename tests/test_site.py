@@ -10,7 +10,7 @@ pytest.importorskip("material")  # of the extra `docs`
 
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
-from tests.browsing import PHONE, chromium, needs_browser, wait
+from tests.browsing import PHONE, chromium, faint_texts, in_scheme, needs_browser, wait
 
 import markovae
 
@@ -35,6 +35,17 @@ def test_no_page_is_wider_than_a_phone(site: Path) -> None:
             browser.get((site / f"{page}.html").as_uri())
             assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE, page
         assert browser.get_log("browser") == []
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out(site: Path, scheme: str) -> None:
+    with chromium(width=1300) as browser:
+        in_scheme(browser, scheme)
+        for page in ("index", "sampling", "course/02_gaussian_chain"):
+            browser.get((site / f"{page}.html").as_uri())
+            shown = browser.execute_script("return document.body.dataset.mdColorScheme")
+            assert (shown, faint_texts(browser)) == ({"light": "default", "dark": "slate"}[scheme], []), page
 
 
 @needs_browser

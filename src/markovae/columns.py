@@ -227,7 +227,7 @@ def cell_of(value: Any) -> Cell:
         return None if text.lower() in MISSING else text
     if isinstance(value, list | tuple | set | frozenset) and all(isinstance(one, str) for one in value):
         return tuple(" ".join(one.split()) for one in value)
-    raise ValueError(f"a {type(value).__name__} that is no list of texts")
+    raise ValueError(f"a {type(value).__name__} that is not a list of texts")
 
 
 def number_in(cell: Cell) -> float | None:

@@ -67,7 +67,7 @@ class Config:
         path = Path(path)
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes: it is no configuration")
+                raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes, so it is not a configuration")
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): name an existing TOML file") from None

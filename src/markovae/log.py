@@ -115,7 +115,7 @@ def bar(note: bool = False) -> Any:
     """A progress display on the terminal: what, a bar where there is room for one, how far, how fast, the time left.
 
     Args:
-        note: whether each task says in `note` what stands in the place of its items a second.
+        note: whether each task says in `note` what stands in the place of its items per second.
     Returns: rich's `Progress`.
     """
     # rich takes 0.1 s to import, so only where a bar is shown.
@@ -125,7 +125,7 @@ def bar(note: bool = False) -> Any:
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Items a second."""
+        """Items per second."""
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed

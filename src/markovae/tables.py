@@ -280,7 +280,7 @@ def _text(value: str, name: str) -> str:
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise UserError(f"{name}={shown(value)} is no text: half of a surrogate pair is in it") from None
+        raise UserError(f"{name}={shown(value)} is not text: it holds half of a surrogate pair") from None
     if len(value) > MAX_TEXT or "\0" in value:
         raise UserError(f"{name}={shown(value)} must have at most {MAX_TEXT:,} characters, and no NUL among them")
     return value

@@ -59,7 +59,7 @@ def test_a_run_stopped_before_its_first_save_says_so(tmp_path: Path):
 def test_a_path_that_is_no_run_is_told(tmp_path: Path, make):
     path = tmp_path / "x"
     make(path)
-    with pytest.raises(UserError, match=r"is no folder|is not a run"):
+    with pytest.raises(UserError, match=r"is not a folder|is not a run"):
         load(path)
 
 

@@ -178,7 +178,7 @@ def test_what_python_gives_wrongly_is_one_sentence(folder):
         (pixels / 100, {"round_trip": True}, "holds floats from"),
         (3.5, {"round_trip": True}, "holds floats from 3.5 to 3.5"),
         ([[1, 2], [3]], {"round_trip": True}, "rows differ in length"),
-        ({"a": 1}, {"round_trip": True}, "image of type dict is no picture"),
+        ({"a": 1}, {"round_trip": True}, "image of type dict is not a picture"),
         (pixels, {"mask": np.zeros((8, 8), bool)}, "is all black"),
         (pixels, {"mask": np.ones((5, 5, 2), bool)}, "has 1, 3 or 4 channels"),
         (pixels, {"mask": "nowhere.png"}, "cannot be read as an image"),

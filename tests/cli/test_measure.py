@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused(digits_run, images, tmp_path, refused):
     ]
     for words, said in cases:
         assert said in refused("measure", digits_run, *words), words
-    assert "is no folder" in refused("measure", tmp_path / "missing")
+    assert "is not a folder" in refused("measure", tmp_path / "missing")
 
 
 def test_classes_are_found_by_name_whatever_their_order(numbered_run, tmp_path):

@@ -164,7 +164,7 @@ def test_options_that_do_not_go_together_are_refused(digits_run, other_run, tmp_
         (["digits", "--split", "all", "--estimator", "importance"], "are among those fitted on"),
         (["--against", other_run, "--ode"], "no bound of these models"),
         (["--against", tmp_path], "--against"),
-        (["--csv", tmp_path / "missing" / "rows.csv"], "which is no folder"),
+        (["--csv", tmp_path / "missing" / "rows.csv"], "which is not a folder"),
         (["--csv", tmp_path], "is a folder"),
         (["--csv", digits_run / "rows.csv"], "take --save"),
     ]

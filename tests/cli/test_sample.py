@@ -125,7 +125,7 @@ def test_what_the_run_does_not_offer_is_refused(digits_run, tmp_path, refused):
         ([digits_run, "--out", tmp_path / "full"], "is not empty: name a new folder"),
         ([digits_run, "--out", tmp_path / "full" / "a"], "is a file"),
         ([digits_run, "--out", tmp_path / "full" / "a" / "b"], "cannot be written"),
-        ([tmp_path / "missing"], "is no folder"),
+        ([tmp_path / "missing"], "is not a folder"),
         ([tmp_path / "none"], "is not a run"),
         ([open_checkpoint(digits_run).path], "is a checkpoint, not a run: name a folder with --out"),
     ]

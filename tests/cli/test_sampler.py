@@ -126,7 +126,7 @@ def test_what_does_not_go_together_is_one_sentence(digits_run, weaker_run, image
         ([digits_run, "--guidance", "0"], "'0' must be a number above 0"),
         ([digits_run, "--guidance", "2", "--class", "none"], "guidance=2 needs a condition"),
         ([digits_run, "--guidance", "2", "--autoguide", digits_run], "is the run itself"),
-        ([digits_run, "--guidance", "2", "--autoguide", tmp_path / "x"], "is no folder"),
+        ([digits_run, "--guidance", "2", "--autoguide", tmp_path / "x"], "is not a folder"),
         ([digits_run, "--guidance", "2", "--autoguide", run], "knows other classes"),
         ([run, "--guidance", "2"], "trained without labels"),
         ([run, "--class", "all"], "trained without"),

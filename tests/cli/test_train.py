@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, images, digits_run, r
         (["digits", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["digits", "--device", "cuda:77"], "device cuda:77 is not on this machine"),
         (["digits", "--device", "gpu"], "device gpu is not on this machine"),
-        (["digits", "--init", "nowhere"], "nowhere is no folder"),
+        (["digits", "--init", "nowhere"], "nowhere is not a folder"),
         ([], "DATA is missing"),
         (["digits", "--json", "--no-report", "--steps", "1"], "leave --no-report out"),
     ],

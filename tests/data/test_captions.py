@@ -173,7 +173,7 @@ def test_tables_in_the_folders_of_their_images_and_of_other_names(tmp_path: Path
         "captions from a/metadata.csv (column caption)",
         "columns from a/metadata.csv: age",
         "captions from metadata.jsonl (column prompt)",
-        "the column boxes of metadata.jsonl is not used: it holds a list that is no list of texts",
+        "the column boxes of metadata.jsonl is not used: it holds a list that is not a list of texts",
     )
     (tmp_path / "a" / "metadata.csv").write_text("file_name,text\na/x.png,from above\n")
     assert read(tmp_path)[0] == ("from above", "c")

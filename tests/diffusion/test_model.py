@@ -199,7 +199,7 @@ def test_images_are_digits_or_their_places_and_nothing_else() -> None:
     assert torch.equal(made.to_x(places.float()), places)
     assert torch.equal(made.to_x(digits.numpy()), places)
     assert made.bound(places.float()).total.dtype == torch.float64
-    with pytest.raises(ValueError, match="off the places of the 17 digits"):
+    with pytest.raises(ValueError, match="off the places of the 17 pixel values"):
         made.to_x(places + 0.03)
     with pytest.raises(ValueError, match=r"data of shape \(2,\): this model takes \(3,\)"):
         made.to_x(digits[:, :2])

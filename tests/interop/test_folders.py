@@ -204,10 +204,10 @@ def test_the_card_has_the_front_matter_that_the_hub_reads(tmp_path: Path) -> Non
     ("settings", "message"),
     [
         (["network.kind=unet"], r"network\.kind=unet, which is none of diffusers' networks"),
-        (["target.name=score"], r"target\.name=score cannot be told"),
-        (["target.name=mean"], r"target\.name=mean cannot be told"),
-        (["target.reverse=isotropic"], r"target\.reverse=isotropic cannot be told"),
-        (["target.pixels=centres"], r"target\.pixels=centres cannot be told"),
+        (["target.name=score"], r"target\.name=score cannot be expressed"),
+        (["target.name=mean"], r"target\.name=mean cannot be expressed"),
+        (["target.reverse=isotropic"], r"target\.reverse=isotropic cannot be expressed"),
+        (["target.pixels=centres"], r"target\.pixels=centres cannot be expressed"),
         (["schedule.num_levels=4000"], "float32 rounds to none"),
         (["network.ddpm.middle_groups=0"], "no normalization is none of diffusers'"),
         (

@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
         import_run(tmp_path / "m.pt", tmp_path / "run", config(*GRID))
     with pytest.raises(UserError, match="is a file of weights: say whose"):
         import_run(tmp_path / "m.pt", tmp_path / "run")
-    with pytest.raises(UserError, match="is no file: a pipeline's folder says itself"):
+    with pytest.raises(UserError, match="is not a file: a pipeline's folder brings"):
         import_run(tmp_path, tmp_path / "run", config(*GRID))
 
 

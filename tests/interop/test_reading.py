@@ -55,8 +55,8 @@ def test_both_layouts_are_read(folder: Path) -> None:
         (lambda p: (p / "unet" / "config.json").write_text("[" * 100_000), "is not JSON"),
         (lambda p: (p / "unet" / "config.json").write_bytes(b" " * (1 << 20) + b"{}"), "at most 1,048,576 bytes"),
         (lambda p: (p / "unet" / "config.json").write_bytes(b"\xff\xfe{"), "is not JSON"),
-        (lambda p: weights(p).write_bytes(b"no tensors"), "is no safetensors file that can be read"),
-        (lambda p: weights(p).write_bytes(weights(p).read_bytes()[:-9]), "is no safetensors file"),
+        (lambda p: weights(p).write_bytes(b"no tensors"), "cannot be read as safetensors"),
+        (lambda p: weights(p).write_bytes(weights(p).read_bytes()[:-9]), "cannot be read as safetensors"),
         (lambda p: weights(p).unlink(), r"diffusion_pytorch_model\.safetensors is missing"),
         (lambda p: weights(p).rename(p / "unet" / "diffusion_pytorch_model.bin"), "is no zip-format file of torch"),
         (
@@ -151,7 +151,7 @@ def test_numbers_too_large_for_float32_are_told(folder: Path) -> None:
 
 
 def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         import_run(tmp_path / "nowhere", tmp_path / "run")
 
 

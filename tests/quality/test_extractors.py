@@ -113,7 +113,7 @@ def test_inception_has_the_published_number_of_weights_and_runs(tmp_path: Path) 
     with pytest.raises(UserError, match=r"lacks the tensor Mixed_7c.branch_pool.conv.weight"):
         open_extractor("inception", path)
     path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         open_extractor("inception", path)
 
 

@@ -224,7 +224,9 @@ def verify_bundle(folder: Path) -> dict[str, bytes]:
         if sha256(content) != promised["sha256"]:
             raise CheckpointError(f"{folder / name} is damaged: its SHA-256 is not the manifest's; use an older one")
         if _dotted(name, content):
-            raise CheckpointError(f"{folder / name} has a line of more than {MAX_DOTS} dots: it is no configuration")
+            raise CheckpointError(
+                f"{folder / name} has a line of more than {MAX_DOTS} dots, so it is not a configuration"
+            )
         contents[name] = content
     return contents
 

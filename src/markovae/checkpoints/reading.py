@@ -254,7 +254,7 @@ def open_checkpoint(path: str | Path, trust: Sequence[str] = ()) -> Checkpoint:
     path = Path(path)
     try:
         if not path.is_dir():
-            raise UserError(f"{path} is no folder: name a run or one of its checkpoints")
+            raise UserError(f"{path} is not a folder: name a run or one of its checkpoints")
         if (path / CHECKPOINTS).is_dir():
             return best_checkpoint(path, trust) or newest_checkpoint(path, trust)
         if (path / MANIFEST).exists() or (path / "config.toml").exists() or any(path.glob("*.safetensors")):

@@ -35,7 +35,7 @@ def step_of(path: Path) -> int:
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
-        raise ValueError(f"{path.name} is no checkpoint's name")
+        raise ValueError(f"{path.name} is not the name of a checkpoint")
     return int(match[1])
 
 
@@ -159,7 +159,7 @@ def set_newer_aside(folder: Path, used: Path, disk: Disk = SYSTEM) -> None:
     for path in checkpoints_in(folder):
         if path == used:
             return
-        log(f"{path} is kept as {set_aside(path, disk).name}: it is no checkpoint of this run any more")
+        log(f"{path} is kept as {set_aside(path, disk).name}: it is no longer a checkpoint of this run")
 
 
 def _write(target: Path, contents: Mapping[str, bytes], disk: Disk) -> Path:

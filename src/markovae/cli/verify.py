@@ -99,7 +99,7 @@ def _answers(file: Path) -> dict[str, Callable[..., object]]:
     from runpy import run_path
 
     if not file.is_file():
-        raise UserError(f"{file} is no file: give the Python file with your answers")
+        raise UserError(f"{file} is not a file: give the Python file with your answers")
     try:
         scope = run_path(str(file), run_name="answers")
     except Exception as error:  # whatever a student's file raises is theirs to mend

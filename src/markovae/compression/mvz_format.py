@@ -1,4 +1,4 @@
-"""The file: a header that says how it was coded, then a record a group; all of it checked before anything is decoded.
+"""The file: a header that says how it was coded, then a record per group; all checked before anything is decoded.
 
     "MVZ" 2 | bytes of the header, u32 | SHA-256 of the header, 16 bytes | the header: JSON, deflated | records
     record: bytes of its side text, u32 | bytes of its words, u32 | SHA-256 of its pixels, 32 bytes
@@ -34,7 +34,7 @@ MAX_HEADER, MAX_SIDE = 1 << 19, 1 << 22  # bytes of JSON
 MAX_COUNT, MAX_BATCH, MAX_SIDE_LENGTH, MAX_BINS, MAX_LEVELS = 1 << 40, 256, 1 << 16, 1 << 16, 1 << 16
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 PRECISIONS = ("float32", "float64", "bfloat16")
-AGAIN = "get it anew"
+AGAIN = "get the file again"
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class DataConfig:
         fit: how another shape becomes this one: "crop" (scale to cover, cut the centre), "pad" (scale to
             fit inside, fill with `background`) or "resize" (stretch).
         layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
-        classes: classes of the images of a folder: "auto" (its sub-folders), "prefix" (what a file's name says before its
-            number, such as cat_0.png) or "none".
+        classes: classes of the images of a folder: "auto" (its sub-folders), "prefix" (what a file's name says before
+            its number, such as cat_0.png) or "none".
         split: "auto" (the parts that a source brings: folders called train, val, test and the like, official test
             files; else by content), "content" (by content, whatever parts there are), "folders" (folders of such
             names are classes) or folders for each part, such as "train:a+b, validation:c, test:d".

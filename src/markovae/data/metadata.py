@@ -1,4 +1,4 @@
-"""Tables beside images: captions.csv, metadata.csv or metadata.jsonl, a row an image; read whole, row by row."""
+"""Tables beside images: captions.csv, metadata.csv or metadata.jsonl, a row per image; read whole, row by row."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class Cascade(LevelwiseVAE):
 
     @property
     def pixels(self) -> Pixels:
-        """The digits of the data and their scale."""
+        """The pixel values of the data and their scale."""
         assert self.decoder.pixels is not None, "a cascade is of pixels"
         return self.decoder.pixels
 

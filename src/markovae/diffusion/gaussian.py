@@ -17,7 +17,7 @@ def sum_dims(values: Tensor) -> Tensor:
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
-    """View one number an example, (B,) or (), so that it broadcasts against `like`, (B, *D); (B, *D) is left as is."""
+    """View one number per example, (B,) or (), so that it broadcasts against `like`, (B, *D); (B, *D) is left as is."""
     return values if values.ndim in (0, like.ndim) else values.reshape(values.shape[0], *[1] * (like.ndim - 1))
 
 
@@ -107,8 +107,8 @@ class FullGaussian:
 
     def sample(self, source: Source) -> Tensor:
         """mean + C ε with C Cᵀ the covariance, (B, d), float64."""
-        mean, factor = self._checked()
-        return mean + (factor @ normal_like(mean, source)[..., None])[..., 0]
+        mean, lower = self._checked()
+        return mean + (lower @ normal_like(mean, source)[..., None])[..., 0]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln N(x; mean, covariance) in nats, (B,), float64: a log-density.
@@ -116,10 +116,10 @@ class FullGaussian:
         Raises:
             ValueError: where a covariance is not positive definite, or x has another shape than the mean.
         """
-        mean, factor = self._checked()
+        mean, lower = self._checked()
         _check_shapes(x, mean)
-        white = _solve(factor, (x.double() - mean)[..., None])[..., 0]
-        return -0.5 * ((white**2).sum(1) + _log_det(factor) + mean.shape[1] * math.log(2 * math.pi))
+        white = _solve(lower, (x.double() - mean)[..., None])[..., 0]
+        return -0.5 * ((white**2).sum(1) + _log_det(lower) + mean.shape[1] * math.log(2 * math.pi))
 
     def kl(self, other: FullGaussian) -> Tensor:
         r"""KL(self ‖ other) = ½ [ tr(V'⁻¹V) − d + ln(|V'|/|V|) + (μ−μ')ᵀ V'⁻¹ (μ−μ') ] in nats, (B,), float64.
@@ -127,12 +127,12 @@ class FullGaussian:
         Raises:
             ValueError: where a covariance is not positive definite, or the means differ in shape.
         """
-        mean, factor = self._checked()
-        other_mean, other_factor = other._checked()
+        mean, lower = self._checked()
+        other_mean, other_lower = other._checked()
         _check_shapes(mean, other_mean)
-        trace = (_solve(other_factor, factor) ** 2).sum((-2, -1))
-        white = _solve(other_factor, (mean - other_mean)[..., None])[..., 0]
-        return 0.5 * (trace - mean.shape[1] + _log_det(other_factor) - _log_det(factor) + (white**2).sum(1))
+        trace = (_solve(other_lower, lower) ** 2).sum((-2, -1))
+        white = _solve(other_lower, (mean - other_mean)[..., None])[..., 0]
+        return 0.5 * (trace - mean.shape[1] + _log_det(other_lower) - _log_det(lower) + (white**2).sum(1))
 
     def _checked(self) -> tuple[Tensor, Tensor]:
         return self.mean.double(), cholesky(self.covariance)
@@ -144,14 +144,14 @@ def cholesky(covariance: Tensor) -> Tensor:
     Raises:
         ValueError: where it is not symmetric or not positive definite.
     """
-    factor, failed = torch.linalg.cholesky_ex(symmetric(covariance))
+    lower, failed = torch.linalg.cholesky_ex(symmetric(covariance))
     if bool((failed != 0).any()):
         raise ValueError("covariance is not positive definite: every eigenvalue must exceed 0")
-    return factor
+    return lower
 
 
 def symmetric(covariance: Tensor) -> Tensor:
-    """The covariance in float64, (…, d, d), made symmetric beyond what its own type could hold.
+    """The covariance in float64, (…, d, d), without the asymmetry that rounding left.
 
     Raises:
         ValueError: where it is off symmetry by more than 1e-9 of its largest entry (1e-6 in single precision).
@@ -172,9 +172,9 @@ def _check_shapes(x: Tensor, mean: Tensor) -> None:
         raise ValueError(f"x of shape {tuple(x.shape)} does not match a Gaussian over {tuple(mean.shape)}")
 
 
-def _solve(factor: Tensor, right: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(factor, right, upper=False)
+def _solve(lower: Tensor, right: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(lower, right, upper=False)
 
 
-def _log_det(factor: Tensor) -> Tensor:
-    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+def _log_det(lower: Tensor) -> Tensor:
+    return 2 * lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -93,13 +93,13 @@ class LevelwiseVAE(MarkovianVAE):
 
     @abstractmethod
     def to_x(self, images: Any) -> Tensor:
-        """Data on the model's scale, (B, *D), float64: digits (integer types) are converted, floats are taken as is.
+        """Data on the model's scale, (B, *D), float64: pixel values (integer types) are converted, floats are taken as is.
 
         Args:
             images: a tensor or an array, (B, *D).
 
         Raises:
-            ValueError: for another shape than the model's, or numbers that are no digit's place on the scale.
+            ValueError: for another shape than the model's, or numbers that are not the place of a pixel value on the scale.
         """
 
     @abstractmethod
@@ -124,7 +124,7 @@ class LevelwiseVAE(MarkovianVAE):
         """The bound with every level's KL drawn once: L network evaluations an example.
 
         Args:
-            images: digits, or their places on the scale, (B, *D), a tensor or an array.
+            images: pixel values, or their places on the scale, (B, *D), a tensor or an array.
             source: of the noise; None is one stream an example, keyed by seed 0 and its place in the batch.
         """
         x = self.to_x(images)

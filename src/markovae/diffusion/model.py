@@ -40,7 +40,7 @@ class Diffusion(LevelwiseVAE):
         schedule: the grid of levels.
         target: what `out` means.
         reverse: the variance of the prior's steps.
-        decoder: P_pri(z_0|z_1), with the pixels' digits and scale.
+        decoder: P_pri(z_0|z_1), with the pixel values and their scale.
         shape: of one example, D = (C, H, W) or (d,).
         training_schedule: the grid the network was trained on, if `schedule` is a sub-grid of it.
         clip: x̂ is held to [−clip, clip] wherever it is used; None leaves it alone.
@@ -84,7 +84,7 @@ class Diffusion(LevelwiseVAE):
 
     @property
     def pixels(self) -> Pixels:
-        """The digits of the data and their scale.
+        """The pixel values of the data and their scale.
 
         Raises:
             UserError: for a model of continuous data.
@@ -318,7 +318,7 @@ def images_to_x(images: Any, shape: Sequence[int], decoder: Decoder, device: tor
     off = float((x - pixels.to_x(pixels.to_pixel_values(x))).abs().max()) if x.numel() else 0.0
     if not off < 1e-3 * pixels.half_width + 1e-6:
         raise ValueError(
-            f"x lies up to {off:g} off the places of the {pixels.bins} digits: pass the integer images, "
+            f"x lies up to {off:g} off the places of the {pixels.bins} pixel values: pass the integer images, "
             "or scale them with pixels.to_x"
         )
     return x

@@ -154,7 +154,7 @@ class NoiseSchedule(nn.Module, ABC):
         """These of the levels 1…L, increasing, (K,) int64.
 
         Raises:
-            ValueError: for levels that the schedule has not, or that do not increase.
+            ValueError: for levels that the schedule does not have, or that do not increase.
         """
         levels = levels.long()
         if not len(levels) or int(levels.min()) < 1 or int(levels.max()) > self.num_levels:

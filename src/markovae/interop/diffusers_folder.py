@@ -65,7 +65,7 @@ def read_folder(path: str | Path) -> Folder:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: name one that holds a diffusers pipeline")
+        raise UserError(f"{folder} is not a folder: name one that holds a diffusers pipeline")
     _refuse_latent(folder)
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (unet / "config.json").is_file():
@@ -186,7 +186,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_JSON:
-                raise UserError(f"{path} is no file of at most {MAX_JSON:,} bytes: it is no configuration")
+                raise UserError(f"{path} is not a file of at most {MAX_JSON:,} bytes, so it is not a configuration")
             return parse_object(file.read(MAX_JSON + 1), finite=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None

@@ -86,22 +86,22 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
     predictions, variances = ({ours: theirs for theirs, ours in names.items()} for names in (PREDICTIONS, VARIANCES))
     if target.name not in predictions:
         raise UserError(
-            f"target.name={target.name} cannot be told to diffusers, whose networks predict the noise, the data or the "
+            f"target.name={target.name} cannot be expressed in diffusers, whose networks predict the noise, the data or the "
             "velocity: train with one of those"
         )
     if target.reverse not in variances:
         raise UserError(
-            f"target.reverse={target.reverse} cannot be told to diffusers, whose variance is that of the posterior, of "
+            f"target.reverse={target.reverse} cannot be expressed in diffusers, whose variance is that of the posterior, of "
             "the step, or learned: set one of those"
         )
-    if bool((_brief_alphas(made) == 1).any()):
+    if bool((_float32_alphas(made) == 1).any()):
         raise UserError(
             f"{made.num_levels:,} levels that begin at log-SNR {float(made.logsnr[1]):.1f} have steps that diffusers' "
             "float32 rounds to none: train with fewer levels, or with a schedule.start of 10 or less"
         )
     if target.pixels != "ends":
         raise UserError(
-            f"target.pixels={target.pixels} cannot be told to diffusers, which puts the first grey value at -1 and the "
+            f"target.pixels={target.pixels} cannot be expressed in diffusers, which puts the first grey value at -1 and the "
             "last at 1: train with target.pixels=ends"
         )
     return {
@@ -122,7 +122,7 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
     }
 
 
-def _brief_alphas(made: NoiseSchedule) -> Tensor:
+def _float32_alphas(made: NoiseSchedule) -> Tensor:
     """1 − β of each step in float32, as diffusers has them, (L,)."""
     logsnr = made.logsnr.detach()
     return 1 - step_variance(logsnr[:-1], logsnr[1:]).float()
@@ -133,7 +133,7 @@ def rounding_warning(made: NoiseSchedule) -> str | None:
 
     It keeps β, 1 − β and ā in float32, which has steps of 6e-8 below 1, and forms 1 − ā from them.
     """
-    logsnr, theirs = made.logsnr.detach(), 1 - _brief_alphas(made).cumprod(0)
+    logsnr, theirs = made.logsnr.detach(), 1 - _float32_alphas(made).cumprod(0)
     apart = (theirs.double() / noise_scale(logsnr[1:]) ** 2 - 1).abs()
     level, share = int(apart.argmax()) + 1, float(apart.max())
     if share < 2e-3:

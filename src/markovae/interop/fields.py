@@ -36,7 +36,7 @@ class Fields:
         """The class that diffusers would make of the object."""
         found = self.take("_class_name", None)
         if found not in known:
-            raise UserError(f"{self._name} is of {shown(found)}: {' and '.join(known)} can be read")
+            raise UserError(f"{self._name} is of class {shown(found)}: {' and '.join(known)} can be read")
         return str(found)
 
     def take_one_of(self, key: str, default: Any, known: Sequence[Any]) -> Any:
@@ -97,7 +97,7 @@ class Fields:
         """A list of so many words."""
         value = self.take(key, default)
         if not isinstance(value, list) or len(value) != count or not all(type(v) is str for v in value):
-            raise self._refused(key, value, f"a list of {count} words, one a level")
+            raise self._refused(key, value, f"a list of {count} words, one per level")
         return value
 
     def end(self) -> None:

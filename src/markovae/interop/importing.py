@@ -70,7 +70,7 @@ def import_run(
     if Path(source).is_file():
         return _import_file(Path(source), Path(out), config, classes, trust)
     if config is not None or classes:
-        raise UserError(f"{source} is no file: a pipeline's folder says itself what it is, and takes no configuration")
+        raise UserError(f"{source} is not a file: a pipeline's folder brings its own configuration and takes no other")
     found = read_folder(source)
     tensors = read_weights(found, on_no_device(found))
     config, shape = config_of(found), (found.shape.data.in_channels, *found.shape.data.size)

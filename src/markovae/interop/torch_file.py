@@ -320,7 +320,7 @@ def _known(name: str) -> _Name:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError("it appends to what is no list")
+        raise TypeError("it appends to something that is not a list")
     return value
 
 

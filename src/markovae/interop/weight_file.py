@@ -52,7 +52,7 @@ class SafetensorsFiles:
             except OSError as error:
                 raise UserError(f"{path} cannot be read ({error.strerror})") from None
             except ValueError as error:
-                raise UserError(f"{path} is no safetensors file that can be read: it {error}") from None
+                raise UserError(f"{path} cannot be read as safetensors: it {error}") from None
             for name, entry in entries.items():
                 if name in self.places:
                     raise UserError(f"{path} and {self.places[name].name} both hold {shown(name)}: keep one of them")
@@ -69,7 +69,7 @@ class SafetensorsFiles:
             with safe_open(path, framework="pt") as file:
                 tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"{path} is no safetensors file that can be read: {error}") from None
+            raise UserError(f"{path} cannot be read as safetensors: {error}") from None
         return tensor
 
     def close(self) -> None:

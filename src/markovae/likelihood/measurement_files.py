@@ -29,7 +29,7 @@ def require_csv_place(csv: Path, runs: tuple[str | None, ...]) -> None:
         UserError: naming the path and the remedy.
     """
     if csv.is_dir() or not csv.parent.is_dir():
-        what = "is a folder" if csv.is_dir() else f"lies in {csv.parent}, which is no folder"
+        what = "is a folder" if csv.is_dir() else f"lies in {csv.parent}, which is not a folder"
         raise UserError(f"--csv {csv} {what}: name a file in a folder that is there")
     for run in runs:
         if run is not None and Path(run).resolve() in csv.resolve().parents:

@@ -71,7 +71,7 @@ def positions(height: int, width: int, octaves: int, like: Tensor) -> Tensor:
 
 
 def smoothed_difference(z: Tensor, noise: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """How far each pixel lies from the like-coloured pixels around it, in units of the noise.
+    """How far each pixel lies from the like-colored pixels around it, in units of the noise.
 
     A bilateral filter at the scale of the noise, over the window j of (2·radius + 1)² pixels around i:
 
@@ -133,7 +133,7 @@ class Detail(nn.Module):
 
     - differences to the right and lower neighbour, tanh((z_j − z_i)/(2s)): ±1 across an edge, the difference
       of two noises on a flat area;
-    - tanh(D/2) and the log weight of `smoothed_difference`: the distance from the like-coloured pixels around;
+    - tanh(D/2) and the log weight of `smoothed_difference`: the distance from the like-colored pixels around;
     - for each frequency f in cycles per unit of data, sin and cos of 2πf·z/a, damped by their expected
       contrast exp(−½(2πf·s/a)²): the phase of the value on the grid of its grey levels once that is visible.
       (VDM, Kingma et al. 2021, section 5.1, uses such features undamped.)

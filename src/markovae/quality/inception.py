@@ -167,7 +167,7 @@ def open_inception(path: Path) -> tuple[Inception, str]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): name a safetensors file with --weights") from None
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is no safetensors file ({error}): convert the weights first") from None
+        raise UserError(f"{path} is not a safetensors file ({error}): convert the weights first") from None
     for name, shape in tensor_shapes():
         there = tuple(tensors[name].shape) if name in tensors else None
         if there != shape:

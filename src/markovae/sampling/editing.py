@@ -363,7 +363,7 @@ def _whole(given: Any, name: str, bins: int) -> np.ndarray[Any, Any]:
     except ValueError:
         raise UserError(f"{name} is a list whose rows differ in length: give an array") from None
     if values.dtype.kind not in "biuf" or not values.size:
-        raise UserError(f"{name} of type {type(given).__name__} is no picture: give a file, an image or an array")
+        raise UserError(f"{name} of type {type(given).__name__} is not a picture: give a file, an image or an array")
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not 0 <= low <= high <= 1:

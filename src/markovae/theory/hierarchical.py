@@ -83,12 +83,12 @@ class LearnedStep(TrainStep):
 
 @final
 class DigitStep(TrainStep):
-    """A decoder over the digits of pixels: a discretised Gaussian of learned mean and one learned width.
+    """A decoder over pixel values: a discretised Gaussian of learned mean and one learned width.
 
     Args:
         dims_in: of z_1.
         dims_out: number of pixels.
-        pixels: the digits and their scale.
+        pixels: the pixel values and their scale.
         width: hidden layer.
     """
 
@@ -98,7 +98,7 @@ class DigitStep(TrainStep):
         self.log_scale = nn.Parameter(torch.full((), math.log(0.5), dtype=torch.float64))
 
     def given(self, z: Tensor) -> DiscretisedGaussian:
-        """Probabilities of the digits at z, (B, dims_out)."""
+        """Probabilities of the pixel values at z, (B, dims_out)."""
         return DiscretisedGaussian(self.network(z.double()), self.log_scale.exp(), self.pixels)
 
 

@@ -26,7 +26,7 @@ class DigitDistribution(ToyDistribution):
     Args:
         log_weights: (B, K).
         log_probs: ln P_ci(k), (B, K, d, bins).
-        pixels: the digits and their scale.
+        pixels: the pixel values and their scale.
         shape: D.
     """
 
@@ -36,11 +36,11 @@ class DigitDistribution(ToyDistribution):
     shape: tuple[int, ...]
 
     def places(self) -> Tensor:
-        """Where the digits lie on the scale, (bins,)."""
+        """Where the pixel values lie on the scale, (bins,)."""
         return self.pixels.to_x(torch.arange(self.pixels.bins))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """ln P of the digits nearest to x, (B,): a log-probability."""
+        """ln P of the pixel values nearest to x, (B,): a log-probability."""
         digits = self.pixels.to_pixel_values(x).flatten(1)[:, None, :, None]
         batch = max(len(x), len(self.log_probs))
         table = self.log_probs.expand(batch, -1, -1, -1)
@@ -92,7 +92,7 @@ class BlurredDigits:
     """Digits moved, scaled and blurred by Gaussian noise: a density over latents.
 
     Args:
-        distribution: of the digits.
+        distribution: of the pixel values.
         shift: (B, *D).
         gain, variance: (B,).
     """
@@ -122,12 +122,12 @@ class BlurredDigits:
 
 @final
 class DigitMixture(Toy):
-    """Σ_c w_c ∏_i P_ci(k_i) over images of digits.
+    """Σ_c w_c ∏_i P_ci(k_i) over images of pixel values.
 
     Args:
         weights: w_c ≥ 0, summing to 1, (K,).
         probabilities: P_ci(k), each pixel's summing to 1, (K, *D, bins).
-        pixels: the digits and their scale, with as many bins.
+        pixels: the pixel values and their scale, with as many bins.
     Raises:
         ValueError: where probabilities do not sum to one or shapes differ.
     """
@@ -150,7 +150,7 @@ class DigitMixture(Toy):
 
     @classmethod
     def discretised(cls, weights: Tensor, means: Tensor, stds: Tensor, pixels: Pixels) -> Self:
-        """Independent Gaussians within a component, each pixel rounded to its digit; means, stds (K, *D)."""
+        """Independent Gaussians within a component, each pixel rounded to a pixel value; means, stds (K, *D)."""
         if not bool((stds > 0).all()):
             raise ValueError(f"standard deviation {float(stds.min()):g} must be positive: a bin needs a width")
         places = pixels.to_x(torch.arange(pixels.bins))

@@ -154,7 +154,7 @@ class Batches:
 
     Args:
         data: for training, or any `Examples`.
-        pixels: the scale of its digits.
+        pixels: the scale of its pixel values.
         objective: p and w of the levels.
         seed: of every draw.
         batch: B.

@@ -373,8 +373,7 @@ def _from_image_data(model: Model, data: ImageData, transform: Transform | None)
         raise UserError(f"images of shape {data.shape} do not fit the model, which takes {model.shape}")
     if data.bins != model.pixels.bins:
         raise UserError(
-            f"the data have {data.bins} digits a pixel and the model {model.pixels.bins}: "
-            f"build it with bins={data.bins}"
+            f"the data have {data.bins} pixel values and the model {model.pixels.bins}: build it with bins={data.bins}"
         )
     takes = getattr(model.network, "num_classes", 0)
     if data.labels is not None and data.conditioning is None and not takes and model.text_conditioner is None:
