@@ -93,13 +93,13 @@ class LevelwiseVAE(MarkovianVAE):
 
     @abstractmethod
     def to_x(self, images: Any) -> Tensor:
-        """Data on the model's scale, (B, *D), float64: pixel values (integer types) are converted, floats are taken as is.
+        """Data on the model's scale, (B, *D), float64: pixel values (integers) are converted, floats are taken as is.
 
         Args:
             images: a tensor or an array, (B, *D).
 
         Raises:
-            ValueError: for another shape than the model's, or numbers that are not the place of a pixel value on the scale.
+            ValueError: for another shape than the model's, or numbers between the places of pixel values.
         """
 
     @abstractmethod

@@ -86,13 +86,13 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
     predictions, variances = ({ours: theirs for theirs, ours in names.items()} for names in (PREDICTIONS, VARIANCES))
     if target.name not in predictions:
         raise UserError(
-            f"target.name={target.name} cannot be expressed in diffusers, whose networks predict the noise, the data or the "
-            "velocity: train with one of those"
+            f"target.name={target.name} cannot be expressed in diffusers, whose networks predict the noise, the data "
+            "or the velocity: train with one of those"
         )
     if target.reverse not in variances:
         raise UserError(
-            f"target.reverse={target.reverse} cannot be expressed in diffusers, whose variance is that of the posterior, of "
-            "the step, or learned: set one of those"
+            f"target.reverse={target.reverse} cannot be expressed in diffusers, whose variance is that of the posterior, "
+            "of the step, or learned: set one of those"
         )
     if bool((_float32_alphas(made) == 1).any()):
         raise UserError(
@@ -101,8 +101,8 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
         )
     if target.pixels != "ends":
         raise UserError(
-            f"target.pixels={target.pixels} cannot be expressed in diffusers, which puts the first grey value at -1 and the "
-            "last at 1: train with target.pixels=ends"
+            f"target.pixels={target.pixels} cannot be expressed in diffusers, which puts the first grey value at -1 "
+            "and the last at 1: train with target.pixels=ends"
         )
     return {
         "_class_name": "DDPMScheduler",
