@@ -82,7 +82,7 @@ def test_the_tables_name_what_there_is():
                 and "." in word
             ):
                 assert word.partition("=")[0].rstrip(".,:") in known or word.endswith((".csv", ".jsonl")), word
-    assert not WORDS.keys() & {name.rpartition(".")[2] for name in known} - {"betas", "lr"}
+    assert not WORDS.keys() & {name.rpartition(".")[2] for name in known} - {"betas", "lr", "random_crop"}
     assert len({*WORDS, *VALUES, *COMMANDS}) > 150
 
 

@@ -91,8 +91,8 @@ def rules_to(schedule: ScheduleConfig, made: NoiseSchedule, target: TargetConfig
         )
     if target.reverse not in variances:
         raise UserError(
-            f"target.reverse={target.reverse} cannot be expressed in diffusers, whose variance is that of the posterior, "
-            "of the step, or learned: set one of those"
+            f"target.reverse={target.reverse} cannot be expressed in diffusers, whose variance is that of the "
+            "posterior, of the step, or learned: set one of those"
         )
     if bool((_float32_alphas(made) == 1).any()):
         raise UserError(
