@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import markovae as mv
-from markovae.compression import chain_coder
+from markovae.compression import stage_coder
 from markovae.compression.bit_stack import BitStack
 from markovae.compression.codec import compress, describe
 from markovae.diffusion.model import Diffusion
@@ -49,7 +49,7 @@ def widths(options: argparse.Namespace) -> None:
     )
     tell(**bound(model, images[FIRST:], options.levels))
     for width in (1, 1.5, 1.75, 2, 2.5, 3):
-        chain_coder.SPACING = width
+        stage_coder.SPACING = width
         tell(width=width, bits_per_dim=added(model, images, options.levels))
 
 

@@ -181,7 +181,7 @@ def test_other_digits_batches_threads_and_orders_of_sums_decode_what_the_portabl
 
 def test_corrections_are_what_makes_that_so(gaussian: Model, monkeypatch):
     """With a guard as wide as every rounding step all numbers are corrected, and noise as large as that decodes."""
-    monkeypatch.setattr("markovae.compression.chain_coder.GUARD", 1e-6)
+    monkeypatch.setattr("markovae.compression.stage_coder.GUARD", 1e-6)
     monkeypatch.setattr(ChainCoder, "probe", lambda self: "0" * 16)
     model, images, exact = gaussian(), pictures(4), Diffusion.predict
     data = compress(model, images, levels=6, portable=True)

@@ -121,7 +121,7 @@ def test_stages_that_do_not_meet_are_refused():
 
 def test_what_takes_one_stage_says_so():
     model, _ = exact_cascade(4, 1, 5)
-    with pytest.raises(UserError, match="compression takes a model of one stage, and this is a cascade of 2"):
-        one_stage(model, "compression")
+    with pytest.raises(UserError, match="an export takes a model of one stage, and this is a cascade of 2"):
+        one_stage(model, "an export")
     alone, _ = exact_cascade(4, 0, 5)
-    assert one_stage(alone, "compression") is alone.base
+    assert one_stage(alone, "an export") is alone.base

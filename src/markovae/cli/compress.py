@@ -90,7 +90,6 @@ def run(options: argparse.Namespace) -> int:
     from markovae.compression.finished_groups import write_mvz
     from markovae.compression.mvz_format import open_mvz
     from markovae.data.unchanged import read_unchanged
-    from markovae.diffusion.cascade import one_stage
 
     loaded = load_run(options.model, device="cpu", precision="float32", trust=options.trust)
     images = read_unchanged(options.images, loaded.model.shape)
@@ -105,8 +104,8 @@ def run(options: argparse.Namespace) -> int:
         verify=not options.no_verify,
     )
     fit = _training_images(loaded, options, conditional=labels is not None)
-    model, names = one_stage(loaded.model, "compression"), images.names if any(images.names) else ()
-    encoder = GroupEncoder(model, images, labels, names, fit, settings)
+    names = images.names if any(images.names) else ()
+    encoder = GroupEncoder(loaded.model, images, labels, names, fit, settings)
     size = write_mvz(options.out, encoder, rank)
     if size is None:
         log("this process's groups are finished; the process that ends last writes the file")

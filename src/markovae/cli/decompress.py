@@ -53,7 +53,6 @@ def run(options: argparse.Namespace) -> int:
     from markovae.checkpoints.reading import load_run
     from markovae.compression.codec import GroupDecoder
     from markovae.compression.mvz_format import open_mvz
-    from markovae.diffusion.cascade import one_stage
     from markovae.system.files import require_new_folder, write_folder
 
     require_new_folder(options.out, "--out")
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if last >= header.count:
         raise UserError(f"--images {first}-{last}: the file has images 0…{header.count - 1}")
     loaded = load_run(options.model, device="cpu", precision="float32", trust=options.trust)
-    decoder = GroupDecoder(one_stage(loaded.model, "decompression"), file)
+    decoder = GroupDecoder(loaded.model, file)
     groups = range(first // header.group, last // header.group + 1)
     restored = RestoredFiles(header.bins)
     shown: list[dict[str, Any]] = []

@@ -6,6 +6,9 @@ One image x and its latents z_1…z_K, each rounded to a grid of the width of it
     for ℓ = 2…K: pop z_ℓ with q(z_ℓ|z_{ℓ−1}), push z_{ℓ−1} with p(z_{ℓ−1}|z_ℓ);
     push z_K with N(0, I).
 
+Of a cascade z_1 has a part for each band. The levels of the finest band come first, given the z_1 of the coarser ones,
+the base's last; the decoder begins with the base.
+
 Popping draws a symbol and shortens the stack; pushing lengthens it. The net length is −log p(x, z_1…z_K) +
 log q(z_1…z_K|x) along the path: form E1, whose mean is the bound. In this order an image borrows two latents' worth of
 bits at a time; drawing the whole path first would borrow K of them. The decoder takes the same steps backwards and
@@ -29,17 +32,14 @@ import torch
 from markovae.compression.bit_stack import BitStack, EmptyStackError
 from markovae.compression.lattice import IntegerDistribution, LatticeGaussian, RoundedGaussian
 from markovae.compression.plain_image import joined, parted, plain_code
+from markovae.compression.stage_coder import FINE, Denoised, StageCoder, settled, short
 from markovae.diffusion import forward
+from markovae.diffusion.cascade import Cascade, Model, merged, stages_of
 from markovae.diffusion.decoder import DiscretisedGaussian, SoftmaxBins
-from markovae.diffusion.gaussian import Gaussian
-from markovae.diffusion.markovian_vae import evaluating
-from markovae.diffusion.model import Diffusion
+from markovae.diffusion.markovian_vae import Distribution, evaluating
 from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 
-SPACING = 1.75  # of the grid of a latent, in standard deviations of the narrower of the two Gaussians that code it
-GUARD = 1e-10  # by how much another machine's float64 outputs may differ
-FINE = 2.0**-6  # of the step's standard deviation: what x̂ is rounded to in the portable mode
 LEAST_BORROWED = 1.5  # bits per dimension that a batch borrows at the least
 PROBED = 64  # numbers of a level that a portable probe looks at
 LEAST_WORDS = 4  # that a stack has beneath what is popped
@@ -73,41 +73,37 @@ class ChainCoder:
         UserError: for a model that cannot be coded, or not in the portable mode.
     """
 
-    def __init__(self, model: Diffusion, batch: int, portable: bool) -> None:
+    def __init__(self, model: Model, batch: int, portable: bool) -> None:
+        model = model.base if isinstance(model, Cascade) and not model.octaves else model
         # The portable mode computes in float64: in a copy, so that the caller's network stays as it is.
         self.model = copy.deepcopy(model) if portable else model
         self._batch, self._portable = batch, portable
         if portable:
-            if self.model.reverse.channels != 1 or self.model.reverse.needs_jacobian:
-                raise UserError(
-                    "portable=True needs a reverse variance that no network output sets: take target.reverse="
-                    "posterior, isotropic or diagonal"
-                )
             self.model.precision = torch.float64
             self.model.double()
-        self._logsnr = self.model.schedule.logsnr.detach().double()
-        self.num_levels = len(self._logsnr) - 1
+        self._stages: list[StageCoder] = []
+        for stage in stages_of(self.model):
+            offset = sum(other.num_levels for other in self._stages)
+            self._stages.append(StageCoder(stage, batch, portable, offset))
         self._pixels = self.model.pixels
-        self._noise = [(math.nan, math.nan), *(self._noise_of(level) for level in range(1, self.num_levels + 1))]
-        self._stds = [None, None, *(self._fixed_std(level) for level in range(2, self.num_levels + 1))]
-        self._widths = [math.nan, *(self._width_of(level) for level in range(1, self.num_levels + 1))]
-        self._noise_pmfs = [self._lattice(self._noise[k][1], k) for k in range(1, self.num_levels + 1)]
-        self._step_pmfs = [None if std is None else self._lattice(std, k - 1) for k, std in enumerate(self._stds)]
-        self._top_pmf = self._lattice(1.0, self.num_levels)
         self._pixel_pmfs: dict[float, IntegerDistribution] = {}
 
     @torch.no_grad()
     def probe(self) -> str:
         """SHA-256 of outputs on fixed latents, of the shape that is coded, 16 digits; portably a few, rounded."""
-        made = hashlib.sha256(np.array([*self._noise[1:], (self.num_levels, self._batch)], "<f4").tobytes())
-        source = torch.Generator().manual_seed(0)
-        for level in sorted({1, (self.num_levels + 1) // 2, self.num_levels}):
-            z = torch.randn(self._batch, *self.model.shape, generator=source, dtype=torch.float64)
-            with evaluating(self.model):
-                x_hat = self._denoised(z.numpy(), level, None).x_hat
-            if self._portable:  # few and coarse, so that none lies where another machine rounds otherwise
-                x_hat = np.round(x_hat.ravel()[:: max(1, x_hat.size // PROBED)], 3) + 0.0
-            made.update(np.ascontiguousarray(x_hat).tobytes())
+        source, made = torch.Generator().manual_seed(0), hashlib.sha256()
+        firsts: list[Any] = []
+        for stage in self._stages:
+            made.update(np.array([*stage.noise[1:], (stage.num_levels, self._batch)], "<f4").tobytes())
+            condition = self._given(firsts, None)
+            for level in sorted({1, (stage.num_levels + 1) // 2, stage.num_levels}):
+                z = torch.randn(self._batch, *stage.model.shape, generator=source, dtype=torch.float64).numpy()
+                with evaluating(self.model):
+                    x_hat = stage.denoised(z, level, condition).x_hat
+                if self._portable:  # few and coarse, so that none lies where another machine rounds otherwise
+                    x_hat = np.round(x_hat.ravel()[:: max(1, x_hat.size // PROBED)], 3) + 0.0
+                made.update(np.ascontiguousarray(x_hat).tobytes())
+            firsts.append(z)
         return made.hexdigest()[:16]
 
     # -- groups --------------------------------------------------------------------------------------------------
@@ -194,18 +190,32 @@ class ChainCoder:
         total = len(words) + LEAST_WORDS // 2
         with evaluating(self.model):
             try:
-                latent = stack.pop(self._top_pmf, np.zeros((count, *self.model.shape)))
-                for level in range(self.num_levels, 0, -1):
-                    shown = self._denoised(self._real(latent, level), level, condition).tensor
-                    yield View(
-                        level, min(total - stack.lowest, len(words)), self._pixels.to_pixel_values(shown).numpy()
-                    )
-                    if level > 1:
-                        latent = self._down(stack, latent, level, condition, 0)
-                images = self._pop_pixels(stack, self._real(latent, 1), condition)
+                firsts: list[Any] = []
+                for b, stage in enumerate(self._stages):
+                    given = self._given(firsts, condition)
+                    latent, finer = stage.pop_top(stack, count), self._stages[b + 1 :]
+                    for level in range(stage.num_levels, 0, -1):
+                        if level > 1 or not finer:
+                            images = self._shown(b, stage.denoised(stage.real(latent, level), level, given), given)
+                            below = sum(other.num_levels - 1 for other in finer)
+                            yield View(below + level, min(total - stack.lowest, len(words)), images)
+                        if level > 1:
+                            latent = stage.down(stack, latent, level, given, 0)
+                    firsts.append(stage.real(latent, 1))
+                images = self._pop_pixels(stack, firsts, condition)
             except EmptyStackError:
                 return
             yield View(0, min(total - stack.lowest, len(words)), images)
+
+    def _shown(self, b: int, made: Denoised, given: Condition | None) -> Any:
+        """x̂ of a stage as pixel values in full size."""
+        image = made.tensor
+        if b and given is not None and given.coarse is not None:
+            assert isinstance(self.model, Cascade), "only its stages are given a coarse image"
+            image = self.model.refined(given.coarse[:, :-1], image, b)
+        times = self.model.shape[-1] // image.shape[-1]
+        values: Any = self._pixels.to_pixel_values(image).numpy()
+        return values.repeat(times, -1).repeat(times, -2)
 
     def _batches(self, count: int, plain: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
         """(number, places) of the images that are coded side by side."""
@@ -216,118 +226,75 @@ class ChainCoder:
     # -- one batch: the two directions mirror one another line by line -------------------------------------------
 
     def _push(self, stack: BitStack, images: Any, condition: Condition | None, number: int) -> None:
-        x = self._pixels.to_x(torch.from_numpy(images)).numpy()
-        latent = stack.pop_noise(self._noise_pmfs[0], self._noisy(x, 1), (number, 1))
-        self._push_pixels(stack, images, self._real(latent, 1), condition)
-        for level in range(2, self.num_levels + 1):
-            below = self._real(latent, level - 1)
-            above = stack.pop_noise(self._noise_pmfs[level - 1], self._noisy(below, level), (number, level))
-            pmf, mean, corrections = self._reverse(self._real(above, level), level, condition, None)
-            stack.push(pmf, latent, mean)
-            self._push_corrections(stack, corrections, above.size)
-            latent = above
-        stack.push(self._top_pmf, latent, np.zeros(latent.shape))
+        stages, bands = self._stages, self._bands(images)
+        latents = [stage.pop_first(stack, x, number) for stage, x in zip(stages, bands, strict=True)]
+        firsts = [stage.real(latent, 1) for stage, latent in zip(stages, latents, strict=True)]
+        self._push_pixels(stack, images, firsts, condition)
+        for b in reversed(range(len(stages))):
+            stages[b].push_levels(stack, latents[b], self._given(firsts[:b], condition), number)
 
     def _pop(self, stack: BitStack, size: int, condition: Condition | None, number: int) -> Any:
-        latent = stack.pop(self._top_pmf, np.zeros((size, *self.model.shape)))
-        for level in range(self.num_levels, 1, -1):
-            latent = self._down(stack, latent, level, condition, number)
-        images = self._pop_pixels(stack, self._real(latent, 1), condition)
-        x = self._pixels.to_x(torch.from_numpy(images)).numpy()
-        stack.push_noise(self._noise_pmfs[0], latent, self._noisy(x, 1), (number, 1))
+        stages, latents = self._stages, []
+        firsts: list[Any] = []
+        for stage in stages:
+            latents.append(stage.pop_levels(stack, size, self._given(firsts, condition), number))
+            firsts.append(stage.real(latents[-1], 1))
+        images = self._pop_pixels(stack, firsts, condition)
+        for stage, latent, x in reversed(list(zip(stages, latents, self._bands(images), strict=True))):
+            stage.push_first(stack, latent, x, number)
         return images
 
-    def _down(self, stack: BitStack, latent: Any, level: int, condition: Condition | None, number: int) -> Any:
-        """z_{ℓ−1} from z_ℓ, whose noise is given back."""
-        corrections = self._pop_corrections(stack, latent.size)
-        pmf, mean, _ = self._reverse(self._real(latent, level), level, condition, corrections)
-        below = stack.pop(pmf, mean)
-        noisy = self._noisy(self._real(below, level - 1), level)
-        stack.push_noise(self._noise_pmfs[level - 1], latent, noisy, (number, level))
-        return below
+    # -- bands ---------------------------------------------------------------------------------------------------
 
-    # -- the Gaussians, in units of the grid of what they code ---------------------------------------------------
+    def _bands(self, images: Any) -> list[Any]:
+        """Each stage's data of pixel values, float64."""
+        x = self._pixels.to_x(torch.from_numpy(images))
+        return [band.numpy() for band in (self.model.bands(x) if isinstance(self.model, Cascade) else [x])]
 
-    def _width_of(self, level: int) -> float:
-        """The width of the grid of z_ℓ."""
-        narrowest = self._noise[level][1]
-        if level < self.num_levels:
-            above = self._stds[level + 1]
-            floor = math.sqrt(float(forward.posterior_variance(self._logsnr[level], self._logsnr[level + 1])))
-            narrowest = min(narrowest, floor if above is None else float(np.min(above)))
-        return _short(SPACING * narrowest)
+    def _in_pixels(self, firsts: Sequence[Any]) -> list[torch.Tensor]:
+        """The z_1 of bands in the pixels' units, as the networks read them."""
+        assert isinstance(self.model, Cascade), "one stage is in the pixels' units"
+        ratios = [short(float(self.model.unit_ratio(b, 1))) for b in range(len(firsts))]
+        return [self._stages[0].tensor(ratio * z) for ratio, z in zip(ratios, firsts, strict=True)]
 
-    def _noise_of(self, level: int) -> tuple[float, float]:
-        """(signal kept, standard deviation) of the encoder's step to this level."""
-        if level == 1:
-            kept, std = forward.signal_scale(self._logsnr[1]), forward.noise_scale(self._logsnr[1])
-        else:
-            pair = self._logsnr[level - 1], self._logsnr[level]
-            kept, std = forward.step_alpha(*pair), forward.step_variance(*pair).sqrt()
-        return _short(float(kept)), _short(float(std))
-
-    def _fixed_std(self, level: int) -> Any:
-        """The prior's standard deviation of the step down from a level, () or (*D); None where an output sets it."""
-        reverse = self.model.reverse
-        if reverse.channels != 1 or reverse.needs_jacobian:
-            return None
-        zero = torch.zeros(1, *self.model.shape, dtype=torch.float64)
-        step = reverse.step(zero, zero, self._logsnr[level - 1], self._logsnr[level], None)
-        assert isinstance(step, Gaussian)
-        std = (step.variance.detach().cpu().double().numpy() ** 0.5).astype(np.float32).astype(np.float64)
-        return std.ravel()[0] if std.max() == std.min() else std.reshape(self.model.shape)
-
-    def _lattice(self, std: Any, level: int) -> LatticeGaussian:
-        std = np.asarray(std) / self._widths[level]
-        return LatticeGaussian(std if not std.ndim else np.tile(std.ravel(), self._batch))
-
-    def _noisy(self, z: Any, level: int) -> Any:
-        return self._noise[level][0] * z / self._widths[level]
-
-    def _real(self, latent: Any, level: int) -> Any:
-        return latent * self._widths[level]
-
-    def _reverse(
-        self, z: Any, level: int, condition: Condition | None, corrections: tuple[Any, Any] | None
-    ) -> tuple[IntegerDistribution, Any, tuple[Any, Any] | None]:
-        """(pmf, mean) of z_{ℓ−1}, and the corrections that another machine may need."""
-        logsnr_prev, logsnr = self._logsnr[level - 1], self._logsnr[level]
-        made, width, pmf = self._denoised(z, level, condition), self._widths[level - 1], self._step_pmfs[level]
-        if self._portable:
-            c_z, c_x = (_short(float(value)) for value in forward.posterior_coefficients(logsnr_prev, logsnr))
-            x_hat, found = _settled(made.x_hat, self._fine(level, c_x), corrections)
-            assert pmf is not None
-            return pmf, (c_z * z + c_x * x_hat) / width, found
-        step = self.model.reverse.step(made.tensor, made.z, logsnr_prev, logsnr, made.head)
-        if not isinstance(step, Gaussian):
-            raise UserError("a full covariance cannot be coded: take another reverse variance (target.reverse)")
-        if pmf is None:
-            std = step.variance.double().cpu().numpy() ** 0.5 / width
-            pmf = LatticeGaussian(np.broadcast_to(std, z.shape).ravel())
-        return pmf, step.mean.double().cpu().numpy() / width, None
-
-    def _fine(self, level: int, c_x: float) -> float:
-        """What x̂ is rounded to at this level, a power of 2."""
-        return 2.0 ** math.floor(math.log2(FINE * float(np.min(self._stds[level])) / c_x))
+    def _given(self, firsts: Sequence[Any], condition: Condition | None) -> Condition | None:
+        """What the stage above these bands is told, whose z_1 are known."""
+        if not isinstance(self.model, Cascade) or not firsts:
+            return condition
+        told = None if condition is None else condition.to(self.model.device)
+        return self.model.given_latents(self._in_pixels(firsts), told)
 
     # -- pixels --------------------------------------------------------------------------------------------------
 
+    def _decoded(self, firsts: Sequence[Any], condition: Condition | None) -> tuple[Distribution, Any]:
+        """(P_pri(z_0|z_1), z_1 in pixels' units, float64) of the z_1 of the bands."""
+        finest = self._stages[-1]
+        made = finest.denoised(firsts[-1], 1, self._given(firsts[:-1], condition))
+        if not isinstance(self.model, Cascade):
+            logsnr = self.model.schedule.logsnr.to(made.z.device)
+            return self.model.decoder.distribution(made.tensor, logsnr, made.z, made.head), firsts[-1]
+        latents = self._in_pixels(firsts)
+        z, logsnr = merged(latents), self.model.level_logsnr.to(made.z.device)
+        x_hat = self.model.decoded(latents, made.tensor)
+        return self.model.decoder.distribution(x_hat, logsnr, z), z.double().cpu().numpy()
+
     def _pixel_model(
-        self, z: Any, condition: Condition | None, corrections: tuple[Any, Any] | None
+        self, firsts: Sequence[Any], condition: Condition | None, corrections: tuple[Any, Any] | None
     ) -> tuple[IntegerDistribution, Any, tuple[Any, Any] | None]:
         """(pmf, mean in pixel values) of x, and the corrections that another machine may need."""
-        made, found = self._denoised(z, 1, condition), None
-        logsnr = self.model.schedule.logsnr.to(made.z.device)
-        model = self.model.decoder.distribution(made.tensor, logsnr, made.z, made.head)
+        (model, z), found = self._decoded(firsts, condition), None
         if not isinstance(model, DiscretisedGaussian | SoftmaxBins):
             raise UserError(f"the decoder {type(self.model.decoder).__name__} cannot be coded: take another one")
         bin_width, offset = 2 * self._pixels.half_width, 0.5 if self._pixels.centred else 0.0
         scale = model.scale.detach().double().cpu().numpy().astype(np.float32).astype(np.float64)
         mean = model.mean.double().cpu().numpy()
         if self._portable and isinstance(model, DiscretisedGaussian):
-            mean, found = _settled(mean, 2.0 ** math.floor(math.log2(FINE * float(scale.min()))), corrections)
+            mean, found = settled(mean, 2.0 ** math.floor(math.log2(FINE * float(scale.min()))), corrections)
         elif self._portable:  # it reads z_1 alone, in sums that every machine does alike
-            mean, found = z / self._noise[1][0], (np.zeros(0, np.int64), np.zeros(0, np.int64))
+            mean, found = (
+                z / short(float(forward.signal_scale(self.model.level_logsnr[1]))),
+                (np.zeros(0, np.int64), np.zeros(0, np.int64)),
+            )
         return self._pixel_pmf(model, scale / bin_width, z.shape), (mean + 1) / bin_width - offset, found
 
     def _pixel_pmf(
@@ -342,84 +309,33 @@ class ChainCoder:
             self._pixel_pmfs[key] = kind(key, self._pixels.bins)
         return self._pixel_pmfs[key]
 
-    def _push_pixels(self, stack: BitStack, images: Any, z: Any, condition: Condition | None) -> None:
-        pmf, mean, corrections = self._pixel_model(z, condition, None)
+    def _push_pixels(self, stack: BitStack, images: Any, firsts: Sequence[Any], condition: Condition | None) -> None:
+        pmf, mean, corrections = self._pixel_model(firsts, condition, None)
         stack.push(pmf, images, mean)
-        self._push_corrections(stack, corrections, z.size)
+        self._stages[-1].push_corrections(stack, corrections, images.size)
 
-    def _pop_pixels(self, stack: BitStack, z: Any, condition: Condition | None) -> Any:
-        pmf, mean, _ = self._pixel_model(z, condition, self._pop_corrections(stack, z.size))
+    def _pop_pixels(self, stack: BitStack, firsts: Sequence[Any], condition: Condition | None) -> Any:
+        size = sum(z.size for z in firsts)
+        pmf, mean, _ = self._pixel_model(firsts, condition, self._stages[-1].pop_corrections(stack, size))
         images = stack.pop(pmf, mean)
         if not 0 <= int(images.min()) <= int(images.max()) < self._pixels.bins:
             raise EmptyStackError  # values that no window of an encoder holds
         return images
 
-    # -- what is the same on another machine ---------------------------------------------------------------------
 
-    def _push_corrections(self, stack: BitStack, corrections: tuple[Any, Any] | None, size: int) -> None:
-        if corrections is not None:
-            stack.push_corrections(*corrections, size)
-
-    def _pop_corrections(self, stack: BitStack, size: int) -> tuple[Any, Any] | None:
-        return stack.pop_corrections(size) if self._portable else None
-
-    def _denoised(self, z: Any, level: int, condition: Condition | None) -> _Denoised:
-        dtype = torch.float64 if self.model.precision == torch.float64 else torch.float32
-        latent = torch.from_numpy(np.ascontiguousarray(z)).to(self.model.device, dtype)
-        where = None if condition is None else condition.to(self.model.device)
-        x_hat, head = self.model.predict(latent, self._logsnr[level].to(latent.device), where)
-        if not bool(x_hat.isfinite().all()):
-            raise UserError("the model's outputs hold NaN or Inf: its weights are damaged")
-        return _Denoised(latent, x_hat, head)
-
-
-@dataclass(frozen=True)
-class _Denoised:
-    """What the network makes of latents: as tensors, and x̂ as float64 numbers."""
-
-    z: torch.Tensor
-    tensor: torch.Tensor
-    head: torch.Tensor | None
-
-    @property
-    def x_hat(self) -> Any:
-        return self.tensor.double().cpu().numpy()
-
-
-def model_hash(model: Diffusion) -> str:
+def model_hash(model: Model) -> str:
     """SHA-256 of every weight and buffer, of the model's levels, and of what the output means."""
-    said = (model.target.name, type(model.reverse).__name__, type(model.decoder).__name__, model.clip, model.pixels)
-    made = hashlib.sha256(repr(said).encode())
+    if isinstance(model, Cascade):
+        stages = [model_hash(stage) for stage in stages_of(model)]
+        whole = (stages, model.scales, type(model.decoder).__name__, model.decoder.pixels)
+        return hashlib.sha256(repr(whole).encode()).hexdigest()
+    kinds = (model.target.name, type(model.reverse).__name__, type(model.decoder).__name__)
+    made = hashlib.sha256(repr((*kinds, model.clip, model.decoder.pixels)).encode())
     made.update(model.schedule.logsnr.detach().cpu().float().numpy().tobytes())
     tables = [*model.network.named_parameters(), *model.network.named_buffers()]
     for name, value in sorted([*tables, *((f"reverse.{n}", v) for n, v in model.reverse.named_buffers())]):
         made.update(name.encode() + np.ascontiguousarray(value.detach().cpu().double().numpy()).tobytes())
     return made.hexdigest()
-
-
-def _settled(x_hat: Any, fine: float, corrections: tuple[Any, Any] | None) -> tuple[Any, tuple[Any, Any] | None]:
-    """x̂ rounded to multiples of `fine`; which numbers lie near a boundary, and to which side they were rounded.
-
-    A correction names a number's place and the parity of its multiple, so that whoever computes it slightly
-    differently takes the same one.
-    """
-    scaled = x_hat / fine
-    rounded = np.round(scaled)
-    if corrections is None:
-        near = np.abs(np.abs(scaled - np.floor(scaled) - 0.5)) < GUARD / fine
-        positions = np.flatnonzero(near.ravel())
-        return rounded * fine, (positions, (rounded.ravel()[positions] % 2).astype(np.int64))
-    positions, parities = corrections
-    flat, exact = rounded.ravel(), scaled.ravel()
-    for position, parity in zip(positions, parities, strict=True):
-        if int(flat[position]) % 2 != parity:
-            flat[position] += 1 if exact[position] > flat[position] else -1
-    return flat.reshape(rounded.shape) * fine, None
-
-
-def _short(value: float) -> float:
-    """The nearest float32: machines whose functions differ in the last bit of a float64 agree on it."""
-    return float(np.float32(value))
 
 
 def _rows(condition: Condition | None, places: Sequence[int]) -> Condition | None:

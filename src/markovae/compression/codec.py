@@ -29,7 +29,7 @@ from markovae.compression.mvz_format import (
     read_mvz,
     short_errors,
 )
-from markovae.diffusion.cascade import Model, one_stage
+from markovae.diffusion.cascade import Cascade, Model, stages_of
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import IsotropicVariance
 from markovae.errors import UserError
@@ -105,7 +105,6 @@ def compress(
         UserError: for images that do not fit the model, a model without a decoder for pixels or without a grid, or a
             missing package constriction (the extra `codec`).
     """
-    model = one_stage(model, "compression")
     encoder = GroupEncoder(model, images, labels, names, (fit, fit_labels), CodecSettings(**settings))
     groups = range(encoder.header.num_groups)
     ticks = encoder.ticks(groups) if progress else iter(())
@@ -128,7 +127,6 @@ def decompress(
     Raises:
         UserError: for a damaged file, another model or version, or a machine whose sums differ; before any decoding.
     """
-    model = one_stage(model, "decompression")
     decoder = GroupDecoder(model, data)
     header = decoder.file.header
     chosen = range(header.num_groups) if groups is None else groups
@@ -136,9 +134,7 @@ def decompress(
     return np.concatenate(made) if made else np.zeros((0, *header.shape), dtype=header.dtype)
 
 
-def reveal(
-    model: Diffusion, data: bytes | MvzFile, number: int = 0, *, stop_after: int | None = None
-) -> Iterator[View]:
+def reveal(model: Model, data: bytes | MvzFile, number: int = 0, *, stop_after: int | None = None) -> Iterator[View]:
     """What image `number` of a progressive file looks like, level by level, and the words (of 4 bytes) read by then.
 
         for view in reveal(model, mv.compress(model, image, progressive=True)): ...
@@ -189,7 +185,7 @@ class GroupEncoder:
     """
 
     def __init__(
-        self, model: Diffusion, images: Any, labels: Any, names: Sequence[str], fit: Any, settings: CodecSettings
+        self, model: Model, images: Any, labels: Any, names: Sequence[str], fit: Any, settings: CodecSettings
     ) -> None:
         images = images.cpu().numpy() if isinstance(images, torch.Tensor) else images
         images = images if hasattr(images, "shape") else np.asarray(images)
@@ -290,7 +286,7 @@ class GroupDecoder:
         UserError: for a damaged file, another model or version, or a machine whose sums differ.
     """
 
-    def __init__(self, model: Diffusion, data: bytes | MvzFile) -> None:
+    def __init__(self, model: Model, data: bytes | MvzFile) -> None:
         self.file = data if isinstance(data, MvzFile) else read_mvz(data)
         header = self.file.header
         _require_pixels(model)
@@ -312,7 +308,10 @@ class GroupDecoder:
             )
         self._conditioner = model.text_conditioner
         self._num_classes = getattr(model.network, "num_classes", 0)
-        made = _coding_model(model, torch.tensor(header.levels), header.errors)
+        try:
+            made = _coding_model(model, torch.tensor(header.levels), header.errors)
+        except ValueError:
+            raise UserError("the file's header does not fit its model: get it anew") from None
         self._coder = ChainCoder(made, header.batch, header.portable)
         precision = str(self._coder.model.precision).removeprefix("torch.")
         if header.precision != precision:
@@ -371,35 +370,51 @@ class GroupDecoder:
 
 
 @torch.no_grad()
-def _coding_model(model: Diffusion, levels: torch.Tensor, errors: str | None) -> Diffusion:
+def _coding_model(model: Model, levels: torch.Tensor, errors: str | None) -> Model:
     """The model on the levels that code, with the variance that was fitted to them."""
-    made = model.on_grid(model.schedule.only(levels))
+    cascaded = isinstance(model, Cascade)
+    made = model.only(levels) if isinstance(model, Cascade) else model.on_grid(model.schedule.only(levels))
     if errors is None:
         return made
-    table = IsotropicVariance(len(levels))
-    table.errors.fit(made.schedule.logsnr[1:].detach().cpu(), torch.from_numpy(long_errors(errors)))
-    return made.with_reverse(table)
+    left = torch.from_numpy(long_errors(errors))
+    stages: list[Diffusion] = []
+    first, left = (left[:1], left[1:]) if cascaded else (left[:0], left)
+    for stage in reversed(stages_of(made)):  # finest first, as levels are counted; level 1 is one for all
+        logsnr = stage.schedule.logsnr[1:].detach().cpu()
+        count = len(logsnr) - cascaded
+        table = IsotropicVariance(len(logsnr))
+        table.errors.fit(logsnr, torch.cat([first, left[:count]]))
+        stages.insert(0, stage.with_reverse(table))
+        left = left[count:]
+    return made.with_stages(stages) if isinstance(made, Cascade) else stages[0]
 
 
-def _chosen_levels(model: Diffusion, settings: CodecSettings, fit: Any, labels: Any) -> tuple[torch.Tensor, str | None]:
+def _chosen_levels(model: Model, settings: CodecSettings, fit: Any, labels: Any) -> tuple[torch.Tensor, str | None]:
     """The levels that code, and the errors at them where a variance is fitted."""
     if model.num_levels < 2:
         raise UserError("this model has one level: compression needs a grid of at least 2")
-    count = min(settings.levels or model.num_levels, model.num_levels)
+    count, stages = min(settings.levels or model.num_levels, model.num_levels), len(stages_of(model))
     if count > MAX_LEVELS:
         raise UserError(f"{count:,} levels would code, at most {MAX_LEVELS:,} do: choose fewer with levels")
+    if count <= stages:
+        raise UserError(f"levels={count} must be at least {stages + 1}: each of the cascade's {stages} stages codes")
     if fit is None:
         if settings.grid != "even":
             raise UserError("grid='optimal' is fitted to images: give training images with fit")
-        return model.schedule.sublevels(count), None
+        kept = model.sublevels(count) if isinstance(model, Cascade) else model.schedule.sublevels(count)
+        return kept, None
     method = Method(levels=count, grid=settings.grid, variance="isotropic")
     made = prepare(model, method, fit, labels)
-    assert isinstance(made.model.reverse, IsotropicVariance)
     levels = torch.arange(1, count + 1) if made.levels is None else made.levels
-    return levels, short_errors(made.model.reverse.errors.at(made.model.schedule.logsnr[1:].detach()).cpu().numpy())
+    errors: list[torch.Tensor] = []
+    for stage in reversed(stages_of(made.model)):
+        assert isinstance(stage.reverse, IsotropicVariance)
+        found = stage.reverse.errors.at(stage.schedule.logsnr[1:].detach()).cpu()
+        errors.append(found[1:] if errors else found)
+    return levels, short_errors(torch.cat(errors).numpy())
 
 
-def _require_images(model: Diffusion, images: Any) -> None:
+def _require_images(model: Model, images: Any) -> None:
     _require_pixels(model)
     if not np.issubdtype(images.dtype, np.integer):
         raise UserError(f"images of type {images.dtype} must be integers: pass pixel values 0…{model.pixels.bins - 1}")
@@ -409,14 +424,14 @@ def _require_images(model: Diffusion, images: Any) -> None:
         raise UserError("there are no images to compress: give one or more")
 
 
-def _require_pixels(model: Diffusion) -> None:
+def _require_pixels(model: Model) -> None:
     if not model.decoder.discrete:
         raise UserError("this model has no decoder for pixels, so there are no pixel values to compress")
     if len(model.shape) != 3:
         raise UserError(f"this model is of data of shape {model.shape}, and images (C, H, W) are compressed")
 
 
-def _side_information(model: Diffusion, given: Any, count: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _side_information(model: Model, given: Any, count: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(classes, captions) of the images, as far as the model takes them."""
     if given is None:
         require_condition(model, None)

@@ -249,11 +249,22 @@ class Cascade(LevelwiseVAE):
         Raises:
             ValueError: for fewer than K + 2 levels, or more than there are.
         """
+        return self.only(self.sublevels(num_levels))
+
+    def only(self, levels: Tensor) -> Cascade:
+        """The same stages on these of the levels 1…L, level 1 and at least one of each stage's among them.
+
+        Raises:
+            ValueError: for levels that are not there, or do not increase, or leave a stage out.
+        """
+        if not len(levels) or int(levels[0]) != 1 or int(levels[-1]) > self.num_levels:
+            raise ValueError(f"levels {levels.tolist()} must begin with 1 and lie in 1…{self.num_levels}")
+        places, own = self.locate(levels[1:])
+        kept = [torch.cat([levels[:1], own[places == b]]) for b in range(self.octaves + 1)]
+        if min(len(each) for each in kept) < 2:
+            raise ValueError(f"levels {levels.tolist()} leave a stage without any")
         return self.with_stages(
-            [
-                stage.on_grid(stage.schedule.subgrid(count))
-                for stage, count in zip(stages_of(self), self._counts(num_levels), strict=True)
-            ]
+            [stage.on_grid(stage.schedule.only(each)) for stage, each in zip(stages_of(self), kept, strict=True)]
         )
 
     def sublevels(self, num_levels: int) -> Tensor:
@@ -301,7 +312,7 @@ class Cascade(LevelwiseVAE):
         moving, own = self._place(level)
         return [1 if b < moving else own if b == moving else self.stage(b).num_levels for b in range(self.octaves + 1)]
 
-    def _ratio(self, b: int, own: int) -> Tensor:
+    def unit_ratio(self, b: int, own: int) -> Tensor:
         """s/s': the pixels' units in stage b's, at its own level."""
         logsnr = self.stage(b).schedule.logsnr[own]
         return forward.noise_scale(logsnr - self.units[b]) / forward.noise_scale(logsnr)
@@ -309,12 +320,12 @@ class Cascade(LevelwiseVAE):
     def _in_pixels(self, b: int, own: int, step: Distribution) -> Gaussian:
         """A stage's Gaussian at its own level, in the pixels' units."""
         assert isinstance(step, Gaussian), "the stages' steps are independent Gaussians"
-        ratio = self._ratio(b, own).to(step.mean.device)
+        ratio = self.unit_ratio(b, own).to(step.mean.device)
         return Gaussian(step.mean * ratio.to(step.mean), step.variance * ratio**2)
 
     def _of_stage(self, b: int, own: int, band: Tensor) -> Tensor:
         """The band of a latent at a stage's own level, in the stage's units."""
-        return band / self._ratio(b, own).to(band)
+        return band / self.unit_ratio(b, own).to(band)
 
     # -- bands ---------------------------------------------------------------------------------------------------
 
@@ -405,29 +416,37 @@ class Cascade(LevelwiseVAE):
             return self.base.prior_step(z, level, condition)
         if checked_level(level, self) == 1:
             grid = self.level_logsnr.to(z.device)
-            return self.decoder.distribution(self._decoded(z, condition), grid, z)
+            return self.decoder.distribution(self._decode(z, condition), grid, z)
         moving, own = self._place(level)
         latents = separated(z, self.octaves)
-        given = condition if moving == 0 else self._given(latents[:moving], condition)
+        given = condition if moving == 0 else self.given_latents(latents[:moving], condition)
         step = self.stage(moving).prior_step(self._of_stage(moving, own, latents[moving]), own, given)
         parts: list[Distribution | Tensor] = list(latents)
         parts[moving] = self._in_pixels(moving, own - 1, step)
         return Bands(tuple(parts))
 
-    def _given(self, coarser: Sequence[Tensor], condition: Condition | None) -> Condition:
+    def given_latents(self, coarser: Sequence[Tensor], condition: Condition | None) -> Condition:
         """The condition of the stage above these bands of a latent, which stand at λ_1."""
         b = len(coarser)
         signal = float(forward.signal_scale(self.first_logsnr)) * 2.0 ** (self.octaves - b + 1)
         image = merged(coarser) / signal
         return self.refining(condition, image, self.coarse_logsnr(b), torch.zeros_like(image))
 
-    def _decoded(self, z: Tensor, condition: Condition | None) -> Tensor:
-        """x̂ at level 1, (B, C, H, W): the finest stage's details, and the coarse image as z_1 has it."""
+    def _decode(self, z: Tensor, condition: Condition | None) -> Tensor:
+        """x̂ at level 1, (B, C, H, W)."""
         latents = separated(z, self.octaves)
         stage = self.stage(-1)
         at = self._of_stage(self.octaves, 1, latents[-1])
-        given = self._given(latents[:-1], condition)
-        details = stage.denoise(at, stage.schedule.logsnr[1].to(z.device), given)
+        given = self.given_latents(latents[:-1], condition)
+        return self.decoded(latents, stage.denoise(at, stage.schedule.logsnr[1].to(z.device), given))
+
+    def decoded(self, latents: Sequence[Tensor], details: Tensor) -> Tensor:
+        """x̂ at level 1, (B, C, H, W): the finest stage's x̂, and the coarse image as z_1 has it.
+
+        Args:
+            latents: the bands of z_1, coarse first.
+            details: x̂ of the finest stage.
+        """
         image = merged(latents[:-1]) / (2 * float(forward.signal_scale(self.first_logsnr)))
         return self.refined(image, details, self.octaves)
 
@@ -471,7 +490,7 @@ class Cascade(LevelwiseVAE):
             return self.base.reconstruction_nats(x, source, condition)
         grid = self.level_logsnr.to(x.device)
         z = forward.noised(x, normal_like(x, source), grid[1])
-        return -self.decoder.distribution(self._decoded(z, condition), grid, z).log_prob(x)
+        return -self.decoder.distribution(self._decode(z, condition), grid, z).log_prob(x)
 
     def bands_of(self, x: Tensor, nats: Tensor) -> tuple[Band, ...]:
         """Each band's top and levels, coarse first; () of a single stage."""

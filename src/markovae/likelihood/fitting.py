@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from markovae.diffusion.cascade import Model
+from markovae.diffusion.cascade import Cascade, Model, stages_of
 from markovae.diffusion.fitted_variance import KNOTS, is_fitted_kind, variance_named
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import (
@@ -27,15 +27,15 @@ from markovae.randomness import Streams
 
 
 def with_reverse(
-    model: Diffusion,
+    model: Model,
     kind: str,
     images: Array | None = None,
     labels: Labels | None = None,
     *,
     seed: int = 0,
     batch: int = 64,
-) -> Diffusion:
-    """The same network with another reverse variance, fitted in one pass over images where it is one to fit.
+) -> Model:
+    """The same network with another reverse variance, of a cascade in every stage, fitted in one pass over images where it is one to fit.
 
         better = mv.with_reverse(model, "isotropic", images, labels)
         mv.measure(better, data.test.images, levels=4)
@@ -48,14 +48,17 @@ def with_reverse(
     Raises:
         UserError: for images that are missing or not asked for, an unknown kind, or a full one of large images.
     """
-    made = model.with_reverse(variance_named(kind, model.shape))
+    stages = [stage.with_reverse(variance_named(kind, stage.shape)) for stage in stages_of(model)]
+    if isinstance(model, Cascade) and any(stage.reverse.needs_jacobian for stage in stages):
+        raise UserError(f"the {kind} reverse variance is for models of one stage: take isotropic or diagonal")
+    made = model.with_stages(stages) if isinstance(model, Cascade) else stages[0]
     if is_fitted_kind(made) != (images is not None):
         need = (
             "is fitted to images: give training images" if images is None else "is not fitted to images: leave them out"
         )
         raise UserError(f"the {kind} reverse variance {need}")
     if images is not None:
-        fit_reverse(made, images, labels, seed=seed, batch=batch)
+        fit_stages(made, images, labels, seed=seed, batch=batch)
     return made
 
 
