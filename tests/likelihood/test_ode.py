@@ -5,6 +5,9 @@ import math
 
 import pytest
 import torch
+from tests.diffusion.exact_cascade import draw, exact_cascade
+from tests.training.test_cascade_training import cascade
+from tests.training.test_cascade_training import images as pixel_images
 
 from markovae.diffusion.decoder import DensityDecoder, StepDecoder
 from markovae.diffusion.model import Diffusion
@@ -52,6 +55,28 @@ def test_at_other_ends_the_flow_is_off_by_what_it_should(first, last):
     z = a_last * stretch.sqrt() * x
     expected = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1) + (a_last * stretch.sqrt()).log().sum()
     assert float((found.nats + expected).abs().max()) / 2 < 1e-6
+
+
+@pytest.mark.parametrize("octaves", [1, 2])
+def test_the_bands_of_a_cascade_multiply_to_the_density_of_images(octaves):
+    cascade, cov = exact_cascade(4, octaves, 3, start=20.0, end=-20.0)
+    x = draw(cov, 6)
+    found = ode_likelihood(cascade, x, probes=None, integrator=RungeKutta4(80))
+    normal = torch.distributions.MultivariateNormal(torch.zeros(16, dtype=torch.float64), cov)
+    assert float((found.nats + normal.log_prob(x.flatten(1))).abs().max()) / 16 < 1e-5
+    assert found.calls.tolist() == [320 * (octaves + 1)] * 6
+    one, _ = exact_cascade(4, 0, 3, start=20.0, end=-20.0)
+    alone = ode_likelihood(one.base, x, probes=None, integrator=RungeKutta4(80))
+    assert torch.equal(ode_likelihood(one, x, probes=None, integrator=RungeKutta4(80)).nats, alone.nats)
+
+
+def test_a_cascade_of_pixels_has_bits_by_probes():
+    model, images = cascade(side=8), pixel_images(3, 8)
+    exact = ode_likelihood(model, images, probes="exact", integrator=4)
+    rough = ode_likelihood(model, images, probes=8, integrator=4)
+    assert math.isfinite(exact.bits_per_dim.value)
+    assert float((rough.nats - exact.nats).abs().max()) < 6 * float(rough.probe_stderr.max())
+    assert rough.calls.tolist() == [32] * 3
 
 
 def test_mixture_meets_its_density():

@@ -35,7 +35,9 @@ def with_reverse(
     seed: int = 0,
     batch: int = 64,
 ) -> Model:
-    """The same network with another reverse variance, of a cascade in every stage, fitted in one pass over images where it is one to fit.
+    """The same network with another reverse variance, fitted in one pass over images where it is one to fit.
+
+    Of a cascade each stage has its own.
 
         better = mv.with_reverse(model, "isotropic", images, labels)
         mv.measure(better, data.test.images, levels=4)

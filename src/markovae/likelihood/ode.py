@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
-from markovae.diffusion.cascade import Model, one_stage
+from markovae.diffusion.cascade import Cascade, Model, stages_of
 from markovae.diffusion.derivatives import traces
 from markovae.diffusion.forward import signal_scale
 from markovae.diffusion.gaussian import Gaussian, sum_dims
@@ -292,6 +292,8 @@ def ode_likelihood(
 ) -> OdeLikelihood:
     """−ln of the flow's density at dequantised pixel values, less ln of the noise's: a bound on −ln P of the ODE model.
 
+    Of a cascade each band flows given the mean image below it as it is; the densities of the bands multiply.
+
         mv.ode_likelihood(model, images[:2], labels[:2]).bits_per_dim
 
     Args:
@@ -304,7 +306,6 @@ def ode_likelihood(
     Raises:
         UserError: as `measure`; or for a target that is defined by one step of a grid.
     """
-    model = one_stage(model, "the likelihood of the flow")
     if isinstance(probes, str):
         if probes != "exact":
             raise UserError(f"probes={probes!r} must be a whole number or 'exact'")
@@ -316,20 +317,21 @@ def ode_likelihood(
     require_condition(model, labels)
     images = checked_images(model, images, limit)
     labels = checked_labels(labels, len(images), limit)
-    grid = model.schedule.logsnr
     dequantisation = _dequantisation(dequantisation, model)
     rule = (
         integrator if isinstance(integrator, Integrator) else DormandPrince() if steps is None else RungeKutta4(steps)
     )
-    flow = _Flow(model, rule, float(grid[1]), float(grid[-1]))
-    nats, calls = [], []
+    grid, nats, calls = model.level_logsnr, [], []
     with evaluating(model):
         for part in torch.arange(len(images)).split(batch):
             y, offset = _continuous(model, images[part], part, dequantisation, seed)
-            directions = None if probes is None else _probes(part, probes, y, seed)
             condition = conditions(model, None if labels is None else labels[part])
-            log_density, used = flow.log_density(y, directions, condition)
-            nats.append(offset.cpu() - log_density.cpu())
+            total, used = offset.cpu(), torch.zeros(len(part), dtype=torch.int64)
+            for b, (stage, band, given) in enumerate(_bands(model, y, condition)):
+                directions = None if probes is None else _probes(part, probes, band, seed, b)
+                log_density, own = _Flow(stage, rule).log_density(band, directions, given)
+                total, used = total - log_density.cpu(), used + own
+            nats.append(total)
             require_finite(nats[-1], part)
             calls.append(used)
     each = torch.cat(nats, 1)
@@ -341,14 +343,14 @@ def ode_likelihood(
         model.dims,
         model.decoder.discrete,
         torch.cat(calls),
-        flow.first,
-        flow.last,
+        float(grid[1]),
+        float(grid[-1]),
         probes,
         "normal" if isinstance(dequantisation, TruncatedNormalNoise) else "uniform",
     )
 
 
-def _dequantisation(asked: Dequantisation | str | None, model: Diffusion) -> Dequantisation:
+def _dequantisation(asked: Dequantisation | str | None, model: Model) -> Dequantisation:
     if isinstance(asked, Dequantisation):
         return asked
     if asked in (None, "uniform"):
@@ -359,7 +361,7 @@ def _dequantisation(asked: Dequantisation | str | None, model: Diffusion) -> Deq
     return TruncatedNormalNoise(float((-first / 2).exp()))
 
 
-def refuse_steps(model: Diffusion) -> None:
+def refuse_steps(model: Model) -> None:
     """Refuse targets that exist only on a grid.
 
     Raises:
@@ -374,12 +376,10 @@ def refuse_steps(model: Diffusion) -> None:
 
 @dataclass(frozen=True)
 class _Flow:
-    """The probability flow of a model between two log-SNRs."""
+    """The probability flow of a model, from level 1 to its last."""
 
     model: Diffusion
     integrator: Integrator
-    first: float
-    last: float
 
     def log_density(self, y: Tensor, probes: list[Tensor] | None, condition: Condition | None) -> tuple[Tensor, Tensor]:
         """ln p(y) by each probe, (P, B), or exactly, (1, B), and the calls of each example, (B,)."""
@@ -396,27 +396,47 @@ class _Flow:
             divergence = 0.5 * a * (trace.T.double().cpu() - a * dims)
             return torch.cat([drift, divergence], 1)
 
-        a_first = float(signal_scale(torch.tensor(self.first)))
+        first, last = (float(self.model.schedule.logsnr[level]) for level in (1, -1))
+        a_first = float(signal_scale(torch.tensor(first)))
         begin = torch.cat([a_first * y.double().cpu().flatten(1), torch.zeros(len(y), count, dtype=torch.float64)], 1)
-        solution = self.integrator.solve(derivative, begin, self.first, self.last)
+        solution = self.integrator.solve(derivative, begin, first, last)
         z_last = solution.state[:, :dims]
         top = Gaussian(torch.zeros_like(z_last), torch.ones((), dtype=torch.float64)).log_prob(z_last)
         return top + solution.state[:, dims:].T + dims * math.log(a_first), solution.calls
 
 
+def _bands(
+    model: Model, y: Tensor, condition: Condition | None
+) -> Iterator[tuple[Diffusion, Tensor, Condition | None]]:
+    """(stage, its data, what it is given) of images, (B, *D), coarse first; one stage is the model itself."""
+    if not isinstance(model, Cascade) or not model.octaves:
+        yield stages_of(model)[0], y, condition
+        return
+    for b, (stage, band) in enumerate(zip(stages_of(model), model.bands(y), strict=True)):
+        if not b:
+            yield stage, band, condition
+            continue
+        image = model.means(y, b - 1)
+        yield stage, band, model.refining(condition, image, model.coarse_logsnr(b), torch.zeros_like(image))
+
+
 def _continuous(
-    model: Diffusion, images: Tensor, index: Tensor, dequantisation: Dequantisation, seed: int
+    model: Model, images: Tensor, index: Tensor, dequantisation: Dequantisation, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Real numbers for the images, (B, *D), and ln q of their noise, (B,)."""
+    """Real numbers for the images, (B, *D), and ln q of their noise, (B,), with what the bands' scales add."""
     x = model.to_x(images).double()
+    volume = 0.0  # ln of that of the bands' data in units of the pixels'
+    if isinstance(model, Cascade):
+        volume = sum(math.prod(s.shape) * unit / 2 for s, unit in zip(stages_of(model), model.units, strict=True))
     if not model.decoder.discrete:
-        return x, x.new_zeros(len(x))
+        return x, x.new_full((len(x),), volume)
     quantile = Streams(seed, "ode dequantisation", index.tolist()).uniform(model.shape)
     noise, log_density = dequantisation.noise(quantile.to(x.device), model.pixels)
-    return x + noise, log_density
+    return x + noise, log_density + volume
 
 
-def _probes(index: Tensor, count: int, like: Tensor, seed: int) -> list[Tensor]:
-    """`count` Rademacher probes, each (B, *D)."""
-    draws = [Streams(seed, "ode probe", index.tolist(), k).uniform(like.shape[1:]) for k in range(count)]
+def _probes(index: Tensor, count: int, like: Tensor, seed: int, stage: int) -> list[Tensor]:
+    """`count` Rademacher probes of a stage, each (B, *D)."""
+    key = (stage,) if stage else ()
+    draws = [Streams(seed, "ode probe", index.tolist(), k, *key).uniform(like.shape[1:]) for k in range(count)]
     return [(2 * (u < 0.5).double() - 1).to(like.dtype) for u in draws]
