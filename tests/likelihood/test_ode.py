@@ -57,26 +57,25 @@ def test_at_other_ends_the_flow_is_off_by_what_it_should(first, last):
     assert float((found.nats + expected).abs().max()) / 2 < 1e-6
 
 
-@pytest.mark.parametrize("octaves", [1, 2])
+@pytest.mark.parametrize("octaves", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_bands_of_a_cascade_multiply_to_the_density_of_images(octaves):
-    cascade, cov = exact_cascade(4, octaves, 3, start=20.0, end=-20.0)
+    cascade, cov = exact_cascade(4, octaves, 3, start=14.0, end=-14.0)
     x = draw(cov, 6)
-    found = ode_likelihood(cascade, x, probes=None, integrator=RungeKutta4(80))
+    found = ode_likelihood(cascade, x, probes=None, integrator=RungeKutta4(30))
     normal = torch.distributions.MultivariateNormal(torch.zeros(16, dtype=torch.float64), cov)
-    assert float((found.nats + normal.log_prob(x.flatten(1))).abs().max()) / 16 < 1e-5
-    assert found.calls.tolist() == [320 * (octaves + 1)] * 6
-    one, _ = exact_cascade(4, 0, 3, start=20.0, end=-20.0)
-    alone = ode_likelihood(one.base, x, probes=None, integrator=RungeKutta4(80))
-    assert torch.equal(ode_likelihood(one, x, probes=None, integrator=RungeKutta4(80)).nats, alone.nats)
+    assert float((found.nats + normal.log_prob(x.flatten(1))).abs().max()) / 16 < 3e-4
+    assert found.calls.tolist() == [120 * (octaves + 1)] * 6
+    one, _ = exact_cascade(4, 0, 3, start=14.0, end=-14.0)
+    alone = ode_likelihood(one.base, x, probes=None, integrator=RungeKutta4(30))
+    assert torch.equal(ode_likelihood(one, x, probes=None, integrator=RungeKutta4(30)).nats, alone.nats)
 
 
 def test_a_cascade_of_pixels_has_bits_by_probes():
-    model, images = cascade(side=8), pixel_images(3, 8)
-    exact = ode_likelihood(model, images, probes="exact", integrator=4)
-    rough = ode_likelihood(model, images, probes=8, integrator=4)
-    assert math.isfinite(exact.bits_per_dim.value)
-    assert float((rough.nats - exact.nats).abs().max()) < 6 * float(rough.probe_stderr.max())
-    assert rough.calls.tolist() == [32] * 3
+    model, images = cascade(side=8), pixel_images(2, 8)
+    found = ode_likelihood(model, images, probes=2, integrator=2)
+    assert math.isfinite(found.bits_per_dim.value)
+    assert found.calls.tolist() == [16] * 2
+    assert torch.equal(found.nats[1:], ode_likelihood(model, images, probes=2, integrator=2, batch=1).nats[1:])
 
 
 def test_mixture_meets_its_density():
