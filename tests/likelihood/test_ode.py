@@ -75,7 +75,8 @@ def test_a_cascade_of_pixels_has_bits_by_probes():
     found = ode_likelihood(model, images, probes=2, integrator=2)
     assert math.isfinite(found.bits_per_dim.value)
     assert found.calls.tolist() == [16] * 2
-    assert torch.equal(found.nats[1:], ode_likelihood(model, images, probes=2, integrator=2, batch=1).nats[1:])
+    single = ode_likelihood(model, images, probes=2, integrator=2, batch=1).nats
+    torch.testing.assert_close(found.nats, single, rtol=1e-4, atol=1e-2)
 
 
 def test_mixture_meets_its_density():
