@@ -57,14 +57,14 @@ def test_a_sweep_is_a_titled_grid(column_run: Path, tmp_path: Path, capsys):
     assert Image.open(tmp_path / "drawn" / "00003.png").text["markovae:where"] == "light=130; hair=red"
 
 
-def test_columns_are_weighed(column_run: Path, capsys):
+def test_columns_are_weighed(column_run: Path, capsys, json_of):
     words = ["measure", str(column_run), "--columns", "--split", "train", "--draws", "2", "--candidates", "4"]
     assert main([*words, "--limit", "12"]) == 0
     said = capsys.readouterr().out
     assert "nats per image that columns say" in said
     assert "hair" in said
-    assert main([*words, "--limit", "12", "--json"]) == 0
-    assert [row["column"] for row in json.loads(capsys.readouterr().out)["columns"]] == ["light", "hair"]
+    record = json_of("columns", *words, "--limit", "12")
+    assert [row["column"] for row in record["columns"]] == ["light", "hair"]
 
 
 @pytest.mark.parametrize(

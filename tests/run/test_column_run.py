@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -20,12 +21,15 @@ from markovae.likelihood.caption_information import shared_nats
 from markovae.likelihood.column_information import column_information
 from markovae.likelihood.estimators import Estimator
 from markovae.likelihood.measuring import measure
+from markovae.report.report_writing import write_report
 from markovae.run.start import resume_run, train_run
 from markovae.sampling.editing import edit
 from markovae.sampling.generation import sample
 from markovae.text.conditioner import attach_conditioning
 
 from .test_together import tensors
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
 
 @pytest.fixture
@@ -121,6 +125,17 @@ def test_columns_are_weighed_each_alone_and_beyond_the_others(config: Config):
     plain = create(config.with_settings(["condition.columns="]), data.train)
     with pytest.raises(UserError, match="trained without columns: there is nothing to weigh"):
         column_information(plain, data.train)
+
+
+def test_a_report_says_what_each_column_says(config: Config, tmp_path: Path):
+    settings = ["data.test_fraction=0.5", "data.validation_fraction=0.1", "train.batch=4", "train.steps=2"]
+    run = train_run(config.with_settings(settings), tmp_path / "run")
+    record = write_report(run, minutes=0.02)
+    jsonschema.validate(record, json.loads((SCHEMAS / "report.schema.json").read_text(encoding="utf-8")))
+    nats = record["column_nats"]
+    assert [row["column"] for row in nats["columns"]] == ["light", "hair"]
+    assert nats["n"] >= 16
+    assert "What columns say" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

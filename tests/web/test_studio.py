@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from markovae.diffusion.bound import estimate_mean
 from markovae.errors import UserError
 from markovae.likelihood.pixel_nats import pixel_nats
 from markovae.web.studio import MAX_UPLOAD, Studio
+
+from .conftest import SETTINGS
 
 
 def uri(image: Image.Image, kind: str = "PNG") -> str:
@@ -111,3 +114,53 @@ def test_what_cannot_be_done_is_one_sentence(studio: Studio, job: str, asked: di
     with pytest.raises(UserError) as told:
         list(getattr(studio, job)(asked))
     assert len(str(told.value)) < 300
+
+
+@pytest.fixture(scope="module")
+def column_studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """A model of two columns: how bright, and the hair."""
+    folder, rng = tmp_path_factory.mktemp("columns"), np.random.default_rng(0)
+    rows = ["file_name,light,hair"]
+    (folder / "photos").mkdir()
+    for number in range(24):
+        light = int(rng.integers(50, 250))
+        pixels = np.clip(rng.normal(light, 3, (8, 8)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number:02}.png")
+        rows.append(f"{number:02}.png,{light},{'red' if number % 3 else 'dark brown'}")
+    (folder / "photos" / "metadata.csv").write_text("\n".join(rows))
+    settings = [*SETTINGS, "condition.columns=[light, hair]", f"data.source={folder / 'photos'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKOVAE_CACHE", str(folder / "cache"))
+        mv.train(folder / "photos", folder / "run", mv.Config().with_settings(settings), progress=False)
+    return Studio(mv.load_run(folder / "run", device="cpu"))
+
+
+def test_a_drawing_takes_values_of_columns_and_names_the_same_command(column_studio: Studio, tmp_path: Path) -> None:
+    about = column_studio.about()["columns"]
+    assert [(one["name"], one["kind"]) for one in about] == [("light", "number"), ("hair", "category")]
+    assert list(about[1]["values"]) == ["dark brown", "red"]
+    asked = {"n": 2, "steps": 4, "where": {"light": "200", "hair": "dark brown"}}
+    *_, done = column_studio.sample(asked)
+    assert done["command"].endswith("--where light=200 --where 'hair=dark brown' --batch 2")
+    assert main([*shlex.split(done["command"])[1:], "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    for place, image in enumerate(done["images"]):
+        assert np.array_equal(pixels(image), np.asarray(Image.open(tmp_path / "out" / f"{place:05d}.png")))
+    *_, left_open = column_studio.sample({**asked, "where": {"light": " ", "hair": ""}})
+    assert "--where" not in left_open["command"]
+    assert left_open["images"] != done["images"]
+    *_, bits = column_studio.measure({"image": DIGIT, "where": {"light": "200"}, "replicates": 2})
+    assert bits["bits"] > 0
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ({"hair": "blonde"}, "hair=blonde is unknown"),
+        ({"height": "3"}, "the column height is unknown"),
+        (["light=3"], "where must be values of at most"),
+        ({"light": 3}, "light must be a text"),
+    ],
+)
+def test_values_of_columns_are_checked(column_studio: Studio, where: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        list(column_studio.sample({"n": 1, "steps": 2, "where": where}))

@@ -10,7 +10,7 @@ import numpy as np
 from markovae.data.image_codecs import coded_count
 from markovae.data.pictures import tile, viewable
 from markovae.report import html
-from markovae.report.column_sheet import column_section
+from markovae.report.column_sheet import column_nats_section, column_section
 from markovae.report.html import STYLE
 from markovae.report.plots import Line, plot
 from markovae.report.prompt_sheet import caption_section, prompt_section
@@ -211,6 +211,7 @@ def page(data: ReportData) -> str:
             column_section(data.columns, data.bins),
             cost(record),
             caption_section(record["captions"]),
+            column_nats_section(record.get("column_nats")),
             f'<div class="pair">{levels(record)}{heldout(record)}</div>',
             _rate(data),
             _extremes(data),

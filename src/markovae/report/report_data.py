@@ -19,7 +19,7 @@ from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.measuring import measure
 from markovae.log import duration, log
 from markovae.quality.memorization import NearestImages, nearest, pool_of, step_of
-from markovae.report.column_sheet import ColumnSheet, column_sheets
+from markovae.report.column_sheet import ColumnSheet, column_facts, column_sheets
 from markovae.report.curves import RateCurve, heldout_curve, level_curve, rate_curve, training_curve
 from markovae.report.image_sheets import Snapshot, encoder_strip, extreme_facts, pictured, reverse_strip
 from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_sheet
@@ -84,6 +84,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
     log(f"writing the report, about {duration(60 * minutes)}: measuring")
     measured = measure_test_images(run, minutes)
     extremes, captions = extreme_facts(measured, EXTREMES), caption_facts(run, CAPTION_SECONDS * minutes)
+    weighed = column_facts(run, CAPTION_SECONDS * minutes)
     some = run.splits.test.images[: min(RATE_IMAGES, len(measured.total))]
     rate = None
     if isinstance(run.model, Diffusion):
@@ -112,6 +113,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
         "captions": captions,
         "prompts": None if sheet is None else sheet.facts(),
         **({"columns": [one.facts() for one in columns_drawn]} if columns_drawn else {}),
+        **({"column_nats": weighed} if weighed else {}),
         "neighbours": nearest_facts(run, near, real, len(pool)),
         "channels": channel_facts(run, samples),
         "curves": {

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from markovae.checkpoints.reading import LoadedRun
+from markovae.columns import MAX_COLUMNS
 from markovae.data.image_files import channels_first, fit_image, flat_picture, reason_of
 from markovae.data.image_reader import open_image
 from markovae.data.images import Pixels
@@ -63,6 +64,7 @@ class Studio:
             "logsnr": [float(model.schedule.logsnr[1]), float(model.schedule.logsnr[-1])],
             "classes": list(self.run.class_names) or [str(k) for k in range(self.run.num_classes)],
             "prompts": model.text_conditioner is not None,
+            "columns": [column.to_dict() for column in model.columns.each] if model.columns else [],
             "null": model.null_trained,
             "samplers": list(SAMPLERS),
             "sampler": DEFAULT_SAMPLER,
@@ -76,7 +78,8 @@ class Studio:
         """Images from noise, with z and x̂ on the way.
 
         Args:
-            asked: n, steps, seed, sampler, label (a class's number, null or "none"), prompt, guidance; each optional.
+            asked: n, steps, seed, sampler, label (a class's number, null or "none"), prompt, where (values of columns
+                by name), guidance; each optional.
         Raises:
             UserError: for a value out of its range, or that the model does not take.
         """
@@ -126,12 +129,23 @@ class Studio:
             label = _whole(asked, "label", 0, max(0, self.run.num_classes - 1), 0)
         if not self.run.num_classes:
             label = None
-        push = make_guidance(self.model, weight, prompt=texts)
-        condition = make_condition(self.model, n, labels=None if texts is not None else label, prompt=texts)
-        words = "" if label is None else f" --class {label}"
+        push, where = make_guidance(self.model, weight, prompt=texts), self._where(asked)
+        labels = None if texts is not None else label
+        condition = make_condition(self.model, n, labels=labels, prompt=texts, where=where)
+        named = self.run.class_names[label] if isinstance(label, int) and self.run.class_names else label
+        words = "" if label is None else f" --class {shlex.quote(str(named))}"
         words += "" if not texts else f" --prompt {shlex.quote(texts)}"
+        words += "".join(f" --where {shlex.quote(f'{name}={value}')}" for name, value in where.items())
         words += "" if weight is None else f" --guidance {weight:g}"
         return condition, push, words
+
+    def _where(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        """The values of columns that are not left open."""
+        where = asked.get("where", {})
+        if not isinstance(where, dict) or len(where) > MAX_COLUMNS:
+            raise UserError(f"where must be values of at most {MAX_COLUMNS} columns by their names")
+        values = {name: _word(where, name, "").strip() for name in where}
+        return {name: value for name, value in values.items() if value}
 
     # -- bits --------------------------------------------------------------------------------------------------
 
@@ -139,12 +153,12 @@ class Studio:
         """The bits of one image: an estimate that narrows, nats a level, a map of where they are, its neighbours.
 
         Args:
-            asked: image (a data URI), label, replicates.
+            asked: image (a data URI), label, where, replicates.
         """
         pixels, note = self._picture(asked, "image")
         replicates = _whole(asked, "replicates", 2, LIMITS["replicates"], REPLICATES)
         condition = self._condition_of_one(asked)
-        x = self.model.pixels.to_x(torch.from_numpy(pixels)[None].long(), torch.float32).to(self.model.device)
+        x = self._scaled(pixels)[None]
         totals: list[float] = []
         maps = torch.zeros(self.model.shape, dtype=torch.float64)
         drawn: list[PixelNats] = []
@@ -189,7 +203,7 @@ class Studio:
 
         Args:
             asked: way (inpaint, vary or interpolate), image, mask or `to` (data URIs), level, n, steps, seed, label,
-                prompt, guidance.
+                prompt, where, guidance.
         """
         way = _word(asked, "way", "vary")
         if way not in ("inpaint", "vary", "interpolate"):
@@ -229,7 +243,7 @@ class Studio:
             label = _whole(asked, "label", 0, self.run.num_classes - 1, 0)
         else:
             label = "none" if self.run.num_classes else None
-        given = make_condition(self.model, 1, labels=label)
+        given = make_condition(self.model, 1, labels=label, where=self._where(asked))
         return None if given is None else given.condition().to(self.model.device)
 
     def _picture(self, asked: Mapping[str, Any], name: str) -> tuple[Pixels, str]:

@@ -113,6 +113,8 @@ function condition(form) {
   const label = form.get("label");
   if (about.classes.length && label !== "all" && label !== null) found.label = label === "none" ? "none" : Number(label);
   if (about.prompts && form.get("prompt")) found.prompt = form.get("prompt");
+  const given = about.columns.map(({ name }) => [name, form.get(`where ${name}`)]).filter(([, value]) => value);
+  if (given.length) found.where = Object.fromEntries(given);
   return found;
 }
 
@@ -362,7 +364,23 @@ function dropping() {
   });
 }
 
+function columnField({ name, kind, values, low, high }) {
+  const label = document.createElement("label");
+  const short = (number) => Number(number.toPrecision(4));
+  const field = kind === "category" ? document.createElement("select") : document.createElement("input");
+  if (kind === "category") field.replaceChildren(new Option("open", ""), ...values.map((value) => new Option(value, value)));
+  if (kind === "number") Object.assign(field, { type: "number", step: "any", placeholder: `open (${short(low)} to ${short(high)})` });
+  if (kind === "labels") Object.assign(field, { maxLength: 500, placeholder: `open, or any of ${values.slice(0, 3).join(";")}` });
+  field.name = `where ${name}`;
+  label.append(`${name} `, field);
+  return label;
+}
+
 function controls() {
+  for (const part of $$(".for-columns")) {
+    part.replaceChildren(...about.columns.map(columnField));
+    part.hidden = !about.columns.length;
+  }
   for (const select of $$("select[name=label]")) {
     const drawing = select.closest("#draw");
     const choices = [...(drawing ? [["all", "each in turn"]] : []), ...(about.null ? [["none", "none"]] : [])];
@@ -372,7 +390,7 @@ function controls() {
   $("select[name=sampler]").replaceChildren(...about.samplers.map((name) => new Option(name, name, name === about.sampler, name === about.sampler)));
   for (const part of $$(".for-classes")) part.hidden = !about.classes.length;
   for (const part of $$(".for-prompts")) part.hidden = !about.prompts;
-  for (const part of $$(".for-conditions")) part.hidden = !about.classes.length && !about.prompts;
+  for (const part of $$(".for-conditions")) part.hidden = !about.classes.length && !about.prompts && !about.columns.length;
   const [channels, height, width] = about.shape;
   $("#about").textContent = `${about.run}, step ${about.step.toLocaleString("en")}: ${width}×${height}, ${channels === 1 ? "grey" : "color"}, ${about.levels.toLocaleString("en")} levels`;
 }
