@@ -27,7 +27,7 @@ from markovae.sampling.editing import edit
 from markovae.sampling.generation import sample
 from markovae.text.conditioner import attach_conditioning
 
-from .test_together import tensors
+from .test_together import distance, tensors
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -125,6 +125,18 @@ def test_columns_are_weighed_each_alone_and_beyond_the_others(config: Config):
     plain = create(config.with_settings(["condition.columns="]), data.train)
     with pytest.raises(UserError, match="trained without columns: there is nothing to weigh"):
         column_information(plain, data.train)
+
+
+def test_two_processes_train_on_columns_as_one_does(together, config: Config, tmp_path: Path):
+    """Which columns are left out follows the example and the step, never the process."""
+    config = config.with_settings(["train.label_dropout=0.5", "train.steps=6", "train.batch=6"])
+    train_run(config, tmp_path / "one")
+    ended = together(lambda: train_run(config, tmp_path / "two") and None)
+    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
+    assert distance(tmp_path / "one", tmp_path / "two") < 2e-5
+    one, two = (open_checkpoint(tmp_path / name).config.condition for name in ("one", "two"))
+    assert one == two
+    assert open_checkpoint(tmp_path / "two").model().columns == one.known
 
 
 def test_a_report_says_what_each_column_says(config: Config, tmp_path: Path):

@@ -369,8 +369,8 @@ function columnField({ name, kind, values, low, high }) {
   const short = (number) => Number(number.toPrecision(4));
   const field = kind === "category" ? document.createElement("select") : document.createElement("input");
   if (kind === "category") field.replaceChildren(new Option("open", ""), ...values.map((value) => new Option(value, value)));
-  if (kind === "number") Object.assign(field, { type: "number", step: "any", placeholder: `open (${short(low)} to ${short(high)})` });
-  if (kind === "labels") Object.assign(field, { maxLength: 500, placeholder: `open, or any of ${values.slice(0, 3).join(";")}` });
+  if (kind === "number") Object.assign(field, { type: "number", step: "any", placeholder: `${short(low)} … ${short(high)}`, title: `${name}: empty is left open` });
+  if (kind === "labels") Object.assign(field, { maxLength: 500, placeholder: `any of ${values.slice(0, 3).join(";")}`, title: `${name}: empty is left open` });
   field.name = `where ${name}`;
   label.append(`${name} `, field);
   return label;
