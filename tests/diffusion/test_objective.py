@@ -18,7 +18,7 @@ from markovae.diffusion.objective import (
     literal_sample,
     loss,
     nats_weight,
-    scatter,
+    residual_variance,
     uniform_levels,
 )
 from markovae.diffusion.pixels import Pixels
@@ -215,7 +215,7 @@ def test_every_way_to_draw_has_one_expected_gradient_and_its_own_scatter(
         plain = [
             loss(Linear(), images, one, None, objective, target, SCHEDULE)[1].double().detach() for one in (draw, other)
         ]
-        excess.append((plain[0] - plain[1] - scatter(target, SCHEDULE)[level - 1]).mean())
+        excess.append((plain[0] - plain[1] - residual_variance(target, SCHEDULE)[level - 1]).mean())
     for values in (torch.stack(difference).double(), torch.stack(excess)):
         assert bool((values.mean(0).abs() < 4 * values.std(0) / len(values) ** 0.5).all())
 
@@ -248,9 +248,9 @@ def test_a_draw_cut_or_moved_keeps_its_fresh_noise() -> None:
 def test_what_a_raw_draw_scatters() -> None:
     grid = SCHEDULE.logsnr
     rho_squared = step_variance(grid[:-1], grid[1:]) * (1 + grid[1:].exp())
-    torch.testing.assert_close(scatter(STEP_NOISE, SCHEDULE), 1 - rho_squared, rtol=1e-9, atol=1e-12)
-    assert not scatter(NOISE, SCHEDULE).any()
-    assert scatter(MEAN, SCHEDULE)[0] == 0
+    torch.testing.assert_close(residual_variance(STEP_NOISE, SCHEDULE), 1 - rho_squared, rtol=1e-9, atol=1e-12)
+    assert not residual_variance(NOISE, SCHEDULE).any()
+    assert residual_variance(MEAN, SCHEDULE)[0] == 0
 
 
 @pytest.mark.parametrize("target", [DATA, NOISE], ids=lambda t: t.name)

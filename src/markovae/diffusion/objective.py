@@ -147,7 +147,7 @@ def as_error_of(target: Target, other: Target, schedule: NoiseSchedule) -> Tenso
     return (scales[1] / scales[0]) ** 2
 
 
-def scatter(target: Target, schedule: NoiseSchedule) -> Tensor:
+def residual_variance(target: Target, schedule: NoiseSchedule) -> Tensor:
     """t_ξ², (L,), float64: what a raw draw adds to the target's expected squared error per dim, whatever the network.
 
     0 for the targets that are not of one step.

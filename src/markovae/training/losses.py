@@ -29,7 +29,7 @@ from markovae.diffusion.objective import (
     loss,
     nats_weight,
     normal_density,
-    scatter,
+    residual_variance,
     uniform_levels,
 )
 from markovae.diffusion.reverse import LearnedVariance, PosteriorVariance, ReverseVariance
@@ -188,7 +188,7 @@ class LevelLoss(Loss):
         # Level 1 is the decoder's, so it counts nothing here; a level that is never drawn never asks for its share.
         self._nats = model.dims * nats_weight(model.target, model.schedule)
         self._nats[0] = 0.0
-        self._scatter = scatter(model.target, model.schedule)
+        self._residual = residual_variance(model.target, model.schedule)
         self._placed = Constants()
         if self._level_distribution is not None:
             self._objective = self._level_distribution.objective
@@ -213,7 +213,8 @@ class LevelLoss(Loss):
         device, plain = errors.device, errors.detach().double()
         level = batch.draw.level.to(device, non_blocking=True)
         if batch.draw.fresh is not None:
-            plain = plain - self._placed.get("scatter", device, make=lambda: self._scatter.to(device))[level - 1]
+            residual = self._placed.get("residual", device, make=lambda: self._residual.to(device))
+            plain = plain - residual[level - 1]
         nats = self._placed.get("nats", device, make=lambda: self._nats.to(device))[level - 1]
         return Losses(losses.detach(), nats / objective.probability_at(level) * plain)
 
