@@ -1,4 +1,4 @@
-"""docs/results.md and docs/performance.md from the records in docs/results/, each written by a committed command.
+"""docs/results.md, performance.md and records.md from the records in docs/results/, each by a committed command.
 
     python benchmarks/pages.py            write the pages and their pictures
     python benchmarks/pages.py --check    exit 1 where a page is not what the records say
@@ -38,6 +38,31 @@ Written by `python benchmarks/pages.py` from the records in `docs/results/`, whi
 wrote, each with what the machine can do and what else ran on it. A figure is the median of the rounds, with the least
 and the greatest of them in brackets. `python benchmarks/gpu.py` does the same on a GPU, first checking it against the
 CPU in float64; `python benchmarks/time_to_bound.py` compares whole recipes by the bits/dim they reach.
+"""
+RECORDS_HEAD = """\
+# Records
+
+Bits/dim on images that nothing was trained on, each by one command. Written by `python benchmarks/pages.py` from the
+records in `docs/results/record_*.json`. ± is one standard error over images; an upper bound on the code length of
+`markovae measure`.
+"""
+RULES = """\
+## Entering a record
+
+1. The data set is public, and its official test part is measured: whole, or its first images, whose number is named.
+   Nothing is trained or chosen by a test image; validation images come from the training part.
+2. One command makes it: `python benchmarks/record.py DATA --minutes M --seed S --out RUN`. Wall time is that of the
+   training, every held-out bound on the way included; measuring is apart.
+3. The run's folder is sent whole, with `record.json` and `record.csv`, and `python benchmarks/record.py --check RUN`
+   passes on another machine. It verifies the bundle's SHA-256 sums, the configuration, the split and the hashes of the
+   data, that no test image is among those trained on, that the rows make the claim, and measures images drawn at random
+   again, each to 0.1 %. It takes wall time and machine on trust: name the processor, and what else ran on it.
+4. Three seeds where the difference to the next record is below 0.02 bits/dim.
+5. The pixels are the data set's own. Bits/dim of images that were decoded from JPEG, resized or cropped are of other
+   data, and stand in a table of their own.
+
+Then the record goes into `docs/results` (`--enter NAME`), and `python benchmarks/pages.py` makes this
+page.
 """
 
 BUSY = """\
@@ -898,6 +923,82 @@ def speed_outcome(weights: int, look: Record) -> list[str]:
 
 # -------------------- the pages
 
+# -------------------- records
+
+
+def records_page(found: Records, search: Record | None) -> str:
+    """docs/records.md: the records of each data set, the least bits first, the search for the recipe, the rules."""
+    parts = [RECORDS_HEAD]
+    sets = sorted({(record["data"]["name"], *record["data"]["shape"]) for record in found.values()})
+    for key in sets:
+        own = {name: r for name, r in found.items() if (r["data"]["name"], *r["data"]["shape"]) == key}
+        parts.append(records_of(own))
+    if search is not None:
+        parts.append(records_search(search))
+    return "\n".join([*parts, RULES])
+
+
+def records_of(found: Records) -> str:
+    """The records of one data set."""
+    first = next(iter(found.values()))["data"]
+    channels, height, width = first["shape"]
+    order = sorted(found, key=lambda name: found[name]["bits_per_dim"]["mean"])
+    rows = [records_row(name, found[name]) for name in order]
+    head = ("record", "bits/dim", "test images", "minutes", "images seen", "weights", "processor, threads", "given")
+    commands = "\n".join(
+        f"- {name}: `{found[name]['command']}`{records_note(found[name]['machine']['note'])}" for name in order
+    )
+    return (
+        f"## {first['name']}, {channels}x{height}x{width}\n\n"
+        f"{first['train']['count']:,} images trained on, {first['validation']['count']:,} for validation, "
+        f"{first['test']['count']:,} test images (SHA-256 of theirs {first['test']['sha256'][:16]}…).\n\n"
+        f"{table(head, rows)}\n{commands}\n"
+    )
+
+
+def records_search(record: Record) -> str:
+    """What paid and what did not."""
+    base = record["arms"][0]
+    rows = [
+        [
+            arm["name"],
+            f"{arm['images_seen']:,}",
+            f"{1000 * arm['image_seconds']:.1f}",
+            plus_minus(arm["bits_per_dim"], 3),
+            plus_minus(arm["less_than_base"], 3) if arm is not base else "",
+        ]
+        for arm in record["arms"]
+    ]
+    head = ("arm", "images seen", "ms per training image", "bits/dim", f"fewer than {base['name']}")
+    commands = "\n".join(f"- {arm['name']}: `{arm['command']}`" for arm in record["arms"])
+    return (
+        "## The search for the recipe\n\n"
+        f"{record['images']:,} validation images, {record['draws']} draws each, the same for every arm; "
+        f"differences are image by image. Milliseconds are of the {record['machine']['processor']}, one thread, in "
+        "processor time: at equal time an arm of half of them sees twice the images.\n\n"
+        f"{table(head, rows)}\n{record.get('findings', '')}\n\n{commands}\n"
+    )
+
+
+def records_note(note: str) -> str:
+    """What else ran, behind a command."""
+    return f". {note}" if note else ""
+
+
+def records_row(name: str, record: Record) -> list[str]:
+    training, machine = record["training"], record["machine"]
+    return [
+        name,
+        plus_minus(record["bits_per_dim"], 3),
+        f"{record['n']:,} of {record['data']['test']['count']:,}",
+        f"{training['seconds'] / 60:.1f}",
+        f"{training['images_seen']:,}",
+        f"{training['weights'] / 1e6:.2f} M",
+        f"{machine['processor']}, {machine['threads']}",
+        training["given"],
+    ]
+
+
 SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Records], tuple[list[str], Pictures]]], ...] = (
     ("Bits per dimension: what they cost to know", ("elbo_cost_",), bits),
     ("The recipe for likelihood against Ho et al.'s, at equal wall time", ("recipe_",), recipe),
@@ -923,7 +1024,7 @@ SPEED: dict[str, Callable[[Record], str]] = {
 
 
 def pages(records: Records) -> dict[Path, bytes]:
-    """Both pages and the pictures, by path."""
+    """The pages and their pictures, by path."""
     text, files = [RESULTS], {}
     for title, prefixes, make in SECTIONS:
         found = {name: record for name, record in records.items() if name.startswith(prefixes)}
@@ -937,6 +1038,8 @@ def pages(records: Records) -> dict[Path, bytes]:
     speed = [make(records[f"performance_{name}"]) for name, make in SPEED.items() if f"performance_{name}" in records]
     files[DOCS / "results.md"] = "\n".join(text).encode()
     files[DOCS / "performance.md"] = "\n".join([PERFORMANCE, *speed, BUSY]).encode()
+    entered = {name.removeprefix("record_"): r for name, r in records.items() if name.startswith("record_")}
+    files[DOCS / "records.md"] = records_page(entered, records.get("search_photographs")).encode()
     return files
 
 

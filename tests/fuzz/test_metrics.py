@@ -28,6 +28,7 @@ from markovae.report.report_data import run_facts
 from markovae.report.report_writing import current_report
 from markovae.report.reported_run import ReportedRun, load_reported_run
 from markovae.run.heldout import heldout_sentence
+from markovae.run.outlook import outlook
 from markovae.run.run_folder import RunFolder
 from markovae.system.jsonlines import read_rows
 from markovae.system.lock import hold
@@ -193,6 +194,7 @@ def read_all(base: ReportedRun) -> Callable[[tuple[Path, dict[str, Any]]], None]
             "rows": {"left_out": metrics.left_out},
             "data": {"train": 10, "validation": 1, "test": 1},
             "curves": curves,
+            "outlook": None if (ahead := outlook(metrics.rows)) is None else ahead.to_dict(),
         }
         json.dumps(record, allow_nan=False)
         "".join(part(record) for part in (sections.training, sections.heldout, sections.facts)).encode()

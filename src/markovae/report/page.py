@@ -125,7 +125,8 @@ def heldout(record: Record) -> str:
         [point["mean"] for point in curve],
         [point["stderr"] or 0.0 for point in curve],
     )
-    return html.section("Held-out bound", plot([line], "step", "bits/dim", HELDOUT), html.paragraph(HELDOUT))
+    ahead = html.paragraph(record["outlook"]["sentence"].capitalize() + ".") if record["outlook"] else ""
+    return html.section("Held-out bound", plot([line], "step", "bits/dim", HELDOUT), html.paragraph(HELDOUT), ahead)
 
 
 def training(record: Record) -> str:

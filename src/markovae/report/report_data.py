@@ -25,6 +25,7 @@ from markovae.report.image_sheets import Snapshot, encoder_strip, extreme_facts,
 from markovae.report.prompt_sheet import PromptSheet, caption_facts, prompt_sheet
 from markovae.report.reported_run import ReportedRun
 from markovae.report.words import meanings
+from markovae.run.outlook import outlook
 from markovae.sampling.generation import sample
 from markovae.sampling.plans import default_steps
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
@@ -101,6 +102,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
     near = nearest(samples[:SHOWN_NEIGHBOURS], pool, run.bins)
     real = nearest(run.splits.test.images[:YARDSTICK], pool, run.bins)
     coded = run.splits.test.images[: coded_count(len(measured.total), run.splits.test.shape)]
+    ahead = outlook(run.metrics.rows)
     record = {
         "schema_version": SCHEMA_VERSION,
         "markovae": __version__,
@@ -122,6 +124,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
             "levels": level_curve(measured),
             "rate": [] if rate is None else rate.to_dict(),
         },
+        "outlook": None if ahead is None else ahead.to_dict(),
         "extremes": extremes,
         "meanings": meanings(run.bins),
     }

@@ -24,7 +24,7 @@ LONGEST = 1 << 26  # bytes of a report.json
 DEEPEST = 16  # of what is nested in it
 PARTS = {
     *("schema_version", "markovae", "run", "rows", "data", "measurement", "codecs", "samples", "captions", "prompts"),
-    *("neighbours", "channels", "curves", "extremes", "meanings"),
+    *("neighbours", "channels", "curves", "outlook", "extremes", "meanings"),
 }
 
 
@@ -88,7 +88,10 @@ def _whole(record: dict[str, Any]) -> bool:
     if not set(record) >= PARTS or not _printable(record, DEEPEST):
         return False
     measured, codecs = record["measurement"], record["codecs"]
-    if not isinstance(record["run"], dict) or not isinstance(measured, dict) or not isinstance(codecs, list):
+    data = record["data"]
+    if not all(isinstance(part, dict) for part in (record["run"], measured, data)) or not isinstance(codecs, list):
+        return False
+    if not isinstance(data.get("shape"), list) or len(data["shape"]) != 3 or not all(map(is_count, data["shape"])):
         return False
     return is_count(measured.get("n")) and _is_estimate(measured.get("bits_per_dim")) and all(map(_is_codec, codecs))
 

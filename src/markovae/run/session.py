@@ -31,12 +31,14 @@ from markovae.errors import StoppedRun
 from markovae.log import duration, log, warn
 from markovae.run.choices import forecast
 from markovae.run.evaluations import Evaluations
+from markovae.run.outlook import outlook
 from markovae.run.progress import Progress
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Coordinator, Interrupted, Interrupts
 from markovae.run.surroundings import Surroundings
 from markovae.system.distributed import LostRankError
 from markovae.system.files import require_free_space
+from markovae.system.jsonlines import read_rows
 from markovae.system.memory import kept_memory
 from markovae.training.train_step import NonFiniteError, TrainStep
 from markovae.training.trainer import Tensors, Training
@@ -124,6 +126,7 @@ class Session:
                 self._train(interrupts, together)
                 if together.caught is not None:
                     self._leave(together)
+                self._look_ahead()
             except NonFiniteError as error:
                 raise StoppedRun(self._advice(error)) from None
             except LostRankError as error:
@@ -140,6 +143,14 @@ class Session:
                 pass
         except Interrupted:
             pass
+
+    def _look_ahead(self) -> None:
+        """Say what training on would bring."""
+        if not self.training.ranks.first:
+            return
+        found = outlook(read_rows(self.folder.metrics).rows)
+        if found is not None:
+            self.around.remark(found.sentence())
 
     # -- the parts ----------------------------------------------------------------------------------------------
 
