@@ -390,7 +390,7 @@ def _details_shape(config: Config, size: tuple[int, int]) -> NetworkConfig:
     halves = min(size) >= 2 * network.patch
     narrow = config.train.objective != "bound"
     width = config.cascade.details_width or (max(1, network.width // 2) if narrow else network.width)
-    return replace(network, width=width, multipliers=(1, 2) if halves else (1,), attention=(), octaves=0)
+    return replace(network, width=width, multipliers=(1, 2) if halves else (1,), attention=(), octaves=0, spectral=0)
 
 
 def with_stages(config: Config, data: ImageData) -> Config:

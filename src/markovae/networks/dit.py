@@ -114,7 +114,8 @@ class DiT(PatchNetwork):
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
-        seen = self._patches(z, logsnr, condition)
+        estimates = self._estimates(z, logsnr)
+        seen = self._patches(z, logsnr, condition, estimates)
         embedding, tokens = self._embedding(logsnr, condition)
         height, width = seen.shape[2:]
         h = self.stem(seen.flatten(2).transpose(1, 2))
@@ -128,4 +129,4 @@ class DiT(PatchNetwork):
         for block in self.blocks:
             h = self._run(block, h, embedding, angles, tokens)
         h = self.head(modulated(h, *self.modulation(embedding).chunk(2, dim=1)))
-        return self._pixels(h.transpose(1, 2).unflatten(2, (height, width)), z)
+        return self._pixels(h.transpose(1, 2).unflatten(2, (height, width)), z, embedding, estimates)

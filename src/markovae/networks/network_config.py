@@ -185,6 +185,7 @@ class DiTConfig:
         detail: whether the network sees fixed features of the finest detail.
         radius: pixels that the window of these features reaches to each side, 0 for none.
         octaves: of the fixed features of the position in the image, 0 for none.
+        spectral: how many linear estimates of a photograph's noise the network sees, 0 or left out for none.
     """
 
     width: int = 256
@@ -197,6 +198,7 @@ class DiTConfig:
     detail: bool = True
     radius: int = 2
     octaves: int = 3
+    spectral: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "head_dim", "embedding"):
@@ -206,6 +208,8 @@ class DiTConfig:
         within("network.dit.depth", self.depth, 1, MAX_DEPTH, "it counts blocks")
         for name in ("radius", "octaves"):
             between(f"network.dit.{name}", getattr(self, name), 0, 8, "0 means none")
+        if self.spectral is not None:
+            between("network.dit.spectral", self.spectral, 0, 8, "0 means none")
         if self.head_dim % 4 or self.width % self.head_dim:
             raise UserError(
                 f"network.dit.head_dim={self.head_dim} must be a multiple of 4 that divides "
@@ -319,6 +323,8 @@ class NetworkConfig:
         detail: whether the network sees fixed features of the finest detail.
         radius: pixels that the window of these features reaches to each side, 0 for none.
         octaves: how many fixed features of the position in the image, 0 for none.
+        spectral: how many linear estimates of a photograph's noise the network sees, 0 for none; left out: 3 in a
+            run that minimizes the bound of color images, else none.
         classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
         own: the section [network.own].
@@ -336,6 +342,7 @@ class NetworkConfig:
     detail: bool = True
     radius: int = 2
     octaves: int = 3
+    spectral: int | None = None
     classes: bool = True
     ddpm: DDPMConfig | None = None
     dit: DiTConfig | None = None
@@ -350,6 +357,8 @@ class NetworkConfig:
             within(f"network.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts blocks a level, or pixels a side")
         for name in ("radius", "octaves"):
             between(f"network.{name}", getattr(self, name), 0, 8, "0 means none")
+        if self.spectral is not None:
+            between("network.spectral", self.spectral, 0, 8, "0 means none")
         if self.multipliers is not None:
             whole_numbers(
                 "network.multipliers", self.multipliers, MAX_FACTOR, "it must name a factor of at least 1 a level"

@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from markovae.networks.conditioning import Condition, ConditionEmbedding
 from markovae.networks.embedding import Detail, LogSNREmbedding, positions, working_type
+from markovae.networks.layers import zeroed
 from markovae.networks.network import Network, check_images
 from markovae.networks.network_config import DataSpec, DiTConfig, NetworkConfig
+from markovae.networks.spectral import Spectral
 from markovae.system.device import Constants
 
 Tokens = tuple[Tensor, Tensor] | None
@@ -38,6 +40,10 @@ class PatchNetwork(Network, ABC):
         self._constants = Constants()
         frequencies, radius = ((data.frequency,), config.radius) if config.detail else ((), 0)
         self.detail = Detail(data.in_channels, config.detail, frequencies, radius)
+        self.spectral = Spectral(data.in_channels, config.spectral) if config.spectral else None
+        estimates = 0 if self.spectral is None else self.spectral.count
+        # The latent and the estimates of its noise, each times a function of log-SNR, are added to the output.
+        self.gains = zeroed(nn.Linear(config.embedding, 1 + estimates)) if estimates else None
         self.level = LogSNREmbedding(config.embedding)
         self.condition = ConditionEmbedding(
             config.embedding,
@@ -48,18 +54,29 @@ class PatchNetwork(Network, ABC):
             column_dim=data.column_dim,
         )
         where = (2 + 4 * config.octaves) * (config.octaves > 0)
-        self.inputs = (self.detail.channels + data.plain_channels + data.image_channels) * config.patch**2 + where
+        features = self.detail.channels + estimates * data.in_channels + data.plain_channels + data.image_channels
+        self.inputs = features * config.patch**2 + where
 
     def outer_weights(self) -> tuple[Tensor, ...]:
-        """Weights of the stem, the head, the first log-SNR layer and the condition's layers."""
-        return (self.stem.weight, self.head.weight, self.level.first.weight, *self.condition.parameters())
+        """Weights of the stem, the head, the gains, the first log-SNR layer and the condition's layers."""
+        gains = () if self.gains is None else (self.gains.weight,)
+        return (self.stem.weight, self.head.weight, *gains, self.level.first.weight, *self.condition.parameters())
 
-    def _patches(self, z: Tensor, logsnr: Tensor, condition: Condition | None) -> Tensor:
-        """(B, C, H, W), padded -> (B, inputs, H/patch, W/patch): latent, detail, the condition's image, positions."""
+    def _estimates(self, z: Tensor, logsnr: Tensor) -> Tensor | None:
+        """Fixed estimates of the latent's noise, (B, K, C, H, W), or None where there are none."""
+        check_images(z, logsnr, self.data.in_channels + self.data.plain_channels)
+        if self.spectral is None:
+            return None
+        found: Tensor = self.spectral(z[:, : self.data.in_channels].to(working_type(self.stem.weight)), logsnr)
+        return found
+
+    def _patches(self, z: Tensor, logsnr: Tensor, condition: Condition | None, estimates: Tensor | None) -> Tensor:
+        """(B, C, H, W), padded -> (B, inputs, H/patch, W/patch): latent, detail, estimates, the condition's image,
+        positions."""
         channels, plain = self.data.in_channels, self.data.plain_channels
-        check_images(z, logsnr, channels + plain)
         z = z.to(working_type(self.stem.weight))
         detail = self.detail(z[:, :channels] if plain else z, logsnr)
+        detail = detail if estimates is None else torch.cat([detail, estimates.flatten(1, 2)], 1)
         detail = torch.cat([detail, z[:, channels:]], 1) if plain else detail
         seen = self.condition.concat_image(detail, condition)
         below, right = (-side % self.stride for side in z.shape[2:])
@@ -78,10 +95,17 @@ class PatchNetwork(Network, ABC):
         embedding = F.silu(self.level(logsnr) + self.condition(condition, examples))
         return embedding, self.condition.tokens(condition, examples)
 
-    def _pixels(self, out: Tensor, z: Tensor) -> Tensor:
-        """(B, C_out·patch², H/patch, W/patch) -> (B, C_out, H, W) of z's sides, in the working type."""
+    def _pixels(self, out: Tensor, z: Tensor, embedding: Tensor, estimates: Tensor | None) -> Tensor:
+        """(B, C_out·patch², H/patch, W/patch) -> (B, C_out, H, W) of z's sides, in the working type; latent and
+        estimates added by their gains."""
         pixels = F.pixel_shuffle(out, self.config.patch)
         if pixels.shape[2:] != z.shape[2:]:
             # A copy: what shards the weights must not be handed a view.
             pixels = pixels[..., : z.shape[2], : z.shape[3]].clone()
-        return pixels.to(working_type(self.stem.weight))
+        pixels = pixels.to(working_type(self.stem.weight))
+        if self.spectral is None or self.gains is None or estimates is None:
+            return pixels
+        channels, gains = self.data.in_channels, self.gains(embedding).to(pixels)[..., None, None, None]
+        known = gains[:, 0] * z[:, :channels].to(pixels)
+        known = known + self.spectral.from_colors((gains[:, 1:] * estimates).sum(1))
+        return torch.cat([pixels[:, :channels] + known, pixels[:, channels:]], 1)

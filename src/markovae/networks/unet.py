@@ -84,7 +84,8 @@ class UNet(PatchNetwork):
 
     def forward(self, z: Tensor, logsnr: Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the target: (B, C, H, W), (B,) -> (B, C_out, H, W), in the working type."""
-        h = self.stem(self._patches(z, logsnr, condition))
+        estimates = self._estimates(z, logsnr)
+        h = self.stem(self._patches(z, logsnr, condition, estimates))
         embedding, tokens = self._embedding(logsnr, condition)
         skips: list[Tensor] = []
         last = len(self.down) - 1
@@ -94,4 +95,4 @@ class UNet(PatchNetwork):
         for level in range(last, -1, -1):
             h = self.up[level](h, embedding, tokens, skips, self._run)
             h = self.grow[level - 1](h) if level > 0 else h
-        return self._pixels(self.head(F.silu(self.norm(h))), z)
+        return self._pixels(self.head(F.silu(self.norm(h))), z, embedding, estimates)

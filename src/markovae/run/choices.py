@@ -42,7 +42,8 @@ def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Conf
     plain = preset == "auto" and config.network == NetworkConfig()
     own = data.files is not None and config.data.source not in BUILT_IN
     few = preset == "few" or (plain and own and len(data) < FEW)
-    short = preset == "short" or (plain and _is_short(config, data, device))
+    photographs = _is_of_photographs(config, data)
+    short = preset == "short" or (plain and _is_short(config, data, device, photographs))
     config = replace(config, train=replace(config.train, preset="few" if few else "short" if short else "none"))
     lines = []
     if short:
@@ -51,6 +52,10 @@ def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Conf
     if few:
         config, line = _for_few(config, data)
         lines.append(line)
+    if photographs:
+        config = replace(config, network=replace(config.network, spectral=SPECTRAL, radius=0))
+        said = f"network.spectral={SPECTRAL}, network.radius=0"
+        lines.append(f"the bound of color images: {said}; network.spectral=0 leaves this out")
     return config, lines
 
 
@@ -78,14 +83,16 @@ SHORT = 60_000  # images: a training that sees fewer learns more with the smalle
 SHORT_BLOCKS, SHORT_WIDTH, SHORT_BATCH = 1, 48, 16
 
 
-def _is_short(config: Config, data: ImageData, device: torch.device) -> bool:
+def _is_short(config: Config, data: ImageData, device: torch.device, photographs: bool) -> bool:
     """Whether the default network would see too few images in the time there is, by a timed pass of a batch.
 
-    Asked of one process on a CPU, of the recipe for samples alone: a bound gains by a network that sees fewer.
+    Asked of one process on a CPU. Of the recipes for the bound, of that of photographs alone: the others gain by a
+    network that sees fewer.
     """
     train = config.train
     alone = current_rank().size == 1 and device.type == "cpu"
-    if train.seconds is None or not alone or train.objective != "weighted" or train.batch != TrainConfig.batch:
+    asked = train.objective == "weighted" or photographs
+    if train.seconds is None or not alone or not asked or train.batch != TrainConfig.batch:
         return False
     return train.seconds / seconds_per_image(config, data.shape) < SHORT
 
@@ -114,6 +121,23 @@ def _for_short(config: Config) -> tuple[Config, str]:
     config = replace(config, network=network, train=replace(config.train, batch=SHORT_BATCH))
     said = f"network.blocks={SHORT_BLOCKS}, network.width={SHORT_WIDTH}, train.batch={SHORT_BATCH}"
     return config, f"little time for this processor: {said}; train.preset=none leaves this out"
+
+
+# -- the bound of photographs ------------------------------------------------------------------------------------------
+
+SPECTRAL = 3  # linear estimates of the noise: docs/records.md has what they pay
+
+
+def _is_of_photographs(config: Config, data: ImageData) -> bool:
+    """Whether a run minimizes the bound of color images of 256 values, which are not drawn, at one stage.
+
+    The coarse images of a cascade, and its details, have other spectra.
+    """
+    network = config.network
+    left_out = network.kind == "unet" and network.spectral is None
+    photographs = data.shape[0] == 3 and data.bins == 256 and config.data.source not in BUILT_IN
+    stages = config.cascade.stages or (1 if max(data.shape[1:]) <= LARGEST_BASE else 2)
+    return config.train.objective == "bound" and left_out and photographs and stages == 1
 
 
 # -- few images -------------------------------------------------------------------------------------------------------
