@@ -27,8 +27,8 @@ from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear, constant, cosine, endpoint_levels, endpoint_sigma, linear, time
 from markovae.diffusion.target import TARGETS
 from markovae.randomness import generator
-from markovae.theory.quadrature import even_grid
-from markovae.theory.rows import DDPM, REWRITING, Pair, row
+from markovae.theory.quadrature import even_grid, normal_grid
+from markovae.theory.rows import DDPM, REWRITING, Line, Pair, row, rows
 
 _ROUNDING = 1e-12
 
@@ -273,6 +273,47 @@ def level_kl() -> Pair:
     return expected, measured
 
 
+@rows(
+    REWRITING,
+    Line("rao-blackwell.mean", "E[ln q/p_pri | z_ℓ, z_0] = KL: E5's log-ratio has E6's mean", 1e-8),
+    Line("rao-blackwell.variance", "Var[ln q/p_pri | z_ℓ, z_0] = 2 KL with variance β̃, and E6 has none of it", 1e-8),
+)
+def ratio_moments() -> list[Pair]:
+    """KL and 2 KL against mean and variance of ln q − ln p_pri over z_{ℓ−1}, by quadrature, over all levels ℓ ≥ 2."""
+    noise, weight = normal_grid()
+    mean, variance, divergence = 0.0, 0.0, 0.0
+    for prev, now in _steps():
+        x, x_hat, z = (part[:, :1] for part in _draws(3))
+        encoder, prior = forward.posterior(x, z, prev, now), PosteriorVariance().step(x_hat, z, prev, now)
+        drawn = [encoder.mean + encoder.variance.sqrt() * value for value in noise]
+        ratio = torch.stack([encoder.log_prob(before) - prior.log_prob(before) for before in drawn], 1)
+        center = ratio @ weight
+        mean += float(center.sum())
+        variance += float(((ratio - center[:, None]) ** 2 @ weight).sum())
+        divergence += float(encoder.kl(prior).sum())
+    return [(divergence, mean), (2 * divergence, variance)]
+
+
+@row(
+    REWRITING,
+    "rao-blackwell.ratio",
+    "Var of a level's nats by sampled log-ratios over that by KL = 1 + 2 E[KL]/Var[KL]",
+    0.4,
+)
+def variance_ratio(count: int = 200_000) -> Pair:
+    """The ratio by the moments of the KL, and of samples: images of 12 pixels, errors of x̂ that differ by image."""
+    levels, g = grid(), generator(0, "rao-blackwell")
+    x, error, noise = torch.randn(3, count, 12, generator=g, dtype=torch.float64)
+    z = noised(x, noise, levels[8])
+    x_hat = x + 0.6 * error * torch.rand(count, 1, generator=g, dtype=torch.float64)
+    encoder = forward.posterior(x, z, levels[7], levels[8])
+    prior = PosteriorVariance().step(x_hat, z, levels[7], levels[8])
+    before = encoder.sample(g)
+    sampled, divergence = encoder.log_prob(before) - prior.log_prob(before), encoder.kl(prior)
+    expected = 1 + 2 * divergence.mean() / divergence.var()
+    return float(expected), float(sampled.var() / divergence.var())
+
+
 @row(REWRITING, "weights", "w_ℓ ‖target − out‖² = ½(γ_{ℓ−1} − γ_ℓ)‖z_0 − ẑ_0‖²", 1e-9)
 def weights_are_nats() -> Pair:
     """½(γ_{ℓ−1} − γ_ℓ)‖x − x̂‖² as a weight on each target's squared error: the largest relative difference is 0."""
@@ -309,5 +350,7 @@ CHECKS = (
     posterior_moments,
     posterior_width,
     level_kl,
+    ratio_moments,
+    variance_ratio,
     weights_are_nats,
 )
