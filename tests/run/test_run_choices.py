@@ -106,6 +106,46 @@ def test_a_pass_of_the_base_is_timed(monkeypatch: pytest.MonkeyPatch):
     assert not choices(Config(), data(2000), torch.device("cuda"))[1]
 
 
+# -- the bound of photographs ------------------------------------------------------------------------------------------
+
+
+def colors(side: int = 8) -> ImageData:
+    return ImageData(np.zeros((2000, 3, side, side), np.uint8), files=tuple(map(str, range(2000))))
+
+
+BOUND = FOLDER.with_settings(["train.objective=bound"])
+
+
+def test_the_bound_of_color_images_sees_estimates_of_the_noise_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    config, lines = choices(BOUND, colors(), CPU)
+    assert (config.network.spectral, config.network.radius) == (3, 0)
+    assert lines == [
+        "the bound of color images: network.spectral=3, network.radius=0; network.spectral=0 leaves this out"
+    ]
+    assert choices(config, colors(), CPU) == (config, []), "what was chosen once stays"
+    monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 0.01)
+    short, lines = choices(BOUND, colors(), CPU)
+    assert (short.network.blocks, short.network.spectral, len(lines)) == (1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        (["train.objective=weighted"], colors()),
+        (["data.source=faces"], colors()),
+        (["network.spectral=0"], colors()),
+        (["network.kind=dit"], colors()),
+        (["cascade.stages=2"], colors()),
+        ([], colors(64)),
+        ([], data(2000)),
+    ],
+)
+def test_other_runs_see_no_estimates(settings: list[str], images: ImageData):
+    config, lines = choices(BOUND.with_settings(settings), images, CPU)
+    assert config.network.spectral in (None, 0)
+    assert lines == []
+
+
 # -- few images -------------------------------------------------------------------------------------------------------
 
 
