@@ -431,6 +431,98 @@ def samplers_named(ours: bool, name: str) -> str:
     return f"`{name}`" if ours else f"diffusers {name}"
 
 
+# -------------------- students
+
+
+def students(found: Records) -> tuple[list[str], Pictures]:
+    return [(students_stable if "students" in r else students_beside)(name, r) for name, r in found.items()], {}
+
+
+def students_beside(name: str, record: Record) -> str:
+    about = (
+        f"### {name}\n\nStudents of `tests/fixtures/reference`, {record['minutes']:g} minutes each on one core of "
+        f"{record['processor']}, shared with other work (the seconds are the processor's); {record['n']:,} samples of "
+        "the same seeds; real images get a KID × 1000 of "
+        f"{1000 * next(iter(record['models'].values()))['floor']:.2f}. By `python benchmarks/distill.py --folder OUT "
+        f"--run tests/fixtures/reference --minutes {record['minutes']:g}"
+        f"{''.join(f' --set {word}' for word in record['settings'])}`.\n"
+    )
+    rows = []
+    for model, row in record["models"].items():
+        kid = plus_minus({"mean": 1000 * row["kid"], "stderr": 1000 * row["stderr"]}, 2)
+        spent = [f"{row['steps']:,}", f"{row['seconds']:,.0f}"] if "steps" in row else ["", ""]
+        who = f"{model} evaluation{'s' * (not model.endswith(' 1'))}"
+        who += f", `{row['sampler']}`" if "sampler" in row else ""
+        rows.append([who, kid, f"{row['recall']:.2f}", f"{row['precision']:.2f}", *spent])
+    parts = [about, table(["model", "KID × 1000", "recall", "precision", "steps", "seconds"], rows)]
+    if record.get("chains"):
+        names = list(record["chains"])
+        rows = [
+            [
+                key,
+                *(
+                    plus_minus(record["chains"][model][key], 3) if key in record["chains"][model] else ""
+                    for model in names
+                ),
+            ]
+            for key in record["chains"][names[0]]
+        ]
+        parts.append("Chains of few levels, bits/dim: how many, at which log-SNRs, with which fitted variance.\n")
+        parts.append(table(["chain", *names], rows))
+    return "\n".join(parts)
+
+
+def students_stable(name: str, record: Record) -> str:
+    rows = record["students"]
+    best = min(rows, key=lambda row: row["kid"])
+    kids = sorted(1000 * row["kid"] for row in rows)
+    seconds = sum(row["seconds"] for row in rows) / len(rows)
+    return (
+        f"### {name}: do they all end well?\n\n{len(rows)} students of two evaluations of the 8×8 digits "
+        f"({record['steps']} steps each, {seconds:.0f} s of a core), each with a seed of its own, rates 1/√3 to √3 "
+        f"times the default, every fifth in bfloat16 (emulated here); KID of {record['n']} samples. {record['finite']} "
+        f"of {len(rows)} end finite; {record['within_1.5_of_the_best']} are within 1.5 times the best, "
+        f"{record['not_beyond_1.5_by_two_errors']} not beyond it by two standard errors. KID × 1000: best "
+        f"{kids[0]:.1f} ± {1000 * best['stderr']:.1f}, median {kids[len(kids) // 2]:.1f}, worst {kids[-1]:.1f}. By "
+        f"`python benchmarks/distill.py --folder OUT --teacher-steps 800 --calls 2 --steps {record['steps']} --n "
+        f"{record['n']} --stability {len(rows)}`.\n"
+    )
+
+
+# -------------------- steps that are no Gaussians
+
+
+def steps(found: Records) -> tuple[list[str], Pictures]:
+    return [steps_of(name, record) for name, record in found.items()], {}
+
+
+def steps_of(name: str, record: Record) -> str:
+    kinds = list(next(iter(record["chains"].values())))
+    rows = [
+        [levels, *(plus_minus({"mean": row[kind]["bits_per_dim"], "stderr": row[kind]["stderr"]}, 3) for kind in kinds)]
+        for levels, row in record["chains"].items()
+    ]
+    saved = [
+        ["", *(plus_minus({"mean": row[kind]["saved"], "stderr": row[kind]["saved_stderr"]}, 3) for kind in kinds)]
+        for row in record["chains"].values()
+    ]
+    return "\n".join(
+        [
+            f"### {name}\n\nThe teacher's chain of K levels, those of the least bound with isotropic variances; "
+            f"{record['test']} test images, heads trained for {float(record['seconds']):.0f} s of a core each on "
+            f"{record['train']} training images; below, what is saved against `isotropic`, on the same images. All "
+            f"{record['all_levels']['levels']:,} levels with isotropic variances: "
+            f"{plus_minus(record['all_levels'], 3)}. By "
+            f"`python benchmarks/few_levels.py {record['run']} --train {record['train']} --test {record['test']} "
+            f"--seconds {float(record['seconds']):.0f}`.\n",
+            table(
+                ["levels", *(f"{kind}, bits/dim" for kind in kinds)],
+                [r for pair in zip(rows, saved, strict=True) for r in pair],
+            ),
+        ]
+    )
+
+
 # -------------------- guidance
 
 
@@ -1003,6 +1095,8 @@ SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Records], tuple[list[str],
     ("Bits per dimension: what they cost to know", ("elbo_cost_",), bits),
     ("The recipe for likelihood against Ho et al.'s, at equal wall time", ("recipe_",), recipe),
     ("Samplers at equal numbers of network calls", ("samplers_",), samplers),
+    ("Students of one, two and four evaluations", ("students_",), students),
+    ("Chains of few levels whose steps are no Gaussians", ("steps_",), steps),
     ("Guidance by its weight", ("guidance_",), guidance),
     ("Control where the truth is known", ("control",), control),
     ("From caption to face", ("attributes", "captions_", "two_stage_"), captions),

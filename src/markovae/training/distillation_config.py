@@ -22,7 +22,7 @@ class DistillConfig:
 
     calls: int = 4
     guidance: float = 1.0
-    substeps: int = 8
+    substeps: int = 16
 
     def __post_init__(self) -> None:
         if self.calls not in CALLS:
