@@ -4,10 +4,14 @@ PYTHON ?= python3.11
 VENV ?= .venv
 PY := $(VENV)/bin/python
 THREADS_PER_TEST ?= 1
+# Each worker takes tests that lie together, so that what a module trains for its tests is trained once.
+PYTEST = OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 --dist worksteal
 SPELLED = src docs examples benchmarks scripts configs README.md CONTRIBUTING.md Makefile
 
 .PHONY: demo test docs version check soak offline reference fashion captions derivation release clean
 .DELETE_ON_ERROR:
+# Without compiled files each process that a test starts compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # A machine without ensurepip gets a bare environment that the outer pip fills.
 $(VENV)/.stamp: pyproject.toml constraints.txt
@@ -30,7 +34,7 @@ demo: $(VENV)/.stamp
 	$(PY) -m markovae demo
 
 test: $(VENV)/.encoder
-	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The site of docs/, which works from the disk: site/index.html.
 docs: $(VENV)/.stamp
@@ -39,7 +43,7 @@ docs: $(VENV)/.stamp
 
 # What depends on Python's version, on another one: make version PYTHON=python3.13 VENV=build/python3.13
 version: $(VENV)/.stamp
-	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -q -n 2 -m "not slow" tests/config tests/checkpoints \
+	$(PYTEST) -q -m "not slow" tests/config tests/checkpoints \
 	tests/system tests/data/test_tars.py tests/data/test_shards.py tests/fuzz/test_sandbox.py tests/fuzz/test_tar.py \
 	tests/training/test_budget.py tests/training/test_trainer.py tests/cli/test_parsing.py tests/cli/test_entry.py \
 	tests/cli/test_printable.py tests/test_console.py tests/test_synonyms.py
@@ -48,12 +52,12 @@ version: $(VENV)/.stamp
 soak: $(VENV)/.encoder
 	@echo "make soak: hours on two cores; SOAK=0.1 make soak does a tenth of the counts" >&2
 	rm -rf build/reliability
-	OMP_NUM_THREADS=$(THREADS_PER_TEST) $(PY) -m pytest -n 2 -m slow
+	$(PYTEST) -m slow
 	$(PY) -m scripts.reliability
 
 # The suite without any network, where the system lets a user have a namespace without one.
 offline: $(VENV)/.encoder
-	unshare -rn sh -c 'ip link set lo up; OMP_NUM_THREADS=$(THREADS_PER_TEST) exec $(PY) -m pytest -n 2 -m "not slow"'
+	unshare -rn sh -c 'ip link set lo up; $(PYTEST) -m "not slow"'
 
 check: $(VENV)/.stamp
 	$(PY) -m ruff format --check src tests benchmarks scripts examples docs

@@ -71,7 +71,6 @@ class ForkServer:
 def serve() -> None:
     """Answer questions until stdin ends; what still runs then is killed."""
     import torch
-    import torch._dynamo  # which the first step loads otherwise, in every child
     from tests.reliability import trainers
 
     torch.set_num_threads(1)
