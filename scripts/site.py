@@ -106,16 +106,10 @@ def python_reference() -> str:
 def command_reference() -> str:
     """The help of every command, from the parser itself."""
     parts = ["# Command line reference\n"]
-    for command in ("", *(name_of(module) for module in COMMANDS)):
+    for command in ("", *COMMANDS):
         text = help_of(command)
         parts.append(f"\n## `markovae{' ' * bool(command)}{command}`\n\n```text\n{text}```\n")
     return "".join(parts)
-
-
-def name_of(command: Any) -> str:
-    """The command's name on the command line."""
-    name = command if isinstance(command, str) else command.__name__
-    return str(name).split(".")[-1].rstrip("_")
 
 
 def help_of(command: str) -> str:

@@ -20,7 +20,7 @@ settings.register_profile("markovae", deadline=None)
 settings.load_profile("markovae")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config() -> Config:
     """A model of a few thousand weights that takes a step in milliseconds."""
     return Config().with_settings(
@@ -43,9 +43,9 @@ def tiny_config() -> Config:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_data() -> ImageData:
-    """Twenty labelled images of 4x4 pixels: bright left halves or bright right halves."""
+    """Twenty labelled images of 4x4 pixels: bright left halves or bright right halves; tests leave them as they are."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (20, 1, 4, 4))
     labels = np.arange(20) % 2

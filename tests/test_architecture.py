@@ -245,18 +245,6 @@ def test_importing_the_package_loads_no_torch_and_its_names_are_all_there() -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_help_loads_no_torch() -> None:
-    code = (
-        "import sys; from markovae.cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "measure" in done.stdout
-
-
 def test_the_package_has_no_attribute_of_another_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = markovae.colour

@@ -75,12 +75,17 @@ class Streams:
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Standard normal draws, (B, *shape), on the CPU; each example's from its own stream."""
-        return torch.stack([torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self._generators])
+        draws = torch.empty((len(self), *shape), dtype=dtype)
+        for row, generator in zip(draws, self._generators, strict=True):  # in place: half the time of a stack of draws
+            row.normal_(generator=generator)
+        return draws
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Uniform draws in [0, 1), (B, *shape), float64, on the CPU."""
-        draws = [torch.rand(tuple(shape), generator=g, dtype=torch.float64) for g in self._generators]
-        return torch.stack(draws)
+        draws = torch.empty((len(self), *shape), dtype=torch.float64)
+        for row, generator in zip(draws, self._generators, strict=True):
+            row.uniform_(generator=generator)
+        return draws
 
 
 Source = torch.Generator | Streams

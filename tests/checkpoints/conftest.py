@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,21 @@ from markovae.training.trainer import Training
 STATE = {"shape": [1, 4, 4], "bins": 256, "class_names": ["left", "right"], "data": {}}
 
 
-@pytest.fixture
-def saved(tmp_path: Path, tiny_config: Config, tiny_data: ImageData) -> Path:
-    """A run with checkpoints of steps 2 and 4."""
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_data: ImageData) -> Path:
+    """A run with checkpoints of steps 2 and 4; tests leave it as it is."""
+    run = tmp_path_factory.mktemp("trained")
     model = create(tiny_config, tiny_data.shape, num_classes=2)
     training = Training(model, tiny_data, tiny_config.train)
     for step in range(1, 5):
         training.advance()
         if step % 2 == 0:
             tensors, position = training.capture()
-            save_checkpoint(tmp_path / "run" / "checkpoints", step, tensors, {**position, **STATE}, tiny_config)
-    return tmp_path / "run"
+            save_checkpoint(run / "checkpoints", step, tensors, {**position, **STATE}, tiny_config)
+    return run
+
+
+@pytest.fixture
+def saved(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` for one test to damage."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

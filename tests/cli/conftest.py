@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,12 @@ def json_of(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]
 
 def check(record: Any, schema: str) -> None:
     """A record against the committed schema of this name."""
+    validator(schema).validate(record)
+
+
+@cache
+def validator(schema: str) -> jsonschema.Draft202012Validator:
+    """Of the committed schema of this name, which is checked itself."""
     described = json.loads((SCHEMAS / f"{schema}.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(described)
-    jsonschema.validate(record, described)
+    return jsonschema.Draft202012Validator(described)

@@ -29,8 +29,8 @@ def test_the_whole_path_and_a_second_time(stages: int, capsys):
     again = capsys.readouterr()
     assert again.out == out
     assert "step 1" not in again.err
-    assert main([*words, "--set", "train.steps=2"]) == 0
-    assert Path("runs/demo-2/report.html").is_file(), "other settings, another folder"
+    other = demo.configuration(command_line([*words, "--set", "train.steps=2"]))
+    assert demo.run_folder(None, other) == Path("runs/demo-2"), "other settings, another folder"
 
 
 def test_faces_for_less_than_five_minutes_by_default():

@@ -6,13 +6,11 @@ import shlex
 import pytest
 
 from markovae import __version__
-from markovae.cli.entry import COMMANDS, _parser, command_line, main
+from markovae.cli.entry import COMMANDS, command_line, main, module_of, parser_of
 from markovae.errors import UserError
 
-NAMES = [module.__name__.rpartition(".")[2].removesuffix("_") for module in COMMANDS]
 
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_explains_itself_within_a_terminal(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert main([name, "--help"]) == 0
@@ -25,15 +23,15 @@ def test_each_command_explains_itself_within_a_terminal(name, capsys, monkeypatc
 
 
 def test_each_command_that_opens_a_run_takes_the_networks_that_may_be_imported():
-    named = {name: {action.dest for action in command._actions} for name, command in _parser()[1].items()}
+    named = {name: {action.dest for action in command._actions} for name, command in parser_of(COMMANDS)[1].items()}
     opens = {name for name, names in named.items() if {"run_path", "model"} & names}
     assert len(opens) >= 9
     assert not [name for name in opens if "trust" not in named[name]]
 
 
-@pytest.mark.parametrize("module", COMMANDS, ids=NAMES)
-def test_each_example_of_the_help_is_a_command_line_as_it_stands(module):
-    lines = [line.strip() for line in module.EXAMPLES.splitlines()]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_example_of_the_help_is_a_command_line_as_it_stands(name):
+    lines = [line.strip() for line in module_of(name).EXAMPLES.splitlines()]
     commands = [line.partition("markovae ")[2] for line in lines if re.match("(markovae|torchrun) ", line)]
     assert commands
     for command in commands:
@@ -43,7 +41,7 @@ def test_each_example_of_the_help_is_a_command_line_as_it_stands(module):
 def test_the_commands_are_listed_with_the_exit_codes(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"    {name}" in out for name in NAMES)
+    assert all(f"    {name}" in out for name in COMMANDS)
     assert "130/143" in out
 
 

@@ -14,8 +14,21 @@ from markovae.cli.entry import main
 from markovae.cli.quality_words import memorization_in_words
 from markovae.data.faceset import render
 
+from .conftest import check
+
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "reference"
 QUICK = ("--n", "12", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests: the features of the same images are computed once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKOVAE_CACHE", str(cache))
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +105,14 @@ def test_memorization_is_said_in_words(value: float, stderr: float, copies: int,
     assert (", …" in said) == (copies > 3)
 
 
-def test_another_reference(json_of: Callable[..., Any], digits_run: Path) -> None:
-    record = json_of("quality", "quality", digits_run, *QUICK, "--against", "digits")
-    assert record["against"] == "digits"
-    assert record["conditions"]["reference_n"] == 1797
-
-
 def test_what_was_trained_on_is_told_in_a_reference_and_in_other_data(digits_run: Path, capsys) -> None:
-    assert main(["quality", str(digits_run), *map(str, QUICK), "--against", "digits"]) == 0
-    assert "images of digits are training images here: copies of them count as good" in capsys.readouterr().err
-    assert main(["quality", str(digits_run), "digits", *map(str, QUICK)]) == 0
+    assert main(["quality", str(digits_run), *QUICK, "--against", "digits", "--json"]) == 0
+    said = capsys.readouterr()
+    record = json.loads(said.out)
+    check(record, "quality")
+    assert (record["against"], record["conditions"]["reference_n"]) == ("digits", 1797)
+    assert "images of digits are training images here: copies of them count as good" in said.err
+    assert main(["quality", str(digits_run), "digits", *QUICK]) == 0
     assert "The run was not trained on this split of digits" in capsys.readouterr().out
 
 

@@ -46,7 +46,7 @@ def data(n: int, seed: int) -> torch.Tensor:
 
 
 def test_each_variance_can_stand_in_for_another_and_the_bound_falls_as_it_knows_more():
-    x, other, plain = data(400, 0), data(4000, 1), gaussian(factor=1.0)
+    x, other, plain = data(200, 0), data(2000, 1), gaussian(factor=1.0)
     levels = {"step": with_reverse(plain, "step"), "posterior": plain, "full": with_reverse(plain, "full")}
     levels |= {kind: with_reverse(plain, kind, other, batch=4096) for kind in ("isotropic", "diagonal")}
     nats = {kind: float(measure(model, x, draws=None, batch=4096).levels.mean()) for kind, model in levels.items()}
@@ -60,7 +60,7 @@ def test_each_variance_can_stand_in_for_another_and_the_bound_falls_as_it_knows_
 @pytest.mark.parametrize("kind", ["isotropic", "diagonal"])
 def test_one_fit_serves_every_sub_grid(kind):
     """On 9 of 40 levels: within 1 % of the least expected nats, ½ Σ ln(1 + Δγ e), with the exact errors."""
-    model = with_reverse(gaussian(), kind, data(4000, 1), batch=4096)
+    model = with_reverse(gaussian(), kind, data(2000, 1), batch=4096)
     few = model.on_grid(model.schedule.subgrid(9))
     logsnr = few.schedule.logsnr[1:]
     a2, s2, power = torch.sigmoid(logsnr)[:, None], torch.sigmoid(-logsnr)[:, None], SPREAD**2

@@ -87,7 +87,7 @@ def test_mixture_meets_its_density():
 
 def test_error_of_the_fixed_grid_is_of_order_four():
     x = MIXED.sample(10, generator(0, "ode"))
-    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(160)).nats
+    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(100)).nats
     errors = [
         float((ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(n)).nats - exact).abs().max())
         for n in (20, 40)
@@ -107,13 +107,13 @@ def test_examples_are_not_coupled():
 
 def test_probes_are_unbiased_and_tell_their_error():
     x = MIXED.sample(60, generator(0, "ode"))
-    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(60)).nats
-    found = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(60))
+    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(30)).nats
+    found = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(30))
     error = found.nats - exact
     spread = float((found.probe_stderr**2).sum().sqrt())
     assert abs(float(error.sum())) < 4 * spread
     assert float((error**2).mean().sqrt()) == pytest.approx(float((found.probe_stderr**2).mean().sqrt()), rel=0.35)
-    again = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(60))
+    again = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(30))
     assert torch.equal(again.nats, found.nats)
     single = ode_likelihood(model(MIXED, 6, -6), x[:2], probes=1, integrator=RungeKutta4(20))
     assert bool(single.probe_stderr.isnan().all())

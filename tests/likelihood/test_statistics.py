@@ -43,7 +43,7 @@ def test_few_knots_stand_for_all_levels(gauss):
 
 
 def test_fitted_variances_are_the_best_and_serve_sub_grids(gauss):
-    x, other = gauss.data(300, generator(0, "x")), gauss.data(3000, generator(1, "x"))
+    x, other = gauss.data(300, generator(0, "x")), gauss.data(2000, generator(1, "x"))
     totals = {}
     for name, reverse in (("isotropic", IsotropicVariance(33)), ("diagonal", DiagonalVariance((4,), 33))):
         model = gauss.model(reverse=reverse)

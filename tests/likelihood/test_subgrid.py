@@ -64,7 +64,7 @@ def test_excess_is_far_below_that_of_even_strides(gauss):
 
 def test_measuring_on_the_grid_costs_what_was_predicted(gauss):
     model = gauss.model(factor=0.9, levels=60, reverse=IsotropicVariance(60))
-    found = fit_reverse(model, gauss.data(4000, generator(0, "x")), knots=60, batch=4096)
+    found = fit_reverse(model, gauss.data(2000, generator(0, "x")), knots=60, batch=4096)
     grids = search(isotropic_costs(found.errors_at(model.schedule.logsnr[1:]), model.schedule.logsnr, 4), 12)
     levels = grids.levels(12).tolist()
     measured = measure(model, gauss.data(2500, generator(1, "x")), draws=None, levels=levels, batch=4096)

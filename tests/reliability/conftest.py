@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def forkserver() -> Iterator[ForkServer]:
         yield server
 
 
-@pytest.fixture
-def memory() -> Iterator[Path]:
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
     """A folder in memory where there is one: what is killed, not unplugged, needs no disk."""
     shm = Path("/dev/shm")
     parent = shm if shm.is_dir() and os.access(shm, os.W_OK) else None
@@ -41,6 +42,13 @@ def memory() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """`folder_in_memory`."""
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -54,15 +54,15 @@ class Campaign:
     """Kills trainers of every kind and compares what they come to with runs that were left alone.
 
     Args:
-        folder: for runs; the data are written there.
+        folder: for runs, with the data in images.npz.   references: made so far, and shared by the campaigns of a
+            folder.
     """
 
-    def __init__(self, server: ForkServer, folder: Path, seed: int) -> None:
+    def __init__(self, server: ForkServer, folder: Path, seed: int, references: dict[str, Reference]) -> None:
         self.server, self.folder, self.random = server, folder, random.Random(seed)
         self.data = str(folder / "images.npz")
-        trainers.write_images(Path(self.data))
         self.tally = Tally()
-        self._references: dict[str, Reference] = {}
+        self._references = references
 
     def reference(self, kind: str) -> Reference:
         """The uninterrupted run of a kind, made once."""

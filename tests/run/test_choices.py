@@ -76,18 +76,18 @@ def test_a_run_with_each_other_choice(run_config: Config, tmp_path: Path, settin
     ],
     ids=["isotropic", "diagonal", "learned variance", "learned schedule", "importance"],
 )
-@pytest.mark.parametrize("step", [7, 12])
-def test_each_choice_resumes_bit_for_bit(
-    run_config: Config, tmp_path: Path, monkeypatch, settings: list[str], step: int
-):
+def test_each_choice_resumes_bit_for_bit(run_config: Config, tmp_path: Path, monkeypatch, settings: list[str]):
+    """Interrupted between two held-out figures, and right after the last step."""
     config = run_config.with_settings(settings)
     whole = train_run(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step, signal.SIGINT)
-        with pytest.raises(SystemExit):
-            train_run(config, tmp_path / "cut")
-    resume_run(tmp_path / "cut")
-    assert weights(tmp_path / "cut") == weights(whole)
+    for step in (7, 12):
+        cut = tmp_path / f"cut-{step}"
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step, signal.SIGINT)
+            with pytest.raises(SystemExit):
+                train_run(config, cut)
+        resume_run(cut)
+        assert weights(cut) == weights(whole)
 
 
 # -- fitted variances ----------------------------------------------------------------------------------------------

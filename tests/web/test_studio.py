@@ -58,9 +58,9 @@ def test_the_command_that_a_drawing_names_draws_the_same_images(
 def test_nats_of_pixels_sum_to_the_bound_within_their_error(studio: Studio) -> None:
     model = studio.model
     x = model.pixels.to_x(torch.from_numpy(mv.load_data("digits").test.images[:1]).long(), torch.float32)
-    estimates = list(islice(pixel_nats(model, x, draws=3), 200))
+    estimates = list(islice(pixel_nats(model, x, draws=3), 100))
     mean = estimate_mean(torch.stack([estimate.nats.sum() for estimate in estimates]))
-    bounds = torch.cat([model.bound(x, torch.Generator().manual_seed(k)).total for k in range(50)])
+    bounds = torch.cat([model.bound(x, torch.Generator().manual_seed(k)).total for k in range(25)])
     truth = estimate_mean(bounds)
     assert abs(mean.value - truth.value) < 4 * (mean.stderr**2 + truth.stderr**2) ** 0.5
     assert estimates[0].nats.shape == model.shape

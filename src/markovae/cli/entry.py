@@ -13,29 +13,11 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from importlib import import_module
+from types import FrameType, ModuleType
 from typing import NoReturn, final
 
 from markovae import __version__
-from markovae.cli import (
-    compress,
-    data_,
-    decompress,
-    demo,
-    distill,
-    doctor,
-    edit,
-    export,
-    import_,
-    inspect,
-    measure,
-    quality,
-    sample,
-    serve,
-    shard,
-    train,
-    verify,
-)
 from markovae.config import SECTIONS
 from markovae.errors import StoppedRun, UserError
 from markovae.log import printable, tell
@@ -53,9 +35,10 @@ start here:
 
 exit codes: 0 done, 1 a bug or a failed check, 2 bad input, 3 a stopped run, 130/143 stopped by a signal
 """
+# In the order of the help. Each is a module beside this one, imported where it is asked for.
 COMMANDS = (
-    *(demo, train, distill, sample, serve, edit, measure, quality, compress, decompress),
-    *(import_, export, inspect, data_, shard, verify, doctor),
+    *("demo", "train", "distill", "sample", "serve", "edit", "measure", "quality", "compress", "decompress"),
+    *("import", "export", "inspect", "data", "shard", "verify", "doctor"),
 )
 
 # Threads that wait at a barrier spin so often before they sleep. As fast as libgomp's default where nothing else runs;
@@ -210,22 +193,29 @@ def command_line(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: for what the command line does not offer, naming the nearest thing that it does.
     """
-    parser, commands = _parser()
+    if arguments:
+        _check_command(arguments[0])
+    parser, commands = parser_of(arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS)
     if not arguments:
         parser.print_help()
         raise SystemExit(2)
-    _check_command(arguments, commands)
-    if arguments[0] in commands:
-        _check_options(arguments[1:], commands[arguments[0]], commands)
+    if arguments[0] in COMMANDS:
+        _check_options(arguments[1:], commands[arguments[0]])
     options, left = parser.parse_known_args(arguments)
     if left:
-        _refuse(left, commands[options.command], commands)
+        _refuse(left, commands[options.command])
     if options.command not in TOGETHER and not current_rank().alone:
         raise UserError(f"markovae {options.command} is one process: start it without torchrun")
     return options
 
 
-def _parser() -> tuple[Parser, dict[str, Parser]]:
+def module_of(name: str) -> ModuleType:
+    """The module of a command; `import` is no name for one, and `data` is a package's."""
+    return import_module(f"markovae.cli.{name}_" if name in ("import", "data") else f"markovae.cli.{name}")
+
+
+def parser_of(names: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of these commands, and that of each by its name."""
     parser = Parser(
         prog="markovae",
         description=DESCRIPTION,
@@ -236,8 +226,8 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"markovae {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     commands = {}
-    for module in COMMANDS:
-        name = module.__name__.rpartition(".")[2].removesuffix("_")  # `import` is no name for a module
+    for name in names:
+        module = module_of(name)
         command = subparsers.add_parser(
             name,
             help=module.SUMMARY,
@@ -253,34 +243,33 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _check_command(arguments: Sequence[str], commands: dict[str, Parser]) -> None:
-    first = arguments[0]
-    if first in commands or first in ("-h", "--help", "--version"):
+def _check_command(first: str) -> None:
+    if first in COMMANDS or first in ("-h", "--help", "--version"):
         return
     if first.startswith("-"):
-        raise UserError(f"name a command before {first}: one of {', '.join(commands)}")
-    near = COMMON.get(first) or nearest(first, commands, 0.6)
+        raise UserError(f"name a command before {first}: one of {', '.join(COMMANDS)}")
+    near = COMMON.get(first) or nearest(first, COMMANDS, 0.6)
     hint = f"; did you mean {near}?" if near else ""
-    raise UserError(f"there is no command {first!r}: take one of {', '.join(commands)}{hint}")
+    raise UserError(f"there is no command {first!r}: take one of {', '.join(COMMANDS)}{hint}")
 
 
-def _check_options(words: Sequence[str], command: Parser, commands: dict[str, Parser]) -> None:
+def _check_options(words: Sequence[str], command: Parser) -> None:
     """Misspelt options are named before argparse misses those that they were meant to be."""
     own = words[: words.index("--")] if "--" in words else words
     left = [word for word in own if word.startswith("--") and word.partition("=")[0] not in command.known]
     if left:
-        _refuse(left, command, commands)
+        _refuse(left, command)
 
 
-def _refuse(left: Sequence[str], command: Parser, commands: dict[str, Parser]) -> NoReturn:
+def _refuse(left: Sequence[str], command: Parser) -> NoReturn:
     for word in left:
         name = word.partition("=")[0]
         if name.startswith("-"):
-            raise UserError(f"{command.prog} has no option {name}{_hint(name, command, commands)}")
+            raise UserError(f"{command.prog} has no option {name}{_hint(name, command)}")
     raise UserError(f"{command.prog} does not take {left[0]!r} as well; see {command.prog} --help")
 
 
-def _hint(name: str, command: Parser, commands: dict[str, Parser]) -> str:
+def _hint(name: str, command: Parser) -> str:
     """What an unknown option may have meant: by another library's word, by spelling, or of another command."""
     text = meant(name)
     if text is None and (near := nearest(name, [option for option in command.known if option.startswith("--")])):
@@ -288,7 +277,8 @@ def _hint(name: str, command: Parser, commands: dict[str, Parser]) -> str:
     text = text or name
     option = text.partition(" ")[0]
     if option.startswith("--"):
-        owners = [command.prog] if option in command.known else [c.prog for c in commands.values() if option in c.known]
+        every = [command] if option in command.known else parser_of(COMMANDS)[1].values()
+        owners = [one.prog for one in every if option in one.known]
         if option == name and owners:
             return f": it is an option of {', '.join(owners)}"
         if owners:
