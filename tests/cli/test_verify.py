@@ -25,12 +25,12 @@ def checks(monkeypatch: pytest.MonkeyPatch):
     return choose
 
 
-def test_every_fast_check_passes_and_is_json(checks, json_of) -> None:
-    slow = ("gap.slope", "gap.law.mixture", "process.simulated", "gradient.parameters", "model.bound", "generate")
-    fast = [check for check in CHECKS if not check.lines[0].name.startswith(slow)]
-    checks(*fast)
+def test_what_passes_is_json(checks, json_of) -> None:
+    """Of a few checks: tests/theory/test_checks.py has that each passes."""
+    few = CHECKS[::10]
+    checks(*few)
     rows = json_of("verify", "verify")["rows"]
-    assert [row["name"] for row in rows] == [line.name for check in fast for line in check.lines]
+    assert [row["name"] for row in rows] == [line.name for check in few for line in check.lines]
     assert all(row["pass"] for row in rows)
 
 

@@ -74,7 +74,7 @@ def crowd(address: str, clients: int, each: int, pause: float) -> dict[str, Any]
 
 @pytest.mark.parametrize("each", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_hundred_clients_are_served(address: str, tell: Tell, each: int) -> None:
-    crowd(address, 10, 1, 0)  # what the first requests load is not the load's
+    crowd(address, CLIENTS, 1, 0)  # what the first requests load is not the load's
     before = resident()
     found = crowd(address, CLIENTS, each if each == 2 else many(each), 0.1 if each == 2 else PAUSE)
     grown = (resident() - before) / 2**20
