@@ -88,8 +88,8 @@ def codecs_in_words(bins: int) -> str:
 def bound_in_words(bins: int) -> str:
     """What bits/dim are."""
     return (
-        "An upper bound on the mean length of a code for these images, in bits for each number in them; "
-        f"stored plainly each takes {math.log2(bins):.3g}."
+        "An upper bound on the mean length of a code for these images, in bits per pixel value; "
+        f"without any code each takes {math.log2(bins):.3g}."
     )
 
 
