@@ -122,7 +122,8 @@ def enter(options: argparse.Namespace) -> dict[str, Any]:
         **{name: figures[name] for name in ("n", "bits_per_dim", "terms_bits_per_dim")},
         "method": {name: figures[name] for name in ("levels", "estimator", "network_calls_per_example", "seed")}
         | {"draws": options.draws, "subgrid": options.levels, "measuring_seconds": round(found.seconds, 1)},
-        "training": training_facts(opened),
+        "training": training_facts(opened)
+        | {"settings": changed(to_table(opened.checkpoint.config), to_table(Config()))},
         "machine": {
             "processor": processor(),
             "cores": os.cpu_count(),
@@ -205,11 +206,10 @@ def data_facts(parts: Splits) -> dict[str, Any]:
 
 
 def training_facts(opened: LoadedRun) -> dict[str, Any]:
-    """What the checkpoint says of its training, and the settings that are not the defaults."""
+    """What the checkpoint says of its training; the digest is of the configuration too."""
     state, config = opened.checkpoint.state, opened.checkpoint.config
     return {
         "digest": opened.checkpoint.digest,
-        "config": config.hash(),
         "steps": opened.checkpoint.step,
         "images_seen": state["images_seen"],
         "seconds": state["seconds"],
@@ -217,7 +217,6 @@ def training_facts(opened: LoadedRun) -> dict[str, Any]:
         "weights": sum(weight.numel() for weight in opened.model.network.parameters()),
         "given": "class" if opened.num_classes else "nothing",
         "seed": config.train.seed,
-        "settings": changed(to_table(config), to_table(Config())),
     }
 
 
@@ -259,6 +258,10 @@ def check(run: Path, sample: int) -> str:
     parts = parts_of(opened)
     same("data", record["data"], data_facts(parts))
     same("training", record["training"], training_facts(opened))
+    # Each against its value, for defaults change from version to version.
+    settings, every = record["training"].get("settings"), changed(to_table(opened.checkpoint.config), {})
+    claimed = settings if isinstance(settings, dict) else {}
+    same("settings", claimed, {name: every.get(name) for name in claimed})
     n, dims = len(totals), opened.model.dims
     if record["n"] != n or n > len(parts.test):
         raise UserError(f"{run / ROWS} has {n:,} rows, the record n={shown(record['n'])} of {len(parts.test):,} images")

@@ -106,6 +106,7 @@ def test_rows_of_another_run_are_found_by_measuring_again(run: Path) -> None:
     [
         ({"training__digest": "0" * 16}, "training has digest="),
         ({"training__images_seen": 5}, "training has images_seen=5, and this run 96"),
+        ({"training__settings": {"network.width": 9}}, "settings has network.width=9, and this run 8"),
         ({"data__test": {"count": 180, "sha256": "0" * 64}}, "data has test="),
         ({"n": 30}, "20 rows, the record n=30"),
         ({"method__estimator": "importance"}, "none of stratified draws"),
