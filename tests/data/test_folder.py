@@ -515,6 +515,27 @@ def test_colors_that_are_lost_or_made_are_told(tmp_path: Path, channels: str, no
     assert any(note[-20:] in one for one in reading.summary.notes)
 
 
+def test_images_called_like_masks_of_others_are_told(tmp_path: Path):
+    fill(tmp_path, 4)
+    fill(tmp_path / "more", 2)
+    for name in ("00_mask.png", "more/01-masklabel.png", "my_mask.png"):
+        (tmp_path / name).write_bytes((tmp_path / "03.png").read_bytes())
+    notes = read_folder(config(tmp_path)).summary.notes
+    told = next(note for note in notes if "mask or map of another" in note)
+    assert told.startswith("2 images are called like")
+    assert "my_mask" not in told
+
+
+def test_rows_of_one_image_that_differ_are_told(tmp_path: Path):
+    fill(tmp_path, 4)
+    rows = ["00.png,1,a", "01.png,2,b", "02.png,3,c", "03.png,4,d", "00.png,9,e", "01.png,2,f"]
+    reading = read_folder(config(table(tmp_path, "file_name,age,text", rows)))
+    assert reading.data.columns == {"age": ("1", "2", "3", "4")}
+    assert reading.data.captions == ("a\ne", "b\nf", "c", "d")
+    told = "different values in the column age: the first counts (line 6 is another)"
+    assert any(told in note for note in reading.summary.notes)
+
+
 def test_repeats_of_other_trainers_are_told(tmp_path: Path):
     fill(tmp_path / "10_dog", 3)
     fill(tmp_path / "3_cat", 3)

@@ -77,7 +77,7 @@ def test_a_column_split_of_anyone_says_the_parts_where_it_says_all(images: Path)
     assert read_folder(DataConfig(str(images))).split.test.tolist() == [10, 11]
     (images / "metadata.csv").write_text("\n".join(["file_name,split", *rows[:-1], f"{NAMES[-1]},"]))
     notes = read_folder(DataConfig(str(images))).summary.notes
-    assert any("the column split is not read as parts: 1 images have none of train" in note for note in notes)
+    assert any("the column split is not read as parts: 1 image without train" in note for note in notes)
 
 
 @pytest.mark.parametrize(

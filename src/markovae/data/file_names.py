@@ -69,6 +69,9 @@ CAMERAS = frozenset(
         "sample",
     ]
 )
+COMPANION = re.compile(
+    r"(.+)[-_.](?:mask|masks|masklabel|seg|segmentation|depth|alpha|matte|edges|canny|condition|normals?)"
+)
 MAX_SHOWN = 3
 LONGEST_NUMBER = 19  # digits of a class that counts as a number
 
@@ -307,6 +310,20 @@ def class_prefixes(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, .
         )
     counts = Counter(prefixes)
     return prefixes, (f"classes by the names of files: {_counted(counts)} (data.classes=prefix)",)
+
+
+def companions_note(paths: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on images that are called like the mask or the depth of another one, if there are any."""
+    stems = {path.removesuffix(PurePosixPath(path).suffix).lower() for path in paths}
+    found = [
+        path
+        for path in paths
+        if (own := COMPANION.fullmatch(path.removesuffix(PurePosixPath(path).suffix).lower())) and own[1] in stems
+    ]
+    if not found:
+        return ()
+    them = "1 image is" if len(found) == 1 else f"{len(found):,} images are"
+    return (f"{them} called like the mask or map of another ({some(found)}) and trained on like any: move them away",)
 
 
 def prefixes_note(paths: Sequence[str]) -> tuple[str, ...]:

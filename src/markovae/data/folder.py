@@ -19,6 +19,7 @@ from markovae.data.file_names import (
     class_folders,
     class_order,
     class_prefixes,
+    companions_note,
     hidden,
     is_packed,
     prefixes_note,
@@ -52,7 +53,7 @@ from markovae.system.regular import glance
 
 RECIPE = "folder-7"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
-TABLES = (".csv", ".tsv", ".jsonl", "metadata.json", "captions.json", "labels.json")
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", "metadata.json", "captions.json", "labels.json")
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
@@ -94,6 +95,7 @@ def read_folder(config: DataConfig) -> Source:
     labels, class_names, class_notes = classes_of([layout.rest[place[path]] for path in paths], config.classes)
     if not layout.given:
         class_notes += _bare_folders(folder, paths)
+    class_notes += companions_note(paths)
     written = read_written(folder, paths, found.others)
     if config.classes == "auto" and (labels is None or DATASET in written.records):
         labels, class_names, column_notes = classes_of_column(written.columns)

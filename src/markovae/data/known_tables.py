@@ -12,6 +12,7 @@ from markovae.columns import Cell, Cells
 from markovae.data.file_names import PARTS, part_of
 from markovae.data.metadata import FILE_COLUMNS, MAX_ROW, TEXT_COLUMNS, Lines, Row, csv_rows, one_line_each, open_table
 from markovae.errors import UserError
+from markovae.log import counted
 
 Reader = Callable[[Lines], Iterator[Row]]
 
@@ -91,7 +92,7 @@ def parts_of_column(cells: Cells) -> tuple[list[str], tuple[str, ...]]:
     if "train" not in parts or len(set(parts) - {""}) < 2:
         return [""] * len(parts), ()
     if bare := parts.count(""):
-        said = f"the column {PART} is not read as parts: {bare:,} images have none of train, validation and test"
+        said = f"the column {PART} is not read as parts: {counted(bare, 'image')} without train, validation and test"
         return [""] * len(parts), (said,)
     return parts, (f"the parts are those of the column {PART}; set data.split=content to split by content instead",)
 

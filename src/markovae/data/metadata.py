@@ -109,6 +109,7 @@ class Table:
         unused: dict[str, None] = {}
         odd: dict[str, str] = {}
         same: dict[Cell, Cell] = {}  # texts that recur are held once
+        differing: dict[str, int] = {}
         column = ""
         lines = Lines(file, handle)
         rows = rows or (csv_rows if name.endswith(".csv") else _json_rows)
@@ -132,6 +133,8 @@ class Table:
                 for key, cell in row.cells.items():
                     if own.get(key) is None:
                         own[key] = same.setdefault(cell, cell)
+                    elif cell is not None and cell != own[key]:
+                        differing.setdefault(key, row.line)
         except UnicodeDecodeError:
             raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from None
         except csv.Error as error:
@@ -149,6 +152,12 @@ class Table:
             for own in self.cells.values():
                 own.pop(key, None)
         self._remark(column, list(strangers), bare, list(unused), odd)
+        if differing:
+            columns = "column" if len(differing) == 1 else "columns"
+            self.notes.append(
+                f"{self.name} has several rows of one image with different values in the {columns} "
+                f"{some(list(differing))}: the first counts (line {min(differing.values())} is another)"
+            )
 
     def _remark(
         self, column: str, strangers: list[str], bare: list[int], unused: list[str], odd: dict[str, str]
