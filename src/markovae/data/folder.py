@@ -208,7 +208,7 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
     if tables:
         notes.append(
             "a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name "
-            f"({some(tables)} is not)"
+            f"({some(tables)} {'is' if len(tables) == 1 else 'are'} not)"
         )
     if found.hidden:
         notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")
