@@ -8,9 +8,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from markovae.columns import Cell, Cells
+from markovae.columns import Cells
 from markovae.data.file_names import PARTS, part_of
-from markovae.data.metadata import FILE_COLUMNS, MAX_ROW, TEXT_COLUMNS, Lines, Row, csv_rows, one_line_each, open_table
+from markovae.data.metadata import (
+    FILE_COLUMNS,
+    MAX_ROW,
+    MOST_COLUMNS,
+    TEXT_COLUMNS,
+    Lines,
+    Row,
+    csv_rows,
+    fields_of,
+    one_line_each,
+    open_table,
+)
 from markovae.errors import UserError
 from markovae.log import counted
 
@@ -66,10 +77,13 @@ def _attributes(lines: Lines) -> Iterator[Row]:
             continue
         if not names:
             names = fields
+            if len(names) > MOST_COLUMNS:
+                raise UserError(f"{lines.file} names {len(names):,} attributes, at most {MOST_COLUMNS} are read")
             continue
         if len(fields) != len(names) + 1:
             raise UserError(f"{lines.file} line {number} has {len(fields) - 1} values for {len(names)} attributes")
-        yield Row(number, fields[0], (), cells=dict[str, Cell](zip(names, fields[1:], strict=True)))
+        cells, odd = fields_of(dict[str, object](zip(names, fields[1:], strict=True)))
+        yield Row(number, fields[0], (), cells=cells, odd=odd)
 
 
 def _parts(lines: Lines) -> Iterator[Row]:
@@ -77,7 +91,8 @@ def _parts(lines: Lines) -> Iterator[Row]:
     for number, fields in _spaced(lines):
         if len(fields) != 2:
             raise UserError(f"{lines.file} line {number} has {len(fields)} fields: give a file and 0, 1 or 2")
-        yield _as_part(Row(number, fields[0], (), cells={"partition": fields[1]}))
+        cells, odd = fields_of({"partition": fields[1]})
+        yield _as_part(Row(number, fields[0], (), cells=cells, odd=odd))
 
 
 def _as_part(row: Row) -> Row:
