@@ -30,7 +30,7 @@ class Spectral(nn.Module):
 
     with z(f) the cosine transform (II, orthonormal, which mirrors at the borders) of brightness and color differences,
     and S the power spectrum of natural images. |ε̂_k| stays of order 1/√c_k at every log-SNR. Computed in the type of
-    the latent, outside autocast: near the data ε̂ is what is left of z after most of it is cancelled.
+    the latent, outside autocast: near the data ε̂ is what is left of z after most of it is canceled.
 
     Args:
         channels: C; three are red, green and blue.
