@@ -7,24 +7,21 @@ import numpy as np
 import pytest
 import torch
 from tests.compression.conftest import pictures
-from tests.diffusion.exact_cascade import draw, exact_cascade, white_details
+from tests.diffusion.exact_cascade import pixel_cascade
 from tests.training.test_cascade_training import cascade
 
 import markovae as mv
 from markovae.compression.codec import compress, decompress, describe, reveal
 from markovae.compression.mvz_format import read_mvz
 from markovae.diffusion.cascade import Cascade
-from markovae.diffusion.decoder import decoder_named
 from markovae.diffusion.model import Diffusion
-from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
 
 
 def exact(levels: int = 30, octaves: int = 2) -> tuple[Cascade, Any]:
     """A cascade with exact denoisers, and images as it expects them, (400, 1, 8, 8) uint8."""
-    model, cov = exact_cascade(8, octaves, levels, start=11.0, end=-9.0, cov=white_details(8, octaves) / 8)
-    made = Cascade([model.stage(b) for b in range(octaves + 1)], model.scales, decoder_named("step", Pixels(256)))
-    return made.eval(), made.pixels.to_pixel_values(draw(cov, 400)).numpy().astype(np.uint8)
+    model, images = pixel_cascade(levels, octaves)
+    return model, images.numpy()
 
 
 def untrained(**options: Any) -> Cascade:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from markovae.diffusion.cascade import Cascade, separated
-from markovae.diffusion.decoder import DensityDecoder
+from markovae.diffusion.decoder import DensityDecoder, decoder_named
 from markovae.diffusion.forward import noise_scale, signal_scale
 from markovae.diffusion.model import Diffusion
+from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import PosteriorVariance
 from markovae.diffusion.schedule import LogSNRLinear
 from markovae.diffusion.target import target_named
@@ -105,6 +106,14 @@ def exact_cascade(
         half = side >> (octaves - b)
         stages.append(stage((3, half, half), factors[b + 1], network))
     return Cascade(stages, scales, DensityDecoder()), cov
+
+
+def pixel_cascade(num_levels: int, octaves: int = 2, side: int = 8) -> tuple[Cascade, Tensor]:
+    """A cascade of 256 pixel values with exact denoisers, and 400 images as it expects them, uint8."""
+    model, cov = exact_cascade(side, octaves, num_levels, start=11.0, cov=white_details(side, octaves) / 8)
+    stages = [model.stage(b) for b in range(octaves + 1)]
+    made = Cascade(stages, model.scales, decoder_named("step", Pixels(256))).eval()
+    return made, made.pixels.to_pixel_values(draw(cov, 400)).to(torch.uint8)
 
 
 def draw(cov: Tensor, n: int, seed: int = 0) -> Tensor:

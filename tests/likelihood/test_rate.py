@@ -1,11 +1,15 @@
 """Rate against distortion: the ends of the curve, and every point of it for Gaussian digits."""
 
+from itertools import pairwise
+
 import pytest
 import torch
+from tests.diffusion.exact_cascade import pixel_cascade
 
 from markovae.diffusion.decoder import StepDecoder
 from markovae.diffusion.pixels import Pixels
 from markovae.errors import UserError
+from markovae.likelihood.cascade_rate import cascade_rate_distortion
 from markovae.likelihood.measuring import measure
 from markovae.likelihood.statistics import collect_level_statistics, rate_distortion
 from markovae.randomness import generator
@@ -62,3 +66,22 @@ def test_continuous_data_have_no_digits(gauss):
     found = collect_level_statistics(model, gauss.data(40, generator(0, "x")), per_image=33, knots=None, batch=4096)
     with pytest.raises(UserError, match="no decoder for pixels"):
         rate_distortion(model, found)
+
+
+def test_the_curve_of_a_cascade_runs_through_its_bands_and_ends_at_the_bound():
+    model, images = pixel_cascade(16)
+    images = images[:200]
+    curve = cascade_rate_distortion(model, images, per_image=16, knots=None, batch=400)
+    assert [point.level for point in curve] == list(range(model.num_levels, -1, -1))
+    rates, errors = ([getattr(point, name) for point in curve] for name in ("rate_bits_per_dim", "rmse"))
+    assert rates == sorted(rates)
+    assert all(after < 1.01 * before for before, after in pairwise(errors)), "but for the draws' noise it falls"
+    bound = measure(model, images, draws="all", seed=1).bits_per_dim
+    assert rates[-1] == pytest.approx(bound.value, abs=4 * bound.stderr)
+    assert bound.stderr < 0.01 * bound.value
+    x = model.to_x(images)
+    assert errors[0] == pytest.approx(127.5 * float(x.square().mean().sqrt()), rel=0.01)
+    base = 15 + 15 + 1  # where the base is known and no details are
+    details = (x - model.means(x, 0).repeat_interleave(4, -1).repeat_interleave(4, -2)).square().mean().sqrt()
+    assert curve[model.num_levels - base].level == base
+    assert errors[model.num_levels - base] == pytest.approx(127.5 * float(details), rel=0.02)

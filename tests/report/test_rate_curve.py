@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+from tests.training.test_cascade_training import cascade, images
 
 import markovae as mv
 from markovae.data.loading import load_data
@@ -57,3 +59,11 @@ def test_extremes_are_in_one_list_only_and_carry_their_figures(digits_run):
     pictures = pictured(test.images, facts, 17)
     assert np.array_equal(pictures["dearest"], viewable(test.images[places[1]], 17))
     assert sheet(test.images, places[0], 17).shape[0] >= 256
+
+
+def test_a_report_shows_a_cascades_curve_in_full_size():
+    model = cascade("cascade.stages=3", side=32, num_classes=2)
+    curve = rate_curve(model, images(24, 32), torch.arange(24) % 2, 2)
+    assert curve.points[-1].level == 0
+    assert len(curve.shown) == len(curve.pictures)
+    assert {picture.shape for picture in curve.pictures} == {(2, 32, 32, 3)}

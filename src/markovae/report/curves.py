@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from markovae.data.pictures import Images, viewable
-from markovae.diffusion.forward import step
+from markovae.diffusion.cascade import Cascade, Model
+from markovae.diffusion.forward import noised, step
 from markovae.diffusion.model import Diffusion
+from markovae.likelihood.cascade_rate import cascade_rate_distortion
 from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.statistics import RatePoint, collect_level_statistics, rate_distortion
 from markovae.networks.conditioning import Condition, Conditioning
-from markovae.randomness import Streams
+from markovae.randomness import Streams, normal_like
 from markovae.sampling.generation import to_images
 
 POINTS = 150
@@ -70,6 +72,7 @@ def level_curve(measured: Measurement) -> list[dict[str, Any]]:
 
 
 KNOTS, LEAST_PER_IMAGE = 33, 8
+CASCADE_IMAGES = 32  # of a cascade's larger ones
 COLUMNS = 9
 
 
@@ -100,7 +103,7 @@ class RateCurve:
         ]
 
 
-def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int) -> RateCurve:
+def rate_curve(model: Model, images: Images, labels: Any, pictured: int) -> RateCurve:
     """The curve of images that were never trained on, with pictures of the first few.
 
     Args:
@@ -109,11 +112,18 @@ def rate_curve(model: Diffusion, images: Images, labels: Any, pictured: int) -> 
         pictured: how many.
     """
     options: dict[str, Any] = {"least": LEAST_PER_IMAGE, "knots": KNOTS, "seed": 0}
-    found = collect_level_statistics(model, np.asarray(images), labels, **options)
-    points = rate_distortion(model, found)
+    if isinstance(model, Cascade):
+        images, labels = images[:CASCADE_IMAGES], None if labels is None else labels[:CASCADE_IMAGES]
+        points = cascade_rate_distortion(model, np.asarray(images), labels, **options)
+    else:
+        points = rate_distortion(model, collect_level_statistics(model, np.asarray(images), labels, **options))
     shown = spread(points)
     some, given = np.asarray(images[:pictured]), None if labels is None else labels[:pictured]
-    pictures = predictions(model, some, given, [point.level for point in shown[:-1]])
+    levels = [point.level for point in shown[:-1]]
+    if isinstance(model, Cascade):
+        pictures = cascade_predictions(model, some, given, levels)
+    else:
+        pictures = predictions(model, some, given, levels)
     return RateCurve(points, shown, (*pictures, viewable(some, model.pixels.bins)))
 
 
@@ -126,14 +136,38 @@ def spread(points: tuple[RatePoint, ...]) -> tuple[RatePoint, ...]:
     return (*(inner[i] for i in places), points[-1])
 
 
+def _condition(model: Model, labels: Any) -> Condition | None:
+    if labels is None:
+        return None
+    known = labels if isinstance(labels, Conditioning) else Condition(label=torch.as_tensor(labels).long())
+    return known.condition().to(model.device)
+
+
+@torch.no_grad()
+def cascade_predictions(model: Cascade, images: Images, labels: Any, levels: Sequence[int]) -> list[Images]:
+    """x̂ of each image at falling levels of a cascade, without the details of finer bands, as pictures in full size."""
+    x, condition, found = model.to_x(torch.as_tensor(images)), _condition(model, labels), []
+    bands = model.bands(x)
+    for level, b, own in zip(levels, *(place.tolist() for place in model.locate(torch.tensor(levels))), strict=True):
+        stage, source = model.stage(b), Streams(0, "report progress", range(len(x)), level)
+        logsnr = stage.schedule.logsnr[own].to(model.device)
+        z, given = noised(bands[b], normal_like(bands[b], source), logsnr), condition
+        if b:
+            image = model.means(x, b - 1)
+            given = model.refining(condition, image, model.coarse_logsnr(b), normal_like(image, source))
+        x_hat = stage.denoise(z, logsnr, given)
+        whole = model.refined(model.means(x, b - 1), x_hat, b) if b else x_hat
+        times = model.shape[-1] // whole.shape[-1]
+        values = to_images(model, whole).repeat(times, -1).repeat(times, -2)
+        found.append(viewable(values, model.pixels.bins))
+    return found
+
+
 @torch.no_grad()
 def predictions(model: Diffusion, images: Images, labels: Any, levels: Sequence[int]) -> list[Images]:
     """x̂ of each image at falling levels of one draw of its encoder's chain, as pictures."""
     grid, x = model.schedule.logsnr.detach(), model.to_x(torch.as_tensor(images)).cpu()
-    condition = None
-    if labels is not None:
-        known = labels if isinstance(labels, Conditioning) else Condition(label=torch.as_tensor(labels).long())
-        condition = known.condition().to(model.device)
+    condition = _condition(model, labels)
     z, previous, found = x, 0, []
     for level in reversed(levels):
         source = Streams(0, "report progress", range(len(x)), level)

@@ -13,7 +13,6 @@ from markovae import __version__
 from markovae.data.image_codecs import codec_table, coded_count
 from markovae.data.inspecting import channel_moments
 from markovae.data.pictures import Images
-from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import first_level_warning
 from markovae.likelihood.measurement import Measurement, finite
 from markovae.likelihood.measuring import measure
@@ -54,7 +53,7 @@ class ReportData:
         samples: pixel values, (n, C, H, W).
         neighbours: of the first samples.
         pool: where they were looked for.
-        rate: against distortion, of one stage.
+        rate: against distortion.
         extremes: the images that cost least and most, pictures by name.
         bins: values of a pixel.
         prompts: samples of captions, for a model of captions.
@@ -87,9 +86,7 @@ def collect_report_data(run: ReportedRun, minutes: float = 1.0) -> ReportData:
     extremes, captions = extreme_facts(measured, EXTREMES), caption_facts(run, CAPTION_SECONDS * minutes)
     weighed = column_facts(run, CAPTION_SECONDS * minutes)
     some = run.splits.test.images[: min(RATE_IMAGES, len(measured.total))]
-    rate = None
-    if isinstance(run.model, Diffusion):
-        rate = rate_curve(run.model, some, labels(run, len(some)), PROGRESS_IMAGES)
+    rate = rate_curve(run.model, some, labels(run, len(some)), PROGRESS_IMAGES)
     log("writing the report: sampling")
     run.model.precision = run.checkpoint.native_precision(run.model.device)
     samples, columns = draw_samples(run, minutes)
