@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.sampling.generation import batch_trajectories, final_samples, sample, sample_trajectory
 from markovae.sampling.grids import rho_grid
@@ -99,3 +100,14 @@ def test_images_that_are_none_are_refused_not_black(tiny_model):
 def test_a_class_is_a_whole_number(class_model):
     with pytest.raises(UserError, match="whole numbers"):
         sample(class_model, 2, steps=2, labels=[0.7, 1.0])
+
+
+def test_a_number_that_is_another_class_s_name_is_told(tiny_model: Diffusion, capsys: pytest.CaptureFixture[str]):
+    """pytorch/vision issue 714: folders called 1, 2, … are counted from 0."""
+    tiny_model.class_names = ("1", "2")
+    by_place, by_name = sample(tiny_model, 1, steps=1, labels=1), sample(tiny_model, 1, steps=1, labels="2")
+    assert np.array_equal(by_place, by_name)
+    assert "labels=1 is the class 2, counted from 0: labels='1' is the one called so" in capsys.readouterr().err
+    tiny_model.class_names = ("0", "1")
+    sample(tiny_model, 1, steps=1, labels=1)
+    assert not capsys.readouterr().err

@@ -134,7 +134,12 @@ def _labels(model: Model, n: int, labels: Labels) -> Condition | None:
         if not classes:
             raise UserError("this model was trained without labels: leave the class out")
         return Condition(label=torch.arange(n) % classes)
-    named = named_classes(labels, getattr(model, "class_names", ()))
+    names = getattr(model, "class_names", ())
+    if type(labels) is int and 0 <= labels < len(names) and names[labels] != str(labels) in names:
+        log(
+            f"labels={labels} is the class {names[labels]}, counted from 0: labels={str(labels)!r} is the one called so"
+        )
+    named = named_classes(labels, names)
     return Condition(label=class_numbers(named).reshape(-1))
 
 
