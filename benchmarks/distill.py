@@ -146,7 +146,7 @@ def stability(run: str | Path, splits: Any, record: dict[str, Any], options: arg
         settings = [f"train.{name}={getattr(rates, name) * factor:.6g}" for name in ("lr", "adamw_lr")]
         settings += [f"train.seed={number}", f"train.precision={precision}"]
         out = options.folder / f"stable-{number}"
-        row = {"seed": number, "rates": factor, "precision": precision}
+        row = {"seed": number, "rates": factor, "computed_in": precision}
         try:
             student, row["seconds"] = distilled(run, out, options.calls[0], options, *settings)
             row["finite"] = all(bool(weight.isfinite().all()) for weight in student.model.parameters())

@@ -513,8 +513,8 @@ def steps_of(name: str, record: Record) -> str:
             f"{record['train']} training images; below, what is saved against `isotropic`, on the same images. All "
             f"{record['all_levels']['levels']:,} levels with isotropic variances: "
             f"{plus_minus(record['all_levels'], 3)}. By "
-            f"`python benchmarks/few_levels.py {record['run']} --train {record['train']} --fit {record['fit']} --test {record['test']} "
-            f"--seconds {float(record['seconds']):.0f}`.\n",
+            f"`python benchmarks/few_levels.py {record['run']} --train {record['train']} --fit {record['fit']} --test "
+            f"{record['test']} --seconds {float(record['seconds']):.0f}`.\n",
             table(
                 ["levels", *(f"{kind}, bits/dim" for kind in kinds)],
                 [r for pair in zip(rows, saved, strict=True) for r in pair],
