@@ -49,7 +49,7 @@ def test_at_other_ends_the_flow_is_off_by_what_it_should(first, last):
     variance = torch.tensor([0.5, 0.2], dtype=torch.float64)
     toy = Mixture.gaussian(torch.zeros(2), variance.diag())
     x = toy.sample(20, generator(0, "ode"))
-    found = ode_likelihood(model(toy, first, last), x, probes=None, integrator=RungeKutta4(150))
+    found = ode_likelihood(model(toy, first, last), x, probes=None, integrator=RungeKutta4(125))
     stretch = (variance + math.exp(-last)) / (variance + math.exp(-first))
     a_last = torch.sigmoid(torch.tensor(last, dtype=torch.float64)).sqrt()
     z = a_last * stretch.sqrt() * x

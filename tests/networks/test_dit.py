@@ -53,7 +53,7 @@ def test_learns_by_heart_which_image_goes_with_which_text() -> None:
     condition = Condition(tokens=torch.randn(4, 3, 6, generator=source), mask=torch.ones(4, 3, dtype=torch.bool))
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     level = torch.full((4,), -12.0)
-    for step in range(250):
+    for step in range(140):
         z = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))
         loss = (network(z, level, condition) - x).square().mean()
         optimizer.zero_grad()

@@ -14,7 +14,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_config(tiny_config: Config, tmp_path: Path) -> Config:
-    """Forty random images of 4x4 pixels in an array file."""
+    """Forty random images of 4x4 pixels in an array file; a grid of samples is drawn where a test asks for one."""
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4)).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)
-    return tiny_config.with_settings([f"data.source={tmp_path / 'images.npy'}"])
+    return tiny_config.with_settings([f"data.source={tmp_path / 'images.npy'}", "train.grids=0"])

@@ -216,7 +216,7 @@ def test_a_folder_of_few_images_says_how_much_is_copied(run_config: Config, tmp_
     folder.mkdir()
     for number in range(40):
         Image.fromarray(chance.integers(0, 256, (4, 4), dtype=np.uint8)).save(folder / f"{number}.png")
-    config = run_config.with_settings([f"data.source={folder}", "train.preset=few"])
+    config = run_config.with_settings([f"data.source={folder}", "train.preset=few", "train.grids=1"])
     mv.train(None, tmp_path / "run", config, device="cpu")
     err = capfd.readouterr().err
     assert "few images (3" in err

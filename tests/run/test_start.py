@@ -51,6 +51,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> Non
 
 
 def test_a_run_leaves_everything_that_is_promised(run_config: Config, tmp_path: Path, capsys):
+    run_config = run_config.with_settings(["train.grids=1"])
     run = train_run(run_config, tmp_path / "run")
     names = {path.name for path in run.iterdir()}
     assert {"config.toml", "checkpoints", "metrics.jsonl", "samples", "split.json"} <= names
@@ -345,7 +346,7 @@ def test_a_picture_that_is_none_is_told_and_ends_no_training(run_config: Config,
         raise NonFiniteSamples("16 of 16 images came out NaN")
 
     monkeypatch.setattr(evaluations, "sample_grid", none)
-    out = train_run(run_config, tmp_path / "run")
+    out = train_run(run_config.with_settings(["train.grids=1"]), tmp_path / "run")
     assert open_checkpoint(out).step == run_config.train.steps
     assert "no picture, 16 of 16 images came out NaN" in capsys.readouterr().err
     assert not list((out / "samples").glob("*.png"))
