@@ -125,7 +125,8 @@ def heldout(record: Record) -> str:
         [point["mean"] for point in curve],
         [point["stderr"] or 0.0 for point in curve],
     )
-    ahead = html.paragraph(record["outlook"]["sentence"].capitalize() + ".") if record["outlook"] else ""
+    said = record["outlook"]["sentence"] if record["outlook"] else ""
+    ahead = html.paragraph(f"{said[0].upper()}{said[1:]}.") if said else ""
     return html.section("Held-out bound", plot([line], "step", "bits/dim", HELDOUT), html.paragraph(HELDOUT), ahead)
 
 
