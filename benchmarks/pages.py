@@ -476,16 +476,17 @@ def students_stable(name: str, record: Record) -> str:
     rows = record["students"]
     best = min(rows, key=lambda row: row["kid"])
     kids = sorted(1000 * row["kid"] for row in rows)
-    seconds = sum(row["seconds"] for row in rows) / len(rows)
+    rates = [row["rates"] for row in rows]
+    short = sum(row.get("computed_in") == "bfloat16" for row in rows)
     return (
         f"### {name}: do they all end well?\n\n{len(rows)} students of two evaluations of the 8×8 digits "
-        f"({record['steps']} steps each, {seconds:.0f} s of a core), each with a seed of its own, rates 1/√3 to √3 "
-        f"times the default, every fifth in bfloat16 (emulated here); KID of {record['n']} samples. {record['finite']} "
+        f"({record['steps']} steps each), each with its own seed, rates {min(rates):.2f} to {max(rates):.2f} times "
+        f"the default, {short} in bfloat16 (emulated here); KID of {record['n']} samples. {record['finite']} "
         f"of {len(rows)} end finite; {record['within_1.5_of_the_best']} are within 1.5 times the best, "
         f"{record['not_beyond_1.5_by_two_errors']} not beyond it by two standard errors. KID × 1000: best "
         f"{kids[0]:.1f} ± {1000 * best['stderr']:.1f}, median {kids[len(kids) // 2]:.1f}, worst {kids[-1]:.1f}. By "
         f"`python benchmarks/distill.py --folder OUT --teacher-steps 800 --calls 2 --steps {record['steps']} --n "
-        f"{record['n']} --stability {len(rows)}`.\n"
+        f"{record['n']} --stability 20`.\n"
     )
 
 

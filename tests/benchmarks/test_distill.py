@@ -30,7 +30,7 @@ def test_the_page_says_how_good_and_how_stable_students_are():
         },
         "chains": {"teacher": {"4, optimal, isotropic": {"mean": 3.25, "stderr": 0.01}}, "student, 1": {}},
     }
-    rows = [judged | {"seed": k, "seconds": 3.0, "kid": kid} for k, kid in enumerate((0.03, 0.02, 0.05))]
+    rows = [judged | {"seed": k, "rates": 0.5 + k, "kid": kid} for k, kid in enumerate((0.03, 0.02, 0.05))]
     stable = {"students": rows, "steps": 60, "n": 300, "finite": 3}
     stable |= {"within_1.5_of_the_best": 2, "not_beyond_1.5_by_two_errors": 3}
     text = pages.pages({"students_a": beside, "students_b": stable})[pages.DOCS / "results.md"].decode()
@@ -39,6 +39,7 @@ def test_the_page_says_how_good_and_how_stable_students_are():
     assert "--minutes 5 --set distill.substeps=8`" in text
     assert "| 4, optimal, isotropic | 3.250 ± 0.010 |  |" in text
     assert "3 of 3 end finite; 2 are within 1.5 times the best, 3 not beyond it by two standard errors" in text
+    assert "rates 0.50 to 2.50 times the default, 0 in bfloat16" in text
     assert "best 20.0 ± 4.0, median 30.0, worst 50.0" in text
 
 
