@@ -20,7 +20,7 @@ import torch
 from markovae.build import create, with_stages
 from markovae.config import Config
 from markovae.data.images import ImageData
-from markovae.diffusion.cascade import stages_of
+from markovae.diffusion.cascade import Cascade, stages_of
 from markovae.sampling.generation import sample
 from markovae.training.cascade_loss import CascadeLoss
 from markovae.training.trainer import Training
@@ -53,6 +53,14 @@ def main() -> None:
             sys.stdout.write(
                 f"stage {b}: {count / 1e6:.2f} M weights, {size} crops, {1e6 * took / pixels:.2f} µs a pixel\n"
             )
+    for b, stage in enumerate(stages_of(model)):
+        z, given = torch.randn(options.images, *stage.shape), None
+        if isinstance(model, Cascade) and b:
+            image = torch.zeros(options.images, model.shape[0], *stage.shape[1:])
+            given = model.refining(None, image, model.coarse_logsnr(b), image)
+        with torch.no_grad():
+            took = fastest(partial(stage.denoise, z, torch.tensor(0.0).double(), given), options.repeats)
+        sys.stdout.write(f"stage {b}: an evaluation of {options.images} images {took:.3f} s of one core\n")
     took = fastest(training.advance, options.repeats)
     sys.stdout.write(f"a training step of 32 images: {took:.2f} s of one core, {peak():.2f} GiB at most\n")
     took = fastest(partial(sample, model, options.images, batch=options.images), 1)

@@ -87,18 +87,29 @@ def coarser(observation: Observation, scale: float) -> Observation:
     return Observation(OfMeans(operator), y, observation.noise, covariance)
 
 
-def given_means(observation: Observation, means: Tensor, scale: float) -> Observation | None:
+def given_means(observation: Observation, means: Tensor, scale: float, doubt: float = 0.0) -> Observation | None:
     """What an observation says of the details of images whose mean image is known; None where it is nothing.
 
     Args:
         means: (B, C, h, w).
         scale: of the detail stage.
+        doubt: standard deviation of what is wrong with the means. Where A mixes squares, details would otherwise be
+            bent to make up for it.
     """
     operator = observation.operator
     if isinstance(operator, BoxDown) and operator.factor % 2 == 0:
         return None
     y = observation.y - operator.apply(repeated(means)).to(observation.y)
-    return replace(observation, operator=OfDetails(operator, scale), y=y)
+    told = replace(observation, operator=OfDetails(operator, scale), y=y)
+    if not doubt or isinstance(operator, Known | Grey):
+        return told
+    of_means = OfMeans(operator)
+
+    def covariance(w: Tensor) -> Tensor:
+        spread = doubt**2 * of_means.apply(of_means.transpose(w))
+        return spread if observation.covariance is None else spread + observation.covariance(w)
+
+    return replace(told, covariance=covariance)
 
 
 def is_exact(observation: Observation) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import final
 
@@ -13,10 +14,12 @@ from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.sampling.bands import coarser, given_means, is_exact
 from markovae.sampling.editor import Editor, checked_images, checked_mask
-from markovae.sampling.generation import coarse_condition
+from markovae.sampling.generation import SAMPLE_LOGSNR, coarse_condition
 from markovae.sampling.guidance import Guidance, guided
 from markovae.sampling.inverse import Known, Observation, PosteriorCovariance
 from markovae.sampling.plans import Plan
+
+MEANS = math.exp(-SAMPLE_LOGSNR / 2)  # what a stage takes the mean image to be off by, as it is sampled with
 
 
 @final
@@ -72,7 +75,7 @@ class CascadeEditor:
             elif image is None:
                 image = self._stage(0, count).restore(each, covariance, iterations)
             else:
-                details, editor = given_means(each, image, scale), self._stage(b, count, image)
+                details, editor = given_means(each, image, scale, MEANS), self._stage(b, count, image)
                 drawn = editor.draw(count) if details is None else editor.restore(details, covariance, iterations)
                 image = self.model.refined(image, drawn, b)
         assert image is not None, "a cascade has a base"

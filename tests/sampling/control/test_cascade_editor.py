@@ -123,6 +123,23 @@ def test_restored_images_have_what_was_observed(operator):
     torch.testing.assert_close(operator.apply(restored), y, rtol=0, atol=1e-2)
 
 
+def test_details_do_not_make_up_for_what_is_wrong_with_the_means(white):
+    """An operator that mixes squares leaves details that nearly vanish in y: those would take any size."""
+    model, cov = white
+    x, blur, at = draw(cov, 20, seed=3), Blur(SIDE, SIDE, 1.5), torch.tensor(-4.0, dtype=torch.float64)
+    means = model.means(x, 1)
+    wrong = means + 0.05 * torch.randn(means.shape, generator=generator(2), dtype=torch.float64)
+    known = Observation(blur, blur.apply(x))
+    given = model.refining(None, wrong, model.coarse_logsnr(2), torch.zeros_like(wrong))
+    z = torch.randn(20, 3, 4, 4, generator=generator(3), dtype=torch.float64)
+    sizes = []
+    for doubt in (0.0, 0.05):
+        told = given_means(known, wrong, SCALES[1], doubt)
+        sizes.append(float(MomentMatched(model.stage(2), told, iterations=40).predict(z, at, given)[0].std()))
+    assert sizes[1] < 1.2, "details are of size 1"
+    assert sizes[0] > 1.5 * sizes[1]
+
+
 def test_grey_stays_grey_in_every_mean_image():
     x = torch.rand(2, 3, SIDE, SIDE, generator=generator(0, "x"), dtype=torch.float64)
     told = coarser(Observation(Grey(), Grey().apply(x), 0.2), 0.3)
