@@ -23,9 +23,7 @@ from markovae.system.jsonlines import is_figure
 LEAST = 4  # held-out bounds behind the first steps
 FIRST = 0.02  # of the area: what came before is the untrained network's
 POWERS = np.geomspace(0.05, 2.0, 41)
-NOISE = (
-    0.004  # bits/dim by which a bound differs from the law, before the curve has told; images and draws are the same
-)
+NOISE = 0.004  # bits/dim by which a bound differs from the law, before the curve has told
 DOUBT = 2.0  # bounds that this counts as
 ANNEAL = 0.1  # of the fall so far: a priori size of the anneal's part
 SAMPLES = 20_000
