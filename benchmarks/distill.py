@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def distilled(run: str | Path, out: Path, calls: int, options: argparse.Namespac
     """A student, and the seconds of the processor that it took; what is there already is loaded."""
     if (out / "seconds").exists():
         return mv.load_run(out), float((out / "seconds").read_text())
+    shutil.rmtree(out, ignore_errors=True)  # of a command that was interrupted
     began = time.process_time()
     budget = {"steps": options.steps} if options.minutes is None else {"minutes": options.minutes}
     student = mv.distill(run, out, calls, settings=[*QUIET, *options.set, *settings], progress=False, **budget)
