@@ -57,6 +57,11 @@ def test_the_command_and_what_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(UserError, match=r"export it --to torch, or train with network\.kind=ddpm"):
         export(run, out)
 
+    cascade = mv.create(Config().with_settings([*TINY, "cascade.stages=2"]), (1, 16, 16))
+    mv.save(cascade, tmp_path / "cascade")
+    with pytest.raises(UserError, match=r"a cascade draws with several.* train with cascade\.stages=1"):
+        export(tmp_path / "cascade", out, "torch")
+
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no graph\nlong story")
 

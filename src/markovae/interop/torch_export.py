@@ -61,7 +61,10 @@ def torch_files(model: Model, class_names: tuple[str, ...]) -> dict[str, bytes]:
         UserError: for a model of captions or of several stages, or a network whose graph torch cannot write down.
     """
     if not isinstance(model, Diffusion):
-        raise UserError("a cascade has several networks: --to torch writes models of one stage")
+        raise UserError(
+            "--to torch writes one network and its loop, and a cascade draws with several, each given what the one "
+            "before drew: train with cascade.stages=1, or load the run with mv.load"
+        )
     if model.text_conditioner is not None:
         raise UserError(
             "a model of captions needs its text encoder as well: --to torch writes models of images and classes"
