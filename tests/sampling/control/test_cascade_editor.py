@@ -113,7 +113,9 @@ def test_unknown_pixels_are_not_read_and_seeds_differ(white):
         one.inpaint(x, torch.ones(5, 4))
 
 
-@pytest.mark.parametrize("operator", [BoxDown(2), BoxDown(4), BoxDown(8), Blur(SIDE, SIDE, 0.5)], ids=str)
+@pytest.mark.parametrize(
+    "operator", [BoxDown(2), BoxDown(4), BoxDown(8), Blur(SIDE, SIDE, 0.5)], ids=["2", "4", "8", "blur"]
+)
 def test_restored_images_have_what_was_observed(operator):
     """Also where details depend on the coarse image, as in images of a 1/f spectrum."""
     model, cov = exact_cascade(SIDE, 2, 50, start=16.0, end=-12.0)
