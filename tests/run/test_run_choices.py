@@ -106,6 +106,17 @@ def test_a_pass_of_the_base_is_timed(monkeypatch: pytest.MonkeyPatch):
     assert not choices(Config(), data(2000), torch.device("cuda"))[1]
 
 
+def test_a_run_that_begins_with_the_weights_of_another_has_its_network(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 0.01)
+    theirs = NetworkConfig(width=32, head_dim=32)
+    config, lines = choices(BOUND, colors(), CPU, theirs)
+    assert (config.network, config.train.preset, lines) == (theirs, "none", [])
+    few, lines = choices(FOLDER, data(300), CPU, NetworkConfig())
+    assert (few.network, few.train.preset, len(lines)) == (NetworkConfig(dropout=0.1), "few", 1)
+    own, _ = choices(FOLDER.with_settings(["network.width=16"]), data(2000), CPU, theirs)
+    assert own.network.width == 16
+
+
 # -- the bound of photographs ------------------------------------------------------------------------------------------
 
 

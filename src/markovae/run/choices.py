@@ -24,7 +24,9 @@ from markovae.training.train_config import TrainConfig
 BUILT_IN = ("faces", "digits")
 
 
-def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Config, list[str]]:
+def choices(
+    config: Config, data: ImageData, device: torch.device, theirs: NetworkConfig | None = None
+) -> tuple[Config, list[str]]:
     """The configuration with everything decided, and lines that say what was.
 
     train.preset=auto is decided where the section network is left at its defaults: few for a folder of the user's own
@@ -34,6 +36,8 @@ def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Conf
     Args:
         data: the training part.
         device: that the run is trained on.
+        theirs: the network of the run whose weights this one begins with: taken where none is asked for, whatever the
+            time and the number of images.
     """
     config = with_columns(
         replace(config, condition=replace(config.condition, kind=_condition_kind(config, data))), data
@@ -42,15 +46,17 @@ def choices(config: Config, data: ImageData, device: torch.device) -> tuple[Conf
     plain = preset == "auto" and config.network == NetworkConfig()
     own = data.files is not None and config.data.source not in BUILT_IN
     few = preset == "few" or (plain and own and len(data) < FEW)
-    photographs = _is_of_photographs(config, data)
-    short = preset == "short" or (plain and _is_short(config, data, device, photographs))
+    photographs = theirs is None and _is_of_photographs(config, data)
+    short = preset == "short" or (plain and theirs is None and _is_short(config, data, device, photographs))
+    if theirs is not None and config.network == NetworkConfig():
+        config = replace(config, network=theirs)
     config = replace(config, train=replace(config.train, preset="few" if few else "short" if short else "none"))
     lines = []
     if short:
         config, line = _for_short(config)
         lines.append(line)
     if few:
-        config, line = _for_few(config, data)
+        config, line = _for_few(config, data, theirs is None)
         lines.append(line)
     if photographs:
         config = replace(config, network=replace(config.network, spectral=SPECTRAL, radius=0))
@@ -148,15 +154,16 @@ COMPARED, LEAST_COMPARED = 256, 64
 MIRRORED = 0.65
 
 
-def _for_few(config: Config, data: ImageData) -> tuple[Config, str]:
-    """The settings of train.preset=few, and a line that says them: dropout, below 500 images a smaller network, flips
-    where the images are symmetric, and the checkpoint of the best held-out bound is what the run is opened by.
+def _for_few(config: Config, data: ImageData, fresh: bool) -> tuple[Config, str]:
+    """The settings of train.preset=few, and a line that says them: dropout, below 500 images a smaller network where
+    its weights are fresh, flips where the images are symmetric, and the checkpoint of the best held-out bound is what
+    the run is opened by.
     """
     network = config.network
     said = []
     if network.kind == "unet" and not network.dropout:
         network, said = replace(network, dropout=DROPOUT), [f"dropout {DROPOUT}"]
-    if network.kind == "unet" and network.width == NetworkConfig.width and len(data) < VERY_FEW:
+    if fresh and network.kind == "unet" and network.width == NetworkConfig.width and len(data) < VERY_FEW:
         network, said = replace(network, width=SMALL_WIDTH, head_dim=SMALL_WIDTH), [*said, f"width {SMALL_WIDTH}"]
     flip = config.data.flip or symmetric(data)
     said.append("flips, since the images are symmetric" if flip and not config.data.flip else "")

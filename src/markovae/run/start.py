@@ -167,8 +167,11 @@ def train_run(
     ):
         ranks.first_does(folder.require_empty)
         splits = ranks.in_turn(lambda: load_data(config.data))
-        config, chosen = choices(config, splits.train, torch.device(around.device))
-        config, model = _create(config, splits, init, network, around.trust)
+        source = None if init is None else open_checkpoint(init, around.trust)
+        theirs = None if source is None else source.config.network
+        config, chosen = choices(config, splits.train, torch.device(around.device), theirs)
+        config, model = _create(config, splits, source, f"--init {init}", network, around.trust)
+        del source  # its bytes would stay for the whole run
         model = model.to(around.device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
         own = None
@@ -301,10 +304,19 @@ def _locked(folder: RunFolder, held: Lock | None) -> AbstractContextManager[Lock
 
 
 def _create(
-    config: Config, splits: Splits, init: str | Path | None, network: nn.Module | None, trust: Sequence[str]
+    config: Config,
+    splits: Splits,
+    source: Checkpoint | None,
+    name: str,
+    network: nn.Module | None,
+    trust: Sequence[str],
 ) -> tuple[Config, Model]:
-    """The model, and the configuration with the text encoder that its weights read."""
-    train, source, text_conditioner = splits.train, None if init is None else open_checkpoint(init, trust), None
+    """The model, and the configuration with the text encoder that its weights read.
+
+    Args:
+        source, name: whose averaged weights are the first ones, and what messages call it.
+    """
+    train, text_conditioner = splits.train, None
     if source is not None and source.text_conditioner is not None and config.condition.kind == "text":
         # Weights that read one encoder's features mean nothing on another's.
         if config.condition.encoder == ConditionConfig.encoder:
@@ -330,12 +342,12 @@ def _create(
     if source is not None:
         try:
             load_weights(model, source.tensors("ema"))
-            _require_same_meaning(config, source, f"--init {init}")
+            _require_same_meaning(config, source, name)
         except UserError:
             raise
         except ValueError as error:
             raise UserError(
-                f"--init {init} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
+                f"{name} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
                 "data of the same shape"
             ) from None
     return config, model
