@@ -99,7 +99,7 @@ def test_cells_of_values(value: object, cell: object) -> None:
 
 @pytest.mark.parametrize("value", [[1, 2, 3, 4], {"a": 1}, [["a"]], b"x"])
 def test_structures_are_no_cells(value: object) -> None:
-    with pytest.raises(ValueError, match="no list of texts"):
+    with pytest.raises(ValueError, match="is not a list of texts"):
         cell_of(value)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from markovae.errors import UserError
+from markovae.strict_json import shown
 
 RECIPE = "markovae-faces-1"
 
@@ -392,10 +393,12 @@ def _combination(text: str) -> dict[str, str]:
             near = difflib.get_close_matches(word, words, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"data.hold_out names {part.strip()!r}: give attributes of the faces and values they take, such as "
-                f"'hair=curly, glasses=round'{hint}"
+                f"data.hold_out names {shown(part.strip())}: give attributes of the faces and values they take, "
+                f"such as 'hair=curly, glasses=round'{hint}"
             )
         found[name] = value
     if len(found) < 2:
-        raise UserError(f"data.hold_out={text!r} must name at least two attributes: one alone would never be learned")
+        raise UserError(
+            f"data.hold_out={shown(text)} must name at least two attributes: one alone would never be learned"
+        )
     return found
