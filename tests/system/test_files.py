@@ -282,6 +282,23 @@ def test_a_folder_that_is_emptied_aside_while_it_is_listed_is_not_filled(
     assert [path.name for path in target.iterdir()] == ["own"]
 
 
+def test_a_folder_that_came_and_went_while_another_was_put_there_is_no_failure(tmp_path: Path):
+    class Raced(files.SystemDisk):
+        raced = False
+
+        def rename(self, source: Path, target: Path) -> None:
+            if target.name == "target" and not self.raced:
+                self.raced = True
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+            super().rename(source, target)
+
+    target = files.write_folder(tmp_path / "target", {"old": b""})
+    with files.staged_folder(target, Raced()) as stage:
+        files.write_synced(stage / "a", b"1")
+    assert [path.name for path in target.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_many_that_replace_a_folder_at_once_never_make_one_another_fail(tmp_path: Path):
     target = tmp_path / "target"
     target.mkdir()

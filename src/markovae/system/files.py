@@ -514,7 +514,8 @@ def _swap(stage: Path, target: Path, aside: Path, disk: Disk) -> None:
             disk.rename(stage, target)
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not target.is_dir():
+            # A folder of another process, which may have stepped aside for a third one's by now.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 _put_back(aside, target, disk)
                 raise
         except BaseException:
