@@ -204,8 +204,8 @@ class Denoised:
 def settled(x_hat: Any, fine: float, corrections: tuple[Any, Any] | None) -> tuple[Any, tuple[Any, Any] | None]:
     """x̂ rounded to multiples of `fine`; which numbers lie near a boundary, and to which side they were rounded.
 
-    A correction names a number's place and the parity of its multiple, so that whoever computes it slightly
-    differently takes the same one.
+    A correction names a number's place and the parity of its multiple, so that a machine
+    whose result differs slightly rounds it to the same one.
     """
     scaled = x_hat / fine
     rounded = np.round(scaled)
