@@ -19,13 +19,19 @@ def parse_object(content: bytes | str, *, finite: bool = True, bits: int = 64) -
     Raises:
         ValueError: for anything else, in one clause ("is not JSON: …").
     """
+    value = parse(content, finite=finite, bits=bits)
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return value
+
+
+def parse(content: bytes | str, *, finite: bool = True, bits: int = 64) -> Any:
+    """`parse_object` of any JSON value. Raises: ValueError as it does."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         reason = "it nests too deep" if isinstance(error, RecursionError) else shortened(str(error))
         raise ValueError(f"is not JSON: {reason}") from None
-    if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")
     _check(value, finite, bits)
     return value
 

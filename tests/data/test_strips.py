@@ -1,3 +1,4 @@
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ from PIL import Image
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import read_folder
 from markovae.data.image_files import fit_image, strip_of, strip_shape
-from markovae.data.loading import load_data, read_source
+from markovae.data.loading import load_data, read_source, splits_of
+from markovae.data.shard_format import write_shards
 from markovae.data.strips import middle
-from markovae.errors import UserError
+from markovae.errors import StoppedRun, UserError
 
 
 def fill(place: Path, sizes: list[tuple[int, int]]) -> None:
@@ -54,12 +56,75 @@ def test_training_alone_sees_windows_and_everything_else_the_same_images(tmp_pat
     )
 
 
+def packed(place: Path, out: Path, kind: str) -> Path:
+    """The images of a folder as a tar, or a parquet file."""
+    if kind == "tar":
+        with tarfile.open(out / "all.tar", "w") as tar:
+            tar.add(place, ".")
+        return out / "all.tar"
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"image": {"bytes": file.read_bytes(), "path": file.name}} for file in sorted(place.iterdir())]
+    parquet.write_table(arrow.Table.from_pylist(rows), out / "all.parquet")
+    return out / "all.parquet"
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_windows_are_those_of_a_folder_wherever_the_images_are(tmp_path: Path, kind: str):
+    (images := tmp_path / "images").mkdir()
+    fill(images, [(8, 8), (8, 20), (12, 8), (16, 24)] * 5)
+    folder = load_data(DataConfig(str(images), size=8, random_crop=True))
+    reading = read_source(DataConfig(str(packed(images, tmp_path, kind)), size=8, random_crop=True))
+    assert any("15 of 20 images are longer than 8x8" in note for note in reading.summary.notes)
+    other = splits_of(reading)
+    assert np.array_equal(np.asarray(other.train.images), folder.train.images)
+    assert other.train.strips is not None
+    assert folder.train.strips is not None
+    rows = np.array([3, 0, 5, 1])
+    places = np.random.default_rng(0).random((4, 2))
+    found = other.train.strips.windows(rows, places)
+    assert np.array_equal(found, folder.train.strips.windows(rows, places))
+    assert not np.array_equal(found, np.asarray(other.train.images[rows]))
+
+
+def test_shards_of_our_own_are_cut_where_their_images_are_longer_than_the_size(tmp_path: Path):
+    (images := tmp_path / "images").mkdir()
+    fill(images, [(8, 20)] * 12)
+    write_shards(read_source(DataConfig(str(images), size=8, width=20)), tmp_path / "shards", 6)
+    reading = read_source(DataConfig(str(tmp_path / "shards"), size=8, random_crop=True))
+    assert any("12 of 12 images are longer than 8x8" in note for note in reading.summary.notes)
+    assert reading.data.strips is not None
+    left, right = reading.data.strips.windows(np.array([0, 0]), np.array([[0, 0], [0, 0.999]]))
+    assert not np.array_equal(left, right)
+    same = read_source(DataConfig(str(tmp_path / "shards"), random_crop=True))
+    assert any("data.random_crop changes nothing" in note for note in same.summary.notes)
+
+
+def test_a_strip_whose_middle_is_no_longer_what_was_indexed_stops_the_run(tmp_path: Path):
+    (images := tmp_path / "images").mkdir()
+    fill(images, [(8, 20)] * 6)
+    tar = packed(images, tmp_path, "tar")
+    strips = read_source(DataConfig(str(tar), size=8, random_crop=True)).data.strips
+    assert strips is not None
+    content = tar.read_bytes()
+    Image.new("RGB", (20, 8)).save(tmp_path / "other.png")
+    other = (tmp_path / "other.png").read_bytes()
+    start = content.index(b"\x89PNG")
+    tar.write_bytes(content[:start] + other + content[start + len(other) :])
+    with pytest.raises(StoppedRun, match="holds other pixels than when it was indexed"):
+        strips.windows(np.arange(6), np.zeros((6, 2)))
+
+
 def test_images_without_room_and_sources_without_strips_are_told(tmp_path: Path):
     fill(tmp_path, [(8, 8)] * 6)
     notes = read_folder(DataConfig(str(tmp_path), size=8, random_crop=True)).summary.notes
     assert any("no image is longer than 8x8 once it is scaled: data.random_crop changes nothing" in n for n in notes)
-    with pytest.raises(UserError, match=r"data\.random_crop takes a folder of images, and digits is digits"):
+    with pytest.raises(
+        UserError, match=r"data\.random_crop cuts images of a folder, of shards or parquet files, and digits is digits"
+    ):
         read_source(DataConfig("digits", random_crop=True))
     with pytest.raises(UserError, match=r"data\.random_crop goes with data.fit=crop, and data.fit=pad"):
         DataConfig(str(tmp_path), fit="pad", random_crop=True)
+    np.save(tmp_path / "t10k-images-idx3-ubyte.npy", np.zeros((4, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="of one shape: leave it out"):
+        read_source(DataConfig(str(tmp_path / "t10k-images-idx3-ubyte.npy"), random_crop=True))
     assert not DataConfig(str(tmp_path), random_crop=True).for_images_like((3, 8, 8), "elsewhere").random_crop

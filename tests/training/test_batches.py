@@ -11,7 +11,7 @@ from markovae.data.data_config import DataConfig
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source
 from markovae.data.shard_format import write_shards
-from markovae.data.strips import Strips
+from markovae.data.strips import KeptStrips
 from markovae.diffusion.objective import Objective, uniform_levels
 from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.schedule import LogSNRLinear
@@ -104,7 +104,7 @@ def test_windows_of_longer_images_are_keyed_by_example_and_step():
     rows = np.arange(count * wide, dtype=np.uint8).reshape(count, 1, 1, wide).repeat(4, axis=2)
     start, size = np.arange(count, dtype=np.int64) * 4 * wide, np.array([[4, wide]] * count, dtype=np.int64)
     data = ImageData(np.ascontiguousarray(rows[:, :, :, 4:8]), np.zeros(count, np.int64), ("a",))
-    cut = replace(data, strips=Strips(rows.reshape(-1), start, size, (1, 4, 4)))
+    cut = replace(data, strips=KeptStrips(rows.reshape(-1), start, size, (1, 4, 4)))
     plain, moved = batches(data), batches(cut)
     seen = Counter[int]()
     for step in range(60):

@@ -8,19 +8,21 @@ file of the person's, or of the system's, a caption of somebody's model. A `file
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from markovae.columns import Cell, Cells
 from markovae.data.file_names import TEXT_ENDINGS, comparable, some
 from markovae.data.image_files import reason_of
-from markovae.data.known_tables import Reader, known_reader, may_be_known
+from markovae.data.known_tables import may_be_table, table_reader
 from markovae.data.metadata import (
     ImageNames,
     Official,
     Table,
-    is_table,
     official_labels,
     one_line_each,
     open_table,
@@ -32,6 +34,7 @@ from markovae.system.regular import open_regular
 RECORDS = (".json",)
 MAX_SIDECAR = 1 << 16  # bytes
 LISTED = 20  # images without a caption that are named
+MOST_STRAY = 64  # .json files beside no image of their name that are looked into
 
 
 @dataclass(frozen=True)
@@ -64,22 +67,23 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     Raises: UserError where two tables of one folder have captions, where a row cannot be read or names no image, and
         for a file that is not text.
     """
-    images, known = ImageNames(paths), dict[str, Reader]()
-    for name in [name for name in others if is_table(name) or may_be_known(name)]:
+    images, read = ImageNames(paths), list[Table]()
+    beside_images, stray = sidecars(paths, others, RECORDS)
+    passed = {*beside_images.values(), DATASET, *stray[MOST_STRAY:]}
+    for name in [name for name in others if may_be_table(name) and name not in passed]:
+        if name in stray and not _is_own(folder / name, folder, paths):
+            continue
         _require_own(folder / name, folder, paths)
-        if (rows := known_reader(folder, name)) is not None:
-            known[name] = rows
-    tables, others = (
-        [name for name in others if is_table(name) or name in known],
-        [name for name in others if name not in known],
-    )
-    read = []
-    for name in tables:
         with open_table(folder / name) as handle:
-            read.append(Table(str(folder / name), name, handle, images, known.get(name)))
+            size = os.fstat(handle.fileno()).st_size
+            rows = table_reader(name, size, partial(_beginning, handle), images)
+            if rows is not None:
+                read.append(Table(str(folder / name), name, handle, images, rows))
+    known = frozenset(table.name for table in read)
+    others = [name for name in others if name not in known]
     captioned = [table for table in read if table.texts]
     for first, second in itertools.pairwise(captioned):
-        if first.folder == second.folder:
+        if first.folder == second.folder and first.texts.keys() & second.texts.keys():
             raise UserError(
                 f"{folder / first.folder} holds both {first.name} and {second.name}: keep the one that is meant"
             )
@@ -112,7 +116,7 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     if official is not None:
         notes += official.notes
         records |= {DATASET}
-    records |= known.keys()
+    records |= known
     classes = [official.cells] if official is not None else []
     columns = columns_of([*classes, cells, *(table.cells for table in read)], paths)
     if not texts:
@@ -126,6 +130,12 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     if several:
         notes.append(f"{several} images have several captions: training draws one of them each time")
     return Written(captions, columns, tuple(notes), records)
+
+
+def _beginning(handle: BinaryIO, size: int) -> bytes:
+    content = handle.read(size)
+    handle.seek(0)
+    return content
 
 
 DATASET = "dataset.json"  # of StyleGAN and EDM
@@ -213,14 +223,21 @@ def _require_own(file: Path, folder: Path, paths: Sequence[str]) -> None:
     Raises: UserError naming the link and where it leads.
     """
     try:
-        real, own = file.resolve(strict=True), folder.resolve()
-        if real.is_relative_to(own) or any((folder / path).resolve().parent == real.parent for path in paths):
+        if _is_own(file, folder, paths):
             return
     except (OSError, RuntimeError) as error:
         raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
     raise UserError(
-        f"{file} leads to {real}, which lies neither in {folder} nor with its image, and whose text would become a "
-        "caption: put a copy there, or remove the link"
+        f"{file} leads to {file.resolve()}, which lies neither in {folder} nor with its image, and whose text would "
+        "become a caption: put a copy there, or remove the link"
+    )
+
+
+def _is_own(file: Path, folder: Path, paths: Sequence[str]) -> bool:
+    """Whether a file really lies in the data, or with one of these images."""
+    real = file.resolve(strict=True)
+    return real.is_relative_to(folder.resolve()) or any(
+        (folder / path).resolve().parent == real.parent for path in paths
     )
 
 

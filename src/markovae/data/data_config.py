@@ -57,8 +57,8 @@ class DataConfig:
             files; else by content), "content" (by content, whatever parts there are), "folders" (folders of such
             names are classes) or folders for each part, such as "train:a+b, validation:c, test:d".
         flip: mirror training images left-right at random; off by default, since a mirrored digit is no digit.
-        random_crop: cut the training images of a folder at random places along their longer side, at the scale of
-            fit=crop. Only training looks at it; held-out images are cut in the centre.
+        random_crop: cut the training images of a folder, of shards or parquet files at random places along their longer
+            side, at the scale of fit=crop. Only training looks at it; held-out images are cut in the centre.
         split_seed: seed that chooses which images are held out, where the source brings no split of its own.
         validation_fraction: share of the different images that is held out for validation, in (0, 1).
         test_fraction: share of the different images that is held out for the test, in (0, 1).

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import PIL
@@ -38,14 +38,14 @@ from markovae.data.image_files import (
     plan,
     read_header,
     reason_of,
-    strip_shape,
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
-from markovae.data.known_tables import PART, parts_of_column
+from markovae.data.json_tables import without_captions
+from markovae.data.known_tables import split_column
 from markovae.data.metadata import is_table
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
-from markovae.data.strips import Strips, middle
+from markovae.data.strips import StripFile, Strips, middle, read_strips
 from markovae.data.workers import map_in_processes
 from markovae.errors import UserError
 from markovae.log import printable, track
@@ -53,7 +53,7 @@ from markovae.system.regular import glance
 
 RECIPE = "folder-7"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
-TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", "metadata.json", "captions.json", "labels.json")
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", ".json")
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300
@@ -100,11 +100,9 @@ def read_folder(config: DataConfig) -> Source:
     if config.classes == "auto" and (labels is None or DATASET in written.records):
         labels, class_names, column_notes = classes_of_column(written.columns)
         class_notes = (*class_notes, *column_notes)
-    columns, split_notes = dict(written.columns), tuple[str, ...]()
-    if config.split == "auto" and not layout.given and PART in columns:
-        part, split_notes = parts_of_column(columns)
-        if any(part):
-            del columns[PART]
+    columns, split_notes = written.columns, tuple[str, ...]()
+    if config.split == "auto" and not layout.given:
+        part, columns, split_notes = split_column(columns, part)
     data = ImageData(
         images=images,
         labels=labels,
@@ -133,10 +131,7 @@ def read_folder(config: DataConfig) -> Source:
 
 def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests, Strips | None]:
     record, images = kept.json("record.json"), kept.array("images.npy")
-    strips = None
-    if record["strips"]:
-        pixels, start, size = (kept.array(f"strips-{name}.npy") for name in ("pixels", "start", "size"))
-        strips = Strips(pixels, start, size, images.shape[1:])
+    strips = read_strips(kept, images.shape[1:]) if record["strips"] else None
     return record, images, kept.array("digests.npy"), strips
 
 
@@ -202,13 +197,16 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
     if rest:
         them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
         notes.append(f"{them} not read ({by_ending(rest)})")
-    tables = [name for name in rest if name.lower().endswith(TABLES)]
+    objects = list(filter(without_captions, rest))
+    tables = [name for name in rest if name.lower().endswith(TABLES) and name not in objects]
+    if objects:
+        notes.append(f"objects, masks and poses of COCO are not used, only captions ({some(objects)})")
     if packed := list(filter(is_packed, rest)):
         notes.append(f"nothing is read from archives ({some(packed)}): unpack them to use what they hold")
     if tables:
         notes.append(
-            "a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name "
-            f"({some(tables)} {'is' if len(tables) == 1 else 'are'} not)"
+            "a table is read where it is called metadata.csv or metadata.jsonl, with a column file_name, or is a .json "
+            f"that names the images ({some(tables)} {'is' if len(tables) == 1 else 'are'} not)"
         )
     if found.hidden:
         notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")
@@ -245,7 +243,7 @@ def _make(
         shape = (len(good), chosen.channels, *chosen.shape)
         path = stage / "images.npy"
         target = cache.new_array(path, np.dtype(np.uint8), shape)
-        strips = _StripFile(stage, good, chosen) if config.random_crop else None
+        strips = StripFile(stage, good, chosen) if config.random_crop else None
         for header, result in zip(good, track(results, "decoding images", len(good)), strict=True):
             if isinstance(result, Failure):
                 unreadable.append((header.path, result.reason))
@@ -280,43 +278,6 @@ def _make(
         "strips": config.random_crop,
     }
     cache.write_json(stage / "record.json", record)
-
-
-@final
-class _StripFile:
-    """The strips of images, written to a cache entry one after the other.
-
-    Args:
-        stage: the entry's folder.
-        headers: of all images that may come.
-        plan: what each is brought to.
-    """
-
-    def __init__(self, stage: Path, headers: Sequence[Header], plan: Plan) -> None:
-        sizes = (strip_shape((header.height, header.width), plan.shape) for header in headers)
-        total = plan.channels * sum(height * width for height, width in sizes)
-        self._stage, self._shape, self._end = stage, plan.shape, 0
-        self._pixels = cache.new_array(stage / "strips-pixels.npy", np.dtype(np.uint8), (total,))
-        self._start, self._size = list[int](), list[tuple[int, ...]]()
-
-    def add(self, strip: Pixels) -> None:
-        """The next one, (C, height, width)."""
-        self._start.append(self._end)
-        self._size.append(strip.shape[1:])
-        self._pixels[self._end : self._end + strip.size] = strip.reshape(-1)
-        self._end += strip.size
-
-    def finish(self) -> str:
-        """Write where each is. Returns: a sentence on how many are longer than a window."""
-        self._pixels.flush()
-        del self._pixels  # some systems replace no file that is mapped
-        size = np.array(self._size, dtype=np.int64).reshape(-1, 2)
-        np.save(self._stage / "strips-start.npy", np.array(self._start, dtype=np.int64), allow_pickle=False)
-        np.save(self._stage / "strips-size.npy", size, allow_pickle=False)
-        longer, shown = int((size > self._shape).any(axis=1).sum()), "x".join(map(str, self._shape))
-        if not longer:
-            return f"warning: no image is longer than {shown} once it is scaled: data.random_crop changes nothing"
-        return f"{longer:,} of {len(size):,} images are longer than {shown}: training cuts them at random places"
 
 
 def _shorten(path: Path, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Tables of well-known data sets, read like a metadata.csv: CelebA's attributes and parts, Flickr's captions."""
+"""Which files are tables of images: those of fixed names, those of well-known data sets (CelebA, Flickr), some JSON."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from markovae.columns import Cells
 from markovae.data.file_names import PARTS, part_of
+from markovae.data.json_tables import LARGEST, json_reader, without_captions
 from markovae.data.metadata import (
     FILE_COLUMNS,
     MAX_ROW,
     MOST_COLUMNS,
     TEXT_COLUMNS,
+    ImageNames,
     Lines,
+    Reader,
     Row,
     csv_rows,
     fields_of,
+    is_table,
+    json_rows,
     one_line_each,
-    open_table,
 )
 from markovae.errors import UserError
 from markovae.log import counted
-
-Reader = Callable[[Lines], Iterator[Row]]
 
 NAMES = (
     "captions.txt",
@@ -37,29 +39,47 @@ CELEBA_PARTS = dict(zip("012", PARTS, strict=True))
 TOKEN = re.compile(r"(\S.*)#\d+\t(.+)")
 
 
-def may_be_known(name: str) -> bool:
-    """Whether a file is called like a table of a well-known data set."""
+def may_be_table(name: str) -> bool:
+    """Whether a file may be a table of images, by its name."""
+    return is_table(name) or _may_be_known(name) or _may_be_json(name)
+
+
+def table_reader(name: str, size: int, beginning: Callable[[int], bytes], images: ImageNames) -> Reader | None:
+    """How the rows of a file are read that is a table of images by its name and what it holds; None for others.
+
+    Args:
+        name: of the file, as a path within the data.
+        size: its bytes.
+        beginning: gives at least so many of its first ones, where there are as many.
+        images: that it may name.
+    Raises: UserError for a file of such a name that cannot be read.
+    """
+    if is_table(name):
+        return csv_rows if name.endswith(".csv") else json_rows
+    if _may_be_known(name):
+        return _known_reader(name, beginning)
+    if not _may_be_json(name) or size > LARGEST:
+        return None
+    folder = PurePosixPath(name).parent
+    return json_reader(name, beginning(size), lambda called: images.find(folder, called) is not None)
+
+
+def _may_be_json(name: str) -> bool:
+    return name.lower().endswith(".json") and not without_captions(name)
+
+
+def _may_be_known(name: str) -> bool:
     own = PurePosixPath(name).name.lower()
     return own in NAMES or own.endswith((".token", ".token.txt"))
 
 
-def known_reader(folder: Path, name: str) -> Reader | None:
-    """How a file is read that is a table of a well-known data set by its name and its first line; None for others.
-
-    Args:
-        folder: of the data.
-        name: of the file, as a path below it.
-    Raises: UserError for a file of such a name that cannot be read.
-    """
+def _known_reader(name: str, beginning: Callable[[int], bytes]) -> Reader | None:
     own = PurePosixPath(name).name.lower()
-    if not may_be_known(name):
-        return None
     if own in ("list_attr_celeba.txt", "list_eval_partition.txt"):
         return _attributes if "attr" in own else _parts
     if own in ("list_attr_celeba.csv", "list_eval_partition.csv"):
         return csv_rows if "attr" in own else lambda lines: map(_as_part, csv_rows(lines))
-    with open_table(folder / name) as handle:
-        head = handle.readline(MAX_ROW).decode("utf-8-sig", "replace").strip()
+    head = beginning(MAX_ROW)[:MAX_ROW].split(b"\n", 1)[0].decode("utf-8-sig", "replace").strip()
     called = {column.strip().lower() for column in re.split(r"[,;\t|]", head)}
     if own == "captions.txt":
         return csv_rows if called & set(FILE_COLUMNS) and called & set(TEXT_COLUMNS) else None
@@ -98,6 +118,16 @@ def _parts(lines: Lines) -> Iterator[Row]:
 def _as_part(row: Row) -> Row:
     cells = {PART if name == "partition" else name: cell for name, cell in row.cells.items()}
     return replace(row, cells=cells | {PART: CELEBA_PARTS.get(str(cells.get(PART)), cells.get(PART))})
+
+
+def split_column(columns: Cells, part: list[str]) -> tuple[list[str], Cells, tuple[str, ...]]:
+    """(part of each image, the other columns, sentences): by the column split, where no image has a part already."""
+    if any(part) or PART not in columns:
+        return part, columns, ()
+    found, notes = parts_of_column(columns)
+    if any(found):
+        columns = {name: cells for name, cells in columns.items() if name != PART}
+    return found, columns, notes
 
 
 def parts_of_column(cells: Cells) -> tuple[list[str], tuple[str, ...]]:

@@ -67,9 +67,10 @@ def read_source(config: DataConfig) -> Source:
         raise UserError(
             f"{what} is read from the names of folders and files, and {config.source} has none: leave it out"
         )
-    if config.random_crop and kind != "folder":
+    if config.random_crop and kind not in WITH_LENGTHS:
         raise UserError(
-            f"data.random_crop takes a folder of images, and {config.source} is {KINDS[kind]}: leave it out"
+            f"data.random_crop cuts images of a folder, of shards or parquet files, and {config.source} is "
+            f"{KINDS.get(kind, KINDS['array'])}, of one shape: leave it out"
         )
     reading = READERS[kind](config)
     if config.classes == "none":
@@ -92,6 +93,7 @@ READERS: dict[str, Callable[[DataConfig], Source]] = {
 
 
 WITH_FOLDERS = ("folder", "shards")  # whose names may say classes and parts
+WITH_LENGTHS = ("folder", "shards", "parquet")  # whose images may be longer than what is trained on
 
 
 def kind_of(config: DataConfig) -> str:

@@ -49,7 +49,7 @@ def one_line_each(texts: Sequence[str]) -> list[str]:
 
 @final
 class ImageNames:
-    """Images by what tables call them: the path, it without its ending, or the name alone, where no other has that.
+    """Images by what tables call them: the path or its end, it without its ending, or the name alone, if no other has it.
 
     Args:
         paths: "/" between names.
@@ -69,12 +69,18 @@ class ImageNames:
     def find(self, folder: PurePosixPath, name: str) -> str | None:
         """The image of a row, named from its table's own folder or from the data's; None where there is none."""
         own = comparable(name)
+        if own.startswith("/") or own[1:3] == ":/":  # of another machine: what lies in the data is its end
+            parts = own.split("/")[1:]
+            own = next((end for n in range(len(parts)) if self._has(end := "/".join(parts[n:]))), own)
         inside = comparable(str(folder / own))
         for known in (self._whole, self._stems):
             for called in (inside, own):
                 if called in known:
                     return known[called]
         return self._bases.get(own)
+
+    def _has(self, name: str) -> bool:
+        return name in self._whole or name in self._stems
 
 
 @final
@@ -86,7 +92,7 @@ class Table:
         name: of its file, as a path within the data.
         handle: its bytes.
         images: that it may name.
-        rows: how it is read, where its name does not say that.
+        rows: how it is read.
     Raises: UserError for a row that cannot be read, and where no row names an image.
 
     Attributes:
@@ -99,7 +105,7 @@ class Table:
         name: str,
         handle: BinaryIO,
         images: ImageNames,
-        rows: Callable[[Lines], Iterator[Row]] | None = None,
+        rows: Reader,
     ) -> None:
         self.file, self.folder, self.name = file, PurePosixPath(name).parent, name
         self.texts, self.cells = dict[str, list[str]](), dict[str, dict[str, Cell]]()
@@ -112,7 +118,6 @@ class Table:
         differing: dict[str, int] = {}
         column = ""
         lines = Lines(file, handle)
-        rows = rows or (csv_rows if name.endswith(".csv") else _json_rows)
         try:
             for row in rows(lines):
                 unused |= dict.fromkeys(row.unused)
@@ -204,8 +209,13 @@ class Row:
     odd: dict[str, str] = field(default_factory=dict)
 
 
-def _row(file: str, line: int, fields: dict[str, object]) -> Row:
-    """A row from its fields. Raises: UserError for an image's name or a text that is no text, naming the line."""
+def row_of(file: str, line: int, fields: dict[str, object], place: str = "line") -> Row:
+    """A row from its fields.
+
+    Args:
+        place: what `line` counts.
+    Raises: UserError for an image's name or a text that is no text, naming the line.
+    """
     called = {field.lower(): field for field in fields}
     key = next((called[name] for name in FILE_COLUMNS if name in called), "")
     column = next((called[name] for name in TEXT_COLUMNS if name in called), "")
@@ -214,10 +224,10 @@ def _row(file: str, line: int, fields: dict[str, object]) -> Row:
         return Row(line, "", (), unused=tuple(shortened(str(field)) for field in fields))
     each = [one for one in (text if isinstance(text, list) else [text]) if one is not None]
     if not isinstance(name, str) or not name or not all(isinstance(one, str) for one in each):
-        raise UserError(f"{file} line {line} must have a file_name and a text, both strings")
+        raise UserError(f"{file} {place} {line} must have a file_name and a text, both strings")
     texts = [str(one) for one in each]
     if not all(map(is_text, [name, *texts])):
-        raise UserError(f"{file} line {line} holds half a character (a lone surrogate): write it in UTF-8")
+        raise UserError(f"{file} {place} {line} holds half a character (a lone surrogate): write it in UTF-8")
     others = [str(field) for field in fields if field not in (key, column)]
     cells, odd = fields_of({field: fields[field] for field in others[:MOST_COLUMNS]})
     unused = tuple(map(shortened, others[MOST_COLUMNS:]))
@@ -351,6 +361,9 @@ class Lines:
         return line
 
 
+Reader = Callable[[Lines], Iterator[Row]]
+
+
 @contextmanager
 def open_table(file: Path) -> Iterator[BinaryIO]:
     """The bytes of a table. Raises: UserError for one that is too large or cannot be read."""
@@ -391,10 +404,11 @@ def csv_rows(lines: Lines, renamed: Mapping[str, str] = MappingProxyType({})) ->
                 f"{file} line {line} has {len(values)} fields where its first line names {len(names)}: "
                 "put texts that hold a delimiter in quotation marks"
             )
-        yield _row(file, line, dict(zip(names, values, strict=True)))
+        yield row_of(file, line, dict(zip(names, values, strict=True)))
 
 
-def _json_rows(lines: Lines) -> Iterator[Row]:
+def json_rows(lines: Lines) -> Iterator[Row]:
+    """The rows of a table of objects, one a line."""
     file = lines.file
     for number, line in enumerate(lines, start=1):
         lines.spent = 0
@@ -410,4 +424,4 @@ def _json_rows(lines: Lines) -> Iterator[Row]:
             ) from None
         if not isinstance(row, dict):
             raise UserError(f"{file} line {number} must be an object with file_name and text")
-        yield _row(file, number, row)
+        yield row_of(file, number, row)

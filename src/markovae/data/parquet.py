@@ -15,21 +15,23 @@ from typing import Any
 import numpy as np
 import PIL
 
-from markovae.columns import Cell
+from markovae.columns import Cell, Cells
 from markovae.data import cache
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import hidden, parts_of_files, some
-from markovae.data.image_files import Header, decode, header_of, plan, reason_of
+from markovae.data.image_files import STRIP, Header, decode, header_of, plan, reason_of
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
+from markovae.data.known_tables import split_column
 from markovae.data.metadata import MOST_COLUMNS, TEXT_COLUMNS, fields_of, is_text, one_line_each
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
+from markovae.data.strips import StripFile, Strips, middle, read_strips
 from markovae.errors import UserError
 from markovae.log import printable, track
 from markovae.strict_json import parse_object
 from markovae.system.regular import open_regular
 
-RECIPE = "parquet-2"
+RECIPE = "parquet-3"
 # Types of columns that may condition a model.
 PLAIN = re.compile(r"u?int\d+|float|double|halffloat|bool|(large_)?string|list<\w+: (large_)?string>")
 ENDING = ".parquet"
@@ -68,17 +70,19 @@ def read_parquet(config: DataConfig) -> Source:
         "recipe": RECIPE,
         "pillow": PIL.__version__,
         "files": [[name, one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino] for name, one in about],
-        "options": [config.size, config.width, config.channels, config.background, config.fit],
+        "options": [config.size, config.width, config.channels, config.background, config.fit, config.random_crop],
     }
     make = partial(_make, files=files, config=config)
-    stored, images, digests = cache.entry(f"parquet-{cache.key_of(recipe)}", make, _read)
+    stored, images, digests, strips = cache.entry(f"parquet-{cache.key_of(recipe)}", make, _read)
     labels, class_names, notes = _labels(stored["labels"], stored["class_names"])
     captions = tuple(stored["captions"]) if any(stored["captions"]) else None
     names = stored["names"]
-    data = ImageData(images, labels, class_names, captions, name=str(config.path), digests=digests)
-    cells = {name: tuple(map(_cell, column)) for name, column in stored["columns"].items()}
+    data = ImageData(images, labels, class_names, captions, name=str(config.path), digests=digests, strips=strips)
+    cells: Cells = {name: tuple(map(_cell, column)) for name, column in stored["columns"].items()}
+    part, split_notes = [""] * len(names), tuple[str, ...]()
+    if config.split == "auto":
+        part, cells, split_notes = split_column(cells, parts_of_files([name.partition(":")[0] for name in names]))
     data = replace(data, files=tuple(map(printable, names)), columns=cells)
-    part = parts_of_files([name.partition(":")[0] for name in names])
     split = chosen_split(data, part, config)
     summary = DatasetSummary(
         "parquet",
@@ -86,7 +90,7 @@ def read_parquet(config: DataConfig) -> Source:
         stored["formats"],
         stored["sizes"],
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
-        (*stored["notes"], *notes, *copies_note(split)),
+        (*stored["notes"], *notes, *split_notes, *copies_note(split)),
     )
     return Source(data, split, summary)
 
@@ -96,8 +100,10 @@ def _cell(stored: Any) -> Cell:
     return tuple(stored) if isinstance(stored, list) else stored
 
 
-def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests]:
-    return kept.json("record.json"), kept.array("images.npy"), kept.array("digests.npy")
+def _read(kept: cache.Entry) -> tuple[dict[str, Any], Pixels, Digests, Strips | None]:
+    record, images = kept.json("record.json"), kept.array("images.npy")
+    strips = read_strips(kept, images.shape[1:]) if record["strips"] else None
+    return record, images, kept.array("digests.npy"), strips
 
 
 def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
@@ -117,27 +123,31 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
         raise UserError(f"{config.path} holds no readable image{first}")
     chosen = plan(good, config)
     target = cache.new_array(stage / "images.npy", np.dtype(np.uint8), (good.total(), chosen.channels, *chosen.shape))
+    fit = STRIP if config.random_crop else chosen.fit
+    shown = [header for header in headers if header is not None]
+    strips = StripFile(stage, shown, chosen) if config.random_crop else None
     kept: list[Row] = []
     for row, header in zip(track(_rows(files, columns), "decoding images", rows), headers, strict=True):
         if header is None:
             continue
         try:
-            target[len(kept)] = decode(
-                row.content or b"", chosen.shape, chosen.grey, fit=chosen.fit, background=chosen.background
-            )
+            strip = decode(row.content or b"", chosen.shape, chosen.grey, fit=fit, background=chosen.background)
         except Exception as error:  # as above
             unreadable.append((row.name, reason_of(error)))
         else:
+            target[len(kept)] = middle(strip, chosen.shape)
             kept.append(replace(row, content=None))
+            if strips is not None:
+                strips.add(strip)
     if len(kept) < len(target):
         short = np.array(target[: len(kept)])
         target = cache.new_array(stage / "images.npy", short.dtype, short.shape)
         target[:] = short
     target.flush()
     np.save(stage / "digests.npy", content_digests(target), allow_pickle=False)
-    shown = [header for header in headers if header is not None]
     unused = sorted({name for one in columns for name in one.unused})
     notes = [f"{len(files)} parquet files, images from the column {printable(columns[0].image)}", *chosen.notes]
+    notes += [strips.finish()] if strips is not None else []
     notes += [f"the columns {some(unused)} are not used"] if unused else []
     cells = list(dict.fromkeys(name for row in kept for name in row.cells))
     notes += [f"columns: {some(cells)}"] if cells else []
@@ -152,6 +162,7 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
         "sizes": tally([f"{header.width}x{header.height}" for header in shown]),
         "unreadable": sorted(unreadable),
         "notes": notes,
+        "strips": config.random_crop,
     }
     cache.write_json(stage / "record.json", record)
 

@@ -14,19 +14,21 @@ from typing import Any, cast, final
 import numpy as np
 import PIL
 
-from markovae.columns import Cell
+from markovae.columns import Cell, Cells
 from markovae.data import cache
 from markovae.data.arrays import labels_of
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import by_ending, parts_of_files, some, understand, unread_kind
 from markovae.data.folder import classes_of, classes_of_column
-from markovae.data.image_files import Header, Plan, decode, header_of, plan, reason_of
+from markovae.data.image_files import STRIP, Header, Plan, decode, header_of, plan, reason_of, strip_shape
 from markovae.data.images import ImageData, Indices, Pixels
-from markovae.data.metadata import MOST_COLUMNS, ImageNames, Table, is_table, one_line_each, record_of
+from markovae.data.known_tables import may_be_table, split_column, table_reader
+from markovae.data.metadata import MOST_COLUMNS, ImageNames, Table, one_line_each, record_of
 from markovae.data.shard_format import Column, Index, ShardRecord, read_record
 from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import SplitIndices, chosen_split, copies_note, split_by_content
+from markovae.data.strips import Strips, longer_note, middle
 from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
 from markovae.data.unread_images import UnreadImages
 from markovae.data.workers import map_in_processes
@@ -63,30 +65,63 @@ class StoredImages(UnreadImages):
         return np.lexsort((self.index.offset[rows], self.index.shard[rows])).tolist()
 
     def _read(self, row: int) -> Pixels:
-        """The image of a row. Raises: StoppedRun where it is not what was indexed, naming shard and place."""
+        return self.decoded(row, self.plan.fit)
+
+    def decoded(self, row: int, fit: str) -> Pixels:
+        """The image of a row, with `STRIP` not yet cut.
+
+        Raises: StoppedRun where its middle is not what was indexed, naming shard and place.
+        """
         shard, offset = int(self.index.shard[row]), int(self.index.offset[row])
-        pixels, reason = self._decoded(row)
+        pixels, reason = self._decoded(row, fit)
         if pixels is None and self.shards.fetch_again(shard):  # its copy here may be what is damaged
-            pixels, reason = self._decoded(row)
+            pixels, reason = self._decoded(row, fit)
         if pixels is None:
             raise StoppedRun(
                 f"the image at byte {offset:,} of {self.shards.names[shard]} {reason}: restore the shard, then --resume"
             )
         return pixels
 
-    def _decoded(self, row: int) -> tuple[np.ndarray[Any, Any] | None, str]:
+    def _decoded(self, row: int, fit: str) -> tuple[np.ndarray[Any, Any] | None, str]:
         """The pixels of an image as they were indexed, or None and why there are none."""
         index, plan = self.index, self.plan
         content = self.shards.read(int(index.shard[row]), int(index.offset[row]), int(index.size[row]))
         try:
-            pixels = decode(content, plan.shape, plan.grey, fit=plan.fit, background=plan.background)
+            pixels = decode(content, plan.shape, plan.grey, fit=fit, background=plan.background)
         except Exception as error:  # a decoder may raise anything on damaged bytes
             return None, f"cannot be decoded ({' '.join(str(error).split())})"
         if self.bins < 256 and int(pixels.max()) >= self.bins:
             return None, f"has pixels of {int(pixels.max())} where its record says below {self.bins}"
-        if self.checked and hashlib.sha256(pixels.tobytes()).digest() != index.digest[row].tobytes():
+        if (
+            self.checked
+            and hashlib.sha256(middle(pixels, plan.shape).tobytes()).digest() != index.digest[row].tobytes()
+        ):
             return None, "holds other pixels than when it was indexed"
         return pixels, ""
+
+
+@final
+class StoredStrips(Strips):
+    """Images in shards, not yet cut, decoded when a window of them is asked for.
+
+    Args:
+        images: the same, cut.
+    """
+
+    def __init__(self, images: StoredImages) -> None:
+        super().__init__((images.plan.channels, *images.plan.shape))
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Sequence[int] | Column | slice) -> StoredStrips:
+        """Those of these rows, unread."""
+        return StoredStrips(self.images.select(rows))
+
+    def whole(self, row: int) -> Pixels:
+        """One of them, (C, height, width)."""
+        return self.images.decoded(row, STRIP)
 
 
 @dataclass(frozen=True)
@@ -157,8 +192,8 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                 for other in sample.unread:
                     unreadable.append((f"{shard}/{other.name}", unread_kind(other.name) or ""))
                 if image is None:
-                    tables += [member for member in sample.unused if is_table(member.name)]
-                    orphans += [f"{shard}/{member.name}" for member in sample.unused if not is_table(member.name)]
+                    tables += [member for member in sample.unused if may_be_table(member.name)]
+                    orphans += [f"{shard}/{member.name}" for member in sample.unused if not may_be_table(member.name)]
                     continue
                 unused += [f"{shard}/{member.name}" for member in sample.unused]
                 name = f"{shard}/{image.name}"
@@ -185,7 +220,9 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
         unreadable.append((shard, f"{reason_of(error)}; {len(found):,} images before it are read, and none after it"))
     for member in tables:
         try:
-            found = _with_table(shards, number, shard, member, found)
+            joined = _with_table(shards, number, shard, member, found)
+            orphans += [] if joined is not None else [f"{shard}/{member.name}"]
+            found = found if joined is None else joined
         except UserError as error:
             unreadable_texts.append((f"{shard}/{member.name}", f"left out ({error})"))
     return Scan(
@@ -201,16 +238,20 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
 
 def _with_table(
     shards: ShardStore, number: int, shard: str, member: Member, found: list[FoundImage]
-) -> list[FoundImage]:
-    """The images with what a table among them says; what each brings itself comes first.
+) -> list[FoundImage] | None:
+    """The images with what a table among them says; what each brings itself comes first. None for no table of them.
 
     Raises: UserError for a table that is too large, that cannot be read, or names none of them.
     """
     if member.size > LARGEST_TABLE:
         raise UserError(f"{member.size:,} bytes, at most {LARGEST_TABLE:,} are read")
     names = [one.name.removeprefix(f"{shard}/") for one in found]
-    content = io.BytesIO(shards.read(number, member.offset, member.size))
-    table = Table(f"{shard}/{member.name}", member.name.removeprefix("./"), content, ImageNames(names))
+    images, name = ImageNames(names), member.name.removeprefix("./")
+    content = shards.read(number, member.offset, member.size)
+    rows = table_reader(name, member.size, lambda size: content[:size], images)
+    if rows is None:
+        return None
+    table = Table(f"{shard}/{member.name}", name, io.BytesIO(content), images, rows)
     return [
         replace(
             one,
@@ -245,7 +286,7 @@ def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     return shards.read(number, image.offset, image.size)
 
 
-RECIPE = "shards-9"
+RECIPE = "shards-10"
 LARGEST_TABLE = 1 << 26  # bytes
 KEPT = 10_000  # names of members that are not read, of a shard
 LABEL_FIELDS = ("label", "cls", "class", "class_name")
@@ -299,6 +340,7 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Source:
         name=without_secrets(source),
         digests=record.index.digest,
         columns=record.columns,
+        strips=StoredStrips(images) if config.random_crop else None,
     )
     train, validation, test = (np.flatnonzero(record.part == number).astype(np.int64) for number in range(3))
     parts = SplitIndices(train, validation, test, record.method, record.seed, record.left_out)
@@ -306,6 +348,9 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Source:
         parts = split_by_content(data.content_hashes(), config, data.name)
     notes = (f"{len(shards)} shards written by markovae shard from {record.source}", *chosen.notes)
     size = f"{shape[1]}x{shape[0]}"
+    if config.random_crop:
+        longer = len(data) * (strip_shape((shape[0], shape[1]), wanted) != wanted)
+        notes += (longer_note(longer, len(data), wanted),)
     if not as_stored:
         notes += (f"their parts were made at {size}: images alike at {wanted[1]}x{wanted[0]} alone may be in two",)
     return Source(
@@ -339,34 +384,40 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
     if config.split == "auto" and not layout.given:
         parts = list(parts_of_files([name.partition("/")[0] for name in stored["files"]]))
     rows = [row for row, part in enumerate(parts) if part is not None]
-    index = index.take(np.array(rows, dtype=np.int64))
+    images = StoredImages(shards, index.take(np.array(rows, dtype=np.int64)), chosen)
     given, texts, files = ([stored[name][row] for row in rows] for name in ("labels", "captions", "files"))
     labels, class_names, notes = _labels(given, shown)
     if not any(given):
         labels, class_names, notes = classes_of([rest[row] for row in rows], config.classes)
     captions = tuple(texts) if any(texts) else None
-    columns = {name: _cells(cells, rows) for name, cells in stored["columns"].items()}
+    columns: Cells = {name: _cells(cells, rows) for name, cells in stored["columns"].items()}
     if labels is None and config.classes == "auto":
         labels, class_names, column_notes = classes_of_column(columns)
         notes = (*notes, *column_notes)
+    part = [parts[row] or "" for row in rows]
+    if config.split == "auto" and not layout.given:
+        part, columns, split_notes = split_column(columns, part)
+        notes = (*notes, *split_notes)
     data = ImageData(
-        images=cast(Pixels, StoredImages(shards, index, chosen)),
+        images=cast(Pixels, images),
         labels=labels,
         class_names=class_names,
         captions=captions,
         name=shown,
-        digests=index.digest,
+        digests=images.index.digest,
         files=tuple(map(printable, files)),
         columns=columns,
+        strips=StoredStrips(images) if config.random_crop else None,
     )
-    split = chosen_split(data, [parts[row] or "" for row in rows], config)
+    split = chosen_split(data, part, config)
+    cut = (longer_note(stored["longer"], stored["headers"], chosen.shape),) if config.random_crop else ()
     summary = DatasetSummary(
         "shards",
         stored["modes"],
         stored["formats"],
         stored["sizes"],
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
-        (f"{len(shards)} shards, read in place", *layout.notes, *stored["notes"], *notes, *copies_note(split)),
+        (f"{len(shards)} shards, read in place", *layout.notes, *stored["notes"], *notes, *cut, *copies_note(split)),
     )
     return Source(data, split, summary)
 
@@ -415,7 +466,12 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
             f"the fields {some(odd)} of .json members are not used: they hold boxes, lists, records, long texts"
         )
     names = list(dict.fromkeys(name for _, one, _ in kept for name in one.columns))[:MOST_COLUMNS]
+    longer = sum(
+        number for one, number in tally.items() if strip_shape((one.height, one.width), chosen.shape) != chosen.shape
+    )
     record = {
+        "longer": longer,
+        "headers": tally.total(),
         "columns": {name: [one.columns.get(name) for _, one, _ in kept] for name in names},
         "shape": chosen.shape,
         "grey": chosen.grey,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Self
 
-from markovae.data.file_names import ENDINGS, hidden, unread_kind
+from markovae.data.file_names import ENDINGS, hidden, is_litter, unread_kind
 
 BLOCK = 512
 SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block
@@ -84,7 +84,7 @@ def members(handle: BinaryIO, size: int) -> Iterator[Member]:
                     )
                 if entry.offset_data + entry.size > size:
                     raise ValueError(f"it ends in the middle of {entry.name!r}")
-                yield Member(entry.name, entry.offset_data, entry.size)
+                yield Member(_plain(entry.name), entry.offset_data, entry.size)
                 tar.members = []  # type: ignore[attr-defined]  # else every header read is kept
         handle.seek(end)
         if handle.read(BLOCK) != bytes(BLOCK):
@@ -107,7 +107,10 @@ def samples(handle: BinaryIO, size: int) -> Iterator[Sample]:
     damage = None
     try:
         for member in members(handle, size):
-            if any(map(hidden, member.name.split("/"))):
+            folders = member.name.split("/")
+            if any(map(hidden, folders)):
+                if not any(map(is_litter, folders)):
+                    yield Sample(None, unused=(member,))
                 continue
             key, ending = _key(member.name)
             held = newest.get(key)
@@ -120,6 +123,11 @@ def samples(handle: BinaryIO, size: int) -> Iterator[Sample]:
     yield from map(_sample, groups)
     if damage is not None:
         raise damage
+
+
+def _plain(name: str) -> str:
+    """A name without the "." that `tar -C folder .` begins it with."""
+    return "/".join(one for one in name.split("/") if one != ".")
 
 
 class _Header(tarfile.TarInfo):

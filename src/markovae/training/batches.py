@@ -216,12 +216,12 @@ class Batches:
         streams = Streams(self.seed, "train", names, step)
         chance = streams.uniform((2,))
         draw = self.draws.at(level, streams, self.data.shape)
-        read = self.data.read(example.numpy())
-        images = read.images
-        if self.data.strips is not None:
+        if self.data.strips is None:
+            read = self.data.read(example.numpy())
+        else:
             places = Streams(self.seed, "crop", names, step).uniform((2,))
-            images = self.data.strips.windows(example.numpy(), places.numpy())
-        x = self.pixels.to_x(torch.from_numpy(images.astype(np.int32)), torch.float32)
+            read = self.data.windows(example.numpy(), places.numpy())
+        x = self.pixels.to_x(torch.from_numpy(read.images.astype(np.int32)), torch.float32)
         if self.flip:
             x = torch.where((chance[:, 0] < 0.5)[:, None, None, None], x.flip(-1), x)
         label, text = read.label, None

@@ -18,7 +18,7 @@ from markovae.data.given import as_array
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data
 from markovae.data.split import Splits
-from markovae.data.strips import Strips
+from markovae.data.strips import Places, Strips
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
 from markovae.log import log
@@ -59,7 +59,7 @@ class Examples(ABC):
         count: how many there are, None for a stream without an end.   shape: of one, (C, H, W).
         runs: (start, stop) of rows that are stored and read together; None where all are alike.
         shareable: whether another thread may read them, and some that are never asked for.
-        strips: the images before they are cut, where a training cuts them at random places.
+        strips: the images before they are cut, where a training cuts them at random places: it takes `windows`.
     """
 
     count: int | None
@@ -71,6 +71,10 @@ class Examples(ABC):
     @abstractmethod
     def read(self, rows: np.ndarray[Any, Any]) -> Chunk:
         """The examples at these places, (B,), int64; a stream's places go on from those read last."""
+
+    def windows(self, rows: np.ndarray[Any, Any], places: Places) -> Chunk:
+        """The examples at these places with their images cut elsewhere, by `Strips.windows`."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to cut")
 
     def spread(self, count: int) -> Chunk:
         """At most `count` examples, spread over all of them."""
@@ -95,10 +99,19 @@ class ArrayExamples(Examples):
 
     def read(self, rows: np.ndarray[Any, Any]) -> Chunk:
         """Rows of the arrays."""
-        data, images = self.data, np.ascontiguousarray(self.data.images[rows])
+        images = np.ascontiguousarray(self.data.images[rows])
         if self._transform is not None and self._model is not None:
             made = [as_pixel_values(self._transform(torch.from_numpy(image)), self._model) for image in images]
             images = np.stack(made) if made else images
+        return self._known(images, rows)
+
+    def windows(self, rows: np.ndarray[Any, Any], places: Places) -> Chunk:
+        """Rows of the arrays, of which the images alone are read anew."""
+        assert self.strips is not None
+        return self._known(self.strips.windows(rows, places), rows)
+
+    def _known(self, images: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> Chunk:
+        data = self.data
         if data.conditioning is not None:
             return Chunk(images, known=data.conditioning[rows])
         return Chunk(images, None if data.labels is None else torch.from_numpy(data.labels[rows].astype(np.int64)))
