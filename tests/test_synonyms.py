@@ -38,6 +38,15 @@ def said(*words: str) -> str:
         (["sample", "x", "--strength", ".4"], "markovae edit --from-level F"),
         (["sample", "x", "--resolution", "4"], "it is set in training, data.size"),
         (["train", "x", "--fid"], "markovae quality RUN"),
+        (["train", "x", "--resume_from_checkpoint", "latest"], "it is --resume, with --out RUN"),
+        (["train", "x", "--resume_checkpoint=ema.pt"], "it is --resume with --out RUN; --init RUN starts a new run"),
+        (["train", "x", "--weight_decay", "0"], "it is a setting, --set train.weight_decay"),
+        (["train", "x", "--dropout", ".1"], "it is a setting, --set network.dropout"),
+        (["sample", "x", "--optimizer", "adam"], "it is set in training, train.optimizer"),
+        (["train", "x", "--duration", "1"], "images seen = steps * train.batch"),
+        (["train", "x", "--use_fp16", "True"], "--precision float32 or bfloat16"),
+        (["sample", "x", "--timestep_respacing", "ddim25"], "it is --steps N"),
+        (["sample", "x", "--S_churn", "40"], "each sampler has its own noise"),
         (["train", "x", "--stpes", "3"], "did you mean --steps?"),
         (["train", "x", "--zzz"], "see markovae train --help"),
         (["generate", "x"], "did you mean sample?"),
@@ -82,7 +91,7 @@ def test_the_tables_name_what_there_is():
                 and "." in word
             ):
                 assert word.partition("=")[0].rstrip(".,:") in known or word.endswith((".csv", ".jsonl")), word
-    assert not WORDS.keys() & {name.rpartition(".")[2] for name in known} - {"betas", "lr", "random_crop"}
+    assert not WORDS.keys() & {name.rpartition(".")[2] for name in known} - {"betas", "lr", "name", "random_crop"}
     assert len({*WORDS, *VALUES, *COMMANDS}) > 150
 
 

@@ -10,7 +10,7 @@ _STEPS = "the length of training is --steps N or --minutes M (train.steps, train
 _RATE = "the learning rates are train.lr (of Muon, for matrices) and train.adamw_lr (of the rest)"
 _LEVELS = "training has schedule.num_levels levels; sampling takes --steps evaluations"
 _CLASSES = "sub-folders are classes and condition the model; network.classes=false leaves them out"
-_LOOKS = "train.evaluations and train.grids say how often, train.save_minutes when a checkpoint is due"
+_LOOKS = "how often: train.evaluations (bounds), train.grids (samples), train.save_minutes (checkpoints)"
 _WORKERS = "nothing to set: images are decoded once and kept, by all processors"
 _AVERAGE = "the weights are always averaged, over train.ema_horizon steps"
 _DEVICES = "--device NAME; several processes: torchrun --nproc-per-node N -m markovae train ..."
@@ -21,8 +21,31 @@ _SCHEDULER = "sampling takes --sampler NAME; the learning rate falls from train.
 _ATTENTION = "levels with attention are network.attention, 0 the finest"
 _QUALITY = "markovae quality RUN compares samples with images: KID, Fréchet distance, precision and recall"
 
+_FIXED = "nothing to set: it is part of the network"
+_FASTEST = "nothing to set: torch's fastest attention is taken"
+_CACHED = "nothing to set: images are kept in the cache folder (MARKOVAE_CACHE moves it)"
+_UNITS = "pixel values are read as 0...255 and scaled by the model (target.pixels)"
+_SCHEDULE_ENDS = "the schedule's ends are log-SNRs: schedule.start and schedule.end"
+_LONG = "training is as long as --steps N or --minutes M; images seen = steps * train.batch"
+_SAMPLERS = "--sampler NAME and --steps N of markovae sample"
+_NOISE = "each sampler has its own noise: --sampler ancestral or ddim, markovae sample --help lists them"
+_NO_LORA = "there is no LoRA: all weights are trained, from another run's with --init RUN"
+_CONTINUE = "--resume with --out RUN; --init RUN starts a new run from its weights"
+_OBJECTIVE = "train.level_sampling, train.level_center and train.level_width"
+
 WORDS = {
     # data
+    **dict.fromkeys(("mirror", "xflip", "aug", "augpipe"), "data.flip"),
+    **dict.fromkeys(("random_resized_crop",), "data.random_crop"),
+    **dict.fromkeys(
+        ("color_jitter", "rotation", "random_rotation"), "there is none here: data.flip and data.random_crop"
+    ),
+    **dict.fromkeys(("grayscale", "greyscale", "gray"), "data.channels=grey"),
+    **dict.fromkeys(("normalize", "mean", "std", "auto_normalize"), _UNITS),
+    **dict.fromkeys(("cache", "cache_dir"), _CACHED),
+    **dict.fromkeys(("shuffle", "drop_last", "pin_memory", "persistent_workers", "split_batches"), _WORKERS),
+    **dict.fromkeys(("cond", "use_labels"), _CLASSES),
+    **dict.fromkeys(("subset", "max_train_samples"), "all images are taken: give a folder of those that are meant"),
     **dict.fromkeys(("resolution", "image_size", "img_size", "input_size", "sample_size", "crop_size"), "data.size"),
     **dict.fromkeys(("data_dir", "train_data_dir", "dataset", "dataset_name", "data_path", "folder", "input"), _DATA),
     **dict.fromkeys(("random_crop", "randomcrop", "crop_aug"), "data.random_crop"),
@@ -34,6 +57,40 @@ WORDS = {
     **dict.fromkeys(("num_classes", "class_cond", "class_conditional"), _CLASSES),
     "caption_column": "captions are read from captions.csv or metadata.jsonl: condition.kind=text",
     # training
+    **dict.fromkeys(("duration", "kimg", "total_kimg", "total_steps", "end_step", "lr_anneal_steps"), _LONG),
+    **dict.fromkeys(("use_fp16", "mixed_precision_type", "fp16_scale_growth", "ls"), _PRECISION),
+    **dict.fromkeys(("ema_update_every", "ema_power", "ema_inv_gamma", "ema_kimg", "decay"), _AVERAGE),
+    **dict.fromkeys(("resume_checkpoint", "load_from", "restore", "ckpt", "checkpoint"), _CONTINUE),
+    **dict.fromkeys(("transfer", "init_from"), "--init RUN"),
+    **dict.fromkeys(("microbatch", "batch_gpu", "batch_split"), "train.accumulate"),
+    **dict.fromkeys(
+        ("global_batch_size", "per_gpu_batch_size", "local_batch_size"), "--batch N (train.batch), of all processes"
+    ),
+    **dict.fromkeys(("clip_grad_norm",), _CLIP),
+    **dict.fromkeys(("min_lr", "cosine", "lr_decay"), "the learning rate falls to zero from train.decay_start on"),
+    **dict.fromkeys(
+        ("log_interval", "log_every", "print_freq", "tick"), "nothing to set: metrics.jsonl has a row per ten steps"
+    ),
+    **dict.fromkeys(("snap", "dump", "save_freq", "ckpt_every", "save_model_epochs", "demo_every"), _LOOKS),
+    **dict.fromkeys(("evaluate_every", "evaluate_n"), _LOOKS),
+    **dict.fromkeys(("save_best_and_latest_only", "early_stopping", "patience"), "train.keep_best"),
+    **dict.fromkeys(
+        ("overwrite_output_dir", "overwrite"), "a run is never overwritten: name another --out, or delete it"
+    ),
+    **dict.fromkeys(("outdir", "logging_dir", "exp_name", "name", "desc"), "--out"),
+    **dict.fromkeys(
+        ("wandb_project", "wandb_entity", "wandb_run_name", "tracker_project_name"),
+        "--log wandb; its own WANDB_PROJECT names the project",
+    ),
+    **dict.fromkeys(("local_rank", "device_ids", "no_cuda"), _DEVICES),
+    **dict.fromkeys(("bench", "cudnn_benchmark", "deterministic"), "nothing to set: a seed gives the same run"),
+    **dict.fromkeys(("xformers", "flash_attn", "enable_xformers_memory_efficient_attention"), _FASTEST),
+    **dict.fromkeys(("schedule_sampler", "p_mean", "p_std"), _OBJECTIVE),
+    **dict.fromkeys(("use_kl", "rescale_learned_sigmas"), "train.objective"),
+    **dict.fromkeys(("dry_run",), "markovae inspect DATA says what would be trained on"),
+    **dict.fromkeys(("lora", "lora_rank", "use_lora"), _NO_LORA),
+    **dict.fromkeys(("text_encoder", "tokenizer"), "condition.encoder"),
+    **dict.fromkeys(("caption_dropout",), "train.label_dropout"),
     **dict.fromkeys(("learning_rate", "lr", "base_lr", "train_lr"), _RATE),
     **dict.fromkeys(("num_epochs", "epochs", "max_epochs", "num_train_epochs", "n_epochs"), _NO_EPOCHS),
     **dict.fromkeys(("max_steps", "max_train_steps", "train_num_steps", "num_steps", "iterations", "iters"), _STEPS),
@@ -67,6 +124,17 @@ WORDS = {
     **dict.fromkeys(("snr_gamma", "min_snr_gamma", "min_snr_loss_weight", "loss_type", "loss"), "train.weighting"),
     **dict.fromkeys(("noise_offset", "offset_noise", "self_condition", "input_perturbation"), "there is none here"),
     # model
+    **dict.fromkeys(("predict_xstart", "precond", "objective_type"), "target.name"),
+    **dict.fromkeys(("sigma_data", "rescale_timesteps", "immiscible", "offset_noise_strength"), "there is none here"),
+    **dict.fromkeys(("sigma_min", "sigma_max", "beta_max"), _SCHEDULE_ENDS),
+    **dict.fromkeys(("ddpm_beta_schedule",), "schedule.kind"),
+    **dict.fromkeys(("ddpm_num_steps",), _LEVELS),
+    **dict.fromkeys(("learned_variance",), "target.reverse"),
+    **dict.fromkeys(("cbase", "init_dim", "num_filters"), "network.width"),
+    **dict.fromkeys(("cres",), "network.multipliers"),
+    **dict.fromkeys(("num_heads", "num_head_channels", "attn_heads", "attn_dim_head"), "network.head_dim"),
+    **dict.fromkeys(("use_scale_shift_norm", "resblock_updown", "random_fourier_features"), _FIXED),
+    **dict.fromkeys(("use_new_attention_order", "num_heads_upsample"), _FIXED),
     **dict.fromkeys(("prediction_type", "parameterization", "pred_type"), "target.name"),
     **dict.fromkeys(("beta_schedule", "noise_schedule"), "schedule.kind"),
     **dict.fromkeys(("timesteps", "num_timesteps", "num_train_timesteps", "diffusion_steps"), _LEVELS),
@@ -79,6 +147,19 @@ WORDS = {
     **dict.fromkeys(("patch_size",), "network.patch, or network.dit.patch"),
     **dict.fromkeys(("drop", "drop_rate", "drop_path"), "network.dropout"),
     # sampling, editing, measuring
+    **dict.fromkeys(("timestep_respacing", "ddpm_num_inference_steps", "demo_steps"), "--steps N"),
+    **dict.fromkeys(("use_ddim", "solver"), _SAMPLERS),
+    **dict.fromkeys(("eta", "ddim_sampling_eta", "s_churn", "s_noise", "s_min", "s_max"), _NOISE),
+    **dict.fromkeys(
+        ("rho", "disc", "scaling"), "each sampler has its own grid of levels: --sampler NAME of markovae sample"
+    ),
+    **dict.fromkeys(("clip_denoised",), "target.clip"),
+    **dict.fromkeys(("classifier_scale",), "--guidance W"),
+    **dict.fromkeys(("model_path", "network_pkl", "model_dir"), "RUN is the first argument, without an option"),
+    **dict.fromkeys(("seeds",), "--seed N: image i of --n has a stream of its own"),
+    **dict.fromkeys(("sample_n", "num_generated", "eval_batch_size"), "--n N"),
+    **dict.fromkeys(("calculate_fid", "num_fid_samples", "metrics"), _QUALITY),
+    **dict.fromkeys(("prompt_file",), "--prompt TEXT, repeatable"),
     **dict.fromkeys(("cfg", "cfg_scale", "guidance_scale", "cond_scale"), "--guidance W"),
     **dict.fromkeys(("negative_prompt", "neg_prompt"), "--negative TEXT"),
     **dict.fromkeys(("num_samples", "n_samples", "num_images", "num_images_per_prompt"), "--n N"),

@@ -676,3 +676,9 @@ def test_columns_are_sharded_and_checked(tmp_path: Path):
     (tmp_path / "shards" / "columns.json").write_text("{}")
     with pytest.raises(UserError, match=r"columns\.json has another SHA-256"):
         load_data(DataConfig(str(tmp_path / "shards")))
+
+
+def test_a_tar_without_images_says_what_it_holds(tmp_path: Path):
+    files = [(f"{n}.png.data", b"x") for n in range(3)]
+    with pytest.raises(UserError, match=r"holds no readable image \(3 members: \.data 3; part-000\.tar/0\.png\.data"):
+        load_data(DataConfig(str(foreign(tmp_path / "s", files, shards=1))))

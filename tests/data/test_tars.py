@@ -243,3 +243,10 @@ def test_images_first_and_texts_after_are_joined_and_nothing_is_lost():
     assert made[5].caption is not None
     assert made[5].caption.name == "5.outputs.txt"
     assert made[5].table is not None
+
+
+def test_endings_img_and_cap_are_an_image_and_its_text():
+    content = tar_of(("0.img", b"a"), ("0.cap", b"words"), ("1.image", b"b"), ("2.png.data", b"c"))
+    made = list(samples(io.BytesIO(content), len(content)))
+    assert [s.image and s.image.name for s in made] == ["0.img", "1.image", None]
+    assert made[0].caption is not None

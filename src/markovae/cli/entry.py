@@ -272,10 +272,12 @@ def _refuse(left: Sequence[str], command: Parser) -> NoReturn:
 def _hint(name: str, command: Parser) -> str:
     """What an unknown option may have meant: by another library's word, by spelling, or of another command."""
     text = meant(name)
-    if text is None and (near := nearest(name, [option for option in command.known if option.startswith("--")])):
+    called = _setting_called(name) if text is None else None
+    near = nearest(name, [option for option in command.known if option.startswith("--")])
+    if text is None and called is None and near:
         return f"; did you mean {near}?"
-    text = text or name
-    option = text.partition(" ")[0]
+    text = text or called or name
+    option = text.partition(" ")[0].rstrip(",")
     if option.startswith("--"):
         every = [command] if option in command.known else parser_of(COMMANDS)[1].values()
         owners = [one.prog for one in every if option in one.known]
@@ -287,6 +289,17 @@ def _hint(name: str, command: Parser) -> str:
     if option.partition(".")[0] in SECTIONS:
         return f": it is a setting, --set {text}" if "--set" in command.known else f": it is set in training, {text}"
     return f": {text}"
+
+
+def _setting_called(name: str) -> str | None:
+    """The settings whose last word an option is called by, as in --weight-decay; None without one."""
+    from markovae.config import Config
+    from markovae.tables import names_of
+
+    word = name.lstrip("-").replace("-", "_").lower()
+    found = [one for one in names_of(Config) if one.rpartition(".")[2] == word]
+    shortest = [one for one in found if one.count(".") == min(each.count(".") for each in found)]
+    return " or ".join(shortest) or None
 
 
 def _sentence(message: str) -> str:

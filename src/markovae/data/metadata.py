@@ -49,7 +49,7 @@ def one_line_each(texts: Sequence[str]) -> list[str]:
 
 @final
 class ImageNames:
-    """Images by what tables call them: the path or its end, it without its ending, or the name alone, if no other has it.
+    """Images by what tables call them: the path or its end, with its ending or without, or the name alone.
 
     Args:
         paths: "/" between names.

@@ -34,7 +34,7 @@ from markovae.data.unread_images import UnreadImages
 from markovae.data.workers import map_in_processes
 from markovae.errors import StoppedRun, UserError
 from markovae.locations import is_elsewhere, without_secrets
-from markovae.log import printable, track
+from markovae.log import counted, printable, track
 
 
 @final
@@ -438,8 +438,13 @@ def _make(stage: Path, shards: ShardStore, config: DataConfig, source: str) -> N
     unreadable = [bad for one in scans for bad in one.unreadable]
     tally: Counter[Header] = sum((one.headers for one in scans), Counter())
     if not tally:
+        others = [name for one in scans for name in one.orphans]
         what = f" ({printable(unreadable[0][0])}: {unreadable[0][1]})" if unreadable else ""
-        raise UserError(f"{source} holds no readable image{what}: give shards of PNG, JPEG or WEBP images")
+        what = what or (f" ({counted(len(others), 'member')}: {by_ending(others)})" if others else "")
+        raise UserError(
+            f"{source} holds no readable image{what}: give shards of images whose names end in .png, .jpg, .webp and "
+            "the like"
+        )
     chosen = plan(tally, config)
     work = [(number, one.found) for number, one in zip(numbers, scans, strict=True)]
     decoded = map_in_processes(partial(digests, shards.names, chosen), work, 1, SERIAL_SHARDS)

@@ -34,7 +34,8 @@ class Member:
 
 
 LABELS = (".cls", ".class", ".label")
-CAPTIONS = (".txt", ".caption", ".text")
+CAPTIONS = (".txt", ".caption", ".text", ".cap")
+IMAGES = ENDINGS | {".img", ".image"}  # what those two hold, its bytes say
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ def _key(name: str) -> tuple[str, str]:
 
 def _sample(held: dict[str, Member]) -> Sample:
     unread = {ending: member for ending, member in held.items() if unread_kind(member.name) is not None}
-    exact = [ending for ending in held if ending in ENDINGS]
-    loose = [ending for ending in held if "." + ending.rpartition(".")[2] in ENDINGS]
+    exact = [ending for ending in held if ending in IMAGES]
+    loose = [ending for ending in held if "." + ending.rpartition(".")[2] in IMAGES]
     if not loose:
         rest = tuple(member for ending, member in held.items() if ending not in unread)
         return Sample(None, unread=tuple(unread.values()), unused=rest)
