@@ -40,7 +40,7 @@ WORDS = {
     **dict.fromkeys(
         ("color_jitter", "rotation", "random_rotation"), "there is none here: data.flip and data.random_crop"
     ),
-    **dict.fromkeys(("grayscale", "greyscale", "gray"), "data.channels=grey"),
+    **dict.fromkeys(("grayscale", "gray"), "data.channels=grey"),
     **dict.fromkeys(("normalize", "mean", "std", "auto_normalize"), _UNITS),
     **dict.fromkeys(("cache", "cache_dir"), _CACHED),
     **dict.fromkeys(("shuffle", "drop_last", "pin_memory", "persistent_workers", "split_batches"), _WORKERS),

@@ -114,7 +114,7 @@ def test_two_files_of_captions_of_different_images_are_both_read_and_of_the_same
     (images / "captions_val2017.json").write_text(coco(NAMES[5:]))
     assert all(read(images, packed=False).data.captions or ())
     (images / "captions_val2017.json").write_text(coco(NAMES[4:]))
-    with pytest.raises(UserError, match=r"holds both captions_train2017\\.json"):
+    with pytest.raises(UserError, match=r"holds both captions_train2017\.json"):
         read(images, packed=False)
 
 

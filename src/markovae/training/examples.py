@@ -73,8 +73,8 @@ class Examples(ABC):
         """The examples at these places, (B,), int64; a stream's places go on from those read last."""
 
     def windows(self, rows: np.ndarray[Any, Any], places: Places) -> Chunk:
-        """The examples at these places with their images cut elsewhere, by `Strips.windows`."""
-        raise NotImplementedError(f"{type(self).__name__} has nothing to cut")
+        """The examples at these places, their images cut by `Strips.windows` where there are any to cut."""
+        return self.read(rows)
 
     def spread(self, count: int) -> Chunk:
         """At most `count` examples, spread over all of them."""
