@@ -285,7 +285,8 @@ def recipe_arms(name: str, record: Record) -> str:
                 gain.replace("-", "−"),
             ]
         )
-    head = ("arm", "images seen", "bits/dim", "of which the decoder's", "less than Ho et al.'s, paired (95 %)")
+    base = "Ho et al.'s" if record["base"] == "ho" else record["base"]
+    head = ("arm", "images seen", "bits/dim", "of which the decoder's", f"less than {base}, paired (95 %)")
     first, cores = next(iter(record["arms"].values())), record["machine"]["threads"]
     threads = "one core" if cores == 1 else f"{cores} cores"
     return (

@@ -1,9 +1,11 @@
 """The recipe for likelihood against Ho et al.'s, at equal wall time: bits/dim of unseen images, paired.
 
     python benchmarks/recipe.py DATA --minutes 30 [--images 1000] [--set A.b=C …] [--out docs/results/recipe_faces.json]
+    python benchmarks/recipe.py faces --base "one stage" --arms "two stages" --minutes 10 --set data.size=64
 
 Every arm trains the same network on the same data for the same time, one after the other, with nothing looked at on
-the way; then each is measured on the test images, and its bits/dim are compared with Ho et al.'s image by image. Runs
+the way; then each is measured on the test images, and its bits/dim are compared with the base's image by image. Arms of
+stages are the same recipe for a model of one stage and for cascades, whose levels are drawn evenly in training. Runs
 lie in the cache folder under the hash of their configuration: an interrupted one goes on where it stopped.
 Keep the machine to itself while it trains: the budget is a time.
 """
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from machine import processor
 from markovae.checkpoints.reading import load, open_checkpoint
 from markovae.config import Config, preset_settings
 from markovae.data.cache import cache_folder
@@ -43,7 +46,14 @@ ARMS = {
     "bound, uniform law": [*BOUND, "train.level_sampling=uniform"],
     "bound, learned schedule": [*preset_settings("bound", "learned"), "schedule.kind=learned"],
 }
-BASE = "ho"
+EVEN = "train.level_sampling=auto"
+STAGES = {
+    "one stage": [*BOUND, "cascade.stages=1"],
+    "one stage, uniform law": [*BOUND, EVEN, "cascade.stages=1"],
+    "two stages": [*BOUND, EVEN, "cascade.stages=2"],
+    "three stages": [*BOUND, EVEN, "cascade.stages=3"],
+}
+SETTINGS = ARMS | STAGES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +76,8 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, each arm (default: 30)")
     parser.add_argument("--images", type=int, default=1000, help="test images measured (default: 1,000)")
     parser.add_argument("--draws", type=int, default=32, help="levels drawn an image (default: 32)")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), help="which arms (default: all); ho is always there")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), help="which (default: all but those of stages)")
+    parser.add_argument("--base", default="ho", help="the arm that the others are compared with (default: ho)")
     parser.add_argument("--set", metavar="A.B=C", action="append", default=[], help="of every arm; repeatable")
     parser.add_argument("--out", help="the record (default: docs/results/recipe_DATA.json)")
     return parser.parse_args(arguments)
@@ -74,17 +85,19 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def study(options: argparse.Namespace) -> dict[str, Any]:
     """Train and measure every arm; the record."""
-    unknown = [name for name in options.arms if name not in ARMS]
+    unknown = [name for name in (options.base, *options.arms) if name not in SETTINGS]
     if unknown:
-        raise UserError(f"arm {unknown[0]!r} is unknown: take some of {', '.join(map(repr, ARMS))}")
+        raise UserError(f"arm {unknown[0]!r} is unknown: take some of {', '.join(map(repr, SETTINGS))}")
     common = [f"data.source={options.data}", f"train.minutes={options.minutes:g}", *QUIET, *options.set]
-    names = [BASE, *(name for name in options.arms if name != BASE)]
-    runs = {name: trained(Config().with_settings([*ARMS[name], *common]), name) for name in names}
-    base, arms = runs[BASE], {}
+    names = [options.base, *(name for name in options.arms if name != options.base)]
+    runs = {name: trained(Config().with_settings([*SETTINGS[name], *common]), name) for name in names}
+    base, arms = runs[options.base], {}
     for name in names:
         log(f"measuring {name}")
         arms[name] = arm(runs[name], compared(runs[name], base, options))
     words = f"{options.data} --minutes {options.minutes:g} --images {options.images} --draws {options.draws}"
+    if options.base != "ho":
+        words += f" --base {shlex.quote(options.base)}"
     if options.arms != list(ARMS):
         words += f" --arms {' '.join(shlex.quote(name) for name in names)}"
     words += "".join(f" --set {text}" for text in options.set)
@@ -95,8 +108,8 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "minutes": options.minutes,
         "settings": options.set,
         "draws": options.draws,
-        "base": BASE,
-        "machine": {"threads": torch.get_num_threads(), "system": platform.machine()},
+        "base": options.base,
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.machine()},
         "arms": arms,
     }
 
@@ -128,6 +141,7 @@ def arm(run: Path, found: Comparison) -> dict[str, Any]:
         "digest": checkpoint.digest,
         "step": checkpoint.step,
         "images_seen": checkpoint.state["images_seen"],
+        "weights": sum(value.numel() for value in checkpoint.tensors("ema").values()),
         "seconds": checkpoint.state["seconds"],
         "precision": checkpoint.state["precision"],
         **figures(mine),

@@ -27,6 +27,25 @@ def test_files_of_an_exact_denoiser_are_beside_their_bound(monkeypatch, capsys):
     assert rows[1]["header_bytes"] < 400
 
 
+def test_the_path_that_is_coded_costs_what_the_file_has():
+    """The Gaussians' own densities, beside the words of the stack."""
+    import numpy as np
+
+    import codec
+    import codec_exact
+    from markovae.compression.codec import CodecSettings, GroupEncoder, decompress
+
+    model, images, fit = codec_exact.gaussian_model(), codec_exact.pictures(30), codec_exact.pictures(200, seed=2)
+    data, times = codec.encoded(
+        GroupEncoder(model, images, None, (), (fit, None), CodecSettings(levels=6, verify=False))
+    )
+    assert np.array_equal(decompress(model, data), images), "the stack is as it was before it was looked at"
+    found = codec.parts(data, images, 256, np.zeros(30), times["path_bytes"])
+    assert sum(found[name] for name in ("header", "groups", "side", "plain", "chained")) == len(data)
+    assert found["chained"] == pytest.approx(times["path_bytes"], rel=0.01)
+    assert times["network_cpu_seconds"] < times["cpu_seconds"]
+
+
 @pytest.mark.slow
 def test_faces_beside_other_formats_and_in_parts(monkeypatch, tmp_path: Path, capsys):
     import codec

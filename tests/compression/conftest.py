@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from markovae.build import create
+from markovae.compression.mvz_format import read_mvz
 from markovae.config import Config
 from markovae.diffusion.decoder import decoder_named
 from markovae.diffusion.fitted_variance import variance_named
@@ -80,3 +82,11 @@ def model_of(tiny_config: Config) -> Callable[..., Diffusion]:
         return made
 
     return make
+
+
+def with_header(data: bytes, **changed: Any) -> bytes:
+    """The file with another header, and the checksums that belong to it."""
+    file = read_mvz(data)
+    header = replace(file.header, **changed)
+    records = [file.record(number).to_bytes(header.check, number) for number in range(header.num_groups)]
+    return header.to_bytes() + b"".join(records)

@@ -52,7 +52,7 @@ def test_noise_is_normal_whatever_bits_it_is_drawn_from(word: int):
 
 
 def test_a_long_stack_keeps_its_bottom_out_of_the_way():
-    words = np.random.default_rng(0).integers(0, 2**32, 6 * LIVE, dtype=np.uint32)
+    words = np.random.default_rng(0).integers(0, 2**32, 48 * LIVE, dtype=np.uint32)
     stack, pmf = BitStack(words, borrowed=True), LatticeGaussian(1.0)
     mean = np.random.default_rng(1).normal(0, 3, 20_000)
     stack.push(pmf, np.round(mean).astype(np.int64), mean)
@@ -61,6 +61,17 @@ def test_a_long_stack_keeps_its_bottom_out_of_the_way():
         stack.push_noise(pmf, drawn[k], mean, (k, 0))
     stack.pop(pmf, mean)
     assert np.array_equal(stack.words(borrowed=True), words)
+
+
+def test_an_image_that_takes_more_words_than_are_live_comes_back():
+    """Numbers far from their means take up to a word each: 49,152 of them are more than lie at hand."""
+    stack, pmf = full(20 * LIVE), LatticeGaussian(0.57)
+    mean = np.zeros(49_152)
+    values = np.where(np.arange(mean.size) % 2, -pmf.half(3), pmf.half(3))
+    for _ in range(2):
+        stack.push(pmf, values, mean)
+    for _ in range(2):
+        assert np.array_equal(stack.pop(pmf, mean), values)
 
 
 def test_a_stack_that_runs_dry_says_so():

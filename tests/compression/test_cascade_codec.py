@@ -1,12 +1,11 @@
 """Compression by cascades: band by band, to the same pixels, at the length of the bound."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.compression.conftest import pictures
+from tests.compression.conftest import pictures, with_header
 from tests.diffusion.exact_cascade import pixel_cascade
 from tests.training.test_cascade_training import cascade
 
@@ -42,7 +41,6 @@ def test_images_come_back_bit_for_bit(options: dict[str, Any]):
     data = compress(model, images[:10], **options)
     assert np.array_equal(decompress(model, data), images[:10])
     facts = describe(data)
-    assert facts["groups"][0]["sha256"] == hashlib.sha256(images[: facts["group"]][:10].tobytes()).hexdigest()
     assert any(group["plain_images"] < group["images"] for group in facts["groups"]), "the chain itself was used"
 
 
@@ -108,15 +106,11 @@ def test_another_machines_digits_decode_what_the_portable_mode_wrote(monkeypatch
 def test_what_does_not_fit_is_one_sentence():
     model, images = untrained(), pictures(2, 3)
     data = compress(model, images, levels=6)
-    file = read_mvz(data)
     with pytest.raises(UserError, match="compressed with another model"):
         decompress(untrained(num_classes=2), data)
-    from dataclasses import replace
-
-    for levels in ((2, *file.header.levels[1:]), (1, 2, 3, 4, 5, 6)):
-        wrong = replace(file.header, levels=levels).to_bytes() + data[file.edges[0] :]
+    for levels in ((2, *read_mvz(data).header.levels[1:]), (1, 2, 3, 4, 5, 6)):
         with pytest.raises(UserError, match="the file's header does not fit its model"):
-            decompress(model, wrong)
+            decompress(model, with_header(data, levels=levels))
     with pytest.raises(UserError, match="levels=2 must be at least 3: each of the cascade's 2 stages codes"):
         compress(model, images, levels=2)
     with pytest.raises(UserError, match="grid=optimal takes a model of one stage"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.compression.conftest import pictures
+from tests.compression.conftest import pictures, with_header
 from torch import Tensor, nn
 
 import markovae as mv
@@ -49,7 +49,10 @@ def test_images_come_back_bit_for_bit(gaussian: Model, channels: int, options: d
     assert facts["count"] == 12
     assert facts["bytes"] == len(data) == facts["header_bytes"] + sum(group["bytes"] for group in facts["groups"])
     assert any(group["plain_images"] < group["images"] for group in facts["groups"]), "the chain itself was used"
-    assert facts["groups"][0]["sha256"] == hashlib.sha256(images[: facts["group"]].tobytes()).hexdigest()
+    parts = [images[at : at + facts["group"]] for at in range(0, 12, facts["group"])]
+    hashes = [hashlib.sha256(part.tobytes()).digest()[:16] for part in parts]
+    assert [group["sha256"] for group in facts["groups"]] == [found.hex() for found in hashes]
+    assert facts["pixels"] == hashlib.sha256(b"".join(hashes)).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("decoder", ["softmax", "ho_small"])
@@ -261,24 +264,41 @@ def test_what_differs_is_refused_before_anything_is_decoded(gaussian: Model, mon
         decompress(model, with_header(data, threads=3))
 
 
-def with_header(data: bytes, **changed: Any) -> bytes:
-    """The file with another header."""
-    from dataclasses import replace
-
-    file = read_mvz(data)
-    return replace(file.header, **changed).to_bytes() + data[file.edges[0] :]
-
-
-def test_groups_of_two_files_do_not_mix(model_of: Model):
-    """Each one's own checksum is right; pixels are checked by SHA-256, and what they are of by the header."""
-    model = model_of(num_classes=3)
-    files = [compress(model, pictures(8), np.full(8, k), levels=3, group=4, batch=2 - k) for k in (0, 1)]
+def test_groups_of_two_files_do_not_mix(gaussian: Model):
+    """Nor those of one file: a checksum is of the header and the group's number too."""
+    model = gaussian()
+    files = [compress(model, pictures(8, seed=seed), levels=3, group=4) for seed in (0, 1)]
     one, other = map(read_mvz, files)
-    mixed = files[0][: one.edges[1]] + files[1][other.edges[1] :]
-    with pytest.raises(UserError, match=r"group 1 did not decode|does not decode with this model"):
-        decompress(model, mixed)
+    parts = [files[0][a:b] for a, b in zip((0, *one.edges), one.edges, strict=False)]
+    for mixed in (files[0][: one.edges[1]] + files[1][other.edges[1] :], parts[0] + parts[2] + parts[1]):
+        with pytest.raises(UserError, match=r"group [01] of the file is damaged"):
+            decompress(model, mixed)
     with pytest.raises(UserError, match=r"cut short|beyond its last group"):
         decompress(model, files[0][: one.edges[1]])
+
+
+def test_another_groups_words_do_not_pass_for_these(gaussian: Model):
+    """Behind checksums that are right: what is decoded is compared by the pixels' own SHA-256."""
+    from dataclasses import replace
+
+    model = gaussian()
+    file = read_mvz(compress(model, pictures(8), levels=3, group=4))
+    record = file.record(0)
+    for words in (record.words ^ np.uint32(1 << 8), record.words[::-1]):
+        content = replace(record, words=words).to_bytes(file.header.check, 0)
+        rest = file.content[file.edges[1] :]
+        with pytest.raises(UserError, match=r"group 0 did not decode|does not decode with this model|damaged"):
+            decompress(model, file.header.to_bytes() + content + rest, groups=[0])
+
+
+def test_the_header_is_small(gaussian: Model):
+    model, sizes = gaussian(levels=1000), []
+    for levels in (8, 32, 256):
+        facts = describe(compress(model, pictures(2), levels=levels, fit=pictures(50, seed=1), verify=False))
+        sizes.append(facts["header_bytes"])
+        assert len(facts["levels"]) == levels
+    assert sizes[1] < 220
+    assert sizes[2] < 480
 
 
 def test_sums_that_are_not_repeatable_are_found_while_encoding(gaussian: Model, monkeypatch):

@@ -16,7 +16,7 @@ from tests.fuzz.conftest import Fuzzer
 from tests.fuzz.conftest import fuzzer as fuzzer  # a fixture
 
 from markovae.compression.codec import compress, decompress, describe
-from markovae.compression.mvz_format import RECORD, START, open_mvz, read_mvz
+from markovae.compression.mvz_format import FORMAT, RECORD, START, USUAL, inflated, open_mvz, read_mvz
 from markovae.diffusion.model import Diffusion
 
 NUMBERS = (
@@ -59,7 +59,7 @@ def anything(chance: random.Random, value: Any) -> Any:
 
 
 def header(chance: random.Random, packed: bytes) -> bytes:
-    said = json.loads(zlib.decompress(packed))
+    said = json.loads(inflated(packed, 1 << 19))
     for _ in range(chance.choice([0, 1, 1, 1, 2, 3])):
         name = chance.choice([*said, "other"])
         if chance.random() < 0.1:
@@ -69,18 +69,24 @@ def header(chance: random.Random, packed: bytes) -> bytes:
     text = json.dumps(said).encode()
     if chance.random() < 0.1:
         text = chance.choice([b"[" * 5000, b"{}", b"null", b"\xff" * 99, b'{"a":' * 99, text * 2, bytes(1 << 22)])
-    return zlib.compress(text) + (b"x" if chance.random() < 0.05 else b"")
+    return deflated(text) + (b"x" if chance.random() < 0.05 else b"")
 
 
-def record(chance: random.Random, content: bytes) -> bytes:
+def deflated(text: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS, zdict=USUAL)
+    return packer.compress(text) + packer.flush()
+
+
+def record(chance: random.Random, content: bytes) -> tuple[bytes, bytes]:
+    """(how a record begins, and the rest), but for the checksum between them."""
     side_bytes, _, pixels, _ = RECORD.unpack_from(content)
     side, words = content[RECORD.size : RECORD.size + side_bytes], bytearray(content[RECORD.size + side_bytes :])
     if chance.random() < 0.5:
-        said = json.loads(side if side[:1] == b"{" else zlib.decompress(side)) if side else {}
+        said = json.loads(inflated(side, 1 << 22)) if side else {}
         name = chance.choice([*said, "plain", "labels", "captions", "names", "condition", "other"])
         said[name] = anything(chance, said.get(name, []))
         side = json.dumps(said).encode()
-        side = zlib.compress(side) if chance.random() < 0.5 else side
+        side = deflated(side) if chance.random() < 0.9 else side
     way = chance.random()
     if way < 0.4 and words:
         for _ in range(chance.randrange(1, 9)):
@@ -92,9 +98,7 @@ def record(chance: random.Random, content: bytes) -> bytes:
     elif way < 0.65:
         words += bytes(4 * chance.randrange(9))
     sizes = chance.choice([(len(side), len(words))] * 8 + [(2**32 - 1, 2**32 - 1), (0, len(side) + len(words))])
-    start = RECORD.pack(*sizes, pixels, bytes(8))[:-8]
-    made = bytes(side) + bytes(words)
-    return start + hashlib.sha256(start + made).digest()[:8] + made
+    return RECORD.pack(*sizes, pixels, bytes(8))[:-8], bytes(side) + bytes(words)
 
 
 def case(chance: random.Random, files: list[bytes]) -> bytes:
@@ -109,11 +113,16 @@ def case(chance: random.Random, files: list[bytes]) -> bytes:
     packed = good[START.size : file.edges[0]]
     packed = header(chance, packed) if chance.random() < 0.6 else packed
     records = [good[a:b] for a, b in zip(file.edges, file.edges[1:], strict=False)]
-    records = [record(chance, content) if chance.random() < 0.5 else content for content in records]
-    records *= chance.choice([0, 1, 1, 1, 1, 1, 2])
-    chance.shuffle(records)
-    start = struct.pack("<3sBI", good[:3], 2, chance.choice([len(packed)] * 9 + [2**32 - 1]))
-    return start + hashlib.sha256(packed).digest()[:16] + packed + b"".join(records)
+    head, check = RECORD.size - 8, hashlib.sha256(packed).digest()[:16]
+    made = [record(chance, part) if chance.random() < 0.5 else (part[:head], part[RECORD.size :]) for part in records]
+    made *= chance.choice([0, 1, 1, 1, 1, 1, 2])
+    chance.shuffle(made)
+    start = struct.pack("<3sBI", good[:3], FORMAT, chance.choice([len(packed)] * 9 + [2**32 - 1]))
+    parts = []
+    for number, (begin, rest) in enumerate(made):
+        mark = hashlib.sha256(check + number.to_bytes(8, "little") + begin + rest).digest()[:8]
+        parts.append(begin + mark + rest)
+    return start + check + packed + b"".join(parts)
 
 
 def test_a_compressed_file_is_decoded_to_its_pixels_or_refused(

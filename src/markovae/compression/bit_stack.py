@@ -19,7 +19,7 @@ from markovae.errors import UserError
 MOST_DOUBLINGS = 6
 FAR = 1 << 24  # whole numbers beyond every window are written plainly, within this range
 MOST_CORRECTIONS = 255
-LIVE = 1 << 15  # words of the coder; older ones lie beneath it
+LIVE = 1 << 12  # words of the coder; older ones lie beneath it
 
 
 class EmptyStackError(Exception):
@@ -93,7 +93,7 @@ class BitStack:
         Raises:
             EmptyStackError: where the stack ran out.
         """
-        self._raise(LIVE // 2)
+        self._raise(mean.size + LIVE // 2)  # no number takes more than a word
         doublings = int(self._popped(1, self._reach)[0])
         if doublings <= MOST_DOUBLINGS:
             return self._pop(pmf, mean, doublings)

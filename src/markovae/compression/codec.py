@@ -21,6 +21,7 @@ from markovae.compression.chain_coder import ChainCoder, View, model_hash
 from markovae.compression.mvz_format import (
     MAX_BATCH,
     MAX_LEVELS,
+    PIXEL_HASH,
     FileHeader,
     GroupRecord,
     MvzFile,
@@ -199,8 +200,12 @@ class GroupEncoder:
         batch = min(settings.batch, group)
         self._coder = ChainCoder(_coding_model(model, levels, errors), batch, settings.portable)
         self._conditioner = model.text_conditioner
+        self._hashes = [
+            _pixel_hash(images[start : start + group], images.dtype) for start in range(0, len(images), group)
+        ]
         self.header = FileHeader(
             model=model_hash(model),
+            pixels=hashlib.sha256(b"".join(self._hashes)).hexdigest()[:16],
             shape=tuple(model.shape),
             bins=model.pixels.bins,
             dtype=np.dtype(images.dtype).newbyteorder("=").name,
@@ -224,14 +229,11 @@ class GroupEncoder:
     def key(self, number: int) -> bytes:
         """SHA-256 of all that the record of group `number` is made from."""
         side = repr([column[self._rows(number)] for column in (self._names, self._labels, self._captions)])
-        return hashlib.sha256(self.header.to_bytes() + _pixel_hash(self._group(number)) + side.encode()).digest()
+        return hashlib.sha256(self.header.check + self._hashes[number] + side.encode()).digest()
 
     def wrote(self, file: MvzFile) -> bool:
         """Whether a file is of these images, coded like this."""
-        groups = range(self.header.num_groups)
-        return file.header == self.header and all(
-            file.record(number).pixels == _pixel_hash(self._group(number)) for number in groups
-        )
+        return file.header == self.header
 
     def ticks(self, groups: Sequence[int]) -> Iterator[Any]:
         """What `record` advances for each image of these groups that it encodes or verifies, shown on stderr."""
@@ -252,10 +254,8 @@ class GroupEncoder:
         rows = self._rows(number)
         labels, captions = self._labels[rows], self._captions[rows]
         condition, check = _condition(self._conditioner, labels, captions)
-        if self.header.progressive:
-            words, plain = self._coder.encode_progressively(images, condition, ticks)
-        else:
-            words, plain = self._coder.encode(images, condition, ticks)
+        encode = self._coder.encode_progressively if self.header.progressive else self._coder.encode
+        words, plain = encode(images, condition, ticks)
         if self._settings.verify:
             decoded = None
             with suppress(UserError):
@@ -265,8 +265,8 @@ class GroupEncoder:
                     f"images {rows.start}…{rows.stop - 1} do not decode to themselves on this machine: its sums are "
                     "not repeatable; use fewer threads, or portable=True"
                 )
-        made = GroupRecord(_pixel_hash(images), words, plain, self._names[rows], labels, captions, check)
-        return made.to_bytes()
+        made = GroupRecord(self._hashes[number], words, plain, self._names[rows], labels, captions, check)
+        return made.to_bytes(self.header.check, number)
 
     def _rows(self, number: int) -> slice:
         start = number * self.header.group
@@ -338,7 +338,7 @@ class GroupDecoder:
                 count = header.in_group(number)
                 condition = self._condition(record)
                 images = self._coder.decode(record.words, count, record.plain, condition, ticks).astype(header.dtype)
-                if _pixel_hash(images) != record.pixels:
+                if _pixel_hash(images, images.dtype) != record.pixels:
                     raise UserError(
                         f"group {number} did not decode to the images that were compressed (SHA-256 differs)"
                     )
@@ -464,9 +464,9 @@ def _condition(
     return made, hashlib.sha256(b"".join(value.numpy().tobytes() for value in features)).hexdigest()[:16]
 
 
-def _pixel_hash(images: Any) -> bytes:
-    wire = images.dtype.newbyteorder("<")
-    return hashlib.sha256(np.ascontiguousarray(images, wire).tobytes()).digest()
+def _pixel_hash(images: Any, dtype: Any) -> bytes:
+    wire = np.dtype(dtype).newbyteorder("<")
+    return hashlib.sha256(np.ascontiguousarray(images, wire).tobytes()).digest()[:PIXEL_HASH]
 
 
 @contextmanager

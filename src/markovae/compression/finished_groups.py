@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 from typing import final
 
 from markovae.compression.codec import GroupEncoder
-from markovae.compression.mvz_format import check_record, open_mvz
+from markovae.compression.mvz_format import open_mvz
 from markovae.errors import UserError
 from markovae.log import log
 from markovae.system.files import SYSTEM, Disk, remove, replace_file, write_file
 from markovae.system.processes import Rank
 
-KEY = 32  # bytes
+SEAL = 32  # bytes
 
 
 def write_mvz(out: Path, encoder: GroupEncoder, rank: Rank | None = None, disk: Disk = SYSTEM) -> int | None:
@@ -63,7 +64,7 @@ def write_mvz(out: Path, encoder: GroupEncoder, rank: Rank | None = None, disk: 
 
 @final
 class FinishedGroups:
-    """Records of groups in a folder, each behind the key of what it was encoded from.
+    """Records of groups in a folder, each behind a hash of itself and of the key of what it was encoded from.
 
     Args:
         path: the folder, made when it is needed.
@@ -76,8 +77,8 @@ class FinishedGroups:
         """The record of group `number` with this key; None where it is not there, is damaged, or is another's."""
         with suppress(OSError):
             content = self._file(number).read_bytes()
-            if content[:KEY] == key and check_record(content[KEY:]):
-                return content[KEY:]
+            if content[:SEAL] == _seal(key, content[SEAL:]):
+                return content[SEAL:]
         return None
 
     def write(self, number: int, key: bytes, record: bytes) -> None:
@@ -86,7 +87,11 @@ class FinishedGroups:
         Raises:
             StoppedRun: where the disk refuses.
         """
-        replace_file(self._file(number), key + record, self._disk)
+        replace_file(self._file(number), _seal(key, record) + record, self._disk)
 
     def _file(self, number: int) -> Path:
         return self.path / f"group-{number:06}"
+
+
+def _seal(key: bytes, record: bytes) -> bytes:
+    return hashlib.sha256(key + record).digest()

@@ -1,8 +1,9 @@
 """The file: a header that says how it was coded, then a record per group; all checked before anything is decoded.
 
-    "MVZ" 2 | bytes of the header, u32 | SHA-256 of the header, 16 bytes | the header: JSON, deflated | records
-    record: bytes of its side text, u32 | bytes of its words, u32 | SHA-256 of its pixels, 32 bytes
-            | SHA-256 of all that and of what follows, 8 bytes | side text: JSON, maybe deflated | words
+    "MVZ" 3 | bytes of the header, u32 | SHA-256 of the header, 16 bytes | the header: JSON, deflated | records
+    record: bytes of its side text, u32 | bytes of its words, u32 | SHA-256 of its pixels, its first 16 bytes
+            | SHA-256 of the header's, of the group's number, of these three and of what follows, 8 bytes
+            | side text: JSON, deflated | words
 
 The words of a stack are written top first, so that what lies first in a record is decoded first. A file of images that
 the model does not fit, or of another model, is one sentence; nothing is allocated because a header asks for it.
@@ -17,7 +18,7 @@ import math
 import struct
 import zlib
 from dataclasses import asdict, dataclass, field, fields
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,14 +28,23 @@ from markovae.errors import UserError
 from markovae.strict_json import parse_object, shown
 from markovae.system.regular import open_regular
 
-MAGIC, FORMAT = b"MVZ", 2
+MAGIC, FORMAT = b"MVZ", 3
 START = struct.Struct("<3sBI16s")
-RECORD = struct.Struct("<II32s8s")
+RECORD = struct.Struct("<II16s8s")
+PIXEL_HASH = 16  # bytes of a SHA-256
 MAX_HEADER, MAX_SIDE = 1 << 19, 1 << 22  # bytes of JSON
 MAX_COUNT, MAX_BATCH, MAX_SIDE_LENGTH, MAX_BINS, MAX_LEVELS = 1 << 40, 256, 1 << 16, 1 << 16, 1 << 16
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 PRECISIONS = ("float32", "float64", "bfloat16")
 AGAIN = "get the file again"
+# Deflating begins with what most headers and side texts say.
+USUAL = (
+    b'{"captions":["","condition":"{"names":["000001.png","000002.png",{"labels":[0,1,2,3,4,5,6,7,8,9,{"plain":[10,1]}'
+    b'{"format":3,"model":"0123456789abcdef","pixels":"","shape":[1,28,28,64,[3,32,32],"bins":256,"dtype":"uint8",'
+    b'"count":1000,"group":256,"levels":[1,10,10,10,9,4,4,4,3,31,31,32,32,32,32],"errors":"AAAA/////","batch":1,'
+    b'"precision":"float64","threads":null,"precision":"float32","threads":1,"portable":true,"progressive":true,'
+    b'"portable":false,"progressive":false,"probe":"'
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,13 @@ class FileHeader:
 
     Args:
         model: SHA-256 of the model.
+        pixels: SHA-256 of those of the groups' pixels, 16 digits: which images they are.
         shape, bins: of its images.
         dtype: of the pixel values that were given.
         count, group: images in all, and in each group but the last.
         levels: those of the model's that code, increasing.
-        errors: E(x − x̂)² at each of them, float32 cut to 16 bits, base64: an isotropic variance fitted to other
-            images; None for the model's own variance.
+        errors: E(x − x̂)² at each of them, as `short_errors` writes them: an isotropic variance fitted to other images;
+            None for the model's own variance.
         batch: images side by side.
         precision, threads: of the network; threads is None where they do not matter.
         portable: outputs are rounded.
@@ -57,6 +68,7 @@ class FileHeader:
     """
 
     model: str
+    pixels: str
     shape: tuple[int, ...]
     bins: int
     dtype: str
@@ -73,7 +85,7 @@ class FileHeader:
 
     def __post_init__(self) -> None:
         """Raises: ValueError for what no file says."""
-        for name in ("model", "probe"):
+        for name in ("model", "pixels", "probe"):
             value, digits = getattr(self, name), 64 if name == "model" else 16
             _require(name, value, type(value) is str and len(value) == digits and set(value) <= set("0123456789abcdef"))
         for name in ("count", "group"):
@@ -108,21 +120,31 @@ class FileHeader:
         return min(self.group, self.count - number * self.group)
 
     def to_bytes(self) -> bytes:
-        """The beginning of a file."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
-        packed = zlib.compress(text.encode(), 9)
+        """The beginning of a file; levels are written as steps, which deflate."""
+        steps = [self.levels[0], *(b - a for a, b in pairwise(self.levels))]
+        packed = deflated({"format": FORMAT, **asdict(self), "levels": steps})
         return START.pack(MAGIC, FORMAT, len(packed), _short_hash(packed, 16)) + packed
+
+    @property
+    def check(self) -> bytes:
+        """What the checksums of the records begin with, so that none is taken for another file's, 16 bytes."""
+        made: bytes = START.unpack_from(self.to_bytes())[3]
+        return made
 
 
 def short_errors(errors: Any) -> str:
-    """Errors, (K,), as `FileHeader.errors`."""
-    bits = np.ascontiguousarray(errors, np.float32).view(np.uint32)
-    return base64.b64encode(((bits + 0x8000) >> 16).astype("<u2").tobytes()).decode()
+    """Errors, (K,), as `FileHeader.errors`: float32 cut to 16 bits, the upper bytes of their steps before the lower,
+    base64.
+    """
+    bits = ((np.ascontiguousarray(errors, np.float32).view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
+    steps = np.diff(bits, prepend=np.uint16(0))
+    return base64.b64encode(np.concatenate([steps >> 8, steps & 0xFF]).astype(np.uint8).tobytes()).decode()
 
 
 def long_errors(text: str) -> Any:
     """What `short_errors` made text of, (K,), float64."""
-    bits = np.frombuffer(_bytes(text), "<u2").astype(np.uint32) << 16
+    upper, lower = np.frombuffer(_bytes(text), np.uint8).astype(np.uint16).reshape(2, -1)
+    bits = np.cumsum(upper << 8 | lower, dtype=np.uint16).astype(np.uint32) << 16
     return bits.view(np.float32).astype(np.float64)
 
 
@@ -131,7 +153,7 @@ class GroupRecord:
     """One group of images.
 
     Args:
-        pixels: SHA-256 of the group's pixels, 32 bytes.
+        pixels: SHA-256 of the group's pixels, its first 16 bytes.
         words: of the stack, uint32, the top last.
         plain: places in the group of the images that are written plainly.
         names, labels, captions: of the images; empty where there are none.
@@ -146,23 +168,17 @@ class GroupRecord:
     captions: tuple[str, ...] = ()
     condition: str = ""
 
-    def to_bytes(self) -> bytes:
-        """The record.
+    def to_bytes(self, check: bytes, number: int) -> bytes:
+        """The record of group `number` of a file whose header has this `check`.
 
         Raises:
             UserError: for names and captions that fill more than 4 MiB.
         """
         side = {name: value for name in SIDE if (value := getattr(self, name))}
-        text = json.dumps(side, separators=(",", ":")).encode() if side else b""
-        if len(text) > MAX_SIDE:
-            raise UserError(
-                f"names and captions of a group fill {len(text):,} bytes, at most {MAX_SIDE:,}: take a smaller group"
-            )
-        text = min(text, zlib.compress(text, 9), key=len)
+        text = deflated(side) if side else b""
         content = text + np.ascontiguousarray(self.words[::-1]).astype("<u4").tobytes()
-        sizes = len(text), len(content) - len(text)
-        start = RECORD.pack(*sizes, self.pixels, bytes(8))[:-8]
-        return start + _short_hash(start + content, 8) + content
+        start = RECORD.pack(len(text), len(content) - len(text), self.pixels, bytes(8))[:-8]
+        return start + _checksum(check, number, start + content) + content
 
     @classmethod
     def from_bytes(cls, content: bytes, count: int) -> Self:
@@ -174,7 +190,7 @@ class GroupRecord:
         side_bytes, _, pixels, _ = RECORD.unpack_from(content)
         text = content[RECORD.size : RECORD.size + side_bytes]
         words = np.frombuffer(content[RECORD.size + side_bytes :], "<u4")[::-1].astype(np.uint32)
-        side: dict[str, Any] = parse_object(_inflated(text, MAX_SIDE)) if text else {}
+        side: dict[str, Any] = parse_object(inflated(text, MAX_SIDE)) if text else {}
         for name, value in side.items():
             _require(name, value, name in SIDE)
             if name != "condition":
@@ -255,56 +271,27 @@ def read_mvz(content: bytes) -> MvzFile:
         header = _header(packed)
     except (ValueError, TypeError) as error:
         raise UserError(f"the file's header cannot be read ({error}): {AGAIN}") from None
-    return MvzFile(header, content, tuple(_edges(content, START.size + length, header)))
+    return MvzFile(header, content, tuple(_edges(content, START.size + length, header, check)))
 
 
-def check_record(content: bytes) -> bool:
-    """Whether the bytes of one record are whole."""
-    if len(content) < RECORD.size:
-        return False
-    side, words, _, check = RECORD.unpack_from(content)
-    whole = len(content) == RECORD.size + side + words and words % 4 == 0
-    return whole and _short_hash(content[: RECORD.size - 8] + content[RECORD.size :], 8) == check
+def deflated(said: dict[str, Any]) -> bytes:
+    """A header, or what is beside a group's images, as bytes.
 
-
-def _header(packed: bytes) -> FileHeader:
-    said = parse_object(_inflated(packed, MAX_HEADER))
-    known = {entry.name for entry in fields(FileHeader)} | {"format"}
-    for name in sorted(known ^ said.keys()):
-        raise ValueError(f"{shown(name)} is {'missing' if name in known else 'unknown'}")
-    if said.pop("format") != FORMAT:
-        raise ValueError("it names another version")
-    for name in ("shape", "levels"):
-        _require(name, said[name], type(said[name]) is list)
-        said[name] = tuple(said[name])
-    return FileHeader(**said)
-
-
-def _edges(content: bytes, at: int, header: FileHeader) -> list[int]:
-    edges = [at]
-    if header.num_groups * RECORD.size > len(content) - at:
+    Raises:
+        UserError: for more than 4 MiB of JSON.
+    """
+    text = json.dumps(said, separators=(",", ":")).encode()
+    if len(text) > MAX_SIDE:
         raise UserError(
-            f"the file is cut short: {len(content):,} bytes do not hold its {header.num_groups:,} groups; {AGAIN}"
+            f"names and captions of a group fill {len(text):,} bytes, at most {MAX_SIDE:,}: take a smaller group"
         )
-    for number in range(header.num_groups):
-        start = content[at : at + RECORD.size]
-        side, words = RECORD.unpack(start)[:2] if len(start) == RECORD.size else (0, 0)
-        end = at + RECORD.size + side + words
-        if not check_record(content[at:end]):
-            raise UserError(f"group {number} of the file is damaged or cut short: {AGAIN}")
-        if header.in_group(number) > 8 * words:
-            raise UserError(f"group {number} of the file claims more images than it has bits: {AGAIN}")
-        edges.append(at := end)
-    if at != len(content):
-        raise UserError(f"the file has {len(content) - at:,} bytes beyond its last group: {AGAIN}")
-    return edges
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, zdict=USUAL)
+    return packer.compress(text) + packer.flush()
 
 
-def _inflated(content: bytes, most: int) -> bytes:
-    """JSON as it is, or deflated. Raises: ValueError for more than `most` bytes."""
-    if content[:1] == b"{":
-        return content
-    unpacker = zlib.decompressobj()
+def inflated(content: bytes, most: int) -> bytes:
+    """The JSON that `deflated` made these bytes of. Raises: ValueError for more than `most` bytes of it."""
+    unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS, zdict=USUAL)
     try:
         made = unpacker.decompress(content, most)
     except zlib.error as error:
@@ -314,12 +301,52 @@ def _inflated(content: bytes, most: int) -> bytes:
     return made
 
 
+def _header(packed: bytes) -> FileHeader:
+    said = parse_object(inflated(packed, MAX_HEADER))
+    known = {entry.name for entry in fields(FileHeader)} | {"format"}
+    for name in sorted(known ^ said.keys()):
+        raise ValueError(f"{shown(name)} is {'missing' if name in known else 'unknown'}")
+    if said.pop("format") != FORMAT:
+        raise ValueError("it names another version")
+    for name in ("shape", "levels"):
+        _require(name, said[name], type(said[name]) is list)
+        said[name] = tuple(said[name])
+    steps = said["levels"]
+    _require("levels", steps, len(steps) <= MAX_LEVELS and all(_is_whole(step, 1, MAX_LEVELS) for step in steps))
+    return FileHeader(**{**said, "levels": tuple(accumulate(steps))})
+
+
+def _edges(content: bytes, at: int, header: FileHeader, check: bytes) -> list[int]:
+    edges = [at]
+    if header.num_groups * RECORD.size > len(content) - at:
+        raise UserError(
+            f"the file is cut short: {len(content):,} bytes do not hold its {header.num_groups:,} groups; {AGAIN}"
+        )
+    for number in range(header.num_groups):
+        body = at + RECORD.size
+        side, words, _, found = RECORD.unpack(content[at:body]) if body <= len(content) else (0, 0, b"", b"")
+        end = body + side + words
+        made = _checksum(check, number, content[at : body - 8] + content[body:end])
+        if end > len(content) or words % 4 or made != found:
+            raise UserError(f"group {number} of the file is damaged or cut short: {AGAIN}")
+        if header.in_group(number) > 8 * words:
+            raise UserError(f"group {number} of the file claims more images than it has bits: {AGAIN}")
+        edges.append(at := end)
+    if at != len(content):
+        raise UserError(f"the file has {len(content) - at:,} bytes beyond its last group: {AGAIN}")
+    return edges
+
+
 def _bytes(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
 def _short_hash(content: bytes, size: int) -> bytes:
     return hashlib.sha256(content).digest()[:size]
+
+
+def _checksum(check: bytes, number: int, content: bytes) -> bytes:
+    return _short_hash(check + number.to_bytes(8, "little") + content, 8)
 
 
 def _is_whole(value: object, least: int, most: int) -> bool:

@@ -49,6 +49,7 @@ class StageCoder:
         self._widths = [math.nan, *(self._width_of(level) for level in range(1, self.num_levels + 1))]
         self._noise_pmfs = [self._lattice(self.noise[k][1], k) for k in range(1, self.num_levels + 1)]
         self._step_pmfs = [None if std is None else self._lattice(std, k - 1) for k, std in enumerate(self._stds)]
+        self._coefficients = [(math.nan, math.nan)] * 2 + [self._mean_of(k) for k in range(2, self.num_levels + 1)]
         self._top_pmf = self._lattice(1.0, self.num_levels)
 
     # -- the two directions mirror one another line by line --------------------------------------------------------
@@ -116,6 +117,11 @@ class StageCoder:
             kept, std = forward.step_alpha(*pair), forward.step_variance(*pair).sqrt()
         return short(float(kept)), short(float(std))
 
+    def _mean_of(self, level: int) -> tuple[float, float]:
+        """What z and x̂ are multiplied by in the mean of the prior's step down from a level."""
+        c_z, c_x = forward.posterior_coefficients(self._logsnr[level - 1], self._logsnr[level])
+        return short(float(c_z)), short(float(c_x))
+
     def _fixed_std(self, level: int) -> Any:
         """The prior's standard deviation of the step down from a level, () or (*D); None where an output sets it."""
         reverse = self.model.reverse
@@ -144,17 +150,16 @@ class StageCoder:
         """(pmf, mean) of z_{ℓ−1}, and the corrections that another machine may need."""
         logsnr_prev, logsnr = self._logsnr[level - 1], self._logsnr[level]
         made, width, pmf = self.denoised(z, level, condition), self._widths[level - 1], self._step_pmfs[level]
-        if self._portable:
-            c_z, c_x = (short(float(value)) for value in forward.posterior_coefficients(logsnr_prev, logsnr))
-            x_hat, found = settled(made.x_hat, self._fine(level, c_x), corrections)
-            assert pmf is not None
+        if pmf is not None:
+            x_hat, found, (c_z, c_x) = made.x_hat, None, self._coefficients[level]
+            if self._portable:
+                x_hat, found = settled(x_hat, self._fine(level, c_x), corrections)
             return pmf, (c_z * z + c_x * x_hat) / width, found
         step = self.model.reverse.step(made.tensor, made.z, logsnr_prev, logsnr, made.head)
         if not isinstance(step, Gaussian):
             raise UserError("a full covariance cannot be coded: take another reverse variance (target.reverse)")
-        if pmf is None:
-            std = step.variance.double().cpu().numpy() ** 0.5 / width
-            pmf = LatticeGaussian(np.broadcast_to(std, z.shape).ravel())
+        std = step.variance.double().cpu().numpy() ** 0.5 / width
+        pmf = LatticeGaussian(np.broadcast_to(std, z.shape).ravel())
         return pmf, step.mean.double().cpu().numpy() / width, None
 
     def _fine(self, level: int, c_x: float) -> float:
