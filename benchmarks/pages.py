@@ -1,4 +1,4 @@
-"""docs/results.md, performance.md and records.md from the records in docs/results/, each by a committed command.
+"""Four pages of docs/ (results, performance, records, popular) from docs/results/, each by a committed command.
 
     python benchmarks/pages.py            write the pages and their pictures
     python benchmarks/pages.py --check    exit 1 where a page is not what the records say
@@ -1111,6 +1111,48 @@ def records_row(name: str, record: Record) -> list[str]:
     ]
 
 
+POPULAR = """\
+# What popular models cost
+
+How many bits/dim unseen images cost under models that were trained by the recipes people use, all at equal wall time
+on the same data, and all measured by the same evaluator, `mv.measure`, each as the chain of its own schedule
+(`mv.wrap`, [To and from diffusers](interop.md)). Written by `python benchmarks/pages.py` from the records in
+`docs/results/popular_*.json`. ± is one standard error over images; the last column is image by image.
+
+What the table is: who has one CPU and minutes, and takes a recipe as its authors publish it, at a quarter of its width,
+gets this. What it is not: a judgement of the recipes where they were made for, days of a GPU. None but ours aims at
+bits/dim: what a loss of equal weights leaves at the finest detail costs most of the bits, and no eye sees it.
+"""
+
+
+def popular_page(found: Records) -> str:
+    """docs/popular.md: each data set's table, the least bits first."""
+    return "\n".join([POPULAR, *(popular_of(name, record) for name, record in found.items())])
+
+
+def popular_of(name: str, record: Record) -> str:
+    """One data set: the recipes by their bits/dim."""
+    rows = [
+        [
+            f"{row['name']} ({row['source']})",
+            plus_minus(row["bits_per_dim"], 3),
+            f"{row['terms_bits_per_dim']['reconstruction']:.3f}",
+            f"{row['images_seen']:,}",
+            f"{row['weights'] / 1e6:.2f} M, {row['weights_measured']}",
+            plus_minus(row["more_than_first"], 3) if row is not record["rows"][0] else "",
+        ]
+        for row in record["rows"]
+    ]
+    first = record["rows"][0]
+    cores = "one thread" if first["threads"] == 1 else f"{first['threads']} threads"
+    head = ("recipe", "bits/dim", "of which the decoder's", "images seen", "weights", f"more than {first['name']}")
+    return (
+        f"## {name}\n\n{first['minutes']:g} minutes of training each on {cores} of the {first['processor']}, "
+        f"{first['n']:,} test images, {first['draws']} levels drawn an image. By `{record['command']}`"
+        f"{records_note(first['note'])}.\n\n{table(head, rows)}"
+    )
+
+
 SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Records], tuple[list[str], Pictures]]], ...] = (
     ("Bits per dimension: what they cost to know", ("elbo_cost_",), bits),
     ("The recipe for likelihood against Ho et al.'s, at equal wall time", ("recipe_",), recipe),
@@ -1154,6 +1196,9 @@ def pages(records: Records) -> dict[Path, bytes]:
     files[DOCS / "performance.md"] = "\n".join([PERFORMANCE, *speed, BUSY]).encode()
     entered = {name.removeprefix("record_"): r for name, r in records.items() if name.startswith("record_")}
     files[DOCS / "records.md"] = records_page(entered, records.get("search_photographs")).encode()
+    models = {name.removeprefix("popular_"): r for name, r in records.items() if name.startswith("popular_")}
+    if models:
+        files[DOCS / "popular.md"] = popular_page(models).encode()
     return files
 
 

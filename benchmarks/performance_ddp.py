@@ -1,6 +1,6 @@
 """denoising-diffusion-pytorch's trainer at its defaults, its loop written out: what it computes a step.
 
-    pip install --no-deps --target FOLDER denoising-diffusion-pytorch einops ema-pytorch
+    pip install --no-deps --target FOLDER denoising-diffusion-pytorch einops ema-pytorch torch-einops-utils
 
 is the environment it is taken from, beside this one and its torch. It imports torchvision, accelerate and scipy, of
 which the loop written out here needs nothing: stand-ins take their places while it is imported. Left out, as of the
@@ -9,6 +9,7 @@ other peers, is what could only slow it: its data loader, progress and samples.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any, final
@@ -21,13 +22,13 @@ import markovae as mv
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.schedule import from_betas
 
-UNUSED = ("accelerate", "scipy", "scipy.optimize", "torchvision")
+UNUSED = ("accelerate", "ot", "scipy", "scipy.optimize", "torchvision")
 BATCH, RATE, BETAS, CLIP = 16, 1e-4, (0.9, 0.99), 1.0  # of its Trainer
 DECAY, EVERY = 0.995, 10  # of its average
 
 
-def library(folder: Path) -> tuple[Any, Any]:
-    """The packages denoising_diffusion_pytorch and ema_pytorch of a folder.
+def imported(folder: Path, *names: str) -> list[Any]:
+    """Packages of a folder by their names, with stand-ins for what they import without needing it here.
 
     Raises:
         SystemExit: where they are not there.
@@ -36,14 +37,12 @@ def library(folder: Path) -> tuple[Any, Any]:
     sys.path.append(str(folder))
     sys.modules.update(dict.fromkeys(absent, mock.MagicMock()))
     try:
-        import denoising_diffusion_pytorch
-        import ema_pytorch
+        return [importlib.import_module(name) for name in names]
     except ImportError as error:
-        raise SystemExit(f"{folder} does not have denoising-diffusion-pytorch ({error}): {__doc__}") from None
+        raise SystemExit(f"{folder} does not have {' and '.join(names)}: {error}") from None
     finally:
         for name in absent:
             del sys.modules[name]
-    return denoising_diffusion_pytorch, ema_pytorch
 
 
 @final
@@ -56,7 +55,7 @@ class DDPPeer:
     """
 
     def __init__(self, folder: Path, x: Tensor, width: int, seed: int = 0) -> None:
-        ddp, ema = library(folder)
+        ddp, ema = imported(folder, "denoising_diffusion_pytorch", "ema_pytorch")
         self.version: str = ddp.version.__version__
         self.batch, self.shape = BATCH, tuple(x.shape[1:])
         self.unet: nn.Module = ddp.Unet(width, channels=self.shape[0])

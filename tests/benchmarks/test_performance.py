@@ -197,10 +197,10 @@ def test_time_to_the_bound_of_recipes(record, monkeypatch):
 
 
 def test_a_folder_without_the_third_peer_is_told(tmp_path):
-    from performance_ddp import library
+    from performance_ddp import imported
 
-    with pytest.raises(SystemExit, match="does not have denoising-diffusion-pytorch"):
-        library(tmp_path)
+    with pytest.raises(SystemExit, match="does not have denoising_diffusion_pytorch"):
+        imported(tmp_path, "denoising_diffusion_pytorch")
 
 
 def three_channels(data: Any, count: int) -> Any:
