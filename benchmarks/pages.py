@@ -1120,7 +1120,7 @@ on the same data, and all measured by the same evaluator, `mv.measure`, each as 
 `docs/results/popular_*.json`. ± is one standard error over images; the last column is image by image.
 
 What the table is: who has one CPU and minutes, and takes a recipe as its authors publish it, at a quarter of its width,
-gets this. What it is not: a judgement of the recipes where they were made for, days of a GPU. None but ours aims at
+gets this. What it is not: a verdict on the recipes where they were made for, days of a GPU. None but ours aims at
 bits/dim: what a loss of equal weights leaves at the finest detail costs most of the bits, and no eye sees it.
 """
 
