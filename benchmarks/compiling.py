@@ -94,7 +94,7 @@ def lines(name: str, record: Mapping[str, Any]) -> list[str]:
     ]
     for label, value in record["step_seconds"].items():
         said.append(
-            f"  {label:10s} {1000 * value['median']:.0f} ms a step ({1000 * value['low']:.0f} to "
+            f"  {label:10s} {1000 * value['median']:.0f} ms per step ({1000 * value['low']:.0f} to "
             f"{1000 * value['high']:.0f})"
         )
     even = record["break_even_steps"]

@@ -74,7 +74,7 @@ def steps(name: str, batch: int, settings: Mapping[str, Any]) -> Callable[[], ob
 
 def line(name: str, label: str, found: Mapping[str, Any]) -> str:
     """A contender in words."""
-    took = "" if found["step_seconds"] is None else f", {1000 * found['step_seconds']:,.0f} ms a step"
+    took = "" if found["step_seconds"] is None else f", {1000 * found['step_seconds']:,.0f} ms per step"
     return f"{name}: {label:30s} {found['peak_bytes'] / 2**20:7,.0f} MiB{took}"
 
 

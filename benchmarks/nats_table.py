@@ -184,7 +184,7 @@ def survey_of(
     knots: int = 129,
     batch: int = 64,
 ) -> LevelStatistics:
-    """One pass over other images, from the cache where it lies there; 16 network calls an image."""
+    """One pass over other images, from the cache where it lies there; 16 network calls per image."""
     make_folder(cache)
     path = cache / f"survey-{_key(model, f'{name} {knots} {SURVEY_FORMAT}', images)}.safetensors"
     if not path.exists():

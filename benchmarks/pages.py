@@ -180,8 +180,8 @@ def bits_cost(name: str, record: Record) -> str:
     ]
     return (
         "What an estimator adds to the standard error of the full sum "
-        f"({record['cost']['full_sum_calls']:,} network calls an image), which the images' own differences leave:\n\n"
-        + table(["calls an image", *curves], rows)
+        f"({record['cost']['full_sum_calls']:,} network calls per image), which the images' own differences leave:\n\n"
+        + table(["calls per image", *curves], rows)
         + f"\n![added standard error against calls](results/elbo_cost_{name}.svg)\n"
     )
 
@@ -192,8 +192,8 @@ def bits_curve(record: Record) -> str:
         Line([row["calls"] for row in curve], [max(row["added"], 1e-4) for row in curve], label=kind)
         for kind, curve in curves.items()
     ]
-    summary = "The share that each estimator adds to the standard error, against network calls an image."
-    return plot(lines, "network calls an image", "added standard error, share", summary, log_x=True, log_y=True)
+    summary = "The share that each estimator adds to the standard error, against network calls per image."
+    return plot(lines, "network calls per image", "added standard error, share", summary, log_x=True, log_y=True)
 
 
 def bits_coverage(record: Record) -> str:
@@ -211,7 +211,7 @@ def bits_coverage(record: Record) -> str:
     ]
     return (
         f"How often the 95 % interval holds the truth, in {population['repeats']:,} repeats resampled from the table, "
-        f"at {population['draws']} draws an image:\n\n" + table(["interval of", *population["share"]], rows)
+        f"at {population['draws']} draws per image:\n\n" + table(["interval of", *population["share"]], rows)
     )
 
 
@@ -291,7 +291,7 @@ def recipe_arms(name: str, record: Record) -> str:
     threads = "one core" if cores == 1 else f"{cores} cores"
     return (
         f"### {name}\n\n{record['minutes']:g} minutes of training each on {threads}, "
-        f"{first['n']:,} test images, {record['draws']} levels drawn an image. By `{record['command']}`.\n\n"
+        f"{first['n']:,} test images, {record['draws']} levels drawn per image. By `{record['command']}`.\n\n"
         f"{table(head, rows)}"
     )
 
@@ -305,7 +305,7 @@ def samplers(found: Records) -> tuple[list[str], Pictures]:
         parts += [samplers_about(name, record), samplers_kid(record), samplers_distance(record)]
         parts += [
             samplers_verdict(record),
-            f"![Distance to the fine walk against calls](results/samplers_{name}.svg)\n",
+            f"![Distance to the fine trajectory against calls](results/samplers_{name}.svg)\n",
         ]
         pictures[f"samplers_{name}.svg"] = alone(samplers_curves(record))
     return parts, pictures
@@ -325,7 +325,7 @@ def samplers_about(name: str, record: Record) -> str:
 def samplers_kid(record: Record) -> str:
     """KID × 1000, a line a sampler."""
     calls = record["calls"]
-    head = ["KID × 1000", *(f"{c} calls" for c in calls), f"ms an image, {max(calls)} calls"]
+    head = ["KID × 1000", *(f"{c} calls" for c in calls), f"ms per image, {max(calls)} calls"]
     lines = []
     for ours, name in dict.fromkeys((r["ours"], r["sampler"]) for r in record["rows"] if r["calls"] in calls):
         found = {r["calls"]: r for r in record["rows"] if (r["ours"], r["sampler"]) == (ours, name)}
@@ -345,7 +345,7 @@ def samplers_kid(record: Record) -> str:
 
 
 def samplers_distance(record: Record) -> str:
-    """RMSE to the fine walk, the solvers alone, the nearest at the fewest calls first."""
+    """RMSE to the fine trajectory, the solvers alone, the nearest at the fewest calls first."""
     calls = record["calls"]
     names = dict.fromkeys((r["ours"], r["sampler"]) for r in record["rows"] if r["rmse"] is not None)
     lines = []
@@ -355,7 +355,7 @@ def samplers_distance(record: Record) -> str:
             (found[calls[-1]]["rmse"], [samplers_named(ours, name), *(f"{found[c]['rmse']:.4f}" for c in calls)])
         )
     return (
-        f"Root mean square distance to a walk of {record['fine_calls']} calls from the same noise, over "
+        f"Root mean square distance to a trajectory of {record['fine_calls']} calls from the same noise, over "
         f"{record['paired']} samples, on the scale −1…1:\n\n"
         + table(["solver", *(f"{c} calls" for c in calls)], [line for _, line in sorted(lines)])
     )
@@ -366,7 +366,7 @@ def samplers_verdict(record: Record) -> str:
     lines, chain = [], samplers_chain(record)
     for calls in record["calls"]:
         rows = [r for r in record["rows"] if r["calls"] == calls]
-        for what, key in (("nearest to the fine walk", "rmse"), ("least KID × 1000", "kid")):
+        for what, key in (("nearest to the fine trajectory", "rmse"), ("least KID × 1000", "kid")):
             best = [
                 samplers_best([r for r in rows if r["ours"] == ours and r[key] is not None], key)
                 for ours in (True, False)
@@ -416,9 +416,9 @@ def samplers_curves(record: Record) -> str:
             lines.append(Line(list(least), list(least.values()), label=label))
     return plot(
         lines,
-        "network calls an image",
-        "distance to the fine walk",
-        "Root mean square distance to a fine walk of the same seeds, falling with the number of network calls.",
+        "network calls per image",
+        "distance to the fine trajectory",
+        "Root mean square distance to a fine trajectory of the same seeds, falling with the number of network calls.",
         log_x=True,
         log_y=True,
     )
@@ -655,7 +655,7 @@ def control_guided(rows: list[Record]) -> str:
     return (
         "### Guidance at few calls\n\n"
         "Two classes on a line at ±0.6 with width 0.1, the one at −0.6 asked for: root mean square distance to a fine "
-        "walk of the same guided model, and in brackets the shift of the mean (above 0 is away from the class). Where "
+        "trajectory of the same guided model, and in brackets the shift of the mean (above 0 is away from the class). Where "
         "the class is decided, the guided x̂ turns back sharply, the more the larger the weight; extrapolating it then "
         "overshoots.\n\n" + table(["weight", "solver", *(f"{c} calls" for c in calls)], lines)
     )
@@ -807,11 +807,11 @@ def nats_about(name: str, record: Record) -> str:
     parts = [
         f"### {name}\n",
         f"Model `{record['checkpoint']['digest']}` ({record['checkpoint']['step']:,} steps), {record['n']} captioned "
-        f"images of the {record['data']['split']} part, {record['draws']} levels a bound, one noise an image for all "
+        f"images of the {record['data']['split']} part, {record['draws']} levels per bound, one noise per image for all "
         f"that is compared, {record['network_calls']:,} network calls. By `markovae measure RUN --captions --limit "
         f"{record['n']} --json`; what the figures mean: [text.md](text.md#what-captions-say-in-nats).\n",
         f"{plus_minus(bits['with_caption'], 4)} bits/dim with captions, {plus_minus(bits['without_caption'], 4)} "
-        f"without. The bound difference, which bounds nothing, is {plus_minus(difference['nats'], 2)} nats an image; "
+        f"without. The bound difference, which bounds nothing, is {plus_minus(difference['nats'], 2)} nats per image; "
         f"the information is {plus_minus(lower['nats'], 3)} nats at least, where the {lower['candidates']} candidates "
         f"allow {lower['ceiling_nats']:.3f}.\n",
     ]
@@ -915,7 +915,7 @@ def speed_compiling(record: Record) -> str:
         speed_about(record, f"compiling.py{flag}"),
         f"Compiled into {cache}. {COMPILING}\n",
     ]
-    head = ["network", "plain, ms a step", "compiled", "times faster", "first step, s", "compiled", "has paid after"]
+    head = ["network", "plain, ms per step", "compiled", "times faster", "first step, s", "compiled", "has paid after"]
     rows = []
     for name, network in record["networks"].items():
         steps = {k: {w: 1000 * v for w, v in value.items()} for k, value in network["step_seconds"].items()}
@@ -949,8 +949,8 @@ def speed_memory(record: Record) -> str:
 
 
 def speed_in_words(found: Record) -> str:
-    """MiB, and milliseconds a step."""
-    took = "" if found["step_seconds"] is None else f", {1000 * found['step_seconds']:,.0f} ms a step"
+    """MiB, and milliseconds per step."""
+    took = "" if found["step_seconds"] is None else f", {1000 * found['step_seconds']:,.0f} ms per step"
     return f"{found['peak_bytes'] / 2**20:,.0f} MiB{took}"
 
 

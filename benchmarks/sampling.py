@@ -2,9 +2,9 @@
 
     python benchmarks/sampling.py [--networks small large] [--threads N] [--rounds 5] [--seconds 120] [--note TEXT]
 
-The same weights, 20 network calls an image: our `mv.sample` against diffusers' DDPMPipeline with its DDIM and its
+The same weights, 20 network calls per image: our `mv.sample` against diffusers' DDPMPipeline with its DDIM and its
 DPM-Solver++ schedulers, in float32 and in bfloat16; ours takes `model.precision`, the pipeline autocast and channels
-last. Then `mv.measure`, at so many network calls an image: of our network, and of diffusers' own through `mv.wrap`
+last. Then `mv.measure`, at so many network calls per image: of our network, and of diffusers' own through `mv.wrap`
 (diffusers itself measures nothing). Each in a process of its own, in alternating rounds. Takes about --seconds for each
 network, and a minute more.
 """
@@ -28,7 +28,7 @@ from performance_networks import NETWORKS, flops, images_for, model_of, peer_of,
 
 CALLS = 20
 SOLVERS = {"ddim": "DDIMScheduler", "dpmpp2m": "DPMSolverMultistepScheduler"}
-DRAWS = 15  # levels an image, and one call more for level 1
+DRAWS = 15  # levels per image, and one call more for level 1
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -140,7 +140,7 @@ def sorted_out(spent: Mapping[str, float]) -> dict[str, float]:
 
 def lines(name: str, record: Mapping[str, Any]) -> list[str]:
     """The record in words."""
-    said = [f"{name}: {record['step_ms']:.0f} ms a step"]
+    said = [f"{name}: {record['step_ms']:.0f} ms per step"]
     said += [
         f"  {part:28s} {value:8.1f} ms  {value / record['step_ms']:.1%}" for part, value in record["parts_ms"].items()
     ]

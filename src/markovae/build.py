@@ -21,11 +21,9 @@ from markovae.diffusion import haar
 from markovae.diffusion import schedule as schedules
 from markovae.diffusion.cascade import Cascade, Model, stages_of
 from markovae.diffusion.cascade_config import DETAIL_SCALE, LARGEST_BASE, MAX_STAGES
-from markovae.diffusion.conventions import convention_named
 from markovae.diffusion.decoder import DensityDecoder, decoder_named
 from markovae.diffusion.detail_network import DetailNetwork
 from markovae.diffusion.fitted_variance import variance_named
-from markovae.diffusion.foreign_network import ForeignNetwork
 from markovae.diffusion.learned_schedule import LearnedLogSNR
 from markovae.diffusion.model import Diffusion
 from markovae.diffusion.pixels import Pixels
@@ -279,7 +277,7 @@ class UntrustedNetworkError(UserError):
 
 
 def classes_of(config: Config, num_classes: int) -> int:
-    """How many classes the network is told of, where the images have so many."""
+    """How many classes the network takes, where the images have so many."""
     return num_classes if config.condition.kind in ("auto", "class") and config.network.classes else 0
 
 
@@ -294,6 +292,9 @@ def _own(config: Config, schedule: NoiseSchedule, classes: int, trust: Sequence[
     network = own_network(own, trust)
     if not own.predicts:
         return network
+    from markovae.diffusion.conventions import convention_named
+    from markovae.diffusion.foreign_network import ForeignNetwork
+
     convention, ends = convention_named(own.predicts), (own.data_range[0], own.data_range[1])
     made = ForeignNetwork(
         network, convention, schedule.logsnr.detach()[1:], None, classes, ends, own.channels_last, own.self_conditioning

@@ -17,3 +17,9 @@ class UserError(_WithoutSecrets, ValueError):
 
 class StoppedRun(_WithoutSecrets, RuntimeError):
     """A run that stopped itself (a loss that is not a number, a full disk, unreadable data): exit code 3."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a file could not be read, on one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

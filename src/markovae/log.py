@@ -86,7 +86,7 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
     within ten seconds, otherwise at most ten plain lines and one at the end.
 
     Args:
-        iterable: what to walk through.
+        iterable: what to go through.
         label: what is done, in a few words ("drawing faces").
         total: number of items; None takes len(iterable) where it has one.
     """
@@ -99,7 +99,7 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
 
 
 def track_inside(groups: Iterable[Iterable[Item]], label: str, total: int) -> Iterator[Iterator[Item]]:
-    """Yield the groups, telling on stderr of each item inside them as it is walked through.
+    """Yield the groups, telling on stderr of each item inside them as it is yielded.
 
     Args:
         total: number of items of all groups.   Others as for `track`.
@@ -182,6 +182,12 @@ def _rate(count: int, seconds: float) -> str:
 def counted(number: int, what: str) -> str:
     """A number of things in words: 1 image, 2 images."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def plus_minus(found: Mapping[str, Any], digits: int) -> str:
+    """mean ± stderr of a record, in so many decimals; the mean alone where a single value has no error."""
+    error = "" if found["stderr"] is None else f" ± {found['stderr']:.{digits}f}"
+    return f"{found['mean']:.{digits}f}{error}"
 
 
 def duration(seconds: float) -> str:

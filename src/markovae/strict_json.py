@@ -36,6 +36,11 @@ def parse(content: bytes | str, *, finite: bool = True, bits: int = 64) -> Any:
     return value
 
 
+def finite(value: float) -> float | None:
+    """The number, or None where it is NaN or infinite, for which JSON has no word."""
+    return float(value) if math.isfinite(value) else None
+
+
 def shown(value: Any) -> str:
     """repr(value) in at most 80 characters, whatever it is."""
     try:

@@ -62,12 +62,12 @@ def test_compare(digits_run, json_of):
 
 def test_the_continuous_bound_and_the_flow(digits_run, json_of):
     test, model = mv.load_data("digits").test, mv.load(digits_run)
-    words = ["--continuous", "--ode", "--ode-steps", 2, "--probes", 2, "--dequantise", "normal"]
+    words = ["--continuous", "--ode", "--ode-steps", 2, "--probes", 2, "--dequantize", "normal"]
     record = json_of("measure", "measure", digits_run, "--limit", 1, *words)
     few = test.images[:1], test.labels[:1]
     limit = mv.continuous_bound(model, *few).figures()
     assert record["continuous"] == {name: limit[name] for name in record["continuous"]}
-    flow = mv.ode_likelihood(model, *few, integrator=2, probes=2, dequantisation="normal", limit=1)
+    flow = mv.ode_likelihood(model, *few, integrator=2, probes=2, dequantization="normal", limit=1)
     assert record["ode"] == flow.to_dict()
 
 

@@ -95,7 +95,7 @@ def test_continuous_and_ode_are_named_apart(digits_run, json_of, capsys):
     assert record["ode"]["model"] == "probability-flow ODE"
     assert record["ode"]["network_calls_per_example"] == 24
     assert record["levels"] == 8, "the bound's own figures stay what they are"
-    assert main(["measure", str(digits_run), *words, "--dequantise", "normal"]) == 0
+    assert main(["measure", str(digits_run), *words, "--dequantize", "normal"]) == 0
     out = capsys.readouterr().out
     assert "infinitely many levels: " in out
     assert "probability-flow ODE, a model of its own: " in out

@@ -50,7 +50,7 @@ def test_a_run_that_minimises_the_bound_is_measured_and_sampled(tmp_path, json_o
     words = ["train", "digits", "--out", str(out), "--steps", "60", "--objective", "bound", "--no-report"]
     assert main([*words, *settings(train__fit_images="32")]) == 0
     assert isinstance(load(out).reverse, IsotropicVariance)
-    assert set(open_checkpoint(out).state["law"]) == {"moment", "visits"}
+    assert set(open_checkpoint(out).state["level_sampling"]) == {"moment", "visits"}
     record = json_of("measure", "measure", out, "--limit", "20", "--draws", "all")
     assert 0 < record["bits_per_dim"]["mean"] < 12
     json_of("sample", "sample", out, "--n", "2", "--sampler", "ancestral", "--steps", "4", "--out", tmp_path / "s")

@@ -127,7 +127,7 @@ def test_transparency_animation_and_sixteen_bit_colour_are_seen(tmp_path: Path):
     deep = png_claiming(1, 1).replace(struct.pack(">IIB", 1, 1, 8), struct.pack(">IIB", 1, 1, 16))
     body = deep[12:29]
     (tmp_path / "d.png").write_bytes(deep[:29] + struct.pack(">I", zlib.crc32(body)) + deep[33:])
-    assert header_of(tmp_path / "d.png").sixteen_bit_colour
+    assert header_of(tmp_path / "d.png").sixteen_bit_color
 
 
 @pytest.mark.parametrize(

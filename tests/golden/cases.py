@@ -556,7 +556,7 @@ def measuring_cases() -> Iterable[Case]:
         ("ode", "digits", ("--limit", 2, "--draws", 2, "--ode"), ANYTHING),
         ("ode/steps", "digits", ("--limit", 2, "--draws", 2, "--ode", "--ode-steps", 6, "--probes", 2), NEAR),
         ("ode/exact", "digits", ("--limit", 1, "--draws", 2, "--ode", "--ode-steps", 2, "--probes", "exact"), NEAR),
-        ("ode/normal", "colour", ("--limit", 2, "--ode", "--ode-steps", 3, "--dequantise", "normal"), NEAR),
+        ("ode/normal", "colour", ("--limit", 2, "--ode", "--ode-steps", 3, "--dequantize", "normal"), NEAR),
         ("fitted", "bound", (*some, "--draws", 4), NEAR),
         ("against", "digits", (*some, "--draws", 4, "--against", "BOUND"), NEAR),
         (

@@ -168,7 +168,7 @@ def test_numbers_that_are_not_there_are_refused(tmp_path: Path) -> None:
     good = tensor(4, 0, (2, 2), (2, 1))
     for members, said in (
         ({}, "the numbers of 'w'"),
-        ({"data/0": bytes(12)}, "12 bytes where 16 are told of"),
+        ({"data/0": bytes(12)}, "12 bytes where 16 are declared"),
         ({"data/0": bytes(20)}, "has 20 bytes, more than 16"),
     ):
         with (

@@ -128,7 +128,7 @@ def test_digits_are_offset_by_their_own_bins(pixels, distribution):
     digits = torch.arange(pixels.bins)[:, None]
     made = model(toy, 25, -25, StepDecoder(pixels))
     found = ode_likelihood(
-        made, digits, probes=None, dequantisation=distribution, integrator=RungeKutta4(100), batch=256
+        made, digits, probes=None, dequantization=distribution, integrator=RungeKutta4(100), batch=256
     )
     edges = (pixels.to_x(digits)[:, 0] + torch.tensor([[-1.0], [1.0]]) * pixels.half_width) / 0.2
     exact = torch.special.ndtr(edges[1]) - torch.special.ndtr(edges[0])

@@ -30,7 +30,7 @@ def test_bars_are_in_proportion(record: dict):
 def test_a_single_image_has_no_interval(record: dict):
     record["measurement"]["bits_per_dim"] = {"mean": 2.0, "stderr": None, "ci95": [None, None]}
     assert "a single image has no interval" in sections.cost(record)
-    assert sections.plus_minus(record["measurement"]["bits_per_dim"]) == "2.000"
+    assert sections.plus_minus(record["measurement"]["bits_per_dim"], 3) == "2.000"
 
 
 def test_curves_that_do_not_exist_are_said_to(record: dict):
@@ -54,10 +54,10 @@ def test_differences_carry_their_sign(record: dict):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "unknown"), (49.4, "49 s"), (119.6, "2 min 0 s"), (245, "4 min 5 s"), (9000, "2.5 h")]
+    ("seconds", "text"), [(None, "unknown"), (49.4, "49 s"), (119.6, "2 min 0 s"), (245, "4 min 5 s"), (9000, "2 h 30 min")]
 )
 def test_durations(seconds: float | None, text: str):
-    assert sections.duration(seconds) == text
+    assert sections.trained_for({"seconds": seconds}) == text
 
 
 def test_a_short_run_is_not_smoothed_away(record: dict):

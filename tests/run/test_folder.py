@@ -20,7 +20,7 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path: Path, 
         (tmp_path / name / "step-00000000").mkdir(parents=True)
     else:
         (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="add --resume to go on with it, or name another folder"):
+    with pytest.raises(UserError, match="add --resume to continue it, or name another folder"):
         RunFolder(tmp_path).require_empty()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

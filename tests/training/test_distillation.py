@@ -20,7 +20,7 @@ from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams, generator, stratified
 from markovae.sampling.generation import sample
 from markovae.sampling.grids import student_grid
-from markovae.training.distillation import Distillation, walk_grid
+from markovae.training.distillation import Distillation, trajectory_grid
 from markovae.training.distillation_config import DistillConfig
 
 SHAPE = (2, 3)
@@ -122,11 +122,11 @@ def test_grids_of_students() -> None:
 def test_the_way_of_the_teacher() -> None:
     """From the beginning of a segment, the last of its grid, to its end: two evaluations or more, six for a third."""
     start, end, data_end = (torch.tensor(value).double() for value in (-4.0, 2.0, math.inf))
-    assert walk_grid(start, end, 12.0, 18).tolist() == [2, 1, 0, -1, -2, -3, -4]
-    assert walk_grid(start, end, 12.0, 2).tolist() == [2, -1, -4]
-    torch.testing.assert_close(walk_grid(start, data_end, 12.0, 6)[1:], torch.tensor([8, 4, 0, -4.0]).double())
-    assert walk_grid(start, data_end, 5.0, 6).tolist() == [math.inf, 5, 0.5, -4], "no nearer than level 1"
-    assert walk_grid(torch.tensor(9.0).double(), data_end, 12.0, 6)[-1] == 9, "beyond where it ends"
+    assert trajectory_grid(start, end, 12.0, 18).tolist() == [2, 1, 0, -1, -2, -3, -4]
+    assert trajectory_grid(start, end, 12.0, 2).tolist() == [2, -1, -4]
+    torch.testing.assert_close(trajectory_grid(start, data_end, 12.0, 6)[1:], torch.tensor([8, 4, 0, -4.0]).double())
+    assert trajectory_grid(start, data_end, 5.0, 6).tolist() == [math.inf, 5, 0.5, -4], "no nearer than level 1"
+    assert trajectory_grid(torch.tensor(9.0).double(), data_end, 12.0, 6)[-1] == 9, "beyond where it ends"
 
 
 def test_the_nats_of_its_draws_are_the_bound_on_its_own_levels() -> None:

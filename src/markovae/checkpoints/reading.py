@@ -34,9 +34,9 @@ from markovae.errors import UserError
 from markovae.log import log
 from markovae.system.device import device_named, has_bfloat16
 from markovae.text.conditioner import EncoderConditioner
+from markovae.training.train_config import PRECISIONS
 
 CHECKPOINTS, BEST = "checkpoints", "best"
-PRECISIONS = ("auto", "float32", "bfloat16", "float64")
 RETRIES = 3  # of a run whose trainer prunes while it is read
 
 
@@ -372,8 +372,8 @@ def load_run(
         CheckpointError: where nothing verifies.
         UserError: for a path that is not a run, an unknown precision, or a device that is not there or has no float64.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if precision not in (known := (*PRECISIONS, "float64")):
+        raise UserError(f"precision={precision!r} must be one of {', '.join(known)}")
     place = device_named(device)
     checkpoint = open_checkpoint(path, trust)
     model = checkpoint.model().to(place)

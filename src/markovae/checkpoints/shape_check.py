@@ -16,7 +16,6 @@ from markovae.diffusion.reverse import check_errors
 from markovae.errors import UserError
 from markovae.networks.conditioning import TextConditioner
 from markovae.system.tensor_headers import TensorEntry, compare_shapes
-from markovae.training.optimizers import split_model
 
 WEIGHTS = ("model.safetensors", "ema.safetensors")
 FITTED = "fitted.safetensors"  # in bundles of models whose reverse variance is fitted, and was by then
@@ -89,6 +88,8 @@ def require_fit(
 
 def _require_moments(entries: Mapping[str, TensorEntry], outline: Model, config: Config, path: Path) -> None:
     """Each weight's moments have its shape, and are those of its half of the optimizer, all of them or none."""
+    from markovae.training.optimizers import split_model
+
     if isinstance(outline.schedule, LearnedLogSNR):
         outline.schedule.requires_grad_(True)  # as in training
     matrices, others = split_model(outline, outline.network, config.train.optimizer)

@@ -127,7 +127,7 @@ def _or_all(minimum: int) -> Callable[[str], int | str]:
 
 
 def _labels(loaded: Any, images: Any) -> Any:
-    """What the model is told of the images: their classes, or captions, where it takes them and all have some."""
+    """What the model is given of the images: their classes, or captions, where it takes them and all have some."""
     if loaded.model.columns is not None:
         log(f"images are coded without their columns ({', '.join(loaded.model.columns.names)})")
     if loaded.model.text_conditioner is not None:

@@ -6,7 +6,7 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from markovae.cli.options import add_json, add_machine, add_run, add_set, add_trust, positive, whole
+from markovae.cli.options import add_budget, add_json, add_machine, add_run, add_set, add_trust, positive, whole
 from markovae.cli.train import finished
 from markovae.errors import UserError
 from markovae.log import show_json
@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calls", metavar="K", type=whole(1), default=4, help="network evaluations per sample: 1, 2 or 4 (default: 4)"
     )
     parser.add_argument("--out", metavar="RUN2", required=True, help="the student's folder: new or empty")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", metavar="M", type=positive, help="train for M minutes (default: 15)")
-    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for N steps")
+    add_budget(parser, 15)
     parser.add_argument(
         "--guidance",
         metavar="W",

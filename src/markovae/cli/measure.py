@@ -12,7 +12,7 @@ from markovae.cli.measure_words import captions_in_words, columns_in_words, desc
 from markovae.cli.options import FLOAT32_FIRST, add_json, add_machine, add_run, add_seed, add_trust, one_of, whole
 from markovae.cli.running import open_run
 from markovae.errors import UserError
-from markovae.likelihood.method import ESTIMATORS, GRIDS, VARIANCES, Method
+from markovae.likelihood.method import DEQUANTIZATIONS, ESTIMATORS, GRIDS, SPLITS, VARIANCES, Method
 from markovae.log import log, show, show_json
 from markovae.system.processes import current_rank
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure what images cost under a run, in bits/dim"
 DESCRIPTION = """\
-Measure the bound on -ln P of images under a run's averaged weights, in float32 unless told otherwise. Every image
+Measure the bound on -ln P of images under a run's averaged weights, in float32 unless --precision says otherwise. Every image
 counts once; nothing is augmented, clamped or dropped. The figure is an upper bound on the code length. What is
 fitted before (--estimator importance, --grid optimal, --variance) is fitted on other images.
 """
@@ -44,8 +44,6 @@ examples:
   torchrun --nproc-per-node 8 -m markovae measure runs/faces   # by eight processes: the same figures to the bit
 """
 
-
-PARTS = ("test", "validation", "train", "all")
 ODE_IMAGES, HELDOUT = 16, 500
 
 
@@ -66,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split",
         metavar="PART",
-        type=one_of(*PARTS),
+        type=one_of(*SPLITS),
         help="test (default of the run's own data), validation, train or all (default of other data)",
     )
     parser.add_argument("--limit", metavar="N", type=whole(1), help="measure the first N images only")
@@ -189,9 +187,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="random probes of the trace (default: 4), or exact: a backward pass per dimension",
     )
     group.add_argument(
-        "--dequantise",
+        "--dequantize",
         metavar="NOISE",
-        type=one_of("uniform", "normal"),
+        type=one_of(*DEQUANTIZATIONS),
         help="noise within the bin of a pixel value: uniform (default), or normal (truncated)",
     )
 
@@ -274,12 +272,8 @@ def _measured(
     """What the options ask for, with where model and images are from."""
     import numpy as np
 
-    from markovae.likelihood.comparison import compare
-    from markovae.likelihood.continuous import continuous_bound
     from markovae.likelihood.evaluation_data import FIT_IMAGES, images_to_fit_on, labels_for_pair
     from markovae.likelihood.inputs import labels_taken
-    from markovae.likelihood.measuring import measure
-    from markovae.likelihood.ode import ode_likelihood
 
     images = np.asarray(chosen.data.images[: options.limit])
     labels = labels_for_pair(opened, against, chosen.data.take(slice(0, options.limit)))
@@ -291,19 +285,27 @@ def _measured(
         how |= {"fit": other.images, "fit_labels": labels_for_pair(opened, against, other)}
     pair = None
     if against is None:
+        from markovae.likelihood.measuring import measure
+
         found = measure(opened.model, images, labels, **how)
     else:
+        from markovae.likelihood.comparison import compare
+
         pair = compare(opened.model, against.model, images, labels, **how)
         found = pair.a
     labels = labels_taken(opened.model, labels)
     if options.continuous:
+        from markovae.likelihood.continuous import continuous_bound
+
         log("measuring the bound of infinitely many levels")
         count = 16 if method.number_of_draws is None else method.number_of_draws
         found = replace(found, continuous=continuous_bound(opened.model, images, labels, draws=count, **sized))
     if options.ode:
+        from markovae.likelihood.ode import ode_likelihood
+
         count = options.ode_images or ODE_IMAGES
         log(f"measuring the likelihood of the flow: {min(count, len(images)):,} images")
-        flow = {"integrator": options.ode_steps, "probes": options.probes or 4, "dequantisation": options.dequantise}
+        flow = {"integrator": options.ode_steps, "probes": options.probes or 4, "dequantization": options.dequantize}
         found = replace(found, ode=ode_likelihood(opened.model, images, labels, limit=count, **flow, **sized))
     seconds = time.monotonic() - began
     where: dict[str, Any] = {"data": chosen.to_dict(), "checkpoint": opened.checkpoint.facts()}
@@ -416,7 +418,7 @@ def checked(options: argparse.Namespace) -> Method:
     """
     if options.candidates is not None:
         raise UserError("--candidates are captions, or columns, to pick from: add --captions or --columns")
-    for name in ("ode_images", "ode_steps", "probes", "dequantise"):
+    for name in ("ode_images", "ode_steps", "probes", "dequantize"):
         if getattr(options, name) is not None and not options.ode:
             raise UserError(f"--{name.replace('_', '-')} shapes the likelihood of the flow: add --ode")
     if options.against is not None and options.ode:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from markovae.cli.output import figure, headline, table
-from markovae.log import counted
+from markovae.cli.output import headline, table
+from markovae.log import counted, plus_minus
 from markovae.report.words import TERMS, bound_in_words
 
 MOST_ODD = 10  # images that are listed
@@ -112,7 +112,7 @@ def _limits(record: dict[str, Any]) -> list[str]:
     if "ode" in record:
         found = record["ode"]
         lines.append(
-            f"probability-flow ODE, a model of its own: {figure(found['bits_per_dim'], 3)} bits/dim, "
+            f"probability-flow ODE, a model of its own: {plus_minus(found['bits_per_dim'], 3)} bits/dim, "
             f"{counted(found['n'], 'image')}, {found['network_calls_per_example']:,.0f} calls each"
         )
     return lines
@@ -128,10 +128,10 @@ def captions_in_words(record: dict[str, Any]) -> str:
         f"{record['n']:,} captioned images ({record['data']['split']} part of {record['data']['source']})",
         table(
             [
-                ("with captions", figure(bits["with_caption"], 4), "bits/dim"),
-                ("without", figure(bits["without_caption"], 4), "bits/dim"),
-                ("bound difference", figure(difference["nats"], 2), "nats per image"),
-                ("", figure(difference["bits_per_dim"], 4), "bits/dim"),
+                ("with captions", plus_minus(bits["with_caption"], 4), "bits/dim"),
+                ("without", plus_minus(bits["without_caption"], 4), "bits/dim"),
+                ("bound difference", plus_minus(difference["nats"], 2), "nats per image"),
+                ("", plus_minus(difference["bits_per_dim"], 4), "bits/dim"),
                 ("information, at least", *lower_bound_in_words(lower)),
             ]
         ),
@@ -139,7 +139,7 @@ def captions_in_words(record: dict[str, Any]) -> str:
         f"  {INFORMATION.format(k=lower['candidates'], ceiling=lower['ceiling_nats'])}.",
     ]
     if record["phrases"]:
-        rows = [(row["phrase"], figure(row["nats"], 2), f"nats ({row['n']:,} images)") for row in record["phrases"]]
+        rows = [(row["phrase"], plus_minus(row["nats"], 2), f"nats ({row['n']:,} images)") for row in record["phrases"]]
         lines += ["what leaving a phrase out of the caption costs, a bound difference too:", table(rows)]
     if record["attributes"]:
         rows = [
@@ -162,14 +162,14 @@ def columns_in_words(record: dict[str, Any]) -> str:
     rows = [
         (
             row["column"],
-            figure(row["alone_nats"], 2) if row["n"] else "none",
-            f"beyond the others {figure(row['beyond_nats'], 2)} ({row['n']:,} images)"
+            plus_minus(row["alone_nats"], 2) if row["n"] else "none",
+            f"beyond the others {plus_minus(row['beyond_nats'], 2)} ({row['n']:,} images)"
             if row["n"]
             else "no image has it",
         )
         for row in record["columns"]
     ]
-    both = [("all columns", figure(every, 2), "nats"), ("information, at least", *lower_bound_in_words(lower))]
+    both = [("all columns", plus_minus(every, 2), "nats"), ("information, at least", *lower_bound_in_words(lower))]
     return "\n".join(
         [
             f"nats per image that columns say, {record['data']['split']} part of {record['data']['source']}",

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from markovae.synonyms import suggestion
+from markovae.training.train_config import PRECISIONS
 
 if TYPE_CHECKING:
     from markovae.data.data_config import DataConfig
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 FLOAT32_FIRST = "auto (float32, the default), float32, bfloat16 or float64"
 AS_TRAINED = "auto (as trained where the device has it, the default), float32, bfloat16 or float64"
 
@@ -74,6 +74,17 @@ def add_run(parser: argparse.ArgumentParser, what: str = "") -> None:
 def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
     """--seed."""
     parser.add_argument("--seed", metavar="N", type=int, default=0, help=f"{of} (default: 0)")
+
+
+def add_budget(parser: argparse.ArgumentParser, default: int) -> None:
+    """--minutes or --steps.
+
+    Args:
+        default: minutes, where neither is given.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--minutes", metavar="M", type=positive, help=f"train for M minutes (default: {default})")
+    group.add_argument("--steps", metavar="N", type=whole(1), help="train for N steps")
 
 
 def add_set(parser: argparse.ArgumentParser, example: str) -> None:

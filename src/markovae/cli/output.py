@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from markovae.log import plus_minus
+
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows in columns, indented by two: the first `left` to the left, then to the right, and the last as it is."""
@@ -19,15 +21,9 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
-def figure(found: dict[str, Any], digits: int) -> str:
-    """mean ± stderr; the mean alone where one value has no error."""
-    error = "" if found["stderr"] is None else f" ± {found['stderr']:.{digits}f}"
-    return f"{found['mean']:.{digits}f}{error}"
-
-
 def headline(bits: dict[str, Any]) -> str:
     """mean ± stderr with its interval; a single image has neither."""
     if bits["stderr"] is None:
-        return f"{figure(bits, 3)} bits/dim"
+        return f"{plus_minus(bits, 3)} bits/dim"
     low, high = bits["ci95"]
-    return f"{figure(bits, 3)} bits/dim (95 % interval {low:.3f} to {high:.3f})"
+    return f"{plus_minus(bits, 3)} bits/dim (95 % interval {low:.3f} to {high:.3f})"

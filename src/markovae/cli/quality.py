@@ -39,8 +39,14 @@ examples:
 
 """
 EXAMPLES += HELP
-EXTRACTORS = ("auto", "small", "lite0", "inception")
 DEFAULT_BATCH = 64
+
+
+def extractor(text: str) -> str:
+    """--extractor: auto, or the name of one."""
+    from markovae.quality.extractors import AUTO, EXTRACTORS
+
+    return one_of(AUTO, *EXTRACTORS)(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--extractor",
         metavar="NAME",
-        type=one_of(*EXTRACTORS),
+        type=extractor,
         default="auto",
         help="features: auto (the default: lite0 for photographs where it is installed, else small), small (built in, "
         "trained on drawn images), lite0 (needs the extra quality), inception (needs --weights)",

@@ -106,7 +106,7 @@ def chosen_sampler(
         guidance=guidance,
     )
     if options.steps is not None and made.nfe < options.steps:
-        log(f"{options.sampler} takes several network evaluations a step: {made.nfe} of the {options.steps} are used")
+        log(f"{options.sampler} takes several network evaluations per step: {made.nfe} of the {options.steps} are used")
     digest = None if weaker is None else weaker.checkpoint.digest
     return made, guidance, {**describe_plan(made, guidance), "autoguide": digest}
 

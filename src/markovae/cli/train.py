@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markovae.cli.options import add_json, add_machine, add_set, add_trust, one_of, positive, whole
+from markovae.cli.options import add_budget, add_json, add_machine, add_set, add_trust, one_of, positive, whole
 from markovae.config import PRESETS, preset_settings, settings_help
 from markovae.errors import UserError
 from markovae.log import log, show, show_json
@@ -56,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bound (the recipe for likelihood: train.objective=bound, train.level_sampling=importance, "
         "target.reverse=isotropic) or simple (Ho et al.'s: train.weighting=noise); --set comes after it",
     )
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", metavar="M", type=positive, help="train for M minutes (default: 5)")
-    budget.add_argument("--steps", metavar="N", type=whole(1), help="train for N steps")
+    add_budget(parser, 5)
     parser.add_argument(
         "--seed", metavar="N", type=whole(0), help="seed of every random draw; the same as --set train.seed=N"
     )

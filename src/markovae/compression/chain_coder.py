@@ -258,7 +258,7 @@ class ChainCoder:
         return [self._stages[0].tensor(ratio * z) for ratio, z in zip(ratios, firsts, strict=True)]
 
     def _given(self, firsts: Sequence[Any], condition: Condition | None) -> Condition | None:
-        """What the stage above these bands is told, whose z_1 are known."""
+        """What the stage above these bands is given, whose z_1 are known."""
         if not isinstance(self.model, Cascade) or not firsts:
             return condition
         told = None if condition is None else condition.to(self.model.device)

@@ -452,7 +452,7 @@ def _side_information(model: Model, given: Any, count: int) -> tuple[tuple[int, 
 def _condition(
     conditioner: TextConditioner | None, labels: tuple[int, ...], captions: tuple[str, ...]
 ) -> tuple[Condition | None, str]:
-    """What the network is told of a group, and a hash of what an encoder made of its captions."""
+    """What the network is given of a group, and a hash of what an encoder made of its captions."""
     if labels:
         return Condition(label=torch.tensor(labels)), ""
     if not captions:

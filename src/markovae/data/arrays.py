@@ -18,12 +18,12 @@ from markovae.columns import MAX_COLUMNS, Cell, Cells, cell_of
 from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, DataConfig, background_rgb
 from markovae.data.file_names import ENDINGS, PARTS, by_ending, hidden, is_packed, part_of, some, unread_kind
-from markovae.data.image_files import channels_note, reason_of, to_channels, to_size
+from markovae.data.image_files import channels_note, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.npy import npz_sizes, read_exactly, read_npy, read_npz, require_plausible
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import chosen_split, copies_note
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import printable
 from markovae.system.regular import open_regular
 

@@ -19,9 +19,10 @@ from typing import Any, BinaryIO, TypeVar, final
 
 import numpy as np
 
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import log
 from markovae.system.files import STAGE, discard, free_bytes, make_folder, remove, sync, sync_files
+from markovae.system.regular import open_regular, read_at
 
 Result = TypeVar("Result")
 # Above this, pixels stay on disk and are mapped.
@@ -141,7 +142,7 @@ def entry(
         except DAMAGED as error:
             if _mark(path) != mark:
                 continue  # another process replaced it meanwhile
-            log(f"the cache entry {path} is damaged ({_reason(error)}): it is made again")
+            log(f"the cache entry {path} is damaged ({reason_of(error)[:200]}): it is made again")
             forget(path)
             break
     with _staged(path) as stage:
@@ -182,7 +183,7 @@ def _opened(path: Path, name: str) -> Iterator[Entry]:
     if path.is_symlink() or not path.is_dir():
         raise ValueError("it is not a folder")
     with ExitStack() as stack:
-        sealed = stack.enter_context(_open(path / SEAL))
+        sealed = stack.enter_context(open_regular(path / SEAL, follow=False))
         seal = json.loads(sealed.read(LONGEST_SEAL))
         if seal["entry"] != name or seal["format"] != FORMAT:
             raise ValueError(f"it was made as {str(seal['entry'])[:80]!r} in format {str(seal['format'])[:20]!r}")
@@ -190,27 +191,17 @@ def _opened(path: Path, name: str) -> Iterator[Entry]:
         for known, sizes in seal["files"].items():
             if known != Path(known).name:
                 raise ValueError(f"{known[:80]!r} is not a file of an entry")
-            files[known] = stack.enter_context(_open(path / known))
+            files[known] = stack.enter_context(open_regular(path / known, follow=False))
             if sizes != _checksum(files[known]):
                 raise ValueError(f"{known!r} is not what was written")
         yield Entry(files)
-
-
-def _open(path: Path) -> BinaryIO:
-    """Open a regular file for reading; a link is not followed and a pipe not waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ValueError(f"{path.name!r} is not a regular file")
-    return os.fdopen(handle, "rb")
 
 
 def _seal(stage: Path, name: str) -> dict[str, Any]:
     """What an entry is made of: size and checksum of each file."""
     files = {}
     for path in sorted(stage.iterdir()):
-        with _open(path) as file:
+        with open_regular(path, follow=False) as file:
             files[path.name] = _checksum(file)
     return {"format": FORMAT, "entry": name, "files": files}
 
@@ -229,19 +220,6 @@ def _checksum(file: BinaryIO) -> list[Any]:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             found = b"".join(threads.map(checked, starts))
     return [size, hashlib.sha256(found).hexdigest()]
-
-
-def read_at(handle: int, offset: int, size: int) -> bytes:
-    """Bytes of an open file, without its own place where the system can: a forked process shares it."""
-    if hasattr(os, "pread"):
-        return os.pread(handle, size, offset)
-    os.lseek(handle, offset, os.SEEK_SET)
-    return os.read(handle, size)
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextmanager
@@ -279,7 +257,7 @@ def _place(stage: Path, path: Path) -> None:
         sync(path.parent)
     except OSError as error:
         if _mark(path) is None or path.is_symlink() or not path.is_dir():
-            log(f"the cache entry {path} is not kept for the next time ({_reason(error)})")
+            log(f"the cache entry {path} is not kept for the next time ({reason_of(error)[:200]})")
 
 
 def _clear_abandoned(folder: Path) -> None:

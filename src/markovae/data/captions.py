@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 from markovae.columns import Cell, Cells
 from markovae.data.file_names import TEXT_ENDINGS, comparable, some
-from markovae.data.image_files import reason_of
 from markovae.data.known_tables import may_be_table, table_reader
 from markovae.data.metadata import (
     ImageNames,
@@ -28,7 +27,7 @@ from markovae.data.metadata import (
     open_table,
     record_of,
 )
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.system.regular import open_regular
 
 RECORDS = (".json",)

@@ -22,12 +22,12 @@ import numpy as np
 from markovae.data import cache
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import some
-from markovae.data.image_files import channels_note, reason_of, to_channels, to_size
+from markovae.data.image_files import channels_note, to_channels, to_size
 from markovae.data.image_reader import open_image
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import copies_note, split_given
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import log
 from markovae.system.regular import open_regular
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from markovae.data.faces import combinations
 from markovae.data.file_names import parts_named
 from markovae.errors import UserError
 from markovae.strict_json import shown
@@ -110,10 +109,16 @@ class DataConfig:
         if not 0 <= self.bad_fraction <= 1:
             raise UserError(f"data.bad_fraction={self.bad_fraction} must lie in 0…1: it is a share of the files")
         background_rgb(self.background)
-        if self.hold_out and self.source != "faces":
+        if self.hold_out:
+            self._check_held_out()
+
+    def _check_held_out(self) -> None:
+        if self.source != "faces":
             raise UserError(
                 f"data.hold_out names attributes of the faces, and data.source={shown(self.source)} has none"
             )
+        from markovae.data.faces import combinations
+
         combinations(self.hold_out)
 
     def _check_fractions(self) -> None:

@@ -21,11 +21,10 @@ from markovae.data.image_files import (
     header_from,
     is_transparent,
     load_upright,
-    reason_of,
     tiles,
 )
 from markovae.data.image_reader import open_image
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.system.memory import out_of_memory
 
 Pixels = np.ndarray[Any, Any]

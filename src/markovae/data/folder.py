@@ -34,10 +34,9 @@ from markovae.data.image_files import (
     Plan,
     decode,
     find_files,
-    may_pass,
+    is_transient,
     plan,
     read_header,
-    reason_of,
 )
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.json_tables import without_captions
@@ -47,11 +46,11 @@ from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.data.strips import StripFile, Strips, middle, read_strips
 from markovae.data.workers import map_in_processes
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import printable, track
 from markovae.system.regular import glance
 
-RECIPE = "folder-7"
+RECIPE = "folder-8"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", ".json")
 # Below these, the work takes less time than starting workers.
@@ -87,7 +86,7 @@ def read_folder(config: DataConfig) -> Source:
     make = partial(_make, folder=folder, files=files, refused=found.refused, config=config)
     name = f"folder-{cache.key_of(recipe)}"
     stored, images, digests, strips = cache.entry(name, make, _read)
-    if stored["passing"]:
+    if stored["transient"]:
         cache.forget(cache.cache_folder() / name)
     paths = stored["paths"]
     place = {file.path: number for number, file in enumerate(found.files)}
@@ -233,7 +232,7 @@ def _make(
     headers = list(track(scanned, "reading image headers", len(files)))
     good = [header for header in headers if not header.problem]
     unreadable = [(header.path, header.problem) for header in headers if header.problem]
-    passing = any(header.passing for header in headers)
+    transient = any(header.transient for header in headers)
     kept: list[Header] = []
     notes: list[str] = []
     if good:
@@ -247,7 +246,7 @@ def _make(
         for header, result in zip(good, track(results, "decoding images", len(good)), strict=True):
             if isinstance(result, Failure):
                 unreadable.append((header.path, result.reason))
-                passing |= result.passing
+                transient |= result.transient
             else:
                 target[len(kept)] = middle(result, chosen.shape)
                 kept.append(header)
@@ -274,7 +273,7 @@ def _make(
         "sizes": tally([f"{header.width}x{header.height}" for header in kept]),
         "notes": [*chosen.notes, *notes],
         "unreadable": unreadable,
-        "passing": passing,
+        "transient": transient,
         "strips": config.random_crop,
     }
     cache.write_json(stage / "record.json", record)
@@ -294,14 +293,14 @@ def _shorten(path: Path, count: int) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an image could not be decoded, and whether that may pass (see `may_pass`)."""
+    """Why an image could not be decoded, and whether that may pass (see `is_transient`)."""
 
     reason: str
-    passing: bool
+    transient: bool
 
 
 def _decode_one(folder: Path, chosen: Plan, header: Header) -> Pixels | Failure:
     try:
         return decode(folder / header.path, chosen.shape, chosen.grey, fit=chosen.fit, background=chosen.background)
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        return Failure(reason_of(error), may_pass(error))
+        return Failure(reason_of(error), is_transient(error))

@@ -15,7 +15,7 @@ from markovae.data.data_config import DataConfig, background_rgb
 from markovae.data.file_names import ENDINGS, hidden, is_litter, unread_kind
 from markovae.data.image_reader import MAX_PIXELS, open_image
 from markovae.data.images import ImageData, Pixels
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import log
 from markovae.system.memory import out_of_memory
 from markovae.system.regular import mark_of
@@ -146,7 +146,7 @@ class Header:
     """What the header of an image says; `problem` is a reason and the rest empty where it cannot be used.
 
     `color` is how the pixels are stored where that is not sRGB (`color.WORDS`), `jpeg` the quality 1…100 of a JPEG by
-    its quantization. `passing` is whether the problem may be the machine's (see `may_pass`).
+    its quantization. `transient` is whether the problem may be the machine's (see `is_transient`).
     """
 
     path: str
@@ -157,11 +157,11 @@ class Header:
     grey: bool = False
     transparent: bool = False
     animated: bool = False
-    sixteen_bit_colour: bool = False
+    sixteen_bit_color: bool = False
     color: str = ""
     jpeg: int = 0
     problem: str = ""
-    passing: bool = False
+    transient: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def read_header(folder: Path, file: FoundFile) -> Header:
     try:
         return header_of(folder / file.path, file.path)
     except Exception as error:  # a decoder may raise anything on damaged bytes
-        return Header(file.path, problem=reason_of(error), passing=may_pass(error))
+        return Header(file.path, problem=reason_of(error), transient=is_transient(error))
 
 
 def header_of(source: Path | bytes, path: str) -> Header:
@@ -261,7 +261,7 @@ def header_from(image: Image.Image, path: str) -> Header:
         grey=_is_grey(image),
         transparent=is_transparent(image),
         animated=bool(getattr(image, "is_animated", False)),
-        sixteen_bit_colour=_has_sixteen_bit_colour(image),
+        sixteen_bit_color=_has_sixteen_bit_color(image),
         color=color_of(image),
         jpeg=jpeg_quality(image),
     )
@@ -287,7 +287,7 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in GREY_MODES
 
 
-def _has_sixteen_bit_colour(image: Image.Image) -> bool:
+def _has_sixteen_bit_color(image: Image.Image) -> bool:
     """Whether pillow reads this file's 16-bit color (or grey with alpha) by its high byte."""
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
     return image.mode in ("RGB", "RGBA", "LA") and any(";16" in raw for raw in raw_modes)
@@ -310,13 +310,7 @@ def _below(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def reason_of(error: BaseException) -> str:
-    """Why a file could not be read, on one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether it was the machine that failed (permission, network, memory), not the bytes: another time may go well."""
     return out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)
 
@@ -370,7 +364,7 @@ def plan(headers: Mapping[Header, int], config: DataConfig) -> Plan:
         (count(lambda h: h.transparent), f"with transparency, laid on {config.background}"),
         (count(lambda h: h.animated), "with several frames, of which the first is taken"),
         (count(lambda h: h.mode.startswith("I")), "with 16 bits, scaled to 8"),
-        (count(lambda h: h.sixteen_bit_colour), "with 16-bit color, read by the high byte"),
+        (count(lambda h: h.sixteen_bit_color), "with 16-bit color, read by the high byte"),
     ]
     colors = Counter[str]()
     for header, number in headers.items():

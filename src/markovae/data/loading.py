@@ -2,27 +2,20 @@
 
 import difflib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from markovae.data import arrays, cache, faceset
-from markovae.data.cifar import is_cifar, read_cifar10, read_cifar_files
+from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, BUILT_IN, KINDS, DataConfig, as_config
-from markovae.data.digits import read_digits
 from markovae.data.file_names import ENDINGS
-from markovae.data.folder import read_folder
-from markovae.data.image_files import find_files
 from markovae.data.images import ImageData, Indices, fingerprint
-from markovae.data.parquet import ENDING as PARQUET
-from markovae.data.parquet import parquet_files, read_parquet
-from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import require_named
-from markovae.data.shards import read_shards
 from markovae.data.source import Source
 from markovae.data.split import Splits
 from markovae.errors import UserError
@@ -72,23 +65,24 @@ def read_source(config: DataConfig) -> Source:
             f"data.random_crop cuts images of a folder, of shards or parquet files, and {config.source} is "
             f"{KINDS.get(kind, KINDS['array'])}, of one shape: leave it out"
         )
-    reading = READERS[kind](config)
+    module, function = READERS[kind].split(".")
+    reading: Source = getattr(import_module(f"markovae.data.{module}"), function)(config)
     if config.classes == "none":
         reading = replace(reading, data=replace(reading.data, labels=None, class_names=()))
     return reading
 
 
-# Each reads the source that its configuration names: read(config) -> Source.
-READERS: dict[str, Callable[[DataConfig], Source]] = {
-    "faces": lambda config: faceset.read_faces(config),
-    "digits": read_digits,
-    "cifar10": read_cifar10,
-    "cifar": read_cifar_files,
-    "shards": read_shards,
-    "idx folder": arrays.read_idx_folder,
-    "parquet": read_parquet,
-    "folder": read_folder,
-    "array": arrays.read_array_file,
+# module.function of `data/` that reads a source of each kind, read(config) -> Source; imported when one is read.
+READERS = {
+    "faces": "faceset.read_faces",
+    "digits": "digits.read_digits",
+    "cifar10": "cifar.read_cifar10",
+    "cifar": "cifar.read_cifar_files",
+    "shards": "shards.read_shards",
+    "idx folder": "arrays.read_idx_folder",
+    "parquet": "parquet.read_parquet",
+    "folder": "folder.read_folder",
+    "array": "arrays.read_array_file",
 }
 
 
@@ -106,14 +100,18 @@ def kind_of(config: DataConfig) -> str:
         if path.exists():
             log(f"{config.source} is the source of that name: give ./{config.source} for what lies here")
         return config.source
+    from markovae.data.arrays import holds_idx_files
+    from markovae.data.cifar import is_cifar
+    from markovae.data.parquet import holds_parquet
+
     if is_cifar(path):
         return "cifar"
     if _names_shards(config.source, path):
         return "shards"
-    if path.suffix.lower() == PARQUET or _holds_parquet(path):
+    if holds_parquet(path):
         return "parquet"
     if path.is_dir():
-        return "idx folder" if arrays.holds_idx_files(path) else "folder"
+        return "idx folder" if holds_idx_files(path) else "folder"
     if path.is_file():
         return "array"
     if path.exists():
@@ -142,11 +140,6 @@ def require_readable(reading: Source, config: DataConfig) -> None:
     )
 
 
-def _holds_parquet(path: Path) -> bool:
-    """Whether a folder holds parquet files, and no images."""
-    return path.is_dir() and bool(parquet_files(path)) and not find_files(path).files
-
-
 def _names_shards(source: str, path: Path) -> bool:
     """Whether a source is a URL, a pattern of tars, one tar, or a folder with tars in it.
 
@@ -156,6 +149,8 @@ def _names_shards(source: str, path: Path) -> bool:
         return True
     if not path.is_dir():
         return False
+    from markovae.data.shard_format import RECORD
+
     inside = [item for item in path.iterdir() if not item.name.startswith(".")]
     tars = [item for item in inside if item.suffix == ".tar"]
     images = [item for item in inside if item.is_dir() or item.suffix.lower() in ENDINGS]

@@ -16,8 +16,7 @@ from typing import BinaryIO, final
 
 from markovae.columns import MAX_NAME, Cell, cell_of
 from markovae.data.file_names import comparable, some
-from markovae.data.image_files import reason_of
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import printable
 from markovae.strict_json import parse_object, shortened, shown
 from markovae.system.regular import open_regular

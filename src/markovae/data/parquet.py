@@ -19,14 +19,14 @@ from markovae.columns import Cell, Cells
 from markovae.data import cache
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import hidden, parts_of_files, some
-from markovae.data.image_files import STRIP, Header, decode, header_of, plan, reason_of
+from markovae.data.image_files import STRIP, Header, decode, find_files, header_of, plan
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.known_tables import split_column
 from markovae.data.metadata import MOST_COLUMNS, TEXT_COLUMNS, fields_of, is_text, one_line_each
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.data.strips import StripFile, Strips, middle, read_strips
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.log import printable, track
 from markovae.strict_json import parse_object
 from markovae.system.regular import open_regular
@@ -57,6 +57,13 @@ def parquet_files(path: Path) -> list[Path]:
         return [path] if path.suffix.lower() == ENDING else []
     found = next((found for folder in (path, path / "data") if (found := sorted(folder.glob(f"*{ENDING}")))), [])
     return [file for file in found if file.is_file() and not hidden(file.name)]
+
+
+def holds_parquet(path: Path) -> bool:
+    """Whether a path is a parquet file, or a folder that holds some, and no images."""
+    if path.suffix.lower() == ENDING:
+        return True
+    return path.is_dir() and bool(parquet_files(path)) and not find_files(path).files
 
 
 def read_parquet(config: DataConfig) -> Source:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, final
 
 from markovae.data import cache
-from markovae.errors import StoppedRun, UserError
+from markovae.errors import StoppedRun, UserError, reason_of
 from markovae.locations import FromFile, is_elsewhere, refusal, without_secrets, without_secrets_of
 from markovae.log import log
 from markovae.system.files import remove
-from markovae.system.regular import glance, mark_of
+from markovae.system.regular import glance, mark_of, read_at
 
 OPEN_FILES = 64
 FETCHED = 48  # shards from elsewhere that stay in the cache
@@ -132,7 +132,7 @@ class ShardStore:
             # Read under the lock, so that no other thread moves in the file or closes it meanwhile.
             with self._lock:
                 handle = self._handle(shard)
-                content = _bytes_at(handle, offset, size)
+                content = read_at(handle, offset, size)
         except OSError as error:
             raise StoppedRun(
                 f"{self.names[shard]} cannot be read ({error.strerror}): restore it, then --resume"
@@ -169,14 +169,6 @@ class ShardStore:
             self._open[shard] = handle
         self._open.move_to_end(shard)
         return self._open[shard]
-
-
-def _bytes_at(handle: int, offset: int, size: int) -> bytes:
-    """Without the file's own place where the system can: a forked process shares it."""
-    if hasattr(os, "pread"):
-        return os.pread(handle, size, offset)
-    os.lseek(handle, offset, os.SEEK_SET)
-    return os.read(handle, size)
 
 
 def _facts(name: str) -> list[Any]:
@@ -271,5 +263,4 @@ def _evict(folder: Path, newest: Path) -> None:
 
 
 def _reason(error: BaseException, location: str) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return without_secrets_of(location, " ".join(text.split()))[:200] or type(error).__name__
+    return without_secrets_of(location, reason_of(error))[:200]

@@ -20,7 +20,7 @@ from markovae.data.arrays import labels_of
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import by_ending, parts_of_files, some, understand, unread_kind
 from markovae.data.folder import classes_of, classes_of_column
-from markovae.data.image_files import STRIP, Header, Plan, decode, header_of, plan, reason_of, strip_shape
+from markovae.data.image_files import STRIP, Header, Plan, decode, header_of, plan, strip_shape
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.known_tables import may_be_table, split_column, table_reader
 from markovae.data.metadata import MOST_COLUMNS, ImageNames, Table, one_line_each, record_of
@@ -32,7 +32,7 @@ from markovae.data.strips import Strips, longer_note, middle
 from markovae.data.tars import LARGEST_IMAGE, LONGEST_CLASS, SMALL, Member, samples
 from markovae.data.unread_images import UnreadImages
 from markovae.data.workers import map_in_processes
-from markovae.errors import StoppedRun, UserError
+from markovae.errors import StoppedRun, UserError, reason_of
 from markovae.locations import is_elsewhere, without_secrets
 from markovae.log import counted, printable, track
 

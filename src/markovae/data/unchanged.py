@@ -15,9 +15,9 @@ from markovae.data.arrays import read_array_file
 from markovae.data.captions import read_written
 from markovae.data.data_config import DataConfig
 from markovae.data.folder import classes_of
-from markovae.data.image_files import channels_first, find_files, header_from, reason_of
+from markovae.data.image_files import channels_first, find_files, header_from
 from markovae.data.image_reader import open_image
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 
 ARRAYS = (".npy", ".npz", ".gz", "-ubyte")
 MODES = {1: ("L", "1"), 3: ("RGB", "P")}  # of images that have so many channels exactly
@@ -130,7 +130,7 @@ def _require_exact(path: Path, shape: tuple[int, ...]) -> None:
                 f"{path} is a {mode} image of {size[0]}x{size[1]} pixels, and the model takes {shape[0]} channels of "
                 f"{shape[1]}x{shape[2]}: nothing is resized or converted here, or it would not be lossless"
             )
-        if header.transparent or header.animated or header.sixteen_bit_colour:
+        if header.transparent or header.animated or header.sixteen_bit_color:
             what = "transparent pixels" if header.transparent else "frames" if header.animated else "16-bit colors"
             raise UserError(f"{path} has {what}, which the model has not: convert it first, or leave it out")
 

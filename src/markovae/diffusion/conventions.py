@@ -53,7 +53,7 @@ class Convention:
     also: tuple[str, ...] = ()
 
     def default_grid(self) -> NoiseSchedule | None:
-        """1,000 levels even in log-SNR; None for one that counts the steps of a grid, which has to be told."""
+        """1,000 levels even in log-SNR; None for one that counts the steps of a grid, which has to be named."""
         return None if self.time is None else LogSNRLinear(1000, *self.ends)
 
 

@@ -238,12 +238,12 @@ class SoftmaxBins:
         """ln P of each pixel, (B, *D), float64."""
         mean = self.mean.double()
         place = self.pixels.to_x(self.pixels.to_pixel_values(x))
-        return -0.5 * ((place - mean) / self.scale.double()) ** 2 - self._log_normaliser(mean)
+        return -0.5 * ((place - mean) / self.scale.double()) ** 2 - self._log_normalizer(mean)
 
     def sample(self, source: Source) -> Tensor:
         """A draw on the pixel scale, (B, *D), by inversion: the first value whose cumulated P exceeds U."""
         mean = self.mean.double()
-        u, total = _uniform_like(mean, source).log() + self._log_normaliser(mean), torch.full_like(mean, -torch.inf)
+        u, total = _uniform_like(mean, source).log() + self._log_normalizer(mean), torch.full_like(mean, -torch.inf)
         value = torch.zeros_like(mean, dtype=torch.int64)
         for part in self._parts(mean):
             cumulated = torch.logaddexp(total[..., None], part.logcumsumexp(-1))
@@ -255,7 +255,7 @@ class SoftmaxBins:
         """The most probable pixel values, on the pixel scale, (B, *D): those nearest to m."""
         return self.pixels.to_x(self.pixels.to_pixel_values(self.mean), self.mean.dtype)
 
-    def _log_normaliser(self, mean: Tensor) -> Tensor:
+    def _log_normalizer(self, mean: Tensor) -> Tensor:
         total = torch.full_like(mean, -torch.inf)
         for part in self._parts(mean):
             total = torch.logaddexp(total, part.logsumexp(-1))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from markovae.diffusion.schedule import NO_SIGNAL, NoiseSchedule
+from markovae.diffusion.schedule import NO_SIGNAL, NoiseSchedule, require_falling
 
 
 @final
@@ -33,8 +33,7 @@ class LearnedLogSNR(NoiseSchedule):
 
     def __init__(self, num_levels: int = 1000, start: float = 13.3, end: float = -10.0, hidden: int = 32) -> None:
         super().__init__(num_levels)
-        if not (math.isfinite(start) and math.isfinite(end) and start > end):
-            raise ValueError(f"log-SNR must fall from level 1 to level L: start={start:g} must exceed end={end:g}")
+        require_falling(start, end)
         if hidden < 1:
             raise ValueError(f"hidden={hidden} must be at least 1: the sigmoids give the schedule its shape")
         self.start = nn.Parameter(torch.tensor(start, dtype=torch.float64))

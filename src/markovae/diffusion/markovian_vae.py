@@ -1,7 +1,7 @@
 r"""The Markovian VAE: an encoder chain and a prior chain over the same latents.
 
-y = z_0 is modeled with latents z_1…z_L. The encoder P_enc(z_ℓ|z_{ℓ−1}) walks from data to noise, the prior
-P_pri(z_{ℓ−1}|z_ℓ) walks back, its last step P_pri(z_0|z_1) is the decoder, and sampling the prior generates.
+y = z_0 is modeled with latents z_1…z_L. The encoder P_enc(z_ℓ|z_{ℓ−1}) leads from data to noise, the prior
+P_pri(z_{ℓ−1}|z_ℓ) leads back, its last step P_pri(z_0|z_1) is the decoder, and sampling the prior generates.
 """
 
 from __future__ import annotations

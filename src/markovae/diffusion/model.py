@@ -124,7 +124,7 @@ class Diffusion(LevelwiseVAE):
         """
         if reverse.needs_jacobian and self.dims > MAX_DIMS:
             raise ValueError(
-                f"a full covariance in {self.dims} dimensions costs {self.dims} backward passes a step: "
+                f"a full covariance in {self.dims} dimensions costs {self.dims} backward passes per step: "
                 f"{MAX_DIMS} is the limit"
             )
         model = self.on_grid(self.schedule)

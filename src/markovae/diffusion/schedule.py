@@ -218,8 +218,7 @@ class LogSNRLinear(NoiseSchedule):
 
     def __init__(self, num_levels: int = 1000, start: float = 13.3, end: float = -10.0) -> None:
         super().__init__(num_levels)
-        if not (math.isfinite(start) and math.isfinite(end) and start > end):
-            raise ValueError(f"log-SNR must fall from level 1 to level L: start={start:g} must exceed end={end:g}")
+        require_falling(start, end)
         self.start, self.end = start, end
 
     def level_positions(self) -> Tensor:
@@ -369,6 +368,12 @@ def _check_falling(levels: Tensor) -> None:
     if not bool((levels[1:] < levels[:-1]).all()):
         where = int((levels[1:] >= levels[:-1]).nonzero()[0]) + 2
         raise ValueError(f"log-SNR must fall at every level: level {where} does not lie below level {where - 1}")
+
+
+def require_falling(start: float, end: float) -> None:
+    """Raises: ValueError for log-SNRs of levels 1 and L that do not fall, or are not finite."""
+    if not (math.isfinite(start) and math.isfinite(end) and start > end):
+        raise ValueError(f"log-SNR must fall from level 1 to level L: start={start:g} must exceed end={end:g}")
 
 
 def _check_levels(num_levels: int) -> None:

@@ -19,7 +19,7 @@ from markovae.interop.diffusers_scheduler import rounding_warning, rules_from, r
 from markovae.interop.diffusers_unet import config_from, config_to
 from markovae.interop.torch_export import torch_files
 from markovae.interop.weights import to_theirs
-from markovae.log import log, printable
+from markovae.log import log, plus_minus, printable
 from markovae.networks.ddpm import DDPMUNet
 from markovae.system.files import make_folder, refused, require_new_folder, staged_folder, write_synced
 from markovae.system.jsonlines import read_rows
@@ -76,9 +76,8 @@ def _held_out(run: Path) -> list[tuple[str, str]]:
     rows = [row for row in read_rows(run / "metrics.jsonl").rows if row.get("kind") == "heldout"]
     if not rows or rows[-1]["bits_per_dim"]["mean"] is None:
         return []
-    mean, error = (rows[-1]["bits_per_dim"][name] for name in ("mean", "stderr"))
-    spread = "" if error is None else f" ± {error:.3f}"
-    return [("held-out bound", f"{mean:.3f}{spread} bits/dim, after step {rows[-1]['step']}")]
+    bits = plus_minus(rows[-1]["bits_per_dim"], 3)
+    return [("held-out bound", f"{bits} bits/dim, after step {rows[-1]['step']}")]
 
 
 def export(

@@ -36,7 +36,7 @@ from markovae.system.files import make_folder, refused, require_new_folder, stag
 from markovae.training.train_config import TrainConfig
 
 FINE_TUNING = TrainConfig(optimizer="adamw", adamw_lr=1e-4, beta2=0.999, warmup_steps=500, ema_horizon=10_000.0)
-"""How an imported model is trained on unless told otherwise: gently."""
+"""How an imported model is trained on by default: gently."""
 
 
 def import_run(

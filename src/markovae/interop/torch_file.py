@@ -166,7 +166,7 @@ class TorchFile:
         try:
             content = bytearray(self._content(f"{self._root}data/{stored.storage}", size))
             if len(content) != size:
-                raise ValueError(f"{len(content):,} bytes where {size:,} are told of")
+                raise ValueError(f"{len(content):,} bytes where {size:,} are declared")
             if not size:
                 return torch.empty(stored.shape, dtype=stored.dtype)
             flat = torch.frombuffer(content, dtype=stored.dtype)

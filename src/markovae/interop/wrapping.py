@@ -95,7 +95,7 @@ def wrap(
 
 
 def on_our_scale(grid: NoiseSchedule, low: float, high: float) -> NoiseSchedule:
-    """A grid told in terms of data on [low, high], for data on [−1, 1]."""
+    """A grid in terms of data on [low, high], for data on [−1, 1]."""
     if not low < high or (low, high) == (-1.0, 1.0):
         return grid
     return Tabulated(grid.logsnr.detach()[1:] + 2 * math.log((high - low) / 2))

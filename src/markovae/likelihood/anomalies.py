@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovae.data.given import given_images
+from markovae.data.conversion import as_images
 from markovae.data.image_codecs import predictive_bits
 from markovae.data.images import ImageData
 from markovae.diffusion.bound import html_table
@@ -29,7 +29,7 @@ from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator, evaluate_batches, summarize
-from markovae.likelihood.inputs import Array, Labels, checked_images, given, require_condition
+from markovae.likelihood.inputs import Array, Labels, arrays_of, checked_images, require_condition
 from markovae.likelihood.measurement import SCHEMA_VERSION, csv_of
 from markovae.log import track
 from markovae.tables import at_least_one
@@ -142,6 +142,10 @@ class AnomalyRanking:
             rows.append(row)
         return rows
 
+    def sheets(self, count: int) -> dict[str, Tensor]:
+        """As for `Measurement`: places of the oddest images."""
+        return {"oddest": self.order[:count]}
+
     def to_csv(self) -> str:
         """The rows as text: a header and a line per image."""
         return csv_of(self.rows())
@@ -198,7 +202,7 @@ def rank_anomalies(
     model = one_stage(model, "ranking")
     if not model.decoder.discrete:
         raise UserError("densities have no bits to compare with complexity: rank images of a model of pixels")
-    images, heldout = (given_images(some, model.shape, "test") for some in (images, heldout))
+    images, heldout = (as_images(some, model.shape, "test") for some in (images, heldout))
     if len(heldout) < LEAST_HELDOUT:
         raise UserError(f"{len(heldout)} held-out images give no p-values: at least {LEAST_HELDOUT} are needed")
     began = time.monotonic()
@@ -237,7 +241,7 @@ def _scored(
     batch: int,
     progress: bool,
 ) -> ScoredImages:
-    images, labels = given(model, images, labels)
+    images, labels = arrays_of(model, images, labels)
     pixels = checked_images(model, images, limit)
     require_condition(model, labels)
     estimator = Estimator(draws)

@@ -30,9 +30,10 @@ from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
 from markovae.likelihood.estimators import Estimator, Evaluations, evaluate_nats
 from markovae.likelihood.inputs import Array, checked_images, checked_model, require_condition
-from markovae.likelihood.measurement import estimate_dict, finite
-from markovae.log import track
+from markovae.likelihood.measurement import estimate_dict
+from markovae.log import plus_minus, track
 from markovae.networks.conditioning import Condition, Conditioning
+from markovae.strict_json import finite
 from markovae.tables import at_least_one
 from markovae.text.conditioner import captions_of
 
@@ -56,7 +57,7 @@ def shared_nats(
         given: of the images at `rows`, R; None is
             no condition.
         rows: which images, (R,), increasing; None is all.
-        estimator: 16 stratified levels an image where left out; without replicates.
+        estimator: 16 stratified levels per image where left out; without replicates.
     Raises:
         UserError: as `measure`; or where `given` does not fit the rows.
         ValueError: for an estimator with replicates.
@@ -167,7 +168,7 @@ def lower_bound_in_words(lower: Mapping[str, Any]) -> tuple[str, str]:
             f"nats per image: {n:,} images make one block of {k} candidates, which has no error; at least "
             f"{2 * k:,} are needed, {8 * k:,} are better (or fewer --candidates)"
         )
-    figure = f"{nats['mean']:.3f} ± {nats['stderr']:.3f}"
+    figure = plus_minus(nats, 3)
     if nats["mean"] <= 0:
         return "0", f"nats per image, on {n:,} images: the estimate, {figure}, shows no information"
     return figure, f"nats per image, on {n:,} images"

@@ -11,7 +11,7 @@ from markovae.diffusion.cascade import Cascade
 from markovae.diffusion.markovian_vae import evaluating
 from markovae.likelihood.fitting import stage_examples
 from markovae.likelihood.inputs import Array, Labels, checked_images, checked_labels, conditions
-from markovae.likelihood.statistics import RatePoint, collect_level_statistics
+from markovae.likelihood.statistics import RatePoint, collect_level_statistics, nats_above
 from markovae.randomness import Streams
 
 
@@ -47,7 +47,7 @@ def cascade_rate_distortion(
     for b, (each, unit) in enumerate(zip(found, model.units, strict=True)):
         nats, finer = each.nats_of_levels(), sum(powers[b + 1 :])
         below -= len(nats)
-        after = torch.cat([nats.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)]) + each.prior
+        after = nats_above(nats, each.prior)
         squares = math.exp(unit) * each.error.flatten(1).sum(1)
         for k, own in reversed(list(enumerate(each.level.tolist()))):
             if own > 1 or b == model.octaves:  # level 1 of a band is the next one's top

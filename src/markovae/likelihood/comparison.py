@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
@@ -60,6 +62,10 @@ class Comparison:
         if not self.a.discrete:
             raise UserError("bits per dimension of a density depend on a bin width: compare the nats")
         return self.difference_nats.scaled(1 / (self.a.dims * math.log(2)))
+
+    def sheets(self, count: int) -> dict[str, Tensor]:
+        """As for `Measurement`, of A."""
+        return self.a.sheets(count)
 
     def to_csv(self) -> str:
         """A's rows with B's total and the difference beside them, nats: a header and a line an image."""

@@ -77,7 +77,7 @@ def continuous_bound(
 
     Args:
         images, labels, seed, batch: as for `measure`.
-        draws: of u an image (cost: draws + 1 network calls).
+        draws: of u per image (cost: draws + 1 network calls).
         schedule: for the draws of u between the model's own ends; None is the model's own.
     Returns: a Measurement whose `num_levels` is 0: the limit.
     Raises:

@@ -18,12 +18,11 @@ from markovae.data.loading import load_data, read_source, reopen, require_readab
 from markovae.data.source import log_left_out
 from markovae.data.split import Splits
 from markovae.errors import UserError
-from markovae.likelihood.comparison import refuse_other_data
+from markovae.likelihood.method import SPLITS
 from markovae.locations import without_secrets
 from markovae.log import log
 from markovae.text.conditioner import attach_captions, known_columns
 
-SPLITS = ("test", "validation", "train", "all")
 FIT_IMAGES = 250
 
 
@@ -191,6 +190,8 @@ def require_comparable(opened: Any, against: Any, chosen: EvaluationData) -> Non
     Raises:
         UserError: see `refuse_other_data`.
     """
+    from markovae.likelihood.comparison import refuse_other_data
+
     refuse_other_data(opened.model, against.model)
     if chosen.matches_run is not None and chosen.splits is not None and not trained_on(chosen.splits, against):
         log(f"{against.path} may have been trained on images of this part")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from markovae.data.given import given_images
+from markovae.data.conversion import as_images
 from markovae.data.images import ImageData
 from markovae.diffusion.cascade import Model
 from markovae.errors import UserError
@@ -44,12 +44,12 @@ def checked_model(model: Model) -> None:
             raise UserError(f"the model's weights {name!r} hold NaN or Inf: this model cannot be measured")
 
 
-def given(model: Model, images: Any, labels: Labels | None) -> tuple[Array, Labels | None]:
-    """Images and labels as people of Python have them (`given_images`), as arrays; class names as numbers.
+def arrays_of(model: Model, images: Any, labels: Labels | None) -> tuple[Array, Labels | None]:
+    """Images and labels as people of Python have them (`as_images`), as arrays; class names as numbers.
 
     Data that bring classes or captions which this model takes are measured given those, where no labels are named.
     """
-    images = given_images(images, model.shape, "test")
+    images = as_images(images, model.shape, "test")
     if isinstance(images, ImageData):
         if images.bins != model.pixels.bins:
             raise UserError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from markovae.diffusion.bound import Estimate, estimate_mean, html_table
 from markovae.errors import UserError
 from markovae.log import counted
+from markovae.strict_json import finite
 
 if TYPE_CHECKING:
     from markovae.likelihood.ode import OdeLikelihood
@@ -119,7 +120,7 @@ class Measurement:
 
     @property
     def nats(self) -> Estimate:
-        """Mean nats an image ± standard error over images (their draws are independent)."""
+        """Mean nats per image ± standard error over images (their draws are independent)."""
         return estimate_mean(self.total)
 
     @property
@@ -258,6 +259,10 @@ class Measurement:
         """The rows as text: a header and a line per image."""
         return csv_of(self.rows())
 
+    def sheets(self, count: int) -> dict[str, Tensor]:
+        """Places of the images worth looking at, `count` of each kind, by the name of the kind."""
+        return dict(zip(("cheapest", "dearest"), self.extremes(count), strict=True))
+
     def extremes(self, count: int) -> tuple[Tensor, Tensor]:
         """Places of the `count` most and the `count` least likely images, each most extreme first, int64."""
         order = self.total.argsort(stable=True)
@@ -288,11 +293,6 @@ def csv_of(rows: list[dict[str, Any]]) -> str:
 def estimate_dict(found: Estimate) -> dict[str, Any]:
     """An estimate as in the records: mean, stderr and ci95."""
     return {"mean": finite(found.value), "stderr": finite(found.stderr), "ci95": [finite(end) for end in found.ci95]}
-
-
-def finite(value: float) -> float | None:
-    """The number, or None where JSON has no word for it."""
-    return float(value) if math.isfinite(value) else None
 
 
 def level_table(image: Tensor, level: Tensor, nats: Tensor, logsnr: Tensor) -> tuple[LevelNats, ...]:

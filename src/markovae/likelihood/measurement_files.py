@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from markovae.data.pictures import Images, enlarged, png, tile, viewable
 from markovae.errors import UserError
-from markovae.likelihood.anomalies import AnomalyRanking
-from markovae.likelihood.comparison import Comparison
-from markovae.likelihood.measurement import Measurement
 from markovae.system.files import SYSTEM, make_folder, staged_folder, write_synced
 from markovae.system.plain import require_plain
+
+if TYPE_CHECKING:
+    from markovae.likelihood.anomalies import AnomalyRanking
+    from markovae.likelihood.comparison import Comparison
+    from markovae.likelihood.measurement import Measurement
 
 CHECKPOINTS, FOLDER, EXTREMES = "checkpoints", "measurements", 36
 # What names a measurement, so that the same question's answer takes its place and no other's.
@@ -64,11 +66,6 @@ def save_measurement(
     Raises:
         UserError: where it cannot be written.
     """
-    if isinstance(found, AnomalyRanking):
-        sheets = {"oddest": found.order[:EXTREMES]}
-    else:
-        own = found if isinstance(found, Measurement) else found.a
-        sheets = dict(zip(("cheapest", "dearest"), own.extremes(EXTREMES), strict=True))
     folder = run_folder(run)
     target, disk = folder / FOLDER / name_of(record), SYSTEM.inside(folder)
     try:
@@ -77,7 +74,7 @@ def save_measurement(
             text = json.dumps({**record, "saved": str(target)}, indent=1, allow_nan=False)
             write_synced(stage / "record.json", f"{text}\n".encode(), disk)
             write_synced(stage / "images.csv", found.to_csv().encode(), disk)
-            for name, places in sheets.items():
+            for name, places in found.sheets(EXTREMES).items():
                 sheet = enlarged(tile(viewable(np.asarray(images)[places.tolist()], bins)))
                 write_synced(stage / f"{name}.png", png(sheet), disk)
     except OSError as error:

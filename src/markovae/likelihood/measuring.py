@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from markovae.data.given import given_images
+from markovae.data.conversion import as_images
 from markovae.data.images import ImageData
 from markovae.diffusion.cascade import Cascade, Model, one_stage, stages_of
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
@@ -28,9 +28,9 @@ from markovae.likelihood.fitting import fit_stages, stage_examples
 from markovae.likelihood.inputs import (
     Array,
     Labels,
+    arrays_of,
     checked_images,
     checked_model,
-    given,
     labels_taken,
     refuse_shared,
     require_condition,
@@ -255,11 +255,11 @@ def measure_alike(
     if fit is not None and not method.needs_fit:
         raise UserError("images to fit on are given and nothing is fitted: name an estimator, a grid or a variance")
     limit, seed, batch = method.limit, method.seed, method.batch
-    images = given_images(images, models[0].shape, "test")
+    images = as_images(images, models[0].shape, "test")
     files = images.files and images.files[:limit] if isinstance(images, ImageData) else None
-    images, labels = given(models[0], images, labels)
+    images, labels = arrays_of(models[0], images, labels)
     if fit is not None:
-        fit, fit_labels = given(models[0], fit, fit_labels)
+        fit, fit_labels = arrays_of(models[0], fit, fit_labels)
     each = [labels_taken(model, labels) if len(models) > 1 else labels for model in models]
     for model, known in zip(models, each, strict=True):
         checked_model(model)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 ESTIMATORS = ("full", "stratified", "importance")
 GRIDS = ("even", "optimal")
 VARIANCES = ("own", "isotropic", "diagonal")
+DEQUANTIZATIONS = ("uniform", "normal")
+SPLITS = ("test", "validation", "train", "all")
 DRAWS = 16
 
 

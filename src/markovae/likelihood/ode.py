@@ -34,9 +34,11 @@ from markovae.likelihood.inputs import (
     require_condition,
     require_finite,
 )
-from markovae.likelihood.measurement import estimate_dict, finite
+from markovae.likelihood.measurement import estimate_dict
+from markovae.likelihood.method import DEQUANTIZATIONS
 from markovae.networks.conditioning import Condition
 from markovae.randomness import Streams
+from markovae.strict_json import finite
 from markovae.tables import at_least_one
 
 Derivative = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -92,7 +94,7 @@ class DormandPrince(Integrator):
     """Order 5 with an embedded order 4: each example takes its own steps until its own error is small enough.
 
     Args:
-        tolerance: on the root mean square of error/(1 + |state|) a step.
+        tolerance: on the root mean square of error/(1 + |state|) per step.
         max_calls: per example.
     Source: Dormand & Prince 1980.
     """
@@ -163,7 +165,7 @@ class DormandPrince(Integrator):
         return at, (scaled**2).mean(1).sqrt() / self.tolerance
 
 
-class Dequantisation(ABC):
+class Dequantization(ABC):
     """A distribution q of the noise within a bin."""
 
     @abstractmethod
@@ -172,7 +174,7 @@ class Dequantisation(ABC):
 
 
 @final
-class UniformNoise(Dequantisation):
+class UniformNoise(Dequantization):
     """U(−h, h): q = 1/2h, so the offset is −d ln 2h.
 
     Source: Theis et al. 2016, section 3.1.
@@ -186,8 +188,8 @@ class UniformNoise(Dequantisation):
 
 
 @final
-class TruncatedNormalNoise(Dequantisation):
-    """N(0, τ²) held within (−h, h): with τ = s_1/a_1 dequantised pixel values look like the latents of level 1.
+class TruncatedNormalNoise(Dequantization):
+    """N(0, τ²) held within (−h, h): with τ = s_1/a_1 dequantized pixel values look like the latents of level 1.
 
     Args:
         scale: τ > 0.
@@ -221,7 +223,7 @@ class OdeLikelihood:
         calls: network calls of each example, (n,).
         first, last: the log-SNRs where the flow began and ended.
         probes: of the trace; None is exact.
-        dequantisation: uniform or normal.
+        dequantization: uniform or normal.
     """
 
     nats: Tensor
@@ -232,7 +234,7 @@ class OdeLikelihood:
     first: float
     last: float
     probes: int | None = None
-    dequantisation: str = "uniform"
+    dequantization: str = "uniform"
 
     def __repr__(self) -> str:
         return f"OdeLikelihood({self._figure}, {len(self.nats):,} images)"
@@ -254,7 +256,7 @@ class OdeLikelihood:
             UserError: for a density, which has no bits until a bin width is named.
         """
         if not self.discrete:
-            raise UserError("bits per dimension of a density depend on a bin width: dequantise pixel values")
+            raise UserError("bits per dimension of a density depend on a bin width: dequantize pixel values")
         return estimate_mean(self.nats / (self.dims * math.log(2)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -274,7 +276,7 @@ class OdeLikelihood:
             "network_calls_per_example": float(self.calls.double().mean()),
             "logsnr": [self.first, self.last],
             "probes": "exact" if self.probes is None else self.probes,
-            "dequantisation": self.dequantisation,
+            "dequantization": self.dequantization,
         }
 
 
@@ -285,12 +287,12 @@ def ode_likelihood(
     *,
     integrator: Integrator | int | None = None,
     probes: int | str | None = 4,
-    dequantisation: Dequantisation | str | None = None,
+    dequantization: Dequantization | str | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch: int = 64,
 ) -> OdeLikelihood:
-    """−ln of the flow's density at dequantised pixel values, less ln of the noise's: a bound on −ln P of the ODE model.
+    """−ln of the flow's density at dequantized pixel values, less ln of the noise's: a bound on −ln P of the ODE model.
 
     Of a cascade each band flows given the mean image below it as it is; the densities of the bands multiply.
 
@@ -300,7 +302,7 @@ def ode_likelihood(
         images: pixel values, or floats for a model of continuous data.
         integrator: None is `DormandPrince()`, each example on its own steps; a number is so many steps of order 4.
         probes: Rademacher probes of the trace, keyed by (seed, image, probe); None or "exact" is the exact trace.
-        dequantisation: of pixel values: uniform (None) or normal, N(0, (s_1/a_1)²) truncated to the bin. Its noise is
+        dequantization: of pixel values: uniform (None) or normal, N(0, (s_1/a_1)²) truncated to the bin. Its noise is
             keyed by (seed, image).
         limit: the first so many images only.
     Raises:
@@ -317,14 +319,14 @@ def ode_likelihood(
     require_condition(model, labels)
     images = checked_images(model, images, limit)
     labels = checked_labels(labels, len(images), limit)
-    dequantisation = _dequantisation(dequantisation, model)
+    dequantization = _dequantization(dequantization, model)
     rule = (
         integrator if isinstance(integrator, Integrator) else DormandPrince() if steps is None else RungeKutta4(steps)
     )
     grid, nats, calls = model.level_logsnr, [], []
     with evaluating(model):
         for part in torch.arange(len(images)).split(batch):
-            y, offset = _continuous(model, images[part], part, dequantisation, seed)
+            y, offset = _continuous(model, images[part], part, dequantization, seed)
             condition = conditions(model, None if labels is None else labels[part])
             total, used = offset.cpu(), torch.zeros(len(part), dtype=torch.int64)
             for b, (stage, band, given) in enumerate(_bands(model, y, condition)):
@@ -346,17 +348,17 @@ def ode_likelihood(
         float(grid[1]),
         float(grid[-1]),
         probes,
-        "normal" if isinstance(dequantisation, TruncatedNormalNoise) else "uniform",
+        "normal" if isinstance(dequantization, TruncatedNormalNoise) else "uniform",
     )
 
 
-def _dequantisation(asked: Dequantisation | str | None, model: Model) -> Dequantisation:
-    if isinstance(asked, Dequantisation):
+def _dequantization(asked: Dequantization | str | None, model: Model) -> Dequantization:
+    if isinstance(asked, Dequantization):
         return asked
     if asked in (None, "uniform"):
         return UniformNoise()
     if asked != "normal":
-        raise UserError(f"dequantisation={asked!r} must be one of uniform, normal")
+        raise UserError(f"dequantization={asked!r} must be one of {', '.join(DEQUANTIZATIONS)}")
     first = model.schedule.logsnr.detach()[1]
     return TruncatedNormalNoise(float((-first / 2).exp()))
 
@@ -421,7 +423,7 @@ def _bands(
 
 
 def _continuous(
-    model: Model, images: Tensor, index: Tensor, dequantisation: Dequantisation, seed: int
+    model: Model, images: Tensor, index: Tensor, dequantization: Dequantization, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Real numbers for the images, (B, *D), and ln q of their noise, (B,), with what the bands' scales add."""
     x = model.to_x(images).double()
@@ -430,8 +432,9 @@ def _continuous(
         volume = sum(math.prod(s.shape) * unit / 2 for s, unit in zip(stages_of(model), model.units, strict=True))
     if not model.decoder.discrete:
         return x, x.new_full((len(x),), volume)
+    # The name is part of the key: another spelling would be other noise.
     quantile = Streams(seed, "ode dequantisation", index.tolist()).uniform(model.shape)
-    noise, log_density = dequantisation.noise(quantile.to(x.device), model.pixels)
+    noise, log_density = dequantization.noise(quantile.to(x.device), model.pixels)
     return x + noise, log_density + volume
 
 

@@ -230,7 +230,7 @@ class _Totals:
         if not bool((self.count > 0).all()):
             raise UserError(
                 f"level {int(levels[int((self.count == 0).nonzero()[0])])} was never drawn: measure more images, "
-                "more levels an image, or fewer knots"
+                "more levels per image, or fewer knots"
             )
         if not bool(self.error.isfinite().all()):
             raise UserError("the model's outputs are not finite: this model cannot be measured")
@@ -256,12 +256,16 @@ class RatePoint:
     rmse: float
 
 
+def nats_above(nats: Tensor, prior: float) -> Tensor:
+    """Σ_{k>ℓ} KL_k and the prior's, for ℓ = 1…L, (L,); nats: of the levels 2…L."""
+    return torch.cat([nats.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)]) + prior
+
+
 def rate_distortion(model: Diffusion, statistics: LevelStatistics) -> tuple[RatePoint, ...]:
     """What an image costs when it is sent level by level, and how good it is by then, from level L to the exact image.
 
     Whoever holds z_ℓ has been sent KL(q(z_L|x)‖P) + Σ_{k>ℓ} KL_k nats and can show x̂(z_ℓ). With level 0 come the
     decoder's nats, and the image is exact.
-
 
     Args:
         statistics: of this model, on images it was not trained on.
@@ -273,8 +277,7 @@ def rate_distortion(model: Diffusion, statistics: LevelStatistics) -> tuple[Rate
     if int(statistics.level[0]) != 1:
         raise UserError("the statistics lack level 1: the curve's last step is the decoder's")
     nats = statistics.nats_of_levels() if len(statistics.logsnr) > 2 else torch.zeros(0, dtype=torch.float64)
-    # after[ℓ−1] = Σ_{k>ℓ} KL_k for ℓ = 1…L.
-    after = torch.cat([nats.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)]) + statistics.prior
+    after = nats_above(nats, statistics.prior)
     bits = 1 / (model.dims * math.log(2))
     rmse = statistics.error.flatten(1).mean(1).sqrt() / bin_width
     points = [

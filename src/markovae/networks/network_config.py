@@ -206,17 +206,12 @@ class DiTConfig:
         for name in ("expansion", "patch"):
             within(f"network.dit.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts widths, or pixels a side")
         within("network.dit.depth", self.depth, 1, MAX_DEPTH, "it counts blocks")
-        for name in ("radius", "octaves"):
-            between(f"network.dit.{name}", getattr(self, name), 0, 8, "0 means none")
-        if self.spectral is not None:
-            between("network.dit.spectral", self.spectral, 0, 8, "0 means none")
+        _check_features(self, "network.dit")
         if self.head_dim % 4 or self.width % self.head_dim:
             raise UserError(
                 f"network.dit.head_dim={self.head_dim} must be a multiple of 4 that divides "
                 f"network.dit.width={self.width}"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"network.dit.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
 
     def stride(self, size: tuple[int, int]) -> int:
         """The patch: height and width of the latent are padded to multiples of it."""
@@ -225,6 +220,15 @@ class DiTConfig:
     def least_weights(self, size: tuple[int, int]) -> int:
         """A lower bound on the number of weight tensors, by arithmetic alone."""
         return 10 * self.depth
+
+
+def _check_features(config: NetworkConfig | DiTConfig, section: str) -> None:
+    """The settings that the U-Net and the transformer share: fixed features, and dropout."""
+    for name in ("radius", "octaves", "spectral"):
+        if (value := getattr(config, name)) is not None:
+            between(f"{section}.{name}", value, 0, 8, "0 means none")
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"{section}.dropout={config.dropout:g} must lie in [0, 1): it is the share left out")
 
 
 KINDS = ("auto", "class", "text", "none")
@@ -355,17 +359,12 @@ class NetworkConfig:
             within(f"network.{name}", getattr(self, name), 1, MAX_WIDTH, "it counts channels or features")
         for name in ("blocks", "patch"):
             within(f"network.{name}", getattr(self, name), 1, MAX_FACTOR, "it counts blocks a level, or pixels a side")
-        for name in ("radius", "octaves"):
-            between(f"network.{name}", getattr(self, name), 0, 8, "0 means none")
-        if self.spectral is not None:
-            between("network.spectral", self.spectral, 0, 8, "0 means none")
+        _check_features(self, "network")
         if self.multipliers is not None:
             whole_numbers(
                 "network.multipliers", self.multipliers, MAX_FACTOR, "it must name a factor of at least 1 a level"
             )
             self._check_attention(len(self.multipliers))
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"network.dropout={self.dropout:g} must lie in [0, 1): it is the share left out")
 
     def _check_kind(self) -> None:
         if self.kind == "own" and self.own is None:

@@ -47,10 +47,10 @@ class Spectral(nn.Module):
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         """The estimates of latents (B, C, H, W) at log-SNRs (B,), as `to_colors` has them."""
         with torch.autocast(z.device.type, enabled=False):
-            rows, columns, law = self._of(z)
+            rows, columns, spectrum = self._of(z)
             level = logsnr.double().clamp(-LIMIT, LIMIT)[:, None, None, None, None]
             signal, noise = torch.sigmoid(level), torch.sigmoid(-level)
-            gain = (noise.sqrt() / (signal * law + noise)).to(z.dtype)
+            gain = (noise.sqrt() / (signal * spectrum + noise)).to(z.dtype)
             coefficients = rows @ self.to_colors(z) @ columns.T
             return rows.T @ (coefficients[:, None] * gain) @ columns
 
@@ -70,13 +70,13 @@ class Spectral(nn.Module):
         channels, height, width = z.shape[1:]
         get = self._constants.get
 
-        def law() -> Tensor:
+        def spectrum() -> Tensor:
             powers = torch.tensor(self.powers, dtype=torch.float64)[:, None, None, None]
             return (powers * natural_spectrum(channels, height, width)).to(z.device)
 
         rows = get("cosines", z.device, z.dtype, height, make=lambda: cosine_transform(height).to(z))
         columns = get("cosines", z.device, z.dtype, width, make=lambda: cosine_transform(width).to(z))
-        return rows, columns, get("law", z.device, height, width, make=law)
+        return rows, columns, get("spectrum", z.device, height, width, make=spectrum)
 
 
 def color_basis() -> Tensor:
@@ -97,6 +97,6 @@ def natural_spectrum(channels: int, height: int, width: int) -> Tensor:
     """Variance of the cosine coefficients of photographs on [−1, 1], (C, H, W), float64."""
     down, right = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in (height, width))
     square = down[:, None] ** 2 + right**2
-    law = POWER / (square + (LOWEST / max(height, width)) ** 2) * torch.exp(-square / CUTOFF)
+    spectrum = POWER / (square + (LOWEST / max(height, width)) ** 2) * torch.exp(-square / CUTOFF)
     shares = SHARES if channels == 3 else (1.0,) * channels
-    return torch.tensor(shares, dtype=torch.float64)[:, None, None] * law
+    return torch.tensor(shares, dtype=torch.float64)[:, None, None] * spectrum

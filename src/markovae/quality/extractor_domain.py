@@ -22,7 +22,7 @@ from markovae.quality.reference_set import ReferenceSet
 from markovae.randomness import generator
 
 LOOKED_AT = 200  # images that tell drawn from photographic
-SMALLEST = 16  # pixels of a side, below which nothing is told
+SMALLEST = 16  # pixels of a side, below which no kind is told apart
 EQUAL, CORRELATED = 0.2, 0.5
 CHECKED = 250  # floor samples that are degraded
 BLUR, NOISE = 0.03, 16.0  # standard deviations: of a side, and in grey levels of 0…255

@@ -9,10 +9,10 @@ from typing import Any
 
 from markovae.diffusion.bound import Estimate, html_table
 from markovae.errors import UserError
-from markovae.likelihood.measurement import finite
 from markovae.quality.distances import PrecisionRecall
 from markovae.quality.extractor_domain import ExtractorCheck
 from markovae.quality.memorization import Memorization
+from markovae.strict_json import finite
 
 SCHEMA_VERSION = 1
 

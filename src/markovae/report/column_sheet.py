@@ -7,8 +7,7 @@ from typing import Any
 
 from markovae.data.pictures import tile, viewable
 from markovae.diffusion.model import Diffusion
-from markovae.likelihood.caption_information import lower_bound_in_words
-from markovae.likelihood.column_information import column_information
+from markovae.log import plus_minus
 from markovae.quality.memorization import Images
 from markovae.report import html
 from markovae.report.reported_run import ReportedRun
@@ -78,6 +77,8 @@ def column_facts(run: ReportedRun, seconds: float) -> dict[str, Any] | None:
     n = min(max(n, 2 * CANDIDATES), MOST_WEIGHED)
     if len(test) < 2 * CANDIDATES:
         return None
+    from markovae.likelihood.column_information import column_information
+
     found = column_information(model, test, candidates=CANDIDATES, draws=DRAWS, limit=n).to_dict()
     kept = ("n", "draws", "columns", "bound_difference", "information_lower_bound")
     return {name: found[name] for name in kept}
@@ -93,6 +94,8 @@ def column_nats_section(facts: dict[str, Any] | None) -> str:
     ]
     rows.append(["all", _nats(facts["bound_difference"]["nats"]), "", f"{facts['n']:,}"])
     lower = facts["information_lower_bound"]
+    from markovae.likelihood.caption_information import lower_bound_in_words
+
     figure, meaning = lower_bound_in_words(lower)
     text = (
         f"Nats per image of the test part, {facts['draws']} levels each: what the images cost without the column less "
@@ -107,8 +110,7 @@ def column_nats_section(facts: dict[str, Any] | None) -> str:
 def _nats(figure: dict[str, Any] | None) -> str:
     if figure is None or figure["mean"] is None:
         return "unknown"
-    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.2f}"
-    return f"{figure['mean']:.2f}{error}"
+    return plus_minus(figure, 2)
 
 
 def column_section(sheets: list[ColumnSheet], bins: int) -> str:

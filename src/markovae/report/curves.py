@@ -15,11 +15,12 @@ from markovae.diffusion.cascade import Cascade, Model
 from markovae.diffusion.forward import noised, step
 from markovae.diffusion.model import Diffusion
 from markovae.likelihood.cascade_rate import cascade_rate_distortion
-from markovae.likelihood.measurement import Measurement, finite
+from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.statistics import RatePoint, collect_level_statistics, rate_distortion
 from markovae.networks.conditioning import Condition, Conditioning
 from markovae.randomness import Streams, normal_like
 from markovae.sampling.generation import to_images
+from markovae.strict_json import finite
 
 POINTS = 150
 LEVEL_POINTS = 30

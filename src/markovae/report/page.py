@@ -9,6 +9,7 @@ import numpy as np
 
 from markovae.data.image_codecs import coded_count
 from markovae.data.pictures import tile, viewable
+from markovae.log import duration, plus_minus
 from markovae.report import html
 from markovae.report.column_sheet import column_nats_section, column_section
 from markovae.report.html import STYLE
@@ -33,19 +34,9 @@ from markovae.report.words import (
 Record = dict[str, Any]
 
 
-def plus_minus(bits: Record) -> str:
-    """mean ± stderr."""
-    return f"{bits['mean']:.3f}" if bits["stderr"] is None else f"{bits['mean']:.3f} ± {bits['stderr']:.3f}"
-
-
-def duration(seconds: float | None) -> str:
-    """In words."""
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 7200 else f"{whole / 3600:.1f} h"
+def trained_for(run: Record) -> str:
+    """How long, in words."""
+    return "unknown" if run["seconds"] is None else duration(run["seconds"])
 
 
 def cost(record: Record) -> str:
@@ -91,7 +82,7 @@ def _bar(value: float, full: float, own: bool = False) -> html.Markup:
 
 
 def levels(record: Record) -> str:
-    """Nats a level against log-SNR."""
+    """Nats per level against log-SNR."""
     curve = record["curves"]["levels"]
     if not curve:
         return html.section("Where the bits go", html.paragraph("This model has no levels between data and top."))
@@ -100,7 +91,7 @@ def levels(record: Record) -> str:
         [point["nats"] for point in curve],
         [point["stderr"] or 0.0 for point in curve],
     )
-    drawing = plot([line], "log-SNR λ: data on the left, noise on the right", "nats a level", PER_LEVEL, falling=True)
+    drawing = plot([line], "log-SNR λ: data on the left, noise on the right", "nats per level", PER_LEVEL, falling=True)
     return html.section("Where the bits go", drawing, html.paragraph(PER_LEVEL))
 
 
@@ -177,7 +168,7 @@ def facts(record: Record) -> str:
         ],
         [
             "training",
-            f"{run['step']:,} steps, {duration(run['seconds'])}",
+            f"{run['step']:,} steps, {trained_for(run)}",
             f"{run['images_seen'] or 0:,} images seen, {(run['images_seen'] or 0) / data['train']:.1f} times each"
             + ("" if speed is None else f", {speed:,.0f} a second"),
         ],
@@ -243,8 +234,8 @@ def _header(record: dict[str, Any]) -> str:
     )
     near = record["neighbours"]
     figures = [
-        (plus_minus(measured["bits_per_dim"]), f"bits/dim on {measured['n']:,} images never trained on"),
-        (duration(run["seconds"]), f"of training, {run['images_seen'] or 0:,} images seen"),
+        (plus_minus(measured["bits_per_dim"], 3), f"bits/dim on {measured['n']:,} images never trained on"),
+        (trained_for(run), f"of training, {run['images_seen'] or 0:,} images seen"),
         (
             f"{near['samples_median']:.1f}",
             f"grey levels from a sample to the nearest training image ({near['real']['median']:.1f} from unseen)",

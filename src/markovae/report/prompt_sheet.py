@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from markovae.data.pictures import tile, viewable
-from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, caption_information, lower_bound_in_words
+from markovae.log import plus_minus
 from markovae.quality.memorization import Images
 from markovae.report import html
 from markovae.report.reported_run import ReportedRun
@@ -94,6 +94,8 @@ def caption_facts(run: ReportedRun, seconds: float) -> dict[str, Any] | None:
     captions = test.captions or ()
     if run.model.text_conditioner is None or sum(bool(captions_of(text)) for text in captions[:n]) < 2 * CANDIDATES:
         return None
+    from markovae.likelihood.caption_information import caption_information
+
     found = caption_information(
         run.model,
         np.asarray(test.images[:n]),
@@ -109,10 +111,12 @@ def caption_section(facts: dict[str, Any] | None) -> str:
     """What captions say, on the page."""
     if facts is None:
         return ""
+    from markovae.likelihood.caption_information import DIFFERENCE, INFORMATION, lower_bound_in_words
+
     difference, lower = facts["bound_difference"], facts["information_lower_bound"]
     rows = [
-        ["bound difference", _plus_minus(difference["nats"], 1), "nats per image"],
-        ["", _plus_minus(difference["bits_per_dim"], 3), "bits/dim"],
+        ["bound difference", plus_minus(difference["nats"], 1), "nats per image"],
+        ["", plus_minus(difference["bits_per_dim"], 3), "bits/dim"],
         ["information, at least", *lower_bound_in_words(lower)],
     ]
     meaning = INFORMATION.format(k=lower["candidates"], ceiling=lower["ceiling_nats"])
@@ -127,11 +131,6 @@ def caption_section(facts: dict[str, Any] | None) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _plus_minus(figure: dict[str, Any], digits: int) -> str:
-    error = "" if figure["stderr"] is None else f" ± {figure['stderr']:.{digits}f}"
-    return f"{figure['mean']:.{digits}f}{error}"
 
 
 def prompt_section(sheet: PromptSheet | None, bins: int) -> str:

@@ -14,7 +14,7 @@ from markovae.data.image_codecs import codec_table, coded_count
 from markovae.data.inspecting import channel_moments
 from markovae.data.pictures import Images
 from markovae.diffusion.schedule import first_level_warning
-from markovae.likelihood.measurement import Measurement, finite
+from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.measuring import measure
 from markovae.log import duration, log
 from markovae.quality.memorization import NearestImages, nearest, pool_of, step_of
@@ -28,6 +28,7 @@ from markovae.run.outlook import outlook
 from markovae.sampling.generation import sample
 from markovae.sampling.plans import default_steps
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER
+from markovae.strict_json import finite
 from markovae.system.jsonlines import is_count, is_figure
 
 SCHEMA_VERSION = 1

@@ -1,4 +1,4 @@
-"""What a run learns of its averaged model while it goes on: its variance, held-out bounds, pictures and guidance."""
+"""What a run learns of its averaged model while it trains: its variance, held-out bounds, pictures and guidance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model, one_stage
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.quality.evaluation import GUIDANCES, choose_guidance
 from markovae.run.heldout import GRID_SIDE, copying_sentence, held_out_row, heldout_sentence, sample_grid
 from markovae.run.run_folder import RunFolder
 from markovae.run.signals import Interrupts
@@ -142,8 +141,10 @@ class Evaluations:
 
     def choose_guidance(self, model: Model) -> None:
         """Choose and say the guidance of what the run is opened by, with as many samples as the time allows."""
+        from markovae.quality.evaluation import GUIDANCES, choose_guidance
+
         training = self.training
-        # Guidance takes two network evaluations a step, and an evaluation a third of a training step's time.
+        # Guidance takes two network evaluations per step, and an evaluation a third of a training step's time.
         pace = 3 * training.step * self.config.train.batch / max(training.seconds, 1e-9)
         fits = int(self._guidance_seconds * pace / (2 * default_steps(model) * len(GUIDANCES)))
         n = min(fits, len(self.splits.train), len(self.splits.validation) + len(self.splits.test), MOST_CHOICE)

@@ -1,4 +1,4 @@
-"""What a run looks at while it goes on: the held-out bound on a fixed draw, and sample grids."""
+"""What a run evaluates while it trains: the held-out bound on a fixed draw, and sample grids."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from markovae.data.images import ImageData
 from markovae.data.pictures import png, readable, tile, viewable
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Cascade, Model
-from markovae.likelihood.measurement import LevelNats, Measurement, finite
+from markovae.likelihood.measurement import LevelNats, Measurement
 from markovae.likelihood.measuring import measure
+from markovae.log import plus_minus
 from markovae.networks.conditioning import Condition
 from markovae.quality.memorization import measure_memorization
 from markovae.sampling.generation import sample
 from markovae.sampling.plans import default_steps
+from markovae.strict_json import finite
 from markovae.system.memory import within_memory
 from markovae.training.train_config import TrainConfig
 
@@ -118,8 +120,7 @@ def copying_sentence(samples: np.ndarray[Any, Any], splits: Splits) -> str:
 def heldout_sentence(row: dict[str, Any], before: dict[str, Any] | None, bins: int) -> str:
     """A held-out row in words."""
     now = row["bits_per_dim"]
-    error = "" if now["stderr"] is None else f" ± {now['stderr']:.3f}"
-    text = f"held-out bound {now['mean']:.3f}{error} bits/dim"
+    text = f"held-out bound {plus_minus(now, 3)} bits/dim"
     if before is None or before["bits_per_dim"]["mean"] is None:
         return f"{text} on {row['n']} images, the same draw each time; unmodelled pixels cost {math.log2(bins):.3g}"
     change = now["mean"] - before["bits_per_dim"]["mean"]

@@ -47,7 +47,7 @@ class RunFolder:
         """
         if self.path.is_dir() and any(map(_counts, self.path.iterdir())):
             what = "holds a run already" if self.checkpoints.is_dir() else "is not empty"
-            raise UserError(f"{self.path} {what}: add --resume to go on with it, or name another folder with --out")
+            raise UserError(f"{self.path} {what}: add --resume to continue it, or name another folder with --out")
 
     def open(self) -> None:
         """Check that this is a run.

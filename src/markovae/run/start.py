@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,10 +18,8 @@ from markovae.checkpoints.reading import Checkpoint, LoadedRun, load, load_run, 
 from markovae.checkpoints.saving import describe_network, save
 from markovae.checkpoints.writing import set_newer_aside
 from markovae.config import Config
-from markovae.data.arrays import holds_idx_files
 from markovae.data.data_config import BUILT_IN
 from markovae.data.loading import load_data, reopen
-from markovae.data.shard_format import RECORD
 from markovae.data.shard_store import BRACES
 from markovae.data.split import Splits
 from markovae.diffusion.cascade import Model
@@ -42,9 +40,11 @@ from markovae.system.files import replace_file
 from markovae.system.lock import Lock, hold
 from markovae.system.processes import current_rank
 from markovae.text.conditioner import EncoderConditioner, attach_conditioning
-from markovae.training.distillation import Distillation
 from markovae.training.distillation_config import DistillConfig
 from markovae.training.trainer import Training
+
+if TYPE_CHECKING:
+    from markovae.training.distillation import Distillation
 
 
 def train(
@@ -170,7 +170,7 @@ def train_run(
         source = None if init is None else open_checkpoint(init, around.trust)
         theirs = None if source is None else source.config.network
         config, chosen = choices(config, splits.train, torch.device(around.device), theirs)
-        config, model = _create(config, splits, source, f"--init {init}", network, around.trust)
+        config, model = _create(config, splits, source, init, network, around.trust)
         del source  # its bytes would stay for the whole run
         model = model.to(around.device)
         data = ranks.in_turn(lambda: attach_conditioning(model, splits.train))
@@ -295,6 +295,8 @@ def _distillation(student: Model, teacher: Model, config: DistillConfig, name: s
         )
     if isinstance(teacher.schedule, LearnedLogSNR):
         raise UserError(f"{name} has schedule.kind=learned, which moves while it is trained: distill another schedule")
+    from markovae.training.distillation import Distillation
+
     return Distillation(student, teacher.to(student.device), config)
 
 
@@ -307,14 +309,14 @@ def _create(
     config: Config,
     splits: Splits,
     source: Checkpoint | None,
-    name: str,
+    init: str | Path | None,
     network: nn.Module | None,
     trust: Sequence[str],
 ) -> tuple[Config, Model]:
     """The model, and the configuration with the text encoder that its weights read.
 
     Args:
-        source, name: whose averaged weights are the first ones, and what messages call it.
+        source, init: whose averaged weights are the first ones, and its name as it was given.
     """
     train, text_conditioner = splits.train, None
     if source is not None and source.text_conditioner is not None and config.condition.kind == "text":
@@ -342,12 +344,12 @@ def _create(
     if source is not None:
         try:
             load_weights(model, source.tensors("ema"))
-            _require_same_meaning(config, source, name)
+            _require_same_meaning(config, source, f"--init {init}")
         except UserError:
             raise
         except ValueError as error:
             raise UserError(
-                f"{name} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
+                f"--init {init} does not fit this run: {error}; take its configuration ({source.path}/config.toml) and "
                 "data of the same shape"
             ) from None
     return config, model
@@ -418,8 +420,13 @@ def _require_outside(out: Path, source: str) -> None:
     Raises:
         UserError: for a run inside its own folder of images.
     """
-    inside = not is_elsewhere(source) and Path(source) in (out.resolve(), *out.resolve().parents)
-    if inside and Path(source).is_dir() and not holds_idx_files(Path(source)) and not (Path(source) / RECORD).is_file():
+    folder = Path(source)
+    if is_elsewhere(source) or folder not in (out.resolve(), *out.resolve().parents) or not folder.is_dir():
+        return
+    from markovae.data.arrays import holds_idx_files
+    from markovae.data.shard_format import RECORD
+
+    if not holds_idx_files(folder) and not (folder / RECORD).is_file():
         raise UserError(
             f"--out {out} lies in the data, {source}, and its pictures would be read as images: name a folder elsewhere"
         )

@@ -16,7 +16,7 @@ from markovae.system.lock import Lock
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a run goes on, and who hears of it.
+    """Where a run takes place, and who hears of it.
 
     Args:
         trust: networks of the caller's own that may be imported.

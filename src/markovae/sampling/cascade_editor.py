@@ -30,7 +30,7 @@ class CascadeEditor:
         model: the prior.
         plan: of all stages.
         seed: of every draw.
-        condition: of the batch, or None; every stage is told.
+        condition: of the batch, or None; given to every stage.
         guidance: around every stage.
     """
 

@@ -30,7 +30,7 @@ class RePaint(Stepper):
     r"""z' from the inner step, its known pixels replaced by a draw of q(z'|x); then back by q(z|z') and again.
 
     Going back and forth lets the unknown pixels meet the known ones: the error falls with `resampling`, at as many
-    calls a step. One step is also the jump; on a grid of few, wide steps this is the paper's longer jump.
+    calls per step. One step is also the jump; on a grid of few, wide steps this is the paper's longer jump.
 
     Args:
         inner: the unconditional step; its past is not read, for the latents it comes from are replaced.

@@ -112,7 +112,7 @@ def cascade_trajectory(
 def coarse_condition(
     model: Cascade, b: int, image: Tensor, seed: int, indices: Sequence[int], condition: Condition | None
 ) -> Condition:
-    """What stage b is told: the condition, and the coarser mean image with noise of its own, as it is sampled with."""
+    """What stage b is given: the condition, and the coarser mean image with noise of its own, as it is sampled with."""
     noise = Streams(seed, "coarse sample", indices, b).normal(image.shape[1:], image.dtype).to(image.device)
     return model.refining(condition, image, model.coarse_logsnr(b).clamp(max=SAMPLE_LOGSNR), noise)
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from markovae.diffusion.cascade import Cascade, Model, stages_of
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.measurement import finite
 from markovae.networks.conditioning import Conditioning
 from markovae.sampling import samplers
 from markovae.sampling.denoiser import Clipped, Denoiser, DynamicallyClipped
@@ -19,6 +18,7 @@ from markovae.sampling.grids import nearest_levels, rho_grid, sampling_grid, stu
 from markovae.sampling.guidance import Guidance
 from markovae.sampling.sampler_table import DEFAULT_SAMPLER, SAMPLERS, SEARCHED, SPACINGS
 from markovae.sampling.samplers import DDIM, Ancestral, Corrector, Stepper
+from markovae.strict_json import finite
 from markovae.synonyms import suggestion
 
 _WRAPPERS: dict[str, Callable[[Denoiser], Denoiser]] = {"static": Clipped, "dynamic": DynamicallyClipped}

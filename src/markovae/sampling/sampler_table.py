@@ -16,7 +16,7 @@ class Sampler:
         stepper: its class in sampling/samplers.py.
         source: the paper.
         order: of its error in the step size.
-        nfe: network evaluations a step, those of its corrector among them.
+        nfe: network evaluations per step, those of its corrector among them.
         noise: whether it draws fresh noise.
         spacing: its default.
         solver_order: the stepper's argument, where it takes one.

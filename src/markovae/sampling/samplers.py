@@ -148,7 +148,7 @@ class Euler(Stepper):
 class Heun(Stepper):
     r"""The trapezoid rule: y' = y + ½(σ' − σ)(d + d'), d = (y − x̂)/σ, d' taken at Euler's y'; second order.
 
-    = r y + ½(1 − r)[(2 − 1/r) x̂ + x̂'/r]: two calls a step.
+    = r y + ½(1 − r)[(2 − 1/r) x̂ + x̂'/r]: two calls per step.
     Source: Karras et al. 2022, algorithm 1.
     """
 
@@ -247,7 +247,7 @@ def _series(width: float, k: int) -> float:
 
 @final
 class DPMSolverPP2S(Stepper):
-    r"""u at h + H/2 by first order, then z' = (s'/s) z + a'(1 − e^{−H}) x̂(u): the midpoint rule, two calls a step.
+    r"""u at h + H/2 by first order, then z' = (s'/s) z + a'(1 − e^{−H}) x̂(u): the midpoint rule, two calls per step.
 
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 1 with r = 1/2.
     """
@@ -265,7 +265,7 @@ class DPMSolverPP2S(Stepper):
 
 @final
 class DPMSolverPP3S(Stepper):
-    r"""Stages at h + H/3 and h + 2H/3; three calls a step, third order.
+    r"""Stages at h + H/3 and h + 2H/3; three calls per step, third order.
 
     u_1 = first order to H/3;  u_2 = first order to 2H/3 plus 2 a_2 μ_1(2H/3) (x̂_1 − x̂);
     z' = (s'/s) z + a' [μ_0 x̂ + (3/2) μ_1 (x̂_2 − x̂)].
@@ -366,9 +366,16 @@ def extrapolated(now: State, past: Sequence[State], logsnr_next: Tensor) -> Tens
     return combine(1 + 0.5 / r_0, now.x_hat, (-0.5 / r_0, past[0].x_hat))
 
 
+def integrated(start: State, states: Sequence[State], logsnr: Tensor) -> tuple[float, list[tuple[float, Tensor]]]:
+    """s'/s from `start` to a log-SNR, and a' w_j with x̂_j: the integral of the polynomial through these states."""
+    fade, gain, width = leap(start.logsnr, logsnr)
+    nodes = [float(state.logsnr - start.logsnr) / (2 * width) for state in states]
+    return fade, [(gain * w, state.x_hat) for w, state in zip(weights(nodes, width), states, strict=True)]
+
+
 @final
 class AdamsBashforth(Stepper):
-    r"""z' = (s'/s) z + a' Σ_j w_j x̂_j, w_j = ∫₀^H e^{u−H} ℓ_j(u) du over the last `order` states; one call a step.
+    r"""z' = (s'/s) z + a' Σ_j w_j x̂_j, w_j = ∫₀^H e^{u−H} ℓ_j(u) du over the last `order` states; one call per step.
 
     DEIS fits its polynomial to ε̂ in time; this one to x̂ in half log-SNR, in which x̂ is smooth at both ends. It is
     also UniP of the same order, solved exactly (then its free function B(h) drops out), and at order 3 it is
@@ -388,10 +395,7 @@ class AdamsBashforth(Stepper):
         self, now: State, past: Sequence[State], logsnr_next: Tensor, evaluate: Evaluate, source: Source
     ) -> Tensor:
         """One multistep update of `order`, lower at the start."""
-        fade, gain, width = leap(now.logsnr, logsnr_next)
-        states = [now, *past[: self.order - 1]]
-        nodes = [float(state.logsnr - now.logsnr) / (2 * width) for state in states]
-        terms = [(gain * w, state.x_hat) for w, state in zip(weights(nodes, width), states, strict=True)]
+        fade, terms = integrated(now, [now, *past[: self.order - 1]], logsnr_next)
         return combine(fade, now.z if self.order < 3 else retaken(now, past), *terms)
 
 
@@ -414,12 +418,8 @@ class UniC(Corrector):
 
     def correct(self, now: State, past: Sequence[State], evaluate: Evaluate, source: Source) -> State:
         """`now` with the corrected z."""
-        start = past[0]
-        fade, gain, width = leap(start.logsnr, now.logsnr)
-        states = [now, *past[: self.order]]
-        nodes = [float(state.logsnr - start.logsnr) / (2 * width) for state in states]
-        terms = [(gain * w, state.x_hat) for w, state in zip(weights(nodes, width), states, strict=True)]
-        return State(now.logsnr, combine(fade, start.z, *terms), now.x_hat, now.head)
+        fade, terms = integrated(past[0], [now, *past[: self.order]], now.logsnr)
+        return State(now.logsnr, combine(fade, past[0].z, *terms), now.x_hat, now.head)
 
 
 @final

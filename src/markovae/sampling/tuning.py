@@ -93,8 +93,7 @@ def _digest(model: Diffusion) -> str:
     found.update(f"{kind} {model.network}".encode())
     tensors = {**model.state_dict(), "schedule": model.schedule.logsnr, "trained on": model.training_schedule.logsnr}
     for name, value in sorted(tensors.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        _take_in(found, name, value)
     return found.hexdigest()
 
 
@@ -105,9 +104,14 @@ def _condition_digest(condition: Condition | None) -> str | None:
     for field in fields(condition):
         value = getattr(condition, field.name)
         if value is not None:
-            found.update(f"{field.name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            _take_in(found, field.name, value)
     return found.hexdigest()
+
+
+def _take_in(found: hashlib._Hash, name: str, value: Tensor) -> None:
+    """A tensor into a digest: its name, type and shape, and its bytes."""
+    found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def optimal_grid(

@@ -54,7 +54,7 @@ class Lock:
         if not self.held:
             raise StoppedRun(
                 f"{self.folder} was moved or replaced while this process trained in it: what it saved is where the "
-                "folder is now; go on there with --resume"
+                "folder is now; continue there with --resume"
             )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from markovae.errors import UserError
-from markovae.system.files import NO_LINK, STAGE
+from markovae.system.files import STAGE
+from markovae.system.regular import open_regular
 
 FOLDERS = ("checkpoints", "samples", "measurements", "edits")
 FILES = (
@@ -47,12 +47,12 @@ def open_plain(path: Path) -> BinaryIO:
     """
     if path.is_symlink():
         raise refusal(path)
-    flags = os.O_RDONLY | NO_LINK | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise refusal(path)
-    return os.fdopen(handle, "rb")
+    try:
+        return open_regular(path, follow=False)
+    except OSError as error:
+        if error.errno is None:
+            raise refusal(path) from None
+        raise
 
 
 def refusal(path: Path) -> UserError:

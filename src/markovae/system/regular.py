@@ -10,12 +10,15 @@ GLANCE = 1 << 12  # bytes at each place that `glance` reads
 PLACES = 8
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     """A regular file opened to read; it may have become a pipe or a device since it was found.
 
+    Args:
+        follow: a link to one; else it is refused, where the system can.
     Raises: OSError with the reason, errno None where it is no regular file.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError("not a regular file")
@@ -43,3 +46,11 @@ def glance(path: Path) -> str:
     except OSError:
         return ""
     return found.hexdigest()[:16]
+
+
+def read_at(handle: int, offset: int, size: int) -> bytes:
+    """Bytes of an open file, without its own place where the system can: a forked process shares it."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, size)

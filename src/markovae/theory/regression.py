@@ -1,6 +1,6 @@
 r"""What regression onto each target finds when the predictor is affine, one for each level, and the data are Gaussian.
 
-The population normal equations W = Cov(t, z) Cov(z)⁻¹, c = E t − W E z give the minimiser exactly. Cov(t, z) is
+The population normal equations W = Cov(t, z) Cov(z)⁻¹, c = E t − W E z give the minimizer exactly. Cov(t, z) is
 written once for the conditional means, t = t_x x + t_ε ε̄, and once for the samples from the chain itself:
 Cov(ε_ℓ, z_ℓ) = σ_ℓ I and Cov(z_{ℓ−1}, z_ℓ) = α_ℓ Cov(z_{ℓ−1}). That both find one predictor is the statement
 that μ_pri may be regressed onto a sample.

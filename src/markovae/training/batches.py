@@ -282,7 +282,7 @@ def draws_record(seed: int, batch: int, images: int | None, step: int, skipped: 
     batches = step + skipped
     epoch, place = divmod(batches * batch, images) if images else (None, None)
     return {
-        "law": "each draw is a function of (seed, purpose, example, step): no generator's state is carried on",
+        "rule": "each draw is a function of (seed, purpose, example, step): no generator's state is carried on",
         "seed": seed,
         "batch": batch,
         "images": images,

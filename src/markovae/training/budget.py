@@ -94,11 +94,11 @@ class Budget:
         return Budget(None, 60 * minutes, self.reserve, guess, spent)
 
     def capture(self) -> dict[str, Any]:
-        """What a resumed run goes on with, for JSON."""
+        """What a resumed run continues with, for JSON."""
         return {"total_steps": self.total, "guess": self.guess, "spent": self.spent}
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Go on from what `capture` gave."""
+        """Continue from what `capture` gave."""
         self.total, self.guess = record["total_steps"], record.get("guess")
         self.spent = float(record.get("spent", 0.0))
         self.settled = self.total is not None

@@ -32,7 +32,7 @@ class CascadeLoss(Loss):
     The base takes every image. A detail stage takes crops of at most twice the base's sides: for the bound, of as many
     images as the base has pixels for; else of half as many, since details are learned long before the coarse image.
     Half of the coarse images are at λ_1, where the bound is measured; the others at a random log-SNR down to 2, which
-    the network is told.
+    the network is given.
 
     Args:
         model: in training.

@@ -39,7 +39,7 @@ WAY = 18.0  # log-SNRs from −10 to there
 FEWEST = 2  # evaluations of the teacher in a segment: one would be the student's own step
 
 
-def walk_grid(start: Tensor, end: Tensor, schedule_first: float, substeps: int) -> Tensor:
+def trajectory_grid(start: Tensor, end: Tensor, schedule_first: float, substeps: int) -> Tensor:
     """Log-SNRs of the teacher's steps in a segment, its end first, float64; `substeps` would cover the whole way.
 
     Args:
@@ -69,7 +69,7 @@ class Distillation(Loss):
         self._ends = student_grid(teacher.schedule, config.calls)
         first = float(teacher.schedule.logsnr.detach()[1])
         pairs = zip(self._ends[1:], self._ends[:-1], strict=True)
-        self._grids = [walk_grid(start, end, first, config.substeps) for start, end in pairs]
+        self._grids = [trajectory_grid(start, end, first, config.substeps) for start, end in pairs]
         self._objective = default_objective(student.schedule)
 
     @property

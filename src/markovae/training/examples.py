@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.data.conversion import as_array
 from markovae.data.data_config import DataConfig
-from markovae.data.given import as_array
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data
 from markovae.data.split import Splits

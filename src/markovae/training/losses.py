@@ -36,7 +36,6 @@ from markovae.diffusion.reverse import LearnedVariance, PosteriorVariance, Rever
 from markovae.diffusion.schedule import NoiseSchedule
 from markovae.diffusion.target import Target, target_named
 from markovae.errors import UserError
-from markovae.likelihood.continuous import continuous_draws
 from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
 from markovae.system.device import Constants
@@ -99,7 +98,7 @@ class ImportanceDistribution:
         return {"moment": self._moment.tolist(), "visits": self._visits.tolist()}
 
     def restore(self, record: Any) -> None:
-        """Go on from what `capture` gave.
+        """Continue from what `capture` gave.
 
         Raises:
             ValueError: for anything else.
@@ -160,7 +159,7 @@ class Loss(ABC):
 
     @abstractmethod
     def restore(self, record: Any) -> None:
-        """Go on from what `capture` gave.
+        """Continue from what `capture` gave.
 
         Raises:
             ValueError: for anything else.
@@ -229,7 +228,7 @@ class LevelLoss(Loss):
         return None if self._level_distribution is None else self._level_distribution.capture()
 
     def restore(self, record: Any) -> None:
-        """Go on from what `capture` gave."""
+        """Continue from what `capture` gave."""
         if self._level_distribution is not None:
             self._level_distribution.restore(record)
             self._objective = self._level_distribution.objective
@@ -263,6 +262,8 @@ class ContinuousLoss(Loss):
 
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         """A pass at u, and one at level 1 for a quarter of the images."""
+        from markovae.likelihood.continuous import continuous_draws
+
         with autocast(self._model, dtype):
             levels = continuous_draws(self._model, batch.x, batch.draw.noise, batch.quantile, batch.condition)
         # `backward` takes means: the part's mean square counts by its share of the batch.

@@ -57,7 +57,7 @@ class TrainStep:
 
     @property
     def ema(self) -> Model:
-        """The averaged model as it is now, to sample, measure and save in the middle of a training that goes on.
+        """The averaged model as it is now, to sample, measure and save in the middle of a training.
 
         It is the training's own average: it moves with the next step, so `copy.deepcopy` what is to stay.
         A reverse variance that images fit is fitted to it first.

@@ -20,7 +20,6 @@ from markovae.diffusion.fitted_variance import fitted_tensors, is_fitted_kind, l
 from markovae.diffusion.model import load_weights
 from markovae.diffusion.objective import MeanNoise, Objective
 from markovae.errors import UserError
-from markovae.likelihood.fitting import fit_stages
 from markovae.log import log
 from markovae.networks.embedding import working_type
 from markovae.randomness import generator
@@ -113,7 +112,7 @@ class Training:
         self.threads = Threads(self.ranks.alone and model.device.type == "cpu", lambda: self.seconds)
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
-        # A schedule that learns takes several passes a step, which DistributedDataParallel does not: summed after them.
+        # A schedule that learns takes several passes per step, which DistributedDataParallel does not: summed after them.
         wrap = isinstance(self.loss, LevelLoss)
         network = model.network if isinstance(model, Cascade) else prepared(model, config)
         self._network = self.ranks.wrapped(network) if wrap and not self.spread else network
@@ -234,6 +233,8 @@ class Training:
         model, data = self.average.model, self.batches.data
         if not is_fitted_kind(model):
             return
+        from markovae.likelihood.fitting import fit_stages
+
         some = data.spread(self.config.fit_images if images is None else images)
         labels = some.label if some.known is None else some.known
         fit = partial(fit_stages, model, some.images, labels, seed=self.config.seed)
@@ -294,7 +295,7 @@ class Training:
             "precision": None if self.precision is None else str(self.precision.dtype).removeprefix("torch."),
         }
         if (distribution := self.loss.capture()) is not None:
-            position["law"] = distribution
+            position["level_sampling"] = distribution
         return position
 
     def restore(self, tensors: Tensors, position: dict[str, Any]) -> None:
@@ -312,7 +313,7 @@ class Training:
         self.average.load(tensors["ema"])
         self.optimizer.load_state_tensors(tensors["optimizer"])
         load_fitted(self.average.model, tensors.get("fitted", {}))
-        self.loss.restore(position.get("law"))
+        self.loss.restore(position.get("level_sampling"))
         self.batches.objective = self.objective
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
         self.rollbacks, self.num_microbatches = (

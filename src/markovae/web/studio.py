@@ -13,14 +13,14 @@ import torch
 
 from markovae.checkpoints.reading import LoadedRun
 from markovae.columns import MAX_COLUMNS
-from markovae.data.image_files import channels_first, fit_image, flat_picture, reason_of
+from markovae.data.image_files import channels_first, fit_image, flat_picture
 from markovae.data.image_reader import open_image
 from markovae.data.images import Pixels
 from markovae.data.pictures import data_uri, png, viewable
 from markovae.diffusion.bound import estimate_mean
 from markovae.diffusion.cascade import one_stage
 from markovae.diffusion.markovian_vae import evaluating
-from markovae.errors import UserError
+from markovae.errors import UserError, reason_of
 from markovae.likelihood.pixel_nats import PixelNats, pixel_nats
 from markovae.quality.memorization import nearest, pool_of
 from markovae.sampling.conditions import make_condition
@@ -150,7 +150,7 @@ class Studio:
     # -- bits --------------------------------------------------------------------------------------------------
 
     def measure(self, asked: Mapping[str, Any]) -> Iterator[Event]:
-        """The bits of one image: an estimate that narrows, nats a level, a map of where they are, its neighbours.
+        """The bits of one image: an estimate that narrows, nats per level, a map of where they are, its neighbours.
 
         Args:
             asked: image (a data URI), label, where, replicates.

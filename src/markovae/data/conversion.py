@@ -1,4 +1,4 @@
-"""Images as people of Python have them: paths, data sets, arrays, lists of images, images of PIL."""
+"""Whatever Python programs hold images in, as data: paths, data sets, arrays, lists of images, images of PIL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from markovae.errors import UserError
 WHITE = (255, 255, 255)
 
 
-def given_images(images: Any, shape: Sequence[int], part: str) -> Any:
+def as_images(images: Any, shape: Sequence[int], part: str) -> Any:
     """`ImageData` of a path, of parts or of itself; an array, (N, C, H, W), of images in a list or alone.
 
     Images of PIL are read as files are, at their own size, and nothing is scaled; paths are brought to `shape`.
