@@ -655,9 +655,9 @@ def control_guided(rows: list[Record]) -> str:
     return (
         "### Guidance at few calls\n\n"
         "Two classes on a line at ±0.6 with width 0.1, the one at −0.6 asked for: root mean square distance to a fine "
-        "trajectory of the same guided model, and in brackets the shift of the mean (above 0 is away from the class). Where "
-        "the class is decided, the guided x̂ turns back sharply, the more the larger the weight; extrapolating it then "
-        "overshoots.\n\n" + table(["weight", "solver", *(f"{c} calls" for c in calls)], lines)
+        "trajectory of the same guided model, and in brackets the shift of the mean (above 0 is away from the class). "
+        "Where the class is decided, the guided x̂ turns back sharply, the more the larger the weight; "
+        "extrapolating it then overshoots.\n\n" + table(["weight", "solver", *(f"{c} calls" for c in calls)], lines)
     )
 
 
@@ -807,8 +807,8 @@ def nats_about(name: str, record: Record) -> str:
     parts = [
         f"### {name}\n",
         f"Model `{record['checkpoint']['digest']}` ({record['checkpoint']['step']:,} steps), {record['n']} captioned "
-        f"images of the {record['data']['split']} part, {record['draws']} levels per bound, one noise per image for all "
-        f"that is compared, {record['network_calls']:,} network calls. By `markovae measure RUN --captions --limit "
+        f"images of the {record['data']['split']} part, {record['draws']} levels per bound, one noise per image for "
+        f"all that is compared, {record['network_calls']:,} network calls. By `markovae measure RUN --captions --limit "
         f"{record['n']} --json`; what the figures mean: [text.md](text.md#what-captions-say-in-nats).\n",
         f"{plus_minus(bits['with_caption'], 4)} bits/dim with captions, {plus_minus(bits['without_caption'], 4)} "
         f"without. The bound difference, which bounds nothing, is {plus_minus(difference['nats'], 2)} nats per image; "

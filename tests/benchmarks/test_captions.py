@@ -200,7 +200,7 @@ def test_the_page_tells_what_captions_say_in_nats():
         "data": {"split": "test"},
     }
     text = pages.pages({"nats_tiny": record, "other": {}})[pages.DOCS / "results.md"].decode()
-    assert "70.00 ± 0.50 nats an image; the information is 2.500 ± 0.500 nats at least" in text
+    assert "70.00 ± 0.50 nats per image; the information is 2.500 ± 0.500 nats at least" in text
     assert "| skin | 9.00 ± 0.50 | 20 |" in text
     assert "| hair colour (15 images) | 80.0 ± 10.0 % | 20 % |" in text
     assert "| beard (12 images) | all of 12 | 25 % |" in text

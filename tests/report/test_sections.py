@@ -54,7 +54,7 @@ def test_differences_carry_their_sign(record: dict):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "unknown"), (49.4, "49 s"), (119.6, "2 min 0 s"), (245, "4 min 5 s"), (9000, "2 h 30 min")]
+    ("seconds", "text"), [(None, "unknown"), (49.4, "49 s"), (119.6, "2 min 0 s"), (9000, "2 h 30 min")]
 )
 def test_durations(seconds: float | None, text: str):
     assert sections.trained_for({"seconds": seconds}) == text

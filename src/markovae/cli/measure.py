@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure what images cost under a run, in bits/dim"
 DESCRIPTION = """\
-Measure the bound on -ln P of images under a run's averaged weights, in float32 unless --precision says otherwise. Every image
-counts once; nothing is augmented, clamped or dropped. The figure is an upper bound on the code length. What is
-fitted before (--estimator importance, --grid optimal, --variance) is fitted on other images.
+Measure the bound on -ln P of images under a run's averaged weights, in float32 unless --precision says otherwise.
+Every image counts once; nothing is augmented, clamped or dropped. The figure is an upper bound on the code length.
+What is fitted before (--estimator importance, --grid optimal, --variance) is fitted on other images.
 """
 EXAMPLES = """\
 examples:

@@ -112,7 +112,8 @@ class Training:
         self.threads = Threads(self.ranks.alone and model.device.type == "cpu", lambda: self.seconds)
         self._parameters = dict(model.named_parameters())
         self._type = next((working_type(weight) for weight in model.network.parameters()), torch.float32)
-        # A schedule that learns takes several passes per step, which DistributedDataParallel does not: summed after them.
+        # A schedule that learns takes several passes per step, which DistributedDataParallel does not: summed
+        # after them.
         wrap = isinstance(self.loss, LevelLoss)
         network = model.network if isinstance(model, Cascade) else prepared(model, config)
         self._network = self.ranks.wrapped(network) if wrap and not self.spread else network
