@@ -1,3 +1,5 @@
+import gc
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,17 @@ torch.set_num_threads(1)
 # Machines differ in speed, and a suite must say the same thing twice.
 settings.register_profile("markovae", deadline=None)
 settings.load_profile("markovae")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules and tests live to the end: the garbage collector need not walk through them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,8 @@ def all_commands(folder: Path) -> list[list[str]]:
     data, run = str(pictures(folder)), str(named(folder, b"r\xfcn"))
     return [
         ["inspect", data],
-        ["train", data, "--out", run, "--steps", "12", *DDPM],
-        ["train", "--resume", "--out", run, "--steps", "13", "--no-report"],
+        ["train", data, "--out", run, "--steps", "2", *DDPM],
+        ["train", "--resume", "--out", run, "--steps", "3", "--no-report"],
         ["sample", run, "--n", "2"],
         ["measure", run, data, "--save"],
         ["quality", run, "--n", "4"],

@@ -20,6 +20,7 @@ from markovae.run.start import resume_run, train_run
 from markovae.sampling.generation import sample
 from markovae.system.jsonlines import read_rows
 
+from .conftest import on_images
 from .test_start import interrupt_at, weights
 
 KINDS = {
@@ -33,11 +34,19 @@ LEARNED = ["schedule.kind=learned", "train.objective=bound"]
 IMPORTANCE = ["train.objective=bound", "train.level_sampling=importance"]
 
 
+@pytest.fixture(scope="module")
+def isotropic(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with the isotropic variance, which is fitted; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("isotropic")
+    return train_run(on_images(tiny_config, folder).with_settings(["target.reverse=isotropic"]), folder / "run")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_with_each_reverse_variance_ends_ready_to_measure_and_to_sample(
     run_config: Config, tmp_path: Path, kind: str
 ):
-    run = train_run(run_config.with_settings([f"target.reverse={kind}"]), tmp_path / "run")
+    settings = [f"target.reverse={kind}", "train.steps=4", "train.evaluations=1"]
+    run = train_run(run_config.with_settings(settings), tmp_path / "run")
     model = load(run)
     assert isinstance(model.reverse, KINDS[kind])
     test = load_data(run_config.data).test.images
@@ -57,7 +66,8 @@ def test_a_run_with_each_reverse_variance_ends_ready_to_measure_and_to_sample(
     ids=["softmax", "ho", "learned", "importance"],
 )
 def test_a_run_with_each_other_choice(run_config: Config, tmp_path: Path, settings: list[str]):
-    run = train_run(run_config.with_settings(settings), tmp_path / "run")
+    few = ["train.steps=4", "train.evaluations=1"]
+    run = train_run(run_config.with_settings([*settings, *few]), tmp_path / "run")
     model = load(run)
     test = load_data(run_config.data).test.images
     assert bool(measure(model, test, draws=4).total.isfinite().all())
@@ -79,23 +89,22 @@ def test_a_run_with_each_other_choice(run_config: Config, tmp_path: Path, settin
 def test_each_choice_resumes_bit_for_bit(run_config: Config, tmp_path: Path, monkeypatch, settings: list[str]):
     """Interrupted between two held-out figures, and right after the last step."""
     config = run_config.with_settings(settings)
-    whole = train_run(config, tmp_path / "whole")
-    for step in (7, 12):
-        cut = tmp_path / f"cut-{step}"
+    whole, cut = train_run(config, tmp_path / "whole"), tmp_path / "cut"
+    for step, go in ((7, lambda: train_run(config, cut)), (12, lambda: resume_run(cut))):
         with monkeypatch.context() as patch:
             interrupt_at(patch, step, signal.SIGINT)
             with pytest.raises(SystemExit):
-                train_run(config, cut)
-        resume_run(cut)
-        assert weights(cut) == weights(whole)
+                go()
+        assert open_checkpoint(cut).step == step
+    resume_run(cut)
+    assert weights(cut) == weights(whole)
 
 
 # -- fitted variances ----------------------------------------------------------------------------------------------
 
 
-def test_the_fitted_variance_is_that_of_the_averaged_model_on_training_images(run_config: Config, tmp_path: Path):
-    run = train_run(run_config.with_settings(["target.reverse=isotropic"]), tmp_path / "run")
-    model, data = load(run), load_data(run_config.data)
+def test_the_fitted_variance_is_that_of_the_averaged_model_on_training_images(isotropic: Path, run_config: Config):
+    model, data = load(isotropic), load_data(run_config.data)
     again = with_reverse(model, "isotropic", data.train.images)
     assert torch.equal(again.reverse.errors.error, model.reverse.errors.error)
     other = with_reverse(model, "isotropic", data.test.images)
@@ -111,21 +120,19 @@ def test_what_the_run_measured_last_is_what_the_loaded_model_gives(run_config: C
     assert row["bits_per_dim"] == last["bits_per_dim"]
 
 
-def test_a_checkpoint_before_the_first_fit_says_what_is_missing(run_config: Config, tmp_path: Path):
-    run = train_run(run_config.with_settings(["target.reverse=isotropic"]), tmp_path / "run")
-    first = load(run / "checkpoints" / "step-00000000")
+def test_a_checkpoint_before_the_first_fit_says_what_is_missing(isotropic: Path, run_config: Config):
+    first = load(isotropic / "checkpoints" / "step-00000000")
     test = load_data(run_config.data).test.images
     with pytest.raises(UserError, match="not fitted yet: a run fits it with every held-out bound and at its end; fit"):
         measure(first, test, draws=2)
     assert sample(first, 1, steps=3).shape == (1, 1, 4, 4)  # a solver needs no variance
-    raw = open_checkpoint(run).model("model")
+    raw = open_checkpoint(isotropic).model("model")
     with pytest.raises(UserError, match="not fitted yet"):
         measure(raw, test, draws=2)
 
 
-def test_tables_that_do_not_fit_the_configuration_are_refused(run_config: Config, tmp_path: Path):
-    run = train_run(run_config.with_settings(["target.reverse=isotropic"]), tmp_path / "run")
-    last = run / "checkpoints" / "step-00000012"
+def test_tables_that_do_not_fit_the_configuration_are_refused(isotropic: Path, tmp_path: Path):
+    last = isotropic / "checkpoints" / "step-00000012"
     broken = tmp_path / "broken"
     shutil.copytree(last, broken)
     contents = {path.name: path.read_bytes() for path in broken.iterdir() if path.name != MANIFEST}

@@ -1,11 +1,12 @@
 import os
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.together import Together
 
 from markovae.run.signals import Interrupted, Interrupts
 
@@ -59,19 +60,17 @@ def test_another_thread_leaves_the_handlers_alone():
     assert seen == [before]
 
 
-def test_a_second_signal_ends_the_process_at_once():
-    script = (
-        "import os, signal, time\n"
-        "from markovae.run.signals import Interrupts\n"
-        "with Interrupts():\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    print('still here', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(60)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 130
-    assert done.stdout == "still here\n"
+def test_a_second_signal_ends_the_process_at_once(together: Together, tmp_path: Path):
+    def work() -> None:
+        with Interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            (tmp_path / "still here").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    (ended,) = together(work, size=1, limit=50)
+    assert ended.code == 130
+    assert (tmp_path / "still here").exists()
 
 
 def test_under_nohup_a_closed_terminal_stops_nothing(terminal: None):

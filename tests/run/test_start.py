@@ -76,9 +76,8 @@ def test_a_run_leaves_everything_that_is_promised(run_config: Config, tmp_path: 
     ("step", "number", "code"), [(1, signal.SIGINT, 130), (6, signal.SIGTERM, 143), (12, signal.SIGINT, 130)]
 )
 def test_an_interrupted_run_saves_says_how_to_go_on_and_ends_bitwise_as_if_never_stopped(
-    run_config: Config, tmp_path: Path, monkeypatch, capfd, step: int, number: int, code: int
+    run_config: Config, tmp_path: Path, trained: Path, monkeypatch, capfd, step: int, number: int, code: int
 ):
-    whole = train_run(run_config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, step, number)
         with pytest.raises(SystemExit) as left:
@@ -90,14 +89,15 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_ends_bitwise_as_if_never
         in capfd.readouterr().err
     )
     resume_run(tmp_path / "cut")
-    assert weights(tmp_path / "cut") == weights(whole)
+    assert weights(tmp_path / "cut") == weights(trained)
 
 
-def test_a_kill_loses_at_most_the_steps_since_the_last_save(run_config: Config, tmp_path: Path, monkeypatch):
+def test_a_kill_loses_at_most_the_steps_since_the_last_save(
+    run_config: Config, tmp_path: Path, trained: Path, monkeypatch
+):
     class Kill(BaseException):
         pass
 
-    whole = train_run(run_config, tmp_path / "whole")
     advance = Training.advance
 
     def kill(self: Training):
@@ -114,12 +114,12 @@ def test_a_kill_loses_at_most_the_steps_since_the_last_save(run_config: Config, 
     (cut / "step-00000007" / "model.safetensors").write_bytes(b"torn")
     (cut / ".tmp-step-00000008-x").mkdir()
     resume_run(tmp_path / "cut")
-    assert weights(tmp_path / "cut") == weights(whole)
+    assert weights(tmp_path / "cut") == weights(trained)
     assert not list(cut.glob(".tmp-*"))
 
 
-def test_a_finished_run_is_left_alone_and_can_be_extended(run_config: Config, tmp_path: Path, capsys):
-    run = train_run(run_config, tmp_path / "run")
+def test_a_finished_run_is_left_alone_and_can_be_extended(finished: Path, capsys):
+    run = finished
     before = weights(run)
     resume_run(run)
     assert weights(run) == before
@@ -172,8 +172,8 @@ def test_a_clock_set_back_a_day_changes_nothing(run_config: Config, tmp_path: Pa
     assert len(saved[0]) > 3
 
 
-def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_path: Path):
-    first = train_run(run_config, tmp_path / "first")
+def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_path: Path, trained: Path):
+    first = trained
     with pytest.raises(UserError, match=r"--init .* does not fit this run: weight .* has shape"):
         train_run(run_config.with_settings(["network.width=16"]), tmp_path / "wide", init=first)
     assert not (tmp_path / "wide").exists()
@@ -224,8 +224,8 @@ def test_bad_input_is_refused_before_anything_is_written(run_config: Config, tmp
         assert not out.exists()
 
 
-def test_a_full_folder_is_refused_untouched_whatever_is_asked(run_config: Config, tmp_path: Path):
-    run = train_run(run_config, tmp_path / "run")
+def test_a_full_folder_is_refused_untouched_whatever_is_asked(run_config: Config, finished: Path):
+    run = finished
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="holds a run already: add --resume"):
         train_run(run_config, run)
@@ -282,8 +282,8 @@ def test_changed_labels_and_classes_are_noticed_on_resume(tiny_config: Config, t
     assert open_checkpoint(resume_run(run, steps=20)).step == 20
 
 
-def test_a_run_that_goes_on_does_not_keep_the_bundle_it_came_from(run_config: Config, tmp_path: Path, monkeypatch):
-    run, held = train_run(run_config, tmp_path / "run"), []
+def test_a_run_that_goes_on_does_not_keep_the_bundle_it_came_from(run_config: Config, finished: Path, monkeypatch):
+    run, held = finished, []
     go = session.Session.go
     before = {id(found) for found in gc.get_objects() if type(found) is Checkpoint}  # of other tests' fixtures
 
@@ -297,8 +297,8 @@ def test_a_run_that_goes_on_does_not_keep_the_bundle_it_came_from(run_config: Co
     assert held == []
 
 
-def test_a_run_without_a_good_checkpoint_is_never_started_afresh(run_config: Config, tmp_path: Path):
-    run = train_run(run_config, tmp_path / "run")
+def test_a_run_without_a_good_checkpoint_is_never_started_afresh(finished: Path):
+    run = finished
     for path in run.glob("checkpoints/*/ema.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint that verifies"):
@@ -375,7 +375,7 @@ def test_a_new_budget_is_kept_from_before_its_first_step(run_config: Config, tmp
 def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_config: Config, tmp_path: Path, monkeypatch):
     ticks = itertools.count()
     clock = partial(lambda: 0.001 * next(ticks))
-    run = train_run(run_config.with_settings(["train.steps=100"]), tmp_path / "run", Surroundings(clock=clock))
+    run = train_run(run_config.with_settings(["train.steps=30"]), tmp_path / "run", Surroundings(clock=clock))
     spent = open_checkpoint(run).state["seconds"]
     factors = []
     rate = trainer.rate_factor
@@ -386,16 +386,16 @@ def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_confi
 
     monkeypatch.setattr(trainer, "rate_factor", noted)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 103, signal.SIGINT)
+        interrupt_at(patch, 33, signal.SIGINT)
         with pytest.raises(SystemExit):
             resume_run(run, Surroundings(clock=clock), minutes=4 * spent / 60)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 104, signal.SIGINT)
+        interrupt_at(patch, 34, signal.SIGINT)
         with pytest.raises(SystemExit):
             resume_run(run, Surroundings(clock=clock))
-    assert [step for step, _ in factors] == [100, 101, 102, 103]
+    assert [step for step, _ in factors] == [30, 31, 32, 33]
     assert len({total for _, total in factors}) == 1
-    assert factors[0][1] > 103
+    assert factors[0][1] > 33
 
 
 def test_a_run_whose_folder_is_replaced_writes_nothing_more_there(run_config: Config, tmp_path: Path, monkeypatch):

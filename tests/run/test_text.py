@@ -80,6 +80,7 @@ def test_other_captions_and_another_encoder_are_refused_at_resume(
 
 
 def test_weights_of_another_encoder_are_refused_at_init(config: Config, tmp_path: Path, monkeypatch):
+    config = config.with_settings(["train.steps=1", "train.evaluations=0", "train.grids=0"])
     run = train_run(config, tmp_path / "run")
     again = train_run(config, tmp_path / "again", init=run)
     assert open_checkpoint(again).text == open_checkpoint(run).text
@@ -89,7 +90,7 @@ def test_weights_of_another_encoder_are_refused_at_init(config: Config, tmp_path
 
 
 def test_a_bundle_that_names_no_encoder_is_refused(config: Config, tmp_path: Path):
-    checkpoint = open_checkpoint(train_run(config, tmp_path / "run"))
+    checkpoint = open_checkpoint(train_run(config.with_settings(["train.steps=1"]), tmp_path / "run"))
     state = json.loads(checkpoint.contents["state.json"])
     del state["text"]
     bare = replace(checkpoint, contents={**checkpoint.contents, "state.json": json.dumps(state).encode()})
@@ -112,7 +113,7 @@ def test_a_part_without_captions_is_looked_at_without(config: Config, tmp_path: 
     rows = [json.loads(line) for line in (captioned / "metadata.jsonl").read_text().splitlines()]
     kept = [row for row in rows if own.content_hashes()[int(row["file_name"][:2])] not in hashes]
     (captioned / "metadata.jsonl").write_text("\n".join(map(json.dumps, kept)))
-    run = train_run(config, tmp_path / "run")
+    run = train_run(config.with_settings(["train.steps=2", "train.evaluations=1"]), tmp_path / "run")
     assert [row for row in read_rows(run / "metrics.jsonl").rows if row["kind"] == "heldout"]
     assert write_report(run)["run"]
     assert (run / "report.html").exists()

@@ -106,7 +106,7 @@ def test_a_budget_is_kept_within_a_tenth_whatever_the_pace_becomes(factors, seco
     """The pace changes at even shares of the time, by up to thirteen times."""
 
     def pace(elapsed: float) -> float:
-        return 0.05 * factors[min(int(elapsed / seconds * len(factors)), len(factors) - 1)]
+        return 0.2 * factors[min(int(elapsed / seconds * len(factors)), len(factors) - 1)]
 
     ended, _ = driven(seconds, pace, reserve * seconds)
     assert 0.9 * seconds <= ended <= 1.1 * seconds

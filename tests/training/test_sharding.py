@@ -29,32 +29,33 @@ def whole_gradients(run):
     return {n: full_tensor(w.grad).flatten().tolist() for n, w in weights.items() if w.grad is not None}
 
 
+# What FSDP2 works out once in a process serves all the trainings there: the cases of one size share their processes.
 @pytest.mark.parametrize(
-    ("size", "settings"),
+    ("size", "cases"),
     [
-        (2, []),
-        (3, ["train.accumulate=2", "network.attention=[0]", "network.head_dim=4"]),
-        (2, ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"]),
-        (2, DDPM),
-        (3, DIT),
+        (2, ([], ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"], DDPM)),
+        (3, (["train.accumulate=2", "network.attention=[0]", "network.head_dim=4"], DIT)),
     ],
+    ids=["2", "3"],
 )
-def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, settings):
-    base = tiny_config if settings not in (DDPM, DIT) else replace(tiny_config, network=NetworkConfig())
-    config = base.with_settings([*FSDP, *settings])
+def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, cases):
+    plain = replace(tiny_config, network=NetworkConfig())
+    configs = [(plain if case in (DDPM, DIT) else tiny_config).with_settings([*FSDP, *case]) for case in cases]
 
     def work():
         with joined(30.0, CPU) as ranks:
-            return whole_gradients(training(config, tiny_data, ranks, double=True))
+            return [whole_gradients(training(config, tiny_data, ranks, double=True)) for config in configs]
 
-    one = gradients(training(config, tiny_data, double=True))
-    norm = math.sqrt(sum(x * x for values in one.values() for x in values))
-    assert norm > 1e-3
-    for end in together(work, size=size):
-        assert end.code == 0, end.said
-        assert end.value.keys() == one.keys()
-        worst = max(abs(a - b) for name in one for a, b in zip(one[name], end.value[name], strict=True))
-        assert worst < 1e-12 * norm
+    ended = together(work, size=size)
+    assert [end.code for end in ended] == [0] * size, [end.said for end in ended]
+    for number, (case, config) in enumerate(zip(cases, configs, strict=True)):
+        one = gradients(training(config, tiny_data, double=True))
+        norm = math.sqrt(sum(x * x for values in one.values() for x in values))
+        assert norm > 1e-3, case
+        for found in (end.value[number] for end in ended):
+            assert found.keys() == one.keys(), case
+            worst = max(abs(a - b) for name in one for a, b in zip(one[name], found[name], strict=True))
+            assert worst < 1e-12 * norm, case
 
 
 def state(run) -> dict[str, dict[str, list[float]]]:
@@ -75,53 +76,60 @@ def distance(one: dict, other: dict) -> float:
     return max(float((a - b).norm() / a.norm()) for a, b in pairs)
 
 
-@pytest.mark.parametrize("settings", [[], ["train.optimizer=adamw", "train.weight_decay=0.1"]], ids=["muon", "adamw"])
-def test_steps_in_float64_leave_what_one_process_leaves(together, tiny_config: Config, tiny_data, settings):
+def test_steps_in_float64_leave_what_one_process_leaves(together, tiny_config: Config, tiny_data):
     """Muon orthogonalises in float32, so its steps agree to float32; AdamW's to float64."""
-    config = tiny_config.with_settings(["train.parallel=fsdp", *settings])
+    cases = (([], 1e-6), (["train.optimizer=adamw", "train.weight_decay=0.1"], 1e-12))
+    configs = [tiny_config.with_settings(["train.parallel=fsdp", *settings]) for settings, _ in cases]
+
+    def steps(config: Config, ranks):
+        run = training(config, tiny_data, ranks, double=True)
+        found = [run.advance().loss for _ in range(6)]
+        held = sum(value.numel() for value in run.average.held.values())
+        return {"losses": found, "state": state(run), "held": held}
 
     def work():
         with joined(30.0, CPU) as ranks:
-            run = training(config, tiny_data, ranks, double=True)
-            found = [run.advance().loss for _ in range(6)]
-            held = sum(value.numel() for value in run.average.held.values())
-            return {"losses": found, "state": state(run), "held": held}
+            return [steps(config, ranks) for config in configs]
 
-    one = training(config, tiny_data, double=True)
-    losses, whole_state = [one.advance().loss for _ in range(6)], state(one)
     ended = together(work)
     assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
-    close = 1e-12 if settings else 1e-6
-    assert ended[0].value["losses"] == pytest.approx(losses, rel=close)
-    assert ended[0].value["losses"] == ended[1].value["losses"]
-    assert distance(whole_state, ended[0].value["state"]) < close
-    weights = sum(weight.numel() for weight in one.model.parameters())
-    assert sum(end.value["held"] for end in ended) == weights, "each row of the average is held once"
+    for number, (settings, close) in enumerate(cases):
+        one = training(configs[number], tiny_data, double=True)
+        losses, whole_state = [one.advance().loss for _ in range(6)], state(one)
+        first, second = (end.value[number] for end in ended)
+        assert first["losses"] == pytest.approx(losses, rel=close), settings
+        assert first["losses"] == second["losses"], settings
+        assert distance(whole_state, first["state"]) < close, settings
+        weights = sum(weight.numel() for weight in one.model.parameters())
+        assert first["held"] + second["held"] == weights, "each row of the average is held once"
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(
-    together, tiny_config: Config, tiny_data, optimizer: str
-):
-    config = tiny_config.with_settings(["train.parallel=fsdp", f"train.optimizer={optimizer}"])
-    saved = []
+def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(together, tiny_config: Config, tiny_data):
+    optimizers, saved = ("muon", "adamw"), []
+
+    def made(optimizer: str, ranks, given):
+        config = tiny_config.with_settings(["train.parallel=fsdp", f"train.optimizer={optimizer}"])
+        run = training(config, tiny_data, ranks)
+        if given is not None:
+            tensors, position = given
+            run.restore(rebuilt(run, tensors), position)
+        else:
+            run.advance()
+            run.advance()
+        return state(run), run.capture()[1]
+
     for size in (2, 1, 3):
 
-        def work(given=saved[-1] if saved else None):
+        def work(given=saved[-1] if saved else (None, None)):
             with joined(30.0, CPU) as ranks:
-                run = training(config, tiny_data, ranks)
-                if given is not None:
-                    tensors, position = given
-                    run.restore(rebuilt(run, tensors), position)
-                else:
-                    run.advance()
-                    run.advance()
-                return {"state": state(run), "position": run.capture()[1]}
+                return [made(name, ranks, kept) for name, kept in zip(optimizers, given, strict=True)]
 
         ended = together(work, size=size)
         assert [end.code for end in ended] == [0] * size, [end.said for end in ended]
-        saved.append((ended[0].value["state"], ended[0].value["position"]))
-    assert saved[0][0] == saved[1][0] == saved[2][0]
+        saved.append(ended[0].value)
+    for number, name in enumerate(optimizers):
+        states = [each[number][0] for each in saved]
+        assert states[0] == states[1] == states[2], name
 
 
 def rebuilt(run, tensors):
@@ -143,44 +151,47 @@ def spoil(module, inputs, output) -> None:
     output.register_hook(lambda gradient: gradient * float("nan"))
 
 
-@pytest.mark.parametrize(
-    ("what", "own", "others"),
-    [
-        ("input", "the loss is nan", "the loss is nan"),
-        ("gradient", "the gradient of", "the gradient of"),
-        ("weight", "weight network.stem.weight is not finite", "rank 1 has a weight"),
-        ("average", "the average of network.stem.weight is not finite", "rank 1 has a weight"),
-    ],
-)
-def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data, what, own, others):
+def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data):
     config = tiny_config.with_settings(["train.parallel=fsdp"])
+    cases = {
+        "input": ("the loss is nan", "the loss is nan"),
+        "gradient": ("the gradient of", "the gradient of"),
+        "weight": ("weight network.stem.weight is not finite", "rank 1 has a weight"),
+        "average": ("the average of network.stem.weight is not finite", "rank 1 has a weight"),
+    }
+
+    def spoilt(what: str, ranks):
+        run = training(config, tiny_data, ranks)
+        run.advance()
+        run.advance()
+        if ranks.here.rank == 1:
+            if what in ("weight", "average"):
+                stem = run.model.network.stem.weight.detach()
+                held = local_shard(stem) if what == "weight" else run.average.held["network.stem.weight"]
+                held[0] = float("nan")
+            elif what == "gradient":
+                run.model.network.stem.register_forward_hook(spoil)
+            else:
+                poisoned(run, what)
+        said = ""
+        try:
+            run.advance()
+        except NonFiniteError as error:
+            said = str(error)
+        return said, run.step
 
     def work():
         with joined(30.0, CPU) as ranks:
-            run = training(config, tiny_data, ranks)
-            run.advance()
-            run.advance()
-            if ranks.here.rank == 1:
-                if what in ("weight", "average"):
-                    stem = run.model.network.stem.weight.detach()
-                    held = local_shard(stem) if what == "weight" else run.average.held["network.stem.weight"]
-                    held[0] = float("nan")
-                elif what == "gradient":
-                    run.model.network.stem.register_forward_hook(spoil)
-                else:
-                    poisoned(run, what)
-            said = ""
-            try:
-                run.advance()
-            except NonFiniteError as error:
-                said = str(error)
-            return {"said": said, "step": run.step}
+            return [spoilt(what, ranks) for what in cases]
 
-    for rank, end in enumerate(together(work)):
-        assert end.code == 0, end.said
-        assert (own if rank == 1 else others) in end.value["said"]
-        assert "at step 3, levels" in end.value["said"]
-        assert end.value["step"] == 2
+    ended = together(work)
+    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
+    for number, (what, (own, others)) in enumerate(cases.items()):
+        for end, words in zip(ended, (others, own), strict=True):
+            said, step = end.value[number]
+            assert words in said, what
+            assert "at step 3, levels" in said, what
+            assert step == 2, what
 
 
 def test_a_schedule_that_learns_is_refused(tiny_config: Config, tiny_data: ImageData):

@@ -414,7 +414,9 @@ class Training:
         rank = () if self.ranks.first else (self.ranks.here.rank,)
         made = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(generator(self.config.seed, "dropout", self.step + self.skipped, *rank).initial_seed())
+            # torch.manual_seed would ask every kind of device, and take a stack trace for each that is not there.
+            seed = torch.manual_seed if device.type != "cpu" else torch.default_generator.manual_seed
+            seed(generator(self.config.seed, "dropout", self.step + self.skipped, *rank).initial_seed())
             for start, stop in pairwise(edges):
                 with self.ranks.gathering(network) if stop < count else nullcontext():
                     made.append(self.loss.backward(network, batch.part(start, stop), size, dtype))
