@@ -92,10 +92,10 @@ def test_a_run_of_two_goes_on_alone_and_the_other_way_round(
         out = tmp_path / first
         with monkeypatch.context() as patch:
             # Of several processes the others hear of a signal with the next step.
-            at_step(patch, 7 - size, 0, lambda training: os.kill(os.getpid(), signal.SIGTERM))
+            at_step(patch, 11 - size, 0, lambda training: os.kill(os.getpid(), signal.SIGTERM))
             begun = together(lambda out=out: train_run(config, out) and None, size=size)
         assert [end.code for end in begun] == [143] * size, [end.said for end in begun]
-        assert open_checkpoint(out).step == 6
+        assert open_checkpoint(out).step == 10
         gone_on = together(lambda out=out: resume_run(out) and None, size=3 - size)
         assert [end.code for end in gone_on] == [0] * (3 - size), [end.said for end in gone_on]
         assert open_checkpoint(out).step == 12
