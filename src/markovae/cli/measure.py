@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.measure_words import captions_in_words, columns_in_words, describe, ranking_in_words
 from markovae.cli.options import FLOAT32_FIRST, add_json, add_machine, add_run, add_seed, add_trust, one_of, whole
+from markovae.cli.output import show_record
 from markovae.cli.running import open_run
 from markovae.errors import UserError
 from markovae.likelihood.method import DEQUANTIZATIONS, ESTIMATORS, GRIDS, SPLITS, VARIANCES, Method
-from markovae.log import log, show, show_json
+from markovae.log import log
 from markovae.system.processes import current_rank
 
 if TYPE_CHECKING:
@@ -223,10 +225,8 @@ def run(options: argparse.Namespace) -> int:
         found = _measured(opened, against, chosen, method, options, ranks, began)
     if ranks.first:
         record, bins = _recorded(found, chosen.data.images, opened, options), opened.model.pixels.bins
-        if options.json:
-            show_json(record)
-        else:
-            show(describe(record, bins, options.run_path, options.against))
+        words = partial(describe, bins=bins, run=options.run_path, against=options.against)
+        return show_record(record, words, options.json)
     return 0
 
 
@@ -332,18 +332,18 @@ def _captions(options: argparse.Namespace) -> int:
     limit = options.limit or 300
     if data.captions is None or not any(map(str.strip, data.captions[:limit])):
         raise UserError(f"{data.name} has no captions: bring captioned images, or leave --captions out")
-    words = {"candidates": options.candidates, "draws": options.draws, "batch": options.batch, "limit": options.limit}
-    named = {name: value for name, value in words.items() if value is not None}
     images = np.asarray(data.images[:limit])
-    found = caption_information(opened.model, images, data.captions[:limit], seed=options.seed, **named)
+    found = caption_information(opened.model, images, data.captions[:limit], **_amounts(options))
     record = found.to_dict() | {"data": chosen.to_dict(), "checkpoint": opened.checkpoint.facts()}
     for row in record["images"]:
         row["file"] = data.files and data.files[row["image"]]
-    if options.json:
-        show_json(record)
-    else:
-        show(captions_in_words(record))
-    return 0
+    return show_record(record, captions_in_words, options.json)
+
+
+def _amounts(options: argparse.Namespace) -> dict[str, Any]:
+    """What --captions and --columns share; the others keep the function's own default."""
+    names = ("candidates", "draws", "batch", "limit", "seed")
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _columns(options: argparse.Namespace) -> int:
@@ -356,15 +356,9 @@ def _columns(options: argparse.Namespace) -> int:
         raise UserError("--columns draws some levels of each image: give --draws a number")
     opened = open_run(options, trained_in=False)
     chosen = evaluation_data(opened, options.data, options.split, options.limit)
-    words = {"candidates": options.candidates, "draws": options.draws, "batch": options.batch, "limit": options.limit}
-    named = {name: value for name, value in words.items() if value is not None}
-    found = column_information(opened.model, chosen.data, seed=options.seed, **named)
+    found = column_information(opened.model, chosen.data, **_amounts(options))
     record = found.to_dict() | {"data": chosen.to_dict(), "checkpoint": opened.checkpoint.facts()}
-    if options.json:
-        show_json(record)
-    else:
-        show(columns_in_words(record))
-    return 0
+    return show_record(record, columns_in_words, options.json)
 
 
 def _rank(options: argparse.Namespace) -> int:
@@ -388,11 +382,7 @@ def _rank(options: argparse.Namespace) -> int:
     found = rank_anomalies(opened.model, data, heldout, *labels, progress=True, **sized)
     found = replace(found, data=chosen.to_dict(), checkpoint=opened.checkpoint.facts())
     record = _recorded(found, np.asarray(data.images), opened, options)
-    if options.json:
-        show_json(record)
-    else:
-        show(ranking_in_words(record))
-    return 0
+    return show_record(record, ranking_in_words, options.json)
 
 
 def _refuse(options: argparse.Namespace, what: str, names: tuple[str, ...]) -> None:

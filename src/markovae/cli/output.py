@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from markovae.log import plus_minus
+from markovae.log import plus_minus, show, show_json
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -27,3 +27,12 @@ def headline(bits: dict[str, Any]) -> str:
         return f"{plus_minus(bits, 3)} bits/dim"
     low, high = bits["ci95"]
     return f"{plus_minus(bits, 3)} bits/dim (95 % interval {low:.3f} to {high:.3f})"
+
+
+def show_record(record: Mapping[str, Any], in_words: Callable[[Any], str], as_json: bool) -> int:
+    """Print a record as --json asks, or in words; exit code 0."""
+    if as_json:
+        show_json(record)
+    else:
+        show(in_words(record))
+    return 0

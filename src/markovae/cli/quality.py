@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markovae.cli.options import AS_TRAINED, add_json, add_machine, add_seed, add_trust, one_of, whole
+from markovae.cli.output import show_record
 from markovae.cli.running import Opened, open_run
 from markovae.cli.sampling_options import HELP, add_sampler, chosen_sampler
 from markovae.errors import UserError
 from markovae.locations import without_secrets
-from markovae.log import show, show_json
 
 if TYPE_CHECKING:
     from markovae.data.data_config import DataConfig
@@ -134,11 +134,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if earlier is not None:
         record["compared"] = {"file": options.compare, "varying": varying, **difference(found, earlier, varying)}
-    if options.json:
-        show_json(record)
-    else:
-        show(describe(record))
-    return 0
+    return show_record(record, describe, options.json)
 
 
 def _are_samples(options: argparse.Namespace) -> bool:
