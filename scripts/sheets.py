@@ -95,7 +95,7 @@ def deblurring(bench: Bench) -> np.ndarray:
     return restored(bench, Blur(*bench.model.shape[1:], 1.5), lambda y: y)
 
 
-def colourisation(bench: Bench) -> np.ndarray:
+def colorization(bench: Bench) -> np.ndarray:
     """From luminance."""
     return restored(bench, Grey(), lambda y: y.expand(-1, 3, -1, -1))
 
@@ -135,7 +135,7 @@ SHEETS: dict[str, Callable[[Bench], Any]] = {
     "inpainting": inpainting,
     "super-resolution": super_resolution,
     "deblurring": deblurring,
-    "colourisation": colourisation,
+    "colorization": colorization,
     "from-level": from_level,
     "interpolation": interpolation,
     "progressive": progressive,

@@ -185,9 +185,9 @@ def test_bins_sum_to_one_of_softmax(bins, centred, mean, scale):
         torch.full((1, 1), mean, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64), pixels
     )
     x = pixels.to_x(torch.arange(bins))
-    normaliser = distribution._log_normaliser(distribution.mean)
+    normalizer = distribution._log_normalizer(distribution.mean)
     total = (-0.5 * ((x - mean) / scale) ** 2).logsumexp(0)
-    assert float(normaliser) == pytest.approx(float(total), rel=1e-12, abs=1e-12)
+    assert float(normalizer) == pytest.approx(float(total), rel=1e-12, abs=1e-12)
     assert float(distribution.log_probs(x[:1, None])) == pytest.approx(
         float(-0.5 * ((x[0] - mean) / scale) ** 2 - total), rel=1e-10, abs=1e-10
     )

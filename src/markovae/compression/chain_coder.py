@@ -261,8 +261,8 @@ class ChainCoder:
         """What the stage above these bands is given, whose z_1 are known."""
         if not isinstance(self.model, Cascade) or not firsts:
             return condition
-        told = None if condition is None else condition.to(self.model.device)
-        return self.model.given_latents(self._in_pixels(firsts), told)
+        given = None if condition is None else condition.to(self.model.device)
+        return self.model.given_latents(self._in_pixels(firsts), given)
 
     # -- pixels --------------------------------------------------------------------------------------------------
 

@@ -100,16 +100,16 @@ def given_means(observation: Observation, means: Tensor, scale: float, doubt: fl
     if isinstance(operator, BoxDown) and operator.factor % 2 == 0:
         return None
     y = observation.y - operator.apply(repeated(means)).to(observation.y)
-    told = replace(observation, operator=OfDetails(operator, scale), y=y)
+    of_details = replace(observation, operator=OfDetails(operator, scale), y=y)
     if not doubt or isinstance(operator, Known | Grey):
-        return told
+        return of_details
     of_means = OfMeans(operator)
 
     def covariance(w: Tensor) -> Tensor:
         spread = doubt**2 * of_means.apply(of_means.transpose(w))
         return spread if observation.covariance is None else spread + observation.covariance(w)
 
-    return replace(told, covariance=covariance)
+    return replace(of_details, covariance=covariance)
 
 
 def is_exact(observation: Observation) -> bool:

@@ -65,11 +65,11 @@ class CascadeEditor:
         What y says of a mean image holds exactly where the details are independent and as wide as the cascade's scales
         (`bands`); where they are not, an image still has what was observed, but is drawn from a wider distribution.
         """
-        told = [observation]
+        observations = [observation]
         for scale in reversed(self.model.scales):
-            told.insert(0, coarser(told[0], scale))
+            observations.insert(0, coarser(observations[0], scale))
         count, image = len(observation.y), None
-        for b, (each, scale) in enumerate(zip(told, (0.0, *self.model.scales), strict=True)):
+        for b, (each, scale) in enumerate(zip(observations, (0.0, *self.model.scales), strict=True)):
             if is_exact(each):
                 image = each.y
             elif image is None:

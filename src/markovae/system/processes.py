@@ -56,28 +56,28 @@ def current_rank(environment: Mapping[str, str] | None = None) -> Rank:
     Raises:
         UserError: where some of them are missing, or they contradict each other.
     """
-    told = os.environ if environment is None else environment
-    if int_of(told, "WORLD_SIZE", 1) == 1:
-        return Rank(restarts=int_of(told, RESTARTS, 0))
-    missing = [name for name in NAMES if name not in told]
+    declared = os.environ if environment is None else environment
+    if int_of(declared, "WORLD_SIZE", 1) == 1:
+        return Rank(restarts=int_of(declared, RESTARTS, 0))
+    missing = [name for name in NAMES if name not in declared]
     if missing:
         raise UserError(
-            f"WORLD_SIZE={told.get('WORLD_SIZE', '?')} processes were announced without {', '.join(missing)}: start "
-            "them with torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE={declared.get('WORLD_SIZE', '?')} processes were announced without {', '.join(missing)}: "
+            "start them with torchrun, or unset WORLD_SIZE"
         )
-    here = Rank(*(int_of(told, name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", RESTARTS)))
+    here = Rank(*(int_of(declared, name, 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", RESTARTS)))
     if not 0 <= here.rank < here.size:
         raise UserError(f"RANK={here.rank} must lie in 0…{here.size - 1} (WORLD_SIZE={here.size})")
     return here
 
 
-def int_of(told: Mapping[str, str], name: str, default: int) -> int:
+def int_of(declared: Mapping[str, str], name: str, default: int) -> int:
     """A whole number of the environment.
 
     Raises:
         UserError: for anything else.
     """
-    text = told.get(name, str(default))
+    text = declared.get(name, str(default))
     if not text.isdecimal():
         raise UserError(f"{name}={text!r} must be a whole number: start several processes with torchrun")
     return int(text)
