@@ -1,4 +1,4 @@
-"""The 95 % intervals hold the truth in 93–97 % of 2,000 repeats, resampled from a table of nats[image, level]."""
+"""The 95 % intervals hold the truth in 93–97 % of 1,000 repeats, resampled from a table of nats[image, level]."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from markovae.likelihood.estimators import LevelDistribution
 from markovae.likelihood.measurement import Measurement
 from markovae.randomness import generator
 
-REPEATS = 2000
+REPEATS = 1000
 
 
 def measurement(total, randomizations=None) -> Measurement:

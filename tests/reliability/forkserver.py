@@ -71,6 +71,7 @@ class ForkServer:
 def serve() -> None:
     """Answer questions until stdin ends; what still runs then is killed."""
     import torch
+    import torch._dynamo  # a first step loads half of it: here, once, and not in every child
     from tests.reliability import trainers
 
     torch.set_num_threads(1)

@@ -84,7 +84,7 @@ class Gaussian:
         other_mean, other_variance = other._checked()
         _check_shapes(mean, other_mean)
         terms = variance_cost(variance, other_variance) + (mean - other_mean) ** 2 / other_variance
-        return 0.5 * sum_dims(terms.expand(torch.broadcast_shapes(mean.shape, terms.shape)))
+        return 0.5 * sum_dims(torch.broadcast_tensors(terms, mean)[0])  # broadcast_shapes loads sympy, for a second
 
     def _checked(self) -> tuple[Tensor, Tensor]:
         variance = self.variance.double()

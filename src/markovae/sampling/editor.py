@@ -242,7 +242,7 @@ class Editor:
 def checked_mask(model: Model, known: Tensor) -> Tensor:
     """The mask as bool on the model's device. Raises: UserError where it is of no image of the model's."""
     try:
-        torch.broadcast_shapes(known.shape, (1, *model.shape))
+        torch.broadcast_tensors(known, known.new_empty((1, *model.shape)))
     except RuntimeError:
         raise UserError(
             f"the mask is {tuple(known.shape)} but the model's images are {model.shape}: give one value a pixel"
