@@ -148,7 +148,7 @@ def test_weights_that_no_variance_can_be_fitted_to_stop_the_run_with_code_3(imag
     def overflow(*args, **options):
         raise UserError("the model's outputs are not finite: this model cannot be surveyed")
 
-    monkeypatch.setattr("markovae.training.trainer.fit_stages", overflow)
+    monkeypatch.setattr("markovae.likelihood.fitting.fit_stages", overflow)
     out = tmp_path / "run"
     said = refused("train", images, "--out", out, "--steps", "2", *settings(target__reverse="isotropic"), code=3)
     assert "the reverse variance cannot be fitted after step" in said

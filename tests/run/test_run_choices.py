@@ -246,7 +246,7 @@ def test_a_run_in_minutes_chooses_the_guidance_of_its_classes(tiny_config: Confi
     for name in ("CHOICE", "LONGEST_CHOICE"):  # as if this network were fast
         monkeypatch.setattr(f"markovae.run.evaluations.{name}", 1e6)
     monkeypatch.setattr(
-        "markovae.run.evaluations.choose_guidance",
+        "markovae.quality.evaluation.choose_guidance",
         lambda model, splits, n: (2.0, {1.0: 0.5, 2.0: 0.25}),
     )
     ticks = itertools.count()

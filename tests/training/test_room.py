@@ -13,7 +13,6 @@ from markovae.errors import StoppedRun, UserError
 from markovae.networks.network import Network
 from markovae.system.memory import halved, out_of_memory, within_memory
 from markovae.training import precision as preparing
-from markovae.training import trainer
 from markovae.training.trainer import Training
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
@@ -188,7 +187,7 @@ def test_the_last_fit_is_made_in_what_memory_there_is(tiny_config: Config, tiny_
         if batch > 16:
             raise RuntimeError(CPU)
 
-    monkeypatch.setattr(trainer, "fit_stages", fit)
+    monkeypatch.setattr("markovae.likelihood.fitting.fit_stages", fit)
     config = tiny_config.with_settings(["target.reverse=isotropic"])
     run = Training(create(config, tiny_data.shape, num_classes=2), tiny_data, config.train)
     run.fit_variance()
