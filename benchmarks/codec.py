@@ -76,7 +76,10 @@ def main() -> None:
     opened = load_run(options.run, device="cpu", precision="float32")
     model, (images, labels), fitted = opened.model, *subject(opened, options)
     if options.curve:
-        keep(options, about(opened, options) | {"curve": curve(model, images, labels, fitted, options)})
+        keep(
+            options,
+            about(opened, options) | {"dims": model.dims, "curve": curve(model, images, labels, fitted, options)},
+        )
         return
     how = {"levels": options.levels, "grid": options.grid}
     coding = how | {name: getattr(options, name) for name in ("group", "batch", "portable")}

@@ -296,6 +296,99 @@ def recipe_arms(name: str, record: Record) -> str:
     )
 
 
+# -------------------- codec
+
+
+def codec(found: Records) -> tuple[list[str], Pictures]:
+    rows: list[dict[str, Any]] = [row for record in found.values() for row in record]  # type: ignore[misc]
+    files = [row for row in rows if "bytes" in row]
+    return [
+        "Bytes beside the bound of the same images on the same levels, by `python benchmarks/codec.py RUN` and the "
+        "options that the table names; one core of a machine that other work shared, in processor time. Over the bound "
+        "are the header and the groups' hashes, the images' classes, what plain images take more than their bound, and "
+        "what the others take more than theirs, which is noise but for the coder's own part. That is beside what "
+        "the very paths that were coded cost.\n",
+        table(
+            ("images", "levels, grid", "group, batch", "bytes", "bits/dim", "bound ± 1.96 s.e.", "over it"),
+            [codec_file(row) for row in files],
+        ),
+        table(
+            ("images", "header, groups", "classes", "plain images", "others", "the coder's", "images/s", "network"),
+            [codec_parts(row) for row in files if "parts" in row],
+        ),
+        table(
+            (
+                "1,000 images",
+                "PNG",
+                "WebP",
+                "JPEG XL",
+                "one sheet: PNG",
+                "WebP",
+                "JPEG XL",
+                "model",
+                "with weights",
+            ),
+            [codec_formats(row) for row in files if row["images"] >= 1000],
+        ),
+        *(codec_curve(row) for row in rows if "curve" in row),
+    ], {}
+
+
+def codec_name(row: Record) -> str:
+    return f"{row['images']:,} of {row.get('data', 'faces')}"
+
+
+def codec_file(row: Record) -> list[str]:
+    return [
+        codec_name(row),
+        f"{row['levels']:,}, {row['grid']}",
+        f"{row['group'] or 'all'}, {row['batch']}{', portable' if row['portable'] else ''}",
+        f"{row['bytes']:,}",
+        f"{row['bits_per_dim']:.4f}",
+        f"{row['bound']:.4f} ± {1.96 * row['bound_stderr']:.4f}",
+        percent(row["over_the_bound"], 2),
+    ]
+
+
+def codec_parts(row: Record) -> list[str]:
+    parts, bound = row["parts"], row["bytes"] / (1 + row["over_the_bound"])
+    return [
+        f"{codec_name(row)}, {row['levels']:,} levels",
+        percent((parts["header"] + parts["groups"]) / bound, 3),
+        percent(parts["side"] / bound, 3),
+        percent((parts["plain"] - parts["plain_by_the_bound"]) / bound, 3),
+        percent((parts["chained"] - parts["chained_by_the_bound"]) / bound, 3),
+        percent(parts["chained"] / parts["chained_by_their_paths"] - 1, 3),
+        f"{row['images_per_cpu_second']['encoding']:.2f}",
+        percent(row["share_of_time_in_the_network"], 0),
+    ]
+
+
+def codec_formats(row: Record) -> list[str]:
+    weights, sizes = row.get("weights"), (row["bytes_of"]["one_file_each"], row["bytes_of"]["all_in_one"])
+    return [
+        row.get("data", "faces"),
+        *(f"{size[kind]:,}" for size in sizes for kind in ("PNG", "WEBP", "JXL")),
+        f"{row['bytes']:,}",
+        f"{row['bytes'] + weights['bytes']:,}" if weights else "",
+    ]
+
+
+def codec_curve(row: Record) -> str:
+    dims = row["dims"]
+    rows = [
+        [
+            f"{point['levels']:,}, {point['grid']}",
+            f"{point['bits_per_dim']:.3f} ± {point['stderr']:.3f}",
+            f"{point['bits_per_dim'] * dims * 1000 / 8:,.0f}",
+            f"{point['cpu_seconds']:.2f}",
+        ]
+        for point in row["curve"]
+    ]
+    head = ("levels, grid", "bound, bits/dim", "bytes of 1,000 images", "seconds per image")
+    return f"Bytes against time, {codec_name(row)}:\n\n{table(head, rows)}"
+
+
 # -------------------- samplers
 
 
@@ -1156,6 +1249,8 @@ def popular_of(name: str, record: Record) -> str:
 SECTIONS: tuple[tuple[str, tuple[str, ...], Callable[[Records], tuple[list[str], Pictures]]], ...] = (
     ("Bits per dimension: what they cost to know", ("elbo_cost_",), bits),
     ("The recipe for likelihood against Ho et al.'s, at equal wall time", ("recipe_",), recipe),
+    ("Cascades against models of one stage, at equal wall time", ("stages_",), recipe),
+    ("Compressed files beside their bounds", ("codec",), codec),
     ("Samplers at equal numbers of network calls", ("samplers_",), samplers),
     ("Students of one, two and four evaluations", ("students_",), students),
     ("Chains of few levels whose steps are no Gaussians", ("steps_",), steps),
