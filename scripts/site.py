@@ -24,7 +24,7 @@ from markovae.cli.entry import COMMANDS, main
 ROOT = Path(__file__).resolve().parents[1]
 LONG = 70  # signs of LaTeX in a line of text that may be wider than a phone
 FOREIGN = "https://unpkg.com/iframe-worker/shim"
-RANKS = {"answers.md": 2, "derivation.md": 2, "architecture.md": 0.3, "reference/python.md": 0.6}  # in the search
+RANKS = {"answers.md": 3, "derivation.md": 2, "photos.md": 2, "architecture.md": 0.3, "reference/python.md": 0.6}  # in the search
 GROUPS = {
     "Train": ("train", "resume", "distill", "create", "fit", "TrainStep", "EMA", "Objective", "Config"),
     "Models": ("load", "load_run", "LoadedRun", "save", "Diffusion", "MarkovianVAE", "Condition", "with_reverse"),
@@ -139,7 +139,7 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
             return "](" + os.path.relpath("index.md", here) + ")"
         return "](" + os.path.relpath(f"source/{path.relative_to(ROOT).as_posix()}.md", here) + ")"
 
-    markdown = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](\1.md)", markdown)
+    markdown = re.sub(r"\]\(((?:course/)?\d\d_\w+)\.ipynb\)", r"](\1.md)", markdown)
     return re.sub(r"\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)", led, markdown)
 
 
@@ -169,6 +169,13 @@ def tagged(equation: str) -> str:
 def on_post_page(output: str, page: Any, config: MkDocsConfig) -> str:
     """Take the script that lets the search work from the disk from here, not from another host."""
     return output.replace(FOREIGN, os.path.relpath("assets/frame_worker.js", Path(page.file.dest_uri).parent))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Let the search's worker begin with docs/assets/search_words.js."""
+    (worker,) = Path(config.site_dir, "assets", "javascripts", "workers").glob("search.*.js")
+    words = (ROOT / "docs" / "assets" / "search_words.js").read_text(encoding="utf-8")
+    worker.write_text(words + worker.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:

@@ -1,5 +1,6 @@
 """Chromium for the tests that click; they are skipped, saying so, where there is none."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,16 +34,46 @@ def chromium(width: int = PHONE, height: int = 800, scripts: bool = True) -> Ite
         made.quit()
 
 
-def wait(browser: Any, done: Callable[[], bool], what: str) -> None:
-    """Until it is done, for ten seconds at most."""
+def wait(browser: Any, done: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    """Until it is done, for so many seconds at most."""
     ui = pytest.importorskip("selenium.webdriver.support.ui")
-    ui.WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: done(), what)
+    ui.WebDriverWait(browser, seconds, poll_frequency=0.05).until(lambda _: done(), what)
 
 
 def in_scheme(browser: Any, scheme: str) -> None:
     """Light or dark."""
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+_LOOKS = """
+const [done] = arguments, moved = [];
+new PerformanceObserver(list => moved.push(...list.getEntries().map(entry => entry.value)))
+  .observe({type: "layout-shift", buffered: true});
+const painted = performance.getEntriesByName("first-contentful-paint")[0].startTime;
+requestAnimationFrame(() => setTimeout(() => done([painted, moved]), 50));
+"""
+FIRST_PAINT = 1000.0  # milliseconds
+
+
+def opens_well(browser: Any, address: str, ready: Callable[[], None] = lambda: None, shift: float = 0) -> None:
+    """The first paint comes within a second, and nothing moves after it by more than `shift` of the window.
+
+    On a busy machine, which is not the page's fault, the time is not judged.
+    """
+    painted: list[float] = []
+    while not painted or (min(painted) > FIRST_PAINT and len(painted) < 5 and not busy()):
+        browser.get(address)
+        ready()
+        paint, moved = browser.execute_async_script(_LOOKS)
+        assert sum(moved) <= shift, address
+        painted.append(paint)
+    assert min(painted) <= FIRST_PAINT or busy(), address
+
+
+def busy() -> bool:
+    """More processes want to compute than there are cores."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 # Of every element with text of its own: its color against what is painted behind it.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.browsing import PHONE, chromium, faint_texts, in_scheme, needs_browser, webdriver
+from tests.browsing import PHONE, chromium, faint_texts, in_scheme, needs_browser, opens_well, webdriver
 
 import markovae as mv
 
@@ -15,8 +15,6 @@ pytestmark = needs_browser
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-FIRST_PAINT = 1000.0  # milliseconds
 
 
 def wait(browser: "webdriver.Chrome") -> None:
@@ -63,26 +61,10 @@ def shown(browser: "webdriver.Chrome", section: str) -> list[str]:
     return [str(image.get_attribute("src")) for image in images]
 
 
-LOOKS = """
-const [done] = arguments, moved = [];
-new PerformanceObserver(list => moved.push(...list.getEntries().map(entry => entry.value)))
-  .observe({type: "layout-shift", buffered: true});
-const painted = performance.getEntriesByName("first-contentful-paint")[0].startTime;
-requestAnimationFrame(() => setTimeout(() => done([painted, moved]), 50));
-"""
-
-
 def test_the_first_paint_comes_within_a_second_and_nothing_moves_after_it(
     browser: "webdriver.Chrome", address: str
 ) -> None:
-    painted = []
-    while not painted or (min(painted) > FIRST_PAINT and len(painted) < 5):  # a busy machine is not the page's fault
-        browser.get(address)
-        wait(browser)
-        paint, moved = browser.execute_async_script(LOOKS)
-        assert moved == []
-        painted.append(paint)
-    assert min(painted) <= FIRST_PAINT
+    opens_well(browser, address, lambda: wait(browser))
 
 
 def test_samples_are_watched_along_the_chain_and_saved(browser: "webdriver.Chrome") -> None:
