@@ -191,6 +191,7 @@ VALUES = {
     **dict.fromkeys(("stretch", "squash"), "resize"),
     **dict.fromkeys(("caption", "captions", "prompt"), "text"),
     **dict.fromkeys(("label", "labels", "classes"), "class"),
+    **dict.fromkeys(("onnx", "torchscript", "pt2", "safetensors"), "torch"),
 }
 
 COMMANDS = {

@@ -7,6 +7,7 @@ import pytest
 
 from markovae import __version__
 from markovae.cli.entry import COMMANDS, command_line, main, module_of, parser_of
+from markovae.cli.train import run as run_train
 from markovae.errors import UserError
 
 
@@ -64,7 +65,6 @@ def test_nothing_asked_shows_the_help_as_bad_usage(capsys):
         (["train", "digits", "--out", "x", "--stpes", "3"], "no option --stpes; did you mean --steps"),
         (["train", "digits", "--out", "x", "--step=3"], "no option --step; did you mean --steps"),
         (["sample", "x", "--zzzz"], "no option --zzzz; see markovae sample --help"),
-        (["train", "digits"], "--out is missing; see markovae train --help"),
         (["sample"], "RUN is missing"),
         (["measure", "run", "digits", "more"], "does not take 'more' as well"),
         (["train", "digits", "--out", "x", "--steps", "0"], "--steps: 0 must be at least 1"),
@@ -91,3 +91,16 @@ def test_options_are_read():
     assert (options.run_path, options.data, options.draws, options.limit) == ("runs/a", "digits", "all", 5)
     assert options.json
     assert options.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "digits"], "--out is missing; see markovae train --help"),
+        (["train", "--resume"], "--out is missing; see markovae train --help"),
+        (["train", "--resume", "nowhere-at-all"], "nowhere-at-all is not a run"),
+    ],
+)
+def test_a_run_to_train_is_named_by_out_or_behind_resume(words, said):
+    with pytest.raises(UserError, match=said):
+        run_train(command_line(words))

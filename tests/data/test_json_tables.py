@@ -52,6 +52,7 @@ def coco(names: list[str], caption: str = "caption") -> str:
             "003.png",
         ),
         ("all.json", json.dumps([{"image": name, "caption": f"picture {name}"} for name in NAMES]), "picture 003.png"),
+        ("metadata.json", "".join(json.dumps({"file_name": n, "text": n}) + "\n" for n in NAMES), "003.png"),
         ("all.json", json.dumps({"data": [{"file_name": f"images/{n}", "text": n} for n in NAMES]}), "003.png"),
         (
             "dataset_coco.json",

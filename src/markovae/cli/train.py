@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="faces, digits, cifar10, an image folder (sub-folders are classes), an .npz, .npy or idx file, CIFAR's "
         "binary files, or shards: a folder, a pattern or a URL",
     )
-    parser.add_argument("--out", metavar="RUN", required=True, help="the run's folder: new or empty")
+    parser.add_argument("--out", metavar="RUN", help="the run's folder: new or empty")
     parser.add_argument("--config", metavar="F.toml", help="settings to start from")
     add_set(parser, "train.lr=0.004")
     parser.add_argument(
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", metavar="N", type=whole(0), help="seed of every random draw; the same as --set train.seed=N"
     )
     parser.add_argument("--settings", action=_ShowSettings, help="list every setting with its default, and exit")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out; or: train --resume RUN")
     parser.add_argument("--init", metavar="RUN", help="start from the averaged weights of another run")
     parser.add_argument(
         "--report-minutes",
@@ -108,6 +108,10 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.json and options.no_report:
         raise UserError("--json prints the report: leave --no-report out")
+    if options.out is None and options.resume and options.data is not None:
+        options.out, options.data = options.data, None  # --resume RUN, as it is said
+    if options.out is None:
+        raise UserError("--out is missing; see markovae train --help")
     out = Path(options.out)
     # Before torch is loaded, so that a second process on the folder ends at once. A run to resume that is not there is
     # left to be refused.

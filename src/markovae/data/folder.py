@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -197,7 +197,7 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
         them = "1 other file is" if len(rest) == 1 else f"{len(rest):,} other files are"
         notes.append(f"{them} not read ({by_ending(rest)})")
     objects = list(filter(without_captions, rest))
-    tables = [name for name in rest if name.lower().endswith(TABLES) and name not in objects]
+    tables = [name for name in rest if _may_be_table(name) and name not in objects]
     if objects:
         notes.append(f"objects, masks and poses of COCO are not used, only captions ({some(objects)})")
     if packed := list(filter(is_packed, rest)):
@@ -210,6 +210,11 @@ def _passed_over(found: FoundFiles, records: frozenset[str]) -> tuple[str, ...]:
     if found.hidden:
         notes.append(f"{len(found.hidden):,} hidden or special files or folders skipped ({some(found.hidden)})")
     return tuple(notes)
+
+
+def _may_be_table(name: str) -> bool:
+    """Whether somebody may have meant a file as a table of images, as with metadata.json1."""
+    return name.lower().endswith(TABLES) or PurePosixPath(name).stem.lower() in ("metadata", "captions")
 
 
 def _bare_folders(folder: Path, paths: Sequence[str]) -> tuple[str, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from markovae.data.metadata import FILE_COLUMNS, TEXT_COLUMNS, Lines, Reader, Row, row_of
+from markovae.data.metadata import FILE_COLUMNS, TEXT_COLUMNS, Lines, Reader, Row, json_rows, row_of
 from markovae.errors import UserError
-from markovae.strict_json import parse
+from markovae.strict_json import parse, parse_object
 
 LARGEST = 1 << 28  # bytes: read at once, it takes several times as much memory
 OBJECTS = ("instances_", "panoptic_", "person_keypoints_", "stuff_", "image_info_")  # of COCO, without captions
@@ -31,11 +32,19 @@ def json_reader(name: str, content: bytes, is_image: Callable[[str], bool]) -> R
         is_image: whether one of the images is called so.
     """
     try:
-        table = parse(content, finite=False)
+        rows, names = _understood(name, parse(content, finite=False))
     except ValueError:
-        return None
-    rows, names = _understood(name, table)
+        rows, names = _lines(content)
     return rows if any(isinstance(one, str) and is_image(one) for one in names) else None
+
+
+def _lines(content: bytes) -> tuple[Reader | None, Iterable[Any]]:
+    """The same of a metadata.jsonl that is called .json: its first line is an object of its own."""
+    first = content.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
+    try:
+        return json_rows, _files_of([parse_object(first, finite=False)])
+    except ValueError:
+        return None, ()
 
 
 def _understood(name: str, table: Any) -> tuple[Reader | None, Iterable[Any]]:

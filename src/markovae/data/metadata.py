@@ -24,7 +24,7 @@ from markovae.system.regular import open_regular
 NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
 # What columns are called: of images, and of their texts, the first that is there.
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "image_name", "img")
-TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description")
+TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description", "prompts", "texts")
 DELIMITERS = (",", ";", "\t", "|")
 MAX_TABLE = 1 << 30  # bytes
 MAX_ROW = 1 << 20  # characters

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from markovae.data.data_config import DataConfig
+from markovae.data.given import as_samples
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.source import log_left_out
@@ -94,8 +95,7 @@ def evaluate(
         given = given_samples(model_or_samples) if isinstance(model_or_samples, str | Path) else model_or_samples
         if isinstance(given, ImageData):
             files = given.files
-        pixels = given.images if isinstance(given, ImageData) else given
-        samples = np.asarray(pixels.cpu() if isinstance(pixels, Tensor) else pixels)[:n]
+        samples = (np.asarray(given.images) if isinstance(given, ImageData) else as_samples(given))[:n]
         splits = _shaped_like(data, samples.shape[1:])
         _require_same_kind(samples, splits.train)
         if n is None and len(samples) > len(splits.train):
