@@ -174,11 +174,12 @@ EXHIBITS = (
     Exhibit(
         "columns",
         "Columns of a table",
-        "2,000 faces with a table that says how bright each is, its background and what it wears. Brightness from above "
-        "down, backgrounds across, the same noise everywhere; six passes over the data, so the faces are rough.",
+        "2,000 faces with a table that says how bright each is, its background and what it wears. Brightness from "
+        "above down, backgrounds across, the same noise everywhere; six passes over the data, so the faces are rough.",
         "python examples/faces_with_columns.py 2000\n"
         'markovae train faces-with-columns --out runs/columns --set "condition.columns=[light,background,wears]" '
-        "--set schedule.num_levels=200 --batch 16 --steps 600 --set network.width=48 --set network.blocks=1 --no-report",
+        "--set schedule.num_levels=200 --batch 16 --steps 600 --set network.width=48 --set network.blocks=1 "
+        "--no-report",
         'markovae sample runs/columns --where light=30..100:4 --where "background=*" --out columns-sheet',
     ),
     Exhibit(

@@ -24,7 +24,13 @@ from markovae.cli.entry import COMMANDS, main
 ROOT = Path(__file__).resolve().parents[1]
 LONG = 70  # signs of LaTeX in a line of text that may be wider than a phone
 FOREIGN = "https://unpkg.com/iframe-worker/shim"
-RANKS = {"answers.md": 3, "derivation.md": 2, "photos.md": 2, "architecture.md": 0.3, "reference/python.md": 0.6}  # in the search
+RANKS = {
+    "answers.md": 3,
+    "derivation.md": 2,
+    "photos.md": 2,
+    "architecture.md": 0.3,
+    "reference/python.md": 0.6,
+}  # in the search
 GROUPS = {
     "Train": ("train", "resume", "distill", "create", "fit", "TrainStep", "EMA", "Objective", "Config"),
     "Models": ("load", "load_run", "LoadedRun", "save", "Diffusion", "MarkovianVAE", "Condition", "with_reverse"),

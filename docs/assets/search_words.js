@@ -12,7 +12,8 @@
       .replace(/([tb])re$/g, "$1er")
       .replace(/s/g, "z")
       .replace(/(.)\1/g, "$1");
-  const found = (word) => {
+  const found = (asked) => {
+    const word = asked.replace(/(?<=[a-z]{4}[^isu])s$/, ""); // a plural: what begins so has the singular as well
     if (known.some(([other]) => other.startsWith(word))) return word;
     for (let cut = 0; cut === 0 || (cut <= ENDING && word.length - cut >= STEM); cut++) {
       const form = plain(cut ? word.slice(0, -cut) : word);

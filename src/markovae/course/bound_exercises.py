@@ -152,6 +152,7 @@ BOUND_EXERCISES = (
             Mistake("p and q are swapped: the mean is over p", lambda p, q: (q * (q / p).log()).sum()),
             Mistake("this is the cross-entropy: the entropy of p is missing", lambda p, q: -(p * q.log()).sum()),
             Mistake("the logarithms are not weighted by p", lambda p, q: (p / q).log().sum()),
+            Mistake("it is a mean over letters: p weighs already, so sum", lambda p, q: (p * (p / q).log()).mean()),
         ),
     ),
     Exercise(
@@ -169,6 +170,7 @@ BOUND_EXERCISES = (
                 "p(z_0) is missing: Bayes weighs by the data",
                 lambda data, step: step.T / step.T.sum(1, keepdim=True),
             ),
+            Mistake("this is the encoder's step, transposed: Bayes is not used", lambda data, step: step.T),
         ),
     ),
     Exercise(
@@ -187,6 +189,8 @@ BOUND_EXERCISES = (
             Mistake(
                 "both marginals multiply: one of them divides", lambda posterior, now, before: posterior + now + before
             ),
+            Mistake("p(z_{l-1} | z_0) is missing: it divides", lambda posterior, now, before: posterior + now),
+            Mistake("p(z_l | z_0) is missing: it multiplies", lambda posterior, now, before: posterior - before),
         ),
     ),
     Exercise(
@@ -216,6 +220,10 @@ BOUND_EXERCISES = (
             Mistake(
                 "the variance enters as its square root: s is a standard deviation, s² the variance",
                 lambda x, logsnr: _top_kl(x, torch.sigmoid(-logsnr).sqrt(), torch.sigmoid(logsnr).sqrt()),
+            ),
+            Mistake(
+                "the logarithm of the variance, −ln s² in each dimension, is missing",
+                lambda x, logsnr: 0.5 * (torch.sigmoid(-logsnr) + torch.sigmoid(logsnr) * x**2 - 1).sum(1),
             ),
         ),
     ),

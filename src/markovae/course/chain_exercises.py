@@ -44,6 +44,13 @@ def _misread(
     return top / s ** (2 * division)
 
 
+def _swapped_levels(x: Tensor, z: Tensor, before: Tensor, now: Tensor) -> Tensor:
+    """The posterior's mean with l and l−1 exchanged, which the library refuses: α > 1."""
+    alpha = forward.signal_scale(before) / forward.signal_scale(now)
+    top = alpha * torch.sigmoid(-now) * z + forward.signal_scale(now) * (1 - alpha**2) * x
+    return top / torch.sigmoid(-before)
+
+
 def _close_levels(draw: Draw) -> tuple[Tensor, Tensor]:
     """Half of the trials with neighbours so close that 1 − α² loses its digits."""
     before = draw.uniform(-6, 6)
@@ -185,7 +192,17 @@ CHAIN_EXERCISES = (
                 "a_l stands where α_l belongs, before z: α is of one step, a of all",
                 partial(_misread, before_z=lambda before, now: forward.signal_scale(now)),
             ),
+            Mistake(
+                "α_l² stands where α_l belongs, before z: Ho et al.'s α is the square",
+                partial(_misread, before_z=lambda before, now: forward.step_alpha(before, now) ** 2),
+            ),
+            Mistake(
+                "a_{l-1}² stands where a_{l-1} belongs, before x: ᾱ for its square root",
+                partial(_misread, before_x=lambda before, now: forward.signal_scale(before) ** 2),
+            ),
+            Mistake("the two log-SNRs are swapped", _swapped_levels),
             Mistake("the division by s_l² is missing", partial(_misread, division=0)),
+            Mistake("s_l is not squared", partial(_misread, division=0.5)),
             Mistake("s_{l-1} is not squared", partial(_misread, power=1)),
             Mistake("σ is not squared", partial(_misread, step=0.5)),
         ),
@@ -224,6 +241,10 @@ CHAIN_EXERCISES = (
             Mistake(
                 "the eigenvalues are variances: their squares are not wanted",
                 lambda values: 0.5 * (2 * math.pi * math.e * values**2).log().sum(),
+            ),
+            Mistake(
+                "½ ln 2πe is counted once: every dimension has one",
+                lambda values: 0.5 * math.log(2 * math.pi * math.e) + 0.5 * values.log().sum(),
             ),
         ),
     ),

@@ -56,6 +56,10 @@ LEVEL_EXERCISES = (
         (
             Mistake("a and s are swapped", lambda x, e, n: noise_scale(n) * e - signal_scale(n) * x),
             Mistake("it is a difference, not a sum", lambda x, e, n: signal_scale(n) * e + noise_scale(n) * x),
+            Mistake(
+                "a² and s² stand where a and s belong: the square roots are missing",
+                lambda x, e, n: torch.sigmoid(n) * e - torch.sigmoid(-n) * x,
+            ),
             Mistake("this is z itself", lambda x, e, n: signal_scale(n) * x + noise_scale(n) * e),
         ),
     ),
@@ -88,6 +92,7 @@ LEVEL_EXERCISES = (
                 lambda x, z, n: -(z - signal_scale(n) * x) / noise_scale(n),
             ),
             Mistake("the mean of z is a x, not x", lambda x, z, n: -(z - x) / torch.sigmoid(-n)),
+            Mistake("the division by s² is missing", lambda x, z, n: signal_scale(n) * x - z),
         ),
     ),
     Exercise(
@@ -107,6 +112,10 @@ LEVEL_EXERCISES = (
                 lambda e, p, n: target.noise_ratio(p, n)[0] ** 2 * e,
             ),
             Mistake("one step's noise is not the cumulative noise: a factor ρ = σ/s is missing", lambda e, p, n: e),
+            Mistake(
+                "divided by ρ = σ/s: one step's part of the noise is the smaller",
+                lambda e, p, n: e / target.noise_ratio(p, n)[0],
+            ),
         ),
     ),
     Exercise(

@@ -55,6 +55,10 @@ SAMPLING_EXERCISES = (
                 "the noise is not divided by s of the present level",
                 lambda z, x, n, m: signal_scale(m) * x + noise_scale(m) * (z - signal_scale(n) * x),
             ),
+            Mistake(
+                "z itself stands for the noise: take x̂ off, and divide by s",
+                lambda z, x, n, m: signal_scale(m) * x + noise_scale(m) * z,
+            ),
             Mistake("the two log-SNRs are swapped", lambda z, x, n, m: _ddim(z, x, m, n)),
             Mistake("this is the mean of the ancestral step", lambda z, x, n, m: posterior(x, z, m, n).mean),
             Mistake(
@@ -117,6 +121,11 @@ SAMPLING_EXERCISES = (
                 lambda z, x: -z - 2 * (math.sqrt(0.5) * x - z) / 0.5,
             ),
             Mistake("the score is added", lambda z, x: -z + (math.sqrt(0.5) * x - z) / 0.5),
+            Mistake("the sign of z is wrong: z decays", lambda z, x: z - (math.sqrt(0.5) * x - z) / 0.5),
+            Mistake(
+                "the score is halved, as on a VP-SDE's own clock: in the time t = −ln a it is whole",
+                lambda z, x: -z - 0.5 * (math.sqrt(0.5) * x - z) / 0.5,
+            ),
         ),
     ),
     Exercise(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from markovae.data.conversion import as_samples
 from markovae.data.data_config import DataConfig
-from markovae.data.given import as_samples
 from markovae.data.images import ImageData
 from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.source import log_left_out

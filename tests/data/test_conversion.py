@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from markovae.data.given import as_samples, given_images
+from markovae.data.conversion import as_images, as_samples
 from markovae.errors import UserError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
@@ -24,35 +24,35 @@ COLOR = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
     ids=["nhwc", "nchw", "list", "tensors", "pil", "tensor"],
 )
 def test_axes_that_leave_no_doubt_are_understood(images: object):
-    assert np.array_equal(given_images(images, (3, 6, 5), "test"), COLOR.transpose(0, 3, 1, 2))
+    assert np.array_equal(as_images(images, (3, 6, 5), "test"), COLOR.transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(
     "images", [COLOR[..., 0], COLOR[..., :1], COLOR[:, None, :, :, 0]], ids=["nhw", "nhw1", "n1hw"]
 )
 def test_grey_images_need_no_channel(images: np.ndarray):
-    assert np.array_equal(given_images(images, (1, 6, 5), "test"), COLOR[:, None, :, :, 0])
-    assert np.array_equal(given_images(images[0], (1, 6, 5), "test"), COLOR[:1, None, :, :, 0])
+    assert np.array_equal(as_images(images, (1, 6, 5), "test"), COLOR[:, None, :, :, 0])
+    assert np.array_equal(as_images(images[0], (1, 6, 5), "test"), COLOR[:1, None, :, :, 0])
 
 
 def test_the_model_s_own_axes_come_first_and_others_are_left_to_be_refused():
     square = np.zeros((3, 3, 3, 3), np.uint8)
-    assert given_images(square, (3, 3, 3), "test") is square
-    assert given_images(COLOR, (3, 5, 6), "test") is COLOR
+    assert as_images(square, (3, 3, 3), "test") is square
+    assert as_images(COLOR, (3, 5, 6), "test") is COLOR
 
 
 def test_files_in_a_list_are_read_as_training_reads_them(tmp_path: Path):
     paths = [tmp_path / f"{n}.png" for n in range(3)]
     for path, pixels in zip(paths, COLOR, strict=False):
         Image.fromarray(pixels).resize((10, 14)).save(path)
-    folder = given_images(tmp_path, (3, 6, 5), "test").images
+    folder = as_images(tmp_path, (3, 6, 5), "test").images
     for given in (paths, [str(path) for path in paths]):
-        assert np.array_equal(given_images(given, (3, 6, 5), "test"), folder)
+        assert np.array_equal(as_images(given, (3, 6, 5), "test"), folder)
     (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"x\.png gives no image"):
-        given_images([tmp_path / "x.png"], (3, 6, 5), "test")
+        as_images([tmp_path / "x.png"], (3, 6, 5), "test")
     with pytest.raises(UserError, match=r"gone\.png gives no image"):
-        given_images([tmp_path / "gone.png"], (3, 6, 5), "test")
+        as_images([tmp_path / "gone.png"], (3, 6, 5), "test")
 
 
 def test_samples_of_anybody_are_arrays_of_any_axes_lists_and_files(tmp_path: Path):
