@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from markovae.data.conversion import as_images, as_samples
+from markovae.data.images import ImageData
 from markovae.errors import UserError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
@@ -66,3 +67,8 @@ def test_samples_of_anybody_are_arrays_of_any_axes_lists_and_files(tmp_path: Pat
     assert as_samples(COLOR[..., 0]).shape == (4, 1, 6, 5)
     with pytest.raises(UserError, match="give images of one size"):
         as_samples([Image.fromarray(COLOR[0]), Image.fromarray(COLOR[0, :4])])
+
+
+def test_a_set_of_images_is_taken_as_it_is() -> None:
+    own = ImageData(COLOR.transpose(0, 3, 1, 2)[:1])
+    assert as_images(own, own.shape, "test") is own

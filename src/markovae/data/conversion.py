@@ -10,6 +10,7 @@ import numpy as np
 
 from markovae.data.data_config import DataConfig
 from markovae.data.image_files import channels_first, decode, flat_picture, header_from, header_of, reason_of
+from markovae.data.images import ImageData
 from markovae.data.loading import read_source
 from markovae.data.split import Splits
 from markovae.errors import UserError
@@ -34,6 +35,8 @@ def as_images(images: Any, shape: Sequence[int], part: str) -> Any:
     if isinstance(images, str | Path):
         config = DataConfig(str(images)).for_images_like(shape, str(images))
         return read_source(config).data
+    if isinstance(images, ImageData):
+        return images
     if hasattr(images, "getbands"):
         images = [images]
     if not isinstance(images, list | tuple):
