@@ -289,7 +289,7 @@ def progressive(model: Any, images: np.ndarray, fit: np.ndarray, how: dict[str, 
     data = compress(model, images, progressive=True, verify=False, fit=fit, **how)
     views = [list(reveal(model, data, number)) for number in range(len(images))]
     ready = prepare(model, Method(variance="isotropic", **how), fit).model
-    curve = rate_distortion(ready, collect_level_statistics(ready, images, knots=None, per_image=ready.num_levels - 1))
+    curve = rate_distortion(ready, collect_level_statistics(ready, images, knots=None, per_image=ready.num_levels))
     rows = []
     for k, point in enumerate(curve):
         at = [view[k] for view in views]

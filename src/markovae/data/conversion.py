@@ -47,6 +47,8 @@ def as_images(images: Any, shape: Sequence[int], part: str) -> Any:
 
 def _channels_first(images: Any, shape: tuple[int, ...]) -> Any:
     """An array or a tensor as (N, C, H, W) where its extents leave no doubt; anything else as it is."""
+    if len(shape) != 3:
+        return images
     channels, height, width = shape
     last, grey = (height, width, channels), (height, width)
     extents = tuple(getattr(images, "shape", ()))
