@@ -23,6 +23,8 @@ from markovae.cli.entry import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = 70  # signs of LaTeX in a line of text that may be wider than a phone
+# A table that is painted before its last row is read moves its columns; this element is the last of a page.
+WHOLE = '<link rel="expect" href="#__config" blocking="render">'
 FOREIGN = "https://unpkg.com/iframe-worker/shim"
 RANKS = {
     "answers.md": 3,
@@ -173,7 +175,8 @@ def tagged(equation: str) -> str:
 
 
 def on_post_page(output: str, page: Any, config: MkDocsConfig) -> str:
-    """Take the script that lets the search work from the disk from here, not from another host."""
+    """Take the script that lets the search work from the disk from here, not from another host; paint whole pages."""
+    output = output.replace("</head>", f"{WHOLE}</head>", 1)
     return output.replace(FOREIGN, os.path.relpath("assets/frame_worker.js", Path(page.file.dest_uri).parent))
 
 
