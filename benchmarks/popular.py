@@ -5,12 +5,11 @@
     python benchmarks/popular.py cifar10 --minutes 10 --peers PEERS --out FOLDER [--only NAME…] [--images 1000]
 
 Each recipe is that of its authors: their loss, schedule, optimizer, rates, warm-up, batch, dropout, flips, average of
-the weights, and their network, at a quarter of its published width, with which all have about 2.2 million weights, for
-at the published one, 35.7 million, a CPU sees a few hundred images in a minute. Left out is what could only slow them:
-data loaders, logging, samples. An average that looks far back knows nothing after minutes, so each is measured by its
-averaged and by its last weights, and the better counts; and a warm-up ends after a tenth of the time at the latest.
-Nothing is told classes. What is finished in FOLDER is taken as it is; the record holds all of it. Keep the machine to
-itself while it trains: the budget is a time.
+the weights, and their network, at a quarter of its published width, so that it has about 2 million weights, as ours.
+Left out is what could only slow them: data loaders, logging, samples. An average that looks far back is of little worth
+after minutes, so each is measured by its averaged and by its last weights, and the better counts; and a warm-up ends
+after a tenth of the time at the latest. No model is given the classes. What is finished in FOLDER is taken as it is;
+the record holds all of it. Keep the machine to itself while it trains: the budget is a time.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def row_of(file: str, line: int, fields: dict[str, object], place: str = "line")
 
     Args:
         place: what `line` counts.
-    Raises: UserError for an image's name or a text that is no text, naming the line.
+    Raises: UserError for a file name or a caption that is not a string, naming the line.
     """
     called = {field.lower(): field for field in fields}
     key = next((called[name] for name in FILE_COLUMNS if name in called), "")
