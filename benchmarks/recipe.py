@@ -5,8 +5,8 @@
 
 Every arm trains the same network on the same data for the same time, one after the other, with nothing looked at on
 the way; then each is measured on the test images, and its bits/dim are compared with the base's image by image. Arms of
-stages are the same recipe for a model of one stage and for cascades, whose levels are drawn evenly in training. Runs
-lie in the cache folder under the hash of their configuration: an interrupted one goes on where it stopped.
+stages are the same recipe for a model of one stage and for cascades. Runs lie in the cache folder under the hash of
+their configuration: an interrupted one goes on where it stopped.
 Keep the machine to itself while it trains: the budget is a time.
 """
 
@@ -50,8 +50,9 @@ EVEN = "train.level_sampling=auto"
 STAGES = {
     "one stage": [*BOUND, "cascade.stages=1"],
     "one stage, uniform law": [*BOUND, EVEN, "cascade.stages=1"],
-    "two stages": [*BOUND, EVEN, "cascade.stages=2"],
-    "three stages": [*BOUND, EVEN, "cascade.stages=3"],
+    "two stages": [*BOUND, "cascade.stages=2"],
+    "two stages, uniform law": [*BOUND, EVEN, "cascade.stages=2"],
+    "three stages": [*BOUND, "cascade.stages=3"],
 }
 SETTINGS = ARMS | STAGES
 

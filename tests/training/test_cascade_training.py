@@ -1,6 +1,8 @@
 """Cascades from a configuration: their stages, the loss that trains all of them, and what is refused."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +164,81 @@ def test_details_are_trained_on_crops_of_twice_the_base():
         assert off == pytest.approx(math.exp(-5 * float(planes[i, -1, 0, 0])), rel=0.4)
 
 
+BOUND = ("train.objective=bound", "train.level_sampling=importance")
+
+
+def test_each_stages_loss_is_its_part_of_the_bound():
+    """Level by level, with the noise of the batch: p_ℓ times the loss is E6's term of the level, in nats."""
+    made = ("cascade.stages=3", "cascade.scales=[0.3, 0.1]")
+    model = cascade(*made, side=32).double()
+    model.precision = torch.float64
+    training = Training(model, ImageData(images(16, 32)), config("train.batch=8", *made, *BOUND).train)
+    loss, batch = training.loss, training.batches.at(0).to(torch.device("cpu"), torch.float64)
+    assert isinstance(loss, CascadeLoss)
+    loss._crops = [(8, 8, 1), (16, 16, 4), (32, 32, 4)]  # of the finest whole images, which have a reconstruction
+    quarter = torch.tensor([0, 4])
+    for b, rows in ((0, torch.arange(8)), (1, quarter), (2, quarter)):
+        objective, stage = loss.stages[b].objective, model.stage(b)
+        for own in (1, 2, 7, 12):
+            level = torch.full((len(rows),), own)
+            levels = loss._levels
+            loss._levels = lambda q, b_, size, b=b, level=level: level if b_ == b else levels(q, b_, size)
+            drawn = batch if b else replace(batch, draw=replace(batch.draw, level=level))
+            part = loss.part(drawn, b, 8)
+            found = loss.backward(None, drawn, 8, torch.float64).loss[rows, b] * len(rows) / 8
+            loss._levels = levels
+            nats = found * objective.probability[own - 1] * objective.nats * math.prod(part.x.shape[1:])
+            z = stage.marginal(part.x, own).mean
+            z = z + torch.sigmoid(-stage.schedule.logsnr[own]).sqrt() * part.draw.noise
+            if own > 1:
+                expected = stage.posterior(part.x, z, own).kl(stage.prior_step(z, own, part.condition))
+            elif b < 2:
+                expected = torch.zeros(len(rows), dtype=torch.float64)
+            else:
+                z = model.marginal(batch.x[rows], 1).mean
+                z = z + torch.sigmoid(-model.first_logsnr).sqrt() * batch.draw.noise[rows]
+                expected = -model.prior_step(z, 1, batch.condition).log_prob(batch.x[rows])
+            torch.testing.assert_close(nats, expected, rtol=1e-6, atol=1e-9, msg=f"stage {b}, level {own}")
+
+
+def test_a_stage_without_details_learns_its_levels_as_a_model_of_one_does():
+    made = config("cascade.stages=1", "train.batch=8", *BOUND)
+    alone, inner = (create(made, (3, 16, 16)) for _ in range(2))
+    runs = [Training(m, ImageData(images()), made.train) for m in (alone, Cascade([inner], [], inner.decoder))]
+    steps = [[run.advance() for _ in range(3)] for run in runs]
+    assert [step.loss for step in steps[0]] == [step.loss for step in steps[1]]
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), inner.parameters(), strict=True))
+    assert runs[1].loss.capture() == {"stages": [runs[0].loss.capture()]}
+    assert torch.equal(runs[0].objective.probability, runs[1].objective.probability)
+
+
+def test_every_stage_draws_its_levels_by_what_they_cost():
+    made = ("cascade.stages=3", "cascade.scales=[0.3, 0.1]", "train.batch=16", "train.seed=1")
+    training = Training(cascade(*made, side=32), ImageData(images(32, 32)), config(*made, *BOUND).train)
+    loss = training.loss
+    before = [stage.objective.probability.clone() for stage in loss.stages]
+    weights = [stage.objective.probability * stage.objective.weight for stage in loss.stages]
+    indices_of = training.batches.indices_of(0)
+    losses = torch.zeros(16, 3)
+    rows = loss._rows(indices_of.quantile, 2, 16)
+    losses[rows, 2] = 50.0
+    free, level = (loss._levels(indices_of.quantile, b, 16) for b in (1, 2))
+    loss.note(indices_of, losses)
+    after = [stage.objective for stage in loss.stages]
+    assert bool((after[2].probability[level - 1] > before[2][level - 1]).all())
+    assert bool((after[1].probability[free - 1] < before[1][free - 1]).all())
+    for objective, product in zip(after, weights, strict=True):  # what is minimized does not change
+        torch.testing.assert_close(objective.probability * objective.weight, product)
+    record = json.loads(json.dumps(training.loss.capture()))
+    other = Training(cascade(*made, side=32), ImageData(images(32, 32)), config(*made, *BOUND).train)
+    other.loss.restore(record)
+    for one, two in zip(after, other.loss.stages, strict=True):
+        assert torch.equal(one.probability, two.objective.probability)
+    for wrong in (None, {"stages": record["stages"][:2]}, record["stages"][0]):
+        with pytest.raises(ValueError, match="no distributions of levels for 3 stages"):
+            other.loss.restore(wrong)
+
+
 def test_a_run_trains_resumes_and_loads(tmp_path):
     few = [
         "train.batch=8",
@@ -169,6 +246,7 @@ def test_a_run_trains_resumes_and_loads(tmp_path):
         "train.eval_images=4",
         "train.eval_draws=1",
         "train.precision=float32",
+        *BOUND,
     ]
     made = config(*few, "train.steps=4", "train.grids=0", "target.reverse=isotropic", "train.evaluations=1")
     np.savez(tmp_path / "x.npz", images=images(48).transpose(0, 2, 3, 1), labels=np.arange(48) % 3)
@@ -222,11 +300,9 @@ def test_what_a_cascade_cannot_be_is_said_in_a_sentence(settings, size, message)
         create(config(*settings), (3, size, size))
 
 
-@pytest.mark.parametrize(
-    "setting", ["train.level_sampling=importance", "train.draw=raw", "train.compile=true", "train.parallel=fsdp"]
-)
+@pytest.mark.parametrize("setting", ["train.draw=raw", "train.compile=true", "train.parallel=fsdp"])
 def test_what_trains_one_stage_alone_is_refused(setting):
-    settings = [setting, "train.objective=bound"] if "importance" in setting else [setting]
+    settings = [setting]
     if "raw" in setting:
         settings.append("target.name=step_noise")
     with pytest.raises(UserError, match="is for models of one stage"):

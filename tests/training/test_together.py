@@ -44,6 +44,7 @@ def gradients(run: Training) -> dict[str, list[float]]:
         (2, ["target.name=step_noise", "train.draw=raw", "train.level_sampling=normal"]),
         (2, ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"]),
         (3, ["schedule.kind=learned", "train.objective=bound"]),
+        (2, ["cascade.stages=2", "train.objective=bound", "train.level_sampling=importance"]),
     ],
 )
 def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, settings):

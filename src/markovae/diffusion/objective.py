@@ -319,6 +319,7 @@ def bound_loss(
     condition: Condition | None,
     objective: Objective,
     model: Diffusion,
+    first_nats: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`loss` with the decoder's own nats at level 1: its mean is the bound's share that a network can lower.
 
@@ -330,6 +331,8 @@ def bound_loss(
         network: the model's own, perhaps wrapped.
         x: data on the model's scale, (B, *D), float32.
         objective: from `bound_objective`.
+        first_nats: (rows at level 1, their x̂, their z) -> what level 1 costs them, nats, of a stage of a cascade; None
+            is the model's own decoder.
     """
     assert objective.nats is not None, "the objective is the bound's"
     reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
@@ -339,10 +342,13 @@ def bound_loss(
     if len(first):
         first = first.to(x.device)
         x_hat = model.target.to_x(seen.out[first], seen.z[first], seen.now[first], seen.before[first])
-        grid = model.schedule.on(x.device)
-        head = None if seen.head is None else seen.head[first]
-        nats = -model.decoder.distribution(x_hat, grid, seen.z[first], head).log_prob(x[first])
-        share = nats / (model.dims * objective.nats * float(objective.probability[0]))
+        if first_nats is None:
+            grid = model.schedule.on(x.device)
+            head = None if seen.head is None else seen.head[first]
+            nats = -model.decoder.distribution(x_hat, grid, seen.z[first], head).log_prob(x[first])
+        else:
+            nats = first_nats(first, x_hat, seen.z[first])
+        share = nats / (x[0].numel() * objective.nats * float(objective.probability[0]))
         weighted = weighted.index_copy(0, first, share.to(weighted.dtype))
     if reverse is not None:
         weighted = weighted + model.num_levels / 1000 * _head_nats(reverse, x, draw, model.target, seen)

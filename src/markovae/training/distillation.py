@@ -30,7 +30,7 @@ from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
 from markovae.sampling.grids import student_grid, uniform_grid
 from markovae.sampling.samplers import AdamsBashforth, trajectory
-from markovae.training.batches import Batch
+from markovae.training.batches import Batch, BatchIndices
 from markovae.training.distillation_config import DistillConfig
 from markovae.training.losses import Loss, Losses, autocast
 
@@ -82,7 +82,7 @@ class Distillation(Loss):
         with autocast(self.student, dtype):
             losses, nats = self.draws(batch.x, batch.draw.noise, batch.quantile, batch.condition, network)
         (losses.sum() / size).backward()
-        return Losses(losses.detach(), nats.cpu())
+        return Losses(losses.detach()[:, None], nats.cpu())
 
     def draws(
         self,
@@ -117,7 +117,7 @@ class Distillation(Loss):
         nats = torch.where(after.isinf(), 0.0, 0.5 * count * (after.exp() - now.exp()) * error)
         return ((out - student.target.of_x(wanted, z, now)) ** 2).flatten(1).mean(1), nats
 
-    def note(self, level: Tensor, losses: Tensor) -> None:
+    def note(self, indices_of: BatchIndices, losses: Tensor) -> None:
         """Nothing is learned from losses."""
 
     def capture(self) -> dict[str, Any] | None:

@@ -39,10 +39,11 @@ from markovae.errors import UserError
 from markovae.networks.conditioning import Condition
 from markovae.randomness import generator
 from markovae.system.device import Constants
-from markovae.training.batches import Batch
+from markovae.training.batches import Batch, BatchIndices
 from markovae.training.train_config import TrainConfig
 
 OwnFunction = Callable[[Diffusion, Tensor, Condition | None, torch.Generator], Tensor]
+FirstNats = Callable[[Tensor, Tensor, Tensor], Tensor]
 BANDS = 64
 RATE = 0.01  # of the running means, once as many batches have fallen on a band
 EVEN = 0.1  # share of the uniform distribution: a level that looked free is still visited
@@ -122,7 +123,7 @@ class Losses:
     """What a part of a batch cost, without gradients.
 
     Args:
-        loss: whose mean is minimized, (B,).
+        loss: of each stage, (B, S), S = 1 for a model of one; its sum, in the mean over images, is minimized.
         nats: the levels' share of the bound with variance β̃, (B,), float64.
     """
 
@@ -150,8 +151,8 @@ class Loss(ABC):
         """
 
     @abstractmethod
-    def note(self, level: Tensor, losses: Tensor) -> None:
-        """Take in a step that was taken: the levels and the losses of its whole batch, (B,) each."""
+    def note(self, indices_of: BatchIndices, losses: Tensor) -> None:
+        """Take in a step that was taken: the levels and the losses, (B, S), of its whole batch."""
 
     @abstractmethod
     def capture(self) -> dict[str, Any] | None:
@@ -197,13 +198,15 @@ class LevelLoss(Loss):
         """The distribution of levels and their weights; with an importance distribution the present one."""
         return self._objective
 
-    def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
-        """One forward and one backward pass."""
+    def backward(
+        self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype, first_nats: FirstNats | None = None
+    ) -> Losses:
+        """One forward and one backward pass; `first_nats` as for `bound_loss`."""
         model, objective = self._model, self._objective
         condition = batch.condition
         with autocast(model, dtype):
             if self._bound:
-                losses, errors = bound_loss(network, batch.x, batch.draw, condition, objective, model)
+                losses, errors = bound_loss(network, batch.x, batch.draw, condition, objective, model, first_nats)
             else:
                 reverse = model.reverse if isinstance(model.reverse, LearnedVariance) else None
                 parts = (objective, model.target, model.schedule, reverse)
@@ -215,10 +218,14 @@ class LevelLoss(Loss):
             residual = self._placed.get("residual", device, make=lambda: self._residual.to(device))
             plain = plain - residual[level - 1]
         nats = self._placed.get("nats", device, make=lambda: self._nats.to(device))[level - 1]
-        return Losses(losses.detach(), nats / objective.probability_at(level) * plain)
+        return Losses(losses.detach()[:, None], nats / objective.probability_at(level) * plain)
 
-    def note(self, level: Tensor, losses: Tensor) -> None:
+    def note(self, indices_of: BatchIndices, losses: Tensor) -> None:
         """The importance distribution learns from the losses."""
+        self.learn(indices_of.level, losses[:, 0])
+
+    def learn(self, level: Tensor, losses: Tensor) -> None:
+        """`note` of these levels 1…L and their losses, (B,) each."""
         if self._level_distribution is not None:
             self._level_distribution.note(level, losses, self._objective)
             self._objective = self._level_distribution.objective
@@ -271,9 +278,9 @@ class ContinuousLoss(Loss):
         ends = self._prior(batch) + self._reconstruction(batch, size, dtype)
         (ends.sum() / self._unit / size).backward()
         losses = (levels.detach() + ends.detach()) / self._unit
-        return Losses(losses, levels.detach())
+        return Losses(losses[:, None], levels.detach())
 
-    def note(self, level: Tensor, losses: Tensor) -> None:
+    def note(self, indices_of: BatchIndices, losses: Tensor) -> None:
         """Nothing is learnt from losses: the schedule is the distribution."""
 
     def capture(self) -> dict[str, Any] | None:
@@ -338,9 +345,9 @@ class OwnLoss(Loss):
             raise UserError(f"the loss of your own gave {shown}: it must give a tensor () or ({count},) with gradients")
         losses = found.expand(count)
         (losses.sum() / size).backward()
-        return Losses(losses.detach(), torch.full_like(losses, torch.nan, dtype=torch.float64))
+        return Losses(losses.detach()[:, None], torch.full_like(losses, torch.nan, dtype=torch.float64))
 
-    def note(self, level: Tensor, losses: Tensor) -> None:
+    def note(self, indices_of: BatchIndices, losses: Tensor) -> None:
         """Nothing is learned from losses."""
 
     def capture(self) -> dict[str, Any] | None:

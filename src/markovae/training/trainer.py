@@ -183,14 +183,14 @@ class Training:
         with self.ranks.guarded():
             self.optimizer.step()
         require_useful(self.model, self.step + 1)
-        self.loss.note(indices_of.level, losses)
+        self.loss.note(indices_of, losses)
         self.batches.objective = self.objective
         self.step += 1
         self.average.update(self.step)
         took = self.seconds - started
         self._note_time(took)
         self.threads.note(took)
-        value, rate = float(losses.mean()), self.optimizer.param_groups[0]["lr"]
+        value, rate = float(losses.sum(1).mean()), self.optimizer.param_groups[0]["lr"]
         seen, size = self.step * self.config.batch, self.config.batch
         return TrainStep(
             index=self.step,
@@ -346,7 +346,7 @@ class Training:
         Every process learns every loss, and whether another is in trouble: all stop at one step, or none. What decides
         that is read at once, the only moment of a step at which a device is waited for.
 
-        Returns: losses, (B,), on the CPU, the mean nats, and the gradient's norm before it was clipped.
+        Returns: losses, (B, S), on the CPU, the mean nats, and the gradient's norm before it was clipped.
         """
         with self.ranks.guarded():
             own = self._backward(self._network, batch, self.config.batch, dtype)
@@ -358,10 +358,10 @@ class Training:
         tables += [clipped] if len(clipped) < len(gradients) else []
         with self.ranks.guarded():
             norms = [total_norm(table) for table in tables]
-        values = [own.loss, own.nats, *(norm.to(own.loss.device).reshape(1) for norm in norms)]
+        values = [*own.loss.unbind(1), own.nats, *(norm.to(own.loss.device).reshape(1) for norm in norms)]
         read = torch.cat([value.double() for value in values]).cpu()
         rows, (weight_norm, average_norm, *gradient_norms) = (
-            read[: -len(norms)].reshape(2, -1).T,
+            read[: -len(norms)].reshape(own.loss.shape[1] + 1, -1).T,
             read[-len(norms) :].tolist(),
         )
         trouble = None
@@ -369,7 +369,7 @@ class Training:
             trouble = unfinite_weights(held, self.average.held, self.step + 1, indices_of)
         rows = torch.cat([rows, torch.full_like(rows[:, :1], trouble is not None)], 1)
         table = self.ranks.gather_rows(rows, self.config.batch)
-        losses, nats, troubled = table[:, 0].to(own.loss.dtype), table[:, 1], table[:, 2] > 0
+        losses, nats, troubled = table[:, :-2].to(own.loss.dtype), table[:, -2], table[:, -1] > 0
         if trouble is not None:
             raise trouble
         if bool(troubled.any()):
@@ -377,9 +377,10 @@ class Training:
             raise not_taken(
                 f"rank {who} has a weight, or an average of one, that is not finite", self.step + 1, indices_of
             )
-        bad = ~losses.isfinite()
+        total = losses.sum(1)
+        bad = ~total.isfinite()
         if bool(bad.any()):
-            raise not_taken(f"the loss is {float(losses[bad][0])}", self.step + 1, indices_of, bad)
+            raise not_taken(f"the loss is {float(total[bad][0])}", self.step + 1, indices_of, bad)
         require_gradient(gradients, gradient_norms[0], self.step + 1, indices_of)
         clip(clipped, gradient_norms[-1], self.config.clip)
         return losses, float(nats.mean()), gradient_norms[-1]
