@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_details_are_trained_on_crops_of_twice_the_base():
 BOUND = ("train.objective=bound", "train.level_sampling=importance")
 
 
-def test_each_stages_loss_is_its_part_of_the_bound():
+def test_each_stages_loss_is_its_part_of_the_bound(monkeypatch):
     """Level by level, with the noise of the batch: p_ℓ times the loss is E6's term of the level, in nats."""
     made = ("cascade.stages=3", "cascade.scales=[0.3, 0.1]")
     model = cascade(*made, side=32).double()
@@ -177,16 +178,19 @@ def test_each_stages_loss_is_its_part_of_the_bound():
     assert isinstance(loss, CascadeLoss)
     loss._crops = [(8, 8, 1), (16, 16, 4), (32, 32, 4)]  # of the finest whole images, which have a reconstruction
     quarter = torch.tensor([0, 4])
+
+    def forced(levels, at, level, quantile, b, size):
+        return level if b == at else levels(quantile, b, size)
+
     for b, rows in ((0, torch.arange(8)), (1, quarter), (2, quarter)):
         objective, stage = loss.stages[b].objective, model.stage(b)
         for own in (1, 2, 7, 12):
             level = torch.full((len(rows),), own)
-            levels = loss._levels
-            loss._levels = lambda q, b_, size, b=b, level=level: level if b_ == b else levels(q, b_, size)
+            monkeypatch.setattr(loss, "_levels", partial(forced, loss._levels, b, level))
             drawn = batch if b else replace(batch, draw=replace(batch.draw, level=level))
             part = loss.part(drawn, b, 8)
             found = loss.backward(None, drawn, 8, torch.float64).loss[rows, b] * len(rows) / 8
-            loss._levels = levels
+            monkeypatch.undo()
             nats = found * objective.probability[own - 1] * objective.nats * math.prod(part.x.shape[1:])
             z = stage.marginal(part.x, own).mean
             z = z + torch.sigmoid(-stage.schedule.logsnr[own]).sqrt() * part.draw.noise

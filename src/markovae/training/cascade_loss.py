@@ -74,7 +74,7 @@ class CascadeLoss(Loss):
     def backward(self, network: nn.Module, batch: Batch, size: int, dtype: torch.dtype) -> Losses:
         """A pass of each stage; the networks are the model's own."""
         model = self._model
-        first_nats = _nothing if model.octaves else None
+        first_nats: FirstNats | None = _nothing if model.octaves else None
         found = self.stages[0].backward(model.base.network, self._base_part(batch), size, dtype, first_nats)
         losses, nats = [found.loss[:, 0]], found.nats
         for b in range(1, model.octaves + 1):
@@ -148,7 +148,8 @@ class CascadeLoss(Loss):
         """−ln P_pri(z_0|z_1) of the crops that the finest stage takes, by their details."""
         model, b = self._model, self._model.octaves
         image, known = self._image(batch, b, size), part.condition
-        assert known is not None and known.coarse is not None, "a detail stage has a coarse image"
+        assert known is not None, "a detail stage has a condition"
+        assert known.coarse is not None, "which holds the coarse image"
         coarse = known.coarse[:, :-1]
 
         def nats(rows: Tensor, x_hat: Tensor, z: Tensor) -> Tensor:
