@@ -43,13 +43,13 @@ RECORDS_HEAD = """\
 # Records
 
 Bits/dim on images that nothing was trained on, each by one command. Written by `python benchmarks/pages.py` from the
-records in `docs/results/record_*.json`. ± is one standard error over images; an upper bound on the code length of
-`markovae measure`.
+records in `docs/results/record_*.json`. ± is one standard error over images.
+Each figure is the upper bound printed by `markovae measure`.
 """
 RULES = """\
 ## Entering a record
 
-1. The data set is public, and its official test part is measured: whole, or its first images, whose number is named.
+1. The data set is public, and its official test part is measured: whole, or its first images (state how many).
    Nothing is trained or chosen by a test image; validation images come from the training part.
 2. One command makes it: `python benchmarks/record.py DATA --minutes M --seed S --out RUN`. Wall time is that of the
    training, every held-out bound on the way included; measuring is apart.
@@ -58,8 +58,8 @@ RULES = """\
    data, that no test image is among those trained on, that the rows make the claim, and measures images drawn at random
    again, each to 0.1 %. It takes wall time and machine on trust: name the processor, and what else ran on it.
 4. Three seeds where the difference to the next record is below 0.02 bits/dim.
-5. The pixels are the data set's own. Bits/dim of images that were decoded from JPEG, resized or cropped are of other
-   data, and stand in a table of their own.
+5. The pixels are the data set's own. Bits/dim of images that were decoded from JPEG, resized or cropped are of
+   different data and go in a separate table.
 
 Then the record goes into `docs/results` (`--enter NAME`), and `python benchmarks/pages.py` makes this
 page.
@@ -1131,7 +1131,7 @@ def records_of(found: Records) -> str:
     channels, height, width = first["shape"]
     order = sorted(found, key=lambda name: found[name]["bits_per_dim"]["mean"])
     rows = [records_row(name, found[name]) for name in order]
-    head = ("record", "bits/dim", "test images", "minutes", "images seen", "weights", "processor, threads", "given")
+    head = ("record", "bits/dim", "test images", "minutes", "images seen", "weights", "processor, threads", "condition")
     commands = "\n".join(
         f"- {name}: `{found[name]['command']}`{records_note(found[name]['machine']['note'])}" for name in order
     )
@@ -1145,9 +1145,9 @@ def records_of(found: Records) -> str:
 
 SEARCH = """\
 What paid: linear estimates of the noise (`network.spectral=3`, see `src/markovae/networks/spectral.py`) instead of the
-window of like-colored pixels (`network.radius=0`): half a bit/dim after 20,000 images, and an image costs less. Color
-differences of photographs are weaker than a grey value at fine detail, which a network of raw pixels must learn to
-amplify. They are what `--objective bound` takes on color images.
+window of pixels of similar color (`network.radius=0`): half a bit/dim after 20,000 images, and an image costs less.
+Color differences of photographs are weaker than a grey value at fine detail, which a network of raw pixels must learn
+to amplify. `--objective bound` uses these linear estimates on color images.
 
 What did not: the default network at equal time, which sees 11,000 images where the small one sees 19,000 (so a run of
 color images for which time is little takes the small one); more than three estimates; estimates adapted to the local
@@ -1171,7 +1171,7 @@ def records_search(record: Record) -> str:
         ]
         for arm in record["arms"]
     ]
-    head = ("arm", "images seen", "ms per training image", "bits/dim", f"fewer than {base['name']}")
+    head = ("arm", "images seen", "ms per training image", "bits/dim", f"bits/dim saved against the {base['name']}")
     commands = "\n".join(f"- {arm['name']}: `{arm['command']}`" for arm in record["arms"] if arm["command"])
     left = "\\* A variant that did not pay, and whose code is not kept.\n\n" if "*" in str(rows) else ""
     return (

@@ -42,7 +42,7 @@ from markovae.system.memory import machine_memory
 from markovae.text.conditioner import EncoderConditioner
 
 NetworkShape = NetworkConfig | DDPMConfig | DiTConfig
-_REMEDY = {"unet": "lower network.patch, or shorten network.multipliers", "dit": "lower network.dit.patch"}
+OwnNetwork = UNet | DDPMUNet | DiT  # made from those shapes, in this order
 
 
 def outline_network(shape: NetworkShape, data: DataSpec, logsnr: Tensor) -> Network:
@@ -62,7 +62,7 @@ def initialized_network(outline: nn.Module, logsnr: Tensor) -> Network:
         outline: from `outline_network`.
         logsnr: as there.
     """
-    assert isinstance(outline, UNet | DDPMUNet | DiT), "an outline is one of these"
+    assert isinstance(outline, OwnNetwork), "an outline is one of these"
     return _network(outline.config, outline.data, logsnr)
 
 
@@ -97,11 +97,12 @@ def _check_stride(shape: Sequence[int], stride: int, kind: str) -> None:
         UserError: for images that do not fit.
     """
     height, width = shape[-2:]
-    if kind in _REMEDY and stride > max(height, width, 2):
+    if kind != "ddpm" and stride > max(height, width, 2):
+        remedy = "lower network.dit.patch" if kind == "dit" else "lower network.patch, or shorten network.multipliers"
         raise UserError(
-            f"images of {height}x{width} pixels are smaller than the network's stride of {stride}: {_REMEDY[kind]}"
+            f"images of {height}x{width} pixels are smaller than the network's stride of {stride}: {remedy}"
         )
-    if kind in _REMEDY or (height % stride == 0 and width % stride == 0):
+    if kind != "ddpm" or (height % stride == 0 and width % stride == 0):
         return
     raise UserError(
         f"images of {height}x{width} pixels do not fit the network, whose stride is {stride}: the nearest sizes that "

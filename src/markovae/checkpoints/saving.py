@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from markovae.build import create_outline
+from markovae.build import OwnNetwork, create_outline
 from markovae.checkpoints.manifest import MANIFEST
 from markovae.checkpoints.writing import write_weights
 from markovae.config import Config
@@ -33,10 +33,7 @@ from markovae.diffusion.schedule_config import DEFAULT_LEVELS, ScheduleConfig
 from markovae.diffusion.target_config import TargetConfig
 from markovae.errors import UserError
 from markovae.log import log
-from markovae.networks.ddpm import DDPMUNet
-from markovae.networks.dit import DiT
 from markovae.networks.network_config import ConditionConfig, NetworkConfig, OwnOptions
-from markovae.networks.unet import UNet
 from markovae.training.distillation_config import DistillConfig
 from markovae.training.train_config import TrainConfig
 
@@ -152,12 +149,8 @@ def describe_network(network: nn.Module) -> NetworkConfig:
     Raises:
         UserError: for buffers that a checkpoint does not hold, or a `config` that JSON cannot hold.
     """
-    if isinstance(network, DDPMUNet):
-        return NetworkConfig("ddpm", ddpm=network.config)
-    if isinstance(network, DiT):
-        return NetworkConfig("dit", dit=network.config)
-    if isinstance(network, UNet):
-        return network.config
+    if isinstance(network, OwnNetwork):
+        return NetworkConfig.of(network.config)
     kind = type(network)
     name, arguments = f"{kind.__module__}:{kind.__qualname__}", getattr(network, "config", {})
     if kind.__module__ == "__main__":

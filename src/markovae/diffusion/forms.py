@@ -1,4 +1,4 @@
-r"""The bound H(z_0) ≤ E[…] in its six equal forms, each along a given path z_0…z_L of the encoder.
+r"""The bound H(z_0) ≤ E[…] in its six equal forms, each along one path z_0…z_L of the encoder.
 
 Averaged over the data and the encoder every form is the same number. Along one path E1 … E5 are the same number too:
 E3 uses that the encoder is Markov, E4 Bayes' rule at every ℓ ≥ 2 (never at ℓ = 1, where z_{ℓ−1} is z_0 itself), and

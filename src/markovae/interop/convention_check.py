@@ -47,7 +47,9 @@ def denoising_error(model: Diffusion, images: Any, labels: Any = None) -> float:
     return math.exp(min(mean, 700.0)) if math.isfinite(mean) else math.inf
 
 
-def require_fit(model: Diffusion, name: str, others: Mapping[str, Diffusion], images: Any, labels: Any = None) -> None:
+def require_convention(
+    model: Diffusion, name: str, others: Mapping[str, Diffusion], images: Any, labels: Any = None
+) -> None:
     """Refuse a denoiser whose error says that its convention is another.
 
     Args:

@@ -14,7 +14,7 @@ from markovae.diffusion.pixels import Pixels
 from markovae.diffusion.reverse import PosteriorVariance, ReverseVariance
 from markovae.diffusion.schedule import NoiseSchedule, Tabulated
 from markovae.errors import UserError
-from markovae.interop.convention_check import require_fit
+from markovae.interop.convention_check import require_convention
 
 
 def wrap(
@@ -90,7 +90,7 @@ def wrap(
             and (each.time is None) <= (convention.time is None)
         ]
         named = {_told(each.name, ends): made(each, *ends) for each, *ends in others}
-        require_fit(model, _told(convention.name, [low, high]), named, images, labels)
+        require_convention(model, _told(convention.name, [low, high]), named, images, labels)
     return model
 
 

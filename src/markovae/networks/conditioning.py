@@ -1,4 +1,4 @@
-"""What is known about many examples, looked up when asked; and who turns captions into that."""
+"""`Conditioning` of many examples, and the `TextConditioner` that makes it from captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plain modules compute slowly on a CPU, computed faster there: the same values up to rounding."""
+"""Operations that PyTorch computes slowly on a CPU, done faster: the same values up to rounding."""
 
 from __future__ import annotations
 

@@ -387,6 +387,13 @@ class NetworkConfig:
             return self.ddpm or DDPMConfig()
         return self.dit or DiTConfig() if self.kind == "dit" else self
 
+    @staticmethod
+    def of(shape: NetworkConfig | DDPMConfig | DiTConfig) -> NetworkConfig:
+        """The section [network] whose `shape` this is."""
+        if isinstance(shape, DDPMConfig):
+            return NetworkConfig("ddpm", ddpm=shape)
+        return NetworkConfig("dit", dit=shape) if isinstance(shape, DiTConfig) else shape
+
     def levels(self, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(multipliers, attention) for images of size (height, width).
 

@@ -1,4 +1,7 @@
-"""Memory that a process gave back is kept by it: every step of training and sampling asks for the same sizes."""
+"""Keep freed memory for reuse; recognize out-of-memory errors and retry with half the batch.
+
+Freed memory is kept because every step of training and sampling asks for the same sizes.
+"""
 
 from __future__ import annotations
 
