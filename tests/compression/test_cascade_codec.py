@@ -113,5 +113,10 @@ def test_what_does_not_fit_is_one_sentence():
             decompress(model, with_header(data, levels=levels))
     with pytest.raises(UserError, match="levels=2 must be at least 3: each of the cascade's 2 stages codes"):
         compress(model, images, levels=2)
-    with pytest.raises(UserError, match="grid=optimal takes a model of one stage"):
-        compress(model, images, levels=6, grid="optimal", fit=pictures(16, 3))
+
+
+def test_the_best_levels_of_the_stages_code():
+    model, images = untrained(), pictures(2, 3)
+    data = compress(model, images, levels=6, grid="optimal", fit=pictures(16, 3))
+    assert len(read_mvz(data).header.levels) == 6
+    assert np.array_equal(decompress(model, data), images)

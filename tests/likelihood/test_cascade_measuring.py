@@ -1,6 +1,9 @@
 """The bound of a cascade by every estimator: terms of its bands, sub-grids, fits, comparisons, intervals."""
 
 import math
+from functools import partial
+from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +14,9 @@ import markovae as mv
 from markovae.build import create
 from markovae.diffusion.model import Diffusion
 from markovae.errors import UserError
-from markovae.likelihood.measuring import measure, prepare
+from markovae.likelihood.measuring import measure, optimal_levels, prepare
 from markovae.likelihood.method import Method
+from markovae.likelihood.subgrid import isotropic_costs
 from markovae.randomness import Streams
 
 
@@ -91,8 +95,47 @@ def test_what_is_fitted_is_fitted_stage_by_stage(method):
         assert ready.estimator.distribution.num_levels == model.num_levels
     else:
         assert all(stage.reverse.errors.fitted for stage in ready.model.stages)
-    with pytest.raises(UserError, match="grid=optimal takes a model of one stage"):
-        prepare(model, Method(grid="optimal", levels=6), torch.from_numpy(images(32)))
+
+
+def test_the_optimal_grid_is_the_best_of_all_of_its_length():
+    """Against every grid of six levels, by the errors that exact denoisers of Gaussian images have."""
+    model, _ = exact_cascade(4, 1, 7, start=8.0)
+
+    def exact(network, logsnr):
+        return (network.values / (1 + logsnr.exp()[:, None] * network.values)).mean(1)
+
+    found = [SimpleNamespace(errors_at=partial(exact, stage.network)) for stage in model.stages]
+    best = optimal_levels(model, found, 6)
+    costs = [
+        isotropic_costs(each.errors_at(stage.schedule.logsnr[1:]), stage.schedule.logsnr, stage.dims)
+        for stage, each in zip(model.stages, found, strict=True)
+    ]
+
+    def nats(levels):
+        total, (stages, own) = 0.0, model.locate(torch.tensor(levels[1:]))
+        for b in (0, 1):
+            steps = [1, *own[stages == b].tolist()]
+            total += sum(float(costs[b][i - 1, j - 1]) for i, j in pairwise(steps))
+        return total
+
+    grids = [sorted((1, 7, 13, *some)) for some in combinations([*range(2, 7), *range(8, 13)], 3)]
+    assert nats(best.tolist()) == pytest.approx(min(map(nats, grids)), rel=1e-12)
+    assert sorted(best.tolist()) == best.tolist()
+    assert nats(best.tolist()) < nats(model.sublevels(6).tolist())
+    assert torch.equal(optimal_levels(model, found, 13), torch.arange(1, 14))
+    for count in (2, 14):
+        with pytest.raises(UserError, match=r"must lie in 3…13"):
+            optimal_levels(model, found, count)
+
+
+def test_measuring_on_the_optimal_grid_of_a_cascade():
+    model, few = cascade(), torch.from_numpy(images(8))
+    ready = prepare(model, Method(grid="optimal", levels=6), few)
+    assert ready.model.num_levels == 6
+    torch.testing.assert_close(ready.model.level_logsnr[1:], model.level_logsnr[ready.levels])
+    assert all(stage.reverse.errors.fitted for stage in ready.model.stages)
+    found = measure(model, few.flip(3)[:2], levels=6, grid="optimal", fit=few, draws=2)
+    assert found.grid_levels == tuple(ready.levels.tolist())
 
 
 def test_a_cascade_and_one_stage_are_compared_on_the_same_images():

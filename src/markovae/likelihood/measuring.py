@@ -11,7 +11,8 @@ from torch import Tensor
 
 from markovae.data.conversion import as_images
 from markovae.data.images import ImageData
-from markovae.diffusion.cascade import Cascade, Model, one_stage, stages_of
+from markovae.diffusion.cascade import Cascade, Model, stages_of
+from markovae.diffusion.model import Diffusion
 from markovae.diffusion.reverse import DiagonalVariance, IsotropicVariance, ReverseVariance
 from markovae.errors import UserError
 from markovae.likelihood.estimators import (
@@ -38,7 +39,7 @@ from markovae.likelihood.inputs import (
 from markovae.likelihood.measurement import Measurement
 from markovae.likelihood.method import Method
 from markovae.likelihood.statistics import LevelStatistics, collect_level_statistics
-from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search
+from markovae.likelihood.subgrid import diagonal_costs, isotropic_costs, search, share_steps
 from markovae.log import log, track
 from markovae.system.distributed import Ranks
 
@@ -133,12 +134,11 @@ def _on_grid(model: Model, method: Method, images: Tensor, labels: Labels | None
         return model, None, calls
     if method.grid != "optimal":
         return on_levels(model, method.levels), _sublevels(model, method.levels), calls
-    alone = one_stage(model, "grid=optimal")
     if found is None:
-        found = _stage_statistics(alone, method, images, labels, KNOTS["isotropic"])
-        calls = found[0].calls
-    best = optimal_levels(alone, found[0], method.levels)
-    return on_levels(alone, best.tolist()), best, calls
+        found = _stage_statistics(model, method, images, labels, KNOTS["isotropic"])
+        calls = sum(each.calls for each in found)
+    best = optimal_levels(model, found, method.levels)
+    return model.only(best) if isinstance(model, Cascade) else on_levels(model, best.tolist()), best, calls
 
 
 def _stage_statistics(
@@ -173,18 +173,39 @@ def _adapts(reverse: ReverseVariance) -> bool:
     return reverse.channels == 2 or reverse.needs_jacobian
 
 
-def optimal_levels(model: Model, found: LevelStatistics, num_levels: int) -> Tensor:
+def optimal_levels(model: Model, found: Sequence[LevelStatistics], num_levels: int) -> Tensor:
     """The K levels of the least bound by their statistics, (K,), int64, increasing: see `subgrid.search`.
 
+    Those of a cascade are shared out among its stages: the bound is the sum of theirs.
+
+    Args:
+        found: of each stage, the base first.
     Raises:
-        UserError: for more levels than the grid has.
+        UserError: for more levels than the grid has, or fewer than one step of each stage.
     """
+    stages = stages_of(model)
+    if len(stages) == 1:
+        return search(_step_costs(stages[0], found[0]), num_levels).levels(num_levels)
+    if not len(stages) < num_levels <= model.num_levels:
+        raise UserError(f"num_levels={num_levels} must lie in {len(stages) + 1}…{model.num_levels}")
+    most = num_levels - len(stages) + 1
+    searched = [
+        search(_step_costs(stage, each), min(most, stage.num_levels)) for stage, each in zip(stages, found, strict=True)
+    ]
+    kept, begin = [torch.ones(1, dtype=torch.int64)], 0
+    shares = share_steps(searched, num_levels - 1)
+    for stage, grids, steps in reversed(list(zip(stages, searched, shares, strict=True))):
+        kept.append(begin + grids.levels(steps + 1)[1:])
+        begin += stage.num_levels - 1
+    return torch.cat(kept)
+
+
+def _step_costs(model: Diffusion, found: LevelStatistics) -> Tensor:
+    """Expected nats of every step of a stage, (L, L)."""
     grid = model.schedule.logsnr.detach().cpu()
     if isinstance(model.reverse, DiagonalVariance):
-        costs = diagonal_costs(found.errors_at(grid[1:], per_coordinate=True), grid)
-    else:
-        costs = isotropic_costs(found.errors_at(grid[1:]), grid, model.dims)
-    return search(costs, num_levels).levels(num_levels)
+        return diagonal_costs(found.errors_at(grid[1:], per_coordinate=True), grid)
+    return isotropic_costs(found.errors_at(grid[1:]), grid, model.dims)
 
 
 def measure(

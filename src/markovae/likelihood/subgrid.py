@@ -8,6 +8,7 @@ level ℓ to ℓ' < ℓ is, from ½ Σ [β̃/v − 1 + ln(v/β̃) + c_x²(x − 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,28 @@ def search(costs: Tensor, num_levels: int) -> Subgrids:
         nats.append(best[-1])
         sources.append(source)
     return Subgrids(torch.stack(nats), torch.stack(sources))
+
+
+def share_steps(searched: Sequence[Subgrids], num_steps: int) -> list[int]:
+    """How many steps each of several grids gets, at least one, for the least nats of all together.
+
+    Args:
+        searched: the best grids of each.
+        num_steps: in all, from one for each grid to as many as were searched.
+    """
+    best, choices = torch.zeros(1, dtype=torch.float64), []
+    for each in searched:
+        own = each.nats[1:]
+        totals = torch.full((len(own), len(own) + len(best)), torch.inf, dtype=torch.float64)
+        for row, nats in enumerate(own):
+            totals[row, row + 1 : row + 1 + len(best)] = best + nats
+        best, choice = totals.min(0)
+        choices.append(1 + choice)
+    shares: list[int] = []
+    for choice in reversed(choices):
+        shares.insert(0, int(choice[num_steps]))
+        num_steps -= shares[0]
+    return shares
 
 
 def _snr_steps(logsnr: Tensor) -> Tensor:
