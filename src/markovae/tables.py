@@ -77,6 +77,8 @@ def _told(value: float) -> str:
 
 Record = TypeVar("Record")
 RENAMED = {
+    "network.channels": "network.width",
+    "network.num_channels": "network.width",
     "train.law": "train.level_sampling",
     "train.law_centre": "train.level_center",
     "train.law_width": "train.level_width",

@@ -249,3 +249,37 @@ def test_an_edit_without_a_prompt_says_so(text_run: Path, tmp_path: Path, capsys
     words = ["edit", str(text_run), str(tmp_path / "face.png"), "--from-level", "0.5", "--steps", "2", "--n", "1"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     assert "no --prompt: sampling unconditionally" in capsys.readouterr().err
+
+
+def test_captions_and_columns_of_one_folder_together(tmp_path: Path, json_of, capsys):
+    """From the folder to samples of a prompt and a value, and to the nats of each."""
+    rng, rows = np.random.default_rng(0), ["file_name,text,age,smiling"]
+    (tmp_path / "photos").mkdir()
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+        rows.append(f"{i}.png,a {('hat', 'beard')[i % 2]},{20 + i % 40},{('no', 'yes')[i % 3 > 0]}")
+    (tmp_path / "photos" / "captions.csv").write_text("\n".join(rows))
+    own = ["--set", "condition.columns=[age,smiling]", "--set", "train.preset=none", *settings()]
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "photos"), "--out", str(run), "--steps", "3", "--no-report", *own]) == 0
+    said = capsys.readouterr().err
+    assert "captions condition the model" in said
+    assert "columns condition the model: age (20…59); smiling (no, yes)" in said
+    asked = ["--prompt", "a hat", "--where", "age=30", "--where", "smiling=yes"]
+    record = json_of("sample", "sample", run, *asked, "--n", "2", "--steps", "2", "--out", tmp_path / "out")
+    assert (record["prompts"], record["where"]) == (["a hat"], {"age": "30", "smiling": "yes"})
+    assert opened(tmp_path / "out" / "00000.png")[1]["markovae:where"] == "age=30; smiling=yes"
+    model, drawn = load(run), []
+    for prompt, age, smiling in (
+        ("a hat", 30, "yes"),
+        ("a beard", 30, "yes"),
+        ("a hat", 59, "yes"),
+        ("a hat", 30, "no"),
+    ):
+        where = {"age": age, "smiling": smiling}
+        drawn.append(sample(model, 1, steps=2, prompt=prompt, where=where, raw=True).tobytes())
+    assert len(set(drawn)) == 4, "each of them tells the network something"
+    weighed = ["--split", "train", "--draws", "2", "--candidates", "4"]
+    assert json_of("captions", "measure", run, "--captions", *weighed, "--limit", "10")["n"] == 10
+    columns = json_of("columns", "measure", run, "--columns", *weighed, "--limit", "4")["columns"]
+    assert [row["column"] for row in columns] == ["age", "smiling"]

@@ -231,3 +231,11 @@ def test_other_arrays_of_an_npz_are_columns(tmp_path: Path):
         "attributes.1": tuple(map(repr, attributes[:, 1].tolist())),
     }
     assert "2 other arrays are not used (features, other)" in reading.summary.notes
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "labels.csv", "0.txt"])
+def test_a_table_in_the_place_of_its_folder_is_told(tmp_path, name):
+    """datasets issue 7005; seen: "is not an array file"."""
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=rf"{name} says something of images and holds none: give the folder"):
+        load_data(str(tmp_path / name))

@@ -216,12 +216,14 @@ def test_texts_beside_images_by_every_name_that_people_give_them(tmp_path: Path,
     assert read(tmp_path)[0] == ("", "beside")
 
 
-def test_a_txt_comes_before_a_caption_and_the_other_is_told(tmp_path: Path):
+def test_tags_in_one_file_and_a_sentence_in_another_are_both_captions(tmp_path: Path):
+    """kohya_ss issue 2407; seen: the second was said to belong to no image."""
     (tmp_path / "y.txt").write_text("one")
     (tmp_path / "y.caption").write_text("two")
+    (tmp_path / "y.png.CAP").write_text("three")
     captions, notes = read(tmp_path)
-    assert captions == ("", "one")
-    assert "1 text file belongs to no readable image (y.caption)" in notes
+    assert captions == ("", "one\ntwo\nthree")
+    assert not any("belong" in note for note in notes)
 
 
 def test_a_column_of_an_endless_name_is_left_out_and_told_in_short(tmp_path: Path):
@@ -236,3 +238,21 @@ def test_headers_in_capitals_are_the_same_columns(tmp_path: Path):
     captions, notes = read(tmp_path)
     assert captions == ("", "a cat")
     assert notes[:2] == ("captions from metadata.csv (column Caption)", "columns from metadata.csv: Age")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("x.png,one", "may mean 2 images (a/x.png, b/x.png): write the folder, or the tar, before each name"),
+        ("x.png,one\ny.png,two", "captions.csv has names that may mean 2 images (a/x.png, b/x.png)"),
+    ],
+)
+def test_a_name_that_may_mean_several_images_is_told(tmp_path: Path, rows: str, said: str):
+    """Seen: "a file that is not a readable image"."""
+    (tmp_path / "captions.csv").write_text(f"file_name,text\n{rows}\n")
+    paths = ["a/x.png", "b/x.png", "y.png"]
+    try:
+        notes = read_written(tmp_path, paths, ["captions.csv"]).notes
+    except UserError as error:
+        notes = (str(error),)
+    assert any(said in note for note in notes)

@@ -540,3 +540,26 @@ def test_repeats_of_other_trainers_are_told(tmp_path: Path):
     reading = read_folder(config(tmp_path))
     assert reading.data.class_names == ("10_dog", "3_cat")
     assert any("a number before _ repeats no image here" in note for note in reading.summary.notes)
+
+
+def test_a_dataset_json_that_is_no_json_is_refused(tmp_path: Path):
+    """stylegan2-ada-pytorch issue 126: a comma behind the last row; seen: the folders became the classes."""
+    fill(tmp_path / "00", 6)
+    (tmp_path / "dataset.json").write_text('{"labels": [["00/00.png", 1],]}')
+    with pytest.raises(UserError, match=r"dataset.json is not JSON: .*: correct it, or remove the file"):
+        read_folder(config(tmp_path))
+
+
+def test_an_image_in_several_rows_of_a_dataset_json_has_all_their_classes(tmp_path: Path):
+    """stylegan2-ada-pytorch issue 147; seen: the last row counted, and a class was gone."""
+    fill(tmp_path / "00", 6)
+    rows = [[f"00/{n:02}.png", place] for n in range(6) for place in ((0, 2) if n == 0 else (n % 2,))]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": rows}))
+    reading = read_folder(config(tmp_path))
+    assert reading.data.columns["label"] == (("0", "2"), "1", "0", "1", "0", "1")
+    assert reading.data.labels is None
+    assert any("1 images have several (condition.columns=[label] may use it)" in n for n in reading.summary.notes)
+    rows = [["00/00.png", 1, 0], ["00/00.png", 0, 1], *([f"00/{n:02}.png", 1, 1] for n in range(1, 6))]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": rows}))
+    notes = read_folder(config(tmp_path)).summary.notes
+    assert "1 image in several rows of dataset.json (00/00.png): the first counts" in notes

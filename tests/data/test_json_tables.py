@@ -160,3 +160,14 @@ def test_hidden_members_of_a_tar_are_said_and_litter_is_not(images: Path):
     assert [note for note in notes if "no image" in note] == [
         "1 members belong to no image (.png 1; packed.tar/.secret/a.png)"
     ]
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "captions_all.json", "labels.json"])
+def test_a_file_called_like_a_table_that_is_no_json_is_told(images: Path, name: str):
+    """Seen: an unclosed list was passed over as some other file."""
+    (images / name).write_text('[{"file_name": "000.png", "text": "red"},]')
+    with pytest.raises(UserError, match=rf"{name} is not JSON: .*: correct it, or remove the file"):
+        read(images, packed=False)
+    assert any(f"{name} is left out" in note or name in note for note in read(images, packed=True).summary.notes)
+    (images / name).rename(images / "settings.json")
+    assert any("settings.json" in note for note in read(images, packed=False).summary.notes)

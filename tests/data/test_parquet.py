@@ -85,3 +85,25 @@ def test_without_the_reader_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"needs pyarrow: pip install 'markovae\[parquet\]'"):
         load_data(tmp_path / "x.parquet")
+
+
+def test_a_table_beside_is_joined_by_the_path_of_an_image(tmp_path: Path):
+    _, table = rows(9)
+    for n, row in enumerate(table):
+        row["image"] = row["image"] | {"path": f"{n:03}.png"}  # type: ignore[operator]
+        del row["caption"], row["label"]
+    write(tmp_path / "train-0.parquet", table)
+    lines = [f"{n:03}.png,number {n},{n % 2}" for n in range(9)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text,label", *lines]))
+    (tmp_path / "README.md").write_text("x")
+    reading = read_source(DataConfig(str(tmp_path)))
+    assert reading.data.captions == tuple(f"number {n}" for n in range(9))
+    assert reading.data.class_names == ("0", "1")
+    assert "1 other file beside the data is not read (.md 1; README.md)" in reading.summary.notes
+
+
+def test_a_table_beside_rows_without_names_is_told(tmp_path: Path):
+    write(tmp_path / "train-0.parquet", rows(9)[1])
+    (tmp_path / "metadata.csv").write_text("file_name,text\n000.png,x\n")
+    notes = read_source(DataConfig(str(tmp_path))).summary.notes
+    assert any("that which a row of a parquet file gives" in note for note in notes)

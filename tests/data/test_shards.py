@@ -205,7 +205,8 @@ def test_a_caption_a_line_and_images_that_are_not_taken(tmp_path: Path):
     reading = read_source(DataConfig(str(foreign(tmp_path / "theirs", files, shards=1))))
     assert reading.data.captions is not None
     assert reading.data.captions[3] == "one 3\ntwo"
-    assert reading.summary.unreadable == (("part-000.tar/11.b.png", "its name agrees with 11.a.png to the first dot"),)
+    reason = "its name agrees with 11.a.png to the first dot, and a sample has one image: rename it"
+    assert reading.summary.unreadable == (("part-000.tar/11.b.png", reason),)
 
 
 def test_a_name_that_occurs_twice_in_a_shard_is_told(tmp_path: Path):
@@ -682,3 +683,58 @@ def test_a_tar_without_images_says_what_it_holds(tmp_path: Path):
     files = [(f"{n}.png.data", b"x") for n in range(3)]
     with pytest.raises(UserError, match=r"holds no readable image \(3 members: \.data 3; part-000\.tar/0\.png\.data"):
         load_data(DataConfig(str(foreign(tmp_path / "s", files, shards=1))))
+
+
+def test_tables_beside_tars_are_joined_by_name(tmp_path: Path):
+    """datasets issue 5761; seen: nothing was said of them, and the captions were lost."""
+    place = foreign(tmp_path / "tars", pictures(12))
+    rows = [f"{n:03}{('.png', '')[n % 2]},number {n},{n}" for n in range(12)]
+    (place / "captions.csv").write_text("\n".join(["file_name,text,age", *rows]))
+    (place / "000000_stats.txt").write_text("x")
+    reading = read_source(DataConfig(str(place)))
+    order = [int(name[-7:-4]) for name in reading.data.files or ()]
+    assert reading.data.captions == tuple(f"number {n}" for n in order)
+    assert reading.data.columns == {"age": tuple(map(str, order))}
+    assert "1 other file beside the data is not read (.txt 1; 000000_stats.txt)" in reading.summary.notes
+    alone = read_source(DataConfig(str(place / "part-000.tar")))
+    assert alone.data.captions is None
+    assert any("captions.csv beside the shards is not read: name their folder" in note for note in alone.summary.notes)
+    (place / "captions.csv").write_text("file_name,text\nother.png,x\n")
+    reading = read_source(DataConfig(str(place)))
+    assert reading.data.captions is None
+    assert any("the table captions.csv is left out: captions.csv matches no" in note for note in reading.summary.notes)
+    (place / "captions.csv").unlink()
+    (place / "dataset.json").write_text(json.dumps({"labels": [[f"{n:03}.png", n % 2] for n in range(12)]}))
+    assert read_source(DataConfig(str(place))).data.class_names == ("0", "1")
+
+
+def test_members_of_one_name_in_two_tars_are_told_apart_by_the_tar(tmp_path: Path):
+    place = tmp_path / "tars"
+    foreign(place, pictures(12), shards=1)
+    (place / "part-000.tar").rename(place / "x.tar")
+    foreign(place, pictures(12), shards=1)
+    rows = [f"{tar}/{n:03}.png,{tar[0]} {n}" for tar in ("x", "part-000.tar") for n in range(12)]
+    (place / "metadata.csv").write_text("\n".join(["file_name,text", *rows]))
+    data = read_source(DataConfig(str(place))).data
+    assert data.captions == tuple(f"{file[0]} {int(file[-7:-4])}" for file in data.files or ())
+    (place / "metadata.csv").write_text("file_name,text\n000.png,one\n")
+    notes = read_source(DataConfig(str(place))).summary.notes
+    assert any("may mean 2 images (part-000.tar/000.png, x.tar/000.png)" in note for note in notes)
+
+
+def test_a_dataset_json_and_every_text_in_a_tar_are_read(tmp_path: Path):
+    labels = json.dumps({"labels": [[f"{n:03}.png", n % 2] for n in range(12)]}).encode()
+    files = [*pictures(12, txt="tags NN", caption="sentence NN"), ("dataset.json", labels)]
+    data = read_source(DataConfig(str(foreign(tmp_path / "tars", files, shards=1)))).data
+    order = [int(name[-7:-4]) for name in data.files or ()]
+    assert data.class_names == ("0", "1")
+    assert data.labels is not None
+    assert data.labels.tolist() == [n % 2 for n in order]
+    assert data.captions == tuple(f"tags {n}\nsentence {n}" for n in order)
+
+
+def test_a_file_beside_shards_of_ours_is_told(tmp_path: Path, sound: Path):
+    own = shutil.copytree(sound, tmp_path / "shards")
+    (own / "captions.csv").write_text("file_name,text\na.png,x\n")
+    notes = read_source(DataConfig(str(own))).summary.notes
+    assert "1 other file beside the data is not read (.csv 1; captions.csv)" in notes

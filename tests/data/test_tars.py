@@ -59,8 +59,7 @@ def test_samples_are_members_up_to_the_first_dot():
     made = [one for one in samples(io.BytesIO(content), len(content)) if one.image]
     assert [s.image.name for s in made] == ["x/1.png", "x.y/3.JPG"]
     assert made[0].label is not None
-    assert made[0].caption is not None
-    assert content[made[0].caption.offset :][:5] == b"a cat"
+    assert content[made[0].captions[0].offset :][:5] == b"a cat"
     assert made[1].label.size == 1 << 17, "whoever reads it refuses it"
 
 
@@ -76,7 +75,7 @@ def test_names_with_dots_hold_images_too_and_what_is_not_taken_is_listed():
     made = [one for one in samples(io.BytesIO(content), len(content)) if one.image]
     assert [s.image.name for s in made] == ["Image 2021-05-03 at 10.11.12.jpeg", "2.rgb.jpg"]
     assert [[m.name for m in s.others] for s in made] == [[], ["2.depth.png"]]
-    assert made[0].caption is not None
+    assert made[0].captions
     assert made[1].label is not None
 
 
@@ -240,8 +239,7 @@ def test_images_first_and_texts_after_are_joined_and_nothing_is_lost():
     assert [s.label and s.label.name for s in made] == ["1.cls", "2.cls", None, None, None, None]
     assert [m.name for s in made for m in s.unused] == ["2.depth.npy", "3.txt"]
     assert [m.name for s in made for m in s.unread] == ["4.heic"]
-    assert made[5].caption is not None
-    assert made[5].caption.name == "5.outputs.txt"
+    assert made[5].captions[0].name == "5.outputs.txt"
     assert made[5].table is not None
 
 
@@ -249,4 +247,4 @@ def test_endings_img_and_cap_are_an_image_and_its_text():
     content = tar_of(("0.img", b"a"), ("0.cap", b"words"), ("1.image", b"b"), ("2.png.data", b"c"))
     made = list(samples(io.BytesIO(content), len(content)))
     assert [s.image and s.image.name for s in made] == ["0.img", "1.image", None]
-    assert made[0].caption is not None
+    assert made[0].captions

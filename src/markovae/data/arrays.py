@@ -17,7 +17,18 @@ import numpy as np
 from markovae.columns import MAX_COLUMNS, Cell, Cells, cell_of
 from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, DataConfig, background_rgb
-from markovae.data.file_names import ENDINGS, PARTS, by_ending, hidden, is_packed, part_of, some, unread_kind
+from markovae.data.file_names import (
+    ENDINGS,
+    PARTS,
+    TABLES,
+    TEXT_ENDINGS,
+    by_ending,
+    hidden,
+    is_packed,
+    part_of,
+    some,
+    unread_kind,
+)
 from markovae.data.image_files import channels_note, to_channels, to_size
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.npy import npz_sizes, read_exactly, read_npy, read_npz, require_plausible
@@ -263,6 +274,8 @@ def read_array_file(config: DataConfig) -> Source:
         raise UserError(f"{path} is a packed archive: unpack it, and give the folder, or the uncompressed .tar")
     elif (kind := unread_kind(path.name)) is not None:
         raise UserError(f"{path} is a single image, and {kind}")
+    elif ending in TABLES or ending in TEXT_ENDINGS:
+        raise UserError(f"{path} says something of images and holds none: give the folder that holds it beside them")
     else:
         raise UserError(f"{path} is not an array file (.npy, .npz or idx): give {ANY_SOURCE}")
     return _source(given, config, str(path))

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from markovae.columns import Cell, Cells
-from markovae.data.file_names import TEXT_ENDINGS, comparable, some
+from markovae.data.file_names import TEXT_ENDINGS, by_ending, comparable, hidden, some
 from markovae.data.known_tables import may_be_table, table_reader
 from markovae.data.metadata import (
     ImageNames,
     Official,
     Table,
+    is_table,
     official_labels,
     one_line_each,
     open_table,
     record_of,
 )
 from markovae.errors import UserError, reason_of
+from markovae.log import counted
 from markovae.system.regular import open_regular
 
 RECORDS = (".json",)
@@ -52,6 +54,15 @@ class Written:
     notes: tuple[str, ...] = ()
     records: frozenset[str] = frozenset()
 
+    def joined(self, captions: Sequence[str], columns: Cells) -> tuple[list[str], Cells]:
+        """Captions and columns that images bring themselves, and where they bring none, those that are written."""
+        texts = [own or said for own, said in zip(captions, self.captions or captions, strict=True)]
+        both = dict(self.columns)
+        for name, cells in columns.items():
+            beside = self.columns.get(name, cells)
+            both[name] = tuple(said if own is None else own for own, said in zip(cells, beside, strict=True))
+        return texts, both
+
 
 def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> Written:
     """The captions of images, and the columns of the tables beside them.
@@ -67,8 +78,8 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
         for a file that is not text.
     """
     images, read = ImageNames(paths), list[Table]()
-    beside_images, stray = sidecars(paths, others, RECORDS)
-    passed = {*beside_images.values(), DATASET, *stray[MOST_STRAY:]}
+    records_beside, stray = sidecars(paths, others, RECORDS)
+    passed = {*itertools.chain(*records_beside.values()), DATASET, *stray[MOST_STRAY:]}
     for name in [name for name in others if may_be_table(name) and name not in passed]:
         if name in stray and not _is_own(folder / name, folder, paths):
             continue
@@ -88,6 +99,7 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
             )
     notes = [note for table in read for note in table.notes]
     beside, orphans = sidecars(paths, others)
+    every_text = {name for names in beside.values() for name in names}
     texts: dict[str, list[str]] = {}
     if captioned:
         for table in captioned:
@@ -95,14 +107,15 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
                 texts.setdefault(path, []).extend(lines)
         if beside:
             notes.append(
-                f"{len(beside)} {_endings(beside.values())} files beside images are skipped: captions are read from "
+                f"{len(every_text)} {_endings(every_text)} files beside images are skipped: captions are read from "
                 f"{captioned[0].name}"
             )
     elif beside:
-        for path, name in beside.items():
-            _require_own(folder / name, folder, [path])
-        texts = {path: _text_of(folder / name) for path, name in beside.items()}
-        notes.append(f"captions from {_endings(beside.values())} files")
+        for path, names in beside.items():
+            for name in names:
+                _require_own(folder / name, folder, [path])
+                texts.setdefault(path, []).extend(_text_of(folder / name))
+        notes.append(f"captions from {_endings(every_text)} files")
     if orphans:
         them = "1 text file belongs" if len(orphans) == 1 else f"{len(orphans):,} text files belong"
         notes.append(f"{them} to no readable image ({some(orphans)})")
@@ -131,6 +144,67 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
     return Written(captions, columns, tuple(notes), records)
 
 
+def written_beside(folder: Path, names: Sequence[str], own: Collection[str]) -> Written:
+    """What the tables beside tars or parquet files say of the images in these.
+
+    A table that cannot be read, or names none of the images, is left out, and so is every other file: both are named.
+
+    Args:
+        names: of the images, each "archive/path within"; one without a name is "archive:row".
+        own: the files of the data themselves.
+    """
+    images, read, notes, rest = ImageNames(names, packed=True), list[Table](), list[str](), list[str]()
+    official = dict[str, dict[str, Cell]]()
+    for name in _others_in(folder, own):
+        if not may_be_table(name):
+            rest.append(name)
+            continue
+        try:
+            _require_own(folder / name, folder, ())
+            with open_table(folder / name) as handle:
+                if name == DATASET and (said := official_labels(handle.read(), name, images)) is not None:
+                    official, notes = said.cells, [*notes, *said.notes]
+                    continue
+                handle.seek(0)
+                size = os.fstat(handle.fileno()).st_size
+                rows = table_reader(name, size, partial(_beginning, handle), images)
+                if rows is None:
+                    rest.append(name)
+                else:
+                    read.append(Table(name, name, handle, images, rows))
+        except UserError as error:
+            notes.append(f"the table {name} is left out: {error}")
+    notes += [note for table in read for note in table.notes]
+    notes += _not_read(rest)
+    texts = ["\n".join(line for table in read for line in table.texts.get(path, ())) for path in names]
+    columns = columns_of([official, *(table.cells for table in read)], names)
+    return Written(tuple(texts) if any(texts) else None, columns, tuple(notes))
+
+
+def rest_note(folder: Path, own: Collection[str]) -> tuple[str, ...]:
+    """A sentence on the files beside data that bring all that is known of them, if there are any."""
+    return _not_read(_others_in(folder, own))
+
+
+def _others_in(folder: Path, own: Collection[str]) -> list[str]:
+    there = (item.name for item in folder.iterdir() if item.is_file() and not hidden(item.name))
+    return sorted(name for name in there if name not in own)
+
+
+def _not_read(names: Sequence[str]) -> tuple[str, ...]:
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        (f"{counted(len(names), 'other file')} beside the data {verb} not read ({by_ending(names)})",) if names else ()
+    )
+
+
+def tables_note(folder: Path, own: Collection[str]) -> tuple[str, ...]:
+    """A sentence on the tables beside shards that are read without them, if there are any."""
+    names = list(filter(is_table, _others_in(folder, own)))
+    verb = "is" if len(names) == 1 else "are"
+    return (f"{some(names)} beside the shards {verb} not read: name their folder to join them",) if names else ()
+
+
 def _beginning(handle: BinaryIO, size: int) -> bytes:
     content = handle.read(size)
     handle.seek(0)
@@ -155,7 +229,7 @@ def _records(
     """(the .json files beside images, the captions in them, the other cells)."""
     beside, _ = sidecars(paths, others, RECORDS)
     texts, cells = dict[str, list[str]](), dict[str, dict[str, Cell]]()
-    for path, name in beside.items():
+    for path, (name, *_) in beside.items():
         _require_own(folder / name, folder, [path])
         with open_regular(folder / name) as handle:
             content = handle.read(MAX_SIDECAR + 1)
@@ -163,7 +237,7 @@ def _records(
         if lines:
             texts[path] = lines
         cells[path] = own
-    return frozenset(name for path, name in beside.items() if cells[path] or path in texts), texts, cells
+    return frozenset(name for path, (name, *_) in beside.items() if cells[path] or path in texts), texts, cells
 
 
 def columns_of(tables: Iterable[Mapping[str, Mapping[str, Cell]]], paths: Sequence[str]) -> dict[str, tuple[Cell, ...]]:
@@ -188,20 +262,19 @@ def _ends(name: str, endings: Sequence[str]) -> bool:
 
 def sidecars(
     paths: Sequence[str], others: Sequence[str], endings: Sequence[str] = TEXT_ENDINGS
-) -> tuple[dict[str, str], list[str]]:
-    """({image: the text file beside it}, text files without an image): x.txt, x.caption or x.png.txt of x.png.
+) -> tuple[dict[str, list[str]], list[str]]:
+    """({image: the text files beside it}, text files without an image): x.txt, x.caption or x.png.txt of x.png.
 
-    A .txt comes before a .caption; endings may be in capitals.
+    A .txt comes before a .caption, and each is read; endings may be in capitals.
     """
     found = {_sidecar_key(name): name for name in sorted(others, reverse=True) if _ends(name, endings)}
-    beside: dict[str, str] = {}
+    beside: dict[str, list[str]] = {}
     for path in paths:
         own = comparable(path)
         stems = (own.removesuffix(PurePosixPath(own).suffix), own)
-        names = (found.get(stem + ending) for ending in endings for stem in stems)
-        if (name := next(filter(None, names), None)) is not None:
-            beside[path] = name
-    used = set(beside.values())
+        if names := [name for ending in endings for stem in stems if (name := found.get(stem + ending)) is not None]:
+            beside[path] = names
+    used = set(itertools.chain(*beside.values()))
     return beside, [name for name in sorted(found.values()) if name not in used]
 
 

@@ -34,7 +34,8 @@ _UNREAD = {
 }
 UNREAD = {ending: kind for kind, endings in _UNREAD.items() for ending in endings.split()}
 PACKED = (".zip", ".tar.gz", ".tgz", ".tbz", ".txz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-TEXT_ENDINGS = (".txt", ".caption")
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", ".json")
+TEXT_ENDINGS = (".txt", ".caption", ".text", ".cap")
 # What systems and archives leave behind; whatever begins with a full stop is skipped too.
 LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"})
 LITTER |= {"$recycle.bin", "system volume information", ".ds_store", ".localized", ".spotlight-v100", ".trashes"}

@@ -15,6 +15,7 @@ from markovae.data import cache
 from markovae.data.captions import DATASET, is_text_file, read_written
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import (
+    TABLES,
     by_ending,
     class_folders,
     class_order,
@@ -52,7 +53,6 @@ from markovae.system.regular import glance
 
 RECIPE = "folder-8"
 GLANCES = 64  # files, evenly spaced, of which some bytes are part of the key
-TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", ".json")
 # Below these, the work takes less time than starting workers.
 SERIAL_HEADERS = 5_000
 SERIAL_IMAGES = 300

@@ -16,6 +16,7 @@ LARGEST = 1 << 28  # bytes: read at once, it takes several times as much memory
 OBJECTS = ("instances_", "panoptic_", "person_keypoints_", "stuff_", "image_info_")  # of COCO, without captions
 KARPATHY = {"restval": "train", "val": "validation"}
 RAW = "raw"
+MEANT = ("metadata", "caption", "label", "class", "annotation", "prompt", "tags")  # names of tables, as they begin
 
 
 def without_captions(name: str) -> bool:
@@ -30,11 +31,14 @@ def json_reader(name: str, content: bytes, is_image: Callable[[str], bool]) -> R
     Args:
         name: of the file, as a path within the data.
         is_image: whether one of the images is called so.
+    Raises: UserError for what is no JSON, and yet called as tables of images are.
     """
     try:
         rows, names = _understood(name, parse(content, finite=False))
-    except ValueError:
+    except ValueError as error:
         rows, names = _lines(content)
+        if rows is None and PurePosixPath(name).name.lower().startswith(MEANT):
+            raise UserError(f"{name} {error}: correct it, or remove the file") from None
     return rows if any(isinstance(one, str) and is_image(one) for one in names) else None
 
 

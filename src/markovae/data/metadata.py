@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,8 +18,8 @@ from typing import BinaryIO, final
 from markovae.columns import MAX_NAME, Cell, cell_of
 from markovae.data.file_names import comparable, some
 from markovae.errors import UserError, reason_of
-from markovae.log import printable
-from markovae.strict_json import parse_object, shortened, shown
+from markovae.log import counted, printable
+from markovae.strict_json import parse, parse_object, shortened, shown
 from markovae.system.regular import open_regular
 
 NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
@@ -29,6 +30,9 @@ DELIMITERS = (",", ";", "\t", "|")
 MAX_TABLE = 1 << 30  # bytes
 MAX_ROW = 1 << 20  # characters
 MOST_COLUMNS = 256
+BELOW = "the path below the folder"
+MOST_ASKED = 8  # names of no image, of which several images may be called so
+PACK = re.compile(r"^([^/]+)\.(?:tar|parquet)/")
 
 
 def is_table(name: str) -> bool:
@@ -46,28 +50,42 @@ def one_line_each(texts: Sequence[str]) -> list[str]:
     return [line for line in (" ".join(text.split()) for text in texts) if line]
 
 
+def _stem(name: str) -> str:
+    return name.removesuffix(PurePosixPath(name).suffix)
+
+
 @final
 class ImageNames:
     """Images by what tables call them: the path or its end, with its ending or without, or the name alone.
 
     Args:
         paths: "/" between names.
+        packed: each begins with the tar or parquet file that holds it, which a table may leave out, or its ending.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
-        self._whole = {comparable(path): path for path in paths}
-        stems = {own: own.removesuffix(PurePosixPath(own).suffix) for own in self._whole}
-        bases = {own: PurePosixPath(own).name for own in self._whole}
-        self._stems, self._bases = (
-            {called: self._whole[own] for own, called in names.items() if counts[called] == 1}
-            for names in (stems, bases)
-            for counts in [Counter(names.values())]
-        )
+    def __init__(self, paths: Sequence[str], packed: bool = False) -> None:
+        self.paths, self._packed = paths, packed
+        self.rule = "the path within the tar, or that which a row of a parquet file gives" if packed else BELOW
+        self._whole = {self._called(path): path for path in paths}
+        own = list(self._whole)
+        inside = [name.partition("/")[2] for name in own] if packed else []
+        self._stems = self._unique(map(_stem, own))
+        self._ends = self._unique(PurePosixPath(name).name for name in own)
+        self._ends |= self._unique(map(_stem, inside)) | self._unique(inside)
+
+    def _called(self, name: str) -> str:
+        own = comparable(name)
+        return PACK.sub(r"\1/", own) if self._packed else own
+
+    def _unique(self, names: Iterable[str]) -> dict[str, str]:
+        """{name: image} of those names, in the order of the images, that one image alone has."""
+        names = list(names)
+        counts = Counter(names)
+        return {name: path for name, path in zip(names, self._whole.values(), strict=False) if counts[name] == 1}
 
     def find(self, folder: PurePosixPath, name: str) -> str | None:
         """The image of a row, named from its table's own folder or from the data's; None where there is none."""
-        own = comparable(name)
+        own = self._called(name)
         if own.startswith("/") or own[1:3] == ":/":  # of another machine: what lies in the data is its end
             parts = own.split("/")[1:]
             own = next((end for n in range(len(parts)) if self._has(end := "/".join(parts[n:]))), own)
@@ -76,7 +94,17 @@ class ImageNames:
             for called in (inside, own):
                 if called in known:
                     return known[called]
-        return self._bases.get(own)
+        return self._ends.get(own)
+
+    def several(self, name: str) -> list[str]:
+        """The images that a name may mean which lacks their folder; none where it is one, or no image's."""
+        end = f"/{self._called(name)}"
+        found = [
+            path
+            for path, own in zip(self.paths, map(self._called, self.paths), strict=True)
+            if own.endswith(end) or _stem(own).endswith(end)
+        ]
+        return found if len(found) > 1 else []
 
     def _has(self, name: str) -> bool:
         return name in self._whole or name in self._stems
@@ -148,14 +176,19 @@ class Table:
         finally:
             lines.handle.detach()  # whoever opened the file closes it
         if strangers and not self.cells:
+            first = next(iter(strangers))
+            if several := images.several(first):
+                raise UserError(f"{file} names {shortened(first)}, which {_means(several)}")
             raise UserError(
-                f"{file} matches no image of the {len(images.paths)} ({next(iter(strangers))}, …): "
-                "file_name is the path below the folder"
+                f"{file} matches no image of the {len(images.paths)} ({first}, …): file_name is {images.rule}"
             )
         for key in odd:  # one structure makes a column of structures
             for own in self.cells.values():
                 own.pop(key, None)
+        several = next(filter(None, map(images.several, list(strangers)[:MOST_ASKED])), [])
         self._remark(column, list(strangers), bare, list(unused), odd)
+        if several:
+            self.notes.append(f"{self.name} has names that {_means(several)}")
         if differing:
             columns = "column" if len(differing) == 1 else "columns"
             self.notes.append(
@@ -184,6 +217,10 @@ class Table:
             self.notes.append(f"columns from {self.name}: {some(said)}")
         for name, kind in odd.items():
             self.notes.append(f"the column {printable(name)} of {self.name} is not used: it holds {kind}")
+
+
+def _means(several: Sequence[str]) -> str:
+    return f"may mean {len(several):,} images ({some(several)}): write the folder, or the tar, before each name"
 
 
 @dataclass(frozen=True)
@@ -285,18 +322,19 @@ def official_labels(content: bytes, file: str, images: ImageNames) -> Official |
 
     Args:
         file: what it is called in messages.
-    Raises: UserError for a row of another kind, or of another number of labels than the first.
+    Raises: UserError for what is no JSON, for a row of another kind, or of another number of labels than the first.
     """
     try:
-        table = parse_object(content)
-    except ValueError:
-        return None
-    if "labels" not in table:
+        table = parse(content)
+    except ValueError as error:
+        raise UserError(f"{file} {error}: correct it, or remove the file") from None
+    if not isinstance(table, dict) or "labels" not in table:
         return None
     name, rows = PurePosixPath(file).name, table["labels"]
     if rows is None:
         return Official({}, (f"{name} says that there are no classes, so the folders are not taken as classes",))
     labels: dict[str, list[int | float]] = {}
+    more: dict[str, list[str]] = {}  # the classes of images that come in several rows
     strangers = []
     several = None
     for place, row in enumerate(rows if isinstance(rows, list) else [None]):
@@ -313,14 +351,16 @@ def official_labels(content: bytes, file: str, images: ImageNames) -> Official |
         path = images.find(PurePosixPath(), image)
         if path is None:
             strangers.append(image)
-        else:
-            labels[path] = values
+        elif labels.setdefault(path, values) != values:
+            more.setdefault(path, [str(labels[path][0])]).append(str(values[0]))
     notes = []
+    if more and several != 1:
+        notes.append(f"{counted(len(more), 'image')} in several rows of {name} ({some(list(more))}): the first counts")
     if strangers:
         them = "1 row names" if len(strangers) == 1 else f"{len(strangers):,} rows name"
         notes.append(f"{them} a file that is not a readable image ({some(strangers)})")
     if several == 1 and all(type(values[0]) is int for values in labels.values()):
-        cells = {path: {"label": cell_of(value)} for path, [value] in labels.items()}
+        cells = {path: {"label": cell_of(more.get(path, value))} for path, [value] in labels.items()}
         return Official(cells, (f"the column label is from {name}", *notes))
     if labels and all(sorted(values) == [0] * (len(values) - 1) + [1] for values in labels.values()):
         cells = {path: {"label": str(values.index(1))} for path, values in labels.items()}

@@ -17,21 +17,23 @@ import PIL
 
 from markovae.columns import Cell, Cells
 from markovae.data import cache
+from markovae.data.captions import written_beside
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import hidden, parts_of_files, some
+from markovae.data.folder import classes_of_column
 from markovae.data.image_files import STRIP, Header, decode, find_files, header_of, plan
 from markovae.data.images import Digests, ImageData, Indices, Pixels, content_digests
 from markovae.data.known_tables import split_column
-from markovae.data.metadata import MOST_COLUMNS, TEXT_COLUMNS, fields_of, is_text, one_line_each
+from markovae.data.metadata import FILE_COLUMNS, MOST_COLUMNS, TEXT_COLUMNS, fields_of, is_text, one_line_each
 from markovae.data.source import DatasetSummary, Source, tally
 from markovae.data.split import chosen_split, copies_note
 from markovae.data.strips import StripFile, Strips, middle, read_strips
 from markovae.errors import UserError, reason_of
-from markovae.log import printable, track
+from markovae.log import counted, printable, track
 from markovae.strict_json import parse_object
 from markovae.system.regular import open_regular
 
-RECIPE = "parquet-3"
+RECIPE = "parquet-4"
 # Types of columns that may condition a model.
 PLAIN = re.compile(r"u?int\d+|float|double|halffloat|bool|(large_)?string|list<\w+: (large_)?string>")
 ENDING = ".parquet"
@@ -42,10 +44,13 @@ BATCH = 64  # rows in memory
 
 @dataclass(frozen=True)
 class Row:
-    """A row: what it is called, its image's bytes or None, its class and caption or "", and its other cells."""
+    """A row: what it is called, its image's bytes or None, its image's file name, class and caption or "", and its
+    other cells.
+    """
 
     name: str
     content: bytes | None
+    path: str
     label: str
     caption: str
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -82,10 +87,17 @@ def read_parquet(config: DataConfig) -> Source:
     make = partial(_make, files=files, config=config)
     stored, images, digests, strips = cache.entry(f"parquet-{cache.key_of(recipe)}", make, _read)
     labels, class_names, notes = _labels(stored["labels"], stored["class_names"])
-    captions = tuple(stored["captions"]) if any(stored["captions"]) else None
-    names = stored["names"]
-    data = ImageData(images, labels, class_names, captions, name=str(config.path), digests=digests, strips=strips)
+    names, texts = stored["names"], stored["captions"]
     cells: Cells = {name: tuple(map(_cell, column)) for name, column in stored["columns"].items()}
+    if config.path.is_dir():
+        said = written_beside(files[0].parent, stored["paths"], [file.name for file in files])
+        texts, cells = said.joined(texts, cells)
+        notes = (*notes, *said.notes)
+    if labels is None and config.classes == "auto":
+        labels, class_names, column_notes = classes_of_column(cells)
+        notes = (*notes, *column_notes)
+    captions = tuple(texts) if any(texts) else None
+    data = ImageData(images, labels, class_names, captions, name=str(config.path), digests=digests, strips=strips)
     part, split_notes = [""] * len(names), tuple[str, ...]()
     if config.split == "auto":
         part, cells, split_notes = split_column(cells, parts_of_files([name.partition(":")[0] for name in names]))
@@ -153,7 +165,10 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
     target.flush()
     np.save(stage / "digests.npy", content_digests(target), allow_pickle=False)
     unused = sorted({name for one in columns for name in one.unused})
-    notes = [f"{len(files)} parquet files, images from the column {printable(columns[0].image)}", *chosen.notes]
+    notes = [
+        f"{counted(len(files), 'parquet file')}, images from the column {printable(columns[0].image)}",
+        *chosen.notes,
+    ]
     notes += [strips.finish()] if strips is not None else []
     notes += [f"the columns {some(unused)} are not used"] if unused else []
     cells = list(dict.fromkeys(name for row in kept for name in row.cells))
@@ -161,6 +176,7 @@ def _make(stage: Path, files: list[Path], config: DataConfig) -> None:
     record = {
         "columns": {name: [row.cells.get(name) for row in kept] for name in cells},
         "names": [row.name for row in kept],
+        "paths": [f"{row.name.partition(':')[0]}/{row.path}" if row.path else row.name for row in kept],
         "labels": [row.label for row in kept],
         "captions": [row.caption for row in kept],
         "class_names": next((one.class_names for one in columns if one.class_names), []),
@@ -244,11 +260,14 @@ def _rows(files: list[Path], columns: list[Columns]) -> Iterator[Row]:
             for held in _held(parquet, wanted, file):
                 image = held[names.image]
                 content = image.get("bytes") if isinstance(image, dict) else image
+                path = image.get("path") if isinstance(image, dict) else None
+                path = path or next((held[name] for name in FILE_COLUMNS if isinstance(held.get(name), str)), "")
                 label, text = held.get(names.label), held.get(names.caption)
                 texts = [one for one in (text if isinstance(text, list) else [text]) if isinstance(one, str)]
                 yield Row(
                     f"{file.name}:{number}",
                     content if isinstance(content, bytes) else None,
+                    path if isinstance(path, str) and is_text(path) else "",
                     "" if label is None else str(label),
                     "\n".join(one_line_each(texts)),
                     fields_of({name: held[name] for name in names.cells})[0],

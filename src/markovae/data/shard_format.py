@@ -30,6 +30,7 @@ from markovae.strict_json import is_text, parse_object
 from markovae.system.files import refused, staged_folder, sync, write_synced
 
 RECORD, INDEX, CAPTIONS, CELLS = "shards.json", "index.npz", "captions.jsonl", "columns.json"
+FILES = (RECORD, INDEX, CAPTIONS, CELLS)  # beside the shards
 FORMAT = 1
 LARGEST_RECORD = 1 << 26  # bytes
 LONGEST_LINE = 1 << 19  # bytes of a caption in JSON

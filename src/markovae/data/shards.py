@@ -17,14 +17,15 @@ import PIL
 from markovae.columns import Cell, Cells
 from markovae.data import cache
 from markovae.data.arrays import labels_of
+from markovae.data.captions import DATASET, rest_note, tables_note, written_beside
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import by_ending, parts_of_files, some, understand, unread_kind
 from markovae.data.folder import classes_of, classes_of_column
 from markovae.data.image_files import STRIP, Header, Plan, decode, header_of, plan, strip_shape
 from markovae.data.images import ImageData, Indices, Pixels
 from markovae.data.known_tables import may_be_table, split_column, table_reader
-from markovae.data.metadata import MOST_COLUMNS, ImageNames, Table, one_line_each, record_of
-from markovae.data.shard_format import Column, Index, ShardRecord, read_record
+from markovae.data.metadata import MOST_COLUMNS, ImageNames, Table, official_labels, one_line_each, record_of
+from markovae.data.shard_format import FILES, Column, Index, ShardRecord, read_record
 from markovae.data.shard_store import ShardStore, named
 from markovae.data.source import DatasetSummary, Source
 from markovae.data.split import SplitIndices, chosen_split, copies_note, split_by_content
@@ -198,7 +199,8 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                 unused += [f"{shard}/{member.name}" for member in sample.unused]
                 name = f"{shard}/{image.name}"
                 for other in sample.others:
-                    unreadable.append((f"{shard}/{other.name}", f"its name agrees with {image.name} to the first dot"))
+                    why = f"its name agrees with {image.name} to the first dot, and a sample has one image: rename it"
+                    unreadable.append((f"{shard}/{other.name}", why))
                 try:
                     content = _content(shards, number, image)
                     header = header_of(content, "")
@@ -208,7 +210,8 @@ def scan(names: tuple[str, ...], number: int) -> Scan:
                     unreadable.append((name, reason_of(error)))
                     continue
                 headers[replace(header, path="")] += 1
-                label, caption = text(sample.label, LONGEST_CLASS), text(sample.caption, SMALL)
+                label = text(sample.label, LONGEST_CLASS)
+                caption = "\n".join(filter(None, (text(one, SMALL) for one in sample.captions)))
                 columns: dict[str, Cell] = {}
                 if sample.table is not None:
                     texts, columns, structures = record_of(text(sample.table, SMALL))
@@ -248,6 +251,11 @@ def _with_table(
     names = [one.name.removeprefix(f"{shard}/") for one in found]
     images, name = ImageNames(names), member.name.removeprefix("./")
     content = shards.read(number, member.offset, member.size)
+    if PurePosixPath(name).name == DATASET and (said := official_labels(content, name, images)) is not None:
+        return [
+            replace(one, columns={**said.cells.get(own, {}), **one.columns})
+            for one, own in zip(found, names, strict=True)
+        ]
     rows = table_reader(name, member.size, lambda size: content[:size], images)
     if rows is None:
         return None
@@ -346,7 +354,9 @@ def _own(record: ShardRecord, config: DataConfig, source: str) -> Source:
     parts = SplitIndices(train, validation, test, record.method, record.seed, record.left_out)
     if config.split == "content":
         parts = split_by_content(data.content_hashes(), config, data.name)
-    notes = (f"{len(shards)} shards written by markovae shard from {record.source}", *chosen.notes)
+    notes = (f"{counted(len(shards), 'shard')} written by markovae shard from {record.source}", *chosen.notes)
+    if not is_elsewhere(source):
+        notes += rest_note(Path(source), [*(Path(name).name for name in record.names), *FILES])
     size = f"{shape[1]}x{shape[0]}"
     if config.random_crop:
         longer = len(data) * (strip_shape((shape[0], shape[1]), wanted) != wanted)
@@ -389,8 +399,16 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
     labels, class_names, notes = _labels(given, shown)
     if not any(given):
         labels, class_names, notes = classes_of([rest[row] for row in rows], config.classes)
-    captions = tuple(texts) if any(texts) else None
     columns: Cells = {name: _cells(cells, rows) for name, cells in stored["columns"].items()}
+    if not is_elsewhere(source):
+        own = [Path(name).name for name in shards.names]
+        if Path(source).is_dir():
+            said = written_beside(Path(source), files, own)
+            texts, columns = said.joined(texts, columns)
+            notes = (*notes, *said.notes)
+        else:  # its neighbours may be of other shards
+            notes = (*notes, *tables_note(Path(shards.names[0]).parent, own))
+    captions = tuple(texts) if any(texts) else None
     if labels is None and config.classes == "auto":
         labels, class_names, column_notes = classes_of_column(columns)
         notes = (*notes, *column_notes)
@@ -417,7 +435,14 @@ def _others(shards: ShardStore, config: DataConfig, source: str) -> Source:
         stored["formats"],
         stored["sizes"],
         tuple((printable(name), reason) for name, reason in stored["unreadable"]),
-        (f"{len(shards)} shards, read in place", *layout.notes, *stored["notes"], *notes, *cut, *copies_note(split)),
+        (
+            f"{counted(len(shards), 'shard')}, read in place",
+            *layout.notes,
+            *stored["notes"],
+            *notes,
+            *cut,
+            *copies_note(split),
+        ),
     )
     return Source(data, split, summary)
 

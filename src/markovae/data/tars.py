@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Self
 
-from markovae.data.file_names import ENDINGS, hidden, is_litter, unread_kind
+from markovae.data.file_names import ENDINGS, TEXT_ENDINGS, hidden, is_litter, unread_kind
 
 BLOCK = 512
 SMALL = 1 << 16  # bytes of a caption, or of what a header says beyond its block
@@ -34,7 +34,6 @@ class Member:
 
 
 LABELS = (".cls", ".class", ".label")
-CAPTIONS = (".txt", ".caption", ".text", ".cap")
 IMAGES = ENDINGS | {".img", ".image"}  # what those two hold, its bytes say
 
 
@@ -46,7 +45,7 @@ class Sample:
         image: the first member with the ending of an image, such as `0001.jpg`; or else the first whose last dot begins
             one, such as `0001.rgb.jpg`; None where there is none.
         label: its .cls.
-        caption: its .txt, or the one text there is, such as `0001.outputs.txt`.
+        captions: its .txt, .caption and the like, or else the one text there is, such as `0001.outputs.txt`.
         table: its .json, which may have either.
         others: further images of the second kind, which are not taken.
         unread: images of kinds that are not read.
@@ -55,7 +54,7 @@ class Sample:
 
     image: Member | None
     label: Member | None = None
-    caption: Member | None = None
+    captions: tuple[Member, ...] = ()
     table: Member | None = None
     others: tuple[Member, ...] = ()
     unread: tuple[Member, ...] = ()
@@ -185,16 +184,16 @@ def _sample(held: dict[str, Member]) -> Sample:
         return Sample(None, unread=tuple(unread.values()), unused=rest)
     first, *others = exact[:1] or loose
     before = first.rpartition(".")[0]
-    texts = [ending for ending in held if "." + ending.rpartition(".")[2] in CAPTIONS]
-    own = [before + ending for ending in CAPTIONS if before + ending in held]
+    texts = [ending for ending in held if "." + ending.rpartition(".")[2] in TEXT_ENDINGS]
+    own = [before + ending for ending in TEXT_ENDINGS if before + ending in held]
     label = next((before + ending for ending in LABELS if before + ending in held), "")
-    caption = (own or (texts if len(texts) == 1 else []) or [""])[0]
+    captions = own or (texts if len(texts) == 1 else [])
     table = next((ending for ending in (before + ".json", ".json") if ending in held), "")
-    used = {first, label, caption, table, *others, *unread}
+    used = {first, label, *captions, table, *others, *unread}
     return Sample(
         held[first],
         held.get(label),
-        held.get(caption),
+        tuple(held[ending] for ending in captions),
         held.get(table),
         tuple(held[ending] for ending in others),
         tuple(unread.values()),
