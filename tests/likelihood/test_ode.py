@@ -43,13 +43,13 @@ def test_gaussian_data_are_exact_to_a_millionth_of_a_nat():
     assert not found.probe_stderr.any()
 
 
-@pytest.mark.parametrize(("first", "last"), [(30.0, -15.0), (30.0, -8.0), (8.0, -30.0)])
+@pytest.mark.parametrize(("first", "last"), [(14.0, -9.0), (14.0, -6.0), (6.0, -14.0)])
 def test_at_other_ends_the_flow_is_off_by_what_it_should(first, last):
     # The flow is linear, and the law at the last log-SNR is N(0, I) by decree: closed-form at any ends.
     variance = torch.tensor([0.5, 0.2], dtype=torch.float64)
     toy = Mixture.gaussian(torch.zeros(2), variance.diag())
     x = toy.sample(20, generator(0, "ode"))
-    found = ode_likelihood(model(toy, first, last), x, probes=None, integrator=RungeKutta4(125))
+    found = ode_likelihood(model(toy, first, last), x, probes=None, integrator=RungeKutta4(64))
     stretch = (variance + math.exp(-last)) / (variance + math.exp(-first))
     a_last = torch.sigmoid(torch.tensor(last, dtype=torch.float64)).sqrt()
     z = a_last * stretch.sqrt() * x
@@ -66,8 +66,8 @@ def test_the_bands_of_a_cascade_multiply_to_the_density_of_images(octaves):
     assert float((found.nats + normal.log_prob(x.flatten(1))).abs().max()) / 16 < 3e-4
     assert found.calls.tolist() == [120 * (octaves + 1)] * 6
     one, _ = exact_cascade(4, 0, 3, start=14.0, end=-14.0)
-    alone = ode_likelihood(one.base, x, probes=None, integrator=RungeKutta4(30))
-    assert torch.equal(ode_likelihood(one, x, probes=None, integrator=RungeKutta4(30)).nats, alone.nats)
+    alone = ode_likelihood(one.base, x, probes=None, integrator=RungeKutta4(3))
+    assert torch.equal(ode_likelihood(one, x, probes=None, integrator=RungeKutta4(3)).nats, alone.nats)
 
 
 def test_a_cascade_of_pixels_has_bits_by_probes():
@@ -87,10 +87,10 @@ def test_mixture_meets_its_density():
 
 def test_error_of_the_fixed_grid_is_of_order_four():
     x = MIXED.sample(10, generator(0, "ode"))
-    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(100)).nats
+    exact = ode_likelihood(model(MIXED, 3, -3), x, probes=None, integrator=RungeKutta4(60)).nats
     errors = [
-        float((ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(n)).nats - exact).abs().max())
-        for n in (20, 40)
+        float((ode_likelihood(model(MIXED, 3, -3), x, probes=None, integrator=RungeKutta4(n)).nats - exact).abs().max())
+        for n in (10, 20)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.5)
 
@@ -107,15 +107,16 @@ def test_examples_are_not_coupled():
 
 def test_probes_are_unbiased_and_tell_their_error():
     x = MIXED.sample(60, generator(0, "ode"))
-    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(30)).nats
-    found = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(30))
+    # On one grid both take the same way, whatever its steps: they differ by the probes alone.
+    exact = ode_likelihood(model(MIXED, 6, -6), x, probes=None, integrator=RungeKutta4(8)).nats
+    found = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(8))
     error = found.nats - exact
     spread = float((found.probe_stderr**2).sum().sqrt())
     assert abs(float(error.sum())) < 4 * spread
     assert float((error**2).mean().sqrt()) == pytest.approx(float((found.probe_stderr**2).mean().sqrt()), rel=0.35)
-    again = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(30))
+    again = ode_likelihood(model(MIXED, 6, -6), x, probes=8, integrator=RungeKutta4(8))
     assert torch.equal(again.nats, found.nats)
-    single = ode_likelihood(model(MIXED, 6, -6), x[:2], probes=1, integrator=RungeKutta4(20))
+    single = ode_likelihood(model(MIXED, 6, -6), x[:2], probes=1, integrator=RungeKutta4(2))
     assert bool(single.probe_stderr.isnan().all())
     assert single.to_dict()["probe_stderr_nats"] is None
 
@@ -126,9 +127,9 @@ def test_digits_are_offset_by_their_own_bins(pixels, distribution):
     """Σ_k P(k) = 1 for the flow, so Σ_k e^{−nats} ≤ 1, near it where the density is smooth across a bin."""
     toy = Mixture.gaussian(torch.zeros(1), torch.tensor([[0.04]]))
     digits = torch.arange(pixels.bins)[:, None]
-    made = model(toy, 25, -25, StepDecoder(pixels))
+    made = model(toy, 14, -14, StepDecoder(pixels))
     found = ode_likelihood(
-        made, digits, probes=None, dequantization=distribution, integrator=RungeKutta4(100), batch=256
+        made, digits, probes=None, dequantization=distribution, integrator=RungeKutta4(56), batch=256
     )
     edges = (pixels.to_x(digits)[:, 0] + torch.tensor([[-1.0], [1.0]]) * pixels.half_width) / 0.2
     exact = torch.special.ndtr(edges[1]) - torch.special.ndtr(edges[0])
