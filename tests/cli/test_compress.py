@@ -1,9 +1,13 @@
 """`markovae compress`, `decompress` and `inspect FILE.mvz`: files and arrays there and back, and what is refused."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +21,8 @@ from markovae.cli.entry import main
 from markovae.data.digits import digits
 from markovae.data.unchanged import read_unchanged
 from markovae.errors import UserError
+
+from .conftest import check
 
 pytest.importorskip("constriction", reason="the extra codec is not installed")
 Words = Callable[..., Any]
@@ -32,17 +38,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.fixture
-def packed(digits_run: Path, tmp_path: Path, json_of: Words) -> Path:
-    """Twelve digits from an array, in groups of 5."""
-    np.save(tmp_path / "a.npy", digits().images[:12])
-    out = tmp_path / "a.mvz"
-    how = ("--levels", "4", "--group", "5")
-    record = json_of("compress", "compress", tmp_path / "a.npy", "--model", digits_run, "--out", out, *how)
+@pytest.fixture(scope="module")
+def array_file(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve digits from an array, in groups of 5; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("packed")
+    np.save(folder / "a.npy", digits().images[:12])
+    words = ("--model", str(digits_run), "--out", str(folder / "a.mvz"), "--levels", "4", "--group", "5")
+    with redirect_stdout(StringIO()) as said:
+        assert main(["compress", str(folder / "a.npy"), *words, "--json"]) == 0
+    record = json.loads(said.getvalue())
+    check(record, "compress")
     assert record["count"] == 12
-    assert record["bytes"] == out.stat().st_size
-    assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.mvz", "a.npy"]
-    return out
+    assert record["bytes"] == (folder / "a.mvz").stat().st_size
+    assert sorted(path.name for path in folder.glob("a.*")) == ["a.mvz", "a.npy"]
+    return folder / "a.mvz"
+
+
+@pytest.fixture
+def packed(array_file: Path, tmp_path: Path) -> Path:
+    """A copy of `array_file`, beside the array, for one test to work on."""
+    shutil.copytree(array_file.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "a.mvz"
 
 
 def test_an_array_comes_back_and_a_part_of_it(packed: Path, digits_run: Path, tmp_path: Path, json_of: Words, capsys):

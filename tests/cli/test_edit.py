@@ -3,6 +3,7 @@
 import argparse
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ from markovae.training.trainer import Training
 SIZE = 8
 
 
-@pytest.fixture
-def folder(tmp_path, tiny_config):
-    """A run, and images and masks beside it."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_config):
+    """A run, and images and masks beside it; tests leave it as it is."""
+    tmp_path = tmp_path_factory.mktemp("edit")
     rng = np.random.default_rng(0)
     labels = np.arange(12) % 2
     data = ImageData(rng.integers(0, 256, (12, 3, SIZE, SIZE)).astype(np.uint8), labels, ("cat", "dog"))
@@ -56,6 +58,12 @@ def folder(tmp_path, tiny_config):
     Image.fromarray(mask * 0).save(tmp_path / "black.png")
     (tmp_path / "text.png").write_text("not an image")
     return tmp_path
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of `made` for one test to write into."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def edited(folder, *words):

@@ -1,6 +1,7 @@
 """`markovae import` and `markovae export`, from a folder made without diffusers to images, bits and back."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -20,6 +21,14 @@ from markovae.errors import UserError
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
     return write_pipeline(tmp_path / "theirs", in_channels=1, out_channels=1)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a folder and the run that was made of it; tests leave them as they are."""
+    folder = tmp_path_factory.mktemp("imported")
+    mv.import_run(write_pipeline(folder / "theirs", in_channels=1, out_channels=1), folder / "run")
+    return folder
 
 
 @pytest.fixture
@@ -86,11 +95,9 @@ def test_python_and_the_command_write_one_folder(theirs: Path, tmp_path: Path) -
         (["import", "THEIRS"], "--out is missing"),
     ],
 )
-def test_bad_input_is_one_sentence(theirs: Path, tmp_path: Path, capsys, words: list, message: str) -> None:
-    run = tmp_path / "run"
-    assert main(["import", str(theirs), "--out", str(run)]) == 0
-    capsys.readouterr()
-    places = {"RUN": run, "THEIRS": theirs, "OTHER": tmp_path / "other"}
+def test_bad_input_is_one_sentence(imported: Path, tmp_path: Path, capsys, words: list, message: str) -> None:
+    folder = shutil.copytree(imported, tmp_path / "both")
+    places = {"RUN": folder / "run", "THEIRS": folder / "theirs", "OTHER": tmp_path / "other"}
     assert main([str(places.get(word, word)) for word in words]) == 2
     out = capsys.readouterr()
     assert message in out.err

@@ -66,14 +66,16 @@ def test_parts_and_other_data(digits_run, json_of, tmp_path):
     assert every["data"]["matches_run"] is None
 
 
-@pytest.fixture
-def numbered_run(tmp_path):
-    """A run of classes 1, 2 and 3 on grey images of 8x8, and their file."""
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "run.npz", rng.integers(0, 256, (60, 8, 8)).astype(np.uint8), rng.permutation(60) % 3 + 1)
-    words = ["train", str(tmp_path / "run.npz"), "--out", str(tmp_path / "numbered"), "--steps", "2", "--no-report"]
-    assert main([*words, *settings()]) == 0
-    return tmp_path / "numbered"
+@pytest.fixture(scope="module")
+def numbered_run(tmp_path_factory):
+    """A run of classes 1, 2 and 3 on grey images of 8x8, and their file `run.npz` beside it; both stay as they are."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("numbered")
+    np.savez(folder / "run.npz", rng.integers(0, 256, (60, 8, 8)).astype(np.uint8), rng.permutation(60) % 3 + 1)
+    words = ["train", str(folder / "run.npz"), "--out", str(folder / "run"), "--steps", "2", "--no-report"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKOVAE_CACHE", str(folder / "cache"))
+        assert main([*words, *settings()]) == 0
+    return folder / "run"
 
 
 def test_all_images_of_other_data_are_measured_in_their_own_order(numbered_run, json_of, tmp_path, capsys):
@@ -109,7 +111,7 @@ def test_rows_carry_the_names_of_files(numbered_run, json_of, tmp_path):
 
 
 def test_a_test_file_that_is_also_trained_on_is_refused(numbered_run, refused, json_of, tmp_path):
-    trained = np.asarray(load_data(str(tmp_path / "run.npz")).train.images)[:3, 0]
+    trained = np.asarray(load_data(str(numbered_run.parent / "run.npz")).train.images)[:3, 0]
     fresh = np.random.default_rng(5).integers(0, 256, (9, 8, 8)).astype(np.uint8)
     np.savez(tmp_path / "test.npz", np.concatenate([fresh, trained]), np.array([1, 2, 3] * 4))
     words = ["measure", numbered_run, tmp_path / "test.npz", "--split", "all", "--draws", "1"]
@@ -241,5 +243,5 @@ def test_two_runs_of_other_classes_are_compared_without_any(numbered_run, tmp_pa
     np.save(tmp_path / "flat.npy", rng.integers(0, 256, (5, 8, 8)).astype(np.uint8))
     asked = ["--against", tmp_path / "rival", "--split", "all", "--draws", "1"]
     assert json_of("measure", "measure", numbered_run, tmp_path / "flat.npy", *asked)["n"] == 5
-    said = refused("measure", numbered_run, tmp_path / "run.npz", *asked)
+    said = refused("measure", numbered_run, numbered_run.parent / "run.npz", *asked)
     assert "different classes: measure each by itself" in said
