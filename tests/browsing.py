@@ -27,11 +27,16 @@ def chromium(width: int = PHONE, height: int = 800, scripts: bool = True) -> Ite
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        made.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        resize(made, width, height)
         yield made
     finally:
         made.quit()
+
+
+def resize(browser: Any, width: int, height: int = 800) -> None:
+    """A window of this many pixels."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def wait(browser: Any, done: Callable[[], bool], what: str, seconds: float = 10) -> None:

@@ -1,6 +1,7 @@
 """The site builds without a warning, from the disk, with the pages that are made of the code."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ pytest.importorskip("material")  # of the extra `docs`
 
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
-from tests.browsing import PHONE, chromium, faint_texts, in_scheme, needs_browser, opens_well, wait
+from tests.browsing import PHONE, chromium, faint_texts, in_scheme, needs_browser, opens_well, resize, wait
 
 import markovae
 
@@ -27,20 +28,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A window that each test sizes."""
+    with chromium() as made:
+        yield made
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [PHONE, 1300])
-def test_pages_open_at_once_stay_still_and_fit(site: Path, width: int) -> None:
-    with chromium(width) as browser:
-        for page in ("derivation", "course/04_six_forms", "data", "results", "gallery", "reference/python"):
-            opens_well(browser, (site / f"{page}.html").as_uri(), shift=0.001)
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
-        assert browser.get_log("browser") == []
+def test_pages_open_at_once_stay_still_and_fit(site: Path, browser: Any, width: int) -> None:
+    resize(browser, width)
+    for page in ("derivation", "course/04_six_forms", "data", "results", "gallery", "reference/python"):
+        opens_well(browser, (site / f"{page}.html").as_uri(), shift=0.001)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
+    assert browser.get_log("browser") == []
 
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out(site: Path, scheme: str) -> None:
-    with chromium(width=1300) as browser:
+    with chromium(width=1300) as browser:  # of its own: a window keeps the scheme in which it began
         in_scheme(browser, scheme)
         for page in ("index", "sampling", "course/02_gaussian_chain"):
             browser.get((site / f"{page}.html").as_uri())
@@ -49,7 +57,7 @@ def test_every_text_stands_out(site: Path, scheme: str) -> None:
 
 
 @needs_browser
-def test_the_search_leads_to_the_page_that_answers(site: Path) -> None:
+def test_the_search_leads_to_the_page_that_answers(site: Path, browser: Any) -> None:
     asked = {
         "bits back": "compression",
         "lossless compression": "compression",
@@ -82,12 +90,12 @@ def test_the_search_leads_to_the_page_that_answers(site: Path) -> None:
         field.value = arguments[0];
         field.dispatchEvent(new Event('keyup', {bubbles: true}));
     """
-    with chromium(width=1200) as browser:
-        browser.get((site / "index.html").as_uri())
-        for words, pages in asked.items():
-            for typed, to in (("", ""), (words, pages)):  # cleared between, so that no former answer counts
-                browser.execute_script(ask, typed)
-                wait(browser, lambda to=to: leads(browser, to), words, 60)
+    resize(browser, 1200)
+    browser.get((site / "index.html").as_uri())
+    for words, pages in asked.items():
+        for typed, to in (("", ""), (words, pages)):  # cleared between, so that no former answer counts
+            browser.execute_script(ask, typed)
+            wait(browser, lambda to=to: leads(browser, to), words, 60)
 
 
 def test_the_site_builds_strictly_and_needs_no_other_host(site: Path) -> None:

@@ -48,7 +48,7 @@ def test_population_interval(gauss, name):
 @pytest.mark.parametrize("name", ["stratified", "importance"])
 def test_noise_only_interval_of_fixed_images(gauss, name):
     model = gauss.model(factor=0.85)
-    distribution, n, depth, times = laws(gauss, model)[name], 60, 2000, 2
+    distribution, n, depth, times = laws(gauss, model)[name], 60, 500, 2
     x = gauss.data(n, generator(2, "fixed"))
     nats, rest = gauss.table(model, x.repeat_interleave(depth, 0), generator(0, "depth"))
     nats, rest = nats.reshape(n, depth, -1), rest.reshape(n, depth)

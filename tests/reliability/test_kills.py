@@ -101,7 +101,7 @@ def stop_at_random(campaign: Campaign, count: int) -> tuple[Tally, list[float]]:
 
 
 def test_signals_at_random_moments_save_the_present_step(campaigns):
-    tally, seconds = stop_at_random(campaigns(5), 8)
+    tally, seconds = stop_at_random(campaigns(5), len(trainers.LONG))
     assert tally.different == []
     assert tally.kills > 1
     assert statistics.median(seconds) < 10  # the longest is the soak's to look at, on a machine left alone

@@ -15,6 +15,7 @@ from markovae.randomness import Streams, generator, stratified
 from markovae.training.loop import fit
 
 SMALL = ["network.width=32", "train.lr=0.02", "train.adamw_lr=0.01", "train.decay_start=0.5", "schedule.end=-6.0"]
+LEARNED = ["schedule.kind=learned", "train.objective=bound"]
 
 
 def trained(config: Config, data: ImageData, steps: int):
@@ -47,9 +48,9 @@ def test_a_learned_schedule_lowers_the_variance_of_the_estimate_and_not_the_boun
     tiny_config: Config, tiny_data: ImageData
 ):
     config = tiny_config.with_settings(
-        [*SMALL, "schedule.kind=learned", "train.objective=bound", "train.label_dropout=0.0", "train.batch=16"]
+        [*SMALL, "network.width=16", "train.batch=16", "train.label_dropout=0.0", *LEARNED]
     )
-    model = trained(config, tiny_data, 120)
+    model = trained(config, tiny_data, 80)
     with torch.no_grad():
         ends = model.schedule.logsnr[[1, -1]].tolist()
         begun = create(config, tiny_data.shape, num_classes=2).schedule

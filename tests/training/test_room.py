@@ -129,9 +129,10 @@ def test_only_networks_of_this_library_can_compute_again(tiny_config, tiny_data)
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.compile itself
-def test_a_compiled_network_trains_saves_and_resumes_like_any_other(tiny_config, tiny_data, monkeypatch):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_a_compiled_network_trains_saves_and_resumes_like_any_other(tiny_config, tiny_data, monkeypatch, backend):
     monkeypatch.setattr(preparing, "_missing", lambda device: None)
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain, run = training(tiny_config, tiny_data), training(tiny_config, tiny_data, ["train.compile=true"])
     assert not isinstance(run._network, Network)
     torch.testing.assert_close(torch.tensor(losses(run)), torch.tensor(losses(plain)), rtol=1e-4, atol=0)

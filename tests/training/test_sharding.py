@@ -60,7 +60,11 @@ def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Co
 
 def state(run) -> dict[str, dict[str, list[float]]]:
     """What would be saved, as JSON holds it to the last bit; empty on all but the first process."""
-    tensors, _ = run.capture()
+    return listed(run.capture()[0])
+
+
+def listed(tensors) -> dict[str, dict[str, list[float]]]:
+    """Tensors as JSON holds them."""
     return {f: {n: v.double().flatten().tolist() for n, v in table.items()} for f, table in tensors.items()}
 
 
@@ -116,7 +120,8 @@ def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(together
         else:
             run.advance()
             run.advance()
-        return state(run), run.capture()[1]
+        tensors, position = run.capture()
+        return listed(tensors), position
 
     for size in (2, 1, 3):
 
