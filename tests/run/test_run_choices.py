@@ -1,7 +1,6 @@
-"""What a run decides by its data and says: captions and classes that are there, few images, the forecast."""
+"""What a run decides by its data and says: captions and classes that are there, few images."""
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ from markovae.diffusion.bound import Estimate
 from markovae.errors import UserError
 from markovae.quality import evaluation
 from markovae.run import choices as decisions
-from markovae.run.choices import choices, forecast, symmetric
+from markovae.run.choices import choices, symmetric
 from markovae.run.start import train_run
 from markovae.run.surroundings import Surroundings
 
@@ -273,30 +272,3 @@ def test_guidance_is_chosen_by_kid(monkeypatch):
     weight, tried = evaluation.choose_guidance(None, SimpleNamespace(train=data(40)), 64)
     assert weight == 1.5
     assert list(tried) == list(evaluation.GUIDANCES)
-
-
-# -- the forecast -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("steps", "side", "octaves", "said"),
-    [
-        (
-            100,
-            64,
-            0,
-            "32 passes over your images: expect noise; 64x64 pixels need about 1 h 25 min here (163,840 images",
-        ),
-        (2000, 64, 0, "640 passes over your images: expect rough samples"),
-        (
-            400,
-            64,
-            1,
-            "128 passes over your images: expect rough samples; 64x64 pixels need about 21 min 20 s here (40,960",
-        ),
-        (2000, 8, 0, "640 passes over your images"),
-    ],
-)
-def test_a_forecast_is_plain(steps: int, side: int, octaves: int, said: str):
-    images = replace(data(100), images=np.zeros((100, 1, side, side), np.uint8))
-    assert forecast(steps, 32, images, octaves, 1.0).startswith(said)

@@ -188,6 +188,16 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
     assert not (tmp_path / "third").exists()
 
 
+def test_fine_tuning_that_was_stopped_ends_alike(run_config: Config, tmp_path: Path, trained: Path):
+    config = run_config.with_settings(["train.steps=3", "train.warmup_steps=50"])
+    whole = train_run(config, tmp_path / "whole", init=trained)
+    part = train_run(config.with_settings(["train.keep_every=1", "train.keep=9"]), tmp_path / "part", init=trained)
+    for newer in sorted((part / "checkpoints").glob("step-*"))[2:]:
+        shutil.rmtree(newer)
+    assert weights(resume_run(part)) == weights(whole)
+    assert open_checkpoint(part).state["pretrained"] is True
+
+
 def test_what_is_known_and_does_not_reach_the_model_is_told(tiny_config: Config):
     pixels = np.zeros((3, 3, 8, 8), np.uint8)
     data = ImageData(pixels, np.array([0, 1, 0]), ("cat", "dog"), ("", "a red hat\na hat", "x"))

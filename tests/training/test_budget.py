@@ -20,6 +20,7 @@ def test_before_the_length_is_known_only_the_warmup_counts():
 def test_warmup_takes_at_most_a_fifth():
     assert rate_factor(1, 10, 50, 1.0) == 1.0
     assert rate_factor(0, 10, 50, 1.0) == 0.5
+    assert rate_factor(0, 10, 50, 1.0, pretrained=True) == 1 / 50
 
 
 @given(st.integers(1, 10_000), st.integers(0, 500), st.floats(0, 1), st.floats(0, 1))

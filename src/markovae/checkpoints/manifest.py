@@ -152,6 +152,7 @@ _TRAINING: dict[str, Callable[[Any], bool]] = {
 _PERHAPS: dict[str, Callable[[Any], bool]] = {
     **_TRAINING,
     "parts": _some,
+    "pretrained": lambda value: isinstance(value, bool),
     "guess": _perhaps_count,
     "spent": _seconds,
     "images_seen": _count,

@@ -1,4 +1,4 @@
-"""What a run decides before it begins, and says: its condition, presets for few images or little time, a forecast."""
+"""What a run decides before it begins, and says: its condition, presets for few images or little time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from markovae.config import Config
 from markovae.data.images import ImageData, count_uncaptioned
 from markovae.diffusion.cascade import stages_of
 from markovae.diffusion.cascade_config import LARGEST_BASE
-from markovae.log import duration
 from markovae.networks.network_config import NetworkConfig
 from markovae.quality.memorization import nearest
 from markovae.system.processes import current_rank
@@ -190,30 +189,3 @@ def symmetric(data: ImageData) -> bool:
     own, mirrored = (nearest(images, rest, data.bins).distance for images in (first, first[..., ::-1]))
     further = float((np.sign(mirrored - own).mean() + 1) / 2)
     return further <= MIRRORED
-
-
-# -- the forecast -----------------------------------------------------------------------------------------------------
-
-# Images seen until samples show what the data are, about, a pixel: the demo's faces took 42,400 at 32x32 pixels.
-SEEN_PER_PIXEL, LEAST_SEEN = 40, 20_000
-NOISE = 0.25
-
-
-def forecast(total: int, batch: int, data: ImageData, octaves: int, pace: float) -> str:
-    """How often a run of `total` steps sees each image, and whether that is enough.
-
-    Args:
-        batch: images a step.
-        data: the training part.
-        octaves: doublings of the sides behind a cascade's base, whose pixels decide what the images show.
-        pace: seconds a step.
-    """
-    seen, (_, height, width) = total * batch, data.shape
-    needed = max(LEAST_SEEN, SEEN_PER_PIXEL * height * width >> 2 * octaves)
-    passes = seen / len(data)
-    text = f"{passes:,.{1 if passes < 10 else 0}f} passes over your images"
-    if seen >= needed:
-        return text
-    what = "noise" if seen < NOISE * needed else "rough samples"
-    longer = duration(needed / batch * pace)
-    return f"{text}: expect {what}; {height}x{width} pixels need about {longer} here ({needed:,} images seen)"

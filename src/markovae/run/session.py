@@ -29,8 +29,8 @@ from markovae.diffusion.cascade import Model
 from markovae.diffusion.fitted_variance import fitted_tensors
 from markovae.errors import StoppedRun
 from markovae.log import duration, log, warn
-from markovae.run.choices import forecast
 from markovae.run.evaluations import Evaluations
+from markovae.run.forecast import forecast
 from markovae.run.outlook import outlook
 from markovae.run.progress import Progress
 from markovae.run.run_folder import RunFolder

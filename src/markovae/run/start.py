@@ -181,7 +181,9 @@ def train_run(
                     "[distill] makes a student, and names no teacher: use markovae distill RUN, or add --init RUN"
                 )
             own = _distillation(model, load(init, trust=around.trust), config.distill, init)
-        training = Training(model, data, config.train, config.data.flip, around.clock, ranks, own)
+        training = Training(
+            model, data, config.train, config.data.flip, around.clock, ranks, own, init is not None and own is None
+        )
         record = splits.record()
         session = Session(folder, config, splits, record, training, around)
         gathered = [training.gathered()]  # taken out below: of a spread model it is the whole, which must not stay

@@ -42,13 +42,17 @@ LOOKS = 200
 HORIZON, LEAST_HORIZON = 1 / 8, 5
 
 
-def rate_factor(step: int, total: int | None, warmup_steps: int, decay_start: float) -> float:
+def rate_factor(step: int, total: int | None, warmup_steps: int, decay_start: float, pretrained: bool = False) -> float:
     """The learning rate of step 0…total−1 as a share of its peak.
 
     Rises linearly over the warm-up (at most a fifth of the run), stays 1, and from decay_start·total on falls
     linearly, so that it would reach 0 at `total`. Before the total is known: the warm-up alone.
+
+    Args:
+        pretrained: the warm-up has its whole length in a run however short. AdamW's first steps have the size of its
+            rate whatever the gradient, its moments being empty, which is more than trained weights bear.
     """
-    warmup = warmup_steps if total is None else min(warmup_steps, total // 5)
+    warmup = warmup_steps if total is None or pretrained else min(warmup_steps, total // 5)
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if total is None or total * (1 - decay_start) < 1:
         return rise

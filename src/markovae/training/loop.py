@@ -57,9 +57,10 @@ def fit(
         raise UserError("objective= and loss= both say what is minimized: give one of them")
     config = _settings(config, settings)
     examples = as_examples(model, data, transform, config.fit_images if is_fitted_kind(model) else 0)
-    if not any(weight.requires_grad for weight in model.network.parameters()):
-        model.network.requires_grad_(True)  # one that was loaded, to be trained on
-    return _Fit(Training(model, examples, config, flip, own=loss or objective))
+    loaded = not any(weight.requires_grad for weight in model.network.parameters())
+    if loaded:
+        model.network.requires_grad_(True)  # to be trained on
+    return _Fit(Training(model, examples, config, flip, own=loss or objective, pretrained=loaded))
 
 
 @final

@@ -72,6 +72,8 @@ class Training:
         clock: seconds.
         ranks: the processes that train together, each its part of every batch; None is this one alone.
         own: an objective or a loss of the caller's own.
+        pretrained: the weights are trained ones of another run: the warm-up is not shortened, and the average, which
+            begins as these weights, counts as old as the warm-up is long, so that no single step replaces it.
     Raises:
         UserError: with fewer images than a batch, or fewer images in a batch than processes.
     """
@@ -85,8 +87,10 @@ class Training:
         clock: Callable[[], float] = time.monotonic,
         ranks: Ranks | None = None,
         own: Objective | OwnFunction | Loss | None = None,
+        pretrained: bool = False,
     ) -> None:
         self.model, self.config, self._clock = model.train(), config, clock
+        self.pretrained = pretrained
         model.null_trained = config.label_dropout > 0
         self.ranks = Ranks() if ranks is None else ranks
         self.ranks.require_work(config.batch)
@@ -177,7 +181,8 @@ class Training:
         indices_of, batch = self._ahead.at(number, share)
         batch = batch.to(self.model.device, self._type)
         losses, nats, norm = self._gradient(batch, indices_of, dtype)
-        factor = rate_factor(self.step, self.budget.expected, self.config.warmup_steps, self.config.decay_start)
+        warmup, decay_start = self.config.warmup_steps, self.config.decay_start
+        factor = rate_factor(self.step, self.budget.expected, warmup, decay_start, self.pretrained)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with self.ranks.guarded():
@@ -186,7 +191,7 @@ class Training:
         self.loss.note(indices_of, losses)
         self.batches.objective = self.objective
         self.step += 1
-        self.average.update(self.step)
+        self.average.update(self.step + (warmup if self.pretrained else 0))
         took = self.seconds - started
         self._note_time(took)
         self.threads.note(took)
@@ -290,6 +295,7 @@ class Training:
             "rollbacks": self.rollbacks,
             "parts": self.num_microbatches,
             "images_seen": self.step * self.config.batch,
+            **({"pretrained": True} if self.pretrained else {}),
             **self.budget.capture(),
             "seconds": self.seconds,
             "threads": self.threads.count,
@@ -317,6 +323,7 @@ class Training:
         self.loss.restore(position.get("level_sampling"))
         self.batches.objective = self.objective
         self.step, self.skipped = int(position["step"]), int(draws["skipped"])
+        self.pretrained = bool(position.get("pretrained", False))
         self.rollbacks, self.num_microbatches = (
             int(position["rollbacks"]),
             int(position.get("parts", self.num_microbatches)),
