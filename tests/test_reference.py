@@ -52,5 +52,4 @@ def test_two_steps_of_fine_tuning_leave_the_bound_as_good(model: mv.Diffusion, f
     tuned = mv.load(FIXTURE)
     list(mv.fit(tuned, faces[:4], steps=2, batch=4))
     worse = mv.compare(tuned, model, faces[4:], draws=2).difference_bits_per_dim
-    assert worse.value < 3 * worse.stderr
-    assert worse.stderr < 0.002
+    assert worse.value < 0.001

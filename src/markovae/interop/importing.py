@@ -35,7 +35,7 @@ from markovae.strict_json import shown
 from markovae.system.files import make_folder, refused, require_new_folder, staged_folder, write_synced
 from markovae.training.train_config import TrainConfig
 
-FINE_TUNING = TrainConfig(optimizer="adamw", adamw_lr=1e-4, beta2=0.999, warmup_steps=500, ema_horizon=10_000.0)
+FINE_TUNING = TrainConfig(optimizer="adamw", adamw_lr=1e-4, beta2=0.999, warmup_steps=50, ema_horizon=10_000.0)
 """How an imported model is trained on by default: gently."""
 
 

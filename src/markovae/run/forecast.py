@@ -66,6 +66,5 @@ def forecast(total: int, batch: int, data: ImageData, octaves: int, pace: float)
     if reached + 1 == len(rows):
         return text
     better = needed[reached + 1]
-    return (
-        f"{text}; {rows[reached + 1].shows} need {better:,} images seen, here about {duration(better / batch * pace)}"
-    )
+    longer = duration(better / batch * pace)
+    return f"{text}; {rows[reached + 1].shows}: from {better:,} images seen, here about {longer}"

@@ -42,7 +42,8 @@ class TrainConfig:
         beta1: of AdamW.
         beta2: of AdamW.
         weight_decay: of every matrix, times its learning rate.
-        warmup_steps: steps over which the rates rise, at most a fifth of the run.
+        warmup_steps: steps over which the rates rise, at most a fifth of the run; ten times as many, however short the
+            run, where it starts from the weights of another (--init).
         decay_start: share of the run after which the rates fall linearly to zero; 1 never.
         ema_horizon: steps that the average of the weights looks back.
         ema_warmup: the average never looks back further than about 1/ema_warmup of the run so far.

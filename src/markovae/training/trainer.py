@@ -57,6 +57,9 @@ from markovae.training.train_step import (
 )
 
 PROBE_IMAGES = 16  # of a batch: enough to tell two precisions apart, cheap where one of them is hopeless
+# After 40 steps of 4 images the bound of faces was 0.184 bits/dim worse in an ordinary run, with a warm-up of 50, 200
+# and 500 steps 0.051, 0.002 and 0.000.
+PRETRAINED_WARMUP = 10
 Tensors = dict[str, dict[str, Tensor]]
 
 
@@ -72,8 +75,9 @@ class Training:
         clock: seconds.
         ranks: the processes that train together, each its part of every batch; None is this one alone.
         own: an objective or a loss of the caller's own.
-        pretrained: the weights are trained ones of another run: the warm-up is not shortened, and the average, which
-            begins as these weights, counts as old as the warm-up is long, so that no single step replaces it.
+        pretrained: the weights are trained ones of another run: the warm-up is ten times as long, however short the
+            run, and the average, which begins as these weights, counts as old as the warm-up is long, so that no
+            single step replaces it.
     Raises:
         UserError: with fewer images than a batch, or fewer images in a batch than processes.
     """
@@ -181,7 +185,8 @@ class Training:
         indices_of, batch = self._ahead.at(number, share)
         batch = batch.to(self.model.device, self._type)
         losses, nats, norm = self._gradient(batch, indices_of, dtype)
-        warmup, decay_start = self.config.warmup_steps, self.config.decay_start
+        warmup = self.config.warmup_steps * (PRETRAINED_WARMUP if self.pretrained else 1)
+        decay_start = self.config.decay_start
         factor = rate_factor(self.step, self.budget.expected, warmup, decay_start, self.pretrained)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
