@@ -98,7 +98,7 @@ def test_continuous_and_ode_are_named_apart(digits_run, json_of, capsys):
     assert main(["measure", str(digits_run), *words, "--dequantize", "normal"]) == 0
     out = capsys.readouterr().out
     assert "infinitely many levels: " in out
-    assert "probability-flow ODE, a model of its own: " in out
+    assert "probability-flow ODE (a different model): " in out
 
 
 def test_measuring_leaves_the_run_as_it_is_unless_told_to_save(digits_run, other_run, tmp_path, json_of):

@@ -83,7 +83,7 @@ def test_in_words(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ("KID", "floor", "Fréchet distance", "recall", "nearest training image", "compare at equal n only"):
         assert words in out
     assert "FID" not in out
-    assert "12 samples (sde-dpmpp2m, 2 network calls each, seed 0) against" in out
+    assert "12 samples (sde-dpmpp2m, 2 network evaluations each, seed 0) against" in out
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from markovae.system.processes import current_rank
 
 SUMMARY = "train a student that samples in 1, 2 or 4 network evaluations"
 DESCRIPTION = """\
-Train a student of a run: it begins with the run's averaged weights, learns on the run's images to cross the way from
-noise to image in 1, 2 or 4 network evaluations, and is a run like any other. markovae train --resume continues it.
+Distill a run into a student that samples in 1, 2 or 4 network evaluations (NFE). It starts from the run's averaged
+weights and trains on its images. The student is an ordinary run: markovae train --resume continues it.
 """
 EXAMPLES = """\
 examples:

@@ -14,15 +14,15 @@ from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_
 
 SUMMARY = "inpaint, restore, vary or enlarge an image with a run"
 DESCRIPTION = """\
-Edit one image with the model as prior; of another size, it is fitted as in training. Exactly one of --mask,
---degrade, --from-level, --to, --round-trip and --enlarge says how. The images go to the output folder, with grid.png:
+Edit one image with the model as prior. An image of another size is resized and cropped as in training. Give exactly
+one of --mask, --degrade, --from-level, --to, --round-trip and --enlarge. The images go to the output folder, with grid.png:
 the input first, then the draws. With a mask, each draw is also laid into a larger original. All rules:
 docs/editing.md.
 """
 EXAMPLES = """\
 examples:
   markovae edit runs/a face.png --mask mask.png          # white, red or transparent: redrawn
-  markovae edit runs/a face.png --degrade sr4            # super-resolution of the shrunk, or a small, image
+  markovae edit runs/a face.png --degrade sr4            # super-resolution: shrink the image (or take a small one), restore it
   markovae edit runs/a face.png --from-level 0.6         # image to image
   markovae edit runs/a face.png --to other.png           # from one image to another in --n steps
   markovae edit runs/a face.png --round-trip             # to noise and back, with the error
@@ -36,16 +36,16 @@ GAP = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae edit`."""
     add_run(parser)
-    parser.add_argument("image", metavar="IMAGE", help="an image, of any size that training reads")
+    parser.add_argument("image", metavar="IMAGE", help="an image file of any size")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--mask", metavar="FILE", help="inpaint what is white, red or transparent; keep the rest exactly")
     how.add_argument(
         "--degrade",
         metavar="HOW",
         type=one_of(*DEGRADATIONS),
-        help=f"degrade and restore it, or restore one degraded already: {', '.join(DEGRADATIONS)}",
+        help=f"super-resolve or restore: IMAGE is degraded first, unless it already is: {', '.join(DEGRADATIONS)}",
     )
-    how.add_argument("--from-level", metavar="F", type=_share, help="noise it to level F·L, in (0, 1], and draw again")
+    how.add_argument("--from-level", metavar="F", type=_share, help="variations: add noise up to level F·L (0 < F ≤ 1), then denoise")
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
     how.add_argument("--enlarge", action="store_true", help="draw its details, by a cascade, up to the run's full size")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         metavar="F",
         type=_share,
-        help="level F·L at which --to mixes the two (default: 0.5, of a cascade in its base)",
+        help="level F·L at which --to mixes the two (default: 0.5; for a cascade, of the base's levels)",
     )
     parser.add_argument("--n", metavar="N", type=whole(1), help="images to draw, with --to at least 2 (default: 4)")
     parser.add_argument(
@@ -85,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="moments without the network's derivative: rougher")
     parser.add_argument("--out", metavar="DIR", help="a new folder (default: one in RUN/edits)")
     add_trust(parser)
-    add_machine(
-        parser, batch="not used: the draws are one batch", precision="float32 (the default), bfloat16 or float64"
-    )
+    add_machine(parser, batch=None, precision="float32 (the default), bfloat16 or float64")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -71,13 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", metavar="N", type=whole(1), help="measure the first N images only")
     add_seed(parser, "seed of every random draw")
-    parser.add_argument("--against", metavar="RUN", help="measure another run alike, and the difference image by image")
+    parser.add_argument("--against", metavar="RUN", help="also measure another run in the same way; print the paired difference")
     _add_method(parser)
     _add_limits(parser)
     parser.add_argument(
         "--rank",
         action="store_true",
-        help="rank images by oddness: bits less their complexity, with p-values against held-out images",
+        help="rank images by anomaly: bits minus those of a generic lossless coder, with p-values against held-out images",
     )
     captions = parser.add_argument_group("captions and columns")
     captions.add_argument(
@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
     add_machine(
         parser,
-        batch="draws per network call (default: 64); no figure depends on it beyond rounding",
+        batch="draws per network evaluation (default: 64); no figure depends on it beyond rounding",
         precision=FLOAT32_FIRST,
     )
 
@@ -122,7 +122,7 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         "--draws",
         metavar="M",
         type=draws,
-        help="levels drawn per image (default: 16), or all: the whole sum, one network call per level",
+        help="levels drawn per image (default: 16), or all: the whole sum, one network evaluation per level",
     )
     group.add_argument(
         "--estimator",
@@ -147,14 +147,14 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         type=one_of(*GRIDS),
         default="even",
-        help="which K: even (default: even strides), or optimal (the least bound, variances refitted)",
+        help="how the K levels are chosen: even (default), or optimal (lowest bound; variances are refitted)",
     )
     group.add_argument(
         "--variance",
         metavar="NAME",
         type=one_of(*VARIANCES),
         default="own",
-        help="variance of the prior's steps: own (default), or isotropic or diagonal, refitted",
+        help="variance of the prior's steps: own (as trained, the default), isotropic or diagonal (refitted)",
     )
     group.add_argument(
         "--fit-images",
@@ -168,13 +168,15 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("beyond the levels")
     group.add_argument("--continuous", action="store_true", help="give the bound of infinitely many levels too")
     group.add_argument(
-        "--ode", action="store_true", help="give the likelihood of the probability-flow ODE too, a model of its own"
+        "--ode",
+        action="store_true",
+        help="also the likelihood under the probability-flow ODE (a different model: not the bound's)"
     )
     group.add_argument(
         "--ode-images",
         metavar="N",
         type=whole(1),
-        help=f"images for --ode (default: the first {ODE_IMAGES}): each takes hundreds of network calls",
+        help=f"images for --ode (default: the first {ODE_IMAGES}): each takes hundreds of network evaluations",
     )
     group.add_argument(
         "--ode-steps",
@@ -426,7 +428,7 @@ def checked(options: argparse.Namespace) -> Method:
         batch=options.batch or 64,
     )
     if options.fit_images is not None and not method.needs_fit:
-        raise UserError("--fit-images are fitted on, and nothing here is: name an --estimator, --grid or --variance")
+        raise UserError("--fit-images needs something to fit: add --estimator importance, --grid optimal or --variance isotropic")
     return method
 
 

@@ -60,7 +60,7 @@ def how_in_words(record: dict[str, Any]) -> str:
     repeats = f", {record['replicates']} times" if record["replicates"] > 1 else ""
     fit = record["fit"]
     fitted = "" if fit is None else f", {fit['network_calls']:,} more to fit on {fit['images']:,} other images"
-    calls = f"{record['network_calls_per_example']} network calls each{fitted}"
+    calls = f"{record['network_calls_per_example']} network evaluations each{fitted}"
     return f"{drawn}{repeats}, {calls}, seed {record['seed']}, {record['seconds']:.0f} s"
 
 
@@ -112,7 +112,7 @@ def _limits(record: dict[str, Any]) -> list[str]:
     if "ode" in record:
         found = record["ode"]
         lines.append(
-            f"probability-flow ODE, a model of its own: {plus_minus(found['bits_per_dim'], 3)} bits/dim, "
+            f"probability-flow ODE (a different model): {plus_minus(found['bits_per_dim'], 3)} bits/dim, "
             f"{counted(found['n'], 'image')}, {found['network_calls_per_example']:,.0f} calls each"
         )
     return lines
@@ -148,8 +148,8 @@ def captions_in_words(record: dict[str, Any]) -> str:
         ]
         lines += ["how often the bound tells the own value of an attribute from the others:", table(rows)]
     lines.append(
-        f"{record['draws']} levels drawn a bound, {record['network_calls']:,} network calls, seed {record['seed']}, "
-        f"{record['seconds']:.0f} s"
+        f"{record['draws']} levels drawn a bound, {record['network_calls']:,} network evaluations, seed "
+        f"{record['seed']}, {record['seconds']:.0f} s"
     )
     return "\n".join(lines)
 

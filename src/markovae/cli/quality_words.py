@@ -25,7 +25,7 @@ def describe(record: Mapping[str, Any]) -> str:
     drawn = "given"
     if shown["sampler"] is not None:
         twice = "" if shown["guidance"] in (None, 1) else ", twice where guided"
-        drawn = f"{shown['sampler']}, {shown['steps']} network calls each{twice}, seed {shown['seed']}"
+        drawn = f"{shown['sampler']}, {shown['steps']} network evaluations each{twice}, seed {shown['seed']}"
     lines = [
         f"KID {_error(record['kid'])}, floor {_error(record['kid_floor'])}: {_verdict(record['kid_excess'])}",
         f"{shown['n']:,} samples ({drawn}) against {_reference(record)}; extractor {shown['extractor']}",

@@ -65,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae sample`."""
     add_run(parser)
     parser.add_argument(
-        "--n", metavar="N", type=whole(1), help="images to draw (default: 64), or to draw per prompt (default: 8)"
+        "--n",
+        metavar="N",
+        type=whole(1),
+        help="images to draw (default: 64); with several prompts, classes or values, images of each (default: 8; 1 for "
+        "two sweeps)",
     )
     add_seed(parser, "seed of all noise")
     parser.add_argument(
@@ -73,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="classes",
         metavar="K",
         action="append",
-        help="a class by name or number; repeatable: --n images and a row of grid.png for each; all: each in turn "
-        "(the default); none: unconditional",
+        help="class name or number, repeatable (one row of grid.png each); all (default): classes in turn; none: "
+        "unconditional",
     )
     add_where(parser, sweeps=True)
     group = parser.add_argument_group("a model of captions")
@@ -82,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         metavar="TEXT",
         action="append",
-        help="what to draw; repeatable: --n images and a row of grid.png for each, the same noise down a column",
+        help="what to draw, repeatable (one row of grid.png each, the same noise down a column)",
     )
     group.add_argument("--prompts", metavar="FILE", type=Path, help="prompts from a text file, one per line")
     group.add_argument("--negative", metavar="TEXT", help="what --guidance leads away from (default: no caption)")

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         nargs="?",
         help="faces, digits, cifar10, an image folder (sub-folders are classes), an .npz, .npy or idx file, CIFAR's "
-        "binary files, or shards: a folder, a pattern or a URL",
+        "binary files, parquet files (extra parquet), or shards: a folder, a pattern or a URL",
     )
     parser.add_argument("--out", metavar="RUN", help="the run's folder: new or empty")
     parser.add_argument("--config", metavar="F.toml", help="settings to start from")

@@ -249,8 +249,8 @@ def _samples(data: ReportData) -> str:
     pictures = tile(viewable(data.samples, data.bins), facts["columns"], clear=True)
     sheet = html.image(pictures, f"{facts['n']} samples of the model, none left out.")
     text = (
-        f"Samples 0 to {facts['n'] - 1} of seed {facts['seed']}, {facts['network_calls_per_sample']} network calls "
-        "each: drawn by the model, none left out. How near they are to training images is shown below."
+        f"Samples 0 to {facts['n'] - 1} of seed {facts['seed']}, {facts['network_calls_per_sample']} network "
+        "evaluations each: drawn by the model, none left out. How near they are to training images is shown below."
     )
     if facts["column_classes"]:
         text += f" One class a column: {', '.join(facts['column_classes'])}."

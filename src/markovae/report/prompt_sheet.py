@@ -145,7 +145,7 @@ def prompt_section(sheet: PromptSheet | None, bins: int) -> str:
             tile(viewable(own, bins), sheet.columns, clear=True), f"{sheet.columns} samples of: {prompt}"
         )
         rows.append(f'<div class="sheet">{picture}</div>')
-    how = f"Guidance {sheet.guidance:g}, {sheet.steps} steps of two network calls"
+    how = f"Guidance {sheet.guidance:g}, {sheet.steps} steps of two network evaluations"
     if sheet.guidance == 1:
         how = f"{sheet.steps} steps without guidance"
     text = (
