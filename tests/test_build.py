@@ -207,7 +207,7 @@ def test_a_schedule_that_goes_on_below_all_signal_is_refused():
 def test_classes_left_out_need_something_that_stands_for_none():
     said = ["network.kind=ddpm", "network.ddpm.widths=[8, 8]", "network.ddpm.groups=4", "network.ddpm.null_class=false"]
     config = Config().with_settings(said)
-    with pytest.raises(UserError, match=r"label_dropout=0\.1 leaves classes out, and network\.ddpm\.null_class=false"):
+    with pytest.raises(UserError, match=r"label_dropout=0\.1 needs network\.ddpm\.null_class=true"):
         create(config, (1, 8, 8), num_classes=3)
     create(config.with_settings(["train.label_dropout=0"]), (1, 8, 8), num_classes=3)
     create(config, (1, 8, 8))
@@ -265,8 +265,8 @@ def test_a_network_of_the_ddpm_family_counts_the_steps_of_its_schedule() -> None
     [
         (["network.ddpm.groups=3"], "network.ddpm: a width of 8 does not split into groups=3"),
         (["schedule.kind=learned"], "counts the steps of a fixed grid"),
-        (["schedule.kind=linear", "schedule.zero_terminal=true", "target.name=noise"], "says nothing about the data"),
-        (["schedule.kind=betas", "schedule.betas=[0.1, 1.0]", "target.name=score"], "says nothing about the data"),
+        (["schedule.kind=linear", "schedule.zero_terminal=true", "target.name=noise"], "ends without signal"),
+        (["schedule.kind=betas", "schedule.betas=[0.1, 1.0]", "target.name=score"], "ends without signal"),
     ],
 )
 def test_sections_that_do_not_go_together_are_refused(settings: list, message: str) -> None:

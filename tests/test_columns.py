@@ -50,7 +50,7 @@ def test_kinds_by_the_cells(cells: list, kind: str) -> None:
         ([f"photo {i}" for i in range(40)], r"40 different texts \(photo 0, …\) are no categories"),
         ([*map(str, range(40)), "about thirty"], r"it holds numbers, and others \(about thirty\)"),
         ([f"x{i % (MAX_VALUES + 1)}" for i in range(4 * MAX_VALUES)], "different texts"),
-        (["\x1b[31mred", "blue"], "name of no use"),
+        (["\x1b[31mred", "blue"], "invalid name of a column"),
         (["0,5", "1,5", "0,5"], r"its numbers have commas \(0,5\): write 0\.5, and 1000"),
     ],
 )
@@ -128,8 +128,8 @@ def test_values_as_they_are_written(text: str, values: list) -> None:
         ("hair=red,none", "hair=none is unknown"),  # none stands alone: in a list it would be a name
         ("hair=rod", "hair=rod is unknown: it is one of black, red; did you mean red"),
         ("age=old", "age='old' must be a number; training had 20…60"),
-        ("age=20..x", r"no range: write LOW..HIGH:COUNT, such as 20..60:5"),
-        ("age=20..60:1", "no range"),
+        ("age=20..x", r"must be a range LOW..HIGH:COUNT, such as 20..60:5"),
+        ("age=20..60:1", "must be a range"),
         ("age", "write it as NAME=VALUE"),
     ],
 )

@@ -85,8 +85,8 @@ def _check_null(config: Config, classes: int) -> None:
     shape = config.network.shape
     if classes and config.train.label_dropout and isinstance(shape, DDPMConfig) and not shape.null_class:
         raise UserError(
-            f"train.label_dropout={config.train.label_dropout:g} leaves classes out, and network.ddpm.null_class=false "
-            "has nothing to stand for that: set one of them the other way (train.label_dropout=0)"
+            f"train.label_dropout={config.train.label_dropout:g} needs network.ddpm.null_class=true: set that, or "
+            "train.label_dropout=0"
         )
 
 
@@ -506,8 +506,8 @@ def _check_together(config: Config, schedule: NoiseSchedule) -> None:
     blind = float(schedule.logsnr.detach()[-1]) <= schedules.NO_SIGNAL
     if blind and config.target.name not in ("data", "velocity", "flow"):
         raise UserError(
-            f"target.name={config.target.name} says nothing about the data where no signal is left, and this schedule "
-            "ends so: take target.name=velocity, flow or data, or a schedule that keeps some signal"
+            f"target.name={config.target.name} cannot be used with a schedule that ends without signal: use velocity, "
+            "flow or data, or a schedule that keeps some signal"
         )
     if config.network.kind == "ddpm" and config.condition.kind == "text":
         raise UserError("network.kind=ddpm reads no captions: take network.kind=unet or dit, or condition.kind=class")

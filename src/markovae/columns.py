@@ -64,7 +64,7 @@ class Column:
     def __post_init__(self) -> None:
         texts = (self.name, *self.values)
         if not all(text and len(text) <= MAX_NAME and printable(text) == text for text in texts):
-            raise UserError(f"a column or one of its values has a name of no use: {shown(list(texts))}")
+            raise UserError(f"invalid name of a column or value: {shown(list(texts))}")
         if self.kind not in KINDS or (self.kind == "number") != (not self.values):
             raise UserError(f"the column {self.name} has kind={shown(self.kind)} and {len(self.values)} values")
         if len(self.values) > MAX_VALUES or len(set(self.values)) < len(self.values):
@@ -364,7 +364,7 @@ def _range(column: Column, text: str) -> list[str]:
     steps = int(count) if count.isdecimal() and len(count) < 4 else SWEPT if not count else 0
     if low is None or high is None or steps < 2:
         raise UserError(
-            f"{column.name}={shortened(printable(text))} is no range: write LOW..HIGH:COUNT, such as "
+            f"{column.name}={shortened(printable(text))} must be a range LOW..HIGH:COUNT, such as "
             f"{column.low:g}..{column.high:g}:{SWEPT}"
         )
     return [f"{low + (high - low) * place / (steps - 1):.4g}" for place in range(steps)]

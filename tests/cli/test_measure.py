@@ -207,7 +207,7 @@ def test_other_data_are_measured_by_a_run_that_held_out_and_told_its_axes(digits
 
 def test_what_does_not_fit_is_refused(digits_run, images, tmp_path, refused):
     cases = [
-        ([images], "has 256 grey values a pixel and the model 17"),
+        ([images], "has 256 values per pixel, but the model needs 17"),
         (["nothing-there"], "there is no data source"),
         (["--levels", "9"], "levels=9 must lie in 1…8"),
     ]

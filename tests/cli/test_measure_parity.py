@@ -101,7 +101,7 @@ def test_both_refuse(digits_run, refused, asked):
 
 
 def test_images_to_fit_on_that_nothing_uses_are_refused(digits_run, refused):
-    assert "nothing here is" in refused("measure", digits_run, "--fit-images", 12)
+    assert "needs something to fit" in refused("measure", digits_run, "--fit-images", 12)
     test = mv.load_data("digits").test
     with pytest.raises(UserError, match="nothing is fitted"):
         mv.measure(mv.load(digits_run), test.images[:2], test.labels[:2], fit=test.images[2:9])

@@ -160,7 +160,7 @@ def test_folders_may_be_called_so_and_be_classes(tmp_path: Path):
     assert "2 images lie in no part and are left out (train/00.png, train/01.png)" in named.summary.notes
     with pytest.raises(UserError, match=r"data.split names the folder lorry, and .* has no images there"):
         read_folder(config(tmp_path, split="train:bus,test:lorry"))
-    with pytest.raises(UserError, match="names no folder that trains"):
+    with pytest.raises(UserError, match="has no training part"):
         config(tmp_path, split="test:bus")
 
 

@@ -158,7 +158,7 @@ def test_digits_of_few_grey_values_are_kept(tmp_path: Path):
 
 def test_sixteen_bits_are_refused(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.arange(10 * 16, dtype=np.uint16).reshape(10, 4, 4) * 300)
-    with pytest.raises(UserError, match="65536 grey values a pixel: shards hold images of at most 256"):
+    with pytest.raises(UserError, match="65536 values per pixel: shards hold images of at most 256"):
         shards_of(tmp_path / "a.npy", tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
 

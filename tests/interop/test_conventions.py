@@ -185,7 +185,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("right", "said"), WRONG)
 def test_another_convention_is_told_by_name(right, said) -> None:
-    with pytest.raises(UserError, match=f"times the error of guessing on these images, and predicts='{right}'"):
+    with pytest.raises(
+        UserError, match=f"times the error of the best linear guess on these images, and predicts='{right}'"
+    ):
         wrap(denoiser(right), SHAPE, GRID, said, images=IMAGES)
 
 

@@ -232,7 +232,7 @@ def test_digits_of_another_number_are_refused(tmp_path: Path) -> None:
     state = {"step": 0, "shape": [3, 8, 8], "bins": 17, "class_names": []}
     tensors = {name: weight.detach() for name, weight in model.named_parameters()}
     save_checkpoint(tmp_path / "run" / "checkpoints", 0, {"ema": tensors}, state, config)
-    with pytest.raises(UserError, match="has 17 grey values a pixel"):
+    with pytest.raises(UserError, match="has 17 values per pixel"):
         export(tmp_path / "run", tmp_path / "out")
 
 

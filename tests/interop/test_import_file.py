@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     refused(whole, "must be one of noise, ", "network.own.predicts=nois")
     with pytest.raises(UserError, match="a class outside markovae, and loading it runs its code"):
         import_run(tmp_path / "m.pt", tmp_path / "run", config(*GRID))
-    with pytest.raises(UserError, match="is a file of weights: say whose"):
+    with pytest.raises(UserError, match=r"is a file of weights: set network\.kind"):
         import_run(tmp_path / "m.pt", tmp_path / "run")
     with pytest.raises(UserError, match="is not a file: a pipeline's folder brings"):
         import_run(tmp_path, tmp_path / "run", config(*GRID))

@@ -215,7 +215,7 @@ def test_a_unet_that_cannot_be_read(folder: Path, change: dict, message: str) ->
         ({"num_train_timesteps": 10**9}, "num_train_timesteps=1000000000"),
         ({"beta_start": 0}, "must lie between 0 and 1: 0 does not"),
         ({"beta_end": "x"}, "beta_end='x'"),
-        ({"rescale_betas_zero_snr": True}, "says nothing about the data where no signal is left"),
+        ({"rescale_betas_zero_snr": True}, "cannot be used with a schedule that ends without signal"),
         ({"clip_sample": "yes"}, "clip_sample='yes'"),
         ({"new_rule": 1}, "new_rule=1, which is not known here"),
     ],

@@ -95,9 +95,9 @@ def test_what_is_no_weight_is_refused_by_its_name_and_nothing_runs(name: str, tm
 
 
 PROGRAMS = {
-    "opcode": (b"\x80\x02(i__main__\nRuns\n.", "asks for the opcode INST"),
-    "extension": (b"\x80\x02\x82\x01.", "asks for the opcode EXT1"),
-    "object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "asks for the opcode NEWOBJ"),
+    "opcode": (b"\x80\x02(i__main__\nRuns\n.", "uses pickle opcode INST"),
+    "extension": (b"\x80\x02\x82\x01.", "uses pickle opcode EXT1"),
+    "object": (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "uses pickle opcode NEWOBJ"),
     "by name": (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.", "asks for 'os.system'"),
     "nested": (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "asks for"),
     "call of a call": (b"\x80\x02}(K\x01K\x02uR.", "is damaged"),
@@ -109,7 +109,7 @@ PROGRAMS = {
     "memo": (b"\x80\x02h\x05.", "is damaged"),
     "unhashable": (b"\x80\x02}]K\x01s.", "is damaged"),
     "odd items": (b"\x80\x02}(K\x01u.", "is damaged"),
-    "arguments": (b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "with arguments that make no tensor"),
+    "arguments": (b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.", "with arguments that cannot make a tensor"),
 }
 
 

@@ -15,14 +15,14 @@ from markovae.sampling.sampler_table import DEFAULT_SAMPLER, DEGRADATIONS, EDIT_
 SUMMARY = "inpaint, restore, vary or enlarge an image with a run"
 DESCRIPTION = """\
 Edit one image with the model as prior. An image of another size is resized and cropped as in training. Give exactly
-one of --mask, --degrade, --from-level, --to, --round-trip and --enlarge. The images go to the output folder, with grid.png:
-the input first, then the draws. With a mask, each draw is also laid into a larger original. All rules:
+one of --mask, --degrade, --from-level, --to, --round-trip and --enlarge. The images go to the output folder, with
+grid.png: the input first, then the draws. With a mask, each draw is also laid into a larger original. All rules:
 docs/editing.md.
 """
 EXAMPLES = """\
 examples:
   markovae edit runs/a face.png --mask mask.png          # white, red or transparent: redrawn
-  markovae edit runs/a face.png --degrade sr4            # super-resolution: shrink the image (or take a small one), restore it
+  markovae edit runs/a face.png --degrade sr4            # super-resolution: shrink (or take a small image), restore
   markovae edit runs/a face.png --from-level 0.6         # image to image
   markovae edit runs/a face.png --to other.png           # from one image to another in --n steps
   markovae edit runs/a face.png --round-trip             # to noise and back, with the error
@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=one_of(*DEGRADATIONS),
         help=f"super-resolve or restore: IMAGE is degraded first, unless it already is: {', '.join(DEGRADATIONS)}",
     )
-    how.add_argument("--from-level", metavar="F", type=_share, help="variations: add noise up to level F·L (0 < F ≤ 1), then denoise")
+    how.add_argument(
+        "--from-level", metavar="F", type=_share, help="variations: add noise up to level F·L (0 < F ≤ 1), then denoise"
+    )
     how.add_argument("--to", metavar="IMAGE", help="interpolate to another image (see --level)")
     how.add_argument("--round-trip", action="store_true", help="encode it to noise and decode it again")
     how.add_argument("--enlarge", action="store_true", help="draw its details, by a cascade, up to the run's full size")

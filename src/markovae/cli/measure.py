@@ -71,13 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", metavar="N", type=whole(1), help="measure the first N images only")
     add_seed(parser, "seed of every random draw")
-    parser.add_argument("--against", metavar="RUN", help="also measure another run in the same way; print the paired difference")
+    parser.add_argument(
+        "--against", metavar="RUN", help="also measure another run in the same way; print the paired difference"
+    )
     _add_method(parser)
     _add_limits(parser)
     parser.add_argument(
         "--rank",
         action="store_true",
-        help="rank images by anomaly: bits minus those of a generic lossless coder, with p-values against held-out images",
+        help="rank images by anomaly: bits minus those of a generic lossless coder, with p-values against "
+        "held-out images",
     )
     captions = parser.add_argument_group("captions and columns")
     captions.add_argument(
@@ -170,7 +173,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ode",
         action="store_true",
-        help="also the likelihood under the probability-flow ODE (a different model: not the bound's)"
+        help="also the likelihood under the probability-flow ODE (a different model: not the bound's)",
     )
     group.add_argument(
         "--ode-images",
@@ -428,7 +431,9 @@ def checked(options: argparse.Namespace) -> Method:
         batch=options.batch or 64,
     )
     if options.fit_images is not None and not method.needs_fit:
-        raise UserError("--fit-images needs something to fit: add --estimator importance, --grid optimal or --variance isotropic")
+        raise UserError(
+            "--fit-images needs something to fit: add --estimator importance, --grid optimal or --variance isotropic"
+        )
     return method
 
 

@@ -25,8 +25,8 @@ SUMMARY = "measure how far samples lie from real images"
 DESCRIPTION = """\
 Draw samples and measure how far they lie from real images that the run was not trained on: kernel distance
 (KID) with its standard error, Fréchet distance, precision and recall, and whether samples copy training images.
-Beside each figure stands its floor: the same figure for equally many training images in place of the samples. SAMPLES from
-elsewhere (a folder of images, an .npz or .npy file) are measured in the same way against DATA.
+Beside each figure stands its floor: the same figure for equally many training images in place of the samples. SAMPLES
+from elsewhere (a folder of images, an .npz or .npy file) are measured in the same way against DATA.
 """
 EXAMPLES = """\
 examples:
@@ -52,7 +52,12 @@ def extractor(text: str) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `markovae quality`."""
     parser.add_argument("run_path", metavar="RUN|SAMPLES", help="a run's folder, one of its checkpoints, or samples")
-    parser.add_argument("data", metavar="DATA", nargs="?", help="images to compare with (default: the run's data); required with SAMPLES")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="images to compare with (default: the run's data); required with SAMPLES",
+    )
     parser.add_argument(
         "--n",
         metavar="N",

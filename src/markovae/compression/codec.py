@@ -262,8 +262,8 @@ class GroupEncoder:
                 decoded = self._coder.decode(words, len(images), plain, condition, ticks)
             if decoded is None or not np.array_equal(decoded, images):
                 raise UserError(
-                    f"images {rows.start}…{rows.stop - 1} do not decode to themselves on this machine: its sums are "
-                    "not repeatable; use fewer threads, or portable=True"
+                    f"images {rows.start}…{rows.stop - 1} did not round-trip: this machine's floating-point sums are "
+                    "not deterministic; use fewer threads, or portable=True"
                 )
         made = GroupRecord(self._hashes[number], words, plain, self._names[rows], labels, captions, check)
         return made.to_bytes(self.header.check, number)
@@ -395,7 +395,7 @@ def _chosen_levels(model: Model, settings: CodecSettings, fit: Any, labels: Any)
         raise UserError("this model has one level: compression needs a grid of at least 2")
     count, stages = min(settings.levels or model.num_levels, model.num_levels), len(stages_of(model))
     if count > MAX_LEVELS:
-        raise UserError(f"{count:,} levels would code, at most {MAX_LEVELS:,} do: choose fewer with levels")
+        raise UserError(f"levels={count:,} exceeds the limit of {MAX_LEVELS:,}: choose fewer")
     if count <= stages:
         raise UserError(f"levels={count} must be at least {stages + 1}: each of the cascade's {stages} stages codes")
     if fit is None:

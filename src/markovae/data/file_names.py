@@ -237,7 +237,7 @@ def parts_named(split: str) -> dict[str, str]:
             )
         folders |= dict.fromkeys(named, part)
     if "train" not in folders.values():
-        raise UserError(f"data.split={printable(split)!r} names no folder that trains: add train:FOLDER")
+        raise UserError(f"data.split={printable(split)!r} has no training part: add train:FOLDER")
     return folders
 
 

@@ -287,7 +287,7 @@ def write_shards(reading: Source, out: Path, per_shard: int) -> dict[str, Any]:
     """
     data, parts = reading.data, reading.split
     if data.bins > 256:
-        raise UserError(f"{data.name} has {data.bins} grey values a pixel: shards hold images of at most 256")
+        raise UserError(f"{data.name} has {data.bins} values per pixel: shards hold images of at most 256")
     digests = data.content_hashes()
     rows = [_shuffled(part, digests) for part in (parts.train, parts.validation, parts.test)]
     try:

@@ -65,12 +65,12 @@ def require_convention(
     best = min(errors, key=errors.__getitem__, default=name)
     if errors.get(best, math.inf) < min(BETTER * own, BELIEVED):
         raise UserError(
-            f"{name} leaves {own:.2g} times the error of guessing on these images, and {best} {errors[best]:.2g} "
-            f"times: wrap it with {best}"
+            f"{name} gives {own:.2g} times the error of the best linear guess on these images, and {best} "
+            f"{errors[best]:.2g} times: wrap it with {best}"
         )
     if own > BELIEVED:
         raise UserError(
-            f"{name} leaves {own:.2g} times the error of guessing on these images, and no other named convention fits "
-            "better: check the schedule, the channel order and the time that the denoiser takes, and that it was "
-            "trained on such images"
+            f"{name} gives {own:.2g} times the error of the best linear guess on these images, and no other named "
+            "convention fits better: check the schedule, the channel order and the time that the denoiser takes, "
+            "and that it was trained on such images"
         )

@@ -151,7 +151,7 @@ def _check_expressible(checkpoint: Checkpoint) -> None:
         )
     if checkpoint.state["bins"] != 256:
         raise UserError(
-            f"{checkpoint.path} has {checkpoint.state['bins']} grey values a pixel, and diffusers makes images of 256"
+            f"{checkpoint.path} has {checkpoint.state['bins']} values per pixel, and diffusers makes images of 256"
         )
 
 

@@ -84,8 +84,8 @@ def _import_file(path: Path, out: Path, config: Config | None, classes: int, tru
     """The weights of a file as a run."""
     if config is None or not config.data.size:
         raise UserError(
-            f"{path} is a file of weights: say whose (network.kind, or network.own.name), and data.size, the height of "
-            "its images"
+            f"{path} is a file of weights: set network.kind (or network.own.name), and data.size, the height "
+            "of its images"
         )
     config = _completed(config, classes)
     shape = (1 if config.data.channels == "grey" else 3, config.data.size, config.data.width or config.data.size)

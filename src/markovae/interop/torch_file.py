@@ -297,7 +297,7 @@ def _opcodes(pickle: bytes) -> Iterator[tuple[str, Any]]:
         code = stream.read(1)
         opcode = _CODES[code.decode("latin-1")]
         if opcode.name not in _OPCODES:
-            raise UserError(f"asks for the opcode {opcode.name}, and weights need none such: {_REMEDY}")
+            raise UserError(f"uses pickle opcode {opcode.name}, which weights never need: {_REMEDY}")
         if opcode.name == "GLOBAL":  # pickletools would decode escapes in it, with a warning for each that is unknown
             yield opcode.name, f"{_line(stream)}.{_line(stream)}"
         else:
@@ -357,7 +357,7 @@ def _made(maker: Any, arguments: Any) -> Any:
         case "torch._utils._rebuild_tensor_v2" if len(arguments) in (6, 7) and isinstance(arguments[0], _Storage):
             return _tensor(arguments[0], *arguments[1:4])
         case other:
-            raise UserError(f"calls {shown(other)} with arguments that make no tensor: {_REMEDY}")
+            raise UserError(f"calls {shown(other)} with arguments that cannot make a tensor: {_REMEDY}")
 
 
 def _tensor(storage: _Storage, offset: Any, shape: Any, stride: Any) -> StoredTensor:

@@ -95,7 +95,8 @@ def evaluation_data(
     bins = opened.model.pixels.bins
     if data.bins != bins:
         raise UserError(
-            f"{config.source} has {data.bins} grey values a pixel and the model {bins}: bring data of its kind"
+            f"{config.source} has {data.bins} values per pixel, but the model needs {bins}: use data like the model's "
+            "training data"
         )
     if source is not None and not own and split != "train":
         _require_unseen(opened, data)

@@ -272,7 +272,7 @@ def measure_alike(
     Returns: the measurements, and whether levels and noise were common draw by draw too.
     """
     if fit is None and fit_labels is not None:
-        raise UserError("fit_labels belong to the images fit, and there are none: give both or neither")
+        raise UserError("fit_labels was given without fit: give both or neither")
     if fit is not None and not method.needs_fit:
         raise UserError("images to fit on are given and nothing is fitted: name an estimator, a grid or a variance")
     limit, seed, batch = method.limit, method.seed, method.batch

@@ -263,7 +263,7 @@ class ConditionConfig:
                 "none"
             )
         if self.known is not None and self.known.names != names:
-            raise UserError("condition.encoding is of other columns than condition.columns: leave it to training")
+            raise UserError("condition.encoding does not match condition.columns: leave condition.encoding out")
 
     @property
     def known(self) -> Columns | None:

@@ -186,8 +186,8 @@ def reference_for(model: Model, data: Splits, n: int | None = None, against: Ima
     """
     if model.shape != data.train.shape or model.pixels.bins != data.train.bins:
         raise UserError(
-            f"the model makes images of {model.shape} with {model.pixels.bins} grey values and {data.train.name} has "
-            f"{data.train.shape} with {data.train.bins}: bring data of its kind"
+            f"{data.train.name} has images of {data.train.shape} with {data.train.bins} values per pixel, but the "
+            f"model makes {model.shape} with {model.pixels.bins}: use data like the model's training data"
         )
     if model.text_conditioner is not None or model.columns is not None:
         data = replace(data, train=attach_conditioning(model, data.train))

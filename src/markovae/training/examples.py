@@ -172,7 +172,7 @@ class StreamExamples(Examples):
         first = int(rows[0])
         if first != self._last[0]:
             if first != self._next:
-                raise UserError("a stream of images does not go back: train on a data set with a length to resume")
+                raise UserError("cannot resume or go back in a stream: use a data set with a length")
             self._last, self._next = (first, self._take(len(rows))), first + len(rows)
         return self._last[1]
 
