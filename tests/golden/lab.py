@@ -35,7 +35,7 @@ TINY = (
     *("network.width=8", "network.multipliers=[1]", "network.blocks=1", "network.attention=[]"),
     *("network.embedding=16", "network.patch=1", "schedule.num_levels=12", "train.warmup_steps=2"),
     *("train.precision=float32", "train.eval_images=4", "train.eval_draws=2", "train.evaluations=2"),
-    *("train.grids=1", "train.batch=8", "train.fit_images=16"),
+    *("train.grids=1", "train.batch=8", "train.fit_images=16", "network.spectral=0"),
 )
 DDPM = (
     *("network.kind=ddpm", "network.ddpm.widths=[8,8]", "network.ddpm.groups=4", "network.ddpm.blocks=1"),
@@ -45,7 +45,7 @@ DIT = ("network.kind=dit", "network.dit.width=16", "network.dit.depth=2", "netwo
 DIT = (*DIT, "network.dit.embedding=16", "network.dit.expansion=2")
 # What of TINY belongs to the U-Net alone.
 UNET_ALONE = ("network.width", "network.multipliers", "network.blocks", "network.attention", "network.embedding")
-UNET_ALONE = (*UNET_ALONE, "network.patch")
+UNET_ALONE = (*UNET_ALONE, "network.patch", "network.spectral")
 BOUND = ("train.objective=bound", "train.law=importance", "target.reverse=isotropic")
 # The runs that samples, edits and measurements are of: data, and settings besides TINY.
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -116,7 +116,7 @@ def test_a_run_that_begins_with_the_weights_of_another_has_its_network(monkeypat
     assert own.network.width == 16
 
 
-# -- the bound of photographs ------------------------------------------------------------------------------------------
+# -- photographs ------------------------------------------------------------------------------------------------------
 
 
 def colors(side: int = 8) -> ImageData:
@@ -126,13 +126,15 @@ def colors(side: int = 8) -> ImageData:
 BOUND = FOLDER.with_settings(["train.objective=bound"])
 
 
-def test_the_bound_of_color_images_sees_estimates_of_the_noise_and_says_so(monkeypatch: pytest.MonkeyPatch):
-    config, lines = choices(BOUND, colors(), CPU)
+@pytest.mark.parametrize("asked", [FOLDER, BOUND], ids=["weighted", "bound"])
+def test_color_images_are_seen_with_estimates_of_their_noise_and_it_is_said(asked: Config):
+    config, lines = choices(asked, colors(), CPU)
     assert (config.network.spectral, config.network.radius) == (3, 0)
-    assert lines == [
-        "the bound of color images: network.spectral=3, network.radius=0; network.spectral=0 leaves this out"
-    ]
+    assert lines == ["color images: network.spectral=3, network.radius=0; network.spectral=0 leaves this out"]
     assert choices(config, colors(), CPU) == (config, []), "what was chosen once stays"
+
+
+def test_the_bound_of_color_images_is_short_where_time_is_little(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 0.01)
     short, lines = choices(BOUND, colors(), CPU)
     assert (short.network.blocks, short.network.spectral, len(lines)) == (1, 3, 2)
@@ -141,7 +143,6 @@ def test_the_bound_of_color_images_sees_estimates_of_the_noise_and_says_so(monke
 @pytest.mark.parametrize(
     ("settings", "images"),
     [
-        (["train.objective=weighted"], colors()),
         (["data.source=faces"], colors()),
         (["network.spectral=0"], colors()),
         (["network.kind=dit"], colors()),

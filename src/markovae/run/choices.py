@@ -60,7 +60,7 @@ def choices(
     if photographs:
         config = replace(config, network=replace(config.network, spectral=SPECTRAL, radius=0))
         said = f"network.spectral={SPECTRAL}, network.radius=0"
-        lines.append(f"the bound of color images: {said}; network.spectral=0 leaves this out")
+        lines.append(f"color images: {said}; network.spectral=0 leaves this out")
     return config, lines
 
 
@@ -128,13 +128,13 @@ def _for_short(config: Config) -> tuple[Config, str]:
     return config, f"little time for this processor: {said}; train.preset=none leaves this out"
 
 
-# -- the bound of photographs ------------------------------------------------------------------------------------------
+# -- photographs ------------------------------------------------------------------------------------------------------
 
 SPECTRAL = 3  # linear estimates of the noise: docs/records.md has what they pay
 
 
 def _is_of_photographs(config: Config, data: ImageData) -> bool:
-    """Whether a run minimizes the bound of color images of 256 values, which are not drawn, at one stage.
+    """Whether a run is of color images of 256 values, which are not drawn, at one stage.
 
     The coarse images of a cascade, and its details, have other spectra.
     """
@@ -142,7 +142,7 @@ def _is_of_photographs(config: Config, data: ImageData) -> bool:
     left_out = network.kind == "unet" and network.spectral is None
     photographs = data.shape[0] == 3 and data.bins == 256 and config.data.source not in BUILT_IN
     stages = config.cascade.stages or (1 if max(data.shape[1:]) <= LARGEST_BASE else 2)
-    return config.train.objective == "bound" and left_out and photographs and stages == 1
+    return left_out and photographs and stages == 1
 
 
 # -- few images -------------------------------------------------------------------------------------------------------
