@@ -126,11 +126,15 @@ def colors(side: int = 8) -> ImageData:
 BOUND = FOLDER.with_settings(["train.objective=bound"])
 
 
-@pytest.mark.parametrize("asked", [FOLDER, BOUND], ids=["weighted", "bound"])
-def test_color_images_are_seen_with_estimates_of_their_noise_and_it_is_said(asked: Config):
+@pytest.mark.parametrize(
+    ("asked", "radius", "said"),
+    [(FOLDER, NetworkConfig.radius, ""), (BOUND, 0, ", network.radius=0")],
+    ids=["weighted", "bound"],
+)
+def test_color_images_are_seen_with_estimates_of_their_noise_and_it_is_said(asked: Config, radius: int, said: str):
     config, lines = choices(asked, colors(), CPU)
-    assert (config.network.spectral, config.network.radius) == (3, 0)
-    assert lines == ["color images: network.spectral=3, network.radius=0; network.spectral=0 leaves this out"]
+    assert (config.network.spectral, config.network.radius) == (3, radius)
+    assert lines == [f"color images: network.spectral=3{said}; network.spectral=0 leaves this out"]
     assert choices(config, colors(), CPU) == (config, []), "what was chosen once stays"
 
 

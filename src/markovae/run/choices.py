@@ -58,9 +58,8 @@ def choices(
         config, line = _for_few(config, data, theirs is None)
         lines.append(line)
     if photographs:
-        config = replace(config, network=replace(config.network, spectral=SPECTRAL, radius=0))
-        said = f"network.spectral={SPECTRAL}, network.radius=0"
-        lines.append(f"color images: {said}; network.spectral=0 leaves this out")
+        config, line = _for_photographs(config)
+        lines.append(line)
     return config, lines
 
 
@@ -130,7 +129,7 @@ def _for_short(config: Config) -> tuple[Config, str]:
 
 # -- photographs ------------------------------------------------------------------------------------------------------
 
-SPECTRAL = 3  # linear estimates of the noise: docs/records.md has what they pay
+SPECTRAL = 3  # linear estimates of the noise: docs/records.md and docs/choices.md have what they pay
 
 
 def _is_of_photographs(config: Config, data: ImageData) -> bool:
@@ -143,6 +142,14 @@ def _is_of_photographs(config: Config, data: ImageData) -> bool:
     photographs = data.shape[0] == 3 and data.bins == 256 and config.data.source not in BUILT_IN
     stages = config.cascade.stages or (1 if max(data.shape[1:]) <= LARGEST_BASE else 2)
     return left_out and photographs and stages == 1
+
+
+def _for_photographs(config: Config) -> tuple[Config, str]:
+    """Estimates of the noise, for the bound in place of the window of detail, and a line that says so."""
+    network, said = replace(config.network, spectral=SPECTRAL), f"network.spectral={SPECTRAL}"
+    if config.train.objective == "bound":
+        network, said = replace(network, radius=0), f"{said}, network.radius=0"
+    return replace(config, network=network), f"color images: {said}; network.spectral=0 leaves this out"
 
 
 # -- few images -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Experience:
         return max(self.seen, self.seen * pixels // self.side**2)
 
 
-# Drawn: faces, KID 0.50, 0.13, 0.11 and 0.05 after 3,500, 9,600, 33,000 and 73,000. Photographs of many kinds:
+# Drawn: faces, KID 0.48, 0.15, 0.11 and 0.07 after 3,500, 9,600, 33,000 and 73,000. Photographs of many kinds:
 # CIFAR-10 after 6,400, 21,000 and 85,000 (benchmarks/forecast.py; docs/photos.md has the pictures). What no training
 # here reached is published: 80 times five passes over 6,551 flowers (Béres 2022, "Denoising diffusion implicit
 # models", keras.io), and 800,000 steps of 128 images of CIFAR-10 (Ho et al. 2020, appendix B).
