@@ -29,7 +29,8 @@ RESULTS = """\
 # Results
 
 Written by `python benchmarks/pages.py` from the records in `docs/results/`, which the commands named below wrote.
-± is one standard error.
+± is one standard error. Color images were seen with `network.spectral=0`, which the configurations of `make reference`
+and `make captions` say; the recipes for the bound excepted.
 """
 PERFORMANCE = """\
 # Performance

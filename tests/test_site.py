@@ -66,7 +66,7 @@ def test_the_search_leads_to_the_page_that_answers(site: Path, browser: Any) -> 
         "simple loss": "answers",
         "how many images": "answers",
         "overfitting": "answers",
-        "serving": "answers",
+        "serving": "answers photos",
         "anomaly detection": "measuring",
         "ornstein uhlenbeck time": "answers derivation",  # and no title with "times"
         "why is the bound tight": "answers",  # words that join others do not count

@@ -159,4 +159,4 @@ def test_bad_options_are_one_sentence(
 
 
 def test_faces_are_no_digits(refused: Callable[..., str], digits_run: Path, faces: Path) -> None:
-    assert "grey values" in refused("quality", digits_run, faces, *QUICK)
+    assert "values per pixel" in refused("quality", digits_run, faces, *QUICK)

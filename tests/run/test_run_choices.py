@@ -128,8 +128,13 @@ BOUND = FOLDER.with_settings(["train.objective=bound"])
 
 @pytest.mark.parametrize(
     ("asked", "radius", "said"),
-    [(FOLDER, NetworkConfig.radius, ""), (BOUND, 0, ", network.radius=0")],
-    ids=["weighted", "bound"],
+    [
+        (FOLDER, NetworkConfig.radius, ""),
+        (FOLDER.with_settings(["data.source=faces"]), NetworkConfig.radius, ""),
+        (FOLDER.with_settings(["cascade.stages=2"]), NetworkConfig.radius, ""),
+        (BOUND, 0, ", network.radius=0"),
+    ],
+    ids=["weighted", "faces", "cascade", "bound"],
 )
 def test_color_images_are_seen_with_estimates_of_their_noise_and_it_is_said(asked: Config, radius: int, said: str):
     config, lines = choices(asked, colors(), CPU)

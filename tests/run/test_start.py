@@ -390,9 +390,9 @@ def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_confi
     factors = []
     rate = trainer.rate_factor
 
-    def noted(step, total, warmup, start):
+    def noted(step, total, *settings):
         factors.append((step, total))
-        return rate(step, total, warmup, start)
+        return rate(step, total, *settings)
 
     monkeypatch.setattr(trainer, "rate_factor", noted)
     with monkeypatch.context() as patch:

@@ -328,7 +328,7 @@ class NetworkConfig:
         radius: pixels that the window of these features reaches to each side, 0 for none.
         octaves: how many fixed features of the position in the image, 0 for none.
         spectral: how many linear estimates of a photograph's noise the network sees, 0 for none; left out: 3 for
-            color images, but drawn ones and those of a cascade, else none.
+            color images, of a cascade in its base, else none.
         classes: whether the labels of the data, where there are any, condition the network (any kind).
         ddpm, dit: the sections [network.ddpm], [network.dit]; left out with that kind: its defaults.
         own: the section [network.own].

@@ -45,8 +45,8 @@ def choices(
     plain = preset == "auto" and config.network == NetworkConfig()
     own = data.files is not None and config.data.source not in BUILT_IN
     few = preset == "few" or (plain and own and len(data) < FEW)
-    photographs = theirs is None and _is_of_photographs(config, data)
-    short = preset == "short" or (plain and theirs is None and _is_short(config, data, device, photographs))
+    color = theirs is None and _is_in_color(config, data)
+    short = preset == "short" or (plain and theirs is None and _is_short(config, data, device, color))
     if theirs is not None and config.network == NetworkConfig():
         config = replace(config, network=theirs)
     config = replace(config, train=replace(config.train, preset="few" if few else "short" if short else "none"))
@@ -57,8 +57,8 @@ def choices(
     if few:
         config, line = _for_few(config, data, theirs is None)
         lines.append(line)
-    if photographs:
-        config, line = _for_photographs(config)
+    if color:
+        config, line = _for_color(config)
         lines.append(line)
     return config, lines
 
@@ -87,15 +87,15 @@ SHORT = 60_000  # images: a training that sees fewer learns more with the smalle
 SHORT_BLOCKS, SHORT_WIDTH, SHORT_BATCH = 1, 48, 16
 
 
-def _is_short(config: Config, data: ImageData, device: torch.device, photographs: bool) -> bool:
+def _is_short(config: Config, data: ImageData, device: torch.device, color: bool) -> bool:
     """Whether the default network would see too few images in the time there is, by a timed pass of a batch.
 
-    Asked of one process on a CPU. Of the recipes for the bound, of that of photographs alone: the others gain by a
+    Asked of one process on a CPU. Of the recipes for the bound, of that of color images alone: the others gain by a
     network that sees fewer.
     """
     train = config.train
     alone = current_rank().size == 1 and device.type == "cpu"
-    asked = train.objective == "weighted" or photographs
+    asked = train.objective == "weighted" or color
     if train.seconds is None or not alone or not asked or train.batch != TrainConfig.batch:
         return False
     return train.seconds / seconds_per_image(config, data.shape) < SHORT
@@ -127,24 +127,26 @@ def _for_short(config: Config) -> tuple[Config, str]:
     return config, f"little time for this processor: {said}; train.preset=none leaves this out"
 
 
-# -- photographs ------------------------------------------------------------------------------------------------------
+# -- color images -----------------------------------------------------------------------------------------------------
 
 SPECTRAL = 3  # linear estimates of the noise: docs/records.md and docs/choices.md have what they pay
 
 
-def _is_of_photographs(config: Config, data: ImageData) -> bool:
-    """Whether a run is of color images of 256 values, which are not drawn, at one stage.
+def _is_in_color(config: Config, data: ImageData) -> bool:
+    """Whether a run is of color images of 256 values; for the bound, of such as are not drawn here, at one stage.
 
-    The coarse images of a cascade, and its details, have other spectra.
+    What else the bound would gain is not measured.
     """
     network = config.network
     left_out = network.kind == "unet" and network.spectral is None
-    photographs = data.shape[0] == 3 and data.bins == 256 and config.data.source not in BUILT_IN
+    color = data.shape[0] == 3 and data.bins == 256
+    if config.train.objective != "bound":
+        return left_out and color
     stages = config.cascade.stages or (1 if max(data.shape[1:]) <= LARGEST_BASE else 2)
-    return left_out and photographs and stages == 1
+    return left_out and color and config.data.source not in BUILT_IN and stages == 1
 
 
-def _for_photographs(config: Config) -> tuple[Config, str]:
+def _for_color(config: Config) -> tuple[Config, str]:
     """Estimates of the noise, for the bound in place of the window of detail, and a line that says so."""
     network, said = replace(config.network, spectral=SPECTRAL), f"network.spectral={SPECTRAL}"
     if config.train.objective == "bound":
