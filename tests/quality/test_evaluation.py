@@ -127,7 +127,7 @@ def test_conditions_that_differ_are_refused_before_anything_is_drawn(
 
 def test_data_of_another_kind_are_refused(tiny_model: Diffusion, splits: Splits) -> None:
     parts = [replace(p, bins=17, images=p.images // 16) for p in (splits.train, splits.validation, splits.test)]
-    with pytest.raises(UserError, match="halves has images of .* with 17 values per pixel"):
+    with pytest.raises(UserError, match=r"halves has images of .* with 17 values per pixel"):
         evaluate(tiny_model, Splits(*parts, "by hand"), 12, steps=3)
 
 
