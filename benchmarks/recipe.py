@@ -89,7 +89,9 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     unknown = [name for name in (options.base, *options.arms) if name not in SETTINGS]
     if unknown:
         raise UserError(f"arm {unknown[0]!r} is unknown: take some of {', '.join(map(repr, SETTINGS))}")
-    common = [f"data.source={options.data}", f"train.minutes={options.minutes:g}", *QUIET, *options.set]
+    # The default of color images depends on the objective, and every arm has the same network.
+    same = "network.spectral=0"
+    common = [f"data.source={options.data}", f"train.minutes={options.minutes:g}", same, *QUIET, *options.set]
     names = [options.base, *(name for name in options.arms if name != options.base)]
     runs = {name: trained(Config().with_settings([*SETTINGS[name], *common]), name) for name in names}
     base, arms = runs[options.base], {}
