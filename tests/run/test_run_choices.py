@@ -81,6 +81,16 @@ def test_little_time_gets_a_smaller_network_that_is_said(monkeypatch: pytest.Mon
     assert (both.network.blocks, both.network.dropout, both.train.preset, len(lines)) == (1, 0.1, "few", 2)
 
 
+def test_what_a_network_sees_is_not_its_shape(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decisions, "seconds_per_image", lambda config, shape: 0.01)
+    seen = ["network.spectral=2", "network.radius=1", "network.dropout=0.2", "network.octaves=0"]
+    short, _ = choices(Config().with_settings(seen), data(2000), CPU)
+    assert (short.train.preset, short.network.width) == ("short", 48)
+    assert (short.network.spectral, short.network.radius, short.network.dropout) == (2, 1, 0.2)
+    few, _ = choices(FOLDER.with_settings([*seen, "train.steps=10"]), data(300), CPU)
+    assert (few.train.preset, few.network.width, few.network.dropout) == ("few", 48, 0.2)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -28,9 +28,9 @@ def choices(
 ) -> tuple[Config, list[str]]:
     """The configuration with everything decided, and lines that say what was.
 
-    train.preset=auto is decided where the section network is left at its defaults: few for a folder of the user's own
-    of fewer than 2,000 training images, short where the time is too little for the default network on this processor,
-    which is timed. Settings that were changed stay.
+    train.preset=auto is decided where the shape of the network is left at its defaults: few for a folder of the user's
+    own of fewer than 2,000 training images, short where the time is too little for the default network on this
+    processor, which is timed. Settings that were changed stay.
 
     Args:
         data: the training part.
@@ -42,7 +42,7 @@ def choices(
         replace(config, condition=replace(config.condition, kind=_condition_kind(config, data))), data
     )
     preset = config.train.preset
-    plain = preset == "auto" and config.network == NetworkConfig()
+    plain = preset == "auto" and _has_default_shape(config.network)
     own = data.files is not None and config.data.source not in BUILT_IN
     few = preset == "few" or (plain and own and len(data) < FEW)
     color = theirs is None and _is_in_color(config, data)
@@ -61,6 +61,14 @@ def choices(
         config, line = _for_color(config)
         lines.append(line)
     return config, lines
+
+
+SHAPELESS = ("dropout", "detail", "radius", "octaves", "spectral", "classes")  # settings beside a network's shape
+
+
+def _has_default_shape(network: NetworkConfig) -> bool:
+    default = NetworkConfig()
+    return replace(network, **{name: getattr(default, name) for name in SHAPELESS}) == default
 
 
 def _condition_kind(config: Config, data: ImageData) -> str:

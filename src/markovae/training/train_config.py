@@ -82,7 +82,8 @@ class TrainConfig:
         parallel: how several processes share the work: ddp, each holds all weights; fsdp, each holds its part of
             every weight, gradient, moment and average (torch's FSDP2).
         preset: few, settings for fewer than about 2,000 images; short, a smaller network where the default one would
-            see fewer than 60,000 images in the time; none; or auto: few or short where they apply.
+            see fewer than 60,000 images in the time; none; or auto: few or short where they apply and the network's
+            shape is left at its defaults.
         timeout: seconds after which one of several processes that does not answer counts as lost.
     Raises: UserError for a value out of its range.
     """
