@@ -143,7 +143,7 @@ def test_odd_images_are_ranked_by_file(digits_run, json_of, refused, tmp_path, c
     assert "give --draws a number" in refused("measure", digits_run, "--rank", "--draws", "all")
 
 
-def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path):
+def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refused, tmp_path, capsys):
     image = np.full((1, 8, 8), 7, dtype=np.uint8)
     np.savez(tmp_path / "one.npz", image, np.array([3]))
     found = json_of("measure", "measure", numbered_run, tmp_path / "one.npz", "--draws", "all")
@@ -151,6 +151,12 @@ def test_a_single_image_of_one_class_can_be_measured(numbered_run, json_of, refu
     assert found["nats"]["mean"] == pytest.approx(float(whole.total[0]), rel=1e-6)
     assert "at least 3 different images" in refused("measure", numbered_run, tmp_path / "one.npz", "--split", "test")
     np.savez(tmp_path / "other.npz", image, np.array([4]))
+    capsys.readouterr()
+    assert main(["measure", str(numbered_run), str(tmp_path / "other.npz")]) == 0
+    said = capsys.readouterr().err
+    assert "(4): measuring without classes" in said
+    assert "under the model's learned null" in said
+    np.savez(tmp_path / "other.npz", np.concatenate([image, image + 1]), np.array([3, 4]))
     said = refused("measure", numbered_run, tmp_path / "other.npz", "--split", "all")
     assert "has a class '4' and" in said
     assert "only 1, 2, 3: rename" in said

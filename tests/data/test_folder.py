@@ -196,7 +196,10 @@ def test_prefixes_of_names_are_classes_where_asked_and_are_told_where_not(tmp_pa
     assert asked.labels.tolist() == [0, 0, 0, 1, 1, 1]
     Image.new("RGB", (8, 8)).save(tmp_path / "7.png")
     with pytest.raises(UserError, match=r"1 have no such prefix \(7.png\)"):
-        read_folder(config(tmp_path, classes="prefix"))
+        load_data(config(tmp_path, classes="prefix"))
+    other = read_source(config(tmp_path, classes="prefix").for_images_like((3, 8, 8), str(tmp_path)))
+    assert other.data.labels is None  # images to measure need none
+    assert any("no classes: data.classes=prefix" in note for note in other.summary.notes)
 
 
 def test_every_file_is_accounted_for(tmp_path: Path):

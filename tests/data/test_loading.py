@@ -1,14 +1,17 @@
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import markovae
+import markovae as mv
 from markovae.data import cache
 from markovae.data.data_config import DataConfig
-from markovae.data.loading import load_data, reopen
+from markovae.data.file_names import text_of_name
+from markovae.data.loading import load_data, read_source, reopen
+from markovae.data.shard_format import write_shards
 from markovae.errors import UserError
 
 
@@ -23,7 +26,7 @@ def test_the_same_call_gives_the_same_parts(greys: Path):
     first, second = load_data(str(greys)), load_data(DataConfig(str(greys)))
     assert first.record() == second.record()
     assert np.array_equal(first.train.images, second.train.images)
-    assert markovae.load_data is load_data
+    assert mv.load_data is load_data
 
 
 def test_a_stored_record_reopens_and_changed_data_are_told(greys: Path):
@@ -119,8 +122,83 @@ def test_settings_of_names_are_refused_where_there_are_none_and_classes_can_be_l
     for options, sentence in (
         ({"split": "train:a"}, "data.split=train:a"),
         ({"classes": "prefix"}, "data.classes=prefix"),
+        ({"captions": "names"}, "data.captions=names"),
     ):
         with pytest.raises(UserError, match=f"{sentence} is read from the names of folders and files"):
             load_data(DataConfig(str(greys), **options))
     assert load_data(DataConfig("digits", classes="none")).train.labels is None
     assert len(load_data(DataConfig("digits")).train.class_names) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a red house_12.png", "a red house"),
+        ("photo of a dog (3).jpg", "photo of a dog"),
+        ("a_blue_circle-004.png", "a blue circle"),
+        ("sub/a-green-square.png", "a green square"),
+        ("a well-lit room.png", "a well-lit room"),
+        ("a model of 1.5.png", "a model of 1.5"),
+        ("a jet b52.png", "a jet b52"),
+        ("cafe\u0301 au lait.png", "caf\xe9 au lait"),
+        ("0001.png", ""),
+        ("IMG_1234.JPG", ""),
+        ("(3).png", ""),
+    ],
+)
+def test_the_text_of_a_name(name: str, text: str):
+    assert text_of_name(name) == text
+
+
+def pictures(folder: Path, names: list[str]) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((8, 8), 20 * number, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_names_are_captions_where_asked_and_are_told_where_not(tmp_path: Path):
+    folder = pictures(
+        tmp_path / "a", [*(f"a {color} house_{n}.png" for n in range(4) for color in ("red", "blue")), "1.png"]
+    )
+    (folder / "1.txt").write_text("of its own")
+    assert mv.inspect(str(folder)).captions == 1
+    beside = mv.inspect(DataConfig(str(folder), captions="names"))
+    assert any("such as 'a blue house', and not the texts beside them" in note for note in beside.notes)
+    (folder / "1.txt").unlink()
+    told = mv.inspect(str(folder))
+    assert told.captions == 0
+    assert any("the names read like captions (a blue house_0.png" in note for note in told.notes)
+    asked = mv.inspect(DataConfig(str(folder), captions="names"))
+    assert asked.captions == 8
+    assert "captions are the names of files, such as 'a blue house'; 1 name without a word (data.captions=names)" in (
+        asked.notes
+    )
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for file in folder.iterdir():
+            tar.add(file, file.name)
+    assert mv.inspect(DataConfig(str(tmp_path / "a.tar"), captions="names")).captions == 8
+    assert not any("read like captions" in note for note in mv.inspect(str(pictures(tmp_path / "b", NUMBERED))).notes)
+
+
+NUMBERED = [f"{number}.png" for number in range(9)]
+
+
+def test_names_without_words_are_no_captions_to_train_on_and_images_to_measure_need_none(tmp_path: Path):
+    config = DataConfig(str(pictures(tmp_path / "b", NUMBERED)), captions="names")
+    with pytest.raises(UserError, match=r"no file of .* is called by words \(0.png, 1.png, 2.png, …\)"):
+        load_data(config)
+    assert read_source(config.for_images_like((1, 8, 8), config.source)).data.captions is None
+
+
+def test_shards_that_keep_no_names_keep_the_classes_and_captions_that_names_gave(tmp_path: Path):
+    folder = pictures(tmp_path / "a", [f"a {color} house_{n}.png" for n in range(4) for color in ("red", "blue")])
+    asked = {"classes": "prefix", "captions": "names"}
+    write_shards(read_source(DataConfig(str(folder), **asked)), tmp_path / "named", 100)
+    write_shards(read_source(DataConfig(str(folder))), tmp_path / "bare", 100)
+    kept = load_data(DataConfig(str(tmp_path / "named"), **asked)).train
+    assert kept.class_names == ("a blue house", "a red house")
+    assert set(kept.captions or ()) == set(kept.class_names)
+    for one in asked:
+        with pytest.raises(UserError, match=f"data.{one}={asked[one]} reads names, and .* keeps none: shard again"):
+            load_data(DataConfig(str(tmp_path / "bare"), **{one: asked[one]}))

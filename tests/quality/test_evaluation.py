@@ -173,3 +173,11 @@ def test_samples_of_a_model_of_captions_are_given_those_of_the_stand_ins(text_mo
     prompts = [told[int(image[0, :, 2:].mean() > image[0, :, :2].mean())] for image in real.floor_samples]
     drawn = sample(text_model, 30, steps=3, sampler="ddim", prompt=prompts, guidance=1, batch=30)
     assert evaluate(text_model, data, 30, steps=3, sampler="ddim", batch=30).kid == evaluate(drawn, data).kid
+
+
+def test_a_model_of_captions_is_measured_on_images_without_any(text_model: Diffusion, splits: Splits, capsys) -> None:
+    assert evaluate(text_model, splits, 12, steps=2, progress=False).conditions.n == 12
+    assert "halves has no captions: samples are drawn without any" in capsys.readouterr().err
+    text_model.null_trained = False
+    with pytest.raises(UserError, match="has no captions"):
+        reference_for(text_model, splits, 12)

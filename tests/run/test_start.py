@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_that_is_promised(run_config: Config, tmp_path: 
     assert load(run).shape == (1, 4, 4)
     said = capsys.readouterr()
     assert said.out == ""
-    for words in ("training images", "go to", "float32", "images/s", "left", "held-out bound"):
+    for words in ("training images", "go to", "float32", "images/s", "left", "held-out bound", ": expect "):
         assert words in said.err
 
 
@@ -172,7 +172,7 @@ def test_a_clock_set_back_a_day_changes_nothing(run_config: Config, tmp_path: Pa
     assert len(saved[0]) > 3
 
 
-def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_path: Path, trained: Path):
+def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_path: Path, trained: Path, capsys):
     first = trained
     with pytest.raises(UserError, match=r"--init .* does not fit this run: weight .* has shape"):
         train_run(run_config.with_settings(["network.width=16"]), tmp_path / "wide", init=first)
@@ -180,7 +180,9 @@ def test_init_starts_from_the_average_of_another_run(run_config: Config, tmp_pat
     for other in ("target.name=data", "target.pixels=centres"):
         with pytest.raises(UserError, match=r"its weights mean something else: set target\.(name|pixels)="):
             train_run(run_config.with_settings([other]), tmp_path / "other", init=first)
+    capsys.readouterr()
     second = train_run(run_config.with_settings(["train.seed=5"]), tmp_path / "second", init=first)
+    assert ": expect " not in capsys.readouterr().err  # noise, of weights that are trained
     begin = open_checkpoint(second / "checkpoints" / "step-00000000").tensors("model")
     assert all(torch.equal(begin[name], value) for name, value in open_checkpoint(first).tensors("ema").items())
     with pytest.raises(UserError, match="is no"):

@@ -125,3 +125,17 @@ def test_a_run_that_continues_keeps_its_length():
     for step in range(50, 99):
         budget.note(step, 100.0, 100.0 * step)
     assert budget.total == 100
+
+
+def test_the_pace_of_a_number_of_steps_is_timed_once_and_not_where_a_run_continues():
+    budget, resumed = Budget(400), Budget(400)
+    resumed.restore({"total_steps": 400})
+    for step in range(1, 100):
+        for each in (budget, resumed):
+            each.note(step, 9.0 if step < 20 else 0.5 if step < 51 else 7.0, 1.0 * step)
+    assert (budget.pace, resumed.pace, budget.total) == (0.5, 0.0, 400)
+    short = Budget(4)
+    short.note(1, 3.0, 3.0)
+    assert not short.pace
+    short.note(2, 1.0, 4.0)
+    assert short.pace == 1.0

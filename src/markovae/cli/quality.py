@@ -168,18 +168,22 @@ def own_data(opened: Opened, source: str | None) -> tuple[str, Splits, bool | No
     Raises:
         UserError: for data that are missing, or that have other classes than the run.
     """
-    from markovae.data.loading import load_data
+    from markovae.data.loading import load_data, read_source, require_readable, splits_of
     from markovae.data.source import log_left_out
     from markovae.likelihood.evaluation_data import labels_for, like, trained_on
     from markovae.log import log
 
     config = opened.checkpoint.config.data
     if source is not None:
-        splits = load_data(like(config, source, opened))
+        other = like(config, source, opened)
+        reading = read_source(other)
+        require_readable(reading, other)
+        splits = splits_of(reading)
         log_left_out(source, splits.unreadable, splits.notes)
         if opened.num_classes and splits.train.labels is not None:
-            own = {"labels": labels_for(opened, splits.train), "class_names": opened.checkpoint.class_names}
-            splits = replace(splits, train=replace(splits.train, **own))
+            labels = labels_for(opened, splits.train)
+            names = () if labels is None else opened.checkpoint.class_names
+            splits = replace(splits, train=replace(splits.train, labels=labels, class_names=names))
         return without_secrets(source), splits, None
     opened.checkpoint.split_record  # noqa: B018 - a model without images of its own is told here
     splits = load_data(config)

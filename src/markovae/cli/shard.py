@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: for data that are missing, unreadable or too few, or an --out that is not empty.
         StoppedRun: when the disk refuses.
     """
-    from markovae.data.loading import read_source, require_readable
+    from markovae.data.loading import read_source, require_asked, require_readable
     from markovae.data.shard_format import write_shards
     from markovae.data.source import log_left_out
 
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     data = data_config(options)
     reading = read_source(data)
     require_readable(reading, data)
+    require_asked(reading, data)
     if reading.split.refusal:
         raise UserError(reading.split.refusal)
     log_left_out(reading.data.name, reading.summary.unreadable, reading.summary.notes)

@@ -29,6 +29,7 @@ CHANNELS = ("auto", "grey", "rgb")
 FITS = ("crop", "pad", "resize")
 LAYOUTS = ("auto", "nhw", "nhwc", "nchw")
 CLASSES = ("auto", "prefix", "none")
+CAPTIONS = ("auto", "names")
 SPLITS = ("auto", "content", "folders")
 MAX_SIDE = 4096
 
@@ -52,6 +53,8 @@ class DataConfig:
         layout: axes of an array file: "auto", "nhw", "nhwc" or "nchw".
         classes: classes of the images of a folder: "auto" (its sub-folders), "prefix" (what a file's name says before
             its number, such as cat_0.png) or "none".
+        captions: captions of the images: "auto" (tables and texts beside them) or "names" (the names of a folder's
+            files without the number at their end, such as "a red house_12.png").
         split: "auto" (the parts that a source brings: folders called train, val, test and the like, official test
             files; else by content), "content" (by content, whatever parts there are), "folders" (folders of such
             names are classes) or folders for each part, such as "train:a+b, validation:c, test:d".
@@ -76,6 +79,7 @@ class DataConfig:
     fit: str = "crop"
     layout: str = "auto"
     classes: str = "auto"
+    captions: str = "auto"
     split: str = "auto"
     flip: bool = False
     random_crop: bool = False
@@ -92,6 +96,7 @@ class DataConfig:
         one_of("data.fit", self.fit, FITS)
         one_of("data.layout", self.layout, LAYOUTS)
         one_of("data.classes", self.classes, CLASSES)
+        one_of("data.captions", self.captions, CAPTIONS)
         if ":" in self.split:
             parts_named(self.split)
         else:
@@ -154,8 +159,9 @@ class DataConfig:
         channels, height, width = shape
         # What is said of the former source alone: attributes of the faces, the axes of its array, its folders.
         hold_out = self.hold_out if source == "faces" else ()
-        named = self.classes != "prefix" or source.endswith(".tar") or Path(source).is_dir()
-        classes = self.classes if named else "auto"
+        named = source.endswith(".tar") or Path(source).is_dir()
+        classes = self.classes if named or self.classes != "prefix" else "auto"
+        captions = self.captions if named or self.captions != "names" else "auto"
         config = replace(
             self,
             source=source,
@@ -165,6 +171,7 @@ class DataConfig:
             hold_out=hold_out,
             split="auto",
             classes=classes,
+            captions=captions,
             random_crop=False,
         )
         if source in ("faces", "digits"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from markovae.errors import UserError
-from markovae.log import printable
+from markovae.log import counted, printable
 
 ENDINGS = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif"}
@@ -301,16 +301,23 @@ def class_order(names: Iterable[str]) -> list[str]:
 
 
 def class_prefixes(paths: Sequence[str]) -> tuple[list[str] | None, tuple[str, ...]]:
-    """The class of each image by its name's prefix. Raises: UserError for a name without one."""
+    """The class of each image by its name's prefix; none where a name has none."""
     prefixes = list(map(prefix_of, paths))
-    bare = [path for path, prefix in zip(paths, prefixes, strict=True) if not prefix]
-    if bare:
-        raise UserError(
-            f"data.classes=prefix takes the class from names such as cat_0.png, and {len(bare):,} have no such prefix "
-            f"({some(bare)}): rename them, or leave data.classes at auto"
-        )
+    if bare := bare_names(paths):
+        return None, (f"no classes: {bare}",)
     counts = Counter(prefixes)
     return prefixes, (f"classes by the names of files: {_counted(counts)} (data.classes=prefix)",)
+
+
+def bare_names(paths: Sequence[str]) -> str:
+    """What is said of names without a prefix, where prefixes are the classes; "" where each has one."""
+    bare = [path for path in paths if not prefix_of(path)]
+    if not bare:
+        return ""
+    return (
+        f"data.classes=prefix takes the class from names such as cat_0.png, and {len(bare):,} have no such prefix "
+        f"({some(bare)})"
+    )
 
 
 def companions_note(paths: Sequence[str]) -> tuple[str, ...]:
@@ -325,6 +332,55 @@ def companions_note(paths: Sequence[str]) -> tuple[str, ...]:
         return ()
     them = "1 image is" if len(found) == 1 else f"{len(found):,} images are"
     return (f"{them} called like the mask or map of another ({some(found)}) and trained on like any: move them away",)
+
+
+_COUNTED = re.compile(r"[-_. ]*(?:\(\d+\)|(?<![^\W_])(?<!\d\.)\d+)$")
+
+
+def text_of_name(path: str) -> str:
+    """The text that a file's name is, without the number at its end; "" where it has no word, or is a camera's.
+
+    a red house_12.png and a_red_house (3).jpg → a red house; a-red-house.png, without a space or _, too.
+    """
+    stem = unicodedata.normalize("NFC", PurePosixPath(path).stem)
+    text = _COUNTED.sub("", stem).replace("_", " ")
+    words = (text if " " in text.strip() else text.replace("-", " ")).split()
+    if not any(letter.isalpha() for word in words for letter in word) or " ".join(words).lower() in CAMERAS:
+        return ""
+    return " ".join(words)
+
+
+def name_captions(paths: Sequence[str]) -> tuple[str, ...] | None:
+    """The text of each name (data.captions=names), or None where no name has any."""
+    texts = tuple(map(text_of_name, paths))
+    return texts if any(texts) else None
+
+
+def named_note(captions: Sequence[str], beside: bool) -> tuple[str, ...]:
+    """A sentence on names that are taken as captions.
+
+    Args:
+        beside: whether tables or texts beside the images have captions too.
+    """
+    told = [text for text in captions if text]
+    if not told:
+        return ()
+    instead = ", and not the texts beside them" if beside else ""
+    bare = len(captions) - len(told)
+    rest = f"; {counted(bare, 'name')} without a word" if bare else ""
+    return (f"captions are the names of files, such as {printable(told[0])!r}{instead}{rest} (data.captions=names)",)
+
+
+LEAST_WORDS = 3  # of a name that reads like a caption
+
+
+def names_note(paths: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on names that read like captions, where the images have none and no option was set."""
+    told = [path for path in paths if len(text_of_name(path).split()) >= LEAST_WORDS]
+    different = {text_of_name(path) for path in told}
+    if 2 * len(told) < len(paths) or len(different) < 2:
+        return ()
+    return (f"the names read like captions ({some(told)}): set data.captions=names to take them as such",)
 
 
 def prefixes_note(paths: Sequence[str]) -> tuple[str, ...]:

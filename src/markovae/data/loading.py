@@ -13,7 +13,7 @@ import numpy as np
 
 from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, BUILT_IN, KINDS, DataConfig, as_config
-from markovae.data.file_names import ENDINGS
+from markovae.data.file_names import ENDINGS, bare_names, name_captions, named_note, names_note, some
 from markovae.data.images import ImageData, Indices, fingerprint
 from markovae.data.shard_store import require_named
 from markovae.data.source import Source
@@ -38,6 +38,7 @@ def load_data(config: DataConfig | str | Path) -> Splits:
     config = as_config(config)
     reading = read_source(config)
     require_readable(reading, config)
+    require_asked(reading, config)
     return splits_of(reading)
 
 
@@ -55,8 +56,7 @@ def read_source(config: DataConfig) -> Source:
     """
     require_named(config.source)
     kind = kind_of(config)
-    if kind not in WITH_FOLDERS and (config.split not in ("auto", "content") or config.classes == "prefix"):
-        what = "data.classes=prefix" if config.classes == "prefix" else f"data.split={config.split}"
+    if (what := _of_names(config)) and kind not in WITH_FOLDERS:
         raise UserError(
             f"{what} is read from the names of folders and files, and {config.source} has none: leave it out"
         )
@@ -69,7 +69,28 @@ def read_source(config: DataConfig) -> Source:
     reading: Source = getattr(import_module(f"markovae.data.{module}"), function)(config)
     if config.classes == "none":
         reading = replace(reading, data=replace(reading.data, labels=None, class_names=()))
-    return reading
+    return reading if reading.data.files is None or kind not in WITH_FOLDERS else _with_names(reading, config)
+
+
+def _of_names(config: DataConfig) -> str:
+    """The setting that asks for what only names of folders and files say, if there is one."""
+    if config.classes == "prefix":
+        return "data.classes=prefix"
+    if config.captions == "names":
+        return "data.captions=names"
+    return "" if config.split in ("auto", "content") else f"data.split={config.split}"
+
+
+def _with_names(reading: Source, config: DataConfig) -> Source:
+    """With the names of the files as captions where that is asked for; else a remark where they read like some."""
+    data, files = reading.data, reading.data.files or ()
+    if config.captions == "names":
+        captions = name_captions(files)
+        notes = named_note(captions or (), data.captions is not None)
+        data = replace(data, captions=captions)
+    else:
+        notes = names_note(files) if data.captions is None else ()
+    return replace(reading, data=data, summary=replace(reading.summary, notes=(*reading.summary.notes, *notes)))
 
 
 # module.function of `data/` that reads a source of each kind, read(config) -> Source; imported when one is read.
@@ -138,6 +159,27 @@ def require_readable(reading: Source, config: DataConfig) -> None:
         f"{what} ({name}: {reason}); markovae inspect {config.source} lists them: repair them, or set "
         "data.bad_fraction=1 to train without them"
     )
+
+
+def require_asked(reading: Source, config: DataConfig) -> None:
+    """Refuse images to train on that lack what was asked for: data of others are measured without it.
+
+    Raises: UserError naming them, and what to do.
+    """
+    data, files = reading.data, reading.data.files or ()
+    prefix, names = config.classes == "prefix", config.captions == "names"
+    if not files and ((prefix and data.labels is None) or (names and data.captions is None)):
+        raise UserError(
+            f"{_of_names(config)} reads names, and {data.name}, written by markovae shard, keeps none: shard again "
+            "with this setting"
+        )
+    if prefix and data.labels is None:
+        raise UserError(f"{bare_names(files)}: rename them, or leave data.classes at auto")
+    if names and data.captions is None:
+        raise UserError(
+            f"data.captions=names takes captions from names, and no file of {data.name} is called by words "
+            f"({some(files)}): leave data.captions at auto"
+        )
 
 
 def _names_shards(source: str, path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from markovae.data.data_config import DataConfig
+from markovae.data.file_names import some
 from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.loading import load_data, read_source, reopen, require_readable, splits_of
 from markovae.data.source import log_left_out
@@ -140,7 +141,7 @@ def labels_for(opened: Any, data: ImageData) -> Any:
     the columns that it takes.
 
     Raises:
-        UserError: for a class that the model does not know.
+        UserError: for a class that the model does not know, beside classes that it knows.
     """
     beside = _labels_for(opened, data)
     if opened.model.columns is None or not data.columns:
@@ -160,10 +161,13 @@ def _labels_for(opened: Any, data: ImageData) -> Any:
         return None
     names = opened.checkpoint.class_names
     unknown = [name for name in data.class_names if name not in names]
+    if len(unknown) == len(data.class_names):  # other folders than those of its classes
+        log(f"no class of {data.name} is one of {opened.path} ({some(unknown)}): measuring without classes")
+        return None
     if unknown:
         raise UserError(
             f"{data.name} has a class {unknown[0]!r} and {opened.path} only {', '.join(names[:12])}"
-            f"{', …' if len(names) > 12 else ''}: rename its folders, or leave them out"
+            f"{', …' if len(names) > 12 else ''}: rename it, or give the images without classes, in one folder"
         )
     return np.array([names.index(name) for name in data.class_names], dtype=np.int64)[data.labels]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from markovae.data.conversion import as_samples
 from markovae.data.data_config import DataConfig
-from markovae.data.images import ImageData
+from markovae.data.images import ImageData, count_uncaptioned
 from markovae.data.loading import load_data, read_source, require_readable
 from markovae.data.source import log_left_out
 from markovae.data.split import Splits
@@ -190,7 +190,10 @@ def reference_for(model: Model, data: Splits, n: int | None = None, against: Ima
             f"model makes {model.shape} with {model.pixels.bins}: use data like the model's training data"
         )
     if model.text_conditioner is not None or model.columns is not None:
-        data = replace(data, train=attach_conditioning(model, data.train))
+        bare = model.text_conditioner is not None and count_uncaptioned(data.train) == len(data.train)
+        if bare and model.null_trained:
+            log(f"{data.train.name} has no captions: samples are drawn without any")
+        data = replace(data, train=attach_conditioning(model, data.train, held_out=bare and model.null_trained))
     real = choose_reference(data, n, against)
     classes = num_classes(model)
     if classes and real.labels is not None and len(data.train.class_names) != classes:

@@ -190,13 +190,15 @@ class Session:
             together.first_does(lambda: self._evaluate_where_due(interrupts, missing=True))
             if together.caught is not None:
                 return
-            known = training.budget.total
+            known, paced = training.budget.total, training.budget.pace
             together.before_step(self._is_due)
             for step in training:
                 due = together.after_step(self._is_due)
                 if known != training.budget.total and training.budget.total is not None:
                     self._announce(training.budget.total, known)
-                known = training.budget.total
+                elif training.budget.seconds is None and training.budget.pace and not paced:
+                    self._forecast(training.budget.total)
+                known, paced = training.budget.total, training.budget.pace
                 if training.ranks.first:
                     self._log(step)
                 progress.show(step)
@@ -266,6 +268,12 @@ class Session:
             self.around.remark(f"the pace has changed: {total:,} steps now fit the budget, about {left} from here")
             return
         self.around.remark(f"{total:,} steps fit the budget, about {left} from here")
+        self._forecast(total)
+
+    def _forecast(self, total: int | None) -> None:
+        """What samples will show; not of weights that were trained before, whose samples show something already."""
+        if total is None or self.training.pretrained or self.config.distill is not None:
+            return
         octaves = (self.config.cascade.stages or 1) - 1
         pace = self.training.budget.pace
         self.around.remark(forecast(total, self.config.train.batch, self.splits.train, octaves, pace))

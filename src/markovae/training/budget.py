@@ -70,8 +70,9 @@ class Budget:
         reserve: seconds to leave for what the caller does between steps (evaluations, checkpoints).
         guess: the number of steps as an earlier pace has it, which sets the learning rate until the total is known.
         spent: seconds of the run before this budget was given.
-        pace: seconds a step, once a time has become steps.
+        pace: seconds a step, once some were timed.
         settled: whether the total stays whatever the pace: that of a run that continues does, so that it ends alike.
+        restored: whether an earlier process began with this budget, and told what it brings.
     """
 
     total: int | None = None
@@ -81,6 +82,7 @@ class Budget:
     spent: float = 0.0
     settled: bool = False
     pace: float = 0.0
+    restored: bool = False
     _times: list[float] = field(default_factory=list)
     _timed: float = 0.0
     _before: tuple[int, int] = (0, 1)  # the largest share of a total that was reached before the step last noted
@@ -105,7 +107,7 @@ class Budget:
         """Continue from what `capture` gave."""
         self.total, self.guess = record["total_steps"], record.get("guess")
         self.spent = float(record.get("spent", 0.0))
-        self.settled = self.total is not None
+        self.settled = self.restored = self.total is not None
 
     @property
     def expected(self) -> int | None:
@@ -121,13 +123,18 @@ class Budget:
         return step * times // total > max((step - 1) * times // total, steps * times // of)
 
     def note(self, step: int, took: float, elapsed: float) -> None:
-        """Time one step; sets `total` once enough steps were timed, and again where the pace has changed.
+        """Time one step; sets `total` once enough steps were timed, and again where the pace has changed. Where the
+        budget is in steps, it is the pace alone that is timed.
 
         Args:
             step: steps done so far, this one included.
             took: seconds of this step.
             elapsed: seconds of the run so far.
         """
+        if self.seconds is None and self.total is not None and not self.pace and not self.restored:
+            self._times.append(took)
+            if len(self._times) >= min(TIMED_STEPS, max(2, int(TIMED_SHARE * self.total))):
+                self.pace = self._median()
         if self.seconds is None or self.settled:
             return
         if self.total is not None:
@@ -145,8 +152,12 @@ class Budget:
         scarce = len(self._times) >= 2 and self._timed >= share
         left = self.seconds - elapsed - self.reserve
         if enough or scarce or left <= 0:
-            pace = statistics.median(self._times[len(self._times) // 2 :])
-            self.total, self.pace = step + max(0, int(left / max(pace, 1e-9))), pace
+            self.pace = self._median()
+            self.total = step + max(0, int(left / max(self.pace, 1e-9)))
+
+    def _median(self) -> float:
+        """Of the later half of the steps timed: the first ones of a process are slower."""
+        return statistics.median(self._times[len(self._times) // 2 :])
 
     def is_replanned(self, step: int) -> bool:
         """Whether this step may change the total: the same ones in every process of a job."""
