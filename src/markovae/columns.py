@@ -31,6 +31,7 @@ Cells = Mapping[str, Sequence[Cell]]
 """The cells of each column by its name, one an image."""
 
 KINDS = ("number", "category", "labels")
+SEVERAL = re.compile("[;|]")  # between the labels of a cell
 MAX_COLUMNS, MAX_VALUES, MAX_NAME = 64, 256, 200
 FEW_VALUES = 16  # different texts that are categories, however few images there are
 MISSING = ("", "nan", "na", "n/a", "null")
@@ -240,7 +241,7 @@ def number_in(cell: Cell) -> float | None:
 
 def labels_in(cell: Cell) -> list[str]:
     """The labels that a cell names."""
-    each = cell.split(";") if isinstance(cell, str) else list(cell or ())
+    each = SEVERAL.split(cell) if isinstance(cell, str) else list(cell or ())
     return [label.strip() for label in each if label.strip()]
 
 
@@ -257,7 +258,7 @@ def understand(name: str, cells: Iterable[Cell]) -> Column | str:
         return f"its numbers have commas ({next(iter(counts))}): write 0.5, and 1000"
     if why := _almost_numbers([str(cell) for cell in counts]):
         return why
-    several = any(isinstance(cell, tuple) or ";" in cell for cell in counts)
+    several = any(isinstance(cell, tuple) or SEVERAL.search(cell) for cell in counts)
     values = sorted({label for cell in counts for label in (labels_in(cell) if several else [str(cell)])})
     if len(values) < 2 and not several:
         return f"every image has {shortened(printable(values[0]))}"

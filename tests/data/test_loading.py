@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import markovae as mv
+from markovae.columns import Column, understand
 from markovae.data import cache
 from markovae.data.data_config import DataConfig
 from markovae.data.file_names import text_of_name
@@ -202,3 +203,37 @@ def test_shards_that_keep_no_names_keep_the_classes_and_captions_that_names_gave
     for one in asked:
         with pytest.raises(UserError, match=f"data.{one}={asked[one]} reads names, and .* keeps none: shard again"):
             load_data(DataConfig(str(tmp_path / "bare"), **{one: asked[one]}))
+
+
+def test_a_column_that_names_images_is_no_condition(tmp_path: Path):
+    folder = pictures(tmp_path / "a", NUMBERED)
+    pictures(folder / "edges", NUMBERED)
+    rows = [f"{name},edges/{name},{name},{number % 2}" for number, name in enumerate(NUMBERED)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,conditioning,origin,kind", *rows]))
+    for asked in (folder, tmp_path / "a.tar"):
+        found = read_source(DataConfig(str(asked)))
+        assert list(found.data.columns) == ["kind"]
+        assert (
+            "the column conditioning names images (edges/0.png, edges/1.png, edges/2.png, …), which are no conditions "
+            "here; 9 images named there are trained on as any: move them away"
+        ) in found.summary.notes
+        if asked == folder:
+            with tarfile.open(tmp_path / "a.tar", "w") as tar:
+                tar.add(folder, ".")
+
+
+def test_a_table_may_call_the_column_of_its_images_as_it_likes(tmp_path: Path):
+    """The table of a collection of X-rays: labels between bars, no column called file_name."""
+    folder = pictures(tmp_path / "a", NUMBERED)
+    rows = [f"{number % 3},{name},{'Mass|Edema' if number % 2 else 'Edema'}" for number, name in enumerate(NUMBERED)]
+    (folder / "metadata.csv").write_text("\n".join(["Follow-up,Image Index,Finding Labels", *rows]))
+    found = read_source(DataConfig(str(folder))).data
+    assert list(found.columns) == ["Follow-up", "Finding Labels"]
+    column = understand("Finding Labels", found.columns["Finding Labels"])
+    assert isinstance(column, Column)
+    assert (column.kind, column.values) == ("labels", ("Edema", "Mass"))
+    (folder / "metadata.csv").write_text("\n".join(["number,kind", *(f"{n + 100},{n % 2}" for n in range(9))]))
+    notes = read_source(DataConfig(str(folder))).summary.notes
+    assert (
+        "the columns number, kind of metadata.csv are not used: none of them names an image; call that column file_name"
+    ) in notes

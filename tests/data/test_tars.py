@@ -243,6 +243,25 @@ def test_images_first_and_texts_after_are_joined_and_nothing_is_lost():
     assert made[5].table is not None
 
 
+def test_side_cars_may_have_the_ending_of_the_image_before_theirs_as_in_folders():
+    content = tar_of(
+        *((f"0.{ending}", b"x") for ending in ("png", "png.json", "png.txt", "png.cls", "info.json")),
+        *((f"1.{ending}", b"x") for ending in ("png", "info.json")),
+        *((f"2.{ending}", b"x") for ending in ("png", "a.json", "b.json")),
+    )
+    first, second, third = samples(io.BytesIO(content), len(content))
+    assert [m and m.name for m in (first.table, first.label, *first.captions)] == [
+        "0.png.json",
+        "0.png.cls",
+        "0.png.txt",
+    ]
+    assert [m.name for m in first.unused] == ["0.info.json"]
+    assert second.table is not None
+    assert second.table.name == "1.info.json"  # the one there is
+    assert third.table is None
+    assert len(third.unused) == 2
+
+
 def test_endings_img_and_cap_are_an_image_and_its_text():
     content = tar_of(("0.img", b"a"), ("0.cap", b"words"), ("1.image", b"b"), ("2.png.data", b"c"))
     made = list(samples(io.BytesIO(content), len(content)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 import markovae as mv
 from markovae.checkpoints.reading import BEST, newest_checkpoint, open_checkpoint
-from markovae.config import Config, NetworkConfig
+from markovae.config import Config, NetworkConfig, preset_settings
 from markovae.data.images import ImageData
 from markovae.diffusion.bound import Estimate
 from markovae.errors import UserError
@@ -292,3 +292,16 @@ def test_guidance_is_chosen_by_kid(monkeypatch):
     weight, tried = evaluation.choose_guidance(None, SimpleNamespace(train=data(40)), 64)
     assert weight == 1.5
     assert list(tried) == list(evaluation.GUIDANCES)
+
+
+def test_weights_of_a_run_are_taken_by_the_network_that_was_asked_for_then():
+    """What the first run decided beside what it was asked for: color images, whose network has linear estimates."""
+    color = data(3000)
+    color = ImageData(np.repeat(color.images, 3, 1))
+    for objective in ("simple", "bound"):
+        asked = FOLDER.with_settings([*preset_settings(objective, "logsnr"), "network.width=16"])
+        first = choices(asked, color, CPU)[0].network
+        assert first.spectral == decisions.SPECTRAL
+        assert choices(asked, color, CPU, first)[0].network == first
+    other = choices(asked.with_settings(["network.spectral=0"]), color, CPU, first)[0].network
+    assert other.spectral == 0

@@ -58,6 +58,7 @@ def test_a_data_set_with_a_length_is_its_array(tiny_config: Config, tiny_data: I
     for same in (
         Items(tiny_data),
         [(image, label) for image, label in zip(tiny_data.images, tiny_data.labels.tolist(), strict=True)],
+        [(np.moveaxis(image, 0, -1), label) for image, label in zip(tiny_data.images, tiny_data.labels, strict=True)],
         (torch.from_numpy(tiny_data.images), torch.from_numpy(tiny_data.labels)),
         TensorDataset(torch.from_numpy(tiny_data.images), torch.from_numpy(tiny_data.labels)),
     ):

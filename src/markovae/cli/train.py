@@ -206,4 +206,7 @@ def _require_alone(options: argparse.Namespace) -> None:
     """--resume goes with nothing that a run has stored."""
     stored = ("config", "objective", "init", "seed", "batch", "precision", "set")
     if given := [name for name in stored if getattr(options, name) not in (None, [])]:
-        raise UserError(f"--{given[0]} does not go with --resume: a run continues with its own settings; leave it out")
+        raise UserError(
+            f"--{given[0]} does not go with --resume: a run continues with its own settings: leave it out, "
+            "or begin a new run with its weights (--init RUN)"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from markovae.data.metadata import (
     Reader,
     Row,
     csv_rows,
+    delimiter_of,
     fields_of,
     is_table,
     json_rows,
@@ -34,6 +36,7 @@ NAMES = (
     "results.csv",
     *(f"{table}.{ending}" for table in ("list_attr_celeba", "list_eval_partition") for ending in ("txt", "csv")),
 )
+PEEKED = 8  # lines of a table that are looked at for the column that names images
 PART = "split"  # the column that says an image's part
 CELEBA_PARTS = dict(zip("012", PARTS, strict=True))
 TOKEN = re.compile(r"(\S.*)#\d+\t(.+)")
@@ -55,13 +58,33 @@ def table_reader(name: str, size: int, beginning: Callable[[int], bytes], images
     Raises: UserError for a file of such a name that cannot be read.
     """
     if is_table(name):
-        return csv_rows if name.endswith(".csv") else json_rows
+        return _csv_reader(name, beginning, images) if name.endswith(".csv") else json_rows
     if _may_be_known(name):
         return _known_reader(name, beginning)
     if not _may_be_json(name) or size > LARGEST:
         return None
     folder = PurePosixPath(name).parent
     return json_reader(name, beginning(size), lambda called: images.find(folder, called) is not None)
+
+
+def _csv_reader(name: str, beginning: Callable[[int], bytes], images: ImageNames) -> Reader:
+    """The rows of a .csv; where no column is called as those of images are, that which names most images is theirs."""
+    head = beginning(MAX_ROW)[:MAX_ROW].decode("utf-8-sig", "replace").splitlines()[:PEEKED]
+    try:
+        names, *rows = csv.reader(head, delimiter=delimiter_of(head[0] if head else ""))
+    except (csv.Error, ValueError):  # what is wrong with it is said where it is read
+        return csv_rows
+    called, folder = [column.strip().lower() for column in names], PurePosixPath(name).parent
+    if set(FILE_COLUMNS) & set(called):
+        return csv_rows
+    found: dict[str, set[str]] = {}
+    for column, *cells in zip(called, *(row for row in rows if len(row) == len(names)), strict=True):
+        found[column] = {image for cell in cells if (image := images.find(folder, cell)) is not None}
+        if 2 * len(found[column]) <= len(cells):
+            del found[column]
+    if not found:
+        return csv_rows
+    return partial(csv_rows, renamed={max(found, key=lambda column: len(found[column])): FILE_COLUMNS[0]})
 
 
 def _may_be_json(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from markovae.data import cache
 from markovae.data.data_config import ANY_SOURCE, BUILT_IN, KINDS, DataConfig, as_config
 from markovae.data.file_names import ENDINGS, bare_names, name_captions, named_note, names_note, some
 from markovae.data.images import ImageData, Indices, fingerprint
+from markovae.data.metadata import ImageNames
 from markovae.data.shard_store import require_named
 from markovae.data.source import Source
 from markovae.data.split import Splits
 from markovae.errors import UserError
 from markovae.locations import is_elsewhere
-from markovae.log import log
+from markovae.log import counted, log
 
 ALWAYS_ALLOWED = 10  # unreadable files
 
@@ -69,6 +70,7 @@ def read_source(config: DataConfig) -> Source:
     reading: Source = getattr(import_module(f"markovae.data.{module}"), function)(config)
     if config.classes == "none":
         reading = replace(reading, data=replace(reading.data, labels=None, class_names=()))
+    reading = _without_image_columns(reading, packed=kind != "folder")
     return reading if reading.data.files is None or kind not in WITH_FOLDERS else _with_names(reading, config)
 
 
@@ -79,6 +81,32 @@ def _of_names(config: DataConfig) -> str:
     if config.captions == "names":
         return "data.captions=names"
     return "" if config.split in ("auto", "content") else f"data.split={config.split}"
+
+
+def _without_image_columns(reading: Source, packed: bool) -> Source:
+    """Without the columns whose cells are names of images, such as masks or edges: these are no conditions, and are
+    trained on as any where they lie among the data.
+
+    Args:
+        packed: whether the images lie in tars or parquet files.
+    """
+    data, notes = reading.data, list[str]()
+    named = dict[str, list[str]]()
+    for name, cells in data.columns.items():
+        said = [cell for cell in cells if cell is not None]
+        texts = [cell for cell in said if isinstance(cell, str) and PurePosixPath(cell).suffix.lower() in ENDINGS]
+        if texts and len(texts) == len(said):
+            named[name] = texts
+    if not named:
+        return reading
+    images, root = ImageNames(data.files or (), packed), PurePosixPath()
+    for name, texts in named.items():
+        count = len({image for text in texts if (image := images.find(root, text)) is not None})
+        them = f"; {counted(count, 'image')} named there are trained on as any: move them away" if count else ""
+        notes.append(f"the column {name} names images ({some(texts)}), which are no conditions here{them}")
+    columns = {name: cells for name, cells in data.columns.items() if name not in named}
+    summary = replace(reading.summary, notes=(*reading.summary.notes, *notes))
+    return replace(reading, data=replace(data, columns=columns), summary=summary)
 
 
 def _with_names(reading: Source, config: DataConfig) -> Source:

@@ -212,7 +212,8 @@ class Table:
             self.notes.append(f"{them} no text in {self.name} (line {bare[0]})")
         if unused:
             column, verb = ("column", "is") if len(unused) == 1 else ("columns", "are")
-            self.notes.append(f"the {column} {some(unused)} of {self.name} {verb} not used")
+            missing = "" if self.cells else ": none of them names an image; call that column file_name"
+            self.notes.append(f"the {column} {some(unused)} of {self.name} {verb} not used{missing}")
         if said := list(dict.fromkeys(key for own in self.cells.values() for key in own)):
             self.notes.append(f"columns from {self.name}: {some(said)}")
         for name, kind in odd.items():
@@ -416,6 +417,11 @@ def open_table(file: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{file} cannot be read ({reason_of(error)})") from None
 
 
+def delimiter_of(head: str) -> str:
+    """What separates the columns of a table, by its first line."""
+    return max(DELIMITERS, key=head.count)
+
+
 def csv_rows(lines: Lines, renamed: Mapping[str, str] = MappingProxyType({})) -> Iterator[Row]:
     """The rows of a table whose first line names its columns.
 
@@ -423,7 +429,7 @@ def csv_rows(lines: Lines, renamed: Mapping[str, str] = MappingProxyType({})) ->
         renamed: columns by another name than the file gives them.
     """
     file, head = lines.file, next(lines, "")
-    delimiter = max(DELIMITERS, key=head.count)
+    delimiter = delimiter_of(head)
     names = next(csv.reader([head], strict=True, delimiter=delimiter), [])
     names = [renamed.get(name.strip().lower(), name.strip()) for name in names]
     first = PurePosixPath(file).name == NAMES[0]

@@ -44,9 +44,9 @@ class Sample:
     Args:
         image: the first member with the ending of an image, such as `0001.jpg`; or else the first whose last dot begins
             one, such as `0001.rgb.jpg`; None where there is none.
-        label: its .cls.
+        label: its .cls; as .txt and .json, also with the image's ending before it, such as `0001.jpg.cls`.
         captions: its .txt, .caption and the like, or else the one text there is, such as `0001.outputs.txt`.
-        table: its .json, which may have either.
+        table: its .json, which may have either, or else the one there is, such as `0001.info.json`.
         others: further images of the second kind, which are not taken.
         unread: images of kinds that are not read.
         unused: all other members.
@@ -185,10 +185,12 @@ def _sample(held: dict[str, Member]) -> Sample:
     first, *others = exact[:1] or loose
     before = first.rpartition(".")[0]
     texts = [ending for ending in held if "." + ending.rpartition(".")[2] in TEXT_ENDINGS]
-    own = [before + ending for ending in TEXT_ENDINGS if before + ending in held]
-    label = next((before + ending for ending in LABELS if before + ending in held), "")
+    own = [stem + ending for ending in TEXT_ENDINGS for stem in (before, first) if stem + ending in held]
+    label = next((stem + ending for ending in LABELS for stem in (before, first) if stem + ending in held), "")
     captions = own or (texts if len(texts) == 1 else [])
-    table = next((ending for ending in (before + ".json", ".json") if ending in held), "")
+    tables = [ending for ending in held if ending.endswith(".json")]
+    named = [ending for ending in (before + ".json", ".json", first + ".json") if ending in held]
+    table = next(iter(named or (tables if len(tables) == 1 else [])), "")
     used = {first, label, *captions, table, *others, *unread}
     return Sample(
         held[first],

@@ -47,8 +47,8 @@ def choices(
     few = preset == "few" or (plain and own and len(data) < FEW)
     color = theirs is None and _is_in_color(config, data)
     short = preset == "short" or (plain and theirs is None and _is_short(config, data, device, color))
-    if theirs is not None and config.network == NetworkConfig():
-        config = replace(config, network=theirs)
+    if theirs is not None:
+        config = replace(config, network=_beginning_with(theirs, config.network))
     config = replace(config, train=replace(config.train, preset="few" if few else "short" if short else "none"))
     lines = []
     if short:
@@ -152,6 +152,16 @@ def _is_in_color(config: Config, data: ImageData) -> bool:
         return left_out and color
     stages = config.cascade.stages or (1 if max(data.shape[1:]) <= LARGEST_BASE else 2)
     return left_out and color and config.data.source not in BUILT_IN and stages == 1
+
+
+def _beginning_with(theirs: NetworkConfig, asked: NetworkConfig) -> NetworkConfig:
+    """The network that takes the weights of another run: its own, or the one asked for, with what a run decides."""
+    if asked == NetworkConfig():
+        return theirs
+    if asked.spectral is not None or asked.kind != theirs.kind:
+        return asked
+    radius = theirs.radius if asked.radius == NetworkConfig.radius else asked.radius
+    return replace(asked, spectral=theirs.spectral, radius=radius)
 
 
 def _for_color(config: Config) -> tuple[Config, str]:

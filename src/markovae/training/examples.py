@@ -300,7 +300,7 @@ def as_pixel_values(image: Any, model: Model) -> np.ndarray[Any, Any]:
 
     Integers are pixel values 0…bins−1; floats lie in [0, 1] and go to the nearest pixel value.
     Args:
-        image: a tensor or an array (C, H, W), (H, W) for one channel, or a PIL image; or a batch (N, C, H, W).
+        image: a tensor or an array (C, H, W) or (H, W, C), (H, W) for one channel, or a PIL image; or a batch.
     Raises:
         UserError: for another type, range or shape.
     """
@@ -312,6 +312,8 @@ def as_pixel_values(image: Any, model: Model) -> np.ndarray[Any, Any]:
         values = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if values.ndim == 2 and shape[0] == 1:
         values = values[None]
+    if len(shape) == 3 and values.ndim in (3, 4) and tuple(values.shape[-3:]) == (*shape[1:], shape[0]) != shape:
+        values = np.moveaxis(values, -1, -3)
     if values.ndim not in (3, 4) or tuple(values.shape[-3:]) != shape:
         found = values.shape[1:] if values.ndim == 4 else values.shape
         raise UserError(f"images of shape {tuple(found)} do not fit the model, which takes {shape} (channels first)")
