@@ -142,17 +142,17 @@ def test_details_are_trained_on_crops_of_twice_the_base():
     model = cascade("cascade.stages=3", side=32)  # a base of 8: crops of 16 of 32 pixels
     assert CascadeLoss(model, config().train)._crops == [(8, 8, 1), (16, 16, 8), (16, 16, 8)]
     bound = config("train.objective=bound").train
-    assert CascadeLoss(model, bound)._crops == [(8, 8, 1), (16, 16, 4), (16, 16, 4)]
+    assert CascadeLoss(model, bound)._crops == [(8, 8, 1), (16, 16, 2), (16, 16, 2)]
     data, loss = ImageData(images(32, 32)), CascadeLoss(model, bound)
     batch = Training(model, data, config("train.batch=32").train).batches.at(0)
-    rows, part = torch.arange(0, 32, 4), loss.part(batch, 2, 32)
+    rows, part = torch.arange(0, 32, 2), loss.part(batch, 2, 32)
     assert torch.equal(loss.part(batch, 0, 32).x, model.means(batch.x, 0))
-    assert part.x.shape == (8, 9, 8, 8)
+    assert part.x.shape == (16, 9, 8, 8)
     full, coarse = model.stage_data(batch.x[rows], 2)
     planes = part.condition.coarse
     exact = planes[:, -1, 0, 0] * 10 > float(model.coarse_logsnr(2)) - 1e-3
-    assert 0 < int(exact.sum()) < 8
-    for i in range(8):  # details and coarse image are cut at one place
+    assert 8 < int(exact.sum()) < 16
+    for i in range(16):  # details and coarse image are cut at one place
         places = [
             (y, x)
             for y in range(9)

@@ -21,8 +21,11 @@ from markovae.training.losses import FirstNats, LevelLoss, Loss, Losses
 from markovae.training.train_config import TrainConfig
 
 CROP = 2  # sides of the base image: the largest image that a detail stage is trained on
-THINNED = 2  # where samples are what counts, a detail stage takes so many times fewer pixels than the base
-NOISIEST = 2.0  # log-SNR of the coarse image, where it is made noisy so that the stage can do with an imperfect one
+# Positions of a batch that a detail stage takes, as a share of the base's: for the bound, and for samples.
+BOUND_SHARE, SAMPLE_SHARE = 1 / 2, 1 / 8
+# Coarse images at λ_1, where the bound is measured. Others are noisier, so that a stage can do with an imperfect one.
+BOUND_EXACT, SAMPLE_EXACT = 7 / 8, 1 / 2
+NOISIEST = 2.0  # the least log-SNR of a coarse image
 GOLDEN = (math.sqrt(5) - 1) / 2  # stages take their levels at shifted quantiles, so that each fills its range evenly
 
 
@@ -33,10 +36,10 @@ class CascadeLoss(Loss):
     For the bound each stage's is its part of the cascade's: the levels of its band from 2 on, and, of the finest, the
     pixels' reconstruction at level 1. Level 1 of a coarser stage is where the chain leaves it, and costs nothing.
 
-    The base takes every image. A detail stage takes crops of at most twice the base's sides: for the bound, of as many
-    images as the base has pixels for; else of half as many, since details are learned long before the coarse image.
-    Half of the coarse images are at λ_1, where the bound is measured; the others at a random log-SNR down to 2, which
-    the network is given.
+    The base takes every image. A detail stage takes crops of at most twice the base's sides, at as many positions as a
+    share of the base's: half for the bound, where most nats are in the details; else an eighth, since details are
+    learned long before the coarse image. Some coarse images are at λ_1, where the bound is measured, for the bound 7 of
+    8, else half; the others at a random log-SNR down to 2, which the network is given.
 
     Args:
         model: in training.
@@ -58,8 +61,8 @@ class CascadeLoss(Loss):
                 )
         self._model, self._seed, self._bound = model, config.seed, config.objective == "bound"
         self.stages = [LevelLoss(model.stage(b), config) for b in range(model.octaves + 1)]
-        thinned = 1 if config.objective == "bound" else THINNED
-        self._crops = [self._crop(b, thinned if b else 1) for b in range(model.octaves + 1)]
+        share, self._exact = (BOUND_SHARE, BOUND_EXACT) if self._bound else (SAMPLE_SHARE, SAMPLE_EXACT)
+        self._crops = [self._crop(b, share) for b in range(model.octaves + 1)]
         if config.checkpointing:
             for network in model.network:
                 inner = getattr(network, "inner", network)
@@ -114,13 +117,14 @@ class CascadeLoss(Loss):
         for stage, each in zip(self.stages, records, strict=True):
             stage.restore(each)
 
-    def _crop(self, b: int, thinned: int) -> tuple[int, int, int]:
+    def _crop(self, b: int, share: float) -> tuple[int, int, int]:
         """(height, width) of stage b's crops, and of every how many images one is taken."""
-        base, stage = self._model.base.shape[1:], self._model.stage(b).shape[1:]
-        full = [side * 2 if b else side for side in stage]
-        height, width = (min(side, CROP * least) for side, least in zip(full, base, strict=True))
-        every = max(1, thinned * height * width // math.prod(base))
-        return height, width, every
+        height, width = base = self._model.base.shape[1:]
+        if not b:
+            return height, width, 1
+        height, width = (min(2 * s, CROP * side) for s, side in zip(self._model.stage(b).shape[1:], base, strict=True))
+        positions = height * width / 4  # of the details of 2x2 pixels
+        return height, width, max(1, round(positions / math.prod(base) / share))
 
     def part(self, batch: Batch, b: int, size: int) -> Batch | None:
         """What stage b takes of a part of a batch of `size`: its data, levels and noise; None where it takes none."""
@@ -135,7 +139,7 @@ class CascadeLoss(Loss):
         noise, band_noise = haar.split(self._cropped(noise, b, chance[:, :2]))
         level = self._levels(batch.quantile, b, size)
         nearest = float(model.coarse_logsnr(b))
-        logsnr = torch.where(chance[:, 2] < 0.5, nearest, NOISIEST + chance[:, 3] * (nearest - NOISIEST))
+        logsnr = torch.where(chance[:, 2] < self._exact, nearest, NOISIEST + chance[:, 3] * (nearest - NOISIEST))
         if self._bound and b == model.octaves:
             logsnr = logsnr.where(level > 1, nearest)  # the pixels' decoder has the coarse image of z_1
         condition = None if batch.condition is None else batch.condition.take(at)
