@@ -237,3 +237,27 @@ def test_a_table_may_call_the_column_of_its_images_as_it_likes(tmp_path: Path):
     assert (
         "the columns number, kind of metadata.csv are not used: none of them names an image; call that column file_name"
     ) in notes
+
+
+def test_files_that_use_few_of_their_values_are_told_so(tmp_path: Path):
+    for number in range(4):
+        Image.fromarray(np.full((8, 8), 10 * number, np.uint16)).save(tmp_path / f"{number}.tif")
+    with pytest.raises(UserError, match=r"1 of them different.*\. All their pixels are 0: files that use few of the"):
+        load_data(DataConfig(str(tmp_path)))
+
+
+def test_a_folder_of_arrays_leads_to_one_array(tmp_path: Path):
+    np.save(tmp_path / "0.npy", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"\.bmp files or all arrays as one \.npy file"):
+        load_data(DataConfig(str(tmp_path)))
+
+
+def test_a_title_is_a_caption_where_there_is_no_other(tmp_path: Path):
+    folder = pictures(tmp_path / "a", NUMBERED)
+    (folder / "metadata.csv").write_text("\n".join(["filepath\ttitle", *(f"/x/a/{n}\ta {n}" for n in NUMBERED)]))
+    assert (read_source(DataConfig(str(folder))).data.captions or ())[1] == "a 1.png"
+    (folder / "metadata.csv").unlink()
+    for name in NUMBERED:
+        (folder / f"{name}.json").write_text('{"caption": "a cat", "title": "Cats"}')
+    data = read_source(DataConfig(str(folder))).data
+    assert (set(data.captions or ()), data.columns) == ({"a cat"}, {"title": ("Cats",) * 9})

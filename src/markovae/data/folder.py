@@ -182,9 +182,10 @@ def _none(folder: Path, others: Sequence[str]) -> str:
     if packed := list(filter(is_packed, others)):
         return f"{folder} holds no images, and archives ({some(packed)}): unpack them there, and remove them"
     kinds = f", {by_ending(others)}" if others else ""
+    arrays = " or all arrays as one .npy file, (n, height, width, channels)"
     return (
         f"{folder} holds no images ({len(others)} other files){kinds}: give a folder with .png, .jpg, .webp, .gif, "
-        ".tif, .avif or .bmp files"
+        f".tif, .avif or .bmp files{arrays if any(name.endswith('.npy') for name in others) else ''}"
     )
 
 

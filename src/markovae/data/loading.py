@@ -239,7 +239,7 @@ def splits_of(reading: Source) -> Splits:
     """
     data, parts = reading.data, reading.split
     if parts.refusal:
-        raise UserError(parts.refusal)
+        raise UserError(f"{parts.refusal}{_flat(data)}")
     rows = (parts.train, parts.validation, parts.test)
     if isinstance(data.images, np.memmap):
         data = _arranged(data, np.concatenate(rows))
@@ -249,6 +249,16 @@ def splits_of(reading: Source) -> Splits:
         train, validation, test = (data.take(part) for part in rows)
     notes = (*reading.summary.notes, *range_note(reading.data), *absent_classes(train.labels, train.class_names))
     return Splits(train, validation, test, parts.method, parts.seed, parts.left_out, reading.summary.unreadable, notes)
+
+
+def _flat(data: ImageData) -> str:
+    """What to do about images that are in memory and one color, which files look like that use few of their values."""
+    if type(data.images) is not np.ndarray or not len(data) or data.images.min() != data.images.max():
+        return ""
+    return (
+        f". All their pixels are {int(data.images.min())}: files that use few of the values that they declare, such as "
+        "0…40 of 65,535, must be saved on the whole range"
+    )
 
 
 def range_note(data: ImageData) -> tuple[str, ...]:

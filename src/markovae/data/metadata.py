@@ -25,7 +25,7 @@ from markovae.system.regular import open_regular
 NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
 # What columns are called: of images, and of their texts, the first that is there.
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path", "image_id", "image_name", "img")
-TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description", "prompts", "texts")
+TEXT_COLUMNS = ("text", "caption", "captions", "prompt", "description", "prompts", "texts", "title")
 DELIMITERS = (",", ";", "\t", "|")
 MAX_TABLE = 1 << 30  # bytes
 MAX_ROW = 1 << 20  # characters
@@ -296,10 +296,10 @@ def record_of(content: bytes | str) -> tuple[list[str], dict[str, Cell], dict[st
         fields = parse_object(content)
     except ValueError:
         return [], {}, {}
-    caption = next((fields[name] for name in TEXT_COLUMNS if isinstance(fields.get(name), str | list)), "")
+    column = next((name for name in TEXT_COLUMNS if isinstance(fields.get(name), str | list)), "")
+    caption = fields.pop(column, "")
     each = caption if isinstance(caption, list) else [caption]
-    texts = one_line_each([one for one in each if isinstance(one, str) and is_text(one)])
-    return texts, *fields_of({name: value for name, value in fields.items() if name not in TEXT_COLUMNS})
+    return one_line_each([one for one in each if isinstance(one, str) and is_text(one)]), *fields_of(fields)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from markovae.log import counted, printable, track
 from markovae.strict_json import parse_object
 from markovae.system.regular import open_regular
 
-RECIPE = "parquet-4"
+RECIPE = "parquet-5"
 # Types of columns that may condition a model.
 PLAIN = re.compile(r"u?int\d+|float|double|halffloat|bool|(large_)?string|list<\w+: (large_)?string>")
 ENDING = ".parquet"

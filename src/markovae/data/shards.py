@@ -294,7 +294,7 @@ def _content(shards: ShardStore, number: int, image: Member) -> bytes:
     return shards.read(number, image.offset, image.size)
 
 
-RECIPE = "shards-11"
+RECIPE = "shards-12"
 LARGEST_TABLE = 1 << 26  # bytes
 KEPT = 10_000  # names of members that are not read, of a shard
 LABEL_FIELDS = ("label", "cls", "class", "class_name")
