@@ -47,6 +47,7 @@ def said(*words: str) -> str:
         (["train", "x", "--use_fp16", "True"], "--precision float32 or bfloat16"),
         (["sample", "x", "--timestep_respacing", "ddim25"], "it is --steps N"),
         (["sample", "x", "--S_churn", "40"], "each sampler has its own noise"),
+        (["edit", "x", "a.png", "--invert_mask"], "white is redrawn and black is kept: invert the mask's image"),
         (["train", "x", "--stpes", "3"], "did you mean --steps?"),
         (["train", "x", "--zzz"], "see markovae train --help"),
         (["generate", "x"], "did you mean sample?"),

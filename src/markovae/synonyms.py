@@ -167,6 +167,10 @@ WORDS = {
     **dict.fromkeys(("class_labels", "class_idx", "label", "labels"), "--class K"),
     **dict.fromkeys(("strength", "denoising_strength", "img2img", "init_image"), "markovae edit --from-level F"),
     **dict.fromkeys(("inpaint", "inpainting", "mask_image"), "markovae edit --mask FILE"),
+    **dict.fromkeys(
+        ("invert", "invert_mask", "mask_invert", "inpainting_mask_invert", "inpaint_not_masked"),
+        "white is redrawn and black is kept: invert the mask's image",
+    ),
     **dict.fromkeys(("fid", "kid", "inception_score", "evaluate", "eval"), _QUALITY),
     **dict.fromkeys(("bpd", "nll", "likelihood", "elbo"), "markovae measure RUN"),
     **dict.fromkeys(("push_to_hub", "hub_model_id"), "markovae export RUN --to diffusers DIR --push NAME"),

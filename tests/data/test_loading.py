@@ -261,3 +261,11 @@ def test_a_title_is_a_caption_where_there_is_no_other(tmp_path: Path):
         (folder / f"{name}.json").write_text('{"caption": "a cat", "title": "Cats"}')
     data = read_source(DataConfig(str(folder))).data
     assert (set(data.captions or ()), data.columns) == ({"a cat"}, {"title": ("Cats",) * 9})
+
+
+def test_texts_that_are_called_otherwise_than_their_images_are_told_how(tmp_path: Path):
+    folder = pictures(tmp_path / "a", [f"img{number}.png" for number in range(9)])
+    for number in range(9):
+        (folder / f"caption{number}.txt").write_text("a cat")
+    note = "(caption0.txt, caption1.txt, caption2.txt, …): a text is called as its image, x.txt beside x.png"
+    assert f"9 text files belong to no readable image {note}" in read_source(DataConfig(str(folder))).summary.notes

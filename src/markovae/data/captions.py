@@ -118,7 +118,8 @@ def read_written(folder: Path, paths: Sequence[str], others: Sequence[str]) -> W
         notes.append(f"captions from {_endings(every_text)} files")
     if orphans:
         them = "1 text file belongs" if len(orphans) == 1 else f"{len(orphans):,} text files belong"
-        notes.append(f"{them} to no readable image ({some(orphans)})")
+        named = "" if beside or captioned else ": a text is called as its image, x.txt beside x.png"
+        notes.append(f"{them} to no readable image ({some(orphans)}){named}")
     records, said, cells = _records(folder, paths, others)
     for path, lines in said.items():
         texts.setdefault(path, lines)
