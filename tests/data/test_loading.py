@@ -248,7 +248,7 @@ def test_files_that_use_few_of_their_values_are_told_so(tmp_path: Path):
 
 def test_a_folder_of_arrays_leads_to_one_array(tmp_path: Path):
     np.save(tmp_path / "0.npy", np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(UserError, match=r"\.bmp files or all arrays as one \.npy file"):
+    with pytest.raises(UserError, match=r"\.bmp files, or one array of all: \.npy, .* or \.npz with images and labels"):
         load_data(DataConfig(str(tmp_path)))
 
 

@@ -70,3 +70,14 @@ def test_training_in_a_folder_with_links_is_refused_and_touches_nothing(run_conf
             begin()
     assert [path.name for path in run.iterdir()] == [name]
     assert [path.name for path in victim.iterdir()] == [".tmp-mine"]
+
+
+def test_a_checkpoint_in_the_place_of_its_run_leads_to_the_run(tmp_path: Path):
+    inside = tmp_path / "run" / "checkpoints" / "step-00000004"
+    inside.mkdir(parents=True)
+    with pytest.raises(UserError, match="is not a run"):  # a folder of somebody's that is called checkpoints
+        RunFolder(inside).open()
+    (tmp_path / "run" / "config.toml").touch()
+    for path in (inside, inside / "model.safetensors"):
+        with pytest.raises(UserError, match=r"lies in the run .*run: name the run, which continues from its newest"):
+            RunFolder(path).open()

@@ -182,7 +182,7 @@ def _none(folder: Path, others: Sequence[str]) -> str:
     if packed := list(filter(is_packed, others)):
         return f"{folder} holds no images, and archives ({some(packed)}): unpack them there, and remove them"
     kinds = f", {by_ending(others)}" if others else ""
-    arrays = " or all arrays as one .npy file, (n, height, width, channels)"
+    arrays = ", or one array of all: .npy, (n, height, width, channels), or .npz with images and labels"
     return (
         f"{folder} holds no images ({len(others)} other files){kinds}: give a folder with .png, .jpg, .webp, .gif, "
         f".tif, .avif or .bmp files{arrays if any(name.endswith('.npy') for name in others) else ''}"

@@ -56,6 +56,13 @@ class RunFolder:
             UserError: where it is not.
         """
         if not self.path.is_dir() or not self.checkpoints.is_dir():
+            inside = [one.parent for one in self.path.absolute().parents if one.name == CHECKPOINTS]
+            around = next((run for run in inside if (run / "config.toml").is_file()), None)
+            if around is not None:
+                raise UserError(
+                    f"{self.path} lies in the run {around}: name the run, which continues from its newest checkpoint; "
+                    "--init starts a new one from any"
+                )
             raise UserError(f"{self.path} is not a run: it has no {CHECKPOINTS}/: leave --resume out to start there")
 
     def clear(self) -> None:
