@@ -32,10 +32,17 @@ def test_the_first_weights_are_a_function_of_the_seed_and_leave_the_global_gener
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", [target.name for target in targets.TARGETS])
-@pytest.mark.parametrize("decoder", ["step", "ho_small", "ho_large", "softmax"])
+DECODERS = ["step", "ho_small", "ho_large", "softmax"]
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [(target.name, DECODERS[i % len(DECODERS)]) for i, target in enumerate(targets.TARGETS)],
+)
 def test_every_target_and_decoder_gives_a_finite_bound(tiny_config: Config, name: str, decoder: str):
-    config = tiny_config.with_settings([f"target.name={name}", f"target.decoder={decoder}", "target.pixels=centres"])
+    config = tiny_config.with_settings(
+        [f"target.name={name}", f"target.decoder={decoder}", "target.pixels=centres", "schedule.num_levels=20"]
+    )
     model = create(config, (1, 4, 4), bins=17)
     bound = model.bound(torch.randint(0, 17, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0)))
     assert model.target.name == name
@@ -294,8 +301,9 @@ def test_a_transformer_is_a_model_like_any_other(settings: list) -> None:
         create(config.with_settings(["network.dit.patch=16"]), (1, 9, 8))
 
 
-@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "betas"])
-@pytest.mark.parametrize("target", ["velocity", "data"])
+@pytest.mark.parametrize(
+    ("kind", "target"), [("linear", "velocity"), ("scaled_linear", "data"), ("cosine", "data"), ("betas", "velocity")]
+)
 def test_a_schedule_that_ends_without_signal_has_a_finite_bound(tiny_config: Config, kind: str, target: str) -> None:
     settings = {
         "linear": ["schedule.beta_start=1e-4", "schedule.beta_end=0.2"],

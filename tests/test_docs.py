@@ -19,9 +19,10 @@ def test_the_trees_are_of_today() -> None:
 def test_a_tree_has_each_package_and_each_module_once_and_in_order() -> None:
     packages = [line.split()[0].rstrip("/").removesuffix(".py") for line in tree.lines(1)]
     assert packages == tree.order()
-    modules = [line.split()[0] for line in tree.lines(2) if line.startswith("  ")]
+    listed = tree.lines(2)
+    modules = [line.split()[0] for line in listed if line.startswith("  ")]
     assert len(modules) == len([p for p in tree.SOURCE.glob("*/*.py") if p.stem != "__init__"])
-    assert all(len(line.split(maxsplit=1)) == 2 for line in tree.lines(2)), "a module without a docstring"
+    assert all(len(line.split(maxsplit=1)) == 2 for line in listed), "a module without a docstring"
 
 
 def test_a_page_without_its_markers_is_refused() -> None:

@@ -33,10 +33,10 @@ def test_the_bundle_is_small_and_says_how_it_was_made() -> None:
 def test_unseen_faces_cost_less_than_two_bits_and_noise_costs_more_than_eight(
     model: mv.Diffusion, faces: np.ndarray
 ) -> None:
-    bits = mv.measure(model, faces, draws=32).bits_per_dim
+    bits = mv.measure(model, faces, draws=16).bits_per_dim
     assert bits.value + 4 * bits.stderr < 2.2
-    noise = np.random.default_rng(0).integers(0, 256, faces.shape, dtype=np.uint8)
-    assert mv.measure(model, noise, draws=32).bits_per_dim.value > 8
+    noise = np.random.default_rng(0).integers(0, 256, faces[:3].shape, dtype=np.uint8)
+    assert mv.measure(model, noise, draws=8).bits_per_dim.value > 8
 
 
 def test_samples_have_flat_backgrounds(model: mv.Diffusion) -> None:

@@ -158,18 +158,20 @@ def test_facts_are_written_into_every_picture(folder):
         (["--mask", "mask.png", "--steps", "3"], {"mask": "mask.png", "steps": 3}),
         (["--mask", "mask.png", "--method", "repaint", "--resampling", "2", "--steps", "3"],
          {"mask": "mask.png", "method": "repaint", "resampling": 2, "steps": 3}),
-        (["--degrade", "sr2", "--quick", "--n", "2"], {"degrade": "sr2", "quick": True, "n": 2}),
+        (["--degrade", "sr2", "--quick", "--n", "2", "--steps", "3"],
+         {"degrade": "sr2", "quick": True, "n": 2, "steps": 3}),
         (["--from-level", "0.5", "--class", "dog", "--guidance", "2"], {"from_level": 0.5, "labels": 1, "guidance": 2}),
-        (["--to", "other.png", "--seed", "3"], {"to": "other.png", "seed": 3}),
-        (["--round-trip"], {"round_trip": True}),
+        (["--to", "other.png", "--seed", "3", "--steps", "3"], {"to": "other.png", "seed": 3, "steps": 3}),
+        (["--round-trip", "--steps", "4"], {"round_trip": True, "steps": 4}),
     ],
 )  # fmt: skip
 def test_the_command_edits_as_the_library_does_by_the_same_arguments(folder, words, options):
-    """The image as a file, of PIL, and as an array; the mask as a file and as an array."""
+    """The image as a file, and with a mask also of PIL and as an array; the mask as a file and as an array."""
     files, model = edited(folder, "image.png", *words), load(folder / "run")
     options = {name: folder / value if str(value).endswith(".png") else value for name, value in options.items()}
     pixels = source(folder).transpose(2, 0, 1)
-    for image in (folder / "image.png", Image.open(folder / "image.png"), pixels, torch.tensor(pixels)):
+    others = (Image.open(folder / "image.png"), pixels, torch.tensor(pixels)) if "mask" in options else ()
+    for image in (folder / "image.png", *others):
         if "mask" in options and isinstance(image, np.ndarray):
             options["mask"] = source(folder, "mask.png") > 0
         made = library_edit(model, image, **options)

@@ -76,7 +76,7 @@ def block_nats(made: Diffusion, x: Tensor, label: Tensor, k: int) -> Tensor:
 
 def test_exact_denoisers_cover_the_truth():
     x, label = drawn(600)
-    made = model(128)
+    made = model(80)
     whole = {"estimator": Estimator(None), "batch": 8192}
     without, given = (shared_nats(made, x, c, **whole) for c in (None, Condition(label=label)))
     difference = estimate_mean(without - given)
@@ -85,7 +85,7 @@ def test_exact_denoisers_cover_the_truth():
 
 
 def test_the_lower_bound_reaches_the_truth_from_below_with_exact_denoisers():
-    x, label = drawn(384)
+    x, label = drawn(256)
     nats = block_nats(model(32), x, label, 16)
     found = information_bound(nats)
     # With exact scores the bound of k candidates falls short by about Var[e^score]/2k: a few hundredths here.

@@ -43,7 +43,7 @@ def test_gaussian_data_are_exact_to_a_millionth_of_a_nat():
     assert not found.probe_stderr.any()
 
 
-@pytest.mark.parametrize(("first", "last"), [(14.0, -9.0), (14.0, -6.0), (6.0, -14.0)])
+@pytest.mark.parametrize(("first", "last"), [(14.0, -6.0), (6.0, -14.0)])
 def test_at_other_ends_the_flow_is_off_by_what_it_should(first, last):
     # The flow is linear, and the law at the last log-SNR is N(0, I) by decree: closed-form at any ends.
     variance = torch.tensor([0.5, 0.2], dtype=torch.float64)
@@ -121,8 +121,14 @@ def test_probes_are_unbiased_and_tell_their_error():
     assert single.to_dict()["probe_stderr_nats"] is None
 
 
-@pytest.mark.parametrize("pixels", [Pixels(16), Pixels(256), Pixels(256, centred=True)])
-@pytest.mark.parametrize("distribution", [UniformNoise(), TruncatedNormalNoise(0.002)])
+@pytest.mark.parametrize(
+    ("pixels", "distribution"),
+    [
+        (Pixels(16), UniformNoise()),
+        (Pixels(256), TruncatedNormalNoise(0.002)),
+        (Pixels(256, centred=True), UniformNoise()),
+    ],
+)
 def test_digits_are_offset_by_their_own_bins(pixels, distribution):
     """Σ_k P(k) = 1 for the flow, so Σ_k e^{−nats} ≤ 1, near it where the density is smooth across a bin."""
     toy = Mixture.gaussian(torch.zeros(1), torch.tensor([[0.04]]))

@@ -129,7 +129,7 @@ def test_columns_are_weighed_each_alone_and_beyond_the_others(config: Config):
 
 def test_two_processes_train_on_columns_as_one_does(together, config: Config, tmp_path: Path):
     """Which columns are left out follows the example and the step, never the process."""
-    config = config.with_settings(["train.label_dropout=0.5", "train.steps=6", "train.batch=6"])
+    config = config.with_settings(["train.label_dropout=0.5", "train.steps=3", "train.evaluations=1", "train.batch=6"])
     train_run(config, tmp_path / "one")
     ended = together(lambda: train_run(config, tmp_path / "two") and None)
     assert [end.code for end in ended] == [0, 0], [end.said for end in ended]

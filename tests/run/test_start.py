@@ -364,7 +364,7 @@ def test_a_picture_that_is_none_is_told_and_ends_no_training(run_config: Config,
     assert not list((out / "samples").glob("*.png"))
 
 
-@pytest.mark.parametrize("budget", [{"steps": 15}, {"minutes": 0.05}])
+@pytest.mark.parametrize("budget", [{"steps": 13}, {"minutes": 0.02}])
 def test_a_new_budget_is_kept_from_before_its_first_step(run_config: Config, tmp_path: Path, monkeypatch, budget):
     class Kill(BaseException):
         pass
@@ -387,7 +387,7 @@ def test_a_new_budget_is_kept_from_before_its_first_step(run_config: Config, tmp
 def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_config: Config, tmp_path: Path, monkeypatch):
     ticks = itertools.count()
     clock = partial(lambda: 0.001 * next(ticks))
-    run = train_run(run_config.with_settings(["train.steps=30"]), tmp_path / "run", Surroundings(clock=clock))
+    run = train_run(run_config, tmp_path / "run", Surroundings(clock=clock))
     spent = open_checkpoint(run).state["seconds"]
     factors = []
     rate = trainer.rate_factor
@@ -398,16 +398,16 @@ def test_an_extended_time_that_is_cut_short_goes_on_at_the_rate_it_had(run_confi
 
     monkeypatch.setattr(trainer, "rate_factor", noted)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 33, signal.SIGINT)
+        interrupt_at(patch, 15, signal.SIGINT)
         with pytest.raises(SystemExit):
             resume_run(run, Surroundings(clock=clock), minutes=4 * spent / 60)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 34, signal.SIGINT)
+        interrupt_at(patch, 16, signal.SIGINT)
         with pytest.raises(SystemExit):
             resume_run(run, Surroundings(clock=clock))
-    assert [step for step, _ in factors] == [30, 31, 32, 33]
+    assert [step for step, _ in factors] == [12, 13, 14, 15]
     assert len({total for _, total in factors}) == 1
-    assert factors[0][1] > 33
+    assert factors[0][1] > 15
 
 
 def test_a_run_whose_folder_is_replaced_writes_nothing_more_there(run_config: Config, tmp_path: Path, monkeypatch):

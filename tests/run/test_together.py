@@ -55,14 +55,15 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, rank: int, do) -> None:
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
-def test_two_processes_leave_one_run_that_is_the_one_processs(
-    together, run_config: Config, tmp_path: Path, capfd, parallel: str
+def test_two_processes_leave_one_run_that_is_the_one_processs_and_resume_theirs_bitwise(
+    together, run_config: Config, tmp_path: Path, monkeypatch, capfd, parallel: str
 ):
     config = run_config.with_settings(
         [
             "train.label_dropout=0.5",
             "train.objective=bound",
             "train.level_sampling=importance",
+            "train.steps=6",
             f"train.parallel={parallel}",
         ]
     )
@@ -79,42 +80,42 @@ def test_two_processes_leave_one_run_that_is_the_one_processs(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     said = capfd.readouterr().err
     assert said.count("training images of") == 1
-    assert [said.count(f"step {step}: held-out bound") for step in (6, 12)] == [1, 1]
+    assert [said.count(f"step {step}: held-out bound") for step in (3, 6)] == [1, 1]
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, 1, lambda training: os.kill(os.getpid(), signal.SIGINT))
+        cut = together(lambda: train_run(config, tmp_path / "cut") and None)
+    assert [end.code for end in cut] == [130, 130], "a signal to one stops both"
+    together(lambda: resume_run(tmp_path / "cut") and None)
+    assert open_checkpoint(tmp_path / "cut").step == 6
+    assert distance(tmp_path / "two", tmp_path / "cut") == 0
 
 
-@pytest.mark.parametrize("parallel", PARALLEL)
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_run_of_two_goes_on_alone_and_the_other_way_round(
     together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str
 ):
     config = run_config.with_settings([f"train.parallel={parallel}"])
     train_run(config, tmp_path / "whole")
-    for first, size in (("two", 2), ("one", 1)):
-        out = tmp_path / first
-        with monkeypatch.context() as patch:
-            # Of several processes the others hear of a signal with the next step.
-            at_step(patch, 11 - size, 0, lambda training: os.kill(os.getpid(), signal.SIGTERM))
-            begun = together(lambda out=out: train_run(config, out) and None, size=size)
-        assert [end.code for end in begun] == [143] * size, [end.said for end in begun]
-        assert open_checkpoint(out).step == 10
-        gone_on = together(lambda out=out: resume_run(out) and None, size=3 - size)
-        assert [end.code for end in gone_on] == [0] * (3 - size), [end.said for end in gone_on]
+    two, one = tmp_path / "two", tmp_path / "one"
+    with monkeypatch.context() as patch:
+        # Of several processes the others hear of a signal with the next step.
+        at_step(patch, 9, 0, lambda training: os.kill(os.getpid(), signal.SIGTERM))
+        begun = together(lambda: train_run(config, two) and None)
+    assert [end.code for end in begun] == [143, 143], [end.said for end in begun]
+    with monkeypatch.context() as patch:
+        at_step(patch, 10, 0, lambda training: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            train_run(config, one)
+    assert [open_checkpoint(out).step for out in (two, one)] == [10, 10]
+    resume_run(two)
+    gone_on = together(lambda: resume_run(one) and None)
+    assert [end.code for end in gone_on] == [0, 0], [end.said for end in gone_on]
+    for out in (two, one):
         assert open_checkpoint(out).step == 12
         assert losses(out) == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
         # Twelve steps of float32 rounding, summed in another order: the state itself goes over to the last bit.
         assert distance(out, tmp_path / "whole") < 2e-5
-
-
-@pytest.mark.parametrize("parallel", PARALLEL)
-def test_resuming_two_is_bitwise(together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str):
-    run_config = run_config.with_settings(["train.steps=6", f"train.parallel={parallel}"])
-    together(lambda: train_run(run_config, tmp_path / "whole") and None)
-    with monkeypatch.context() as patch:
-        at_step(patch, 3, 1, lambda training: os.kill(os.getpid(), signal.SIGINT))
-        cut = together(lambda: train_run(run_config, tmp_path / "cut") and None)
-    assert [end.code for end in cut] == [130, 130], "a signal to one stops both"
-    together(lambda: resume_run(tmp_path / "cut") and None)
-    assert open_checkpoint(tmp_path / "cut").step == 6
-    assert distance(tmp_path / "whole", tmp_path / "cut") == 0
 
 
 def raising(training: Training) -> None:
@@ -122,38 +123,36 @@ def raising(training: Training) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parallel", "rank", "what"),
+    ("parallel", "cases"),
     [
-        ("ddp", 0, "killed"),
-        ("ddp", 1, "raising"),
-        *(
-            pytest.param(*more, marks=pytest.mark.slow)
-            for more in (
-                ("ddp", 1, "killed"),
-                ("ddp", 0, "raising"),
-                *(("fsdp", rank, what) for rank in (0, 1) for what in ("killed", "raising")),
-            )
+        ("ddp", ((0, "killed"), (1, "raising"))),
+        pytest.param("ddp", ((1, "killed"), (0, "raising")), marks=pytest.mark.slow),
+        pytest.param(
+            "fsdp", tuple((rank, what) for rank in (0, 1) for what in ("killed", "raising")), marks=pytest.mark.slow
         ),
     ],
+    ids=["ddp", "ddp more", "fsdp"],
 )
 def test_a_rank_that_is_lost_ends_the_run_by_name_and_it_can_be_resumed(
-    together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str, rank: int, what: str
+    together, run_config: Config, tmp_path: Path, monkeypatch, parallel: str, cases
 ):
-    config = run_config.with_settings(["train.keep_every=4", f"train.parallel={parallel}"])
-    do = raising if what == "raising" else lambda training: os.kill(os.getpid(), signal.SIGKILL)
-    with monkeypatch.context() as patch:
-        at_step(patch, 7, rank, do)
-        ended = together(lambda: train_run(config, tmp_path / "run") and None)
-    assert ended[rank].code == (-signal.SIGKILL if what == "killed" else 1)
-    other = ended[1 - rank]
-    assert other.code == 3
-    assert other.said.startswith(f"rank {rank} ended: rank {1 - rank} stops too; the last checkpoint is")
-    assert other.said.endswith("step-00000004: start the processes again with --resume")
-    assert other.seconds - ended[rank].seconds < 10
-    together(lambda: resume_run(tmp_path / "run") and None)
-    with monkeypatch.context() as patch:
-        together(lambda: train_run(config, tmp_path / "whole") and None)
-    assert distance(tmp_path / "run", tmp_path / "whole") == 0
+    config = run_config.with_settings(["train.steps=8", "train.keep_every=4", f"train.parallel={parallel}"])
+    for rank, what in cases:
+        out = tmp_path / f"{rank}-{what}"
+        do = raising if what == "raising" else lambda training: os.kill(os.getpid(), signal.SIGKILL)
+        with monkeypatch.context() as patch:
+            at_step(patch, 7, rank, do)
+            ended = together(lambda out=out: train_run(config, out) and None)
+        assert ended[rank].code == (-signal.SIGKILL if what == "killed" else 1)
+        other = ended[1 - rank]
+        assert other.code == 3
+        assert other.said.startswith(f"rank {rank} ended: rank {1 - rank} stops too; the last checkpoint is")
+        assert other.said.endswith("step-00000004: start the processes again with --resume")
+        assert other.seconds - ended[rank].seconds < 10
+        together(lambda out=out: resume_run(out) and None)
+    together(lambda: train_run(config, tmp_path / "whole") and None)
+    for rank, what in cases:
+        assert distance(tmp_path / f"{rank}-{what}", tmp_path / "whole") == 0
 
 
 def test_a_frozen_rank_ends_the_run_after_the_timeout(together, run_config: Config, tmp_path: Path, monkeypatch):

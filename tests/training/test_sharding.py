@@ -1,17 +1,17 @@
-"""Weights spread over processes (FSDP2) against one process: gradients, a hundred steps, what is saved and restored."""
+"""Weights spread over processes (FSDP2) against one process: gradients, a few steps, what is saved and restored."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.test_together import CPU, gradients, poisoned, training
+from tests.together import Ended, forked
+from tests.training.test_together import CPU, gradients, require_alike, training
 
 from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.errors import UserError
 from markovae.networks.network_config import NetworkConfig
-from markovae.system.distributed import joined
+from markovae.system.distributed import Ranks, joined
 from markovae.training.sharding import full_tensor, is_sharded, local_shard
 from markovae.training.train_step import NonFiniteError
 
@@ -29,33 +29,70 @@ def whole_gradients(run):
     return {n: full_tensor(w.grad).flatten().tolist() for n, w in weights.items() if w.grad is not None}
 
 
-# What FSDP2 works out once in a process serves all the trainings there: the cases of one size share their processes.
-@pytest.mark.parametrize(
-    ("size", "cases"),
-    [
-        (2, ([], ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"], DDPM)),
-        (3, (["train.accumulate=2", "network.attention=[0]", "network.head_dim=4"], DIT)),
-    ],
-    ids=["2", "3"],
-)
-def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, cases):
-    plain = replace(tiny_config, network=NetworkConfig())
-    configs = [(plain if case in (DDPM, DIT) else tiny_config).with_settings([*FSDP, *case]) for case in cases]
+# What FSDP2 works out once in a process serves all the trainings there: those of one size share their processes.
+CASES = {
+    2: ([], ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"], DDPM),
+    3: (["train.accumulate=2", "network.attention=[0]", "network.head_dim=4"], DIT),
+}
+# Muon orthogonalizes in float32, so its steps agree to float32; AdamW's to float64.
+STEPS = (([], 1e-6), (["train.optimizer=adamw", "train.weight_decay=0.1"], 1e-12))
+
+
+def of_case(config: Config, case: list[str]) -> Config:
+    plain = replace(config, network=NetworkConfig())
+    return (plain if case in (DDPM, DIT) else config).with_settings([*FSDP, *case])
+
+
+@pytest.fixture(scope="module")
+def by_two(tiny_config: Config, tiny_data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> list[Ended]:
+    """What two processes found."""
 
     def work():
-        with joined(30.0, CPU) as ranks:
-            return [whole_gradients(training(config, tiny_data, ranks, double=True)) for config in configs]
+        with joined(60.0, CPU) as ranks:
+            return {
+                "gradients": [
+                    whole_gradients(training(of_case(tiny_config, case), tiny_data, ranks, double=True))
+                    for case in CASES[2]
+                ],
+                "steps": [steps(tiny_config.with_settings([*FSDP[:1], *case]), tiny_data, ranks) for case, _ in STEPS],
+                "saved": saved(tiny_config, tiny_data, ranks),
+                "spoilt": [spoilt(tiny_config, tiny_data, what, ranks) for what in SPOILT],
+            }
 
-    ended = together(work, size=size)
-    assert [end.code for end in ended] == [0] * size, [end.said for end in ended]
-    for number, (case, config) in enumerate(zip(cases, configs, strict=True)):
-        one = gradients(training(config, tiny_data, double=True))
-        norm = math.sqrt(sum(x * x for values in one.values() for x in values))
-        assert norm > 1e-3, case
-        for found in (end.value[number] for end in ended):
-            assert found.keys() == one.keys(), case
-            worst = max(abs(a - b) for name in one for a, b in zip(one[name], found[name], strict=True))
-            assert worst < 1e-12 * norm, case
+    return forked(work, tmp_path_factory.mktemp("two"), limit=120.0)
+
+
+@pytest.fixture(scope="module")
+def by_three(
+    tiny_config: Config, tiny_data: ImageData, by_two: list[Ended], tmp_path_factory: pytest.TempPathFactory
+) -> list[Ended]:
+    """What three processes found, and made of what two had saved."""
+
+    def work():
+        with joined(60.0, CPU) as ranks:
+            return {
+                "gradients": [
+                    whole_gradients(training(of_case(tiny_config, case), tiny_data, ranks, double=True))
+                    for case in CASES[3]
+                ],
+                "saved": saved(tiny_config, tiny_data, ranks, by_two[0].value["saved"]),
+            }
+
+    return forked(work, tmp_path_factory.mktemp("three"), size=3, limit=120.0)
+
+
+def test_all_end_well(by_two: list[Ended], by_three: list[Ended]):
+    for end in (*by_two, *by_three):
+        assert end.code == 0, end.said
+
+
+@pytest.mark.parametrize("size", CASES)
+def test_gradients_in_float64_are_those_of_one_process(tiny_config: Config, tiny_data, by_two, by_three, size: int):
+    for number, case in enumerate(CASES[size]):
+        one = gradients(training(of_case(tiny_config, case), tiny_data, double=True))
+        several = [end.value["gradients"][number] for end in {2: by_two, 3: by_three}[size]]
+        assert len(several) == size
+        require_alike(one, several, case)
 
 
 def state(run) -> dict[str, dict[str, list[float]]]:
@@ -80,27 +117,18 @@ def distance(one: dict, other: dict) -> float:
     return max(float((a - b).norm() / a.norm()) for a, b in pairs)
 
 
-def test_steps_in_float64_leave_what_one_process_leaves(together, tiny_config: Config, tiny_data):
-    """Muon orthogonalises in float32, so its steps agree to float32; AdamW's to float64."""
-    cases = (([], 1e-6), (["train.optimizer=adamw", "train.weight_decay=0.1"], 1e-12))
-    configs = [tiny_config.with_settings(["train.parallel=fsdp", *settings]) for settings, _ in cases]
+def steps(config: Config, data: ImageData, ranks) -> dict:
+    run = training(config, data, ranks, double=True)
+    found = [run.advance().loss for _ in range(3)]
+    held = sum(value.numel() for value in run.average.held.values())
+    return {"losses": found, "state": state(run), "held": held}
 
-    def steps(config: Config, ranks):
-        run = training(config, tiny_data, ranks, double=True)
-        found = [run.advance().loss for _ in range(6)]
-        held = sum(value.numel() for value in run.average.held.values())
-        return {"losses": found, "state": state(run), "held": held}
 
-    def work():
-        with joined(30.0, CPU) as ranks:
-            return [steps(config, ranks) for config in configs]
-
-    ended = together(work)
-    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
-    for number, (settings, close) in enumerate(cases):
-        one = training(configs[number], tiny_data, double=True)
-        losses, whole_state = [one.advance().loss for _ in range(6)], state(one)
-        first, second = (end.value[number] for end in ended)
+def test_steps_in_float64_leave_what_one_process_leaves(tiny_config: Config, tiny_data, by_two):
+    for number, (settings, close) in enumerate(STEPS):
+        one = training(tiny_config.with_settings([*FSDP[:1], *settings]), tiny_data, double=True)
+        losses, whole_state = [one.advance().loss for _ in range(3)], state(one)
+        first, second = (end.value["steps"][number] for end in by_two)
         assert first["losses"] == pytest.approx(losses, rel=close), settings
         assert first["losses"] == second["losses"], settings
         assert distance(whole_state, first["state"]) < close, settings
@@ -108,33 +136,26 @@ def test_steps_in_float64_leave_what_one_process_leaves(together, tiny_config: C
         assert first["held"] + second["held"] == weights, "each row of the average is held once"
 
 
-def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(together, tiny_config: Config, tiny_data):
-    optimizers, saved = ("muon", "adamw"), []
+def saved(config: Config, data: ImageData, ranks, given=None):
+    """What is saved after two steps, or after what was `given` is restored; Muon keeps some weights for AdamW."""
+    run = training(config.with_settings(FSDP[:1]), data, ranks)
+    if given is None:
+        run.advance()
+        run.advance()
+    else:
+        tensors, position = given
+        run.restore(rebuilt(run, tensors), position)
+    tensors, position = run.capture()
+    return listed(tensors), position
 
-    def made(optimizer: str, ranks, given):
-        config = tiny_config.with_settings(["train.parallel=fsdp", f"train.optimizer={optimizer}"])
-        run = training(config, tiny_data, ranks)
-        if given is not None:
-            tensors, position = given
-            run.restore(rebuilt(run, tensors), position)
-        else:
-            run.advance()
-            run.advance()
-        tensors, position = run.capture()
-        return listed(tensors), position
 
-    for size in (2, 1, 3):
-
-        def work(given=saved[-1] if saved else (None, None)):
-            with joined(30.0, CPU) as ranks:
-                return [made(name, ranks, kept) for name, kept in zip(optimizers, given, strict=True)]
-
-        ended = together(work, size=size)
-        assert [end.code for end in ended] == [0] * size, [end.said for end in ended]
-        saved.append(ended[0].value)
-    for number, name in enumerate(optimizers):
-        states = [each[number][0] for each in saved]
-        assert states[0] == states[1] == states[2], name
+def test_what_two_saved_is_restored_by_one_and_by_three_to_the_last_bit(
+    tiny_config: Config, tiny_data, by_two, by_three
+):
+    whole = by_two[0].value["saved"]
+    assert {name.partition(".")[2] for name in whole[0]["optimizer"]} == {"momentum", "first", "second", "step"}
+    assert whole[0] == saved(tiny_config, tiny_data, Ranks(), whole)[0]
+    assert whole[0] == by_three[0].value["saved"][0]
 
 
 def rebuilt(run, tensors):
@@ -156,47 +177,38 @@ def spoil(module, inputs, output) -> None:
     output.register_hook(lambda gradient: gradient * float("nan"))
 
 
-def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data):
-    config = tiny_config.with_settings(["train.parallel=fsdp"])
-    cases = {
-        "input": ("the loss is nan", "the loss is nan"),
-        "gradient": ("the gradient of", "the gradient of"),
-        "weight": ("weight network.stem.weight is not finite", "rank 1 has a weight"),
-        "average": ("the average of network.stem.weight is not finite", "rank 1 has a weight"),
-    }
+SPOILT = {
+    "gradient": ("the gradient of", "the gradient of"),
+    "weight": ("weight network.stem.weight is not finite", "rank 1 has a weight"),
+    "average": ("the average of network.stem.weight is not finite", "rank 1 has a weight"),
+}
 
-    def spoilt(what: str, ranks):
-        run = training(config, tiny_data, ranks)
+
+def spoilt(config: Config, data: ImageData, what: str, ranks):
+    run = training(config.with_settings(["train.parallel=fsdp"]), data, ranks)
+    run.advance()
+    if ranks.here.rank == 1:
+        if what in ("weight", "average"):
+            stem = run.model.network.stem.weight.detach()
+            held = local_shard(stem) if what == "weight" else run.average.held["network.stem.weight"]
+            held[0] = float("nan")
+        else:
+            run.model.network.stem.register_forward_hook(spoil)
+    said = ""
+    try:
         run.advance()
-        run.advance()
-        if ranks.here.rank == 1:
-            if what in ("weight", "average"):
-                stem = run.model.network.stem.weight.detach()
-                held = local_shard(stem) if what == "weight" else run.average.held["network.stem.weight"]
-                held[0] = float("nan")
-            elif what == "gradient":
-                run.model.network.stem.register_forward_hook(spoil)
-            else:
-                poisoned(run, what)
-        said = ""
-        try:
-            run.advance()
-        except NonFiniteError as error:
-            said = str(error)
-        return said, run.step
+    except NonFiniteError as error:
+        said = str(error)
+    return said, run.step
 
-    def work():
-        with joined(30.0, CPU) as ranks:
-            return [spoilt(what, ranks) for what in cases]
 
-    ended = together(work)
-    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
-    for number, (what, (own, others)) in enumerate(cases.items()):
-        for end, words in zip(ended, (others, own), strict=True):
-            said, step = end.value[number]
+def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(by_two):
+    for number, (what, (own, others)) in enumerate(SPOILT.items()):
+        for end, words in zip(by_two, (others, own), strict=True):
+            said, step = end.value["spoilt"][number]
             assert words in said, what
-            assert "at step 3, levels" in said, what
-            assert step == 2, what
+            assert "at step 2, levels" in said, what
+            assert step == 1, what
 
 
 def test_a_schedule_that_learns_is_refused(tiny_config: Config, tiny_data: ImageData):

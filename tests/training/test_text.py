@@ -63,8 +63,8 @@ def test_fit_learns_what_captions_say(text_config: Config, told: ImageData, word
     from markovae.build import create
 
     model = create(text_config, told.shape)
-    *_, last = fit(model, told, text_config.train, steps=150, batch=16, lr=2e-2)
-    assert last.index == 150
+    *_, last = fit(model, told, text_config.train, steps=90, batch=16, lr=2e-2)
+    assert last.index == 90
     x = model.to_x(told.images[:2])
     both = torch.cat([x, x])
     condition = model.text_conditioner.prompts(["left half", "right half", "right half", "left half"])

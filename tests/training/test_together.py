@@ -37,31 +37,42 @@ def gradients(run: Training) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("size", "settings"),
+    ("size", "cases"),
     [
-        (2, []),
-        (3, ["train.accumulate=2"]),
-        (2, ["target.name=step_noise", "train.draw=raw", "train.level_sampling=normal"]),
-        (2, ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"]),
-        (3, ["schedule.kind=learned", "train.objective=bound"]),
-        (2, ["cascade.stages=2", "train.objective=bound", "train.level_sampling=importance"]),
+        (
+            2,
+            (
+                [],
+                ["target.name=step_noise", "train.draw=raw", "train.level_sampling=normal"],
+                ["train.objective=bound", "train.level_sampling=importance", "target.reverse=learned"],
+                ["cascade.stages=2", "train.objective=bound", "train.level_sampling=importance"],
+            ),
+        ),
+        (3, (["train.accumulate=2"], ["schedule.kind=learned", "train.objective=bound"])),
     ],
+    ids=["2", "3"],
 )
-def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, settings):
-    config = tiny_config.with_settings(["train.clip=1e30", *settings])
+def test_gradients_in_float64_are_those_of_one_process(together, tiny_config: Config, tiny_data, size, cases):
+    configs = [tiny_config.with_settings(["train.clip=1e30", *case]) for case in cases]
 
     def work():
         with joined(30.0, CPU) as ranks:
-            return gradients(training(config, tiny_data, ranks, double=True))
+            return [gradients(training(config, tiny_data, ranks, double=True)) for config in configs]
 
-    whole = gradients(training(config, tiny_data, double=True))
-    norm = math.sqrt(sum(x * x for values in whole.values() for x in values))
-    assert norm > 1e-3
-    for end in together(work, size=size):
-        assert end.code == 0, end.said
-        assert end.value.keys() == whole.keys()
-        worst = max(abs(a - b) for name in whole for a, b in zip(whole[name], end.value[name], strict=True))
-        assert worst < 1e-12 * norm
+    ended = together(work, size=size)
+    assert [end.code for end in ended] == [0] * size, [end.said for end in ended]
+    for number, (case, config) in enumerate(zip(cases, configs, strict=True)):
+        require_alike(gradients(training(config, tiny_data, double=True)), [end.value[number] for end in ended], case)
+
+
+def require_alike(one: dict[str, list[float]], several: list[dict[str, list[float]]], case: list[str]) -> None:
+    """Gradients of one process and of each of several."""
+    norm = math.sqrt(sum(x * x for values in one.values() for x in values))
+    assert norm > 1e-3, case
+    for found in several:
+        assert found.keys() == one.keys(), case
+        worst = max(abs(a - b) for name in one for a, b in zip(one[name], found[name], strict=True))
+        assert worst < 1e-12 * norm, case
 
 
 class Permuted:
@@ -86,15 +97,15 @@ class Permuted:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_after_forty_steps_two_processes_differ_as_a_permuted_batch_does(
+def test_after_twenty_four_steps_two_processes_differ_as_a_permuted_batch_does(
     together, tiny_config: Config, tiny_data, parallel: str
 ):
     config = tiny_config.with_settings(
-        ["train.steps=40", "train.lr=0.001", "train.adamw_lr=0.001", f"train.parallel={parallel}"]
+        ["train.steps=24", "train.lr=0.001", "train.adamw_lr=0.001", f"train.parallel={parallel}"]
     )
 
     def losses(run: Training) -> torch.Tensor:
-        return torch.tensor([run.advance().loss for _ in range(40)], dtype=torch.float64)
+        return torch.tensor([run.advance().loss for _ in range(24)], dtype=torch.float64)
 
     def work():
         with joined(30.0, CPU) as ranks:
@@ -114,9 +125,9 @@ def test_after_forty_steps_two_processes_differ_as_a_permuted_batch_does(
     assert ended[0].value == ended[1].value, "the ranks stay equal to the last bit"
     difference = torch.tensor(ended[0].value["losses"], dtype=torch.float64) - whole
     # The typical difference over the last steps, since a single one may be small by chance.
-    typical = torch.stack([d[-20:].square().mean().sqrt() for d in permuted]).median()
+    typical = torch.stack([d[-12:].square().mean().sqrt() for d in permuted]).median()
     assert 0 < float(typical) < 1e-3
-    assert float(difference[-20:].square().mean().sqrt()) < 3 * float(typical)
+    assert float(difference[-12:].square().mean().sqrt()) < 3 * float(typical)
 
 
 def poisoned(run: Training, what: str) -> None:
@@ -138,39 +149,41 @@ def poisoned(run: Training, what: str) -> None:
             (weight if what == "weight" else run.average.model.network.stem.weight)[0, 0] = nan
 
 
-@pytest.mark.parametrize(
-    ("what", "own", "others"),
-    [
-        ("input", "the loss is nan", "the loss is nan"),
-        ("gradient", r"the gradient of network.stem.weight", r"the gradient of network.stem.weight"),
-        ("weight", "weight network.stem.weight is not finite", "rank 1 has a weight"),
-        ("average", "the average of network.stem.weight is not finite", "rank 1 has a weight"),
-    ],
-)
-def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data, what, own, others):
+def test_a_number_that_is_none_on_one_rank_stops_all_at_that_step(together, tiny_config, tiny_data):
+    cases = {
+        "input": ("the loss is nan", "the loss is nan"),
+        "gradient": ("the gradient of network.stem.weight", "the gradient of network.stem.weight"),
+        "weight": ("weight network.stem.weight is not finite", "rank 1 has a weight"),
+        "average": ("the average of network.stem.weight is not finite", "rank 1 has a weight"),
+    }
+
+    def spoilt(what: str, ranks: Ranks):
+        run = training(tiny_config, tiny_data, ranks)
+        run.advance()
+        run.advance()
+        if ranks.here.rank == 1:
+            poisoned(run, what)
+        before = copy.deepcopy([w.tolist() for w in run.model.parameters()])
+        said = ""
+        try:
+            run.advance()
+        except NonFiniteError as error:
+            said = str(error)
+        same = [w.tolist() for w in run.model.parameters()] == before or what == "weight"
+        return {"said": said, "step": run.step, "same": same}
+
     def work():
         with joined(30.0, CPU) as ranks:
-            run = training(tiny_config, tiny_data, ranks)
-            run.advance()
-            run.advance()
-            if ranks.here.rank == 1:
-                poisoned(run, what)
-            before = copy.deepcopy([w.tolist() for w in run.model.parameters()])
-            said = ""
-            try:
-                run.advance()
-            except NonFiniteError as error:
-                said = str(error)
-            same = [w.tolist() for w in run.model.parameters()] == before or what == "weight"
-            return {"said": said, "step": run.step, "same": same}
+            return [spoilt(what, ranks) for what in cases]
 
     ended = together(work)
-    for rank, end in enumerate(ended):
-        assert end.code == 0, end.said
-        assert (own if rank == 1 else others).replace(r"\.", ".") in end.value["said"]
-        assert "at step 3, levels" in end.value["said"]
-        assert end.value["step"] == 2
-        assert end.value["same"]
+    assert [end.code for end in ended] == [0, 0], [end.said for end in ended]
+    for number, (what, (own, others)) in enumerate(cases.items()):
+        for end, words in zip(ended, (others, own), strict=True):
+            found = end.value[number]
+            assert words in found["said"], what
+            assert "at step 3, levels" in found["said"], what
+            assert (found["step"], found["same"]) == (2, True), what
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(together, tiny_config: Config, tiny_data: ImageData):
