@@ -41,13 +41,13 @@ def empty(content: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("mutate", [truncate, flip, extend, splice, empty])
+@pytest.mark.parametrize(("mutate", "times"), [(truncate, 3), (flip, 3), (extend, 1), (splice, 1), (empty, 1)])
 def test_a_mutated_file_is_an_error_when_named_and_an_announced_fallback_in_a_run(
-    saved: Path, file: str, mutate, capsys: pytest.CaptureFixture[str]
+    saved: Path, file: str, mutate, times: int, capsys: pytest.CaptureFixture[str]
 ):
     path, rng = newest(saved) / file, random.Random(file)
     content = path.read_bytes()
-    for _ in range(5):
+    for _ in range(times):
         path.write_bytes(mutate(content, rng))
         with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
             open_checkpoint(newest(saved))

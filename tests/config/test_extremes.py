@@ -120,11 +120,11 @@ def tried(name: str, value: str, images: Path, run: Path) -> str:
 
 
 def test_some_extremes_of_every_kind_are_a_sentence_or_train(images: Path, tmp_path: Path):
-    """Sixty of them, which say what all do in `make soak`."""
-    chosen = random.Random(0).sample(CASES, 60)
+    """Thirty of them, which say what all do in `make soak`."""
+    chosen = random.Random(0).sample(CASES, 30)
     found = [tried(name, value, images, tmp_path / str(k)) for k, (name, value) in enumerate(chosen)]
     assert found.count("trained") >= 5
-    assert len(set(found)) > 20
+    assert len(set(found)) > 12
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def truth(pixels: Pixels, digit: int, mean: float, scale: float) -> mpmath.mpf:
         return mpmath.log((mpmath.erf(upper / root) - mpmath.erf(lower / root)) / 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(bins=BINS, centred=st.booleans(), place=st.floats(0, 1), mean=st.floats(-1.5, 1.5), scale=st.floats(1e-3, 3))
 def test_log_probability_is_right_to_ten_digits(bins, centred, place, mean, scale):
     pixels = Pixels(bins, centred)
@@ -117,7 +117,7 @@ def test_hundreds_of_standard_deviations_out_nothing_is_capped(digit, scale):
     assert expected < -1000 or digit > 200
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(bins=BINS, place=st.floats(0, 1), mean=st.floats(-40, 40), exponent=st.floats(-4, 45))
 def test_a_bin_far_narrower_than_the_gaussian_keeps_its_mass(bins, place, mean, exponent):
     pixels, scale = Pixels(bins, True), math.exp(exponent)
@@ -132,7 +132,7 @@ def test_a_bin_far_narrower_than_the_gaussian_keeps_its_mass(bins, place, mean, 
     assert at.grad.isfinite().all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(bins=BINS, centred=st.booleans(), mean=st.floats(-3, 3), scale=st.floats(1e-4, 10))
 def test_bins_sum_to_one(bins, centred, mean, scale):
     pixels = Pixels(bins, centred)
@@ -172,7 +172,7 @@ def test_log_difference(larger, gap):
     assert found == pytest.approx(float(exact), rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     bins=st.sampled_from([2, 7, 256, 65_536]),
     centred=st.booleans(),

@@ -21,7 +21,7 @@ def halves(count: int, seed: int, bins: int = 256) -> ImageData:
     return ImageData(images.astype(np.uint8), labels.astype(np.int64), ("left", "right"), bins=bins, name="halves")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def splits() -> Splits:
     """120 images to train, 30 to validate, 40 to test."""
     return Splits(halves(120, 1), halves(30, 2), halves(40, 3), "by hand")

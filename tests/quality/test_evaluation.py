@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 import markovae as mv
+from markovae.build import create
+from markovae.config import Config
 from markovae.data.images import ImageData
 from markovae.data.split import Splits
 from markovae.diffusion.model import Diffusion
@@ -22,9 +24,12 @@ from markovae.sampling.guidance import Guidance
 from markovae.sampling.plans import plan
 
 
-@pytest.fixture
-def found(tiny_model: Diffusion, splits: Splits) -> Quality:
-    return evaluate(tiny_model, splits, 12, steps=3)
+@pytest.fixture(scope="module")
+def found(tiny_config: Config, splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Quality:
+    """Of `tiny_model`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKOVAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return evaluate(create(tiny_config, splits.train.shape, num_classes=2), splits, 12, steps=3)
 
 
 def test_a_record_holds_its_conditions_and_its_figures(found: Quality, tiny_model: Diffusion, splits: Splits) -> None:

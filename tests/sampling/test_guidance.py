@@ -119,8 +119,8 @@ def test_guidance_converges_at_the_solvers_order(class_model):
     def ends(chosen):
         return final_latents(sample_trajectory(class_model, range(64), chosen, condition=condition, denoiser=denoiser))
 
-    reference = ends(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 1000), UniC(3)))
-    counts = (80, 160, 320)
+    reference = ends(Plan(AdamsBashforth(3), uniform_grid(13.3, -10.0, 600), UniC(3)))
+    counts = (80, 200)
     errors = [(ends(plan(class_model, "dpmpp2m", n)) - reference).square().mean().sqrt() for n in counts]
     assert -slope(torch.tensor(counts), torch.stack(errors)) == pytest.approx(2, abs=0.15)
     few = [ends(plan(class_model, name, 12)) for name in ("dpmpp2m", "unipc2")]

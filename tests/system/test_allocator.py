@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 from markovae.system.memory import kept_memory
-import torch
+import numpy
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -18,9 +18,9 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
 def work():
-    for _ in range(4):
+    for _ in range(2):
         before = faults()
-        step = [torch.ones(10 * 2**20) for _ in range(8)]
+        step = [numpy.ones(5 * 2**20) for _ in range(8)]
         fresh = faults() - before
         del step
     return fresh

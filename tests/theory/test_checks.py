@@ -64,7 +64,8 @@ def tilted(values: torch.Tensor) -> torch.Tensor:
     return values * torch.linspace(1, 1.01, len(values), dtype=values.dtype)
 
 
-# Row, the formula, and what is done to its result.
+# Rows of one check, the formulas, of which each row feels its own alone or all the same one, and what is done to their
+# results. One computation shows that all of the rows fail.
 PLANTS: list[tuple[str, str, Change]] = [
     ("generate.mean", "theory.linear.LinearStep.given", part("mean")),
     ("generate.covariance", "theory.linear.LinearStep.given", part("covariance")),
@@ -154,12 +155,8 @@ PLANTS: list[tuple[str, str, Change]] = [
     ("reverse.std", "diffusion.forward.posterior_variance", scaled),
     ("reverse.shift", "diffusion.forward.posterior_coefficients", part(1)),
     ("reverse.shift", "diffusion.forward.posterior_coefficients", part(0)),
-    ("step.order.plain", "theory.quadrature.slope", scaled),
-    ("step.order.mean", "theory.quadrature.slope", scaled),
-    ("step.order.full", "theory.quadrature.slope", scaled),
-    ("step.constant.plain", "theory.gaps.leading_divergences", scaled),
-    ("step.constant.mean", "theory.gaps.leading_divergences", scaled),
-    ("step.constant.full", "theory.gaps.leading_divergences", scaled),
+    ("step.order.plain step.order.mean step.order.full", "theory.quadrature.slope", scaled),
+    ("step.constant.plain step.constant.mean step.constant.full", "theory.gaps.leading_divergences", scaled),
     ("score", "theory.sde.score_of", lambda score: lambda z, logsnr: 1.01 * score(z, logsnr)),
     ("score", "theory.mixture.MixtureDistribution.mean", scaled),
     ("flow.drift", "theory.sde.flow_drift", scaled),
@@ -215,8 +212,7 @@ PLANTS: list[tuple[str, str, Change]] = [
     ("draw", "diffusion.objective.literal_sample", part("fresh")),
     ("level-kl", "diffusion.gaussian.Gaussian.kl", scaled),
     ("level-kl", "diffusion.forward.posterior", part("mean")),
-    ("rao-blackwell.mean", "diffusion.gaussian.Gaussian.kl", scaled),
-    ("rao-blackwell.variance", "diffusion.gaussian.Gaussian.kl", scaled),
+    ("rao-blackwell.mean rao-blackwell.variance", "diffusion.gaussian.Gaussian.kl", scaled),
     ("rao-blackwell.ratio", "diffusion.gaussian.Gaussian.kl", scaled),
     ("bayes", "diffusion.forward.posterior", part("mean")),
     ("bayes", "diffusion.forward.posterior_variance", scaled),
@@ -243,8 +239,7 @@ PLANTS: list[tuple[str, str, Change]] = [
     ("decoder.tail", "diffusion.decoder.DiscretisedGaussian.log_probs", scaled),
     ("decoder.softmax", "diffusion.decoder.SoftmaxBins.log_probs", scaled),
     ("pixels.ends", "diffusion.pixels.Pixels.half_width", scaled),
-    ("pixels.ends", "diffusion.pixels.Pixels.to_x", scaled),
-    ("pixels.centres", "diffusion.pixels.Pixels.to_x", scaled),
+    ("pixels.ends pixels.centres", "diffusion.pixels.Pixels.to_x", scaled),
     *[
         (f"gap.exact.{grid}.{name}", where, scaled)
         for grid in ("even", "constant")
@@ -263,16 +258,17 @@ PLANTS: list[tuple[str, str, Change]] = [
         for name in ("step", "posterior", "isotropic", "level_diagonal", "diagonal")
     ],
     *[
-        (f"gap.law.{data}.{name}", f"theory.gaps.{name}_law", scaled)
+        (
+            " ".join(f"gap.law.{data}.{name}" for name in names),
+            " ".join(f"theory.gaps.{name}_law" for name in names),
+            scaled,
+        )
         for data, names in (
             ("gaussian", ("step", "posterior", "isotropic", "level_diagonal", "diagonal")),
             ("mixture", ("step", "posterior", "isotropic", "full")),
         )
-        for name in names
     ],
-    ("gap.slope.posterior", "theory.quadrature.slope", scaled),
-    ("gap.slope.isotropic", "theory.quadrature.slope", scaled),
-    ("gap.slope.full", "theory.quadrature.slope", scaled),
+    ("gap.slope.posterior gap.slope.isotropic gap.slope.full", "theory.quadrature.slope", scaled),
     ("gap.slope.constant", "theory.quadrature.slope", scaled),
     ("gap.trap.smooth", "theory.gaps.smooth_gap", scaled),
     ("gap.trap.points", "theory.gaps.point_gap", scaled),
@@ -285,28 +281,26 @@ PLANTS: list[tuple[str, str, Change]] = [
 ]
 
 
-def check_of(row: str) -> Check:
-    (found,) = [check for check in CHECKS if row in [line.name for line in check.lines]]
-    return found
-
-
-def passes(row: str) -> bool:
-    (found,) = [each for each in check_of(row).rows() if each.name == row]
-    return found.passed
+def failing(row: str) -> set[str]:
+    """The rows of the check that has this one which do not hold."""
+    (check,) = [check for check in CHECKS if row in [line.name for line in check.lines]]
+    return {each.name for each in check.rows() if not each.passed}
 
 
 def test_every_row_has_a_plant() -> None:
-    assert {row for row, _, _ in PLANTS} == {line.name for check in CHECKS for line in check.lines}
+    planted = {row for rows, _, _ in PLANTS for row in rows.split()}
+    assert planted == {line.name for check in CHECKS for line in check.lines}
 
 
-@pytest.mark.parametrize(("row", "where", "change"), PLANTS, ids=[f"{row}-{where}" for row, where, _ in PLANTS])
-def test_one_per_cent_makes_the_row_fail(
-    row: str, where: str, change: Change, plant: Callable[[str, Change], None]
+@pytest.mark.parametrize(("rows", "where", "change"), PLANTS, ids=[f"{rows}-{where}" for rows, where, _ in PLANTS])
+def test_one_per_cent_makes_the_rows_fail(
+    rows: str, where: str, change: Change, plant: Callable[[str, Change], None]
 ) -> None:
-    plant(where, change)
-    assert not passes(row)
+    for formula in where.split():
+        plant(formula, change)
+    assert set(rows.split()) <= failing(rows.split()[0])
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.lines[0].name)
 def test_every_row_holds(check: Check) -> None:
-    assert not [row for row in check.rows() if not row.passed]
+    assert not failing(check.lines[0].name)

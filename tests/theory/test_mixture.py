@@ -300,7 +300,7 @@ def test_axes_must_span_the_dimensions():
         Modes(torch.ones(1, 3), (torch.eye(2).unsqueeze(0),))
 
 
-def model_of(toy, decoder, reverse, levels=64):
+def model_of(toy, decoder, reverse, levels=32):
     model = Diffusion(Denoiser(toy), LogSNRLinear(levels), DATA, reverse, decoder, toy.shape)
     model.precision = F64
     return model

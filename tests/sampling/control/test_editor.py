@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from tests.sampling.conftest import make_model
 
 from markovae.diffusion.forward import noised
 from markovae.diffusion.reverse import FullVariance
@@ -14,7 +15,7 @@ from markovae.sampling.editor import Editor
 from markovae.sampling.generation import sample
 from markovae.sampling.inverse import Blur, BoxDown, Grey, IsotropicCovariance, Observation
 from markovae.sampling.plans import Plan, plan
-from markovae.theory.mixture import pink_gaussian, pink_pair
+from markovae.theory.mixture import Denoiser, pink_gaussian, pink_pair
 from markovae.theory.quadrature import slope
 
 SHAPE = (3, 4, 4)
@@ -30,13 +31,11 @@ def editor(model):
     return Editor(model, plan(model, "dpmpp2m", 12))
 
 
-def drawn_images(model, n):
-    return model.to_x(torch.from_numpy(sample(model, n, steps=40, seed=3)))
-
-
-@pytest.fixture
-def images(model):
-    return drawn_images(model, 4)
+@pytest.fixture(scope="module")
+def images():
+    """Four that the model draws; tests leave them as they are."""
+    model = make_model(Denoiser(pink_gaussian(SHAPE)), SHAPE)
+    return model.to_x(torch.from_numpy(sample(model, 4, steps=40, seed=3)))
 
 
 KNOWN = torch.arange(16).reshape(4, 4) < 7
@@ -59,9 +58,10 @@ def test_unknown_pixels_are_not_read(editor, images):
 
 def test_inpainting_follows_what_is_known(model):
     """The drawn half correlates with the truth as its posterior mean does; two seeds differ."""
-    images = drawn_images(model, 64)
-    one, two = (Editor(model, plan(model, "dpmpp2m", 20), seed).inpaint(images, KNOWN, None, 25) for seed in (0, 1))
-    assert not torch.equal(one, two)
+    images = model.to_x(torch.from_numpy(sample(model, 64, steps=40, seed=3)))
+    first, second = (Editor(model, plan(model, "dpmpp2m", 12), seed) for seed in (0, 1))
+    one = first.inpaint(images, KNOWN, None, 25)
+    assert not torch.equal(one[:2], second.inpaint(images[:2], KNOWN, None, 25))
     error = float((one - images)[..., ~KNOWN].square().mean())
     unrelated = float((one.flip(0) - images)[..., ~KNOWN].square().mean())
     assert error < 0.8 * unrelated
@@ -140,7 +140,7 @@ def test_the_round_trip_returns_at_the_samplers_order(sampler, order, model_of):
     """One more where the order is even: there the leading errors of the two ways, ∝ h^p and (−h)^p, cancel."""
     model = model_of(pink_pair((1, 4, 4)))
     images = model.network.toy.sample(8, torch.Generator().manual_seed(1))
-    log_snrs, errors = (64, 128, 256), []
+    log_snrs, errors = (64, 160), []
     for count in log_snrs:
         stepper = plan(model, sampler, 2).stepper
         editor = Editor(model, Plan(stepper, plan(model, "ddim", count, "uniform").grid))

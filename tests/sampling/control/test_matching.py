@@ -87,9 +87,9 @@ def moments_of_end(model, steps):
 def test_full_covariance_reaches_the_exact_posterior_as_steps_grow(name, toy):
     observation, distribution = observations()[name], toy.distribution(1)
     mean, covariance = condition(distribution.mean().flatten(), distribution.covariance()[0], observation)
-    steps, errors = (30, 60, 120, 240), []
+    steps, errors = (60, 240), []
     for count in steps:
-        model = MomentMatched(Exact(toy), observation, iterations=16)
+        model = MomentMatched(Exact(toy), observation, iterations=observation.y.numel())
         found_mean, found_covariance = moments_of_end(model, count)
         errors.append((float((found_mean - mean).norm()), float((found_covariance - covariance).norm())))
     mean_errors, covariance_errors = torch.tensor(errors).T
@@ -103,7 +103,7 @@ def test_isotropic_covariance_fits_the_observation_but_not_the_moments(toy):
     _, covariance = condition(distribution.mean().flatten(), distribution.covariance()[0], observation)
     errors = []
     for kind in (FullCovariance(), IsotropicCovariance(0.25)):
-        model = MomentMatched(Exact(toy), observation, kind, iterations=16)
+        model = MomentMatched(Exact(toy), observation, kind, iterations=4)
         mean, found = moments_of_end(model, 120)
         torch.testing.assert_close(BoxDown(2).apply(mean.reshape(1, *SHAPE)), observation.y, rtol=0, atol=1e-3)
         errors.append(float((found - covariance).norm() / covariance.norm()))

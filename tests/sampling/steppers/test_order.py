@@ -37,7 +37,7 @@ SOLVERS = {
     "unipc2, solved exactly": (AdamsBashforth(2), UniC(2), 3),
     "unipc3": (AdamsBashforth(3), UniC(3), 3),
 }
-COUNTS = (64, 128, 256)
+COUNTS = (80, 160)
 NOISE, MIDDLE, CLEAN = -6.0, 0.5, 6.0
 
 
@@ -59,7 +59,7 @@ def order_of(model, z, start, stepper, corrector, wanted):
 
 @functools.cache
 def finest(toy, start):
-    return walked(_Exact(toy), starts(toy), start, 1500, AdamsBashforth(3), UniC(3))
+    return walked(_Exact(toy), starts(toy), start, 800, AdamsBashforth(3), UniC(3))
 
 
 class _Exact:
@@ -92,8 +92,14 @@ def test_order_on_gaussian_data(name, gaussian):
     assert order - 0.15 < measured < order + (0.15 if order < 3 else 1.1)
 
 
-@pytest.mark.parametrize("start", [NOISE, MIDDLE])
-@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "unipc3"])
+# Gaussian data above is from the noise: here each solver starts at one of the two, and each order at both.
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        *((name, MIDDLE) for name in ("ddim", "heun", "dpmpp2s", "unic1", "dpmpp3m", "deis3")),
+        *((name, NOISE) for name in ("euler", "dpmpp2m", "deis2", "dpmpp3s", "unipc2", "unipc2, solved exactly")),
+    ],
+)
 def test_order_on_mixture_data_from_the_noise_and_from_part_way(name, start, mixture):
     stepper, corrector, order = SOLVERS[name]
     toy = _same(mixture)
