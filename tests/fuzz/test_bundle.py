@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,24 @@ LINES = (
 )
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path, tiny_config: Config, tiny_data: ImageData) -> Path:
-    """The newer of two checkpoints of a run."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_data: ImageData) -> Path:
+    """A run of two checkpoints."""
+    run = tmp_path_factory.mktemp("trained") / "run"
     tiny_config = tiny_config.with_settings(["target.reverse=isotropic"])
     training = Training(create(tiny_config, tiny_data.shape, num_classes=2), tiny_data, tiny_config.train)
     for step in (1, 2):
         training.advance()
         training.fit_variance()
         tensors, position = training.capture()
-        path = save_checkpoint(tmp_path / "run" / "checkpoints", step, tensors, {**position, **STATE}, tiny_config)
-    return path
+        save_checkpoint(run / "checkpoints", step, tensors, {**position, **STATE}, tiny_config)
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, trained: Path) -> Path:
+    """The newer of the two, to be spoilt."""
+    return max((shutil.copytree(trained, tmp_path / "run") / "checkpoints").iterdir())
 
 
 def forge(path: Path, **contents: bytes) -> None:

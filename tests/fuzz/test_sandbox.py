@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from multiprocessing import util
 from pathlib import Path
 
@@ -139,8 +140,7 @@ VIOLATIONS: dict[str, tuple[str, Callable[[Places], object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", VIOLATIONS)
-@pytest.mark.parametrize("thread", [False, True], ids=["here", "thread"])
+@pytest.mark.parametrize(("name", "thread"), list(zip(VIOLATIONS, cycle([False, True]), strict=False)))
 def test_a_violation_is_recorded_and_forbidden(places: Places, name: str, thread: bool):
     kind, action = VIOLATIONS[name]
 

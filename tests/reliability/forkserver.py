@@ -1,6 +1,6 @@
-"""Trainers in a few milliseconds: one process has torch loaded and forks a child for every run that is asked for.
+"""Trainers in a few milliseconds: a process forked from this one, with torch loaded, forks a child for every run.
 
-As a script it reads one JSON object a line from stdin and answers each with one line:
+It reads one JSON object a line and answers each with one line:
 {"start": [name, arguments]} -> pid; {"wait": pid} -> exit code, negative for a signal, as `subprocess` has it.
 The children run functions of `tests.reliability.trainers`; what they print goes to a file.
 """
@@ -10,41 +10,46 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
+import tempfile
 import traceback
+import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
-ROOT = Path(__file__).parents[2]
+from tests.reliability import trainers
 
 
 class ForkServer:
     """The parent's side; use it as a context manager."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.forkserver"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        asked, questions = os.pipe()
+        answers, answered = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # forking a process with threads: the server uses none of them
+            self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                os.close(questions)
+                os.close(answers)
+                _serve(os.fdopen(asked), os.fdopen(answered, "w"))
+            finally:
+                os._exit(0)
+        os.close(asked)
+        os.close(answered)
+        self._answers, self._questions = os.fdopen(answers), os.fdopen(questions, "w")
 
     def __enter__(self) -> Self:
-        assert self._ask({"start": ["nothing", {}], "said": os.devnull}) > 0  # torch is loaded by now
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
+        self._questions.close()
+        os.waitpid(self._pid, 0)
+        self._answers.close()
 
     def start(self, name: str, said: Path, **arguments: Any) -> int:
         """Fork a child that calls trainers.<name>(**arguments), its output in the file `said`; its process id."""
@@ -59,24 +64,22 @@ class ForkServer:
         return self.wait(self.start(name, said, **arguments))
 
     def _ask(self, question: dict[str, Any]) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        self._questions.write(json.dumps(question) + "\n")
+        self._questions.flush()
+        answer = self._answers.readline()
         assert answer, "the fork server is gone"
         return int(answer)
 
 
-def serve() -> None:
-    """Answer questions until stdin ends; what still runs then is killed."""
-    import torch
-    import torch._dynamo  # a first step loads half of it: here, once, and not in every child
-    from tests.reliability import trainers
-
-    torch.set_num_threads(1)
+def _serve(questions: TextIO, answers: TextIO) -> None:
+    """Answer questions until they end; what still runs then is killed."""
+    warnings.simplefilter("ignore")  # those of a trainer are its own, and no error as in a test
+    _redirect(os.devnull)
+    with tempfile.TemporaryDirectory() as folder:  # a first training loads the rest: here, once, not in every child
+        trainers.write_images(data := Path(folder, "images.npz"))
+        assert trainers.command(trainers.words(str(data), str(Path(folder, "run")), "short")) == 0
     running: set[int] = set()
-    for line in sys.stdin:
+    for line in questions:
         question = json.loads(line)
         if "start" in question:
             name, arguments = question["start"]
@@ -89,7 +92,7 @@ def serve() -> None:
             _, status = os.waitpid(question["wait"], 0)
             running.discard(question["wait"])
             answer = os.waitstatus_to_exitcode(status)
-        print(answer, flush=True)
+        print(answer, file=answers, flush=True)
     for pid in running:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, 9)
@@ -99,12 +102,7 @@ def _become(function: Any, arguments: dict[str, Any], said: str) -> None:
     """The child: call the function and leave with its code; nothing of the server's is touched."""
     code = 70
     try:
-        for stream, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
-            path = os.devnull if stream == 0 else said
-            handle = os.open(path, flags | (os.O_CREAT | os.O_APPEND if stream else 0), 0o644)
-            os.dup2(handle, stream)
-            os.close(handle)
-        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
+        _redirect(said)
         code = int(function(**arguments))
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
@@ -116,5 +114,11 @@ def _become(function: Any, arguments: dict[str, Any], said: str) -> None:
         os._exit(code)
 
 
-if __name__ == "__main__":
-    serve()
+def _redirect(said: str) -> None:
+    """Read nothing, and print to the file `said`, whatever stood for the streams before."""
+    for stream, name in enumerate(("stdin", "stdout", "stderr")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if stream else os.O_RDONLY
+        handle = os.open(said if stream else os.devnull, flags, 0o644)
+        os.dup2(handle, stream)
+        os.close(handle)
+        setattr(sys, name, open(stream, "w" if stream else "r", buffering=1, closefd=False))  # noqa: SIM115

@@ -24,7 +24,7 @@ def bytes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("markovae.checkpoints.reading.require_fit", lambda *bundle: None)
 
 
-POLICIES = ("least", "names", "most", "some", "some", "some", "some", "some", "some")
+POLICIES = ("least", "names", "most", "some", "some")
 MARK = "saved"
 
 
@@ -75,7 +75,7 @@ def check_saves(tmp_path: Path, config: Config, repeats: int) -> int:
 
 
 def test_a_checkpoint_that_was_told_of_survives_any_power_cut(memory: Path, tiny_config: Config, capsys):
-    assert check_saves(memory, tiny_config, repeats=1) > 1000
+    assert check_saves(memory, tiny_config, repeats=1) > 500
 
 
 def test_a_file_that_is_replaced_is_the_old_one_or_the_new_one(memory: Path):
@@ -126,7 +126,7 @@ def test_the_replay_can_lose_things(memory: Path):
 
 @pytest.mark.slow
 def test_many_power_cuts(memory: Path, tiny_config: Config, capsys, tell):
-    count = check_saves(memory, tiny_config, repeats=20)
+    count = check_saves(memory, tiny_config, repeats=36)
     tell(
         4,
         "power cuts: a checkpoint that was told of is there and whole",

@@ -36,19 +36,19 @@ def kill_at_random(campaign: Campaign, kills: int) -> Tally:
 
 
 def test_random_kills(campaigns):
-    tally = kill_at_random(campaigns(1), 5)
+    tally = kill_at_random(campaigns(1), 3)
     assert tally.different == []
     assert tally.most_lost <= 1
 
 
-@pytest.mark.parametrize("calls", [range(1, 34, 4), range(116, 150, 5)], ids=["first save", "last save"])
+@pytest.mark.parametrize("calls", [range(1, 34, 5), range(116, 150, 6)], ids=["first save", "last save"])
 def test_kills_pinned_between_the_calls_that_write(campaigns, calls: range):
     campaign = campaigns(2)
     for call in calls:
         if not campaign.kill_at_call(call, "short"):
             break
     assert campaign.tally.different == []
-    assert campaign.tally.kills > 6
+    assert campaign.tally.kills > 4
 
 
 @pytest.mark.slow

@@ -105,9 +105,9 @@ def reference(folder: Path) -> dict[str, str]:
 
 def test_some_calls_of_a_whole_run_fail(memory: Path, capsys):
     whole = reference(memory)
-    said = [faulty_run(memory, whole, number, CODES[number % 4]) for number in range(1, 120, 11)]
+    said = [faulty_run(memory, whole, number, CODES[number % 4]) for number in range(1, 120, 15)]
     assert None not in said
-    assert len([text for text in said if text]) >= 10  # what prune cannot delete stops no run
+    assert len([text for text in said if text]) >= 7  # what prune cannot delete stops no run
 
 
 @contextmanager
