@@ -147,3 +147,17 @@ def test_weights_of_another_run_bring_their_encoder(config: Config, tmp_path: Pa
     monkeypatch.setattr("markovae.text.conditioner.encoder_hash", lambda name: "cd" * 32)
     with pytest.raises(UserError, match="was trained with the text encoder other of SHA-256 abab"):
         train_run(config.with_settings(["train.steps=1", "condition.encoder=other"]), tmp_path / "other", init=run)
+
+
+def test_a_run_begins_with_weights_of_captions_or_of_none_whatever_its_images_have(
+    config: Config, run_config: Config, captioned: Path, tmp_path: Path, capsys
+):
+    first = train_run(config.with_settings(["train.steps=1"]), tmp_path / "first")
+    bare = run_config.with_settings(["condition.kind=auto", "train.steps=1"])
+    with pytest.raises(UserError, match="has no captions, which condition.kind=text needs: write captions"):
+        train_run(bare, tmp_path / "bare", init=first)
+    plain = train_run(bare, tmp_path / "plain")
+    capsys.readouterr()
+    size = load(plain).shape[1]
+    train_run(bare.with_settings([f"data.source={captioned}", f"data.size={size}"]), tmp_path / "next", init=plain)
+    assert "do not reach the model" in capsys.readouterr().err

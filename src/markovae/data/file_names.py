@@ -34,7 +34,7 @@ _UNREAD = {
 }
 UNREAD = {ending: kind for kind, endings in _UNREAD.items() for ending in endings.split()}
 PACKED = (".zip", ".tar.gz", ".tgz", ".tbz", ".txz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", ".json")
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".jsonl", ".json", ".parquet")
 TEXT_ENDINGS = (".txt", ".caption", ".text", ".cap")
 # What systems and archives leave behind; whatever begins with a full stop is skipped too.
 LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"})

@@ -169,6 +169,9 @@ def train_run(
         splits = ranks.in_turn(lambda: load_data(config.data))
         source = None if init is None else open_checkpoint(init, around.trust)
         theirs = None if source is None else source.config.network
+        if source is not None and config.condition.kind == "auto":  # what its weights read
+            kind = "class" if source.text_conditioner is None else "text"
+            config = replace(config, condition=replace(config.condition, kind=kind))
         config, chosen = choices(config, splits.train, torch.device(around.device), theirs)
         config, model = _create(config, splits, source, init, network, around.trust)
         del source  # its bytes would stay for the whole run
