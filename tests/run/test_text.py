@@ -154,7 +154,7 @@ def test_a_run_begins_with_weights_of_captions_or_of_none_whatever_its_images_ha
 ):
     first = train_run(config.with_settings(["train.steps=1"]), tmp_path / "first")
     bare = run_config.with_settings(["condition.kind=auto", "train.steps=1"])
-    with pytest.raises(UserError, match="has no captions, which condition.kind=text needs: write captions"):
+    with pytest.raises(UserError, match=r"has no captions, which condition\.kind=text needs: write captions"):
         train_run(bare, tmp_path / "bare", init=first)
     plain = train_run(bare, tmp_path / "plain")
     capsys.readouterr()
